@@ -1,0 +1,1 @@
+"""What is stored, when it is stamped, and where it lies."""

@@ -1,0 +1,317 @@
+"""Which settings are in force: `tickwalk.toml`, then `TICKWALK_*`, then flags; later ones win.
+
+A key that does not exist is an error that names the nearest one that does, wherever it was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import msgspec
+
+from storage.clock import width_ns
+from storage.errors import SettingsError
+
+CONFIG_NAME: Final = "tickwalk.toml"
+# Read by the door itself, before any setting: where the file lies, and how log lines look.
+_ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG"})
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """What the recorder listens to, and how patient it is."""
+
+    venue: str = "hyperliquid"
+    """The venue's name, first part of every instrument id."""
+    ws_url: str = "wss://api.hyperliquid.xyz/ws"
+    """The WebSocket that carries the public feed."""
+    info_url: str = "https://api.hyperliquid.xyz/info"
+    """The address that answers `POST /info`."""
+    coins: tuple[str, ...] = ("BTC", "ETH", "SOL")
+    """The venue's own names, byte-exact; `all` is not offered, since a socket carries 1000 subscriptions."""
+    clock: str = "wall"
+    """`wall`, or `venue` to take the time from a simulated venue's clock frames."""
+    ping_s: float = 20.0
+    """Seconds between pings; the venue closes a connection that it sent nothing for 60 s."""
+    pong_timeout_s: float = 10.0
+    """A pong missing for this long ends the connection."""
+    connect_timeout_s: float = 10.0
+    """Seconds allowed for a handshake."""
+    ack_timeout_s: float = 10.0
+    """Seconds after which a subscription without an answer is sent again."""
+    backoff_first_s: float = 0.5
+    """Longest first wait before a reconnect; the wait is drawn from zero up to it."""
+    backoff_max_s: float = 30.0
+    """Longest wait before a reconnect."""
+    coin_silence_s: float = 30.0
+    """An instrument silent on every channel for this long is not proven alive, so it cannot be quiet."""
+    socket_silence_s: float = 30.0
+    """A socket silent on every channel for this long is reconnected."""
+    commit_s: float = 5.0
+    """Seconds between commits to the lake; a closing bar commits at once."""
+    block_ms: int = 40
+    """A journal block is written and synced at least this often while frames arrive."""
+    segment_bytes: int = 64 * 1024 * 1024
+    """A journal segment is sealed at this size."""
+
+    def __post_init__(self) -> None:
+        if self.clock not in ("wall", "venue"):
+            raise SettingsError(f"record.clock is {self.clock!r}", hint="set it to wall or venue")
+        if not self.coins:
+            raise SettingsError(
+                "record.coins is empty", hint='set it to the coins to record, as in ["BTC", "ETH"]'
+            )
+        for name in (
+            "ping_s",
+            "pong_timeout_s",
+            "connect_timeout_s",
+            "ack_timeout_s",
+            "commit_s",
+            "block_ms",
+        ):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"record.{name} is {getattr(self, name)}", hint="set it above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class BarSettings:
+    """The one clock of all bars."""
+
+    widths: tuple[str, ...] = ("1m",)
+    """Bar widths that the recorder and replay build; the first is the one that models train on."""
+    grace_ms: int = 2000
+    """A bar is published this long after its close, by the wall, whether or not anything printed."""
+    lateness_s: float = 60.0
+    """The watermark runs this far behind the receipt clock; a print older than it is late."""
+    capture_silence_s: float = 5.0
+    """In a capture without control frames, silence of every channel beyond this is a hole."""
+    history_lag_ms: int = 1100
+    """Imported history counts as knowable this long after its bar's close (measured feed lag 0.4-1.1 s)."""
+
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise SettingsError("bars.widths is empty", hint='set it to ["1m"]')
+        for width in self.widths:
+            width_ns(width)
+        if self.grace_ms < 0 or self.lateness_s <= 0:
+            raise SettingsError("bars.grace_ms and bars.lateness_s must not be negative or zero")
+
+    @property
+    def width(self) -> str:
+        """The width that models train on."""
+        return self.widths[0]
+
+    @property
+    def grace_ns(self) -> int:
+        """`grace_ms` in nanoseconds."""
+        return self.grace_ms * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LakeSettings:
+    """Where the versioned tables keep their catalog and data."""
+
+    catalog: str = ""
+    """A DuckLake catalog such as `postgres:dbname=tickwalk host=127.0.0.1`; empty: SQLite inside the lake."""
+    data: str = ""
+    """Where Parquet files go, a folder or `s3://...`; empty: inside the lake."""
+    commit_tries: int = 8
+    """How often a commit that met a locked catalog is tried before it fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How models are trained, wherever that is not the recipe's own business."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
+    seed: int = 7
+    """Every random draw of a night starts here."""
+    threads: int = 0
+    """Threads of torch on a CPU; 0 takes all cores."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda", "mps"):
+            raise SettingsError(
+                f"training.device is {self.device!r}", hint="set it to auto, cpu, cuda or mps"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AirflowSettings:
+    """The local Airflow that `tickwalk airflow up` starts."""
+
+    port: int = 8080
+    """The port of the web pages and the API, on 127.0.0.1."""
+    parallelism: int = 4
+    """Tasks at a time; more than 4 locks Airflow's SQLite (measured)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.parallelism <= 4:
+            raise SettingsError(
+                f"airflow.parallelism is {self.parallelism}",
+                hint="SQLite carries 1 to 4; use Postgres for more",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one tickwalk home."""
+
+    home: Path = Path("var")
+    """Everything that tickwalk writes lies below this folder."""
+    record: RecordSettings = field(default_factory=RecordSettings)
+    bars: BarSettings = field(default_factory=BarSettings)
+    lake: LakeSettings = field(default_factory=LakeSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    airflow: AirflowSettings = field(default_factory=AirflowSettings)
+
+    @property
+    def journal_dir(self) -> Path:
+        """Sealed and open journal segments, one folder a recording."""
+        return self.home / "journal"
+
+    @property
+    def lake_dir(self) -> Path:
+        """The catalog and the Parquet files of the tables."""
+        return self.home / "lake"
+
+    @property
+    def models_dir(self) -> Path:
+        """Nights, checkpoints and the versions that the ledger names."""
+        return self.home / "models"
+
+    @property
+    def reports_dir(self) -> Path:
+        """One page a night."""
+        return self.home / "reports"
+
+    def ensure_home(self) -> None:
+        """Make the home's folders.
+
+        Raises:
+            SettingsError: the home cannot be written.
+        """
+        for folder in (self.journal_dir, self.lake_dir, self.models_dir, self.reports_dir):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"the data folder {folder} cannot be made: {error.strerror}",
+                    hint="set TICKWALK_HOME or --home to a folder that you may write",
+                ) from error
+            if not os.access(folder, os.W_OK):
+                raise SettingsError(
+                    f"the data folder {folder} cannot be written by this user",
+                    hint="set TICKWALK_HOME or --home to a folder that you may write",
+                )
+
+
+_SECTIONS: Final[dict[str, Any]] = {
+    name: hint for name, hint in get_type_hints(Settings).items() if dataclasses.is_dataclass(hint)
+}
+
+
+def known_keys() -> dict[str, Any]:
+    """Return every key as it is written in flags (`section.name`, or `home`) with its default."""
+    keys: dict[str, Any] = {"home": Settings().home}
+    for section, kind in _SECTIONS.items():
+        for item in dataclasses.fields(kind):
+            keys[f"{section}.{item.name}"] = getattr(kind(), item.name)
+    return keys
+
+
+def load_settings(
+    path: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings in force.
+
+    Args:
+        path: the file to read; by default `TICKWALK_CONFIG`, or `tickwalk.toml` where it exists.
+        overrides: flags, as `{"record.coins": ("BTC",)}`; a value of `None` is no override.
+        environ: variables to read instead of the process's own.
+
+    Raises:
+        SettingsError: a key does not exist, or a value does not fit it.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    values |= _from_file(path, environ)
+    values |= _from_environment(environ)
+    values |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    return _build(values)
+
+
+def _from_file(path: Path | None, environ: Mapping[str, str]) -> dict[str, object]:
+    named = path or (Path(environ["TICKWALK_CONFIG"]) if "TICKWALK_CONFIG" in environ else None)
+    path = named or Path(CONFIG_NAME)
+    if named is None and not path.exists():
+        return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"settings file {path} is not TOML: {error}") from error
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        if key in _SECTIONS and isinstance(value, dict):
+            flat |= {f"{key}.{name}": item for name, item in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    by_variable = {"TICKWALK_" + key.upper().replace(".", "_"): key for key in known_keys()}
+    flat: dict[str, object] = {}
+    for variable, value in environ.items():
+        if not variable.startswith("TICKWALK_") or variable in _ENVIRONMENT_ONLY:
+            continue
+        if variable not in by_variable:
+            raise SettingsError(
+                f"environment variable {variable} is not a setting",
+                hint=_nearest(variable, list(by_variable)),
+            )
+        flat[by_variable[variable]] = value
+    return flat
+
+
+def _build(values: Mapping[str, object]) -> Settings:
+    known = known_keys()
+    sections: dict[str, dict[str, object]] = {name: {} for name in _SECTIONS}
+    home = Settings().home
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(f"setting {key!r} does not exist", hint=_nearest(key, list(known)))
+        if key == "home":
+            home = Path(str(value)).expanduser()
+            continue
+        section, name = key.split(".")
+        sections[section][name] = _convert(key, value, get_type_hints(_SECTIONS[section])[name])
+    built = {name: _SECTIONS[name](**items) for name, items in sections.items()}
+    return Settings(home=home, **built)
+
+
+def _convert(key: str, value: object, kind: Any) -> object:
+    if isinstance(value, str) and kind == tuple[str, ...]:
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"setting {key} is {value!r}: {error}") from error
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"the nearest setting is {close[0]}; `tickwalk settings` lists them all"

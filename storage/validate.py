@@ -1,0 +1,155 @@
+"""Which rows of a batch break their contract, and by which rule?
+
+One contract becomes two pandera schemas, the same rules on two engines: pandas for small batches (5 ms at 200
+rows, measured; polars 9-19) and polars for large ones (tens of millions of rows a second).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandas_api
+import pandera.polars as polars_api
+import polars as pl
+import pyarrow as pa
+from pandera.errors import SchemaErrors
+
+if TYPE_CHECKING:
+    from storage.contracts import Column, Contract
+
+# Below this many rows the pandas backend is the faster one (measured 2026-11-23 on two cores).
+SMALL_BATCH_ROWS: Final = 3_000
+
+# A hair of float noise is no breach: sums of the same prints may be taken in two orders.
+_SLACK: Final = 1e-9
+_KEY_RULE: Final = "key is unique in its batch"
+
+
+def split_by_schema(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Split a typed batch into rows that fit the contract and rows that do not.
+
+    Returns:
+        The good rows, and the bad ones with a text column `reason` that names every rule broken.
+    """
+    if batch.num_rows == 0:
+        return batch, batch.append_column("reason", pa.array([], pa.string()))
+    failures = (
+        _failures_small(contract, batch) if batch.num_rows < SMALL_BATCH_ROWS else _failures(contract, batch)
+    )
+    if not failures:
+        return batch, batch.slice(0, 0).append_column("reason", pa.array([], pa.string()))
+    bad = np.zeros(batch.num_rows, dtype=bool)
+    bad[list(failures)] = True
+    reasons = pa.array([failures[row] for row in sorted(failures)], pa.string())
+    return batch.filter(pa.array(~bad)), batch.filter(pa.array(bad)).append_column("reason", reasons)
+
+
+def _failures_small(contract: Contract, batch: pa.Table) -> dict[int, str]:
+    try:
+        _pandas_schema(contract.name).validate(batch.to_pandas(ignore_metadata=True), lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        return _collect(
+            zip(cases["index"], cases["column"], cases["check"], cases["failure_case"], strict=True)
+        )
+    return {}
+
+
+def _failures(contract: Contract, batch: pa.Table) -> dict[int, str]:
+    frame = pl.from_arrow(batch)
+    assert isinstance(frame, pl.DataFrame)
+    try:
+        _polars_schema(contract.name).validate(frame, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        return _collect(cases.select("index", "column", "check", "failure_case").iter_rows())
+    return {}
+
+
+def _collect(cases: Any) -> dict[int, str]:
+    reasons: dict[int, dict[str, None]] = {}
+    for row, column, check, value in cases:
+        # A rule over several columns is reported once a column by pandas; its name says enough.
+        whole_row = " " in str(check)
+        text = str(check) if whole_row else f"{column} is {_show(value)}: {check}"
+        reasons.setdefault(int(row), {})[text] = None
+    return {row: "; ".join(texts) for row, texts in reasons.items()}
+
+
+def _show(value: object) -> str:
+    return "null" if value is None or value != value else str(value)
+
+
+@cache
+def _pandas_schema(name: str) -> Any:
+    contract = _contract(name)
+    checks = [
+        pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in contract.ordered
+    ]
+    key = list(contract.key)
+    checks.append(pandas_api.Check(lambda frame: ~frame.duplicated(key), name=_KEY_RULE))
+    columns = {
+        c.name: pandas_api.Column(None, _checks(pandas_api, c), nullable=c.nullable) for c in contract.columns
+    }
+    return pandas_api.DataFrameSchema(columns, checks=checks)
+
+
+@cache
+def _polars_schema(name: str) -> Any:
+    contract = _contract(name)
+    checks = [
+        polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in contract.ordered
+    ]
+    key = list(contract.key)
+    checks.append(
+        polars_api.Check(
+            lambda data: data.lazyframe.select(pl.struct(key).is_first_distinct()), name=_KEY_RULE
+        )
+    )
+    columns = {
+        c.name: polars_api.Column(None, _checks(polars_api, c), nullable=c.nullable) for c in contract.columns
+    }
+    return polars_api.DataFrameSchema(columns, checks=checks)
+
+
+def _contract(name: str) -> Contract:
+    from storage.contracts import CONTRACTS  # the contracts call this module
+
+    return CONTRACTS[name]
+
+
+def _checks(api: Any, column: Column) -> list[Any]:
+    checks = []
+    if column.low is not None:
+        checks.append(api.Check.gt(column.low) if column.low_open else api.Check.ge(column.low))
+    if column.high is not None:
+        checks.append(api.Check.le(column.high))
+    if column.one_of is not None:
+        checks.append(api.Check.isin(list(column.one_of)))
+    return checks
+
+
+def _order_rule(low: str, high: str) -> str:
+    return f"{low} <= {high}"
+
+
+def _pandas_le(low: str, high: str) -> Any:
+    def check(frame: pd.DataFrame) -> Any:
+        a, b = frame[low], frame[high]
+        limit = b + _SLACK * b.abs() if b.dtype.kind == "f" else b
+        return (a <= limit) | a.isna() | b.isna()
+
+    return check
+
+
+def _polars_le(low: str, high: str) -> Any:
+    def check(data: Any) -> Any:
+        a, b = pl.col(low), pl.col(high)
+        schema = data.lazyframe.collect_schema()
+        limit = b + _SLACK * b.abs() if schema[high].is_float() else b
+        return data.lazyframe.select((a <= limit) | a.is_null() | b.is_null())
+
+    return check

@@ -1,0 +1,1 @@
+"""Laws and drills of every room."""

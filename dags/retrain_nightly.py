@@ -1,0 +1,79 @@
+"""Retrain every model on all that was known when a day ended, and judge the best against the champion.
+
+For the person on call. **If this fails nothing stops**: the champion keeps serving, a day older; DAGs that wait for
+the asset `model_versions` wait on. **Normal:** the verdict "keep the champion"; folds one after another (pool `gpu`);
+a second attempt of `train_fold` that takes up its checkpoint. **Not normal:** an error that names the data, the
+recipe or a setting (never retried); after a `LeakError` promote nothing by hand. Day D (the partition key) runs at
+D+1 00:20 UTC and may be cleared and run again: a night is named by its content and keeps finished work. "Trigger"
+takes `until` or a partition key; with neither it takes the whole lake. Without Airflow: `tickwalk nightly`.
+"""
+
+from datetime import date, timedelta
+from typing import Any
+
+from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
+
+from serving.airflow.defaults import TASK_DEFAULTS
+from storage.settings import load_settings
+
+
+@dag(
+    schedule=CronPartitionTimetable("20 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
+    catchup=False,
+    max_active_runs=1,
+    default_args=TASK_DEFAULTS,
+    params={
+        "recipe": Param("nightly", type="string", minLength=1, description="Models, features and folds."),
+        "since": Param(None, type=["null", "string"], description="First bar, UTC."),
+        "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
+    },
+    doc_md=__doc__,
+    tags=["training"],
+)
+def retrain_nightly() -> None:
+    @task
+    def open_night(params: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
+        from training.night import open_night
+
+        asked = params or {}
+        day = date.fromisoformat(partition_key) + timedelta(days=1) if partition_key else None
+        until = asked["until"] or (day and str(day))
+        return open_night(load_settings(), recipe=asked["recipe"], since=asked["since"], until=until)
+
+    @task
+    def build_panel(night: str) -> dict[str, Any]:
+        from training.night import build_panel
+
+        return build_panel(load_settings(), night)
+
+    @task
+    def plan_folds(night: str) -> list[int]:
+        from training.night import plan_folds
+
+        return plan_folds(load_settings(), night)
+
+    @task(pool="gpu", map_index_template="fold {{ task.op_kwargs['fold'] }}")
+    def train_fold(night: str, fold: int) -> dict[str, Any]:
+        from training.night import train_fold
+
+        return train_fold(load_settings(), night, fold)
+
+    @task(outlets=[Asset("model_versions")])
+    def judge_night(night: str) -> dict[str, Any]:
+        from training.night import judge_night
+
+        return judge_night(load_settings(), night)
+
+    @task
+    def write_report(night: str) -> str:
+        from serving.report import write_report
+
+        return write_report(load_settings(), night)
+
+    night = open_night()
+    folds = plan_folds(night)
+    build_panel(night) >> folds
+    train_fold.partial(night=night).expand(fold=folds) >> judge_night(night) >> write_report(night)
+
+
+retrain_nightly()

@@ -1,0 +1,102 @@
+"""What does a running Airflow say: is it well, does it see a DAG, and what may we ask of it?"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+from storage.errors import TickwalkError
+
+HEALTH_PATH = "/api/v2/monitor/health"
+
+
+class AirflowClient:
+    """Airflow's REST interface as the user `admin`; a context manager.
+
+    Args:
+        url: the address without a path, such as `http://127.0.0.1:8080`.
+        password: of the user `admin`; only `health` works without it.
+        timeout_s: how long one answer may take.
+    """
+
+    def __init__(self, url: str, *, password: str = "", timeout_s: float = 10.0) -> None:
+        self.url = url
+        self._password = password
+        # A proxy in the environment is no way to a service on this machine.
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False)
+
+    def __enter__(self) -> AirflowClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def health(self) -> dict[str, float]:
+        """Return the healthy components, each with its last heartbeat in seconds since the epoch.
+
+        `metadatabase` has no heartbeat: it is 0. Nothing at all is healthy where nothing answers.
+        """
+        try:
+            answer = self._http.get(HEALTH_PATH)
+        except httpx.TransportError:
+            return {}
+        if answer.status_code != httpx.codes.OK:
+            return {}
+        return {
+            name: _heartbeat_s(name, facts)
+            for name, facts in answer.json().items()
+            if facts and facts.get("status") == "healthy"
+        }
+
+    def get(self, path: str, **params: str) -> Any:
+        """Return the answer to `GET /api/v2/<path>`."""
+        return self._ask("GET", path, params=params)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the answer to `POST /api/v2/<path>`."""
+        return self._ask("POST", path, json=body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the answer to `PATCH /api/v2/<path>`."""
+        return self._ask("PATCH", path, json=body)
+
+    def dag_ids(self) -> set[str]:
+        """Return the DAGs that Airflow has read, paused ones too."""
+        return {dag["dag_id"] for dag in self.get("dags", limit="100")["dags"]}
+
+    def import_errors(self) -> list[str]:
+        """Return what is wrong with the DAG files that Airflow could not read, one text a file."""
+        found = self.get("importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace']}" for error in found]
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the scheduler start runs of a DAG."""
+        self.patch(f"dags/{dag_id}", {"is_paused": False})
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            if "authorization" not in self._http.headers:
+                self._http.headers["authorization"] = f"Bearer {self._token()}"
+            answer = self._http.request(method, f"/api/v2/{path}", **arguments)
+        except httpx.TransportError as error:
+            raise TickwalkError(
+                f"Airflow does not answer at {self.url}: {error}", hint="run: make up"
+            ) from error
+        if answer.is_error:
+            raise TickwalkError(
+                f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:500]}"
+            )
+        return answer.json()
+
+    def _token(self) -> str:
+        answer = self._http.post("/auth/token", json={"username": "admin", "password": self._password})
+        if answer.is_error:
+            raise TickwalkError(f"Airflow at {self.url} refused the password of admin ({answer.status_code})")
+        return str(answer.json()["access_token"])
+
+
+def _heartbeat_s(name: str, facts: dict[str, Any]) -> float:
+    text = facts.get(f"latest_{name}_heartbeat")
+    return datetime.fromisoformat(text).timestamp() if text else 0.0

@@ -1,0 +1,73 @@
+"""Which passwords and keys does the local Airflow use, and where do they lie?
+
+One file, readable by its owner only, made at the first start and never replaced: another key would end every
+session and make stored connections unreadable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets as random
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from storage.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What Airflow's programs share and nobody else may know; hidden from `repr`."""
+
+    admin_password: str = field(repr=False)
+    """The password of the user `admin`."""
+    fernet_key: str = field(repr=False)
+    """Encrypts stored connections; 32 bytes, URL-safe base64."""
+    jwt_secret: str = field(repr=False)
+    """Signs the tokens of tasks and of people."""
+    api_secret_key: str = field(repr=False)
+    """Signs the pages' sessions."""
+
+
+def load_secrets(path: Path) -> tuple[Secrets, bool]:
+    """Return the secrets in `path`, and whether they were made just now.
+
+    Raises:
+        SettingsError: the file is damaged, or others may read it.
+    """
+    try:
+        # Exclusive: of two first starts only one makes the file, and it is never open to others, not for a moment.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read(path), False
+    made = _generate()
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(made), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    return made, True
+
+
+def _generate() -> Secrets:
+    # Fernet asks for the padded form of 32 bytes, which `token_urlsafe` leaves off.
+    return Secrets(
+        admin_password=random.token_urlsafe(18),
+        fernet_key=random.token_urlsafe(32) + "=",
+        jwt_secret=random.token_urlsafe(48),
+        api_secret_key=random.token_urlsafe(48),
+    )
+
+
+def _read(path: Path) -> Secrets:
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise SettingsError(
+            f"the secrets in {path} are readable by others (mode {mode:o})", hint=f"run: chmod 600 {path}"
+        )
+    try:
+        return Secrets(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise SettingsError(
+            f"the secrets in {path} are damaged: {error}",
+            hint="remove the file for new ones; connections stored in Airflow become unreadable",
+        ) from error

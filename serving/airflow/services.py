@@ -1,0 +1,132 @@
+"""Which programs make up our Airflow, and what must each of them be told?
+
+`docker-compose.yml` starts exactly these command lines with exactly `COMMON_ENV`; a test compares them. Where the
+two differ (addresses, the database, secrets) the value is set by `local_env` here and by the file there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from serving.airflow.secrets import Secrets
+from storage.settings import Settings, known_keys
+
+HOST: Final = "127.0.0.1"
+DAGS_DIR: Final = Path(__file__).resolve().parents[2] / "dags"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One program of the stack."""
+
+    name: str
+    """Its name here, in `docker-compose.yml`, and of its log."""
+    command: tuple[str, ...]
+    """The command line, with the program by name: both doors find it in their own environment."""
+    component: str = ""
+    """What Airflow's health page calls it; empty where that page does not know it."""
+    needs: tuple[str, ...] = ()
+    """Services that must be well (or done, where they run once) before this one starts."""
+    once: bool = False
+    """It runs to its end instead of staying."""
+    asked: bool = False
+    """`up` starts it only where someone asks, since it needs more than this machine."""
+
+
+# In the order in which they start; they stop in the reverse.
+SERVICES: Final = (
+    Service("migrations", ("python", "-m", "serving.airflow.prepare"), once=True),
+    Service("api-server", ("airflow", "api-server"), component="metadatabase", needs=("migrations",)),
+    Service("dag-processor", ("airflow", "dag-processor"), component="dag_processor", needs=("migrations",)),
+    # The log servers would listen on every interface; the log folder is shared instead.
+    Service(
+        "triggerer",
+        ("airflow", "triggerer", "--skip-serve-logs"),
+        component="triggerer",
+        needs=("migrations",),
+    ),
+    # A scheduler without the API marks due tasks as failed before their code ran (measured).
+    Service(
+        "scheduler",
+        ("airflow", "scheduler", "--skip-serve-logs"),
+        component="scheduler",
+        needs=("api-server",),
+    ),
+    Service("recorder", ("tickwalk", "record"), asked=True),
+)
+DAEMONS: Final = tuple(service for service in SERVICES if not service.once)
+
+COMMON_ENV: Final[dict[str, str]] = {
+    "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+    "AIRFLOW__API__WORKERS": "1",
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "15",
+    # A short outage of the API must not kill hours of training: 60 missed heartbeats, where the default is 3.
+    "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "60",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
+    # A day, so that no token of a long training runs out (Airflow issue 67939).
+    "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "86400",
+    # Without it a cleared task finds the state of its last success and does nothing.
+    "AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS": "True",
+}
+
+
+def airflow_home(settings: Settings) -> Path:
+    """Return the folder that holds everything of Airflow's: its database, logs, pid files and secrets."""
+    return settings.home.resolve() / "airflow"
+
+
+def base_url(settings: Settings) -> str:
+    """Return the address of the pages and the API."""
+    return f"http://{HOST}:{settings.airflow.port}"
+
+
+def local_env(
+    settings: Settings, secrets: Secrets, *, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the whole environment of a service on this machine.
+
+    A person's own `AIRFLOW*` variables are dropped, or another installation's database would be migrated. So is
+    `PYTHONDONTWRITEBYTECODE`: with it every start compiles Airflow again.
+    """
+    home = airflow_home(settings)
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("AIRFLOW", "TICKWALK_")) and name != "PYTHONDONTWRITEBYTECODE"
+    }
+    ours = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_DIR),
+        "AIRFLOW__CORE__PARALLELISM": str(settings.airflow.parallelism),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base_url(settings)}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "AIRFLOW__CORE__FERNET_KEY": secrets.fernet_key,
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(settings.airflow.port),
+        "AIRFLOW__API__BASE_URL": base_url(settings),
+        "AIRFLOW__API__SECRET_KEY": secrets.api_secret_key,
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.jwt_secret,
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return kept | COMMON_ENV | ours | settings_env(settings)
+
+
+def settings_env(settings: Settings) -> dict[str, str]:
+    """Return the `TICKWALK_*` variables under which `load_settings` gives these settings in another process."""
+    values = {"TICKWALK_HOME": str(settings.home.resolve())}
+    for key in known_keys():
+        section, _, name = key.partition(".")
+        if name:
+            value = getattr(getattr(settings, section), name)
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            values[f"TICKWALK_{section}_{name}".upper()] = text
+    return values

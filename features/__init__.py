@@ -1,0 +1,1 @@
+"""Panel features that look back only: one definition from training to serving."""

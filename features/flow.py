@@ -1,0 +1,114 @@
+"""Who traded, how much, how often, and at what price beside the last?"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from features.spec import family
+from features.windows import mean_over, shift
+
+# Below this share of the squared mean, a variance is what rounding left of a constant.
+_CONSTANT: Final = 1e-10
+
+
+@family(
+    bars=(1, 5, 15),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("buy_volume", "volume"),
+    unit="share, -1 to 1",
+    source="Chordia, Roll and Subrahmanyam (2002), Order imbalance, liquidity, and market returns, "
+    "J. Financial Economics 65; the aggressor's side is the venue's own (WsTrade.side)",
+)
+def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
+    """Signed share of the volume that aggressors bought over n bars.
+
+    Formula: 2 (sum of buy_volume / sum of volume - 1/2), over the bars observed in t-n+1..t
+
+    Missing: side or volume known for fewer than 80 % of the n bars, or no volume at all (a share of nothing).
+    A quiet bar adds zero to both sums.
+    """
+    both = ~torch.isnan(buy_volume) & ~torch.isnan(volume)
+    bought = mean_over(torch.where(both, buy_volume, math.nan), bars)
+    traded = mean_over(torch.where(both, volume, math.nan), bars)
+    return torch.where(traded > 0.0, 2.0 * (bought / traded) - 1.0, math.nan)
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars,
+    inputs=("volume",),
+    unit="standard deviations",
+    source="Karpoff (1987), The Relation between Price Changes and Trading Volume, JFQA 22(1); square root as "
+    "in Bartlett (1936), Supplement to the J. Royal Statistical Society 3(1)",
+)
+def volume_score(volume: Tensor, *, bars: int) -> Tensor:
+    """Volume of this bar against the n bars before it.
+
+    Formula: (y[t] - mean(y)) / sd(y), y = sqrt(volume), mean and sd over the bars observed in t-n..t-1
+
+    Missing: this bar's volume, or fewer than 80 % of the n before it; also where those do not vary. A quiet
+    bar counts as zero.
+    """
+    root = torch.sqrt(volume)
+    mean = shift(mean_over(root, bars), 1)
+    variance = shift(mean_over(volume, bars), 1) - mean * mean
+    return torch.where(variance > _CONSTANT * mean * mean, (root - mean) / torch.sqrt(variance), math.nan)
+
+
+@family(
+    bars=(30,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("log_price", "notional", "volume"),
+    unit="log",
+    source="Berkowitz, Logue and Noser (1988), The Total Cost of Transactions on the NYSE, J. Finance 43(1)",
+)
+def vwap_distance(log_price: Tensor, notional: Tensor, volume: Tensor, *, bars: int) -> Tensor:
+    """Distance of the last price from the volume-weighted price of n bars.
+
+    Formula: ln p[t] - ln(sum of notional / sum of volume), over the bars observed in t-n+1..t
+
+    Missing: no price now, notional or volume known for fewer than 80 % of the n bars, or no volume at all.
+    A quiet bar adds zero to both sums.
+    """
+    both = ~torch.isnan(notional) & ~torch.isnan(volume)
+    paid = mean_over(torch.where(both, notional, math.nan), bars)
+    traded = mean_over(torch.where(both, volume, math.nan), bars)
+    return torch.where(traded > 0.0, log_price - torch.log(paid / traded), math.nan)
+
+
+@family(
+    bars=(30,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("trades",),
+    unit="ln(1 + prints per bar)",
+    source="Dufour and Engle (2000), Time and the Price Impact of a Trade, J. Finance 55(6)",
+)
+def print_rate(trades: Tensor, *, bars: int) -> Tensor:
+    """How often it printed over n bars.
+
+    Formula: ln(1 + mean of trades), over the bars observed in t-n+1..t
+
+    Missing: prints counted for fewer than 80 % of the n bars. A quiet bar counts as zero.
+    """
+    return torch.log1p(mean_over(trades, bars))
+
+
+@family(
+    bars=(30,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("quiet", "observed"),
+    unit="share, 0 to 1",
+    source="Bandi, Kolokolov, Pirino and Reno (2020), Zeros, Management Science 66(8)",
+)
+def empty_share(quiet: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Share of n bars in which nothing printed while we watched.
+
+    Formula: quiet bars / observed bars, of t-n+1..t
+
+    Missing: fewer than 80 % of the n bars observed. A bar that nobody watched is not an empty one.
+    """
+    return mean_over(torch.where(observed, quiet.to(torch.float64), math.nan), bars)

@@ -19,9 +19,9 @@ from typing import Final
 import psutil
 
 from serving.airflow.client import AirflowClient
+from serving.airflow.keys import load_secrets
 from serving.airflow.prepare import PASSWORD_VARIABLE
 from serving.airflow.processes import DaemonFolder, exit_text
-from serving.airflow.secrets import load_secrets
 from serving.airflow.services import (
     DAEMONS,
     DAGS_DIR,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serving.airflow.secrets import Secrets
+from serving.airflow.keys import Secrets
 from storage.settings import Settings, known_keys
 
 HOST: Final = "127.0.0.1"

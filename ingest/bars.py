@@ -1,0 +1,269 @@
+"""When is a bar published, and what does it say?
+
+Every instrument's bars lie on one grid. A bar is published at its close plus the grace, by the receipt clock,
+whether or not anything printed: that row is revision 0 and holds what had been received by then. Prints that
+come later, and what the coverage ledger learns later, are gathered until the next such instant and published as
+the next revision. All of that is a function of the journal's receipt times alone, so live and replay agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ingest.coverage import Ledger, Watch
+from ingest.fold import Folded, fold_rows
+from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
+
+# A print older than this no longer reopens its bar in memory; it is stored as a trade all the same.
+REOPEN_NS: Final = 3_600 * NS
+
+SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
+
+Row = tuple[int, int, float, float, int]
+"""(ts_ns, order of receipt, price, size, side code)"""
+
+_REVISED: Final = ("revision", "ts_knowable_ns")
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Best bid and ask at one instant of venue time; None where a side is empty."""
+
+    ts_ns: int
+    bid: float | None
+    ask: float | None
+    bid_size: float | None
+    ask_size: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextNote:
+    """The venue's context of an instrument as received at one instant."""
+
+    recv_ns: int
+    funding_rate: float | None
+    open_interest: float | None
+    oracle: float | None
+    mark: float | None
+
+
+@dataclass(slots=True)
+class _Book:
+    """What is known of one instrument in the recent past."""
+
+    first_open_ns: int
+    prints: dict[int, list[Row]] = field(default_factory=dict)
+    quotes: dict[int, Quote] = field(default_factory=dict)
+    contexts: dict[int, ContextNote] = field(default_factory=dict)
+    origins: dict[int, str] = field(default_factory=dict)
+    published: dict[int, dict[str, Any]] = field(default_factory=dict)
+    pending: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)
+
+
+class BarClock:
+    """Bars of one width for all instruments."""
+
+    def __init__(self, width: str, *, grace_ns: int, ledger: Ledger) -> None:
+        """Start without instruments.
+
+        Args:
+            width: such as `1m`.
+            grace_ns: a bar is published this long after its close.
+            ledger: says what was watched.
+        """
+        self.width = width
+        self.width_ns = width_ns(width)
+        self.grace_ns = grace_ns
+        self.ledger = ledger
+        self.too_late = 0
+        self._books: dict[str, _Book] = {}
+        self._dirty: dict[str, int] = {}
+
+    def next_tick_ns(self, after_ns: int) -> int:
+        """Return the first publishing instant later than `after_ns`."""
+        return floor_ns(after_ns - self.grace_ns, self.width_ns) + self.width_ns + self.grace_ns
+
+    def add_instrument(self, instrument: str, now_ns: int) -> None:
+        """Begin an instrument's bars with the one that holds `now_ns`; a known instrument is left as it is."""
+        self._books.setdefault(instrument, _Book(floor_ns(now_ns, self.width_ns)))
+
+    def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
+        """Take a print.
+
+        Args:
+            instrument: whose print.
+            row: time, order, price, size, side.
+            published_to_ns: bars that close up to here are out already.
+        """
+        book = self._books[instrument]
+        bar = floor_ns(row[0], self.width_ns)
+        if bar < book.first_open_ns:
+            return
+        is_published = bar + self.width_ns <= published_to_ns
+        if is_published and bar not in book.published:
+            self.too_late += 1
+            logger.warning("print too late to reopen its bar", instrument=instrument, bar_open_ns=bar)
+            return
+        book.prints.setdefault(bar, []).append(row)
+        if is_published:
+            book.late.add(bar)
+
+    def add_quote(self, instrument: str, quote: Quote) -> None:
+        """Take a change of the best bid or ask."""
+        book = self._books[instrument]
+        bar = floor_ns(quote.ts_ns, self.width_ns)
+        held = book.quotes.get(bar)
+        if held is None or quote.ts_ns >= held.ts_ns:
+            book.quotes[bar] = quote
+
+    def add_context(self, instrument: str, note: ContextNote) -> None:
+        """Take a context."""
+        self._books[instrument].contexts[floor_ns(note.recv_ns, self.width_ns)] = note
+
+    def restore(self, instrument: str, row: dict[str, Any], prints: Iterable[Row]) -> None:
+        """Take over a bar that an earlier recording published, with the prints it was made of."""
+        open_ns = row["ts_open"] * US_NS
+        book = self._books.setdefault(instrument, _Book(open_ns))
+        book.first_open_ns = min(book.first_open_ns, open_ns)
+        book.published[open_ns] = row
+        held = list(prints)
+        if held:
+            book.prints[open_ns] = held
+
+    def mark_dirty(self, dirty: dict[str, int]) -> None:
+        """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
+        for instrument, from_ns in dirty.items():
+            self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
+
+    def tick(self, now_ns: int) -> list[dict[str, Any]]:
+        """Publish what is due at a publishing instant.
+
+        Args:
+            now_ns: the instant, `next_tick_ns` of some moment.
+
+        Returns:
+            Rows of the table `bars`: the bars that close now, and revisions of earlier ones.
+        """
+        close_ns = now_ns - self.grace_ns
+        due: list[tuple[str, int]] = []
+        for instrument in sorted(self._books):
+            book = self._books[instrument]
+            self._forget(book, close_ns)
+            again = book.late | book.pending
+            if instrument in self._dirty:
+                again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
+            due += [(instrument, bar) for bar in sorted(again)]
+            # An instrument taken over from an earlier recording also lacks the bars of the time in between.
+            newest = max(book.published, default=book.first_open_ns - self.width_ns)
+            due += [(instrument, bar) for bar in range(newest + self.width_ns, close_ns, self.width_ns)]
+            book.late, book.pending = set(), set()
+        self._dirty.clear()
+        folded = fold_rows([self._books[instrument].prints.get(bar, ()) for instrument, bar in due])
+        rows = [self._row(instrument, bar, folded, i, now_ns) for i, (instrument, bar) in enumerate(due)]
+        return [row for row in rows if row is not None]
+
+    def _row(self, instrument: str, bar: int, folded: Folded, i: int, now_ns: int) -> dict[str, Any] | None:
+        book = self._books[instrument]
+        close_ns = bar + self.width_ns
+        watch = self.ledger.watch(instrument, bar, close_ns, now_ns)
+        if watch.is_pending:
+            book.pending.add(bar)
+        held = book.published.get(bar)
+        row = {
+            "instrument": instrument,
+            "width": self.width,
+            "ts_open": bar // US_NS,
+            "ts_close": close_ns // US_NS,
+            "session": "always",
+            "origin": "live",
+            "observed_ms": watch.observed_ns // MS_NS,
+            "repaired": watch.is_repaired,
+            "certified": False,
+            "trades_applicable": True,
+            **_prints(folded, i),
+            **(self._market(book, bar) if held is None else {name: held[name] for name in _MARKET}),
+        }
+        row["status"], row["cause"] = _status(watch, row)
+        if held is not None and all(held[name] == value for name, value in row.items()):
+            return None
+        row["revision"] = 0 if held is None else held["revision"] + 1
+        row["ts_knowable_ns"] = now_ns
+        book.published[bar] = row
+        return row
+
+    def _market(self, book: _Book, bar: int) -> dict[str, Any]:
+        """Return the quote and context columns as of a bar's close."""
+        close_ns = bar + self.width_ns
+        quote = _last(book.quotes, bar)
+        note = _last(book.contexts, bar)
+        columns: dict[str, Any] = dict.fromkeys(_MARKET)
+        if quote is not None:
+            columns |= {
+                "bid": quote.bid,
+                "ask": quote.ask,
+                "bid_size": quote.bid_size,
+                "ask_size": quote.ask_size,
+            }
+            columns["quote_age_ms"] = (close_ns - quote.ts_ns) // MS_NS
+        if note is not None:
+            columns |= {"funding_rate": note.funding_rate, "open_interest": note.open_interest}
+            columns |= {"oracle": note.oracle, "mark": note.mark}
+            columns["context_age_ms"] = (close_ns - note.recv_ns) // MS_NS
+        return columns
+
+    def _forget(self, book: _Book, close_ns: int) -> None:
+        horizon = close_ns - max(REOPEN_NS, 10 * self.width_ns)
+        for bars in (book.prints, book.published):
+            for bar in [bar for bar in bars if bar < horizon]:
+                del bars[bar]
+        for notes in (book.quotes, book.contexts):
+            # The newest before the horizon still holds at later closes.
+            for bar in sorted(bar for bar in notes if bar < horizon)[:-1]:
+                del notes[bar]
+
+
+_MARKET: Final = (
+    "bid",
+    "ask",
+    "bid_size",
+    "ask_size",
+    "quote_age_ms",
+    "funding_rate",
+    "open_interest",
+    "oracle",
+    "mark",
+    "context_age_ms",
+)
+
+
+def _last(notes: dict[int, Any], bar: int) -> Any:
+    """Return the newest note of a bar or of one before it."""
+    return notes.get(bar) or notes.get(max((b for b in notes if b < bar), default=-1))
+
+
+def _prints(folded: Folded, i: int) -> dict[str, Any]:
+    trades = int(folded.trades[i])
+    volume, notional = float(folded.volume[i]), float(folded.notional[i])
+    columns: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close", "vwap"))
+    if trades:
+        columns |= {name: float(getattr(folded, name)[i]) for name in ("open", "high", "low", "close")}
+        columns["vwap"] = notional / volume
+    buy_volume = float(folded.buy_volume[i]) if folded.is_side_known[i] else None
+    return columns | {"volume": volume, "buy_volume": buy_volume, "notional": notional, "trades": trades}
+
+
+def _status(watch: Watch, row: dict[str, Any]) -> tuple[str, str]:
+    """Return a bar's status and cause; the first that holds (docs/tables.md)."""
+    if not (watch.is_complete or watch.is_repaired):
+        return "blind", watch.cause
+    if row["trades"]:
+        return "printed", ""
+    if row["quote_age_ms"] is not None and row["bid"] is None and row["ask"] is None:
+        return "halted", ""
+    return "quiet", ""

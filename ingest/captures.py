@@ -1,0 +1,115 @@
+"""How is a recorded capture read back, frame by frame?
+
+Two formats are known: one JSON object a line, `{"recv_ns": int, "msg": <the frame>}`, and the bare form
+`<recv_ns> <the frame>`. Either may be gzipped. The frame's bytes are passed on as they stand in the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from storage.errors import CaptureError
+
+
+class _Line(msgspec.Struct):
+    recv_ns: int
+    msg: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no frame: its number from 1, its bytes, and why."""
+
+    number: int
+    raw: bytes
+    reason: str
+
+
+def read_capture(
+    path: Path,
+    *,
+    on_bad: Callable[[BadLine], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, bytes]]:
+    """Yield `(recv_ns, frame)` from a capture, in file order.
+
+    Args:
+        path: the file, plain or gzipped.
+        on_bad: is told of each line that is no frame; without it the first one ends the reading.
+        on_bytes: is told of bytes read from disk, for a progress bar.
+
+    Raises:
+        CaptureError: the file cannot be read, holds no frame at all, or `on_bad` is absent and a line is bad.
+    """
+    decode = msgspec.json.Decoder(_Line).decode
+    frames = 0
+    first_bad: BadLine | None = None
+    try:
+        for number, line in enumerate(_lines(path, on_bytes), start=1):
+            if not line.strip():
+                continue
+            try:
+                if line[:1] == b"{":
+                    item = decode(line)
+                    recv_ns, frame = item.recv_ns, bytes(item.msg)
+                else:
+                    stamp, frame = line.rstrip(b"\r\n").split(b" ", 1)
+                    recv_ns = int(stamp)
+            except (ValueError, msgspec.MsgspecError) as error:
+                bad = BadLine(
+                    number, line.rstrip(b"\r\n"), f"line {number} of {path.name} is no frame: {error}"
+                )
+                if on_bad is None:
+                    raise CaptureError(bad.reason, hint="see data formats in docs/tutorial.md") from error
+                first_bad = first_bad or bad
+                on_bad(bad)
+                # A file whose every line so far is bad is some other kind of file, not a damaged capture.
+                if frames == 0 and number >= 20:
+                    break
+                continue
+            frames += 1
+            yield recv_ns, frame
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        if on_bad is None or frames == 0:
+            raise CaptureError(
+                f"{path} is not a whole gzip file: {error}", hint="copy or record it again"
+            ) from error
+        on_bad(BadLine(frames + 1, b"", f"{path.name} ends in the middle of its gzip stream: {error}"))
+    if frames == 0:
+        because = f": {first_bad.reason}" if first_bad else ""
+        raise CaptureError(
+            f"{path} holds no frame{because}",
+            hint='a capture has lines like {"recv_ns": 1757015216, "msg": {...}}, or: 1757015216 {...}',
+        )
+
+
+def content_id(path: Path) -> str:
+    """Return the first 16 hex digits of the file's SHA-256, which name its recording."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise CaptureError(f"{path} cannot be read: {error.strerror}", hint="check the path") from error
+
+
+def _lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
+    with path.open("rb") as raw:
+        is_gzip = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        seen = 0
+        for line in io.BufferedReader(stream, 1 << 20):
+            if on_bytes is not None and raw.tell() - seen > 1 << 18:
+                on_bytes(raw.tell() - seen)
+                seen = raw.tell()
+            yield line
+        if on_bytes is not None:
+            on_bytes(raw.tell() - seen)

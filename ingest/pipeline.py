@@ -1,0 +1,390 @@
+"""How do a journal's records become rows: decode, dedupe, coverage, bars.
+
+Pure: records go in with their receipt times, rows come out. The recorder and replay both drive this, so what a
+recording wrote and what replaying its journal writes are the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import pyarrow as pa
+
+from ingest import decode as wire
+from ingest.bars import SIDE_CODES, BarClock, ContextNote, Quote
+from ingest.coverage import RECORDER_DOWN, TRADES, Ledger
+from ingest.dedupe import SeenPrints
+from ingest.journal import Damage, Kind, Record
+from ingest.venues.hyperliquid import instrument_id, instrument_rows, parse_meta
+from storage.clock import MS_NS, NS
+from storage.code import code_version
+from storage.contracts import CONTRACTS
+from storage.errors import TickwalkError
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+SIDES: Final = {"B": "buy", "A": "sell"}
+_ZERO_HASH: Final = "0x" + "0" * 64
+_LARGEST: Final = 1e12
+
+
+@dataclass(slots=True)
+class Counts:
+    """What went through, for people and tests."""
+
+    frames: int = 0
+    prints: int = 0
+    trades: int = 0
+    seen: int = 0
+    conflicts: int = 0
+    late: int = 0
+    quarantined: int = 0
+    bars: int = 0
+    reconnects: int = 0
+
+
+class Pipeline:
+    """Turns the records of one recording into rows of the tables."""
+
+    def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
+        """Start with nothing seen.
+
+        Args:
+            recording: its name, in every row.
+            settings: bar widths, grace, lateness and silence limits.
+            is_capture: the records carry no control frames; holes and reconnects are inferred.
+        """
+        self.recording = recording
+        # Other settings or other code may say something else of the same frames.
+        self.fingerprint = sha256(f"{settings.bars}{settings.record}{code_version()}".encode()).hexdigest()[:12]
+        self.counts = Counts()
+        self.channels: Counter[str] = Counter()
+        self.watermark_ns = 0
+        self.ledger = Ledger(
+            recording,
+            silence_ns=int(settings.record.coin_silence_s * NS),
+            lag_ns=settings.bars.history_lag_ms * MS_NS,
+            is_inferred=is_capture,
+        )
+        self.seen = SeenPrints()
+        self.clocks = [
+            BarClock(width, grace_ns=settings.bars.grace_ns, ledger=self.ledger)
+            for width in settings.bars.widths
+        ]
+        self._venue = settings.record.venue
+        self._lateness_ns = int(settings.bars.lateness_s * NS)
+        self._hole_ns = int(settings.bars.capture_silence_s * NS)
+        self._is_capture = is_capture
+        self._now_ns = 0
+        self._next_tick_ns = 0
+        self._connection = -1
+        self._awaits_first: set[tuple[int, str]] = set()
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTRACTS}
+        self._last_quote: dict[str, Quote] = {}
+        self._order = 0
+
+    @property
+    def next_tick_ns(self) -> int:
+        """The next instant at which bars are published."""
+        return self._next_tick_ns
+
+    def process(self, record: Record) -> None:
+        """Take the next record; receipt times never fall."""
+        self._advance(record.recv_ns)
+        match record.kind:
+            case Kind.FRAME:
+                self.counts.frames += 1
+                self._infer_holes(record)
+                self._now_ns = record.recv_ns
+                self._frame(record)
+            case Kind.OPENED:
+                self.ledger.open(record.connection, record.recv_ns)
+            case Kind.CLOSED:
+                self.ledger.close(record.connection, record.recv_ns, record.body.decode())
+                self.counts.reconnects += 1
+            case Kind.STARTED:
+                self._started(record)
+            case Kind.STOPPED:
+                self.stop(record.recv_ns, record.body.decode() or "stopped")
+            case Kind.ANSWER:
+                self._answer(record)
+            case Kind.CLOCK:
+                pass
+        self._now_ns = max(self._now_ns, record.recv_ns)
+        self.watermark_ns = max(self.watermark_ns, self._now_ns - self._lateness_ns)
+
+    def stop(self, now_ns: int, cause: str) -> None:
+        """End the recording: every open span ends where it was proven."""
+        for connection in sorted(self.ledger.open_connections()):
+            self.ledger.close(connection, now_ns, cause)
+
+    def damage(self, damage: Damage) -> None:
+        """Take note of bytes of the journal that cannot be read."""
+        reason = f"{damage.reason}: {damage.size_bytes} bytes from offset {damage.offset} are not read"
+        logger.warning("journal damaged", segment=damage.segment, offset=damage.offset, reason=damage.reason)
+        self._refuse("frames", reason, b"", f"{damage.segment}@{damage.offset}")
+
+    def refuse_line(self, reason: str, raw: bytes, source: str) -> None:
+        """Quarantine a line of a capture that is no frame."""
+        self._refuse("frames", reason, raw, source)
+
+    def drain(self, *, is_final: bool = False) -> dict[str, pa.Table]:
+        """Return, once, the rows made since the last call, by table."""
+        self._rows["coverage"] += self.ledger.take_rows(self._now_ns, is_final=is_final)
+        tables = {name: CONTRACTS[name].rows(rows) for name, rows in self._rows.items() if rows}
+        for rows in self._rows.values():
+            rows.clear()
+        return tables
+
+    # Time.
+
+    def _advance(self, now_ns: int) -> None:
+        """Publish at every instant that lies before `now_ns`."""
+        if self._next_tick_ns == 0:
+            self._next_tick_ns = min(clock.next_tick_ns(now_ns) for clock in self.clocks)
+        while self._next_tick_ns < now_ns:
+            tick_ns = self._next_tick_ns
+            self.ledger.tick(tick_ns)
+            dirty = self.ledger.take_dirty()
+            for clock in self.clocks:
+                clock.mark_dirty(dirty)
+                if clock.next_tick_ns(tick_ns - 1) == tick_ns:
+                    rows = clock.tick(tick_ns)
+                    self._rows["bars"] += rows
+                    self.counts.bars += len(rows)
+            self._next_tick_ns = min(clock.next_tick_ns(tick_ns) for clock in self.clocks)
+
+    def _infer_holes(self, record: Record) -> None:
+        """In a capture, silence of every channel beyond the limit is a lost and reopened connection."""
+        if not self._is_capture:
+            return
+        if self._connection < 0:
+            self._connection = 0
+            self.ledger.open(0, record.recv_ns)
+        elif record.recv_ns - self._now_ns > self._hole_ns:
+            silence_s = (record.recv_ns - self._now_ns) / NS
+            self.ledger.close(self._connection, self._now_ns, f"capture silent for {silence_s:.1f} s")
+            self._connection += 1
+            self.ledger.open(self._connection, record.recv_ns)
+            self.counts.reconnects += 1
+
+    # Control records.
+
+    def _started(self, record: Record) -> None:
+        about = json.loads(record.body or b"{}")
+        for coin in about.get("coins", []):
+            self._add_instrument(instrument_id(coin, self._venue), record.recv_ns)
+
+    def _answer(self, record: Record) -> None:
+        exchange = json.loads(record.body)
+        if exchange.get("request", {}).get("type") == "meta":
+            meta = parse_meta(json.dumps(exchange["response"]).encode())
+            self._rows["instruments"] += instrument_rows(meta, record.recv_ns)
+
+    def _add_instrument(self, instrument: str, now_ns: int) -> None:
+        for clock in self.clocks:
+            clock.add_instrument(instrument, now_ns)
+
+    # Frames.
+
+    def _frame(self, record: Record) -> None:
+        connection = self._connection if self._is_capture else record.connection
+        try:
+            message = wire.decode(record.body)
+        except TickwalkError as error:
+            self.channels["undecodable"] += 1
+            self._refuse("frames", error.message, record.body, f"{self.recording}:{record.frame}")
+            return
+        self.channels[type(message).__struct_config__.tag] += 1  # type: ignore[index]
+        match message:
+            case wire.Trades():
+                self._trades(record, connection, message.data)
+            case wire.Bbo():
+                self._bbo(record, connection, message.data)
+            case wire.L2Book() if message.data is not None:
+                self._hear(connection, "l2Book", message.data.coin, message.data.time * MS_NS, record.recv_ns)
+            case wire.ActiveAssetCtx():
+                self._context(record, connection, message.data)
+            case wire.ActiveSpotAssetCtx():
+                self._hear(connection, "activeSpotAssetCtx", message.data.coin, None, record.recv_ns)
+            case wire.Ack():
+                self._ack(connection, message.data, record.recv_ns)
+            case wire.Pong():
+                self.ledger.pong(connection, record.recv_ns)
+            case wire.Refusal():
+                if not message.data.startswith(wire.ALREADY_SUBSCRIBED):
+                    self._refuse(
+                        "frames", "the venue refused", record.body, f"{self.recording}:{record.frame}"
+                    )
+            case _:
+                pass  # counted above
+
+    def _hear(self, connection: int, channel: str, coin: str, event_ns: int | None, now_ns: int) -> str:
+        instrument = instrument_id(coin, self._venue)
+        self._add_instrument(instrument, now_ns)
+        if (
+            self._is_capture
+            and channel == TRADES
+            and self.ledger.subscribe(connection, TRADES, instrument, now_ns)
+        ):
+            self._awaits_first.add((connection, instrument))
+        self.ledger.hear(connection, channel, instrument, event_ns, now_ns)
+        return instrument
+
+    def _ack(self, connection: int, ack: wire.AckData, now_ns: int) -> None:
+        if not ack.subscription.coin:
+            return
+        instrument = instrument_id(ack.subscription.coin, self._venue)
+        channel = ack.subscription.type
+        if ack.method == "unsubscribe":
+            self.ledger.unsubscribe(connection, channel, instrument, now_ns)
+        elif self.ledger.subscribe(connection, channel, instrument, now_ns) and channel == TRADES:
+            self._add_instrument(instrument, now_ns)
+            self._awaits_first.add((connection, instrument))
+
+    def _trades(self, record: Record, connection: int, prints: list[wire.Print]) -> None:
+        by_coin: dict[str, list[wire.Print]] = {}
+        for item in prints:
+            by_coin.setdefault(item.coin, []).append(item)
+        for coin, items in by_coin.items():
+            newest_ms = max(item.time for item in items)
+            instrument = self._hear(connection, TRADES, coin, newest_ms * MS_NS, record.recv_ns)
+            is_first = (connection, instrument) in self._awaits_first
+            self._awaits_first.discard((connection, instrument))
+            stored_to_ms = self.seen.newest_ms(instrument)
+            verdicts = [self._print(record, instrument, item, is_first=is_first) for item in items]
+            reaches_back = stored_to_ms is not None and min(item.time for item in items) <= stored_to_ms
+            if is_first and ("seen" in verdicts or reaches_back):
+                self.ledger.bridge(instrument, record.recv_ns)
+
+    def _print(self, record: Record, instrument: str, item: wire.Print, *, is_first: bool) -> str:
+        self.counts.prints += 1
+        source = f"{self.recording}:{record.frame}"
+        if not (
+            0.0 < item.px < _LARGEST
+            and 0.0 < item.sz < _LARGEST
+            and item.tid >= 0
+            and 0 < item.time < 1 << 43
+        ):
+            self._refuse(
+                "trades",
+                f"price {item.px}, size {item.sz}, time {item.time} or tid {item.tid} is out of range",
+                record.body,
+                f"{source}:{item.tid}",
+            )
+            return "refused"
+        verdict = self.seen.judge(instrument, item.time, item.tid, (item.px, item.sz, item.side))
+        if verdict == "seen":
+            self.counts.seen += 1
+            return verdict
+        if verdict == "conflict":
+            self.counts.conflicts += 1
+            self._refuse(
+                "trades",
+                f"print {item.tid} at {item.time} came again with other values",
+                record.body,
+                f"{source}:{item.tid}",
+            )
+            return verdict
+        event_ns = item.time * MS_NS
+        self.counts.trades += 1
+        self.counts.late += event_ns < self.watermark_ns
+        side = SIDES.get(item.side, "unknown")
+        self._rows["trades"].append(
+            {
+                "instrument": instrument,
+                "ts_event": item.time * 1000,
+                "tid": item.tid,
+                "side": side,
+                "price": item.px,
+                "size": item.sz,
+                "is_twap": item.hash == _ZERO_HASH,
+                "origin": "venue_replay" if is_first and event_ns < record.recv_ns - NS else "live",
+                "ts_recv_ns": record.recv_ns,
+                "ts_knowable_ns": record.recv_ns,
+                "journal": self.recording,
+                "frame": record.frame,
+            }
+        )
+        self._order += 1
+        for clock in self.clocks:
+            published_to_ns = clock.next_tick_ns(self._next_tick_ns - 1) - clock.grace_ns - clock.width_ns
+            clock.add_print(
+                instrument, (event_ns, self._order, item.px, item.sz, SIDE_CODES[side]), published_to_ns
+            )
+        return verdict
+
+    def _bbo(self, record: Record, connection: int, data: wire.BboData) -> None:
+        instrument = self._hear(connection, "bbo", data.coin, data.time * MS_NS, record.recv_ns)
+        bid, ask = data.bbo
+        quote = Quote(
+            data.time * MS_NS,
+            bid.px if bid else None,
+            ask.px if ask else None,
+            bid.sz if bid else None,
+            ask.sz if ask else None,
+        )
+        if self._last_quote.get(instrument) == quote:
+            return  # the same quote by a twin socket, or sent again after a subscription
+        self._last_quote[instrument] = quote
+        self._rows["quotes"].append(
+            {
+                "instrument": instrument,
+                "ts_event": data.time * 1000,
+                "bid": quote.bid,
+                "ask": quote.ask,
+                "bid_size": quote.bid_size,
+                "ask_size": quote.ask_size,
+                **self._stamps(record),
+            }
+        )
+        for clock in self.clocks:
+            clock.add_quote(instrument, quote)
+
+    def _context(self, record: Record, connection: int, data: wire.ContextData) -> None:
+        instrument = self._hear(connection, "activeAssetCtx", data.coin, None, record.recv_ns)
+        ctx = data.ctx
+        self._rows["contexts"].append(
+            {
+                "instrument": instrument,
+                "funding_rate": ctx.funding,
+                "open_interest": ctx.open_interest,
+                "oracle": ctx.oracle_px,
+                "mark": ctx.mark_px,
+                "mid": ctx.mid_px,
+                "premium": ctx.premium,
+                "day_notional": ctx.day_ntl_vlm,
+                **self._stamps(record),
+            }
+        )
+        note = ContextNote(record.recv_ns, ctx.funding, ctx.open_interest, ctx.oracle_px, ctx.mark_px)
+        for clock in self.clocks:
+            clock.add_context(instrument, note)
+
+    def _stamps(self, record: Record) -> dict[str, Any]:
+        return {
+            "origin": "live",
+            "ts_recv_ns": record.recv_ns,
+            "ts_knowable_ns": record.recv_ns,
+            "journal": self.recording,
+            "frame": record.frame,
+        }
+
+    def _refuse(self, table: str, reason: str, raw: bytes, source: str) -> None:
+        self.counts.quarantined += 1
+        self._rows["quarantine"].append(
+            {
+                "table_name": table,
+                "reason": reason,
+                "raw": raw,
+                "source": source,
+                "ts_knowable_ns": self._now_ns,
+            }
+        )

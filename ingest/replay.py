@@ -1,0 +1,168 @@
+"""How do captures and journals become tables again?
+
+A capture is journalled first, under a name made from its content, so that its rows trace to frames like any
+recording's. Replaying twice adds nothing: the lake keeps a row once, by its key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ingest.captures import BadLine, content_id, read_capture
+from ingest.journal import SUFFIX, Damage, JournalWriter, Kind, Record, read_journal, segments
+from ingest.pipeline import Counts, Pipeline
+from storage.errors import CaptureError
+from storage.lake import Lake
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+# Rows are handed to the lake in lots of about this many, which keeps memory flat and commits few.
+COMMIT_FRAMES: Final = 100_000
+
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What one replay did.
+
+    Args:
+        recording: the recording it came from.
+        counts: what went through the pipeline.
+        channels: frames by channel.
+        written: rows new to the lake, by table.
+    """
+
+    recording: str
+    counts: Counts
+    channels: Mapping[str, int]
+    written: dict[str, int] = field(default_factory=dict)
+
+
+def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | None = None) -> Replayed:
+    """Replay a capture, or a recording of our own journal, into the lake.
+
+    Args:
+        path: a capture file, a recording's folder, or one of its segments.
+        settings: bar widths and limits; its home takes the capture's journal.
+        lake: where rows go.
+        on_bytes: is told of bytes read, for a progress bar.
+
+    Raises:
+        CaptureError: the path is neither.
+    """
+    if not path.exists():
+        raise CaptureError(f"{path} does not exist", hint="name a capture file, or a folder of the journal")
+    if path.suffix == SUFFIX:
+        path = path.parent
+    if path.is_dir():
+        return _replay_journal(path, settings, lake, on_bytes)
+    recording = f"capture-{content_id(path)}"
+    folder = settings.journal_dir / recording
+    if _is_whole(folder):
+        return _replay_journal(folder, settings, lake, None)
+    _discard_torn(folder)
+    return _replay_capture(path, folder, settings, lake, on_bytes)
+
+
+def _replay_capture(
+    path: Path, folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None
+) -> Replayed:
+    bad: list[BadLine] = []
+    frames = read_capture(path, on_bad=bad.append, on_bytes=on_bytes)
+    # Read the first frame before the journal is made: a file that is no capture must leave nothing behind.
+    first_ns, first = next(frames)
+    pipeline = Pipeline(folder.name, settings, is_capture=True)
+    with JournalWriter(folder, segment_bytes=settings.record.segment_bytes) as journal:
+        about = json.dumps({"source": "capture", "file": path.name}).encode()
+        done = Replayed(folder.name, pipeline.counts, pipeline.channels)
+
+        def records() -> Iterator[Record]:
+            yield journal.append(first_ns, Kind.STARTED, -1, about)
+            yield journal.append(first_ns, Kind.FRAME, 0, first)
+            for recv_ns, frame in frames:
+                yield journal.append(recv_ns, Kind.FRAME, 0, frame)
+            yield journal.append(journal.last_recv_ns, Kind.STOPPED, -1, b"end of capture")
+
+        def before_commit() -> None:
+            journal.sync()
+            for line in bad:
+                pipeline.refuse_line(line.reason, line.raw, f"{path.name}:{line.number}")
+            bad.clear()
+
+        _drive(pipeline, records(), lake, done, before_commit)
+    return done
+
+
+def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
+    is_capture = is_capture_recording(folder)
+    pipeline = Pipeline(folder.name, settings, is_capture=is_capture)
+    damages: list[Damage] = []
+    done = Replayed(folder.name, pipeline.counts, pipeline.channels)
+
+    def before_commit() -> None:
+        for damage in damages:
+            pipeline.damage(damage)
+        damages.clear()
+
+    _drive(pipeline, read_journal(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit)
+    return done
+
+
+def _drive(
+    pipeline: Pipeline, records: Iterator[Record], lake: Lake, done: Replayed, before_commit: Callable[[], None]
+) -> None:
+    first = 0
+    last = Record(0, 0, Kind.CLOCK, -1, b"")
+    for last in records:
+        pipeline.process(last)
+        if last.frame - first >= COMMIT_FRAMES:
+            before_commit()
+            _commit(pipeline, lake, done, first, last.frame)
+            first = last.frame + 1
+    # A journal that just ends (kill -9) ends its spans where they were last proven.
+    pipeline.stop(last.recv_ns, "recorder down")
+    before_commit()
+    _commit(pipeline, lake, done, first, last.frame)
+
+
+def _commit(pipeline: Pipeline, lake: Lake, done: Replayed, first: int, last: int) -> None:
+    tables = pipeline.drain()
+    commit = lake.commit(
+        tables,
+        batch_id=f"replay:{pipeline.recording}:{first}-{last}:{pipeline.fingerprint}",
+        inputs={"recording": pipeline.recording, "frames": [first, last]},
+    )
+    for name, rows in commit.rows.items():
+        done.written[name] = done.written.get(name, 0) + rows
+
+
+def is_capture_recording(folder: Path) -> bool:
+    """Say whether a recording was made from a capture, and so carries no control frames."""
+    for record in read_journal(folder):
+        return record.kind is Kind.STARTED and json.loads(record.body or b"{}").get("source") == "capture"
+    return False
+
+
+def _is_whole(folder: Path) -> bool:
+    if not segments(folder):
+        return False
+    last: Record | None = None
+    damages: list[Damage] = []
+    for last in read_journal(folder, on_damage=damages.append):
+        pass
+    return last is not None and last.kind is Kind.STOPPED and not damages
+
+
+def _discard_torn(folder: Path) -> None:
+    """Remove a capture's half-written journal; the capture itself is still there to be read again."""
+    for segment in segments(folder):
+        segment.unlink()
+    if folder.exists():
+        folder.rmdir()

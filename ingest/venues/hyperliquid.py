@@ -1,0 +1,124 @@
+"""How does one ask Hyperliquid for its public feed, and name what it lists?
+
+Source: the venue's documentation as of 2026-08-22 (websocket, subscriptions, info endpoint).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from storage.errors import InstrumentError, VenueError
+
+VENUE: Final = "hyperliquid"
+CHANNELS: Final = ("trades", "bbo", "l2Book", "activeAssetCtx")
+PING: Final = b'{"method":"ping"}'
+CLOCK_PREFIX: Final = b'{"channel":"tickwalkClock"'
+
+
+def instrument_id(coin: str, venue: str = VENUE) -> str:
+    """Return the instrument id of a coin as the venue writes it, byte-exact.
+
+    >>> instrument_id("kPEPE"), instrument_id("@107")
+    ('hyperliquid|perp|kPEPE', 'hyperliquid|spot|@107')
+    """
+    kind = "spot" if coin.startswith("@") or "/" in coin else "perp"
+    return f"{venue}|{kind}|{coin}"
+
+
+def subscribe(channel: str, coin: str) -> str:
+    """Return the message that subscribes to one channel of one coin."""
+    return json.dumps({"method": "subscribe", "subscription": {"type": channel, "coin": coin}}, separators=(",", ":"))
+
+
+class Listing(msgspec.Struct, rename="camel"):
+    """One entry of `meta.universe`."""
+
+    name: str
+    sz_decimals: int
+    is_delisted: bool = False
+
+
+class Meta(msgspec.Struct):
+    """What the first perp dex lists; delisted rows stay, keeping their positions."""
+
+    universe: list[Listing]
+
+
+async def fetch_meta(info_url: str, *, timeout_s: float = 10.0) -> bytes:
+    """Return the raw answer of `POST /info {"type": "meta"}`.
+
+    Raises:
+        VenueError: the venue cannot be reached, or answers with an error.
+    """
+    try:
+        async with httpx.AsyncClient(timeout=timeout_s) as client:
+            answer = await client.post(info_url, json={"type": "meta"})
+    except httpx.HTTPError as error:
+        raise VenueError(
+            f"the venue's {info_url} cannot be reached: {type(error).__name__} {error}".rstrip(),
+            hint="check the network and record.info_url; try without a network: tickwalk serve-venue",
+        ) from error
+    if answer.status_code != httpx.codes.OK:
+        raise VenueError(
+            f"{info_url} answered {answer.status_code} to a request for meta: {answer.text[:120]!r}",
+            hint="wait a minute (429, 500) or check record.info_url",
+        )
+    return answer.content
+
+
+def parse_meta(answer: bytes) -> Meta:
+    """Return what an answer to `meta` lists.
+
+    Raises:
+        VenueError: the answer does not fit.
+    """
+    try:
+        return msgspec.json.decode(answer, type=Meta)
+    except msgspec.MsgspecError as error:
+        raise VenueError(f"the venue's meta does not fit: {error}", hint="record it with: tickwalk probe") from error
+
+
+def check_coins(coins: Sequence[str], meta: Meta) -> None:
+    """Refuse coins that the venue does not trade.
+
+    Raises:
+        InstrumentError: a coin is unknown or delisted; the hint names the nearest that is traded.
+    """
+    traded = {item.name for item in meta.universe if not item.is_delisted}
+    for coin in coins:
+        if coin in traded or coin.startswith("@") or "/" in coin or ":" in coin:
+            continue
+        why = "is delisted" if any(item.name == coin for item in meta.universe) else "is not listed"
+        near = _nearest(coin, traded)
+        raise InstrumentError(
+            f"{coin!r} {why} on {VENUE} (names are byte-exact)",
+            hint=f"did you mean {near}?" if near else "see the names with: tickwalk instruments",
+        )
+
+
+def instrument_rows(meta: Meta, knowable_ns: int) -> list[dict[str, Any]]:
+    """Return rows of the table `instruments` for what a meta lists."""
+    return [
+        {
+            "instrument": instrument_id(item.name),
+            "venue": VENUE,
+            "kind": "perp",
+            "symbol": item.name,
+            "size_decimals": item.sz_decimals,
+            "is_delisted": item.is_delisted,
+            "ts_knowable_ns": knowable_ns,
+        }
+        for item in meta.universe
+    ]
+
+
+def _nearest(coin: str, traded: Iterable[str]) -> str:
+    by_fold = {name.casefold(): name for name in traded}
+    close = difflib.get_close_matches(coin.casefold(), by_fold, n=1, cutoff=0.5)
+    return by_fold[close[0]] if close else ""

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from features.returns import log_change
 from features.spec import family
-from features.windows import shift
 
 MIN_INSTRUMENTS: Final = 3
 """With fewer, a rank is no more than a sign and a market is no more than the other instrument."""
@@ -40,7 +39,7 @@ def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
     """
     change = log_change(log_price, observed, bars)
-    there = ~torch.isnan(change)
+    there = torch.isfinite(change)
     count = there.sum(dim=0)
     # What is missing sorts behind everything, so it counts for nobody.
     across = torch.where(there, change, math.inf).t().contiguous()
@@ -68,7 +67,7 @@ def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor
     Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
     """
     change = log_change(log_price, observed, bars)
-    there = ~torch.isnan(change)
+    there = torch.isfinite(change)
     count = there.sum(dim=0)
     fixed = torch.round(torch.where(there, change, 0.0) * _FIXED).to(torch.int64)
     market = fixed.sum(dim=0).to(torch.float64) / _FIXED / count

@@ -12,7 +12,7 @@ from features.spec import feature
     lookback_bars=0,
     inputs=("funding_rate",),
     unit="bp per hour",
-    source="Hyperliquid docs, Trading / Funding, and activeAssetCtx `funding` (read 2026-08-22)",
+    source="Hyperliquid docs, Trading / Funding, and activeAssetCtx `funding` (as of 2026-08-22)",
 )
 def funding_level(funding_rate: Tensor) -> Tensor:
     """Predicted funding of the coming hour; positive means that longs pay shorts.
@@ -28,7 +28,7 @@ def funding_level(funding_rate: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("mark", "oracle"),
     unit="bp",
-    source="Hyperliquid docs, HyperCore / Oracle and Trading / Robust price indices (read 2026-08-22)",
+    source="Hyperliquid docs, HyperCore / Oracle and Trading / Robust price indices (as of 2026-08-22)",
 )
 def mark_basis(mark: Tensor, oracle: Tensor) -> Tensor:
     """Distance of the mark price from the oracle.

@@ -95,7 +95,7 @@ def last_log_price(close: Tensor, quiet: Tensor) -> Tensor:
 
 def last_price_age(close: Tensor, quiet: Tensor) -> Tensor:
     """Return how many bars ago the last price printed; 0 where it printed in this bar."""
-    return carry(torch.where(torch.isnan(close), math.nan, 0.0), quiet, CARRY_BARS, ageing=1.0)
+    return carry(torch.where(torch.isnan(close), close, 0.0), quiet, CARRY_BARS, ageing=1.0)
 
 
 def share_of_day(ts_close_ns: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def leaves_of(panel: Panel) -> dict[str, Tensor]:
     """Return what inputs are made from, by name."""
     leaves = {f"panel.{name}": panel.column(name) for name in _COLUMNS}
     leaves[STATUS] = panel.status
-    leaves[CLOCK] = torch.from_numpy(panel.ts_close_ns)
+    leaves[CLOCK] = torch.from_numpy(panel.ts_close_ns).to(panel.status.device)
     return leaves
 
 

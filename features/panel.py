@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ AMOUNTS: Final = ("volume", "buy_volume", "notional", "trades")
 QUOTES: Final = ("bid", "ask", "bid_size", "ask_size")
 CONTEXTS: Final = ("funding_rate", "open_interest", "oracle", "mark")
 AGES: Final = ("quote_age_ms", "context_age_ms", "observed_ms")
-COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES)
+COLUMNS: Final[tuple[str, ...]] = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES)
 """The columns of `bars` that a panel carries as numbers."""
 
 ORIGINS: Final = ("live", "venue_replay", "candle")
@@ -183,7 +183,7 @@ def load_panel(
         RangeError: no bar fits.
         InstrumentError: an instrument that was asked for has none.
     """
-    step_ns = width_ns(width)
+    width_ns(width)  # an unknown width is refused here, not found to have no bars
     first_us = -(2**62) // US_NS if since_ns is None else since_ns // US_NS
     last_us = 2**62 // US_NS if until_ns is None else until_ns // US_NS
     wanted = sorted(set(instruments)) if instruments is not None else []
@@ -194,7 +194,7 @@ def load_panel(
         raise RangeError(
             f"no {width} bar of origin {' or '.join(origins)} opens "
             f"from {_said(since_ns, 'the beginning')} to {_said(until_ns, 'the end')}",
-            hint="see what there is: tickwalk sql \"SELECT width, origin, min(ts_open), max(ts_open), count(*) "
+            hint='see what there is: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
             'FROM bars GROUP BY ALL"',
         )
     return panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
@@ -217,8 +217,10 @@ def panel_from_table(
     Raises:
         ContractError: two rows for one bar, a row off the grid, or a status that does not exist.
         InstrumentError: an instrument that was asked for has no row.
-        RangeError: the bounds hold no step.
+        RangeError: there are no rows, or the bounds hold no step.
     """
+    if bars.num_rows == 0:
+        raise RangeError("a panel was asked for of no bars at all")
     step_ns = width_ns(width)
     opens_ns = bars["ts_open"].cast(pa.int64()).to_numpy() * US_NS
     names, row = _instrument_index(bars["instrument"], instruments)
@@ -232,11 +234,11 @@ def panel_from_table(
 
     # Where each row lands in the flat (S * T) grid.
     n_steps = (stop_ns - start_ns) // step_ns
-    if len(offset) and (offset.min() < 0 or offset.max() >= n_steps * step_ns):
+    if offset.min() < 0 or offset.max() >= n_steps * step_ns:
         raise ContractError(f"a bar opens outside {iso(start_ns)} to {iso(stop_ns)}")
     cell = row * n_steps + offset // step_ns
     status = np.full(len(names) * n_steps, UNKNOWN, dtype=np.uint8)
-    if len(cell) and np.bincount(cell).max() > 1:
+    if np.bincount(cell).max() > 1:
         raise ContractError("two rows stand for one bar; choose a revision before spreading them")
     status[cell] = _status_codes(bars["status"])
 
@@ -258,8 +260,7 @@ def panel_from_table(
 def content_hash(panel: Panel) -> str:
     """Return a hash of every row that the panel holds: equal rows, equal hash, in any lake and on any day."""
     digest = hashlib.sha256()
-    head = {"instruments": panel.instruments, "width_ns": panel.width_ns, "columns": COLUMNS, "statuses": STATUSES}
-    digest.update(json.dumps(head, sort_keys=True).encode())
+    digest.update(json.dumps([panel.instruments, panel.width_ns, COLUMNS, STATUSES]).encode())
     digest.update(np.ascontiguousarray(panel.ts_open_ns, dtype="<i8").data)
     digest.update(panel.status.cpu().contiguous().numpy().data)
     for name in COLUMNS:
@@ -271,12 +272,10 @@ def content_hash(panel: Panel) -> str:
 
 
 def _instrument_index(
-    column: pa.ChunkedArray, instruments: Sequence[str] | None
+    column: pa.ChunkedArray[Any], instruments: Sequence[str] | None
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Return the sorted ids, and for each row the index of its own among them."""
-    coded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.chunk(0)
+    coded: Any = column.cast(pa.string()).combine_chunks().dictionary_encode()
     found: list[str] = coded.dictionary.to_pylist()
     names = tuple(sorted(set(found) if instruments is None else set(instruments)))
     if absent := sorted(set(names) - set(found)):
@@ -290,7 +289,7 @@ def _instrument_index(
     return names, place[coded.indices.to_numpy(zero_copy_only=False)]
 
 
-def _status_codes(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+def _status_codes(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.uint8]:
     codes = pc.index_in(column.cast(pa.string()), value_set=pa.array(STATUSES))
     if codes.null_count:
         strange = column.filter(pc.is_null(codes))[0].as_py()

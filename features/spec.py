@@ -116,7 +116,12 @@ def feature(
 
 
 def family(
-    *, bars: Iterable[int], lookback_bars: Callable[[int], int], inputs: tuple[str, ...], unit: str, source: str
+    *,
+    bars: Iterable[int],
+    lookback_bars: Callable[[int], int],
+    inputs: tuple[str, ...],
+    unit: str,
+    source: str,
 ) -> Callable[[Callable[..., Tensor]], dict[int, Feature]]:
     """Declare one function as a feature for each window; it takes the window as `bars`.
 
@@ -140,7 +145,9 @@ def family(
     return declare
 
 
-def evaluate(view: View, features: Iterable[Feature], *, shape: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+def evaluate(
+    view: View, features: Iterable[Feature], *, shape: tuple[int, int]
+) -> list[tuple[Tensor, Tensor]]:
     """Return value and mask of each feature.
 
     A step whose lookback reaches before the panel is invalid, so that no value depends on where the panel

@@ -1,0 +1,164 @@
+"""Which features does a set hold, in which order, and by which version of the code?
+
+Run as `python -m features.sets` it prints docs/features.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from features.book import microprice_distance, queue_imbalance, relative_spread
+from features.calendar import hour_cos, hour_sin
+from features.cross import market_residual, return_rank
+from features.flow import empty_share, flow_imbalance, print_rate, volume_score, vwap_distance
+from features.funding import funding_level, mark_basis
+from features.inputs import INPUTS, Input
+from features.returns import log_return, price_age
+from features.spec import Feature, evaluate
+from features.version import reached_sources
+from features.volatility import parkinson_volatility, realised_volatility
+from storage.errors import SettingsError
+
+_CANDLES: Final = (
+    *log_return.values(),
+    *realised_volatility.values(),
+    *parkinson_volatility.values(),
+    *volume_score.values(),
+    *empty_share.values(),
+    price_age,
+    *return_rank.values(),
+    *market_residual.values(),
+    hour_sin,
+    hour_cos,
+)
+
+_LIVE: Final = (
+    *_CANDLES,
+    *flow_imbalance.values(),
+    *vwap_distance.values(),
+    *print_rate.values(),
+    relative_spread,
+    queue_imbalance,
+    microprice_distance,
+    funding_level,
+    mark_basis,
+)
+
+FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE}
+"""Sets by name; the order is that of a block's last axis, and part of the fingerprint."""
+
+_PURPOSE: Final = {
+    "candles": "What candle history carries: prices and volume, without prints, sides, quotes or contexts.",
+    "live": "What the recorder sees: the candle set, then sides, prints, quotes and contexts.",
+}
+
+_HEAD: Final = """\
+# Features
+
+<!-- Written by `python -m features.sets`; change the declarations in features/, not this page. -->
+
+A feature is a small torch function over a panel of bars; it looks back only, and the proof of that
+(`features/proof.py`) runs on every retraining night.
+Bars are steps of the clock, so a window of 30 bars of one minute is half an hour whether or not anything printed.
+
+What a missing print looks like:
+
+- A bar that was watched throughout is `printed` or `quiet`; every other status is missing, and a feature that
+  needs it is masked, never zero.
+- A quiet bar is proven silence: volume, flow and prints are zero, and the last price is carried through it, at
+  most 31 bars, with its age beside it.
+- No price is carried over a hole, and no one-bar return spans one.
+- A window is known where at least 80 % of its bars were observed.
+- A step whose lookback reaches before the panel is masked, so no value depends on where a panel was cut.
+
+The lookback is in bars before the bar itself, and includes how far a carried price may reach back.
+"""
+
+
+def get_set(name: str) -> tuple[Feature, ...]:
+    """Return a set by name.
+
+    Raises:
+        SettingsError: there is no such set.
+    """
+    if name not in FEATURE_SETS:
+        nearest = difflib.get_close_matches(name, FEATURE_SETS, n=1, cutoff=0.0)[0]
+        raise SettingsError(
+            f"feature set {name!r} does not exist; there are {', '.join(FEATURE_SETS)}", hint=f"use {nearest}"
+        )
+    return FEATURE_SETS[name]
+
+
+def fingerprint(features: Sequence[Feature]) -> str:
+    """Return the version of these features, as a hash.
+
+    It covers names, order, inputs, lookbacks and windows, and the source text of every function that they
+    reach, with the constants those read: a changed line is a changed version.
+    """
+    inputs = _inputs_of(features)
+    declared = [
+        *((item.name, item.inputs, item.own_lookback_bars, item.params) for item in features),
+        *((item.name, item.inputs, item.lookback_bars, item.params) for item in inputs.values()),
+    ]
+    functions = [
+        evaluate,
+        *(item.function for item in features),
+        *(item.function for item in inputs.values()),
+    ]
+    payload = json.dumps({"declared": declared, "sources": reached_sources(functions)}, sort_keys=True)
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def describe_sets() -> str:
+    """Return the page that lists every set and every feature, in Markdown."""
+    lines = [_HEAD]
+    for name, features in FEATURE_SETS.items():
+        deepest = max(item.lookback_bars for item in features)
+        lines += [
+            f"## Set `{name}`",
+            "",
+            f"{_PURPOSE[name]}",
+            f"{len(features)} features, {deepest} bars deep.",
+            "",
+        ]
+        lines += ["| # | feature | unit | lookback, bars | inputs |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {place} | `{item.name}` | {item.unit} | {item.lookback_bars} | {', '.join(item.inputs)} |"
+            for place, item in enumerate(features)
+        ]
+        lines.append("")
+    lines += [
+        "## Definitions",
+        "",
+        "| feature | what | formula | missing | source |",
+        "|---|---|---|---|---|",
+    ]
+    told: dict[str, list[Feature]] = {}
+    for item in {item.name: item for features in FEATURE_SETS.values() for item in features}.values():
+        told.setdefault(item.function.__qualname__, []).append(item)
+    for members in told.values():
+        first = members[0]
+        names = ", ".join(f"`{item.name}`" for item in members)
+        lines.append(f"| {names} | {first.summary} | {first.formula} | {first.missing} | {first.source} |")
+    return "\n".join(lines) + "\n"
+
+
+def _inputs_of(features: Iterable[Feature]) -> dict[str, Input]:
+    """Return every input that the features are made from, down to the leaves, by name."""
+    found: dict[str, Input] = {}
+    waiting = [name for item in features for name in item.inputs]
+    while waiting:
+        name = waiting.pop()
+        if name in INPUTS and name not in found:
+            found[name] = INPUTS[name]
+            waiting += INPUTS[name].inputs
+    return dict(sorted(found.items()))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(describe_sets())

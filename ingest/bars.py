@@ -136,6 +136,10 @@ class BarClock:
         if held:
             book.prints[open_ns] = held
 
+    def restore_prints(self, instrument: str, open_ns: int, prints: list[Row]) -> None:
+        """Take over prints of a bar that had not closed when an earlier recording ended."""
+        self._books[instrument].prints[open_ns] = prints
+
     def mark_dirty(self, dirty: dict[str, int]) -> None:
         """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
         for instrument, from_ns in dirty.items():

@@ -63,7 +63,9 @@ class Pipeline:
         """
         self.recording = recording
         # Other settings or other code may say something else of the same frames.
-        self.fingerprint = sha256(f"{settings.bars}{settings.record}{code_version()}".encode()).hexdigest()[:12]
+        self.fingerprint = sha256(f"{settings.bars}{settings.record}{code_version()}".encode()).hexdigest()[
+            :12
+        ]
         self.counts = Counts()
         self.channels: Counter[str] = Counter()
         self.watermark_ns = 0

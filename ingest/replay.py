@@ -7,6 +7,7 @@ recording's. Replaying twice adds nothing: the lake keeps a row once, by its key
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +112,18 @@ def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Prog
             pipeline.damage(damage)
         damages.clear()
 
-    _drive(pipeline, read_journal(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit)
+    _drive(
+        pipeline, read_journal(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit
+    )
     return done
 
 
 def _drive(
-    pipeline: Pipeline, records: Iterator[Record], lake: Lake, done: Replayed, before_commit: Callable[[], None]
+    pipeline: Pipeline,
+    records: Iterator[Record],
+    lake: Lake,
+    done: Replayed,
+    before_commit: Callable[[], None],
 ) -> None:
     first = 0
     last = Record(0, 0, Kind.CLOCK, -1, b"")
@@ -153,11 +160,9 @@ def is_capture_recording(folder: Path) -> bool:
 def _is_whole(folder: Path) -> bool:
     if not segments(folder):
         return False
-    last: Record | None = None
     damages: list[Damage] = []
-    for last in read_journal(folder, on_damage=damages.append):
-        pass
-    return last is not None and last.kind is Kind.STOPPED and not damages
+    last = deque(read_journal(folder, on_damage=damages.append), maxlen=1)
+    return bool(last) and last[0].kind is Kind.STOPPED and not damages
 
 
 def _discard_torn(folder: Path) -> None:

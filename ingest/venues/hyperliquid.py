@@ -13,6 +13,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from storage.clock import MS_NS
 from storage.errors import InstrumentError, VenueError
 
 VENUE: Final = "hyperliquid"
@@ -50,15 +51,15 @@ class Meta(msgspec.Struct):
     universe: list[Listing]
 
 
-async def fetch_meta(info_url: str, *, timeout_s: float = 10.0) -> bytes:
-    """Return the raw answer of `POST /info {"type": "meta"}`.
+async def ask(info_url: str, request: dict[str, Any], *, timeout_s: float = 10.0) -> bytes:
+    """Return the raw answer of `POST /info` to a request such as `{"type": "meta"}`.
 
     Raises:
         VenueError: the venue cannot be reached, or answers with an error.
     """
     try:
         async with httpx.AsyncClient(timeout=timeout_s) as client:
-            answer = await client.post(info_url, json={"type": "meta"})
+            answer = await client.post(info_url, json=request)
     except httpx.HTTPError as error:
         raise VenueError(
             f"the venue's {info_url} cannot be reached: {type(error).__name__} {error}".rstrip(),
@@ -66,10 +67,26 @@ async def fetch_meta(info_url: str, *, timeout_s: float = 10.0) -> bytes:
         ) from error
     if answer.status_code != httpx.codes.OK:
         raise VenueError(
-            f"{info_url} answered {answer.status_code} to a request for meta: {answer.text[:120]!r}",
+            f"{info_url} answered {answer.status_code} to a request for {request.get('type')}: {answer.text[:120]!r}",
             hint="wait a minute (429, 500) or check record.info_url",
         )
     return answer.content
+
+
+def parse_venue_time_ns(answer: bytes) -> int:
+    """Return the venue's clock from an answer to `exchangeStatus`, in nanoseconds.
+
+    Raises:
+        VenueError: the answer does not fit.
+    """
+    try:
+        return msgspec.json.decode(answer, type=_ExchangeStatus).time * MS_NS
+    except msgspec.MsgspecError as error:
+        raise VenueError(f"the venue's exchangeStatus does not fit: {error}") from error
+
+
+class _ExchangeStatus(msgspec.Struct):
+    time: int
 
 
 def parse_meta(answer: bytes) -> Meta:

@@ -1,0 +1,1 @@
+"""History that was not recorded here: candles, and later archives."""

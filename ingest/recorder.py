@@ -1,0 +1,285 @@
+"""How does a recording run: sockets to journal to tables, until told to stop?
+
+Every frame is stamped, journalled and processed in the order it came, on one thread. Syncing the journal and
+committing to the lake happen in another, and only what is synced is committed. Ctrl-C and SIGTERM end the
+recording: the journal is sealed and everything drained. After a `kill -9` the next start replays what the
+tables had not been given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from ingest.feed import Feed, Wanted
+from ingest.journal import JournalWriter, Kind, segments
+from ingest.pipeline import Counts, Pipeline
+from ingest.replay import is_capture_recording, replay
+from ingest.resume import resume
+from ingest.venues.hyperliquid import (
+    CHANNELS,
+    CLOCK_PREFIX,
+    ask,
+    check_coins,
+    instrument_id,
+    parse_meta,
+    parse_venue_time_ns,
+)
+from storage.clock import NS, ManualTime, TimeSource, WallTime
+from storage.errors import LakeError, TickwalkError
+from storage.lake import Lake
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+_SEALED: Final = "sealed"
+# Batches that the lake would not take are kept; past this many the recorder gives up, its journal whole.
+_MAX_UNSENT: Final = 60
+
+
+@dataclass(slots=True)
+class Recording:
+    """What a recording came to."""
+
+    name: str
+    counts: Counts
+    written: dict[str, int] = field(default_factory=dict)
+
+
+class Recorder:
+    """One recording from its first frame to its seal."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lake: Lake,
+        *,
+        name: str | None = None,
+        ends_with_venue: bool = False,
+        on_progress: Callable[[Counts, int], None] | None = None,
+        random_source: random.Random | None = None,
+    ) -> None:
+        """Prepare a recording; `run` starts it.
+
+        Args:
+            settings: what to record and where to.
+            lake: takes the rows.
+            name: the recording's name; made from the time by default.
+            ends_with_venue: a clean close by the venue ends the recording.
+            on_progress: is told, about once a second, what went through and the present.
+            random_source: draws the waits before reconnects.
+        """
+        self._settings = settings
+        self._lake = lake
+        self._ends_with_venue = ends_with_venue
+        self._on_progress = on_progress
+        self._random = random_source
+        self._follows_venue = settings.record.clock == "venue"
+        self._venue_time = ManualTime()
+        self._clock: TimeSource = self._venue_time if self._follows_venue else WallTime()
+        self._name = name or f"{settings.record.venue}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._unsent: list[tuple[str, dict[str, pa.Table]]] = []
+        self._committing = asyncio.Lock()
+        self._bars_out = asyncio.Event()
+        self._first_frame = 0
+        self._journal: JournalWriter
+        self._pipeline: Pipeline
+
+    async def run(self, stop: asyncio.Event) -> Recording:
+        """Record until `stop` is set (or the venue ends, where that was asked).
+
+        Raises:
+            VenueError: the venue cannot be reached at the start.
+            InstrumentError: a coin is not traded.
+            JournalError: the disk refuses frames.
+        """
+        record = self._settings.record
+        meta = await ask(record.info_url, {"type": "meta"}, timeout_s=record.connect_timeout_s)
+        if self._follows_venue:
+            status = await ask(
+                record.info_url, {"type": "exchangeStatus"}, timeout_s=record.connect_timeout_s
+            )
+            self._venue_time.advance_to(parse_venue_time_ns(status))
+        check_coins(record.coins, parse_meta(meta))
+        await asyncio.to_thread(recover, self._settings, self._lake)
+        folder = self._settings.journal_dir / self._name
+        self._journal = JournalWriter(folder, segment_bytes=record.segment_bytes)
+        held = _hold(folder)
+        self._pipeline = Pipeline(self._name, self._settings, is_capture=False)
+        instruments = [instrument_id(coin, record.venue) for coin in record.coins]
+        resume(self._pipeline, self._lake, instruments, self._clock.now_ns())
+        result = Recording(self._name, self._pipeline.counts)
+        self._begin(meta)
+        logger.info("recording", name=self._name, coins=len(record.coins), url=record.ws_url)
+        try:
+            await self._run_tasks(stop, result)
+        finally:
+            self._take(Kind.STOPPED, -1, b"recorder stopped")
+            await self._commit(result)
+            self._journal.close()
+            (folder / _SEALED).touch()
+            held.close()
+        logger.info(
+            "recording sealed", name=self._name, frames=self._journal.frames, trades=result.counts.trades
+        )
+        return result
+
+    # The feed's news.
+
+    def opened(self, connection: int, url: str) -> None:
+        """Journal that a connection was opened."""
+        self._take(Kind.OPENED, connection, url.encode())
+
+    def closed(self, connection: int, cause: str) -> None:
+        """Journal that a connection was lost."""
+        self._take(Kind.CLOSED, connection, cause.encode())
+
+    def frame(self, connection: int, body: bytes) -> None:
+        """Journal and process a frame; a simulated venue's clock frame moves the clock instead."""
+        if self._follows_venue and body.startswith(CLOCK_PREFIX):
+            self._venue_time.advance_to(int(json.loads(body)["data"]))
+            return
+        self._take(Kind.FRAME, connection, body)
+
+    # How.
+
+    def _begin(self, meta: bytes) -> None:
+        record = self._settings.record
+        about = {"source": "socket", "coins": list(record.coins), "url": record.ws_url}
+        exchange = {"request": {"type": "meta"}, "response": json.loads(meta)}
+        self._take(Kind.STARTED, -1, json.dumps(about).encode())
+        self._take(Kind.ANSWER, -1, json.dumps(exchange).encode())
+
+    def _take(self, kind: Kind, connection: int, body: bytes) -> None:
+        bars = self._pipeline.counts.bars
+        self._pipeline.process(self._journal.append(self._clock.now_ns(), kind, connection, body))
+        if self._pipeline.counts.bars > bars:
+            self._bars_out.set()
+
+    async def _run_tasks(self, stop: asyncio.Event, result: Recording) -> None:
+        record = self._settings.record
+        wanted = [Wanted(channel, coin) for coin in record.coins for channel in CHANNELS]
+        feed = Feed(
+            record.ws_url,
+            wanted,
+            self,
+            record,
+            has_timers=not self._follows_venue,
+            ends_with_venue=self._ends_with_venue,
+            random_source=self._random,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                helpers = [
+                    group.create_task(self._sync_loop()),
+                    group.create_task(self._commit_loop(result)),
+                    group.create_task(self._progress_loop()),
+                ]
+                if not self._follows_venue:
+                    helpers.append(group.create_task(self._tick_loop()))
+                await feed.run(stop)
+                for task in helpers:
+                    task.cancel()
+        except* TickwalkError as failures:
+            raise failures.exceptions[0] from None
+
+    async def _tick_loop(self) -> None:
+        """Close bars by the wall, so that a silent feed still closes its bars."""
+        while True:
+            now_ns = self._clock.now_ns()
+            due_ns = self._pipeline.next_tick_ns
+            if due_ns and now_ns > due_ns:
+                self._take(Kind.CLOCK, -1, b"")
+                continue
+            await asyncio.sleep(min(1.0, max(0.001, (due_ns - now_ns) / NS)) if due_ns else 0.1)
+
+    async def _sync_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.record.block_ms / 1000)
+            await asyncio.to_thread(self._journal.sync)
+
+    async def _commit_loop(self, result: Recording) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
+            self._bars_out.clear()
+            await self._commit(result)
+
+    async def _commit(self, result: Recording) -> None:
+        """Sync the journal, then give the lake what was made from it."""
+        async with self._committing:
+            first, last = self._first_frame, self._journal.frames - 1
+            tables = self._pipeline.drain()
+            if tables:
+                self._unsent.append((f"live:{self._name}:{first}-{last}", tables))
+                self._first_frame = last + 1
+            await asyncio.to_thread(self._journal.sync)
+            while self._unsent:
+                batch_id, tables = self._unsent[0]
+                try:
+                    commit = await asyncio.to_thread(
+                        self._lake.commit, tables, batch_id=batch_id, inputs={"recording": self._name}
+                    )
+                except LakeError as error:
+                    logger.warning(
+                        "commit postponed", batch=batch_id, waiting=len(self._unsent), reason=str(error)
+                    )
+                    if len(self._unsent) > _MAX_UNSENT:
+                        raise
+                    return
+                self._unsent.pop(0)
+                for name, rows in commit.rows.items():
+                    result.written[name] = result.written.get(name, 0) + rows
+
+    async def _progress_loop(self) -> None:
+        while self._on_progress is not None:
+            self._on_progress(self._pipeline.counts, self._clock.now_ns())
+            await asyncio.sleep(1.0)
+
+
+def recover(settings: Settings, lake: Lake) -> list[str]:
+    """Replay recordings that were never sealed, unless another recorder still holds them.
+
+    Returns:
+        Their names.
+    """
+    recovered = []
+    for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
+        if (folder / _SEALED).exists() or not segments(folder) or is_capture_recording(folder):
+            continue
+        try:
+            held = _hold(folder)
+        except BlockingIOError:
+            continue
+        with held:
+            done = replay(folder, settings, lake)
+            (folder / _SEALED).touch()
+        logger.warning(
+            "recording recovered", name=folder.name, frames=done.counts.frames, written=done.written
+        )
+        recovered.append(folder.name)
+    return recovered
+
+
+def _hold(folder: Path) -> TextIOWrapper:
+    """Mark a recording as in use until the handle closes; a dead process holds nothing."""
+    handle = (folder / "lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise
+    return handle

@@ -1,0 +1,106 @@
+"""What must a new recording know of the one before: keys seen, bars published, spans watched?
+
+All of it is read from the tables, which are themselves a function of the earlier journals. So a restart goes on
+where the last recording was committed: prints that the venue resends are told from new ones, the bar that was
+cut in two is made of both halves, and the time in between is a gap with the cause "recorder down".
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ingest.bars import REOPEN_NS, SIDE_CODES, Row
+from ingest.coverage import RECORDER_DOWN, Gap, Span
+from ingest.pipeline import Pipeline
+from storage.clock import MS_NS, US_NS, floor_ns
+from storage.lake import Lake
+
+# The venue resends 30 prints a coin; more are remembered, for twin sockets.
+_SEEN_PRINTS: Final = 2_000
+
+_SIDE_LETTERS: Final = {"buy": "B", "sell": "A"}
+
+_BARS: Final = """
+    WITH recent AS (
+        SELECT * FROM bars_latest
+        WHERE instrument = ? AND width = ? AND ts_close <= make_timestamptz(?)
+        QUALIFY ts_open > max(ts_open) OVER () - to_microseconds(?)
+    )
+    SELECT * EXCLUDE (batch, ts_ingested_ns) REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
+    FROM recent ORDER BY ts_open
+"""
+
+_PRINTS: Final = """
+    WITH numbered AS (
+        SELECT *, row_number() OVER (ORDER BY rowid DESC) AS age, max(ts_event) OVER () AS newest
+        FROM trades WHERE instrument = ?
+    )
+    SELECT epoch_us(ts_event) AS ts_us, tid, price, size, side FROM numbered
+    WHERE age <= ? OR ts_event > newest - to_microseconds(?)
+    ORDER BY age DESC
+"""
+
+_COVERAGE: Final = """
+    WITH last_revision AS (
+        SELECT * FROM coverage WHERE instrument = ?
+        QUALIFY row_number() OVER (
+            PARTITION BY journal, connection, channel, ts_from, kind ORDER BY revision DESC) = 1
+    )
+    SELECT channel, connection, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, kind, cause, bridged
+    FROM last_revision
+    QUALIFY ts_to > max(ts_to) OVER (PARTITION BY channel) - to_microseconds(?)
+    ORDER BY ts_from
+"""
+
+
+def resume(pipeline: Pipeline, lake: Lake, instruments: list[str], now_ns: int) -> None:
+    """Give a new pipeline what earlier recordings left in the lake.
+
+    Args:
+        pipeline: nothing processed yet.
+        lake: with every earlier recording's rows.
+        instruments: which to take over.
+        now_ns: the present; bars that close later are left alone.
+    """
+    reach_us = REOPEN_NS // US_NS
+    for instrument in instruments:
+        prints = _prints(pipeline, lake, instrument, reach_us)
+        for clock in pipeline.clocks:
+            by_bar: dict[int, list[Row]] = {}
+            for row in prints:
+                by_bar.setdefault(floor_ns(row[0], clock.width_ns), []).append(row)
+            bars = lake.query(_BARS, [instrument, clock.width, now_ns // US_NS, reach_us]).to_pylist()
+            for bar in bars:
+                clock.restore(instrument, bar, by_bar.pop(bar["ts_open"] * US_NS, []))
+            if bars:
+                last_open_ns = bars[-1]["ts_open"] * US_NS
+                for open_ns, rows in by_bar.items():
+                    if (
+                        open_ns > last_open_ns
+                    ):  # printed, but its bar had not closed when the recorder stopped
+                        clock.restore_prints(instrument, open_ns, rows)
+        for span in lake.query(_COVERAGE, [instrument, reach_us]).to_pylist():
+            _restore_span(pipeline, instrument, span)
+
+
+def _prints(pipeline: Pipeline, lake: Lake, instrument: str, reach_us: int) -> list[Row]:
+    rows: list[Row] = []
+    for order, item in enumerate(lake.query(_PRINTS, [instrument, _SEEN_PRINTS, reach_us]).to_pylist()):
+        letter = _SIDE_LETTERS.get(item["side"], item["side"])
+        pipeline.seen.judge(
+            instrument, item["ts_us"] * US_NS // MS_NS, item["tid"], (item["price"], item["size"], letter)
+        )
+        # Rows of the new recording are numbered from zero up; these came before all of them.
+        stamp = item["ts_us"] * US_NS
+        rows.append((stamp, order - (1 << 40), item["price"], item["size"], SIDE_CODES[item["side"]]))
+    return rows
+
+
+def _restore_span(pipeline: Pipeline, instrument: str, span: dict[str, Any]) -> None:
+    key = (span["channel"], instrument)
+    from_ns, to_ns = span["from_us"] * US_NS, span["to_us"] * US_NS
+    if span["kind"] == "watched":
+        pipeline.ledger.restore(key, Span(-1, from_ns, to_ns), None, RECORDER_DOWN)
+    else:
+        gap = Gap(-1, from_ns, to_ns, span["cause"], span["bridged"])
+        pipeline.ledger.restore(key, None, gap, RECORDER_DOWN)

@@ -1,0 +1,215 @@
+"""What does the simulated venue publish, block by block?
+
+`Market` turns the numbers of `ingest.venues.simulation` into the venue's messages. It is pure: the same spec
+gives the same blocks, byte for byte, whoever listens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+
+from ingest.venues.carry import past_fundings
+from ingest.venues.frames import (
+    Block,
+    Frame,
+    Funding,
+    Print,
+    Quote,
+    bbo_text,
+    context_frame_text,
+    context_text,
+    decimal_text,
+    exact_text,
+    print_text,
+    trades_text,
+)
+from ingest.venues.market_spec import CoinSpec, MarketSpec
+from ingest.venues.simulation import ADDRESSES, Chunk, CoinChunk, Simulation
+from storage.clock import MS_NS, NS
+
+FAST_BOOK_MS: Final = 500
+LEVEL_PRINTS: Final = 8
+"""A book level holds about as much as so many prints."""
+
+FUNDING_HOURS: Final = 720
+"""Hours of funding history before the tape, more than one page of the venue's answer."""
+
+
+class Listing(NamedTuple):
+    """What the venue lists: one row of its universe."""
+
+    name: str
+    size_decimals: int
+    price_decimals: int
+    max_leverage: int
+    listed: bool = True
+    level_size: float = 0.0
+    """Typical size of a book level, where books are made."""
+
+
+class Source(Protocol):
+    """Something that can be served: a market, or a tape."""
+
+    seed: int
+    start_ns: int
+    """First instant served; blocks before it only fill the venue's memory."""
+    end_ns: int | None
+    tail_ns: int
+    """How far the clock moves on after the last block, so that a follower may close its last bar."""
+    listings: tuple[Listing, ...]
+    """The universe; empty where any coin may be asked for."""
+    fundings: tuple[Funding, ...]
+    """What was paid before the first block."""
+    makes_books: bool
+    """Whether books and candles are made on demand, or come as frames of the blocks."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield what is published, in order; once."""
+
+
+class Market:
+    """A seeded market as a source of blocks."""
+
+    makes_books = True
+    tail_ns = 3 * NS
+
+    def __init__(self, spec: MarketSpec) -> None:
+        self.spec = spec
+        self.seed = spec.seed
+        self.start_ns = spec.start_ns
+        self.end_ns = spec.end_ns
+        self.listings = tuple(
+            Listing(
+                coin.name,
+                coin.size_decimals,
+                coin.price_decimals,
+                coin.max_leverage,
+                coin.listed,
+                LEVEL_PRINTS * coin.median_notional / coin.start_price,
+            )
+            for coin in spec.coins
+        )
+        rng = np.random.default_rng([spec.seed, 2])
+        digits = rng.bytes(20 * ADDRESSES).hex()
+        self._addresses = [f"0x{digits[40 * i : 40 * i + 40]}" for i in range(ADDRESSES)]
+        self.fundings = tuple(
+            Funding(coin.name, *row)
+            for coin in spec.coins
+            if coin.listed
+            for row in past_fundings(rng, spec.start_ns // MS_NS, FUNDING_HOURS)
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks from the warm-up to the end of the span; a block with nothing in it is left out."""
+        last_ms = 0
+        for chunk in Simulation(self.spec).chunks():
+            frames, fundings = self._frames(chunk)
+            slow_ms = self.spec.book_s * 1_000
+            for i, (time_ms, clock_ns) in enumerate(
+                zip(chunk.block_ms.tolist(), chunk.clock_ns.tolist(), strict=True)
+            ):
+                if self.end_ns is not None and time_ms * MS_NS >= self.end_ns:
+                    return
+                slow = time_ms // slow_ms != last_ms // slow_ms
+                fast = time_ms // FAST_BOOK_MS != last_ms // FAST_BOOK_MS
+                last_ms = time_ms
+                if i in frames or slow or fast:
+                    yield Block(time_ms, clock_ns, frames.get(i, []), fundings.get(i, []), slow, fast)
+
+    def _frames(self, chunk: Chunk) -> tuple[dict[int, list[Frame]], dict[int, list[Funding]]]:
+        """Return frames and fundings by block."""
+        frames: defaultdict[int, list[Frame]] = defaultdict(list)
+        fundings: defaultdict[int, list[Funding]] = defaultdict(list)
+        times = chunk.block_ms.tolist()
+        for name, part in chunk.coins.items():
+            coin = next(item for item in self.spec.coins if item.name == name)
+            self._add_trades(frames, coin, part, times)
+            _add_quotes(frames, coin, part, times)
+            for block, rate, premium in part.fundings:
+                fundings[block].append(Funding(name, times[block], rate, premium))
+        for coin in self.spec.coins:
+            _add_contexts(frames, coin, chunk)
+        return frames, fundings
+
+    def _add_trades(
+        self, frames: defaultdict[int, list[Frame]], coin: CoinSpec, part: CoinChunk, times: list[int]
+    ) -> None:
+        name, channel, key = coin.name, "trades", f"trades:{coin.name}"
+        addresses, hashes, takers = self._addresses, part.order_hash, part.taker.tolist()
+        batch: list[Print] = []
+        rows = zip(
+            part.print_block.tolist(), part.order.tolist(), part.buy.tolist(), part.price.tolist(),
+            part.size.tolist(), part.tid.tolist(), part.maker.tolist(), strict=True,
+        )  # fmt: skip
+        last = -1
+        for block, order, buy, price, size, tid, maker in rows:
+            if block != last and batch:
+                frames[last].append(Frame(key, channel, name, trades_text(batch), tuple(batch)))
+                batch = []
+            last = block
+            taker, other = addresses[takers[order]], addresses[maker]
+            buyer, seller = (taker, other) if buy else (other, taker)
+            time_ms = times[block]
+            px, sz = exact_text(price), exact_text(size)
+            text = print_text(name, buy, px, sz, time_ms, hashes[order], tid, buyer, seller)
+            batch.append(Print(name, time_ms, tid, price, size, text))
+        if batch:
+            frames[last].append(Frame(key, channel, name, trades_text(batch), tuple(batch)))
+
+
+def _add_quotes(
+    frames: defaultdict[int, list[Frame]], coin: CoinSpec, part: CoinChunk, times: list[int]
+) -> None:
+    name, channel, key = coin.name, "bbo", f"bbo:{coin.name}"
+    sizes, orders = part.touch_size.tolist(), part.touch_orders.tolist()
+    rows = zip(
+        part.quote_block.tolist(), part.bid.tolist(), sizes[0], orders[0], part.ask.tolist(), sizes[1], orders[1],
+        part.tick.tolist(), strict=True,
+    )  # fmt: skip
+    for block, bid, bid_size, bids, ask, ask_size, asks, tick in rows:
+        quote = Quote(name, times[block], bid, bid_size, bids, ask, ask_size, asks, tick)
+        frames[block].append(Frame(key, channel, name, bbo_text(quote), (), quote))
+
+
+def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
+    name, channel, key = coin.name, "activeAssetCtx", f"activeAssetCtx:{coin.name}"
+    px, sz = coin.price_decimals, coin.size_decimals
+    if not coin.listed:
+        text = context_frame_text(name, delisted_context_text(coin.start_price, px))
+        for block in chunk.context_block.tolist():
+            frames[block].append(Frame(key, channel, name, text))
+        return
+    part = chunk.coins[name]
+    at = np.searchsorted(part.quote_block, chunk.context_block)
+    bid, ask, tick = part.bid[at], part.ask[at], part.tick[at]
+    rows = zip(
+        chunk.context_block.tolist(), part.contexts, part.mark.tolist(), ((bid + ask) / 2).tolist(),
+        (bid - tick).tolist(), (ask + tick).tolist(), strict=True,
+    )  # fmt: skip
+    for block, context, mark, mid, impact_bid, impact_ask in rows:
+        text = context_text(
+            funding=context.funding,
+            interest=decimal_text(context.interest, sz),
+            day_open=decimal_text(context.day_open, px),
+            day_notional=context.day_notional,
+            premium=context.premium,
+            oracle=decimal_text(context.oracle, px),
+            mark=decimal_text(mark, px),
+            mid=decimal_text(mid, px + 1),
+            impact=(decimal_text(impact_bid, px), decimal_text(impact_ask, px)),
+            day_base=decimal_text(context.day_base, sz),
+        )
+        frames[block].append(Frame(key, channel, name, context_frame_text(name, text)))
+
+
+def delisted_context_text(price: float, price_decimals: int) -> str:
+    """Return the context of a coin without a book, as the venue keeps sending it for delisted ones."""
+    px = decimal_text(price, price_decimals)
+    return context_text(
+        funding=0.0, interest="0.0", day_open=px, day_notional=0.0, premium=None, oracle=px, mark=px, mid=None,
+        impact=None, day_base="0.0",
+    )  # fmt: skip

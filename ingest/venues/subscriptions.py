@@ -1,0 +1,113 @@
+"""What does a client ask for: its requests read, checked and echoed as Hyperliquid does?
+
+Error sentences as recorded by clients of the venue in 2025 and 2026 (`Already subscribed: ...`, `Invalid
+subscription ...`, `Error parsing JSON into valid websocket request: ...`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from ingest.venues.candles import INTERVAL_MINUTES
+
+CHANNELS: Final = frozenset({"trades", "bbo", "l2Book", "candle", "activeAssetCtx"})
+
+
+class Refused(Exception):  # noqa: N818 - it is the venue's answer, not a fault of the program
+    """The venue answers with an error; the text is its sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One stream of one coin."""
+
+    channel: str
+    coin: str
+    interval: str = ""
+    significant_figures: int | None = None
+    mantissa: int | None = None
+    fast: bool = False
+
+    @property
+    def key(self) -> str:
+        """Return what frames of this stream are keyed by."""
+        if self.channel == "candle":
+            return f"candle:{self.coin}:{self.interval}"
+        if self.significant_figures or self.fast:
+            return f"l2Book:{self.coin}:{self.significant_figures}:{self.mantissa}:{self.fast}"
+        return f"{self.channel}:{self.coin}"
+
+    def echo(self) -> str:
+        """Return the subscription as the venue writes it back, with what was left out filled in."""
+        fields: dict[str, Any] = {"type": self.channel}
+        if self.channel == "candle":
+            fields["interval"] = self.interval
+        fields["coin"] = self.coin
+        if self.channel == "l2Book":
+            fields |= {"nSigFigs": self.significant_figures, "mantissa": self.mantissa}
+            if self.fast:
+                fields["fast"] = True
+        return json.dumps(fields, separators=(",", ":"))
+
+
+class Request(NamedTuple):
+    """A client's message; `subscription` is None for a ping."""
+
+    method: Literal["ping", "subscribe", "unsubscribe"]
+    subscription: Subscription | None = None
+
+
+def parse_request(text: str, coins: Collection[str]) -> Request:
+    """Return what a client's message asks for.
+
+    Args:
+        text: the message.
+        coins: the universe; empty accepts any coin.
+
+    Raises:
+        Refused: the message is none that the venue knows, or names an unknown coin or interval.
+    """
+    unknown = Refused(f"Error parsing JSON into valid websocket request: {text}")
+    try:
+        message = json.loads(text)
+    except ValueError:
+        raise unknown from None
+    if not isinstance(message, dict):
+        raise unknown
+    method, body = message.get("method"), message.get("subscription")
+    if method == "ping":
+        return Request("ping")
+    if method not in ("subscribe", "unsubscribe") or not isinstance(body, dict):
+        raise unknown
+    if body.get("type") not in CHANNELS or not isinstance(body.get("coin"), str):
+        raise unknown
+    subscription = Subscription(
+        channel=body["type"],
+        coin=body["coin"],
+        interval=str(body.get("interval", "")),
+        significant_figures=body.get("nSigFigs"),
+        mantissa=body.get("mantissa"),
+        fast=body.get("fast") is True,
+    )
+    if (coins and subscription.coin not in coins) or not _fits(subscription):
+        raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
+    return Request(method, subscription)
+
+
+def ack_text(method: str, subscription: Subscription) -> str:
+    """Return the acknowledgement of a subscription, or of its end."""
+    return f'{{"channel":"subscriptionResponse","data":{{"method":"{method}","subscription":{subscription.echo()}}}}}'
+
+
+def _fits(item: Subscription) -> bool:
+    if item.channel == "candle":
+        return item.interval in INTERVAL_MINUTES
+    if item.channel != "l2Book":
+        return True
+    if item.significant_figures is None:
+        return item.mantissa is None
+    fits = item.significant_figures in (2, 3, 4, 5)
+    return fits and (item.mantissa is None or (item.significant_figures == 5 and item.mantissa in (1, 2, 5)))

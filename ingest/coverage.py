@@ -98,7 +98,6 @@ class Ledger:
         self._silence_ns = silence_ns
         self._lag_ns = lag_ns
         self._evidence = "inferred" if is_inferred else "socket"
-        self._is_inferred = is_inferred
         self._open: dict[int, _Connection] = {}
         self._spans: dict[Key, list[Span]] = {}
         self._gaps: dict[Key, list[Gap]] = {}
@@ -144,19 +143,16 @@ class Ledger:
             until = max(since, self._until(connection, instrument, now_ns))
             self._end_span(connection, (channel, instrument), since, until, "unsubscribed", now_ns)
 
-    def hear(self, number: int, channel: str, instrument: str, event_ns: int | None, now_ns: int) -> None:
+    def hear(self, number: int, instrument: str, event_ns: int | None, now_ns: int) -> None:
         """A message of an instrument arrived.
 
         Args:
             number: on which connection.
-            channel: the venue's channel.
             instrument: whose message.
             event_ns: the venue's time in it; None where the channel carries none.
             now_ns: when it arrived.
         """
         connection = self._open[number]
-        if self._is_inferred:
-            self.subscribe(number, channel, instrument, now_ns)
         stamp = now_ns - self._lag_ns if event_ns is None else event_ns
         coin = connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
         if now_ns - coin.recv_ns > self._silence_ns:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
 from ingest import decode as wire
-from ingest.bars import SIDE_CODES, BarClock, ContextNote, Quote
-from ingest.coverage import RECORDER_DOWN, TRADES, Ledger
+from ingest import rows
+from ingest.bars import SIDE_CODES, BarClock, Quote
+from ingest.coverage import TRADES, Ledger
 from ingest.dedupe import SeenPrints
 from ingest.journal import Damage, Kind, Record
 from ingest.venues.hyperliquid import instrument_id, instrument_rows, parse_meta
@@ -29,10 +29,6 @@ from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
-
-SIDES: Final = {"B": "buy", "A": "sell"}
-_ZERO_HASH: Final = "0x" + "0" * 64
-_LARGEST: Final = 1e12
 
 
 @dataclass(slots=True)
@@ -140,9 +136,9 @@ class Pipeline:
     def drain(self, *, is_final: bool = False) -> dict[str, pa.Table]:
         """Return, once, the rows made since the last call, by table."""
         self._rows["coverage"] += self.ledger.take_rows(self._now_ns, is_final=is_final)
-        tables = {name: CONTRACTS[name].rows(rows) for name, rows in self._rows.items() if rows}
-        for rows in self._rows.values():
-            rows.clear()
+        tables = {name: CONTRACTS[name].rows(held) for name, held in self._rows.items() if held}
+        for held in self._rows.values():
+            held.clear()
         return tables
 
     # Time.
@@ -158,9 +154,9 @@ class Pipeline:
             for clock in self.clocks:
                 clock.mark_dirty(dirty)
                 if clock.next_tick_ns(tick_ns - 1) == tick_ns:
-                    rows = clock.tick(tick_ns)
-                    self._rows["bars"] += rows
-                    self.counts.bars += len(rows)
+                    due = clock.tick(tick_ns)
+                    self._rows["bars"] += due
+                    self.counts.bars += len(due)
             self._next_tick_ns = min(clock.next_tick_ns(tick_ns) for clock in self.clocks)
 
     def _infer_holes(self, record: Record) -> None:
@@ -230,15 +226,17 @@ class Pipeline:
 
     def _hear(self, connection: int, channel: str, coin: str, event_ns: int | None, now_ns: int) -> str:
         instrument = instrument_id(coin, self._venue)
-        self._add_instrument(instrument, now_ns)
-        if (
-            self._is_capture
-            and channel == TRADES
-            and self.ledger.subscribe(connection, TRADES, instrument, now_ns)
-        ):
-            self._awaits_first.add((connection, instrument))
-        self.ledger.hear(connection, channel, instrument, event_ns, now_ns)
+        if self._is_capture:
+            self._subscribed(connection, channel, instrument, now_ns)
+        self.ledger.hear(connection, instrument, event_ns, now_ns)
         return instrument
+
+    def _subscribed(self, connection: int, channel: str, instrument: str, now_ns: int) -> None:
+        """Begin to watch; after this the venue resends the most recent prints."""
+        if self.ledger.subscribe(connection, channel, instrument, now_ns):
+            self._add_instrument(instrument, now_ns)
+            if channel == TRADES:
+                self._awaits_first.add((connection, instrument))
 
     def _ack(self, connection: int, ack: wire.AckData, now_ns: int) -> None:
         if not ack.subscription.coin:
@@ -247,9 +245,8 @@ class Pipeline:
         channel = ack.subscription.type
         if ack.method == "unsubscribe":
             self.ledger.unsubscribe(connection, channel, instrument, now_ns)
-        elif self.ledger.subscribe(connection, channel, instrument, now_ns) and channel == TRADES:
-            self._add_instrument(instrument, now_ns)
-            self._awaits_first.add((connection, instrument))
+        else:
+            self._subscribed(connection, channel, instrument, now_ns)
 
     def _trades(self, record: Record, connection: int, prints: list[wire.Print]) -> None:
         by_coin: dict[str, list[wire.Print]] = {}
@@ -269,18 +266,8 @@ class Pipeline:
     def _print(self, record: Record, instrument: str, item: wire.Print, *, is_first: bool) -> str:
         self.counts.prints += 1
         source = f"{self.recording}:{record.frame}"
-        if not (
-            0.0 < item.px < _LARGEST
-            and 0.0 < item.sz < _LARGEST
-            and item.tid >= 0
-            and 0 < item.time < 1 << 43
-        ):
-            self._refuse(
-                "trades",
-                f"price {item.px}, size {item.sz}, time {item.time} or tid {item.tid} is out of range",
-                record.body,
-                f"{source}:{item.tid}",
-            )
+        if why := rows.unusable(item):
+            self._refuse("trades", why, record.body, f"{source}:{item.tid}")
             return "refused"
         verdict = self.seen.judge(instrument, item.time, item.tid, (item.px, item.sz, item.side))
         if verdict == "seen":
@@ -296,24 +283,11 @@ class Pipeline:
             )
             return verdict
         event_ns = item.time * MS_NS
+        side = rows.SIDES.get(item.side, "unknown")
         self.counts.trades += 1
         self.counts.late += event_ns < self.watermark_ns
-        side = SIDES.get(item.side, "unknown")
         self._rows["trades"].append(
-            {
-                "instrument": instrument,
-                "ts_event": item.time * 1000,
-                "tid": item.tid,
-                "side": side,
-                "price": item.px,
-                "size": item.sz,
-                "is_twap": item.hash == _ZERO_HASH,
-                "origin": "venue_replay" if is_first and event_ns < record.recv_ns - NS else "live",
-                "ts_recv_ns": record.recv_ns,
-                "ts_knowable_ns": record.recv_ns,
-                "journal": self.recording,
-                "frame": record.frame,
-            }
+            rows.trade(self.recording, record, instrument, item, side, is_first=is_first)
         )
         self._order += 1
         for clock in self.clocks:
@@ -325,59 +299,20 @@ class Pipeline:
 
     def _bbo(self, record: Record, connection: int, data: wire.BboData) -> None:
         instrument = self._hear(connection, "bbo", data.coin, data.time * MS_NS, record.recv_ns)
-        bid, ask = data.bbo
-        quote = Quote(
-            data.time * MS_NS,
-            bid.px if bid else None,
-            ask.px if ask else None,
-            bid.sz if bid else None,
-            ask.sz if ask else None,
-        )
+        quote = rows.quote_of(data)
         if self._last_quote.get(instrument) == quote:
             return  # the same quote by a twin socket, or sent again after a subscription
         self._last_quote[instrument] = quote
-        self._rows["quotes"].append(
-            {
-                "instrument": instrument,
-                "ts_event": data.time * 1000,
-                "bid": quote.bid,
-                "ask": quote.ask,
-                "bid_size": quote.bid_size,
-                "ask_size": quote.ask_size,
-                **self._stamps(record),
-            }
-        )
+        self._rows["quotes"].append(rows.quote(self.recording, record, instrument, quote))
         for clock in self.clocks:
             clock.add_quote(instrument, quote)
 
     def _context(self, record: Record, connection: int, data: wire.ContextData) -> None:
         instrument = self._hear(connection, "activeAssetCtx", data.coin, None, record.recv_ns)
-        ctx = data.ctx
-        self._rows["contexts"].append(
-            {
-                "instrument": instrument,
-                "funding_rate": ctx.funding,
-                "open_interest": ctx.open_interest,
-                "oracle": ctx.oracle_px,
-                "mark": ctx.mark_px,
-                "mid": ctx.mid_px,
-                "premium": ctx.premium,
-                "day_notional": ctx.day_ntl_vlm,
-                **self._stamps(record),
-            }
-        )
-        note = ContextNote(record.recv_ns, ctx.funding, ctx.open_interest, ctx.oracle_px, ctx.mark_px)
+        self._rows["contexts"].append(rows.context(self.recording, record, instrument, data.ctx))
+        note = rows.note_of(data.ctx, record.recv_ns)
         for clock in self.clocks:
             clock.add_context(instrument, note)
-
-    def _stamps(self, record: Record) -> dict[str, Any]:
-        return {
-            "origin": "live",
-            "ts_recv_ns": record.recv_ns,
-            "ts_knowable_ns": record.recv_ns,
-            "journal": self.recording,
-            "frame": record.frame,
-        }
 
     def _refuse(self, table: str, reason: str, raw: bytes, source: str) -> None:
         self.counts.quarantined += 1

@@ -1,0 +1,1 @@
+"""From tables to a registered model version: labels, folds, training, gate, ledger."""

@@ -1,0 +1,226 @@
+"""What must a network beat? Zero, momentum and ridge as controls, and LightGBM as a model of its own.
+
+They see the same rows as the networks, but only each row's own bar: standardised features with their mask. Each is
+fitted in one go and is wholly described by its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import lightgbm
+import numpy as np
+import torch
+
+from storage.errors import SettingsError
+
+Weights = Mapping[str, torch.Tensor]
+
+# Tried on valid rows, in units of "rows of prior data that say nothing".
+_ALPHAS: Final = (1e2, 1e3, 1e4, 1e5, 1e6)
+_MOST_ROUNDS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows as a table.
+
+    Args:
+        x: (N, F) float32, standardised, 0 where masked.
+        mask: (N, F) float32, 1 where valid.
+        past: (N,) float64, the trailing return over one horizon in units of the label; NaN where unknown.
+        label: (N,) float32; rows without one do not belong here when fitting.
+    """
+
+    x: torch.Tensor
+    mask: torch.Tensor
+    past: torch.Tensor
+    label: torch.Tensor
+
+
+class Baseline(Protocol):
+    """A fitted model that reads one bar."""
+
+    def predict(self, table: Table) -> torch.Tensor:
+        """Return predictions, (N,) float32."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return all that the model is."""
+
+    @property
+    def budget(self) -> int:
+        """How much fitting valid rows chose, for a refit without them; 0 where there is nothing to choose."""
+
+
+class Zero:
+    """Predicts no move, and so never trades."""
+
+    budget = 0
+
+    def predict(self, table: Table) -> torch.Tensor:
+        return torch.zeros(len(table.x))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+class Momentum:
+    """The trailing return over one horizon times one coefficient; a negative one makes it reversal."""
+
+    budget = 0
+
+    def __init__(self, coefficient: torch.Tensor) -> None:
+        self._coefficient = coefficient
+
+    @classmethod
+    def fit(cls, train: Table) -> Momentum:
+        """Return the coefficient of least squares without a constant."""
+        past = torch.nan_to_num(train.past)
+        size = float((past**2).sum())
+        along = float((past * train.label.to(torch.float64)).sum())
+        return cls(torch.tensor([along / size if size > 0 else 0.0], dtype=torch.float64))
+
+    def predict(self, table: Table) -> torch.Tensor:
+        return (torch.nan_to_num(table.past) * self._coefficient).to(torch.float32)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {"coefficient": self._coefficient}
+
+
+class Ridge:
+    """Linear in features and masks, shrunk; closed form in float64 (Hoerl and Kennard, 1970)."""
+
+    budget = 0
+
+    def __init__(self, coefficients: torch.Tensor) -> None:
+        self._coefficients = coefficients
+
+    @classmethod
+    def fit(cls, train: Table, valid: Table) -> Ridge:
+        """Return the fit to train rows whose shrinkage does best on valid rows."""
+        design = cls._design(train)
+        gram, along = design.T @ design, design.T @ train.label.to(torch.float64)
+        penalty = torch.eye(len(gram), dtype=torch.float64)
+        penalty[-1, -1] = 0.0  # the constant is free
+        fits = [cls(torch.linalg.solve(gram + alpha * penalty, along)) for alpha in _ALPHAS]
+        errors = [float(((fit.predict(valid) - valid.label) ** 2).sum()) for fit in fits]
+        return fits[int(np.argmin(errors))]
+
+    def predict(self, table: Table) -> torch.Tensor:
+        return (self._design(table) @ self._coefficients).to(torch.float32)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {"coefficients": self._coefficients}
+
+    @staticmethod
+    def _design(table: Table) -> torch.Tensor:
+        one = torch.ones(len(table.x), 1)
+        return torch.cat((table.x, table.mask, one), dim=1).to(torch.float64)
+
+
+class Boosted:
+    """LightGBM on one bar's features, with missing ones as NaN; valid rows choose the number of trees."""
+
+    def __init__(self, booster: lightgbm.Booster, *, rounds: int) -> None:
+        self._booster, self.budget = booster, rounds
+
+    @classmethod
+    def fit(
+        cls, train: Table, valid: Table | None, *, seed: int, threads: int, rounds: int = _MOST_ROUNDS
+    ) -> Boosted:
+        """Return the trees up to the best round on valid rows, or exactly `rounds` without them."""
+        told = {
+            "objective": "huber",
+            "alpha": 1.0,
+            "learning_rate": 0.03,
+            "num_leaves": 15,
+            "min_data_in_leaf": 200,
+            "feature_fraction": 0.8,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": 10.0,
+            "seed": seed % 2**31,
+            "num_threads": threads,
+            "deterministic": True,
+            "force_col_wise": True,
+            "verbosity": -1,
+        }
+        data = lightgbm.Dataset(cls._design(train), train.label.numpy())
+        if valid is None:
+            return cls(lightgbm.train(told, data, max(rounds, 1)), rounds=max(rounds, 1))
+        booster = lightgbm.train(
+            told,
+            data,
+            rounds,
+            valid_sets=[data.create_valid(cls._design(valid), valid.label.numpy())],
+            callbacks=[lightgbm.early_stopping(20, verbose=False)],
+        )
+        return cls(booster, rounds=booster.best_iteration)
+
+    def predict(self, table: Table) -> torch.Tensor:
+        if len(table.x) == 0:
+            return torch.zeros(0)
+        found = self._booster.predict(self._design(table), num_iteration=self.budget)
+        return torch.from_numpy(np.asarray(found, dtype=np.float32))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        text = self._booster.model_to_string(num_iteration=self.budget)
+        return {"booster": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+    @staticmethod
+    def _design(table: Table) -> np.ndarray:
+        found: np.ndarray = torch.where(table.mask > 0, table.x, torch.nan).numpy()
+        return found
+
+
+BASELINES: Final = ("zero", "momentum", "ridge", "lightgbm")
+
+
+def fit_baseline(
+    name: str, train: Table, valid: Table | None, *, seed: int, threads: int, budget: int | None = None
+) -> Baseline:
+    """Return a fitted baseline.
+
+    Args:
+        name: one of `BASELINES`.
+        train: rows to fit.
+        valid: rows that choose shrinkage or rounds; `None` only for a refit of `lightgbm` with a `budget`.
+        seed, threads: for LightGBM's draws.
+        budget: rounds of a refit.
+
+    Raises:
+        SettingsError: no baseline has that name, or it cannot be fitted without valid rows.
+    """
+    if name == "zero":
+        return Zero()
+    if name == "momentum":
+        return Momentum.fit(train)
+    if name == "ridge" and valid is not None:
+        return Ridge.fit(train, valid)
+    if name == "lightgbm" and (valid is not None or budget is not None):
+        rounds = budget if valid is None and budget is not None else _MOST_ROUNDS
+        return Boosted.fit(train, valid, seed=seed, threads=threads, rounds=rounds)
+    raise SettingsError(
+        f"no baseline {name!r} can be fitted {'with' if valid is not None else 'without'} valid rows",
+        hint=f"use one of: {', '.join(BASELINES)}",
+    )
+
+
+def load_baseline(name: str, weights: Weights) -> Baseline:
+    """Return the baseline that `weights` describes.
+
+    Raises:
+        SettingsError: no baseline has that name.
+    """
+    if name == "zero":
+        return Zero()
+    if name == "momentum":
+        return Momentum(weights["coefficient"])
+    if name == "ridge":
+        return Ridge(weights["coefficients"])
+    if name == "lightgbm":
+        booster = lightgbm.Booster(model_str=bytes(weights["booster"].numpy()).decode())
+        return Boosted(booster, rounds=booster.num_trees())
+    raise SettingsError(f"no baseline is called {name!r}", hint=f"use one of: {', '.join(BASELINES)}")

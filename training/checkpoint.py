@@ -1,0 +1,227 @@
+"""What does a saved model hold, and may it be used here?
+
+A checkpoint is a folder: `manifest.json` names the other files by content, with their hashes, so replacing the
+manifest in one rename replaces the checkpoint as a whole; a crash leaves the old one. Weights are safetensors, the
+optimiser's and the random generators' state a `weights_only` torch file. Nothing in it depends on the wall clock or
+on where it lies, so the same training writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from storage.errors import CheckpointError
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+# A version label may change without the bits (a commit message, a rebuilt lake), so these two only inform.
+INFORMATIVE: Final = frozenset({"code", "snapshot"})
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Everything that a model was made from.
+
+    Args:
+        model: its name in the recipe.
+        fold: the fold's index; -1 for the refit on all rows.
+        seed: the seed of all its draws.
+        recipe: the whole recipe, as plain values.
+        feature_names: in the order of the model's inputs.
+        feature_fingerprint: hash of the feature set's code and declaration.
+        content_hash: hash of the sorted rows that were read.
+        snapshot: the lake's snapshot that they were read from.
+        code: version and commit of the code.
+        training_code: hash of this room's source.
+        lock: hash of the locked environment.
+        torch_version: torch that trained it.
+        device: the kind of device.
+    """
+
+    model: str
+    fold: int
+    seed: int
+    recipe: Mapping[str, Any]
+    feature_names: tuple[str, ...]
+    feature_fingerprint: str
+    content_hash: str
+    snapshot: int
+    code: str
+    training_code: str
+    lock: str
+    torch_version: str
+    device: str
+
+    def expectations(self) -> dict[str, Any]:
+        """Return what a checkpoint must say to be continued under this stamp."""
+        return {name: value for name, value in asdict(self).items() if name not in INFORMATIVE}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model as saved.
+
+    Args:
+        stamp: what it was made from, as plain values.
+        weights: the best weights so far.
+        normaliser: mean, standard deviation and clip by feature.
+        cursor: plain values: how far training is, and its history.
+        state: optimiser, current weights and random states; empty where the model trains in one go.
+    """
+
+    stamp: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor]
+    normaliser: Mapping[str, Any]
+    cursor: Mapping[str, Any]
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path,
+    stamp: Stamp,
+    *,
+    weights: Mapping[str, torch.Tensor],
+    normaliser: Mapping[str, Any],
+    cursor: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint over the folder's old one, all of it or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    torch.save(dict(state or {}), packed)
+    files = {
+        "weights": (
+            ".safetensors",
+            safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()}),
+        ),
+        "state": (".pt", packed.getvalue()),
+    }
+    listed: dict[str, dict[str, str]] = {}
+    for kind, (suffix, content) in files.items():
+        digest = hashlib.sha256(content).hexdigest()
+        name = f"{kind}-{digest[:12]}{suffix}"
+        listed[kind] = {"name": name, "sha256": digest}
+        if not (folder / name).exists():
+            write_atomic(folder / name, content)
+    manifest = {
+        "format": FORMAT,
+        "stamp": asdict(stamp),
+        "normaliser": dict(normaliser),
+        "cursor": dict(cursor),
+        "files": listed,
+    }
+    write_json(folder / MANIFEST, manifest)
+    kept = {entry["name"] for entry in listed.values()}
+    for kind, (suffix, _) in files.items():
+        for old in folder.glob(f"{kind}-*{suffix}"):
+            if old.name not in kept:
+                old.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint of a folder.
+
+    Args:
+        folder: where it lies.
+        expect: fields of its stamp that must hold; `Stamp.expectations()` for all of them.
+
+    Raises:
+        CheckpointError: there is none, a file is missing or damaged, or a field of the stamp differs.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint in {folder}", hint="train it with: tickwalk nightly")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint manifest {path} is no JSON: {error}", hint=_AGAIN) from error
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {folder} has format {manifest.get('format')}, this code reads {FORMAT}", hint=_AGAIN
+        )
+    stamp = manifest["stamp"]
+    for name, wanted in expect.items():
+        wanted = _plain(wanted)
+        if stamp.get(name) != wanted:
+            raise CheckpointError(
+                f"checkpoint {folder} was made with {name} {_short(stamp.get(name))}, and {_short(wanted)} is asked",
+                hint=_AGAIN,
+                field=name,
+            )
+    weights = safetensors.torch.load(_verified(folder, manifest["files"]["weights"]))
+    state = torch.load(io.BytesIO(_verified(folder, manifest["files"]["state"])), weights_only=True)
+    return Checkpoint(stamp, weights, manifest["normaliser"], manifest["cursor"], state)
+
+
+_AGAIN: Final = "train again: tickwalk nightly"
+
+
+def _verified(folder: Path, entry: Mapping[str, str]) -> bytes:
+    path = folder / entry["name"]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint file {path} cannot be read: {error.strerror}", hint=_AGAIN
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry["sha256"]:
+        raise CheckpointError(
+            f"checkpoint file {path} has hash {digest[:12]}, its manifest says {entry['sha256'][:12]}",
+            hint=_AGAIN,
+        )
+    return content
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON with sorted keys, whole or not at all; NaN and infinities become null."""
+    write_atomic(
+        path, (json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    )
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, finds the old one or the new one and nothing between."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with scratch.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    scratch.replace(path)
+    entry = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

@@ -1,0 +1,213 @@
+"""What happened after each decision? The only module of tickwalk that looks forward.
+
+A decision about bar `t` is taken when the bar is knowable, `ts_close[t] + grace`, and no feature sees past
+`ts_close[t]`. The entry price belongs to the first bar `e = t + k` that closes no earlier than the decision plus
+the order's delay (`k` is 1 wherever grace and delay fit in one bar), as of that bar's close; the exit price is the
+one of bar `x = e + horizon_bars`. So the label is
+
+    y[t] = ln(price[x] / price[e]) / (volatility[t] * sqrt(horizon_bars))
+
+gross of every cost, with the price the mid where the bar has a quote, else its last print, never one of each.
+`volatility[t]` is the root mean square of the one-bar returns of the last `volatility_bars` bars up to and
+including `t`. Where the price is a last print, that print may be up to one grace older than the decision: it is
+later than anything a feature saw, all the same.
+
+Axes: S instruments, T steps. One row of the panel is one listing (a recycled name is a new instrument), and a span
+that meets an `unlisted` step is masked, so no return spans two listings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from features.inputs import QUOTE_LIMIT_MS
+from features.panel import Panel
+from storage.contracts import STATUSES
+from storage.errors import SettingsError
+
+BASIS_NONE: Final = 0
+BASIS_MID: Final = 1
+BASIS_PRINT: Final = 2
+BASES: Final = ("none", "mid", "print")
+
+_WATCHED: Final = tuple(STATUSES.index(name) for name in ("printed", "quiet"))
+_HOLES: Final = tuple(STATUSES.index(name) for name in ("blind", "unknown"))
+_UNLISTED: Final = STATUSES.index("unlisted")
+_LEAST_VOLATILITY: Final = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """How a label is made.
+
+    Args:
+        horizon_bars: bars from entry to exit.
+        volatility_bars: bars of the trailing volatility; half of their returns must be observed.
+        delay_ms: from the decision to the order's arrival.
+        max_hole_bars: the longest run of bars nobody watched that a span may hold.
+    """
+
+    horizon_bars: int
+    volatility_bars: int = 60
+    delay_ms: int = 200
+    max_hole_bars: int = 0
+
+    def __post_init__(self) -> None:
+        if self.horizon_bars < 1 or self.volatility_bars < 2 or self.delay_ms < 0 or self.max_hole_bars < 0:
+            raise SettingsError(
+                f"label rule {self} is out of range",
+                hint="horizon_bars from 1, volatility_bars from 2, delay_ms and max_hole_bars from 0",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What one unit cost at each bar's close.
+
+    Args:
+        price: (S, T) float64, NaN where no watched bar gives one.
+        basis: (S, T) uint8, index into `BASES`.
+    """
+
+    price: torch.Tensor
+    basis: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of a panel, with the clock that purging needs.
+
+    Args:
+        label: (S, T) float32, in units of trailing volatility; 0 where masked.
+        mask: (S, T) bool, both ends and everything between them was observed well enough.
+        basis: (S, T) uint8, index into `BASES`: what the return is a return of; `none` where masked.
+        scale: (S, T) float64, the trailing volatility of one horizon, known at the decision; NaN where unknown.
+        decidable: (S, T) bool, the bar was watched and its scale is known, so a live system would have decided;
+            it looks at nothing later than the bar.
+        ts_decided_ns: (T,) int64, when a row's decision is taken.
+        ts_span_start_ns, ts_span_end_ns: (T,) int64, the entry's and the exit's instant, one per step since all
+            instruments share the clock; steps whose exit lies beyond the panel have them too, and are masked.
+    """
+
+    label: torch.Tensor
+    mask: torch.Tensor
+    basis: torch.Tensor
+    scale: torch.Tensor
+    decidable: torch.Tensor
+    ts_decided_ns: np.ndarray
+    ts_span_start_ns: np.ndarray
+    ts_span_end_ns: np.ndarray
+
+
+def delay_bars(width_ns: int, *, grace_ns: int, delay_ms: int) -> int:
+    """Return how many bars after the decided one closes the bar that an order meets.
+
+    >>> delay_bars(60_000_000_000, grace_ns=2_000_000_000, delay_ms=200)
+    1
+    >>> delay_bars(1_000_000_000, grace_ns=2_000_000_000, delay_ms=200)
+    3
+    """
+    wait_ns = grace_ns + delay_ms * 1_000_000
+    return max(1, -(-wait_ns // width_ns))
+
+
+def prices_at_close(panel: Panel) -> Prices:
+    """Return the mid of each bar's closing quote, or its last print where it has no fresh quote; watched bars only."""
+    watched = torch.isin(panel.status, torch.tensor(_WATCHED, dtype=panel.status.dtype))
+    mid = (panel.column("bid") + panel.column("ask")) / 2
+    last = panel.column("close")
+    has_mid = watched & torch.isfinite(mid) & ~(panel.column("quote_age_ms") > QUOTE_LIMIT_MS)
+    has_print = watched & torch.isfinite(last) & ~has_mid
+    price = torch.where(has_mid, mid, torch.where(has_print, last, torch.nan))
+    basis = has_mid.to(torch.uint8) * BASIS_MID + has_print.to(torch.uint8) * BASIS_PRINT
+    return Prices(price, basis)
+
+
+def trailing_return(prices: Prices, bars: int) -> torch.Tensor:
+    """Return ln(price[t] / price[t - bars]) as (S, T) float64; NaN where an end is missing or the basis differs."""
+    past = torch.full_like(prices.price, torch.nan)
+    if bars < prices.price.shape[1]:
+        change = torch.log(prices.price[:, bars:] / prices.price[:, :-bars])
+        same = prices.basis[:, bars:] == prices.basis[:, :-bars]
+        past[:, bars:] = torch.where(same, change, torch.nan)
+    return past
+
+
+def trailing_scale(prices: Prices, rule: LabelRule) -> torch.Tensor:
+    """Return the volatility of one horizon as known at each bar, (S, T) float64; NaN where too little was seen."""
+    returns = trailing_return(prices, 1)
+    seen = torch.isfinite(returns)
+    squares = torch.where(seen, returns**2, 0.0)
+    total = _trailing_sum(squares, rule.volatility_bars)
+    count = _trailing_sum(seen.to(torch.float64), rule.volatility_bars)
+    volatility = torch.sqrt(total.clamp(min=0.0) / count.clamp(min=1.0))
+    enough = (count >= rule.volatility_bars / 2) & (volatility > _LEAST_VOLATILITY)
+    return torch.where(enough, volatility * rule.horizon_bars**0.5, torch.nan)
+
+
+def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
+    """Return the labels of every instrument and step of a panel.
+
+    Args:
+        panel: bars as they were known.
+        rule: horizon, scale, delay and holes.
+        grace_ns: how long after its close a bar is knowable.
+    """
+    n_steps = panel.status.shape[1]
+    enter = delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=rule.delay_ms)
+    leave = enter + rule.horizon_bars
+    prices = prices_at_close(panel)
+    scale = trailing_scale(prices, rule)
+    decidable = torch.isfinite(scale) & torch.isin(
+        panel.status, torch.tensor(_WATCHED, dtype=panel.status.dtype)
+    )
+    label = torch.zeros(panel.status.shape, dtype=torch.float64)
+    mask = torch.zeros(panel.status.shape, dtype=torch.bool)
+    basis = torch.zeros(panel.status.shape, dtype=torch.uint8)
+    kept = n_steps - leave
+    if kept > 0:
+        entry, entry_basis = prices.price[:, enter : enter + kept], prices.basis[:, enter : enter + kept]
+        ahead = torch.log(prices.price[:, leave:] / entry) / scale[:, :kept]
+        whole = (
+            (entry_basis == prices.basis[:, leave:])
+            & torch.isfinite(ahead)
+            & decidable[:, :kept]
+            & _unbroken(panel.status, enter, leave, rule.max_hole_bars)
+        )
+        label[:, :kept] = torch.where(whole, ahead, 0.0)
+        mask[:, :kept] = whole
+        basis[:, :kept] = torch.where(whole, entry_basis, BASIS_NONE)
+    close_ns = panel.ts_open_ns + panel.width_ns
+    return Labels(
+        label=label.to(torch.float32),
+        mask=mask,
+        basis=basis,
+        scale=scale,
+        decidable=decidable,
+        ts_decided_ns=close_ns + grace_ns,
+        ts_span_start_ns=close_ns + enter * panel.width_ns,
+        ts_span_end_ns=close_ns + leave * panel.width_ns,
+    )
+
+
+def _trailing_sum(values: torch.Tensor, bars: int) -> torch.Tensor:
+    total = torch.cumsum(values, dim=1)
+    before = torch.zeros_like(total)
+    before[:, bars:] = total[:, :-bars]
+    return total - before
+
+
+def _unbroken(status: torch.Tensor, enter: int, leave: int, max_hole_bars: int) -> torch.Tensor:
+    """Say for each step whether its span holds no hole longer than allowed and no unlisted step."""
+    is_hole = torch.isin(status, torch.tensor(_HOLES, dtype=status.dtype))
+    step = torch.arange(status.shape[1]).expand(status.shape)
+    last_seen = torch.cummax(torch.where(is_hole, -1, step), dim=1).values
+    run = (step - last_seen).to(torch.float32)
+    run = torch.where(status == _UNLISTED, torch.inf, run)
+    # A span starts at a watched bar, so the longest run within it is the largest running count.
+    longest = torch.nn.functional.max_pool1d(run[:, None, enter:], leave - enter + 1, stride=1)[:, 0]
+    return longest <= max_hole_bars

@@ -1,0 +1,145 @@
+"""How good are predictions, and how sure is that?
+
+Labels overlap and instruments move together, so rows are far from independent. Every interval here comes from a
+bootstrap over blocks of time: a block holds all instruments of its steps, and whole blocks are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+from scipy.stats import rankdata
+
+_EULER: Final = 0.5772156649015329
+_NORMAL: Final = NormalDist()
+REPLICATES: Final = 1000
+# Below this many blocks their scatter says nothing, and an interval would look surer than it is.
+LEAST_BLOCKS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with the interval that holds 95% of its bootstrap replicates; NaN where it is undefined.
+
+    The interval is also NaN with fewer than `LEAST_BLOCKS` blocks of time.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Predictions against labels.
+
+    Args:
+        rows: rows with a label.
+        ic: correlation of prediction and label (information coefficient).
+        rank_ic: the same of their ranks.
+        r2: share of the label's squared size explained, against predicting zero.
+        hit_rate: share of rows whose sign was right, of those where both have one.
+    """
+
+    rows: int
+    ic: Estimate
+    rank_ic: Estimate
+    r2: float
+    hit_rate: float
+
+
+def score_predictions(
+    prediction: np.ndarray, label: np.ndarray, step: np.ndarray, *, block_steps: int, seed: int
+) -> Score:
+    """Return every figure of one set of rows.
+
+    Args:
+        prediction, label: (N,) float; rows whose label is NaN are left out.
+        step: (N,) int64, the row's bar on the clock, which says which rows belong to one block.
+        block_steps: bars in a block; at least the label's horizon, better several.
+        seed: of the bootstrap.
+    """
+    known = np.isfinite(label)
+    x, y, step = prediction[known].astype(np.float64), label[known].astype(np.float64), step[known]
+    if len(x) == 0:
+        nothing = Estimate(math.nan, math.nan, math.nan)
+        return Score(0, nothing, nothing, math.nan, math.nan)
+    signed = (x != 0) & (y != 0)
+    return Score(
+        rows=len(x),
+        ic=correlation(x, y, step, block_steps=block_steps, seed=seed),
+        rank_ic=correlation(rankdata(x), rankdata(y), step, block_steps=block_steps, seed=seed),
+        r2=1.0 - float(((y - x) ** 2).sum() / (y**2).sum()) if (y != 0).any() else math.nan,
+        hit_rate=float((np.sign(x) == np.sign(y))[signed].mean()) if signed.any() else math.nan,
+    )
+
+
+def correlation(x: np.ndarray, y: np.ndarray, step: np.ndarray, *, block_steps: int, seed: int) -> Estimate:
+    """Return the correlation of x and y with its block-bootstrap interval; NaN where either is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    # Sums per block are enough to put any resample together, so a replicate costs one small product.
+    x, y = x - x.mean(), y - y.mean()
+    _, block = np.unique(step // block_steps, return_inverse=True)
+    terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    sums = np.stack([np.bincount(block, weights=term) for term in terms], axis=1)
+    n_blocks = len(sums)
+    value = float(_correlate(sums.sum(axis=0)[None])[0])
+    if n_blocks < LEAST_BLOCKS:
+        return Estimate(value, math.nan, math.nan)
+    draws = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), REPLICATES)
+    low, high = np.nanquantile(_correlate(draws @ sums), (0.025, 0.975))
+    return Estimate(value, float(low), float(high))
+
+
+def _correlate(sums: np.ndarray) -> np.ndarray:
+    n, x, y, xx, yy, xy = sums.T
+    spread = np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: np.ndarray = np.where(spread > 0, (xy - x * y / n) / np.sqrt(spread), np.nan)
+    return found
+
+
+def sharpe(returns: np.ndarray) -> float:
+    """Return mean by standard deviation of periodic returns, not annualised; 0 where nothing was earned or lost."""
+    spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
+    return float(returns.mean()) / spread if spread > 0 else 0.0
+
+
+def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: int) -> float:
+    """Return the probability that the true Sharpe ratio beats the best of `trials` lucky ones.
+
+    Bailey and Lopez de Prado, The Deflated Sharpe Ratio, 2014, equations 2 and 9: the benchmark is the expected
+    maximum of `trials` ratios that scatter as the tried ones do, and skew and tails widen the error.
+
+    Args:
+        returns: (N,) returns of periods that do not overlap.
+        trial_sharpes: Sharpe ratios of everything that was tried, per the same period.
+        trials: how many were tried in all, at least as many as `trial_sharpes`.
+    """
+    n, ratio = len(returns), sharpe(returns)
+    if n < 3 or returns.std(ddof=1) == 0:
+        return 0.0
+    scatter = float(trial_sharpes.std(ddof=1)) if len(trial_sharpes) > 1 else 0.0
+    benchmark = scatter * expected_maximum(trials)
+    standard = (returns - returns.mean()) / returns.std()
+    skew, tails = float((standard**3).mean()), float((standard**4).mean())
+    variance = max(1 - skew * ratio + (tails - 1) / 4 * ratio**2, 1e-12)
+    return _NORMAL.cdf((ratio - benchmark) * math.sqrt(n - 1) / math.sqrt(variance))
+
+
+def expected_maximum(trials: int) -> float:
+    """Return the expected largest of `trials` standard normal draws, by the paper's approximation.
+
+    >>> round(expected_maximum(10), 2)
+    1.57
+    """
+    if trials < 2:
+        return 0.0
+    return (1 - _EULER) * _NORMAL.inv_cdf(1 - 1 / trials) + _EULER * _NORMAL.inv_cdf(
+        1 - 1 / (trials * math.e)
+    )

@@ -1,0 +1,295 @@
+"""What would the predictions have earned, after every cost? One rule for gate, report and paper ledger.
+
+The rule: a decision is taken when a bar is knowable. Flat, or at the end of a holding period, an instrument wants
+a long (short) position when the predicted move is above (below) `threshold` times the cost of going in and out. The
+order meets the first bar that closes no earlier than the decision plus the delay and that has a price; it is held
+for `hold_bars`, then renewed, turned or closed by the same rule. The predicted move is prediction times scale.
+
+The ledger works in shares of a fixed capital, without compounding. A fill pays the taker fee in force that day,
+half the spread and an impact that grows with the root of its share of the bar's notional (the square-root law:
+Almgren et al., Direct Estimation of Equity Market Impact, 2005). Funding is paid on what is held when it falls due,
+at the last price (the venue takes its oracle). At the window's end everything is closed, at cost.
+
+Axes: S instruments, T steps of one window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from storage.clock import parse_time_ns
+from storage.errors import SettingsError
+
+BPS: Final = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class PositionRule:
+    """When a position is wanted, and how large.
+
+    Args:
+        threshold: predicted move, as a multiple of the round trip's fee and spread, that opens a position.
+        gross_share: capital at work when every instrument has a position; each gets an equal part.
+        hold_bars: bars from fill to fill.
+        capacity_share: largest share of the decided bar's notional that a position may be; `None`: no limit.
+    """
+
+    threshold: float
+    hold_bars: int
+    gross_share: float = 1.0
+    capacity_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold < 0 or self.hold_bars < 1 or self.gross_share <= 0:
+            raise SettingsError(
+                f"position rule {self} is out of range", hint="threshold from 0, hold_bars from 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What trading costs where the data does not say.
+
+    Args:
+        half_spread_bps: half the spread wherever a bar has no quote (candle history never has one).
+        impact_bps: cost of an order as large as all that its bar traded; it falls with the root of the share.
+        capital_usd: what the shares of the ledger are shares of, for capacity and impact.
+        taker_fee_bps: a fee of one's own instead of the venue's table.
+    """
+
+    half_spread_bps: float
+    impact_bps: float = 10.0
+    capital_usd: float = 100_000.0
+    taker_fee_bps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """The taker fee of a venue's base tier from an instant on, until the next row of that venue."""
+
+    venue: str
+    from_ns: int
+    taker_bps: float
+
+
+# Perps of the first dex, base tier: the venue raised the taker fee from 3.5 to 4.5 bp on 2025-05-05.
+FEES: Final = (
+    Fee("hyperliquid", 0, 3.5),
+    Fee("hyperliquid", parse_time_ns("2025-05-05"), 4.5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What a window of time offered.
+
+    Args:
+        instruments: (S,) ids.
+        ts_close_ns: (T,) int64.
+        price: (S, T) float64, NaN where none.
+        half_spread: (S, T) float64, share of the price, NaN where unquoted.
+        notional: (S, T) float64, quote units traded in the bar, NaN where unknown.
+        scale: (S, T) float64, what a prediction is multiplied by to become a move; NaN where unknown.
+        funding_paid: (S, T) float64, rates that fell due in (previous close, this close]; `None`: not known,
+            so funding is left out of the ledger and the report says so.
+        delay_bars: bars from a decision to the bar that its order meets.
+    """
+
+    instruments: tuple[str, ...]
+    ts_close_ns: np.ndarray
+    price: np.ndarray
+    half_spread: np.ndarray
+    notional: np.ndarray
+    scale: np.ndarray
+    funding_paid: np.ndarray | None
+    delay_bars: int
+
+    def window(self, first: int, stop: int) -> Market:
+        """Return the steps from `first` up to `stop`."""
+        part = slice(first, stop)
+        return Market(
+            self.instruments,
+            self.ts_close_ns[part],
+            self.price[:, part],
+            self.half_spread[:, part],
+            self.notional[:, part],
+            self.scale[:, part],
+            None if self.funding_paid is None else self.funding_paid[:, part],
+            self.delay_bars,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One fill; `change` is signed notional, and with the costs a share of the capital."""
+
+    instrument: int
+    step: int
+    price: float
+    change: float
+    fee: float
+    spread: float
+    impact: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a rule earned, step by step, in shares of the capital; costs are positive.
+
+    Args:
+        gross, fee, spread, impact, funding: (T,) float64; funding received is negative.
+        exposure: (S, T) float64, notional held after the step's fills.
+        fills: in order of time, then instrument.
+    """
+
+    gross: np.ndarray
+    fee: np.ndarray
+    spread: np.ndarray
+    impact: np.ndarray
+    funding: np.ndarray
+    exposure: np.ndarray
+    fills: tuple[Fill, ...]
+
+    @property
+    def net(self) -> np.ndarray:
+        """(T,) float64, what each step earned after costs."""
+        total: np.ndarray = self.gross - self.fee - self.spread - self.impact - self.funding
+        return total
+
+
+def taker_fee_bps(instrument: str, at_ns: int | np.ndarray, costs: Costs) -> np.ndarray:
+    """Return the taker fee in force at each instant, in basis points.
+
+    Raises:
+        SettingsError: no fee is known for the instrument's venue, or it is a market with a deployer's own fee.
+    """
+    at = np.atleast_1d(np.asarray(at_ns, dtype=np.int64))
+    if costs.taker_fee_bps is not None:
+        return np.full(at.shape, costs.taker_fee_bps)
+    venue, _, symbol = instrument.split("|", 2)
+    rows = [fee for fee in FEES if fee.venue == venue]
+    if not rows or ":" in symbol:
+        raise SettingsError(
+            f"no taker fee is known for {instrument}", hint="set costs.taker_fee_bps in the recipe"
+        )
+    which = np.searchsorted([fee.from_ns for fee in rows], at, side="right") - 1
+    found: np.ndarray = np.array([fee.taker_bps for fee in rows])[which]
+    return found
+
+
+def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs) -> Ledger:
+    """Return what acting on predictions by the rule would have earned.
+
+    Args:
+        prediction: (S, T) float, in units of `market.scale`; NaN where there is none, which wants no position.
+        market: prices and costs of the same steps.
+        rule: when and how much.
+        costs: fallbacks and fees.
+    """
+    n_instruments, n_steps = prediction.shape
+    fee = np.stack([taker_fee_bps(name, market.ts_close_ns, costs) for name in market.instruments]) * BPS
+    half = np.where(np.isfinite(market.half_spread), market.half_spread, costs.half_spread_bps * BPS)
+    wanted = _wanted(prediction, market, rule, costs, 2 * (fee + half))
+    book = _Book(n_instruments, n_steps)
+    for step in range(n_steps):
+        book.mark(step, market)
+        # Whatever would fill at the last step is closed there anyway.
+        due = (
+            book.pending & (step >= book.due_step) & np.isfinite(market.price[:, step]) & (step < n_steps - 1)
+        )
+        for instrument in np.flatnonzero(due):
+            book.fill(int(instrument), step, market, costs, fee, half)
+        # A holding period ends so that the next fill falls `hold_bars` after the last.
+        over = step >= book.fill_step + rule.hold_bars - market.delay_bars
+        free = ~book.pending & ((book.units == 0) | over)
+        book.decide(free, wanted[:, step], step + market.delay_bars)
+    book.close(n_steps - 1, market, costs, fee, half)
+    return book.ledger()
+
+
+def _wanted(
+    prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs, round_trip: np.ndarray
+) -> np.ndarray:
+    """Return the signed notional that the rule wants at each step, (S, T), as a share of the capital."""
+    move = np.nan_to_num(prediction * market.scale)
+    size = np.full(prediction.shape, rule.gross_share / len(prediction))
+    if rule.capacity_share is not None:
+        limit = rule.capacity_share * np.nan_to_num(market.notional) / costs.capital_usd
+        size = np.minimum(size, limit)
+    found: np.ndarray = np.where(np.abs(move) > rule.threshold * round_trip, np.sign(move) * size, 0.0)
+    return found
+
+
+class _Book:
+    """The state of a run: what is held, what is on its way, and what it has earned."""
+
+    def __init__(self, n_instruments: int, n_steps: int) -> None:
+        self.units = np.zeros(n_instruments)
+        self.last_price = np.full(n_instruments, np.nan)
+        self.pending = np.zeros(n_instruments, dtype=bool)
+        self.target = np.zeros(n_instruments)
+        self.due_step = np.zeros(n_instruments, dtype=np.int64)
+        self.fill_step = np.zeros(n_instruments, dtype=np.int64)
+        self.flows = {name: np.zeros(n_steps) for name in ("gross", "fee", "spread", "impact", "funding")}
+        self.exposure = np.zeros((n_instruments, n_steps))
+        self.fills: list[Fill] = []
+
+    def mark(self, step: int, market: Market) -> None:
+        """Carry what is held to this step's prices, and pay the funding that fell due on the way."""
+        price = market.price[:, step]
+        seen = np.isfinite(price)
+        moved = np.where(seen & (self.units != 0), price - self.last_price, 0.0)
+        self.flows["gross"][step] += float((self.units * np.nan_to_num(moved)).sum())
+        self.last_price = np.where(seen, price, self.last_price)
+        value = self.units * np.nan_to_num(self.last_price)
+        if market.funding_paid is not None:
+            self.flows["funding"][step] += float((value * market.funding_paid[:, step]).sum())
+        self.exposure[:, step] = value
+
+    def decide(self, free: np.ndarray, wanted: np.ndarray, due_step: int) -> None:
+        """Send an order where the side changes; where it stays, hold on for another period."""
+        turns = free & (np.sign(wanted) != np.sign(self.units))
+        renews = free & ~turns & (self.units != 0)
+        self.fill_step[renews] = due_step
+        self.pending |= turns
+        self.target[turns] = wanted[turns]
+        self.due_step[turns] = due_step
+
+    def fill(
+        self, i: int, step: int, market: Market, costs: Costs, fee: np.ndarray, half: np.ndarray
+    ) -> None:
+        """Trade one instrument to its target at this step's price."""
+        price = float(self.last_price[i])
+        change = float(self.target[i] - self.units[i] * price)
+        size = abs(change)
+        traded = float(np.nan_to_num(market.notional[i, step]))
+        taken = min(1.0, size * costs.capital_usd / traded) if traded > 0 else 1.0
+        paid = Fill(
+            instrument=i,
+            step=step,
+            price=price,
+            change=change,
+            fee=size * float(fee[i, step]),
+            spread=size * float(half[i, step]),
+            impact=size * costs.impact_bps * BPS * taken**0.5,
+        )
+        for name in ("fee", "spread", "impact"):
+            self.flows[name][step] += getattr(paid, name)
+        self.fills.append(paid)
+        self.units[i] = self.target[i] / price
+        self.exposure[i, step] = self.target[i]
+        self.pending[i] = False
+        self.fill_step[i] = step
+
+    def close(self, step: int, market: Market, costs: Costs, fee: np.ndarray, half: np.ndarray) -> None:
+        """Close whatever is held, at the last price seen."""
+        for instrument in np.flatnonzero(self.units != 0):
+            self.target[instrument] = 0.0
+            self.fill(int(instrument), step, market, costs, fee, half)
+
+    def ledger(self) -> Ledger:
+        """Return what was earned."""
+        return Ledger(**self.flows, exposure=self.exposure, fills=tuple(self.fills))

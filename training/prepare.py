@@ -1,0 +1,181 @@
+"""On which rows does a night stand: its panel, features, proof, labels and folds?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from features.build import build_features
+from features.panel import Panel, content_hash, load_panel
+from features.proof import prove
+from storage.clock import NS, iso
+from storage.contracts import STATUSES
+from storage.errors import LakeError, LeakError
+from storage.lake import Lake
+from training.folder import NightData, NightFolder
+from training.foldrun import FoldRows, fold_rows
+from training.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows
+from training.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
+from training.recipes import Recipe
+
+_MINUTE_NS: Final = 60 * NS
+
+
+def make_data(folder: NightFolder, lake: Lake) -> NightData:
+    """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
+
+    Raises:
+        LakeError: the pinned rows read otherwise than when the night was opened.
+        LeakError: a feature looks ahead.
+    """
+    facts, recipe = folder.facts, folder.recipe
+    grace_ns = facts["grace_ms"] * 1_000_000
+    panel = load_panel(
+        lake,
+        width=recipe.width,
+        since_ns=facts["since_ns"],
+        until_ns=facts["until_ns"],
+        instruments=facts["instruments"],
+        origins=recipe.origins,
+        at=facts["snapshot"],
+        grace_ns=grace_ns,
+    )
+    found = content_hash(panel)
+    if found != facts["content_hash"]:
+        raise LakeError(
+            f"night {facts['night']} was opened on rows with hash {facts['content_hash'][:12]}, "
+            f"they now have {found[:12]}",
+            hint="the lake was edited under a pinned snapshot; open a new night",
+        )
+    _prove(folder, panel, recipe, facts["seed"])
+    labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
+    return NightData(
+        panel=panel,
+        block=build_features(panel, recipe.feature_set),
+        labels=labels,
+        past=trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale,
+        funding_paid=read_funding(lake, panel, at=facts["snapshot"]),
+    )
+
+
+def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
+    """Return the funding rates that fell due within each bar, (S, T), or `None` where the lake holds none.
+
+    A payment on a bar's close belongs to that bar. Times are taken to the nearest minute, since the venue's own
+    carry some milliseconds of jitter (measured: up to 0.2 s after the hour).
+    """
+    rows = lake.query(
+        "SELECT instrument, epoch_us(ts_event) * 1000 AS at_ns, funding_rate FROM funding "
+        "WHERE list_contains(?, instrument) AND epoch_us(ts_event) BETWEEN ? AND ? ORDER BY instrument, ts_event",
+        (
+            list(panel.instruments),
+            int(panel.ts_open_ns[0] - _MINUTE_NS) // 1000,
+            int(panel.ts_close_ns[-1] + _MINUTE_NS) // 1000,
+        ),
+        at=at,
+    )
+    if rows.num_rows == 0:
+        return None
+    due_ns = (rows["at_ns"].to_numpy() + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
+    step = (due_ns - int(panel.ts_open_ns[0]) - 1) // panel.width_ns
+    which = np.array([panel.instruments.index(name) for name in rows["instrument"].to_pylist()])
+    inside = (step >= 0) & (step < panel.n_steps)
+    paid = np.zeros(panel.status.shape)
+    np.add.at(paid, (which[inside], step[inside]), rows["funding_rate"].to_numpy()[inside])
+    return paid
+
+
+def count_data(data: NightData) -> dict[str, Any]:
+    """Return the counts of `panel.json`."""
+    panel, labels = data.panel, data.labels
+    by_status = torch.bincount(panel.status.flatten().to(torch.int64), minlength=len(STATUSES))
+    by_basis = torch.bincount(labels.basis.flatten().to(torch.int64), minlength=len(BASES))
+    share = data.block.mask.to(torch.float64).mean(dim=(0, 1))
+    hours = (panel.n_steps * panel.width_ns) / (3600 * NS) * panel.n_instruments
+    paid = None if data.funding_paid is None else min(1.0, float((data.funding_paid != 0).sum()) / hours)
+    return {
+        "instruments": panel.n_instruments,
+        "steps": panel.n_steps,
+        "since": iso(int(panel.ts_open_ns[0])),
+        "until": iso(int(panel.ts_close_ns[-1])),
+        "rows": int(labels.mask.sum()),
+        "status": dict(zip(STATUSES, by_status.tolist(), strict=True)),
+        "basis": dict(zip(BASES[1:], by_basis.tolist()[1:], strict=True)),
+        "valid_share": dict(zip(data.block.names, share.tolist(), strict=True)),
+        "funding_share": paid,
+    }
+
+
+def plan_night(data: NightData, recipe: Recipe) -> list[Fold]:
+    """Return the folds of the range that has labels.
+
+    Raises:
+        RangeError: the range is too short for the recipe's folds.
+    """
+    labels = data.labels
+    labelled = labels.mask.any(dim=0).numpy()
+    decided = labels.ts_decided_ns[labelled]
+    width_ns = data.panel.width_ns
+    start = int(decided[0]) // width_ns * width_ns if len(decided) else 0
+    stop = int(decided[-1]) // width_ns * width_ns + width_ns if len(decided) else 0
+    return plan_walk(start, stop, width_ns=width_ns, geometry=recipe.folds)
+
+
+def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]:
+    """Return a fold's entry in `folds.json`: its windows, rows and leaks."""
+    labels = data.labels
+    parts = split_rows(fold, labels.ts_decided_ns, labels.ts_span_end_ns)
+    rows = fold_rows(data, parts, recipe)
+    leaks = count_row_leaks(fold, rows, labels)
+    return {
+        "index": fold.index,
+        "train": [fold.train.start_ns, fold.train.stop_ns],
+        "valid": [fold.valid.start_ns, fold.valid.stop_ns],
+        "test": [fold.test.start_ns, fold.test.stop_ns],
+        "embargo_ns": fold.embargo_ns,
+        "rows": {
+            "train": len(rows.train),
+            "valid": len(rows.valid),
+            "test": len(rows.test),
+            "purged": _labelled(labels, parts.purged),
+            "embargoed": _labelled(labels, parts.embargoed),
+        },
+        "leaks": asdict(leaks),
+    }
+
+
+def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
+    """Count leaks among the very rows that will be trained on, from their own times."""
+    used = torch.from_numpy(np.unique(torch.cat((rows.train, rows.valid, rows.test)).numpy()))
+    nothing = np.zeros(len(used), dtype=bool)
+    parts = Parts(
+        train=torch.isin(used, rows.train).numpy(),
+        valid=torch.isin(used, rows.valid).numpy(),
+        test=torch.isin(used, rows.test).numpy(),
+        purged=nothing,
+        embargoed=nothing,
+    )
+    step = (used % labels.mask.shape[1]).numpy()
+    return count_leaks(fold, parts, labels.ts_decided_ns[step], labels.ts_span_end_ns[step])
+
+
+def read_fold(entry: dict[str, Any]) -> Fold:
+    """Return a fold as `folds.json` tells it."""
+    spans = {name: Span(*entry[name]) for name in ("train", "valid", "test")}
+    return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
+
+
+def _prove(folder: NightFolder, panel: Panel, recipe: Recipe, seed: int) -> None:
+    try:
+        proof = prove(panel, recipe.feature_set, seed=seed)
+    except LeakError as error:
+        folder.write("proof.json", {"passed": False, "reason": error.message})
+        raise
+    folder.write("proof.json", {"passed": True, "reason": ""} | proof.to_dict())
+
+
+def _labelled(labels: Labels, steps: np.ndarray) -> int:
+    return int(labels.mask[:, torch.from_numpy(steps)].sum())

@@ -55,11 +55,11 @@ class Board:
         for row in source.fundings:
             self._keep_funding(row)
         self.now_ms = source.start_ns // 1_000_000
-        """Time of the newest block."""
+        """Time of the newest block, not before the first instant served."""
 
     def observe(self, block: Block) -> None:
         """Take in a block."""
-        self.now_ms = block.time_ms
+        self.now_ms = max(self.now_ms, block.time_ms)
         for frame in block.frames:
             if frame.prints:
                 self._keep_prints(frame)

@@ -38,7 +38,11 @@ class Candle:
     trades: int = 0
 
     def fold(self, other: Candle) -> None:
-        """Take in a candle that follows the ones taken in so far."""
+        """Take in a candle that follows the ones taken in so far; flat ones leave no trace beside others."""
+        if not other.trades:
+            return
+        if not self.trades:
+            self.open, self.high, self.low = other.open, other.high, other.low
         self.high = max(self.high, other.high)
         self.low = min(self.low, other.low)
         self.close = other.close

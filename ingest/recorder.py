@@ -94,6 +94,7 @@ class Recorder:
         self._unsent: list[tuple[str, dict[str, pa.Table]]] = []
         self._committing = asyncio.Lock()
         self._bars_out = asyncio.Event()
+        self._ending = asyncio.Event()
         self._first_frame = 0
         self._journal: JournalWriter
         self._pipeline: Pipeline
@@ -166,7 +167,7 @@ class Recorder:
     def _take(self, kind: Kind, connection: int, body: bytes) -> None:
         bars = self._pipeline.counts.bars
         self._pipeline.process(self._journal.append(self._clock.now_ns(), kind, connection, body))
-        if self._pipeline.counts.bars > bars:
+        if self._pipeline.counts.bars > bars and not self._follows_venue:
             self._bars_out.set()
 
     async def _run_tasks(self, stop: asyncio.Event, result: Recording) -> None:
@@ -183,36 +184,35 @@ class Recorder:
         )
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [
-                    group.create_task(self._sync_loop()),
-                    group.create_task(self._commit_loop(result)),
-                    group.create_task(self._progress_loop()),
-                ]
+                group.create_task(self._sync_loop())
+                group.create_task(self._commit_loop(result))
+                group.create_task(self._progress_loop())
                 if not self._follows_venue:
-                    helpers.append(group.create_task(self._tick_loop()))
+                    group.create_task(self._tick_loop())
                 await feed.run(stop)
-                for task in helpers:
-                    task.cancel()
+                # A loop in the middle of a commit or a sync ends it first: cancelling would leave its thread running.
+                self._ending.set()
+                self._bars_out.set()
         except* TickwalkError as failures:
             raise failures.exceptions[0] from None
 
     async def _tick_loop(self) -> None:
         """Close bars by the wall, so that a silent feed still closes its bars."""
-        while True:
+        while not self._ending.is_set():
             now_ns = self._clock.now_ns()
             due_ns = self._pipeline.next_tick_ns
             if due_ns and now_ns > due_ns:
                 self._take(Kind.CLOCK, -1, b"")
                 continue
-            await asyncio.sleep(min(1.0, max(0.001, (due_ns - now_ns) / NS)) if due_ns else 0.1)
+            await self._rest(min(1.0, max(0.001, (due_ns - now_ns) / NS)) if due_ns else 0.1)
 
     async def _sync_loop(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.record.block_ms / 1000)
+        while not self._ending.is_set():
+            await self._rest(self._settings.record.block_ms / 1000)
             await asyncio.to_thread(self._journal.sync)
 
     async def _commit_loop(self, result: Recording) -> None:
-        while True:
+        while not self._ending.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
             self._bars_out.clear()
@@ -245,9 +245,14 @@ class Recorder:
                     result.written[name] = result.written.get(name, 0) + rows
 
     async def _progress_loop(self) -> None:
-        while self._on_progress is not None:
+        while self._on_progress is not None and not self._ending.is_set():
             self._on_progress(self._pipeline.counts, self._clock.now_ns())
-            await asyncio.sleep(1.0)
+            await self._rest(1.0)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but no longer than the recording goes on."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), seconds)
 
 
 def recover(settings: Settings, lake: Lake) -> list[str]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ingest.captures import content_id
 from storage.clock import MS_NS, US_NS, iso, width_ns
 from storage.contracts import BARS, CANDLES
-from storage.errors import CaptureError, RangeError
+from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake import Lake
 from storage.settings import Settings
 
@@ -162,8 +162,8 @@ def _read(path: Path, venue: str, kind: str) -> pa.Table:
     )
     count = f'CAST("{trades}" AS BIGINT)' if trades else "CAST(NULL AS BIGINT)"
     return run.execute(
-        f"SELECT ? || '|' || ? || '|' || \"{found['symbol']}\" AS instrument, {t_ns} AS t_ns, {prices}, {count} AS trades "
-        "FROM file ORDER BY instrument, t_ns",
+        f"""SELECT concat_ws('|', ?, ?, "{found["symbol"]}") AS instrument, {t_ns} AS t_ns, {prices}, {count} AS trades
+            FROM file ORDER BY instrument, t_ns""",
         [venue, kind],
     ).to_arrow_table()
 
@@ -233,6 +233,19 @@ def _bars(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: int,
     bars = rows.select(BARS.schema.names)
     run.register("bars", bars)
     return bars
+
+
+def check_absent(text: str) -> Absent:
+    """Return what a missing candle means.
+
+    Raises:
+        SettingsError: the text is neither.
+    """
+    if text not in ("unknown", "quiet"):
+        raise SettingsError(
+            f"--absent is {text!r}", hint="unknown, or quiet where the source leaves silent bars out"
+        )
+    return "quiet" if text == "quiet" else "unknown"
 
 
 def describe(done: Imported) -> str:

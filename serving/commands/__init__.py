@@ -1,0 +1,1 @@
+"""The commands of `tickwalk`, one module a room that they open."""

@@ -1,0 +1,109 @@
+"""What do all commands share: the settings in force, progress bars and the ways to print a table?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from storage.settings import Settings
+
+Format = Literal["table", "csv", "json"]
+
+console: Final = Console()
+notes: Final = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the callback hands every command."""
+
+    settings: Settings
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Return the settings in force."""
+    held: Context = context.obj
+    return held.settings
+
+
+@contextlib.contextmanager
+def byte_progress(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes on standard error; yield the function that advances it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task(label, total=total_bytes)
+        yield lambda size: progress.advance(task, size)
+
+
+@contextlib.contextmanager
+def step_progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar of steps on standard error; yield the function that ends a step and names the next."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda name: progress.update(task, advance=1, description=name)
+
+
+def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a coroutine with an event that Ctrl-C and SIGTERM set, so that it can end in order."""
+
+    async def with_signals() -> Any:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        return await work(stop)
+
+    return asyncio.run(with_signals())
+
+
+def print_table(rows: pa.Table, form: Format) -> None:
+    """Print rows for a person, a spreadsheet or a program."""
+    if form == "json":
+        for row in rows.to_pylist():
+            sys.stdout.write(json.dumps(row, default=_plain) + "\n")
+        return
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(rows.column_names)
+        writer.writerows([_plain(value) for value in row.values()] for row in rows.to_pylist())
+        sys.stdout.write(text.getvalue())
+        return
+    table = Table(show_edge=False, header_style="bold")
+    for field in rows.schema:
+        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows.to_pylist():
+        table.add_row(*("" if value is None else str(_plain(value)) for value in row.values()))
+    console.print(table)
+    console.print(f"{rows.num_rows:,} row{'' if rows.num_rows == 1 else 's'}", style="dim", highlight=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value

@@ -1,0 +1,190 @@
+"""Commands that bring ticks in and read tables: record, replay, import, sql, instruments."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.commands.common import (
+    Format,
+    byte_progress,
+    console,
+    notes,
+    print_table,
+    run_until_stopped,
+    settings_of,
+)
+from storage.errors import RangeError
+
+imports = typer.Typer(no_args_is_help=True, help="Bring in history that was not recorded here.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(record)
+    app.command()(replay)
+    app.command()(sql)
+    app.command()(instruments)
+    app.add_typer(imports, name="import")
+
+
+def record(
+    context: typer.Context,
+    coin: Annotated[
+        list[str] | None, typer.Option(help="Coin to record, byte-exact; may be repeated.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="WebSocket address, instead of the setting.")] = None,
+    info_url: Annotated[
+        str | None, typer.Option(help="Address of POST /info, instead of the setting.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option("--for", help="Stop after so many seconds.")] = None,
+) -> None:
+    """Record the venue's public feed until Ctrl-C.
+
+    Every frame is journalled before anything is derived from it; bars are published every minute. Ctrl-C seals the
+    journal and drains what is pending. After a crash the next start recovers.
+
+    Try it without a network: `tickwalk serve-venue` in another terminal, then
+    `tickwalk record --url ws://127.0.0.1:9955/ws --info-url http://127.0.0.1:9955/info`.
+    """
+    import dataclasses
+
+    from ingest.pipeline import Counts
+    from ingest.recorder import Recorder, Recording
+    from storage.clock import iso
+    from storage.lake import Lake
+
+    settings = settings_of(context)
+    changes: dict[str, Any] = {"coins": tuple(coin) if coin else None, "ws_url": url, "info_url": info_url}
+    chosen = dataclasses.replace(settings.record, **{k: v for k, v in changes.items() if v is not None})
+    settings = dataclasses.replace(settings, record=chosen)
+    settings.ensure_home()
+
+    with notes.status(f"recording {', '.join(chosen.coins)} from {chosen.ws_url}") as status:
+
+        def show(counts: Counts, now_ns: int) -> None:
+            status.update(
+                f"{iso(now_ns)}  frames {counts.frames:,}  trades {counts.trades:,}  bars {counts.bars:,}  "
+                f"reconnects {counts.reconnects}  quarantined {counts.quarantined}  (Ctrl-C seals and ends)"
+            )
+
+        async def work(stop: asyncio.Event) -> Recording:
+            if seconds is not None:
+                asyncio.get_running_loop().call_later(seconds, stop.set)
+            with Lake.open(settings) as lake:
+                return await Recorder(settings, lake, on_progress=show).run(stop)
+
+        done: Recording = run_until_stopped(work)
+    console.print(
+        f"recorded {done.name}: {done.counts.frames:,} frames, {done.counts.trades:,} trades, "
+        f"{done.written.get('bars', 0):,} bars, {done.counts.reconnects} reconnects",
+        highlight=False,
+    )
+
+
+def replay(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="Captures, or recordings in the journal.")],
+) -> None:
+    """Replay captures or recordings into the tables; what is there already is not written twice.
+
+    A capture is a file of lines `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped.
+    """
+    from ingest.replay import replay as run
+    from storage.lake import Lake
+
+    settings = settings_of(context)
+    settings.ensure_home()
+    with Lake.open(settings) as lake:
+        for path in files:
+            with byte_progress(path.name, _size(path)) as advance:
+                done = run(path, settings, lake, on_bytes=advance)
+            counts = done.counts
+            channels = ", ".join(f"{name} {frames:,}" for name, frames in sorted(done.channels.items()))
+            console.print(f"{path.name} -> {done.recording}", highlight=False)
+            console.print(f"  frames    {counts.frames:,} ({channels})", highlight=False)
+            console.print(
+                f"  prints    {counts.prints:,}, of which {counts.trades:,} distinct, {counts.seen:,} seen before, "
+                f"{counts.conflicts:,} in conflict, {counts.late:,} late",
+                highlight=False,
+            )
+            console.print(
+                f"  reconnects {counts.reconnects}, quarantined {counts.quarantined:,}", highlight=False
+            )
+            new = ", ".join(f"{name} {rows:,}" for name, rows in done.written.items() if rows) or "nothing"
+            console.print(f"  new rows  {new}", highlight=False)
+
+
+def sql(
+    context: typer.Context,
+    query: Annotated[str, typer.Argument(help="DuckDB SQL over the tables; `SHOW TABLES` lists them.")],
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    at: Annotated[int | None, typer.Option(help="Read the lake as it was at this snapshot.")] = None,
+) -> None:
+    """Query the tables, read-only.
+
+    For example: `tickwalk sql "SELECT instrument, status, count(*) FROM bars_latest GROUP BY ALL"`.
+    """
+    from storage.lake import Lake
+
+    with Lake.open(settings_of(context), read_only=True) as lake:
+        print_table(lake.query(query, at=at), form)
+
+
+def instruments(
+    context: typer.Context,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+) -> None:
+    """List what the venue lists, or listed, by its newest answer in the lake."""
+    from storage.lake import Lake
+
+    query = """
+        SELECT instrument, size_decimals, is_delisted FROM instruments
+        QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_knowable_ns DESC) = 1 ORDER BY instrument
+    """
+    with Lake.open(settings_of(context), read_only=True) as lake:
+        rows = lake.query(query)
+    if rows.num_rows == 0:
+        raise RangeError(
+            "the lake holds no instruments yet", hint="they come with the first: tickwalk record"
+        )
+    print_table(rows, form)
+
+
+@imports.command()
+def candles(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Parquet file of candles.")],
+    width: Annotated[
+        str | None, typer.Option(help="Their width, such as 5m; told from the file by default.")
+    ] = None,
+    venue: Annotated[str, typer.Option(help="First part of the instrument ids.")] = "hyperliquid",
+    kind: Annotated[str, typer.Option(help="Second part of the instrument ids: perp, spot.")] = "perp",
+    absent: Annotated[str, typer.Option(help="What a missing candle means: unknown, or quiet.")] = "unknown",
+) -> None:
+    """Import candle history; bars are derived from it with origin `candle`.
+
+    Columns: coin (or symbol), t (open; milliseconds or a timestamp), open, high, low, close, volume, and trades
+    where known.
+    """
+    from ingest.history.candles import check_absent, describe, import_candles
+    from storage.lake import Lake
+
+    settings = settings_of(context)
+    settings.ensure_home()
+    with Lake.open(settings) as lake, notes.status(f"importing {file.name}"):
+        done = import_candles(
+            file, settings, lake, width=width, venue=venue, kind=kind, absent=check_absent(absent)
+        )
+    console.print(describe(done), highlight=False)
+    new = ", ".join(f"{name} {rows:,}" for name, rows in done.written.items() if rows) or "nothing"
+    console.print(f"new rows: {new}", highlight=False)
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(item.stat().st_size for item in path.iterdir())
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,118 @@
+"""What does `make demo` do: a simulated market, a real socket, a real night?
+
+Only the market is simulated. Recorder, journal, lake, features, training, gate and report are the ones that a live
+venue gets; the clock is the venue's own, carried in its frames, so that every run gives the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ingest.feed import Wanted
+from ingest.pipeline import Counts
+from ingest.recorder import Recorder, Recording
+from ingest.venues.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
+from ingest.venues.hyperliquid import CHANNELS
+from ingest.venues.market import Market
+from ingest.venues.market_spec import MarketSpec
+from ingest.venues.simulated import SimulatedVenue
+from serving.night import run_night
+from storage.clock import iso
+from storage.errors import SettingsError
+from storage.lake import Lake
+from storage.settings import Settings
+
+HOME: Final = "demo"
+RECORDING: Final = "simulated-demo"
+_MARK: Final = ".tickwalk-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo came to."""
+
+    night: str
+    verdict: dict[str, Any]
+    report: str
+    recorded: str
+
+
+def demo_faults(span_s: float) -> list[Fault]:
+    """Return what goes wrong in the demo's market, so that its report has something to show."""
+    return [
+        Disconnect(at_s=0.21 * span_s, outage_s=12.0),
+        Disconnect(at_s=0.52 * span_s, outage_s=420.0),
+        Silence(coin="DOGE", at_s=0.35 * span_s, for_s=0.01 * span_s),
+        Duplicate(share=0.01),
+        Reorder(share=0.05, window_s=2.0, at_s=0.6 * span_s, for_s=0.05 * span_s),
+        Garbage(kind="truncated", at_s=0.7 * span_s),
+    ]
+
+
+def run_demo(
+    settings: Settings, *, hours: float, seed: int, on_step: Callable[[str], None] = lambda _: None
+) -> Demo:
+    """Record a simulated market from a fresh home, and run the night of recipe `demo` on it.
+
+    Args:
+        settings: whose home takes the folder `demo`.
+        hours: length of the market.
+        seed: of the market; the training's own is a setting.
+        on_step: is told what happens.
+
+    Raises:
+        SettingsError: the folder `demo` holds something that is not an earlier demo.
+    """
+    settings = _fresh_home(settings)
+    spec = MarketSpec(seed=seed, span_s=hours * 3_600.0)
+    recorded = asyncio.run(_record(settings, spec, on_step))
+    done = run_night(settings, recipe="demo", on_step=on_step)
+    counts = recorded.counts
+    summary = (
+        f"{counts.frames:,} frames, {counts.trades:,} trades, {recorded.written.get('bars', 0):,} bars; "
+        f"{counts.reconnects} reconnects, {counts.seen:,} prints sent again, {counts.quarantined} quarantined"
+    )
+    return Demo(done.night, done.verdict, done.report, summary)
+
+
+async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str], None]) -> Recording:
+    coins = tuple(coin.name for coin in spec.coins if coin.listed)
+    assert spec.span_s is not None
+    wanted = [Wanted(channel, coin) for coin in coins for channel in CHANNELS]
+    venue = SimulatedVenue(
+        Market(spec), clock="virtual", wait_for_subscriptions=len(wanted), faults=demo_faults(spec.span_s)
+    )
+
+    def show(counts: Counts, now_ns: int) -> None:
+        on_step(
+            f"recording the simulated market: {iso(now_ns)}, {counts.frames:,} frames, {counts.trades:,} trades"
+        )
+
+    async with venue:
+        record = dataclasses.replace(
+            settings.record, coins=coins, ws_url=venue.ws_url, info_url=venue.info_url, clock="venue"
+        )
+        settings = dataclasses.replace(settings, record=record)
+        with Lake.open(settings) as lake:
+            recorder = Recorder(settings, lake, name=RECORDING, ends_with_venue=True, on_progress=show)
+            return await recorder.run(asyncio.Event())
+
+
+def _fresh_home(settings: Settings) -> Settings:
+    home = settings.home / HOME
+    if home.exists():
+        if not (home / _MARK).exists():
+            raise SettingsError(
+                f"{home} holds something that is not an earlier demo",
+                hint="choose another --home, or move it away",
+            )
+        shutil.rmtree(home)
+    settings = dataclasses.replace(settings, home=home)
+    settings.ensure_home()
+    (home / _MARK).touch()
+    return settings

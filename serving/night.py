@@ -1,0 +1,61 @@
+"""How does a whole night run in one process, as the nightly DAG runs it in tasks?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from serving.report import write_report
+from storage.settings import Settings
+from training.folder import NightFolder
+from training.night import build_panel, judge_night, open_night, plan_folds, train_fold
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What a night came to: its id, its verdict, its folds as drawn, and the path of its page."""
+
+    night: str
+    verdict: dict[str, Any]
+    folds: str
+    report: str
+
+
+def run_night(
+    settings: Settings,
+    *,
+    recipe: str,
+    since: str | None = None,
+    until: str | None = None,
+    at: int | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Night:
+    """Open a night, train every fold, judge it and write its page; steps that are done are kept.
+
+    Args:
+        settings: the home, the seed and the device.
+        recipe, since, until, at: see `training.night.open_night`.
+        on_step: is told what comes next.
+    """
+    on_step("pinning the data")
+    night = open_night(settings, recipe=recipe, since=since, until=until, at=at)
+    on_step("building and proving features")
+    build_panel(settings, night)
+    on_step("planning folds")
+    for fold in (folds := plan_folds(settings, night)):
+        on_step(f"training fold {fold + 1} of {len(folds)}")
+        train_fold(
+            settings,
+            night,
+            fold,
+            on_epoch=lambda model, at_fold, log: on_step(
+                f"training fold {at_fold + 1} of {len(folds)}: {model}, epoch {log.epoch}"
+            ),
+        )
+    on_step("judging the challenger")
+    verdict = judge_night(settings, night)
+    on_step("writing the report")
+    page = write_report(settings, night)
+    drawing = NightFolder.find(settings, night).read("folds.json")["drawing"]
+    return Night(night, verdict, drawing, page)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +55,7 @@ def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
     values = torch.zeros(shape, dtype=torch.float32, device=panel.status.device)
     mask = torch.zeros(shape, dtype=torch.bool, device=panel.status.device)
     stride = max(_BLOCK_CELLS // max(panel.n_instruments, 1), lookback + 1)
-    with torch.inference_mode():
+    with torch.inference_mode(), on_one_core():
         for start in range(0, panel.n_steps, stride):
             part = panel.steps(max(start - lookback, 0), start + stride)
             skip = min(start, lookback)
@@ -72,6 +74,22 @@ def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
         feature_set=feature_set,
         lookback_bars=lookback,
     )
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Compute on one thread inside.
+
+    Passes over a block take well under a millisecond, and two threads that wait for each other at every one of
+    them lose: on two cores shared with others a proof took 10 s on two threads and 0.9 s on one (measured
+    2026-11-23).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_block(path: Path, block: FeatureBlock) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from features.build import on_one_core
 from features.inputs import View, leaves_of
 from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import fingerprint, get_set
@@ -113,8 +114,8 @@ def prove_features(
         RangeError: the panel is shorter than the deepest lookback.
     """
     panel = panel.steps(-PROOF_STEPS, None)
-    proof = _Proof(panel, tuple(features), seed)
-    with torch.inference_mode():
+    with torch.inference_mode(), on_one_core():
+        proof = _Proof(panel, tuple(features), seed)
         compared = {
             "future": proof.future(),
             "past": proof.past(),
@@ -124,7 +125,7 @@ def prove_features(
         }
     result = ProofResult(
         feature_set=feature_set,
-        fingerprint=fingerprint(features),
+        fingerprint=fingerprint(tuple(features)),
         seed=seed,
         instruments=panel.n_instruments,
         steps=panel.n_steps,
@@ -153,8 +154,7 @@ class _Proof:
         self._panel = panel
         self._features = features
         self._random = torch.Generator().manual_seed(seed)
-        with torch.inference_mode():
-            self.before = _evaluate(panel, features)
+        self.before = _evaluate(panel, features)
         self._cuts = [self._draw(deepest, panel.n_steps - _MARGIN_STEPS) for _ in range(_CUTS)]
 
     def future(self) -> int:

@@ -9,7 +9,8 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
 from features.book import microprice_distance, queue_imbalance, relative_spread
@@ -94,7 +95,8 @@ def get_set(name: str) -> tuple[Feature, ...]:
     return FEATURE_SETS[name]
 
 
-def fingerprint(features: Sequence[Feature]) -> str:
+@lru_cache
+def fingerprint(features: tuple[Feature, ...]) -> str:
     """Return the version of these features, as a hash.
 
     It covers names, order, inputs, lookbacks and windows, and the source text of every function that they
@@ -105,11 +107,9 @@ def fingerprint(features: Sequence[Feature]) -> str:
         *((item.name, item.inputs, item.own_lookback_bars, item.params) for item in features),
         *((item.name, item.inputs, item.lookback_bars, item.params) for item in inputs.values()),
     ]
-    functions = [
-        evaluate,
-        *(item.function for item in features),
-        *(item.function for item in inputs.values()),
-    ]
+    functions: list[Callable[..., object]] = [evaluate]
+    functions += [item.function for item in features]
+    functions += [item.function for item in inputs.values()]
     payload = json.dumps({"declared": declared, "sources": reached_sources(functions)}, sort_keys=True)
     return hashlib.sha256(payload.encode()).hexdigest()
 

@@ -1,0 +1,126 @@
+"""Panels and rows of bars for these tests; drawn from a seed, with every kind of hole in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from features.panel import COLUMNS, PRINTED, Panel
+from storage.clock import NS, US_NS
+from storage.contracts import BARS, STATUSES
+
+MINUTE_NS = 60 * NS
+START_NS = 1_757_000_000 * NS // MINUTE_NS * MINUTE_NS
+CODE = {status: code for code, status in enumerate(STATUSES)}
+
+
+def random_panel(
+    n_instruments: int = 4, n_steps: int = 400, *, seed: int = 0, start_ns: int = START_NS
+) -> Panel:
+    """Return a panel with quiet runs (short and beyond the carry), holes, halts, a late listing and odd values."""
+    draw = np.random.default_rng(seed)
+    shape = (n_instruments, n_steps)
+    price = 100.0 * np.exp(np.cumsum(draw.normal(0.0, 1e-3, shape), axis=1))
+    opened = np.concatenate([price[:, :1], price[:, :-1]], axis=1)
+    volume = np.exp(draw.normal(2.0, 1.0, shape))
+    values = {
+        "open": opened,
+        "high": np.maximum(opened, price) * (1.0 + 1e-3 * draw.random(shape)),
+        "low": np.minimum(opened, price) * (1.0 - 1e-3 * draw.random(shape)),
+        "close": price,
+        "vwap": (opened + price) / 2.0,
+        "volume": volume,
+        "buy_volume": volume * draw.random(shape),
+        "notional": volume * (opened + price) / 2.0,
+        "trades": np.ceil(volume),
+        "bid": price * (1.0 - 2e-4 * draw.random(shape)),
+        "ask": price * (1.0 + 2e-4 * draw.random(shape) - 2e-5),
+        "bid_size": np.round(draw.exponential(1.0, shape), 1),
+        "ask_size": np.round(draw.exponential(1.0, shape), 1),
+        "quote_age_ms": draw.uniform(0.0, 330_000.0, shape),
+        "funding_rate": draw.normal(1e-5, 1e-5, shape),
+        "open_interest": volume * 100.0,
+        "oracle": price * 1.0003,
+        "mark": price,
+        "context_age_ms": draw.uniform(0.0, 130_000.0, shape),
+        "observed_ms": np.full(shape, 60_000.0),
+    }
+    status = _statuses(draw, shape)
+    unprinted = status != PRINTED
+    for name in ("open", "high", "low", "close", "vwap"):
+        values[name][unprinted] = np.nan
+    # A blind bar keeps what printed while we watched; features must not read it.
+    seen = (status == CODE["blind"]) & (draw.random(shape) < 0.5)
+    values["close"][seen] = price[seen]
+    for name in ("buy_volume", "bid", "ask", "bid_size", "funding_rate", "quote_age_ms", "oracle"):
+        values[name][draw.random(shape) < 0.04] = np.nan
+    return Panel(
+        instruments=tuple(f"venue|perp|C{i:02d}" for i in range(n_instruments)),
+        width_ns=MINUTE_NS,
+        ts_open_ns=start_ns + MINUTE_NS * np.arange(n_steps, dtype=np.int64),
+        values={name: torch.from_numpy(values[name].astype(np.float64)) for name in COLUMNS},
+        status=torch.from_numpy(status),
+    )
+
+
+def _statuses(draw: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    status = np.full(shape, PRINTED, dtype=np.uint8)
+    status[draw.random(shape) < 0.15] = CODE["quiet"]
+    for row in range(shape[0]):
+        for kind, runs, longest in (("quiet", 3, 45), ("blind", 3, 12), ("unknown", 2, 4), ("halted", 1, 6)):
+            for _ in range(runs):
+                at = int(draw.integers(shape[1]))
+                status[row, at : at + int(draw.integers(1, longest))] = CODE[kind]
+    status[-1, : shape[1] // 4] = CODE["unlisted"]
+    return status
+
+
+def bar_rows(rows: list[dict[str, Any]]) -> pa.Table:
+    """Return rows of `bars`; what a test does not name is a plain printed bar of venue|perp|A.
+
+    `step` places a row on the grid, `lag_ms` says how long after its close it was knowable.
+    """
+    full = []
+    for given in rows:
+        row = dict(given)
+        ts_open_ns = START_NS + row.pop("step", 0) * MINUTE_NS
+        ts_close_ns = ts_open_ns + MINUTE_NS
+        base: dict[str, Any] = {
+            "instrument": "venue|perp|A",
+            "width": "1m",
+            "ts_open": ts_open_ns // US_NS,
+            "ts_close": ts_close_ns // US_NS,
+            "revision": 0,
+            "status": "printed",
+            "cause": "",
+            "session": "always",
+            "origin": "live",
+            "observed_ms": 60_000,
+            "repaired": False,
+            "certified": False,
+            "open": 100.0,
+            "high": 101.0,
+            "low": 99.0,
+            "close": 100.0,
+            "volume": 2.0,
+            "trades_applicable": True,
+            "ts_knowable_ns": ts_close_ns + row.pop("lag_ms", 0) * 1_000_000,
+        }
+        full.append(base | row)
+    return BARS.rows(full)
+
+
+def table_of(panel: Panel) -> pa.Table:
+    """Return a panel's cells as rows of `bars`, with the columns that `panel_from_table` reads."""
+    rows, steps = panel.n_instruments, panel.n_steps
+    columns: dict[str, Any] = {
+        "instrument": np.repeat(np.array(panel.instruments), steps),
+        "ts_open": pa.array(np.tile(panel.ts_open_ns // US_NS, rows)).cast(pa.timestamp("us", tz="UTC")),
+        "status": np.array(STATUSES)[panel.status.numpy().ravel()],
+    }
+    for name in COLUMNS:
+        columns[name] = pa.array(panel.column(name).numpy().ravel(), from_pandas=True)
+    return pa.table(columns)

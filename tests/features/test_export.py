@@ -1,0 +1,43 @@
+"""A whole set exports as one graph, for any number of instruments, with the same bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+from features.inputs import CLOCK, View, leaves_of
+from features.sets import get_set
+from features.spec import evaluate
+from tests.features.panels import random_panel
+
+STEPS = 160
+
+
+class Graph(nn.Module):
+    """The live set, from the leaves of a panel to its last step's values and masks."""
+
+    def forward(self, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        results = evaluate(View(leaves), get_set("live"), shape=tuple(leaves["panel.status"].shape))
+        values, masks = zip(*results, strict=True)
+        return torch.stack([value[:, -1] for value in values], 1), torch.stack(
+            [mask[:, -1] for mask in masks], 1
+        )
+
+
+def test_the_live_set_is_one_graph_with_a_free_number_of_instruments() -> None:
+    def leaves(n_instruments: int, seed: int) -> dict[str, Tensor]:
+        return leaves_of(random_panel(n_instruments, STEPS, seed=seed))
+
+    example = leaves(4, 0)
+    free = {"leaves": {name: None if name == CLOCK else {0: Dim("S", min=1, max=200)} for name in example}}
+    graph = export(Graph(), (example,), dynamic_shapes=free).module()
+    valid = 0
+    for n_instruments in (1, 3, 7, 40):
+        given = leaves(n_instruments, n_instruments)
+        value, mask = graph(given)
+        expected, known = Graph()(given)
+        assert torch.equal(mask, known)
+        assert torch.equal(value.view(torch.int64), expected.contiguous().view(torch.int64))
+        valid += int(known.sum())
+    assert valid > 500

@@ -23,7 +23,7 @@ from storage.settings import load_settings
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
     params={
-        "recipe": Param("nightly", type="string", minLength=1, description="Models, features and folds."),
+        "recipe": Param("demo", type="string", minLength=1, description="Models, features and folds."),
         "since": Param(None, type=["null", "string"], description="First bar, UTC."),
         "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
     },

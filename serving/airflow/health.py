@@ -22,14 +22,20 @@ def problem(url: str, component: str = "", *, timeout_s: float = 5.0) -> str:
     """
     try:
         # The address is our own and on this network: no proxy leads there.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout_s) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            url, timeout=timeout_s
+        ) as answer:
             body = answer.read()
     except OSError as error:
         return f"{url} does not answer: {error}"
     if not component:
         return ""
     facts = json.loads(body).get(component) or {}
-    return "" if facts.get("status") == "healthy" else f"{component} is {facts.get('status', 'not known')} at {url}"
+    return (
+        ""
+        if facts.get("status") == "healthy"
+        else f"{component} is {facts.get('status', 'not known')} at {url}"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

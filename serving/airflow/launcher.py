@@ -40,6 +40,8 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _POLL_S: Final = 0.5
+# The triggerer sometimes sleeps 10 s on a child that is gone already (seen 2026-11-23); nothing is lost by force.
+_SHORT_GRACE_S: Final = 4.0
 
 
 def up(settings: Settings, *, unpause: bool = False, record: bool = False, timeout_s: float = 300.0) -> Stack:
@@ -62,7 +64,8 @@ def up(settings: Settings, *, unpause: bool = False, record: bool = False, timeo
     folder = _folder(settings)
     folder.make()
     with _only_one(folder):
-        secrets, is_new = load_secrets(airflow_home(settings) / "secrets.json")
+        kept = airflow_home(settings) / "secrets.json"
+        secrets, is_new = load_secrets(kept)
         env = local_env(settings, secrets) | {PASSWORD_VARIABLE: secrets.admin_password}
         with AirflowClient(base_url(settings), password=secrets.admin_password) as client:
             start = _Start(settings, folder, client, deadline_s=time.monotonic() + timeout_s)
@@ -73,6 +76,8 @@ def up(settings: Settings, *, unpause: bool = False, record: bool = False, timeo
                     client.unpause(dag)
             except BaseException:
                 start.take_back()
+                if is_new:
+                    kept.unlink()  # or the password would never be told
                 raise
             password = secrets.admin_password if is_new else None
             return look(settings, folder, client, dags=dags, new_password=password)
@@ -81,13 +86,19 @@ def up(settings: Settings, *, unpause: bool = False, record: bool = False, timeo
 def down(settings: Settings, *, grace_s: float = 20.0) -> tuple[str, ...]:
     """Stop every daemon and all that it started, in the reverse order of their start; return who was running.
 
-    A task in flight has `grace_s` to end; then it is stopped, and tried again after the next `up`.
+    Args:
+        settings: of the home.
+        grace_s: what a task in flight has to end; then it is stopped, and tried again after the next `up`.
     """
     folder = _folder(settings)
     if not folder.path.exists():
         return ()
     with _only_one(folder):
-        return tuple(service.name for service in reversed(DAEMONS) if _stop(folder, service, grace_s=grace_s))
+        return tuple(
+            service.name
+            for service in reversed(DAEMONS)
+            if _stop(folder, service, grace_s=grace_s if service.patient else _SHORT_GRACE_S)
+        )
 
 
 def status(settings: Settings) -> Stack:
@@ -146,7 +157,7 @@ class _Start:
     def take_back(self) -> None:
         """Stop what was started here, last first."""
         for service in reversed(self._started):
-            _stop(self._folder, service, grace_s=5.0)
+            _stop(self._folder, service, grace_s=_SHORT_GRACE_S)
 
     def _run_once(self, service: Service, env: dict[str, str]) -> None:
         log = self._folder.log(service.name)

@@ -136,7 +136,8 @@ class DaemonFolder:
     def stop(self, name: str, *, grace_s: float) -> bool:
         """Stop a daemon and all that it started; return whether there was anything to stop.
 
-        The leader is asked first and alone, so that it can end its children in its own order.
+        The leader is asked first and alone, so that it can end its children in its own order. What is left after
+        `grace_s` is asked too, has a second such time (5 s at most), and is killed.
         """
         process = self.find(name)
         if process is None:
@@ -145,10 +146,13 @@ class DaemonFolder:
         if leader := process.leader():
             _signal([leader], psutil.Process.terminate)
             _await_end([leader], grace_s)
-        for send in (psutil.Process.terminate, psutil.Process.kill):
+        for send, wait_s in (
+            (psutil.Process.terminate, min(grace_s, _KILL_WAIT_S)),
+            (psutil.Process.kill, _KILL_WAIT_S),
+        ):
             rest = process.session()
             _signal(rest, send)
-            _await_end(rest, _KILL_WAIT_S)
+            _await_end(rest, wait_s)
         self._pid_file(name).unlink(missing_ok=True)
         return bool(members)
 

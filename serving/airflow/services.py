@@ -35,6 +35,8 @@ class Service:
     """It runs to its end instead of staying."""
     asked: bool = False
     """`up` starts it only where someone asks, since it needs more than this machine."""
+    patient: bool = False
+    """It has work in flight that deserves time to end when it is stopped."""
 
 
 # In the order in which they start; they stop in the reverse.

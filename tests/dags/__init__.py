@@ -1,0 +1,1 @@
+"""Do the DAGs load, run and show?"""

@@ -1,0 +1,118 @@
+"""Do the DAGs load cheaply, read as the house wants them, and run through Airflow itself?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.airflow.keys import load_secrets
+from serving.airflow.prepare import PASSWORD_VARIABLE
+from serving.airflow.services import DAGS_DIR, local_env
+from storage.settings import Settings
+from tests.dags.small import FOLDS, TRAINING, furnish
+from training.recipes import RECIPES
+
+FILES = sorted(DAGS_DIR.glob("*.py"))
+
+
+def inside(settings: Settings, *words: str) -> dict[str, Any]:
+    """Run `tests.dags.inside` with an Airflow of its own and return its answer."""
+    home = settings.home / "airflow"
+    home.mkdir(parents=True, exist_ok=True)
+    secrets, _ = load_secrets(home / "secrets.json")
+    env = local_env(settings, secrets) | {PASSWORD_VARIABLE: secrets.admin_password}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.dags.inside", *words],
+        cwd=DAGS_DIR.parent,
+        env=env
+        | {"PYTHONPATH": os.pathsep.join(filter(None, [str(DAGS_DIR.parent), os.environ.get("PYTHONPATH")]))},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The DAG folder as Airflow reads it."""
+    return inside(Settings(home=tmp_path_factory.mktemp("load")), "load")
+
+
+def test_every_file_loads_and_holds_the_dag_that_is_named_like_it(folder: dict[str, Any]) -> None:
+    assert folder["errors"] == {}
+    assert sorted(folder["dags"]) == [path.stem for path in FILES]
+    assert "retrain_nightly" in folder["dags"]
+
+
+def test_reading_the_dags_imports_nothing_heavy(folder: dict[str, Any]) -> None:
+    assert folder["heavy"] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_dag_file_is_short_and_names_no_room_like_itself(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 80
+    assert not (DAGS_DIR.parent / path.stem).exists(), "it would shadow that room when run by hand"
+    assert "data_interval" not in path.read_text(encoding="utf-8"), "undefined in partitioned and manual runs"
+
+
+def test_every_dag_speaks_to_the_person_on_call(folder: dict[str, Any]) -> None:
+    for name, dag in folder["dags"].items():
+        for word in ("on call", "Normal", "fails"):
+            assert word in dag["doc"], f"{name}: its docstring does not say {word!r}"
+        assert dag["tags"], name
+        assert all(task["retries"] >= 1 for task in dag["tasks"].values()), name
+
+
+def test_the_night_runs_its_steps_in_order_with_one_training_at_a_time(folder: dict[str, Any]) -> None:
+    tasks = folder["dags"]["retrain_nightly"]["tasks"]
+    assert {name: task["upstream"] for name, task in tasks.items()} == {
+        "open_night": [],
+        "build_panel": ["open_night"],
+        "plan_folds": ["build_panel", "open_night"],
+        "train_fold": ["open_night", "plan_folds"],
+        "judge_night": ["open_night", "train_fold"],
+        "write_report": ["judge_night", "open_night"],
+    }
+    assert [name for name, task in tasks.items() if task["is_mapped"]] == ["train_fold"]
+    assert [name for name, task in tasks.items() if task["pool"] == "gpu"] == ["train_fold"]
+
+
+def test_the_asset_comes_from_one_task_that_is_not_mapped(folder: dict[str, Any]) -> None:
+    tasks = folder["dags"]["retrain_nightly"]["tasks"]
+    assert {name: task["outlets"] for name, task in tasks.items() if task["outlets"]} == {
+        "judge_night": ["model_versions"]
+    }
+
+
+def test_the_recipe_that_a_run_takes_by_itself_exists(folder: dict[str, Any]) -> None:
+    assert folder["dags"]["retrain_nightly"]["params"]["recipe"] in RECIPES
+
+
+@pytest.mark.slow
+def test_a_night_runs_through_airflow_on_a_real_lake(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", training=TRAINING)
+    recipe = furnish(settings)
+    answer = inside(settings, "run", "retrain_nightly", json.dumps({"recipe": str(recipe)}))
+    assert answer["state"] == "success"
+    assert answer["labels"] == [f"fold {fold}" for fold in range(FOLDS)]
+    assert [tuple(task) for task in answer["tasks"]] == [
+        ("build_panel", -1, "success"),
+        ("judge_night", -1, "success"),
+        ("open_night", -1, "success"),
+        ("plan_folds", -1, "success"),
+        *(("train_fold", fold, "success") for fold in range(FOLDS)),
+        ("write_report", -1, "success"),
+    ]
+    (night,) = (settings.models_dir / "nights").iterdir()
+    assert json.loads((night / "verdict.json").read_text(encoding="utf-8"))["version"]
+    assert len(list(settings.reports_dir.glob("*.html"))) == 1

@@ -1,0 +1,1 @@
+"""Does the doors room keep its word?"""

@@ -72,9 +72,9 @@ def _failures(contract: Contract, batch: pa.Table) -> dict[int, str]:
 def _collect(cases: Any) -> dict[int, str]:
     reasons: dict[int, dict[str, None]] = {}
     for row, column, check, value in cases:
-        # A rule over several columns is reported once a column by pandas; its name says enough.
-        whole_row = " " in str(check)
-        text = str(check) if whole_row else f"{column} is {_show(value)}: {check}"
+        # A rule over the whole row is reported once a column by pandas; its name says enough.
+        is_whole_row = str(check) == _KEY_RULE or " <= " in str(check)
+        text = str(check) if is_whole_row else f"{column} is {_show(value)}: {check}"
         reasons.setdefault(int(row), {})[text] = None
     return {row: "; ".join(texts) for row, texts in reasons.items()}
 

@@ -1,0 +1,31 @@
+"""What every test may ask for: a home of its own, and the recorded data where it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.logs import configure_logs
+from storage.settings import Settings, load_settings
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    configure_logs(level="warning")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a fresh home; no file and no variable of the person who runs the tests is read."""
+    return load_settings(overrides={"home": tmp_path / "home"}, environ={})
+
+
+def recorded(name: str) -> Path:
+    """Return a file of recorded data, or skip the test, naming it."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"recorded data not here: {name}")
+    return path

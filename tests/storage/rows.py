@@ -1,0 +1,56 @@
+"""Rows for tests: whole and valid, with only what matters spelled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BTC = "hyperliquid|perp|BTC"
+
+
+def trade(number: int, **changes: Any) -> dict[str, Any]:
+    """Return a row of `trades`, one millisecond of venue time after the one before."""
+    row = {
+        "instrument": BTC,
+        "ts_event": number * 1000,
+        "tid": number,
+        "side": "buy",
+        "price": 100.0,
+        "size": 1.0,
+        "is_twap": False,
+        "origin": "live",
+        "ts_recv_ns": number,
+        "ts_knowable_ns": number,
+        "journal": "made",
+        "frame": number,
+    }
+    return row | changes
+
+
+def bar(minute: int, **changes: Any) -> dict[str, Any]:
+    """Return a row of `bars`: a printed minute."""
+    row = {
+        "instrument": BTC,
+        "width": "1m",
+        "ts_open": minute * 60_000_000,
+        "ts_close": (minute + 1) * 60_000_000,
+        "revision": 0,
+        "status": "printed",
+        "cause": "",
+        "session": "always",
+        "origin": "live",
+        "observed_ms": 60_000,
+        "repaired": False,
+        "certified": False,
+        "open": 100.0,
+        "high": 101.0,
+        "low": 99.0,
+        "close": 100.5,
+        "volume": 2.0,
+        "buy_volume": 1.0,
+        "notional": 200.0,
+        "vwap": 100.0,
+        "trades": 2,
+        "trades_applicable": True,
+        "ts_knowable_ns": (minute + 1) * 60_000_000_000 + 2_000_000_000,
+    }
+    return row | changes

@@ -1,0 +1,173 @@
+"""The lake: whole batches or none, once, over processes and kills; every past state readable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.clock import ManualTime
+from storage.contracts import BARS, TRADES
+from storage.errors import LakeError
+from storage.lake import Lake
+from storage.settings import Settings
+from tests.storage.rows import bar, trade
+
+
+def count(lake: Lake, table: str, *, at: int | None = None) -> int:
+    return int(lake.query(f"SELECT count(*) AS n FROM {table}", at=at)["n"][0].as_py())
+
+
+def test_a_batch_committed_twice_is_one(settings: Settings) -> None:
+    with Lake.open(settings, clock=ManualTime(42)) as lake:
+        first = lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
+        again = lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
+        assert first.rows == {"trades": 2}
+        assert (again.is_new, again.rows, again.snapshot) == (False, {}, first.snapshot)
+        assert count(lake, "trades") == 2
+        assert lake.query("SELECT DISTINCT ts_ingested_ns, batch FROM trades").to_pylist() == [
+            {"ts_ingested_ns": 42, "batch": "a"}
+        ]
+
+
+def test_rows_that_are_there_are_not_written_again(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
+        # The same prints by another recording, received at another time.
+        later = [trade(1, journal="other", ts_recv_ns=9), trade(2), trade(3)]
+        assert lake.commit({"trades": TRADES.rows(later)}, batch_id="b").rows == {"trades": 1}
+        assert count(lake, "trades") == 3
+        assert count(lake, "quarantine") == 0
+
+
+def test_a_key_that_says_something_else_is_quarantined_whole(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="a")
+        done = lake.commit({"trades": TRADES.rows([trade(1, price=7.0), trade(2)])}, batch_id="b")
+        assert done.refused == 1
+        assert lake.query("SELECT price FROM trades ORDER BY tid")["price"].to_pylist() == [100.0, 100.0]
+        row = lake.query("SELECT * FROM quarantine").to_pylist()[0]
+        assert row["reason"] == "trades holds the same key with other values"
+        assert json.loads(row["raw"])["price"] == 7.0
+
+
+def test_a_bar_that_says_something_else_becomes_a_revision(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        lake.commit({"bars": BARS.rows([bar(0), bar(0, revision=1, volume=3.0), bar(1)])}, batch_id="a")
+        lake.commit({"bars": BARS.rows([bar(0), bar(0, revision=1, volume=3.0)])}, batch_id="b")
+        lake.commit({"bars": BARS.rows([bar(0, volume=5.0), bar(0, revision=1, volume=6.0)])}, batch_id="c")
+        held = lake.query(
+            "SELECT revision, volume FROM bars WHERE ts_open = make_timestamptz(0) ORDER BY revision"
+        )
+        assert held["volume"].to_pylist() == [2.0, 3.0, 5.0, 6.0]
+        assert held["revision"].to_pylist() == [0, 1, 2, 3]
+        assert lake.query("SELECT volume FROM bars_latest ORDER BY ts_open")["volume"].to_pylist() == [
+            6.0,
+            2.0,
+        ]
+
+
+def test_a_row_that_breaks_its_contract_does_not_stop_the_good_ones(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        done = lake.commit({"trades": TRADES.rows([trade(1), trade(2, price=-1.0), trade(3)])}, batch_id="a")
+        assert (done.rows["trades"], done.refused) == (2, 1)
+        assert "price is -1.0" in lake.query("SELECT reason FROM quarantine")["reason"][0].as_py()
+
+
+def test_the_past_reads_as_it_was(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        first = lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="a").snapshot
+        second = lake.commit({"trades": TRADES.rows([trade(2)])}, batch_id="b").snapshot
+        assert [count(lake, "trades", at=at) for at in (first, second)] == [1, 2]
+        assert lake.snapshot() == second
+        with pytest.raises(LakeError, match=r"snapshot 999 does not exist.*tickwalk sql"):
+            count(lake, "trades", at=999)
+
+
+def test_every_snapshot_names_its_inputs_and_code(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        done = lake.commit(
+            {"trades": TRADES.rows([trade(1)])}, batch_id="a", inputs={"recording": "r", "frames": [0, 9]}
+        )
+        row = lake.query(
+            "SELECT commit_message, commit_extra_info FROM lake.snapshots() WHERE snapshot_id = ?",
+            [done.snapshot],
+        ).to_pylist()[0]
+        extra = json.loads(row["commit_extra_info"])
+        assert row["commit_message"] == "a"
+        assert extra["inputs"] == {"recording": "r", "frames": [0, 9]}
+        assert extra["code"]
+
+
+def test_reading_where_there_is_no_lake_says_how_to_make_one(settings: Settings) -> None:
+    with pytest.raises(LakeError, match=r"there is no lake in .*tickwalk replay FILE"):
+        Lake.open(settings, read_only=True)
+
+
+def test_a_read_only_lake_refuses_to_write(settings: Settings) -> None:
+    Lake.open(settings).close()
+    with (
+        Lake.open(settings, read_only=True) as lake,
+        pytest.raises(LakeError, match="could not be committed"),
+    ):
+        lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="a")
+
+
+def test_a_query_that_fails_says_why(settings: Settings) -> None:
+    with Lake.open(settings) as lake, pytest.raises(LakeError, match=r"the query failed: .*nowhere"):
+        lake.query("SELECT * FROM nowhere")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from storage.contracts import BARS, TRADES
+from storage.lake import Lake
+from storage.settings import load_settings
+from tests.storage.rows import bar, trade
+name, batches, home = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+with Lake.open(load_settings(overrides={"home": home}, environ={})) as lake:
+    for batch in range(batches):
+        tids = [name * 1_000_000 + batch * 10 + i for i in range(10)]
+        bars = [bar(name * 1_000_000 + batch)]
+        tables = {"trades": TRADES.rows([trade(t) for t in tids]), "bars": BARS.rows(bars)}
+        lake.commit(tables, batch_id=f"{name}-{batch}")
+        print(batch, flush=True)
+"""
+
+
+def start_writer(home: Path, name: int, batches: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WRITER, str(name), str(batches), str(home)]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ})
+
+
+def test_two_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:
+    Lake.open(settings).close()
+    writers = [start_writer(settings.home, name, 8) for name in (1, 2)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    with Lake.open(settings, read_only=True) as lake:
+        assert count(lake, "trades") == 160
+        assert count(lake, "bars") == 16
+        assert count(lake, "batches") == 16
+
+
+def test_a_killed_writer_leaves_whole_batches_and_all_it_was_told_of(settings: Settings) -> None:
+    Lake.open(settings).close()
+    writer = start_writer(settings.home, 1, 10_000)
+    assert writer.stdout is not None
+    acknowledged = [int(writer.stdout.readline()) for _ in range(5)]
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    acknowledged += [int(line) for line in writer.stdout.read().split()]
+    with Lake.open(settings) as lake:
+        batches, trades, bars = (count(lake, table) for table in ("batches", "trades", "bars"))
+        assert batches >= len(acknowledged)
+        assert (trades, bars) == (batches * 10, batches)
+        lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="after")
+        assert count(lake, "trades") == trades + 1

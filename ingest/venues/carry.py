@@ -54,7 +54,7 @@ class Carry:
 
     def paid(self, now_ms: int) -> tuple[float, float] | None:
         """Return (rate, premium) of the hour that ended with this step, or None inside an hour."""
-        if now_ms % HOUR_MS >= self._step_s * 1_000 or self._hour_samples * self._step_s <= 60:
+        if now_ms % HOUR_MS >= self._step_s * 1_000 or not self._hour_samples:
             return None
         premium = self._hour_sum / self._hour_samples
         self._hour_sum, self._hour_samples = 0.0, 0
@@ -111,12 +111,11 @@ def funding_rate(premium: float) -> float:
 
 def past_fundings(rng: np.random.Generator, before_ms: int, hours: int) -> list[tuple[int, float, float]]:
     """Return (time_ms, rate, premium) of the hours before an instant, oldest first, with the venue's jitter."""
-    last = before_ms // HOUR_MS * HOUR_MS
+    last = (before_ms - 1) // HOUR_MS * HOUR_MS
     premium, rows = 0.0, []
     for i, shock in enumerate(rng.standard_normal(hours).tolist()):
         premium = 0.8 * premium + 0.6 * shock
         mean = _INTEREST_RATE + _PREMIUM_STD * premium
         time_ms = last - (hours - 1 - i) * HOUR_MS + int(rng.integers(0, 100))
-        if time_ms < before_ms:
-            rows.append((time_ms, funding_rate(mean), mean))
+        rows.append((min(time_ms, before_ms - 1), funding_rate(mean), mean))
     return rows

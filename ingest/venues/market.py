@@ -28,7 +28,7 @@ from ingest.venues.frames import (
     trades_text,
 )
 from ingest.venues.market_spec import CoinSpec, MarketSpec
-from ingest.venues.simulation import ADDRESSES, Chunk, CoinChunk, Simulation
+from ingest.venues.simulation import ADDRESSES, Chunk, CoinChunk, Simulation, warm_up_ms
 from storage.clock import MS_NS, NS
 
 FAST_BOOK_MS: Final = 500
@@ -59,7 +59,7 @@ class Source(Protocol):
     """First instant served; blocks before it only fill the venue's memory."""
     end_ns: int | None
     tail_ns: int
-    """How far the clock moves on after the last block, so that a follower may close its last bar."""
+    """How far behind the end the last clock frame lies, so that a follower may close its last bar."""
     listings: tuple[Listing, ...]
     """The universe; empty where any coin may be asked for."""
     fundings: tuple[Funding, ...]
@@ -100,7 +100,7 @@ class Market:
             Funding(coin.name, *row)
             for coin in spec.coins
             if coin.listed
-            for row in past_fundings(rng, spec.start_ns // MS_NS, FUNDING_HOURS)
+            for row in past_fundings(rng, warm_up_ms(spec) + 1, FUNDING_HOURS)
         )
 
     def blocks(self) -> Iterator[Block]:

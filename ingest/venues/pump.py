@@ -155,7 +155,7 @@ class Pump:
 
     async def _finish(self, *, closes: bool) -> None:
         rest = self._plan.release()
-        self.clock_ns = max(self._source.end_ns or 0, self.clock_ns) + self._source.tail_ns
+        self.clock_ns = max(self.clock_ns, (self._source.end_ns or self.clock_ns) + self._source.tail_ns)
         for session in tuple(self.sessions):
             await session.stream(rest, None, slow=False, fast=False)
             if self._pace.is_virtual:

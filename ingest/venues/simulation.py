@@ -93,7 +93,7 @@ class Simulation:
 
     def __init__(self, spec: MarketSpec) -> None:
         self._spec = spec
-        self._open_ms = spec.start_ns // (60 * NS) * MINUTE_MS - WARMUP_MINUTES * MINUTE_MS
+        self._open_ms = warm_up_ms(spec)
         self._rng = np.random.default_rng([spec.seed, 0])
         self._walkers = [_Walker(spec, coin) for coin in spec.coins if coin.listed]
         self._heat = 0.0
@@ -243,6 +243,11 @@ class _Walker:
         base = np.bincount(minute, weights=size, minlength=CHUNK_MINUTES)
         notional = np.bincount(minute, weights=price * size, minlength=CHUNK_MINUTES)
         self._carry.close_chunk(np.cumsum(base), np.cumsum(notional), np.exp(path[60::60]))
+
+
+def warm_up_ms(spec: MarketSpec) -> int:
+    """Return when the warm-up begins: a full minute, far enough before the start to fill a replay."""
+    return spec.start_ns // (60 * NS) * MINUTE_MS - WARMUP_MINUTES * MINUTE_MS
 
 
 def tick_steps(price: Floats, price_decimals: int) -> Floats:

@@ -192,8 +192,8 @@ def bars(spec: MarketSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_predictor(imbalance: np.ndarray, memory: float) -> np.ndarray:
-    x = imbalance / np.sqrt(np.mean(imbalance**2, axis=1, keepdims=True))
-    signal = np.zeros_like(x)
+    x: np.ndarray = imbalance / np.sqrt(np.mean(imbalance**2, axis=1, keepdims=True))
+    signal: np.ndarray = np.zeros_like(x)
     signal[:, 0] = x[:, 0] * np.sqrt(1 - memory**2)
     for minute in range(1, x.shape[1]):
         signal[:, minute] = memory * signal[:, minute - 1] + np.sqrt(1 - memory**2) * x[:, minute]

@@ -1,0 +1,110 @@
+"""How do tests talk to a simulated venue: over its real socket, with a real client?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from ingest.venues.market import Market
+from ingest.venues.market_spec import DEFAULT_COINS, MarketSpec
+from ingest.venues.simulated import SimulatedVenue
+
+BY_NAME = {coin.name: coin for coin in DEFAULT_COINS}
+SMALL = MarketSpec(seed=3, span_s=90.0, coins=tuple(BY_NAME[name] for name in ("BTC", "SOL", "MATIC")))
+
+Key = tuple[str, int, int]
+
+
+def market(**changes: Any) -> Market:
+    """Return a small market; `changes` replace fields of its spec."""
+    fields = {name: getattr(SMALL, name) for name in ("seed", "span_s", "coins", "start_ns")}
+    return Market(MarketSpec(**(fields | changes)))
+
+
+@asynccontextmanager
+async def client(venue: SimulatedVenue) -> AsyncIterator[ClientConnection]:
+    async with connect(venue.ws_url, compression=None, ping_interval=None, close_timeout=0.2) as socket:
+        yield socket
+
+
+async def subscribe(socket: ClientConnection, channel: str, coin: str, **more: Any) -> None:
+    await ask(socket, {"method": "subscribe", "subscription": {"type": channel, "coin": coin, **more}})
+
+
+async def ask(socket: ClientConnection, message: Any) -> None:
+    await socket.send(message if isinstance(message, str) else json.dumps(message))
+
+
+async def answer(socket: ClientConnection) -> dict[str, Any]:
+    """Return the next message that is no clock frame."""
+    while True:
+        message: dict[str, Any] = json.loads(await socket.recv())
+        if message["channel"] != "tickwalkClock":
+            return message
+
+
+@dataclass
+class Heard:
+    """What a client heard until the connection ended."""
+
+    frames: list[str | bytes] = field(default_factory=list)
+    code: int | None = None
+    """Close code; None where no close frame came (1006)."""
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        out = []
+        for frame in self.frames:
+            try:
+                message = json.loads(frame)
+            except ValueError:
+                continue
+            out.append(message)
+        return out
+
+    def of(self, channel: str, coin: str | None = None) -> list[Any]:
+        """Return the data of a channel's messages."""
+        return [
+            message["data"]
+            for message in self.messages
+            if message["channel"] == channel and (coin is None or coin_of(message) == coin)
+        ]
+
+    def trades(self, coin: str | None = None) -> list[Key]:
+        """Return the keys of all prints in order of receipt."""
+        return [key(row) for batch in self.of("trades", coin) for row in batch]
+
+
+def key(row: dict[str, Any]) -> Key:
+    return row["coin"], row["time"], row["tid"]
+
+
+def coin_of(message: dict[str, Any]) -> str | None:
+    data = message["data"]
+    first = data[0] if isinstance(data, list) else data
+    return first.get("coin", first.get("s")) if isinstance(first, dict) else None
+
+
+async def listen(socket: ClientConnection) -> Heard:
+    """Return everything until the connection ends."""
+    heard = Heard()
+    try:
+        while True:
+            heard.frames.append(await socket.recv())
+    except ConnectionClosed as closed:
+        heard.code = closed.rcvd.code if closed.rcvd else None
+    return heard
+
+
+async def follow(venue: SimulatedVenue, streams: Iterable[tuple[str, str]]) -> Heard:
+    """Connect, subscribe, and return everything until the connection ends."""
+    async with client(venue) as socket:
+        for channel, coin in streams:
+            await subscribe(socket, channel, coin)
+        return await listen(socket)

@@ -33,7 +33,7 @@ class Stack:
     dags: tuple[str, ...] = ()
     """The DAGs that Airflow sees; known only after `up`."""
     new_password: str | None = None
-    """The password of `admin`, told once: by the `up` that made it. Later it is in `secrets.json`."""
+    """The password of `admin`, told once: by the `up` that made it. It stays in `secrets.json`."""
 
     @property
     def is_up(self) -> bool:
@@ -79,22 +79,3 @@ def is_well(service: Service, folder: DaemonFolder, healthy: dict[str, float]) -
     # The heartbeat of a killed predecessor looks healthy for half a minute.
     beat_s = healthy.get(service.component, -1.0)
     return not service.component or beat_s == 0.0 or beat_s >= process.started_s
-
-
-def describe(stack: Stack) -> str:
-    """Return the stack as lines for a terminal."""
-    lines = [f"Airflow at {stack.url}: {'up' if stack.is_up else 'not up'}"]
-    for daemon in stack.daemons:
-        state = (
-            "stopped"
-            if daemon.pid is None
-            else f"pid {daemon.pid}" + ("" if daemon.is_well else ", not well")
-        )
-        lines.append(f"  {daemon.name:<14} {state:<20} {daemon.log}")
-    if stack.dags:
-        lines.append(f"  DAGs: {', '.join(stack.dags)}")
-    if stack.new_password:
-        lines.append(
-            f"  log in as admin with {stack.new_password} (shown once; kept in {stack.home / 'secrets.json'})"
-        )
-    return "\n".join(lines)

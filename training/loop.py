@@ -17,6 +17,7 @@ from torch import nn
 
 from storage.errors import SettingsError
 from training.datasets import Windows
+from training.device import flushed_denormals
 from training.losses import masked_huber
 
 _FUSED: Final = frozenset({"cpu", "cuda"})
@@ -160,7 +161,7 @@ def fit_network(
         fused=device.type in _FUSED,
     )
     order = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with flushed_denormals(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         progress = Progress(0, 0, [], _weights(network))
         if resume is not None:

@@ -111,25 +111,34 @@ def sharpe(returns: np.ndarray) -> float:
 
 
 def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: int) -> float:
-    """Return the probability that the true Sharpe ratio beats the best of `trials` lucky ones.
-
-    Bailey and Lopez de Prado, The Deflated Sharpe Ratio, 2014, equations 2 and 9: the benchmark is the expected
-    maximum of `trials` ratios that scatter as the tried ones do, and skew and tails widen the error.
+    """Return the probability that the true Sharpe ratio beats the best of `trials` lucky ones; 0 without evidence.
 
     Args:
         returns: (N,) returns of periods that do not overlap.
         trial_sharpes: Sharpe ratios of everything that was tried, per the same period.
         trials: how many were tried in all, at least as many as `trial_sharpes`.
     """
-    n, ratio = len(returns), sharpe(returns)
-    if n < 3 or returns.std(ddof=1) == 0:
+    if len(returns) < 3 or returns.std(ddof=1) == 0:
         return 0.0
     scatter = float(trial_sharpes.std(ddof=1)) if len(trial_sharpes) > 1 else 0.0
-    benchmark = scatter * expected_maximum(trials)
     standard = (returns - returns.mean()) / returns.std()
-    skew, tails = float((standard**3).mean()), float((standard**4).mean())
+    return probability_of_skill(
+        sharpe(returns),
+        scatter * expected_maximum(trials),
+        periods=len(returns),
+        skew=float((standard**3).mean()),
+        tails=float((standard**4).mean()),
+    )
+
+
+def probability_of_skill(ratio: float, benchmark: float, *, periods: int, skew: float, tails: float) -> float:
+    """Return the probability that the true Sharpe ratio lies above a benchmark.
+
+    Bailey and Lopez de Prado, The Deflated Sharpe Ratio, Journal of Portfolio Management 40(5), 2014: skew and
+    fat tails (kurtosis, 3 for a normal) widen the error of a ratio that was measured over so many periods.
+    """
     variance = max(1 - skew * ratio + (tails - 1) / 4 * ratio**2, 1e-12)
-    return _NORMAL.cdf((ratio - benchmark) * math.sqrt(n - 1) / math.sqrt(variance))
+    return _NORMAL.cdf((ratio - benchmark) * math.sqrt(periods - 1) / math.sqrt(variance))
 
 
 def expected_maximum(trials: int) -> float:

@@ -15,6 +15,7 @@ Axes: S instruments, T steps of one window.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -189,25 +190,36 @@ def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs
         rule: when and how much.
         costs: fallbacks and fees.
     """
-    n_instruments, n_steps = prediction.shape
     fee = np.stack([taker_fee_bps(name, market.ts_close_ns, costs) for name in market.instruments]) * BPS
     half = np.where(np.isfinite(market.half_spread), market.half_spread, costs.half_spread_bps * BPS)
     wanted = _wanted(prediction, market, rule, costs, 2 * (fee + half))
-    book = _Book(n_instruments, n_steps)
-    for step in range(n_steps):
-        book.mark(step, market)
-        # Whatever would fill at the last step is closed there anyway.
-        due = (
-            book.pending & (step >= book.due_step) & np.isfinite(market.price[:, step]) & (step < n_steps - 1)
-        )
-        for instrument in np.flatnonzero(due):
-            book.fill(int(instrument), step, market, costs, fee, half)
-        # A holding period ends so that the next fill falls `hold_bars` after the last.
-        over = step >= book.fill_step + rule.hold_bars - market.delay_bars
-        free = ~book.pending & ((book.units == 0) | over)
-        book.decide(free, wanted[:, step], step + market.delay_bars)
-    book.close(n_steps - 1, market, costs, fee, half)
-    return book.ledger()
+    price = _carried(market.price)
+
+    # 1. What is held after each step, and by which fills.
+    fills: list[Fill] = []
+    units = np.zeros(prediction.shape)
+    for i in range(len(prediction)):
+        held = 0.0
+        for step, target in _orders(wanted[i], np.isfinite(market.price[i]), rule, market.delay_bars):
+            change = target - held * price[i, step]
+            fills.append(_filled(i, step, float(price[i, step]), change, market, costs, fee, half))
+            held = target / price[i, step]
+            units[i, step:] = held
+
+    # 2. What that earned: what was held into a step moves with its price and pays its funding.
+    before = np.concatenate([np.zeros((len(units), 1)), units[:, :-1]], axis=1)
+    moved = np.diff(price, axis=1, prepend=price[:, :1])
+    paid = np.zeros(price.shape[1])
+    if market.funding_paid is not None:
+        paid = (before * np.nan_to_num(price) * market.funding_paid).sum(axis=0)
+    fills.sort(key=lambda fill: (fill.step, fill.instrument))
+    return Ledger(
+        gross=(before * np.nan_to_num(moved)).sum(axis=0),
+        **{name: _by_step(fills, name, price.shape[1]) for name in ("fee", "spread", "impact")},
+        funding=paid,
+        exposure=units * np.nan_to_num(price),
+        fills=tuple(fills),
+    )
 
 
 def _wanted(
@@ -223,73 +235,75 @@ def _wanted(
     return found
 
 
-class _Book:
-    """The state of a run: what is held, what is on its way, and what it has earned."""
+def _orders(
+    wanted: np.ndarray, priced: np.ndarray, rule: PositionRule, delay_bars: int
+) -> Iterator[tuple[int, float]]:
+    """Yield one instrument's fills as step and signed notional held from then on; the last one closes.
 
-    def __init__(self, n_instruments: int, n_steps: int) -> None:
-        self.units = np.zeros(n_instruments)
-        self.last_price = np.full(n_instruments, np.nan)
-        self.pending = np.zeros(n_instruments, dtype=bool)
-        self.target = np.zeros(n_instruments)
-        self.due_step = np.zeros(n_instruments, dtype=np.int64)
-        self.fill_step = np.zeros(n_instruments, dtype=np.int64)
-        self.flows = {name: np.zeros(n_steps) for name in ("gross", "fee", "spread", "impact", "funding")}
-        self.exposure = np.zeros((n_instruments, n_steps))
-        self.fills: list[Fill] = []
+    Args:
+        wanted: (T,) signed notional that the rule wants at each step.
+        priced: (T,) bool, an order can be filled there.
+        rule: its holding period.
+        delay_bars: bars from a decision to the bar that its order meets.
+    """
+    last = len(wanted) - 1
+    wants, fillable = np.flatnonzero(wanted), np.flatnonzero(priced)
+    side, decides = 0.0, 0
+    while True:
+        if side == 0.0:
+            place = np.searchsorted(wants, decides)
+            decides = int(wants[place]) if place < len(wants) else last
+        if decides >= last:
+            break
+        target = float(wanted[decides])
+        if np.sign(target) == side:
+            decides += rule.hold_bars
+            continue
+        place = np.searchsorted(fillable, decides + delay_bars)
+        # Whatever would be filled at the last step is closed there anyway.
+        if place == len(fillable) or fillable[place] >= last:
+            break
+        step = int(fillable[place])
+        yield step, target
+        side = float(np.sign(target))
+        # A period ends so that the next fill falls `hold_bars` after this one.
+        decides = step + max(0, rule.hold_bars - delay_bars) if side else step
+    if side:
+        yield last, 0.0
 
-    def mark(self, step: int, market: Market) -> None:
-        """Carry what is held to this step's prices, and pay the funding that fell due on the way."""
-        price = market.price[:, step]
-        seen = np.isfinite(price)
-        moved = np.where(seen & (self.units != 0), price - self.last_price, 0.0)
-        self.flows["gross"][step] += float((self.units * np.nan_to_num(moved)).sum())
-        self.last_price = np.where(seen, price, self.last_price)
-        value = self.units * np.nan_to_num(self.last_price)
-        if market.funding_paid is not None:
-            self.flows["funding"][step] += float((value * market.funding_paid[:, step]).sum())
-        self.exposure[:, step] = value
 
-    def decide(self, free: np.ndarray, wanted: np.ndarray, due_step: int) -> None:
-        """Send an order where the side changes; where it stays, hold on for another period."""
-        turns = free & (np.sign(wanted) != np.sign(self.units))
-        renews = free & ~turns & (self.units != 0)
-        self.fill_step[renews] = due_step
-        self.pending |= turns
-        self.target[turns] = wanted[turns]
-        self.due_step[turns] = due_step
+def _filled(
+    i: int,
+    step: int,
+    price: float,
+    change: float,
+    market: Market,
+    costs: Costs,
+    fee: np.ndarray,
+    half: np.ndarray,
+) -> Fill:
+    size = abs(change)
+    traded = float(np.nan_to_num(market.notional[i, step]))
+    taken = min(1.0, size * costs.capital_usd / traded) if traded > 0 else 1.0
+    return Fill(
+        instrument=i,
+        step=step,
+        price=price,
+        change=change,
+        fee=size * float(fee[i, step]),
+        spread=size * float(half[i, step]),
+        impact=size * costs.impact_bps * BPS * taken**0.5,
+    )
 
-    def fill(
-        self, i: int, step: int, market: Market, costs: Costs, fee: np.ndarray, half: np.ndarray
-    ) -> None:
-        """Trade one instrument to its target at this step's price."""
-        price = float(self.last_price[i])
-        change = float(self.target[i] - self.units[i] * price)
-        size = abs(change)
-        traded = float(np.nan_to_num(market.notional[i, step]))
-        taken = min(1.0, size * costs.capital_usd / traded) if traded > 0 else 1.0
-        paid = Fill(
-            instrument=i,
-            step=step,
-            price=price,
-            change=change,
-            fee=size * float(fee[i, step]),
-            spread=size * float(half[i, step]),
-            impact=size * costs.impact_bps * BPS * taken**0.5,
-        )
-        for name in ("fee", "spread", "impact"):
-            self.flows[name][step] += getattr(paid, name)
-        self.fills.append(paid)
-        self.units[i] = self.target[i] / price
-        self.exposure[i, step] = self.target[i]
-        self.pending[i] = False
-        self.fill_step[i] = step
 
-    def close(self, step: int, market: Market, costs: Costs, fee: np.ndarray, half: np.ndarray) -> None:
-        """Close whatever is held, at the last price seen."""
-        for instrument in np.flatnonzero(self.units != 0):
-            self.target[instrument] = 0.0
-            self.fill(int(instrument), step, market, costs, fee, half)
+def _by_step(fills: list[Fill], name: str, n_steps: int) -> np.ndarray:
+    steps = np.array([fill.step for fill in fills], dtype=np.int64)
+    amounts = np.array([getattr(fill, name) for fill in fills], dtype=np.float64)
+    return np.bincount(steps, weights=amounts, minlength=n_steps)
 
-    def ledger(self) -> Ledger:
-        """Return what was earned."""
-        return Ledger(**self.flows, exposure=self.exposure, fills=tuple(self.fills))
+
+def _carried(price: np.ndarray) -> np.ndarray:
+    """Return the last price seen at each step, NaN before the first."""
+    seen = np.where(np.isfinite(price), np.arange(price.shape[1]), 0)
+    found: np.ndarray = np.take_along_axis(price, np.maximum.accumulate(seen, axis=1), axis=1)
+    return found

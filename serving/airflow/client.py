@@ -12,6 +12,10 @@ from storage.errors import TickwalkError
 HEALTH_PATH = "/api/v2/monitor/health"
 
 
+class NoAnswerError(TickwalkError):
+    """Nothing answers at Airflow's address, or not in time."""
+
+
 class AirflowClient:
     """Airflow's REST interface as the user `admin`; a context manager.
 
@@ -21,7 +25,7 @@ class AirflowClient:
         timeout_s: how long one answer may take.
     """
 
-    def __init__(self, url: str, *, password: str = "", timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, *, password: str = "", timeout_s: float = 30.0) -> None:
         self.url = url
         self._password = password
         # A proxy in the environment is no way to a service on this machine.
@@ -51,7 +55,12 @@ class AirflowClient:
         }
 
     def get(self, path: str, **params: str) -> Any:
-        """Return the answer to `GET /api/v2/<path>`."""
+        """Return the answer to `GET /api/v2/<path>`.
+
+        Raises:
+            NoAnswerError: nothing answers in time.
+            TickwalkError: Airflow refuses; the message has its reason.
+        """
         return self._ask("GET", path, params=params)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:

@@ -107,7 +107,7 @@ class Board:
         try:
             request = json.loads(body)
             return self._answer(request["type"], request)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise Refused(UNREADABLE) from None
 
     def _answer(self, kind: str, request: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def parse_request(text: str, coins: Collection[str]) -> Request:
     unknown = Refused(f"Error parsing JSON into valid websocket request: {text}")
     try:
         message = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise unknown from None
     if not isinstance(message, dict):
         raise unknown
@@ -82,17 +82,18 @@ def parse_request(text: str, coins: Collection[str]) -> Request:
         return Request("ping")
     if method not in ("subscribe", "unsubscribe") or not isinstance(body, dict):
         raise unknown
-    if body.get("type") not in CHANNELS or not isinstance(body.get("coin"), str):
+    channel, coin = body.get("type"), body.get("coin")
+    if not isinstance(channel, str) or channel not in CHANNELS or not isinstance(coin, str):
         raise unknown
     subscription = Subscription(
-        channel=body["type"],
-        coin=body["coin"],
+        channel=channel,
+        coin=coin,
         interval=str(body.get("interval", "")),
         significant_figures=body.get("nSigFigs"),
         mantissa=body.get("mantissa"),
         fast=body.get("fast") is True,
     )
-    if (coins and subscription.coin not in coins) or not _fits(subscription):
+    if (coins and subscription.coin not in coins) or not fits(subscription):
         raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
     return Request(method, subscription)
 
@@ -102,7 +103,8 @@ def ack_text(method: str, subscription: Subscription) -> str:
     return f'{{"channel":"subscriptionResponse","data":{{"method":"{method}","subscription":{subscription.echo()}}}}}'
 
 
-def _fits(item: Subscription) -> bool:
+def fits(item: Subscription) -> bool:
+    """Return whether the venue knows the interval of a candle, or the coarseness of a book."""
     if item.channel == "candle":
         return item.interval in INTERVAL_MINUTES
     if item.channel != "l2Book":

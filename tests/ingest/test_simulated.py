@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ingest.venues.board import Board
 from ingest.venues.market import Market
 from ingest.venues.simulated import SimulatedVenue
+from ingest.venues.subscriptions import Refused, parse_request
 from storage.clock import NS, ManualTime
 from storage.errors import SettingsError, VenueError
 from tests.ingest.wire import SMALL, answer, ask, client, follow, key, listen, market, subscribe
@@ -375,6 +381,52 @@ async def test_unreadable_info_requests_get_422(body: bytes) -> None:
         got = await http.post(venue.info_url, content=body)
     assert got.status_code == 422
     assert got.text == "Failed to deserialize the JSON body into the target type"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+kinds = st.sampled_from(
+    ["meta", "l2Book", "recentTrades", "candleSnapshot", "fundingHistory", "candle", "trades"]
+)
+known_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": kinds | json_values,
+        "coin": st.just("BTC") | json_values,
+        "nSigFigs": json_values,
+        "mantissa": json_values,
+        "interval": st.just("1m") | json_values,
+        "startTime": json_values,
+        "endTime": json_values,
+    },
+)
+
+
+@lru_cache(maxsize=1)
+def warm_board() -> Board:
+    source = market(span_s=1.0)
+    board = Board(source)
+    for block in source.blocks():
+        board.observe(block)
+    return board
+
+
+@given(known_fields | json_values, known_fields | json_values)
+@settings(max_examples=150, deadline=None)
+def test_no_request_can_break_the_venue(body: Any, inner: Any) -> None:
+    """Whatever a client writes, it is answered or refused."""
+    board = warm_board()
+    wrapped = body | {"req": inner} if isinstance(body, dict) else body
+    with contextlib.suppress(Refused):
+        json.loads(board.info(json.dumps(wrapped).encode()))
+    with contextlib.suppress(Refused):
+        asked = parse_request(json.dumps({"method": "subscribe", "subscription": body}), {"BTC"}).subscription
+        assert asked is not None
+        assert json.loads(asked.echo())["coin"] == "BTC"
+        board.snapshot(asked)
 
 
 # Starting and stopping.

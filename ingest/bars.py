@@ -57,6 +57,7 @@ class _Book:
     """What is known of one instrument in the recent past."""
 
     first_open_ns: int
+    next_open_ns: int
     prints: dict[int, list[Row]] = field(default_factory=dict)
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
@@ -91,7 +92,9 @@ class BarClock:
 
     def add_instrument(self, instrument: str, now_ns: int) -> None:
         """Begin an instrument's bars with the one that holds `now_ns`; a known instrument is left as it is."""
-        self._books.setdefault(instrument, _Book(floor_ns(now_ns, self.width_ns)))
+        if instrument not in self._books:
+            opened = floor_ns(now_ns, self.width_ns)
+            self._books[instrument] = _Book(opened, opened)
 
     def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
         """Take a print.
@@ -129,8 +132,9 @@ class BarClock:
     def restore(self, instrument: str, row: dict[str, Any], prints: Iterable[Row]) -> None:
         """Take over a bar that an earlier recording published, with the prints it was made of."""
         open_ns = row["ts_open"] * US_NS
-        book = self._books.setdefault(instrument, _Book(open_ns))
+        book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
         book.first_open_ns = min(book.first_open_ns, open_ns)
+        book.next_open_ns = max(book.next_open_ns, open_ns + self.width_ns)
         book.published[open_ns] = row
         held = list(prints)
         if held:
@@ -164,8 +168,8 @@ class BarClock:
                 again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
             due += [(instrument, bar) for bar in sorted(again)]
             # An instrument taken over from an earlier recording also lacks the bars of the time in between.
-            newest = max(book.published, default=book.first_open_ns - self.width_ns)
-            due += [(instrument, bar) for bar in range(newest + self.width_ns, close_ns, self.width_ns)]
+            due += [(instrument, bar) for bar in range(book.next_open_ns, close_ns, self.width_ns)]
+            book.next_open_ns = max(book.next_open_ns, close_ns)
             book.late, book.pending = set(), set()
         self._dirty.clear()
         folded = fold_rows([self._books[instrument].prints.get(bar, ()) for instrument, bar in due])
@@ -226,6 +230,7 @@ class BarClock:
         for bars in (book.prints, book.published):
             for bar in [bar for bar in bars if bar < horizon]:
                 del bars[bar]
+        book.pending = {bar for bar in book.pending if bar >= horizon}
         for notes in (book.quotes, book.contexts):
             # The newest before the horizon still holds at later closes.
             for bar in sorted(bar for bar in notes if bar < horizon)[:-1]:

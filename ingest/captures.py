@@ -6,17 +6,20 @@ Two formats are known: one JSON object a line, `{"recv_ns": int, "msg": <the fra
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from storage.errors import CaptureError
+
+
+_GZIP: Final = zlib.MAX_WBITS | 16
+_CHUNK_BYTES: Final = 1 << 18
 
 
 class _Line(msgspec.Struct):
@@ -77,7 +80,7 @@ def read_capture(
                 continue
             frames += 1
             yield recv_ns, frame
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         if on_bad is None or frames == 0:
             raise CaptureError(
                 f"{path} is not a whole gzip file: {error}", hint="copy or record it again"
@@ -101,15 +104,33 @@ def content_id(path: Path) -> str:
 
 
 def _lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
+    """Yield lines without their end; of a gzip stream that is cut short, all that is whole, then `EOFError`."""
+    rest = b""
+    try:
+        for chunk in _chunks(path, on_bytes):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+    except EOFError:
+        yield rest
+        raise
+    yield rest
+
+
+def _chunks(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
     with path.open("rb") as raw:
         is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        stream = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-        seen = 0
-        for line in io.BufferedReader(stream, 1 << 20):
-            if on_bytes is not None and raw.tell() - seen > 1 << 18:
-                on_bytes(raw.tell() - seen)
-                seen = raw.tell()
-            yield line
-        if on_bytes is not None:
-            on_bytes(raw.tell() - seen)
+        unpack = zlib.decompressobj(_GZIP)
+        while packed := raw.read(_CHUNK_BYTES):
+            if on_bytes is not None:
+                on_bytes(len(packed))
+            if not is_gzip:
+                yield packed
+                continue
+            while packed:
+                yield unpack.decompress(packed)
+                packed = unpack.unused_data
+                if packed:  # a gzip file may be several streams, one after another
+                    unpack = zlib.decompressobj(_GZIP)
+        if is_gzip and not unpack.eof:
+            raise EOFError("the stream ends before its end mark")

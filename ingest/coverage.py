@@ -119,8 +119,7 @@ class Ledger:
         if connection is None:
             return
         for key, since in connection.since.items():
-            until = max(since, self._until(connection, key[1], now_ns))
-            self._end_span(connection, key, since, until, cause, now_ns)
+            self._end_span(connection, key, since, self._grown_to(connection, key, now_ns), cause, now_ns)
 
     def subscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> bool:
         """The venue acknowledged a subscription (or a capture implies it). Returns whether it is new here."""
@@ -138,10 +137,10 @@ class Ledger:
     def unsubscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> None:
         """The venue acknowledged the end of a subscription."""
         connection = self._open[number]
-        since = connection.since.pop((channel, instrument), None)
-        if since is not None:
-            until = max(since, self._until(connection, instrument, now_ns))
-            self._end_span(connection, (channel, instrument), since, until, "unsubscribed", now_ns)
+        key = (channel, instrument)
+        if key in connection.since:
+            until = self._grown_to(connection, key, now_ns)
+            self._end_span(connection, key, connection.since.pop(key), until, "unsubscribed", now_ns)
 
     def hear(self, number: int, instrument: str, event_ns: int | None, now_ns: int) -> None:
         """A message of an instrument arrived.
@@ -197,7 +196,7 @@ class Ledger:
         for connection in self._open.values():
             if key in connection.since:
                 is_open = True
-                covered.append((connection.since[key], self._until(connection, instrument, now_ns)))
+                covered.append((connection.since[key], self._grown_to(connection, key, now_ns)))
         missing = _subtract([(open_ns, close_ns)], covered)
         observed_ns = close_ns - open_ns - sum(to - start for start, to in missing)
         if not missing:
@@ -233,18 +232,19 @@ class Ledger:
         if is_final:
             for connection in self._open.values():
                 for key, since in connection.since.items():
-                    until = max(since, self._until(connection, key[1], now_ns))
-                    self._emit_span(key, Span(connection.number, since, until), "watching", now_ns)
+                    span = Span(connection.number, since, self._grown_to(connection, key, now_ns))
+                    self._emit_span(key, span, "watching", now_ns)
         rows, self._rows = self._rows, []
         return rows
 
     # How.
 
-    def _until(self, connection: _Connection, instrument: str, now_ns: int) -> int:
-        coin = connection.coins.get(instrument)
-        if coin is not None and now_ns - coin.recv_ns > self._silence_ns:
-            return coin.event_ns
-        return connection.alive_ns
+    def _grown_to(self, connection: _Connection, key: Key, now_ns: int) -> int:
+        """Return the venue time up to which an open span is proven; never before its begin."""
+        coin = connection.coins.get(key[1])
+        is_silent = coin is not None and now_ns - coin.recv_ns > self._silence_ns
+        proven_ns = coin.event_ns if coin is not None and is_silent else connection.alive_ns
+        return max(connection.since[key], proven_ns)
 
     def _is_watched_elsewhere(self, number: int, key: Key) -> bool:
         return any(key in other.since for other in self._open.values() if other.number != number)
@@ -298,7 +298,7 @@ class Ledger:
         if earliest is None or to <= earliest:
             return RECORDER_DOWN, False
         if is_open and any((c.number, instrument) in self._silent for c in self._open.values()):
-            return SILENT_STREAM, True
+            return SILENT_STREAM, False  # if it speaks again, the gap that this makes marks the bars dirty
         return NOT_PROVEN_YET, is_open
 
     def _emit_span(self, key: Key, span: Span, cause: str, now_ns: int) -> None:

@@ -95,11 +95,12 @@ class Pipeline:
 
     def process(self, record: Record) -> None:
         """Take the next record; receipt times never fall."""
+        if self._is_capture and record.kind is Kind.FRAME:
+            self._infer_connection(record.recv_ns)
         self._advance(record.recv_ns)
         match record.kind:
             case Kind.FRAME:
                 self.counts.frames += 1
-                self._infer_holes(record)
                 self._now_ns = record.recv_ns
                 self._frame(record)
             case Kind.OPENED:
@@ -159,19 +160,19 @@ class Pipeline:
                     self.counts.bars += len(due)
             self._next_tick_ns = min(clock.next_tick_ns(tick_ns) for clock in self.clocks)
 
-    def _infer_holes(self, record: Record) -> None:
+    def _infer_connection(self, recv_ns: int) -> None:
         """In a capture, silence of every channel beyond the limit is a lost and reopened connection."""
-        if not self._is_capture:
-            return
-        if self._connection < 0:
-            self._connection = 0
-            self.ledger.open(0, record.recv_ns)
-        elif record.recv_ns - self._now_ns > self._hole_ns:
-            silence_s = (record.recv_ns - self._now_ns) / NS
-            self.ledger.close(self._connection, self._now_ns, f"capture silent for {silence_s:.1f} s")
-            self._connection += 1
-            self.ledger.open(self._connection, record.recv_ns)
+        lost_ns = self._now_ns + self._hole_ns
+        if self._connection >= 0 and recv_ns > lost_ns:
+            # A listener knows of the loss when the limit has passed, and not before.
+            self._advance(lost_ns)
+            self.ledger.close(self._connection, lost_ns, f"capture silent beyond {self._hole_ns / NS:g} s")
             self.counts.reconnects += 1
+            self._advance(recv_ns)
+        elif self._connection >= 0:
+            return
+        self._connection += 1
+        self.ledger.open(self._connection, recv_ns)
 
     # Control records.
 

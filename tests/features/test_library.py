@@ -106,8 +106,10 @@ def test_a_column_that_the_panel_lacks_is_missing_throughout() -> None:
     assert series(panel, "mark") == [NAN, NAN]
 
 
-def test_volume_that_never_varies_has_no_score() -> None:
-    panel = bars(volume=[7.3] * 200, status=["printed"] * 200)
+@pytest.mark.parametrize("volume", [7.3, 0.1, 3.0, 1e-3, 12_345.678, 2e9])
+def test_volume_that_never_varies_has_no_score(volume: float) -> None:
+    """What rounding leaves of its variance is not a variance."""
+    panel = bars(volume=[volume] * 200, status=["printed"] * 200)
     value, mask = cells(panel, FEATURES["volume_score_120"])
     assert not mask.any()
     assert not value.any()

@@ -8,8 +8,9 @@ old version again is one more row.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from storage.contracts import VERSIONS
@@ -61,21 +62,25 @@ def read_versions(lake: Lake, *, recipe: str | None = None) -> list[VersionEvent
     ]
 
 
-def current_champion(lake: Lake, recipe: str, *, except_night: str = "") -> VersionEvent | None:
-    """Return what serves a recipe, or `None`.
+def current_champion(lake: Lake, recipe: str) -> VersionEvent | None:
+    """Return what serves a recipe, or `None`."""
+    return serving_after(read_versions(lake, recipe=recipe))
 
-    Args:
-        lake: the tables.
-        recipe: its name.
-        except_night: leave this night's own events out, so that judging it again meets what it met before.
-    """
+
+def serving_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
+    """Return what serves one recipe after these events, oldest first."""
     serving: VersionEvent | None = None
-    for event in read_versions(lake, recipe=recipe):
-        if event.event == "champion" and event.night != except_night:
+    for event in events:
+        if event.event == "champion":
             serving = event
         elif event.event == "retired" and serving is not None and event.version == serving.version:
             serving = None
     return serving
+
+
+def events_before(events: Iterable[VersionEvent], night: str) -> list[VersionEvent]:
+    """Return what had happened before a night wrote its first event: judged again, it meets the same ledger."""
+    return list(takewhile(lambda event: event.night != night, events))
 
 
 def append_events(lake: Lake, events: list[VersionEvent], *, batch_id: str) -> None:

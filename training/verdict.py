@@ -36,7 +36,7 @@ from training.evidence import (
 from training.folder import NightData, NightFolder
 from training.foldrun import fit_normaliser, fold_rows, predict_rows
 from training.folds import Fold, Parts
-from training.ledger import VersionEvent, append_events, current_champion, read_versions
+from training.ledger import VersionEvent, append_events, events_before, read_versions, serving_after
 from training.members import fit_member, load_member
 from training.recipes import Recipe
 from training.summary import score_all, summarise
@@ -73,11 +73,11 @@ def close_night(
     }
     ledgers = {name: trade(found, judged, recipe) for name, found in dense.items()}
     tried = [name for name in ledgers if name not in recipe.controls]
-    elsewhere = {e.version for e in read_versions(lake, recipe=recipe.name) if e.night != folder.path.name}
-    traded = sum_up(ledgers, recipe, tried=tried, earlier=len(elsewhere))
+    past = events_before(read_versions(lake, recipe=recipe.name), folder.path.name)
+    traded = sum_up(ledgers, recipe, tried=tried, earlier=len({event.version for event in past}))
 
     # 2. The gate.
-    serving = current_champion(lake, recipe.name, except_night=folder.path.name)
+    serving = serving_after(past)
     versus = (
         _against(serving, dense[challenger], data, recipe, judged, device, models_dir) if serving else None
     )

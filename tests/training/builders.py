@@ -89,13 +89,13 @@ def stamp_of() -> Stamp:
 def walk(
     *, instruments: int, steps: int, seed: int, signal: float = 0.0, volatility: float = 1e-3
 ) -> np.ndarray:
-    """Return log prices, (S, T): with a signal, each return leans on the one before it, so momentum foretells."""
+    """Return log prices, (S, T): with a signal, returns share a drift that changes slowly, so the past foretells."""
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((instruments, steps))
-    returns = np.zeros_like(noise)
-    for step in range(steps):
-        before = returns[:, step - 1] if step else 0.0
-        returns[:, step] = signal * before + (1 - signal**2) ** 0.5 * noise[:, step]
+    noise, drive = rng.standard_normal((2, instruments, steps))
+    drift = np.zeros_like(noise)
+    for step in range(1, steps):
+        drift[:, step] = 0.95 * drift[:, step - 1] + (1 - 0.95**2) ** 0.5 * drive[:, step]
+    returns = signal * drift + (1 - signal**2) ** 0.5 * noise
     return np.log(100.0) + np.cumsum(returns * volatility, axis=1)
 
 

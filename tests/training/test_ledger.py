@@ -15,6 +15,7 @@ from training.ledger import (
     VersionEvent,
     append_events,
     current_champion,
+    events_before,
     promote_version,
     read_versions,
     retire_version,
@@ -53,7 +54,8 @@ def test_a_version_lives(lake: Lake) -> None:
         {"cutoff_ns": 5},
         {"net": 0.1},
     )
-    assert current_champion(lake, "demo", except_night="demo-1") is None
+    assert events_before(read_versions(lake), "demo-1") == []
+    assert len(events_before(read_versions(lake), "demo-2")) == 2
     assert current_champion(lake, "candles") is None
 
     # A refused night changes nothing; a promoted one takes over.

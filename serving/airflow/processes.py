@@ -178,7 +178,10 @@ def exit_text(process: Process) -> str:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        # A process whose first thread ended already looks like a zombie while its other threads still run.
+        return process.is_running() and (
+            process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+        )
     except psutil.NoSuchProcess:
         return False
 
@@ -188,7 +191,17 @@ def _await_end(processes: Sequence[psutil.Process], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while any(_lives(process) for process in processes) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
-    psutil.wait_procs(processes, timeout=0)  # collects those that are our own children
+    for process in processes:
+        _collect(process)
+
+
+def _collect(process: psutil.Process) -> None:
+    """Take leave of a process that is our own child, if it ended."""
+    try:
+        if process.ppid() == os.getpid() and not _lives(process):
+            process.wait(timeout=1.0)
+    except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+        return
 
 
 def _signal(processes: Sequence[psutil.Process], send: Callable[[psutil.Process], None]) -> None:

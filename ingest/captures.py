@@ -17,7 +17,6 @@ import msgspec
 
 from storage.errors import CaptureError
 
-
 _GZIP: Final = zlib.MAX_WBITS | 16
 _CHUNK_BYTES: Final = 1 << 18
 

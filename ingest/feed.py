@@ -83,9 +83,14 @@ class Feed:
         self._has_timers = has_timers
         self._ends_with_venue = ends_with_venue
         self._random = random_source or random.Random()
-        self._unacked: set[Wanted] = set()
+        self._unacked: set[Wanted] = set(wanted)
         self._heard_s = 0.0
         self._pong_s = 0.0
+
+    @property
+    def missing(self) -> frozenset[Wanted]:
+        """Subscriptions that this connection's venue has not acknowledged yet."""
+        return frozenset(self._unacked)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stay connected until `stop` is set.

@@ -26,7 +26,7 @@ import pyarrow as pa
 from ingest.feed import Feed, Wanted
 from ingest.journal import JournalWriter, Kind, segments
 from ingest.pipeline import Counts, Pipeline
-from ingest.replay import is_capture_recording, replay
+from ingest.replay import about_recording, replay
 from ingest.resume import resume
 from ingest.venues.hyperliquid import (
     CHANNELS,
@@ -121,9 +121,8 @@ class Recorder:
         held = _hold(folder)
         self._pipeline = Pipeline(self._name, self._settings, is_capture=False)
         instruments = [instrument_id(coin, record.venue) for coin in record.coins]
-        resume(self._pipeline, self._lake, instruments, self._clock.now_ns())
         result = Recording(self._name, self._pipeline.counts)
-        self._begin(meta)
+        self._begin(meta, instruments)
         logger.info("recording", name=self._name, coins=len(record.coins), url=record.ws_url)
         try:
             await self._run_tasks(stop, result)
@@ -157,11 +156,13 @@ class Recorder:
 
     # How.
 
-    def _begin(self, meta: bytes) -> None:
+    def _begin(self, meta: bytes, instruments: list[str]) -> None:
         record = self._settings.record
         about = {"source": "socket", "coins": list(record.coins), "url": record.ws_url}
         exchange = {"request": {"type": "meta"}, "response": json.loads(meta)}
-        self._take(Kind.STARTED, -1, json.dumps(about).encode())
+        started = self._journal.append(self._clock.now_ns(), Kind.STARTED, -1, json.dumps(about).encode())
+        resume(self._pipeline, self._lake, instruments, started.recv_ns)
+        self._pipeline.process(started)
         self._take(Kind.ANSWER, -1, json.dumps(exchange).encode())
 
     def _take(self, kind: Kind, connection: int, body: bytes) -> None:
@@ -263,7 +264,11 @@ def recover(settings: Settings, lake: Lake) -> list[str]:
     """
     recovered = []
     for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
-        if (folder / _SEALED).exists() or not segments(folder) or is_capture_recording(folder):
+        if (
+            (folder / _SEALED).exists()
+            or not segments(folder)
+            or about_recording(folder)[0].get("source") == "capture"
+        ):
             continue
         try:
             held = _hold(folder)

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ingest.captures import BadLine, content_id, read_capture
 from ingest.journal import SUFFIX, Damage, JournalWriter, Kind, Record, read_journal, segments
 from ingest.pipeline import Counts, Pipeline
+from ingest.resume import resume
+from ingest.venues.hyperliquid import instrument_id
 from storage.errors import CaptureError
 from storage.lake import Lake
 from storage.logs import get_logger
@@ -102,8 +104,10 @@ def _replay_capture(
 
 
 def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
-    is_capture = is_capture_recording(folder)
-    pipeline = Pipeline(folder.name, settings, is_capture=is_capture)
+    about, started_ns = about_recording(folder)
+    pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
+    if coins := about.get("coins"):
+        resume(pipeline, lake, [instrument_id(coin, settings.record.venue) for coin in coins], started_ns)
     damages: list[Damage] = []
     done = Replayed(folder.name, pipeline.counts, pipeline.channels)
 
@@ -150,11 +154,14 @@ def _commit(pipeline: Pipeline, lake: Lake, done: Replayed, first: int, last: in
         done.written[name] = done.written.get(name, 0) + rows
 
 
-def is_capture_recording(folder: Path) -> bool:
-    """Say whether a recording was made from a capture, and so carries no control frames."""
+def about_recording(folder: Path) -> tuple[dict[str, Any], int]:
+    """Return what a recording says of itself (`source`, `coins`, ...), and when it began.
+
+    A recording of whose beginning nothing is left says nothing.
+    """
     for record in read_journal(folder):
-        return record.kind is Kind.STARTED and json.loads(record.body or b"{}").get("source") == "capture"
-    return False
+        return (json.loads(record.body) if record.kind is Kind.STARTED else {}), record.recv_ns
+    return {}, 0
 
 
 def _is_whole(folder: Path) -> bool:

@@ -1,8 +1,9 @@
 """What must a new recording know of the one before: keys seen, bars published, spans watched?
 
 All of it is read from the tables, which are themselves a function of the earlier journals. So a restart goes on
-where the last recording was committed: prints that the venue resends are told from new ones, the bar that was
-cut in two is made of both halves, and the time in between is a gap with the cause "recorder down".
+where the last recording ended: prints that the venue resends are told from new ones, the bar that was
+cut in two is made of both halves, and the time in between is a gap with the cause "recorder down". Only rows
+that were known when the recording began are read, so that a replay of it, years later, resumes from the same.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _SEEN_PRINTS: Final = 2_000
 _SIDE_LETTERS: Final = {"buy": "B", "sell": "A"}
 
 _BARS: Final = """
-    WITH recent AS (
-        SELECT * FROM bars_latest
-        WHERE instrument = ? AND width = ? AND ts_close <= make_timestamptz(?)
-        QUALIFY ts_open > max(ts_open) OVER () - to_microseconds(?)
+    WITH last_revision AS (
+        SELECT * FROM bars WHERE instrument = ? AND width = ? AND ts_knowable_ns <= ?
+        QUALIFY row_number() OVER (PARTITION BY ts_open ORDER BY revision DESC) = 1
+    ),
+    recent AS (
+        SELECT * FROM last_revision QUALIFY ts_open > max(ts_open) OVER () - to_microseconds(?)
     )
     SELECT * EXCLUDE (batch, ts_ingested_ns) REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
     FROM recent ORDER BY ts_open
@@ -33,7 +36,7 @@ _BARS: Final = """
 _PRINTS: Final = """
     WITH numbered AS (
         SELECT *, row_number() OVER (ORDER BY rowid DESC) AS age, max(ts_event) OVER () AS newest
-        FROM trades WHERE instrument = ?
+        FROM trades WHERE instrument = ? AND ts_knowable_ns <= ?
     )
     SELECT epoch_us(ts_event) AS ts_us, tid, price, size, side FROM numbered
     WHERE age <= ? OR ts_event > newest - to_microseconds(?)
@@ -42,7 +45,7 @@ _PRINTS: Final = """
 
 _COVERAGE: Final = """
     WITH last_revision AS (
-        SELECT * FROM coverage WHERE instrument = ?
+        SELECT * FROM coverage WHERE instrument = ? AND ts_knowable_ns <= ?
         QUALIFY row_number() OVER (
             PARTITION BY journal, connection, channel, ts_from, kind ORDER BY revision DESC) = 1
     )
@@ -53,23 +56,23 @@ _COVERAGE: Final = """
 """
 
 
-def resume(pipeline: Pipeline, lake: Lake, instruments: list[str], now_ns: int) -> None:
+def resume(pipeline: Pipeline, lake: Lake, instruments: list[str], started_ns: int) -> None:
     """Give a new pipeline what earlier recordings left in the lake.
 
     Args:
         pipeline: nothing processed yet.
         lake: with every earlier recording's rows.
         instruments: which to take over.
-        now_ns: the present; bars that close later are left alone.
+        started_ns: when the new recording began; rows that were not known by then are left alone.
     """
     reach_us = REOPEN_NS // US_NS
     for instrument in instruments:
-        prints = _prints(pipeline, lake, instrument, reach_us)
+        prints = _prints(pipeline, lake, instrument, started_ns, reach_us)
         for clock in pipeline.clocks:
             by_bar: dict[int, list[Row]] = {}
             for row in prints:
                 by_bar.setdefault(floor_ns(row[0], clock.width_ns), []).append(row)
-            bars = lake.query(_BARS, [instrument, clock.width, now_ns // US_NS, reach_us]).to_pylist()
+            bars = lake.query(_BARS, [instrument, clock.width, started_ns, reach_us]).to_pylist()
             for bar in bars:
                 clock.restore(instrument, bar, by_bar.pop(bar["ts_open"] * US_NS, []))
             if bars:
@@ -79,13 +82,15 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: list[str], now_ns: int) 
                         open_ns > last_open_ns
                     ):  # printed, but its bar had not closed when the recorder stopped
                         clock.restore_prints(instrument, open_ns, rows)
-        for span in lake.query(_COVERAGE, [instrument, reach_us]).to_pylist():
+        for span in lake.query(_COVERAGE, [instrument, started_ns, reach_us]).to_pylist():
             _restore_span(pipeline, instrument, span)
 
 
-def _prints(pipeline: Pipeline, lake: Lake, instrument: str, reach_us: int) -> list[Row]:
+def _prints(pipeline: Pipeline, lake: Lake, instrument: str, started_ns: int, reach_us: int) -> list[Row]:
     rows: list[Row] = []
-    for order, item in enumerate(lake.query(_PRINTS, [instrument, _SEEN_PRINTS, reach_us]).to_pylist()):
+    for order, item in enumerate(
+        lake.query(_PRINTS, [instrument, started_ns, _SEEN_PRINTS, reach_us]).to_pylist()
+    ):
         letter = _SIDE_LETTERS.get(item["side"], item["side"])
         pipeline.seen.judge(
             instrument, item["ts_us"] * US_NS // MS_NS, item["tid"], (item["price"], item["size"], letter)

@@ -118,3 +118,7 @@ def refuse_foreign_rooms() -> None:
 
 def _plain(text: str) -> str:
     return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

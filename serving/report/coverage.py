@@ -1,0 +1,284 @@
+"""What was recorded, and what was blind: the heat map, its gaps and its sources?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from markupsafe import Markup
+
+from serving.report import svg, words
+from serving.report.facts import Facts, Hole
+from serving.report.recorded import BarCount, Watched
+from storage.clock import NS
+from storage.contracts import STATUSES
+
+MEANING: Final = {
+    "printed": "watched throughout, and something printed",
+    "quiet": "watched throughout, alive at both edges, and nothing printed: silence is proven",
+    "blind": "not or not fully watched: what printed meanwhile is unknown",
+    "halted": "the venue had halted trading",
+    "unlisted": "not yet, or no longer, listed",
+    "unknown": "nobody says: no row, or no candle",
+}
+
+_ROW_PX: Final = 20.0
+_SLIVER_PX: Final = 3.0
+_MOST_ROWS: Final = 60
+_MOST_GAPS: Final = 24
+# From the bottom of a cell to its top: what is sound first, so that trouble hangs from above.
+_STACK: Final = ("printed", "quiet", "unlisted", "halted", "unknown", "blind")
+_SOUND: Final = ("printed", "quiet")
+
+
+@dataclass(frozen=True, slots=True)
+class HeatRow:
+    """One instrument's row of the heat map, and its figures."""
+
+    name: str
+    instrument: str
+    picture: Markup
+    vouched: str
+    watched: str
+    prints: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One entry of the legend."""
+
+    status: str
+    bars: str
+    share: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class GapRow:
+    """One gap of the coverage ledger, over the instruments that it struck alike."""
+
+    start: str
+    length: str
+    instruments: str
+    cause: str
+    proof: str
+    is_bridged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HoleRow:
+    """A run of bars that nobody vouches for, though no gap explains it."""
+
+    start: str
+    stop: str
+    instrument: str
+    status: str
+    bars: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where bars came from."""
+
+    name: str
+    kind: str
+    reach: str
+    instruments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The section."""
+
+    rows: tuple[HeatRow, ...]
+    left_out: int
+    axis: Markup
+    bin: str
+    keys: tuple[Key, ...]
+    gaps: tuple[GapRow, ...]
+    gaps_left_out: int
+    holes: tuple[HoleRow, ...]
+    holes_left_out: int
+    sources: tuple[Source, ...]
+    has_live: bool
+
+
+def make_coverage(facts: Facts) -> Coverage:
+    """Return the section."""
+    night, recorded = facts.night, facts.recorded
+    axis = svg.TimeAxis(night["since_ns"], night["until_ns"])
+    names = words.short_names(night["instruments"])
+    by_instrument = {name: [item for item in recorded.bars if item.instrument == name] for name in names}
+    # With more rows than fit, those that lack the most are shown.
+    shown = sorted(names, key=lambda name: sum(i.bars for i in by_instrument[name] if i.status in _SOUND))
+    shown = sorted(shown[:_MOST_ROWS])
+    gaps, gaps_left_out = _gap_rows([span for span in recorded.spans if span.kind == "gap"], names)
+    holes = [hole for hole in facts.holes if hole.status != "blind"]
+    by_length = sorted(holes, key=lambda hole: (hole.bars, -hole.from_ns), reverse=True)[:_MOST_GAPS]
+    return Coverage(
+        rows=tuple(_heat_row(facts, axis, name, names[name], by_instrument[name]) for name in shown),
+        left_out=len(names) - len(shown),
+        axis=svg.time_ticks(axis),
+        bin=words.length(recorded.bin_ns),
+        keys=_keys(facts),
+        gaps=tuple(gaps),
+        gaps_left_out=gaps_left_out,
+        holes=tuple(_hole_row(hole, names) for hole in sorted(by_length, key=lambda hole: hole.from_ns)),
+        holes_left_out=len(holes) - len(by_length),
+        sources=_sources(facts),
+        has_live=any(origin != "candle" for origin in recorded.origins),
+    )
+
+
+# The heat map.
+
+
+def _heat_row(
+    facts: Facts, axis: svg.TimeAxis, instrument: str, name: str, counted: Sequence[BarCount]
+) -> HeatRow:
+    steps = facts.panel["steps"]
+    sound = sum(item.bars for item in counted if item.status in _SOUND)
+    watched_ms = sum(item.observed_ms for item in counted if item.origin != "candle")
+    prints = [item.prints for item in counted if item.prints is not None]
+    return HeatRow(
+        name=name,
+        instrument=instrument,
+        picture=svg.picture(
+            *_cells(facts, axis, name, counted),
+            height=_ROW_PX,
+            label=f"{name}: {_shares_text(_tally(counted, steps))}",
+            class_="heat",
+        ),
+        vouched=words.percent(sound / steps),
+        watched=words.percent(watched_ms * 1_000_000 / (axis.stop_ns - axis.start_ns)),
+        prints=words.count(sum(prints) if prints else None),
+    )
+
+
+def _cells(facts: Facts, axis: svg.TimeAxis, name: str, counted: Sequence[BarCount]) -> Iterable[Markup]:
+    """Yield one group of rectangles for each run of stretches that are alike."""
+    bin_ns, bar_ns = facts.recorded.bin_ns, facts.bar_ns
+    held = {at: tuple(found) for at, found in groupby(counted, key=lambda item: item.bin)}
+    cells = []
+    for at in range(axis.start_ns // bin_ns, -(-axis.stop_ns // bin_ns)):
+        start_ns, stop_ns = max(at * bin_ns, axis.start_ns), min((at + 1) * bin_ns, axis.stop_ns)
+        tally = _tally(held.get(at, ()), (stop_ns - start_ns) // bar_ns)
+        cells.append((start_ns, stop_ns, tally, _causes(held.get(at, ()))))
+    for _, run in groupby(cells, key=lambda cell: (_rounded(cell[2]), cell[3])):
+        members = list(run)
+        (start_ns, _, tally, causes), stop_ns = members[0], members[-1][1]
+        said = f"{name}, {words.span(start_ns, stop_ns)}: {_shares_text(tally)}{causes}"
+        yield svg.el("g", svg.el("title", said), *_stack(axis.share(start_ns), axis.share(stop_ns), tally))
+
+
+def _tally(counted: Iterable[BarCount], bars: int) -> dict[str, float]:
+    """Return shares of a number of bars by status; bars without a row are unknown."""
+    found = dict.fromkeys(STATUSES, 0)
+    for item in counted:
+        found[item.status] += item.bars
+    found["unknown"] += bars - sum(found.values())
+    return {status: n / bars for status, n in found.items() if n and bars}
+
+
+def _rounded(tally: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple((status, round(share, 3)) for status, share in tally.items())
+
+
+def _causes(counted: Iterable[BarCount]) -> str:
+    causes = sorted({item.cause for item in counted if item.cause})
+    return f" ({', '.join(causes)})" if causes else ""
+
+
+def _stack(start: float, stop: float, tally: dict[str, float]) -> Iterable[Markup]:
+    """Yield a cell's rectangles; a share that is trouble shows as a sliver, however small it is."""
+    heights = {
+        status: max(_ROW_PX * tally[status], 0.0 if status in _SOUND else _SLIVER_PX)
+        for status in _STACK
+        if status in tally
+    }
+    largest = max(heights, key=lambda status: heights[status])
+    heights[largest] -= sum(heights.values()) - _ROW_PX
+    down = _ROW_PX
+    for status, height in heights.items():
+        down -= height
+        yield svg.block(start, stop, top=down, height=height, class_=f"s-{status}")
+
+
+def _shares_text(tally: dict[str, float]) -> str:
+    return ", ".join(f"{status} {words.percent(share)}" for status, share in tally.items()) or "nothing"
+
+
+def _keys(facts: Facts) -> tuple[Key, ...]:
+    counts = facts.panel["status"]
+    total = sum(counts.values())
+    order = ("printed", "quiet", "blind", "unknown", "halted", "unlisted")
+    return tuple(
+        Key(status, words.count(counts[status]), words.percent(counts[status] / total), MEANING[status])
+        for status in order
+    )
+
+
+# Gaps, holes and sources.
+
+
+def _gap_rows(gaps: Sequence[Watched], names: dict[str, str]) -> tuple[list[GapRow], int]:
+    """Return the longest gaps by time, those of one moment and cause together, and how many are left out."""
+
+    def moment(gap: Watched) -> tuple[int, bool, str, str]:
+        return (gap.from_ns // NS, gap.bridged, gap.cause, gap.evidence)
+
+    rows = []
+    for (_, is_bridged, cause, evidence), run in groupby(sorted(gaps, key=moment), key=moment):
+        found = list(run)
+        start_ns, stop_ns = min(gap.from_ns for gap in found), max(gap.to_ns for gap in found)
+        struck = sorted({names[gap.instrument] for gap in found})
+        row = GapRow(
+            start=words.clock(start_ns, seconds=True),
+            length=words.length(stop_ns - start_ns),
+            instruments="all" if len(struck) == len(names) else words.listed(struck),
+            cause=cause,
+            proof="bridged: resent prints prove that nothing was missed"
+            if is_bridged
+            else f"open: prints may be missing (evidence: {evidence})",
+            is_bridged=is_bridged,
+        )
+        rows.append((stop_ns - start_ns, row))
+    least = sorted((duration for duration, _ in rows), reverse=True)[:_MOST_GAPS]
+    kept = [row for duration, row in rows if duration >= least[-1]] if rows else []
+    return kept, len(rows) - len(kept)
+
+
+def _hole_row(hole: Hole, names: dict[str, str]) -> HoleRow:
+    return HoleRow(
+        start=words.clock(hole.from_ns),
+        stop=words.clock(hole.to_ns),
+        instrument=names[hole.instrument],
+        status=hole.status,
+        bars=words.count(hole.bars),
+    )
+
+
+def _sources(facts: Facts) -> tuple[Source, ...]:
+    recorded, total = facts.recorded, len(facts.night["instruments"])
+
+    def of(n: int) -> str:
+        return f"{n} of {total}"
+
+    found = []
+    for journal, run in groupby(sorted(recorded.spans, key=lambda item: item.journal), lambda s: s.journal):
+        spans = [span for span in run if span.kind == "watched"]
+        if not spans:
+            continue
+        is_inferred = any(span.evidence == "inferred" for span in spans)
+        kind = (
+            "capture without control frames: holes are inferred" if is_inferred else "recording of a socket"
+        )
+        reach = words.span(min(s.from_ns for s in spans), max(s.to_ns for s in spans))
+        found.append(Source(journal, kind, reach, of(len({s.instrument for s in spans}))))
+    for file in recorded.files:
+        reach = words.span(file.from_ns, file.to_ns + facts.bar_ns)
+        kind = f"{words.count(file.rows)} candles, imported: nobody watched a socket"
+        found.append(Source(file.source, kind, reach, of(file.instruments)))
+    return tuple(found)

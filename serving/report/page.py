@@ -1,0 +1,95 @@
+"""How does a judged night become one page that opens from disk, with no network and no script?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from serving.report import words
+from serving.report.claims import make_claims
+from serving.report.coverage import make_coverage
+from serving.report.facts import Facts, read_facts
+from serving.report.folds import make_folds
+from serving.report.health import make_health
+from serving.report.learning import make_learning
+from serving.report.money import COSTS, make_money
+from serving.report.provenance import make_provenance
+from serving.report.skill import make_skill
+from serving.report.verdict import make_verdict
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+_HERE: Final = Path(__file__).resolve().parent
+LATEST: Final = "latest.html"
+POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+"""The page's content security policy: nothing is fetched, and nothing runs, whatever a name holds."""
+
+
+def write_report(settings: Settings, night: str) -> str:
+    """Write a night's page, and `latest.html` beside it; return the page's path.
+
+    The page depends on the night's folder and on the lake at the night's snapshot alone: equal ones give equal
+    bytes, wherever the home lies and whenever it is written.
+
+    Raises:
+        GateError: there is no such night, or it is not judged yet; the error names the step to run.
+        LakeError: the night's snapshot cannot be read.
+    """
+    page = render(read_facts(settings, night)).encode()
+    settings.reports_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.reports_dir / f"{night}.html"
+    for target in (path, settings.reports_dir / LATEST):
+        _write_whole(target, page)
+    logger.info("report written", night=night, path=str(path), size_bytes=len(page))
+    return str(path)
+
+
+def render(facts: Facts) -> str:
+    """Return the page."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    night = facts.night
+    # Ours, and free of data: the one text beside our own SVG that is not escaped.
+    style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704
+    return environment.get_template("page.html.j2").render(
+        style=style,
+        policy=POLICY,
+        night=night["night"],
+        recipe=facts.recipe.name,
+        reach=words.span(night["since_ns"], night["until_ns"]),
+        width=facts.recipe.width,
+        instruments=len(night["instruments"]),
+        costs_named=COSTS,
+        claims=make_claims(facts),
+        verdict=make_verdict(facts),
+        coverage=make_coverage(facts),
+        folds=make_folds(facts),
+        learning=make_learning(facts),
+        skill=make_skill(facts),
+        money=make_money(facts),
+        health=make_health(facts),
+        provenance=make_provenance(facts),
+    )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

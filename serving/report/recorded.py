@@ -1,0 +1,202 @@
+"""What does the lake say, at the night's snapshot, of what was recorded: bars, gaps, sources, refused rows?
+
+The bars counted here are those that the night's panel holds: of each, the last revision that was knowable one
+grace after its close. The coverage ledger speaks of the channel `trades`, which alone decides a bar's status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ingest.coverage import TRADES
+from storage.clock import NS, US_NS, width_ns
+from storage.lake import Lake
+
+SIMULATED: Final = "simulated"
+"""Recordings of a simulated venue have names that begin with this."""
+
+_BARS: Final = """
+WITH knowable AS (
+    SELECT instrument, ts_open, revision, status, cause, origin, observed_ms, trades
+    FROM bars
+    WHERE width = ?
+      AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+      AND list_contains(?, origin) AND list_contains(?, instrument)
+      AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
+), served AS (
+    SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
+)
+SELECT instrument, epoch_us(ts_open) // ? AS bin, status, cause, origin, count(*) AS bars,
+       CAST(sum(observed_ms) AS BIGINT) AS observed_ms, CAST(sum(trades) AS BIGINT) AS prints
+FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
+GROUP BY ALL ORDER BY ALL
+"""
+
+_SPANS: Final = """
+WITH latest AS (
+    SELECT * FROM coverage
+    WHERE channel = ? AND list_contains(?, instrument)
+      AND ts_to > make_timestamptz(?) AND ts_from < make_timestamptz(?)
+    QUALIFY row_number() OVER (
+        PARTITION BY journal, connection, instrument, ts_from, kind ORDER BY revision DESC
+    ) = 1
+)
+SELECT journal, instrument, kind, cause, evidence, bridged,
+       epoch_us(ts_from) * 1000 AS from_ns, epoch_us(ts_to) * 1000 AS to_ns
+FROM latest ORDER BY from_ns, to_ns, journal, connection, instrument, kind
+"""
+
+_FILES: Final = """
+SELECT source, count(DISTINCT instrument) AS instruments, count(*) AS rows,
+       epoch_us(min(ts_open)) * 1000 AS from_ns, epoch_us(max(ts_open)) * 1000 AS to_ns
+FROM candles
+WHERE width = ? AND list_contains(?, instrument)
+  AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+GROUP BY source ORDER BY source
+"""
+
+_REFUSED: Final = """
+SELECT table_name, reason, count(*) AS rows FROM quarantine
+WHERE ts_knowable_ns >= ? AND ts_knowable_ns < ?
+GROUP BY ALL ORDER BY rows DESC, table_name, reason
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BarCount:
+    """How many bars of one instrument and one stretch of time were alike.
+
+    Args:
+        instrument: whose.
+        bin: number of the stretch, from the epoch.
+        status, cause, origin: what they share.
+        bars: how many.
+        observed_ms: for how long of them the socket was watched.
+        prints: trades in them; `None` where the source does not count.
+    """
+
+    instrument: str
+    bin: int
+    status: str
+    cause: str
+    origin: str
+    bars: int
+    observed_ms: int
+    prints: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One row of the coverage ledger, in its last revision."""
+
+    journal: str
+    instrument: str
+    kind: str
+    cause: str
+    evidence: str
+    bridged: bool
+    from_ns: int
+    to_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An imported file of candles, as far as the night reaches."""
+
+    source: str
+    instruments: int
+    rows: int
+    from_ns: int
+    to_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows in quarantine for one reason."""
+
+    table_name: str
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """All that the lake says.
+
+    Args:
+        bin_ns: width of the stretches that `bars` are counted in.
+        bars: counts, ordered by instrument and stretch.
+        spans: the coverage ledger.
+        files: imports of candles, where bars came from candles.
+        refused: rows in quarantine that came in the night's range.
+    """
+
+    bin_ns: int
+    bars: tuple[BarCount, ...]
+    spans: tuple[Watched, ...]
+    files: tuple[File, ...]
+    refused: tuple[Refused, ...]
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether a recording of a simulated venue is among the sources."""
+        return any(span.journal.startswith(SIMULATED) for span in self.spans)
+
+    @property
+    def origins(self) -> dict[str, int]:
+        """Bars by how they reached us."""
+        found: dict[str, int] = {}
+        for item in self.bars:
+            found[item.origin] = found.get(item.origin, 0) + item.bars
+        return dict(sorted(found.items()))
+
+
+def choose_bin_ns(start_ns: int, stop_ns: int, *, bar_ns: int) -> int:
+    """Return the width of a stretch: an hour, finer for less than half a day, coarser beyond a week.
+
+    >>> hour = 3_600_000_000_000
+    >>> [choose_bin_ns(0, n * hour, bar_ns=hour // 60) * 60 // hour for n in (6, 48, 24 * 67)]
+    [5, 60, 720]
+    """
+    hour_ns = 3_600 * NS
+    hours = (stop_ns - start_ns) / hour_ns
+    if hours < 12:
+        return max(hour_ns // 12, bar_ns)
+    coarser = next((n for n in (1, 3, 6, 12) if hours / n <= 168), 24)
+    while hours / coarser > 168:
+        coarser *= 2
+    return max(coarser * hour_ns, bar_ns)
+
+
+def read_recorded(lake: Lake, night: dict[str, Any]) -> Recorded:
+    """Return what the lake says of a night.
+
+    Args:
+        lake: the tables; read at the night's snapshot.
+        night: the value of `night.json`.
+
+    Raises:
+        LakeError: the snapshot is gone.
+    """
+    recipe, at = night["recipe"], int(night["snapshot"])
+    start_ns, stop_ns, width = int(night["since_ns"]), int(night["until_ns"]), str(recipe["width"])
+    names, reach = list(night["instruments"]), (start_ns // US_NS, stop_ns // US_NS)
+    bin_ns = choose_bin_ns(start_ns, stop_ns, bar_ns=width_ns(width))
+    grace_ns = int(night["grace_ms"]) * 1_000_000
+    bars = lake.query(
+        _BARS, (width, *reach, list(recipe["origins"]), names, grace_ns, bin_ns // US_NS), at=at
+    )
+    spans = lake.query(_SPANS, (TRADES, names, *reach), at=at)
+    files = lake.query(_FILES, (width, names, *reach), at=at)
+    refused = lake.query(_REFUSED, (start_ns, stop_ns), at=at)
+    counted = tuple(BarCount(**row) for row in bars.to_pylist())
+    return Recorded(
+        bin_ns=bin_ns,
+        bars=counted,
+        spans=tuple(Watched(**row) for row in spans.to_pylist()),
+        files=tuple(File(**row) for row in files.to_pylist())
+        if any(item.origin == "candle" for item in counted)
+        else (),
+        refused=tuple(Refused(**row) for row in refused.to_pylist()),
+    )

@@ -1,0 +1,129 @@
+"""How are numbers, times and names written for people?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from storage.clock import DAY_NS, NS
+
+MINUS: Final = "\N{MINUS SIGN}"
+NOTHING: Final = "\N{EN DASH}"
+"""Stands where a figure is undefined."""
+
+
+def plain(value: float | None, digits: int = 2) -> str:
+    """Return a number with a fixed number of decimals, or a dash where it is undefined.
+
+    >>> plain(1234.5, 1), plain(None)
+    ('1,234.5', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return _minus(f"{value:,.{digits}f}", digits)
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """Return a number that always shows its sign.
+
+    >>> signed(0.01234), signed(-0.00001)
+    ('+0.0123', '0.0000')
+    """
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return _minus(f"{value:+,.{digits}f}", digits)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share, 0 to 1, in percent; what is not quite all, or not quite nothing, is not rounded to it.
+
+    >>> percent(0.97934), percent(0.99996), percent(1.0), percent(0.0002)
+    ('97.9%', '>99.9%', '100%', '<0.1%')
+    """
+    if share is None or not math.isfinite(share):
+        return NOTHING
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    least = 10.0**-digits
+    if 0 < share * 100 < least / 2:
+        return f"<{least:.{digits}f}%"
+    if 1 > share > 1 - least / 200:
+        return f">{100 - least:.{digits}f}%"
+    return _minus(f"{share * 100:.{digits}f}%", digits)
+
+
+def earned(share: float | None, digits: int = 2) -> str:
+    """Return a share of the capital in percent, with its sign.
+
+    >>> earned(0.0123), earned(0.0)
+    ('+1.23%', '0.00%')
+    """
+    if share is None or not math.isfinite(share):
+        return NOTHING
+    return signed(share * 100, digits) + "%"
+
+
+def digits_of(values: Iterable[float]) -> int:
+    """Return how many decimals tell these values apart from rounder ones, at most 6.
+
+    >>> digits_of([-2.5, 0.0, 5.0]), digits_of([10.0, 20.0])
+    (1, 0)
+    """
+    held = list(values)
+    return next((n for n in range(6) if all(abs(value - round(value, n)) < 1e-9 for value in held)), 6)
+
+
+def count(value: int | None) -> str:
+    """Return a count with thousands apart."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def clock(at_ns: int, *, seconds: bool = False) -> str:
+    """Return an instant, in UTC, for reading.
+
+    >>> clock(1_741_946_400_000_000_000)
+    '2025-03-14 10:00'
+    """
+    moment = datetime.fromtimestamp(at_ns // NS, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if seconds else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def span(start_ns: int, stop_ns: int) -> str:
+    """Return a stretch of time; the second date is left out where it is the first."""
+    start, stop = clock(start_ns), clock(stop_ns)
+    return f"{start} to {stop[11:] if start[:10] == stop[:10] else stop}"
+
+
+def length(duration_ns: int) -> str:
+    """Return a duration by its two largest units.
+
+    >>> length(3_900_000_000_000), length(900_000_000), length(0)
+    ('1 h 5 min', '0.9 s', '0 s')
+    """
+    if duration_ns < 60 * NS:
+        return f"{duration_ns / NS:.1f} s".replace(".0 s", " s")
+    left, parts = duration_ns, []
+    for unit_ns, name in ((DAY_NS, "d"), (3_600 * NS, "h"), (60 * NS, "min"), (NS, "s")):
+        if left >= unit_ns:
+            parts.append(f"{left // unit_ns} {name}")
+            left %= unit_ns
+    return " ".join(parts[:2])
+
+
+def short_names(instruments: Sequence[str]) -> dict[str, str]:
+    """Return each instrument's symbol, or its whole id where venues or kinds differ."""
+    prefixes = {name.rpartition("|")[0] for name in instruments}
+    return {name: name.rpartition("|")[2] if len(prefixes) == 1 else name for name in instruments}
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names with commas; beyond `most`, how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _minus(text: str, digits: int) -> str:
+    is_zero = not any(digit in text for digit in "123456789")
+    return f"{0:.{digits}f}" + ("%" if text.endswith("%") else "") if is_zero else text.replace("-", MINUS)

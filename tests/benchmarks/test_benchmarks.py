@@ -1,0 +1,58 @@
+"""Do the benchmarks measure what they say, on small sizes: equal results, turns taken, one ratio?"""
+
+from __future__ import annotations
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+
+from storage.clock import width_ns
+from storage.contracts import CONTRACTS
+from tests.benchmarks.bench_bars import check_equal, fold_duckdb, fold_ours, fold_polars, make_prints
+from tests.benchmarks.bench_commit import make_batch
+from tests.benchmarks.harness import figures, measure
+
+
+@pytest.mark.parametrize("width", ["1m", "1h"])
+def test_all_engines_fold_equal_bars(width: str) -> None:
+    prints = make_prints(20_000)
+    frame = pl.from_arrow(prints.table)
+    assert isinstance(frame, pl.DataFrame)
+    run = duckdb.connect()
+    run.register("prints", prints.table)
+    ours = fold_ours(prints, width_ns(width))
+    assert ours.trades.sum() == 20_000
+    check_equal(ours, fold_duckdb(run, width_ns(width)))
+    check_equal(ours, fold_polars(frame.lazy(), width_ns(width)).to_arrow())
+
+
+def test_a_difference_between_engines_is_refused() -> None:
+    prints = make_prints(1_000)
+    frame = pl.from_arrow(prints.table)
+    assert isinstance(frame, pl.DataFrame)
+    theirs = fold_polars(frame.lazy(), width_ns("1h"))
+    with pytest.raises(AssertionError):
+        check_equal(fold_ours(prints, width_ns("1h")), theirs.with_columns(pl.col("close") + 0.1).to_arrow())
+
+
+def test_a_batch_fits_its_contracts_and_shares_no_key_with_the_next() -> None:
+    first, second = make_batch(0), make_batch(1)
+    assert sum(table.num_rows for table in first.values()) == 2_000
+    for name, table in first.items():
+        good, bad = CONTRACTS[name].validate(table)
+        assert (good.num_rows, bad.num_rows) == (table.num_rows, 0)
+        frames = np.intersect1d(table["frame"].to_numpy(), second[name]["frame"].to_numpy())
+        assert frames.size == 0
+
+
+def test_contenders_take_turns() -> None:
+    calls: list[str] = []
+    taken = measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, warm_ups=1)
+    assert calls == ["a", "b"] * 3
+    assert set(taken) == {"a", "b"}
+
+
+def test_a_ratio_says_how_many_times_as_fast_we_are() -> None:
+    (figure,) = figures("x", {"ours": 2.0, "theirs": 5.0}, ours="ours", value=1.0, unit="ms")
+    assert (figure.against, figure.ratio) == ("theirs", 2.5)

@@ -1,0 +1,79 @@
+"""Which parts of the documents are made from the code, and what must they say? `python -m tests.pages` writes them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from storage.describe import describe_tables
+from storage.settings import known_keys
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+def describe_settings() -> str:
+    """Return a table of every setting with its default and the docstring under its field."""
+    docs = _field_docs()
+    lines = ["| setting | default | what it is |", "|---|---|---|"]
+    for key, default in known_keys().items():
+        shown = ",".join(default) if isinstance(default, tuple) else str(default)
+        lines.append(f"| `{key}` | {f'`{shown}`' if shown else 'empty'} | {docs[key]} |")
+    return "\n".join(lines)
+
+
+def _field_docs() -> dict[str, str]:
+    """Return the docstring under each field of the settings' dataclasses, by key."""
+    tree = ast.parse((ROOT / "storage/settings.py").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    docs: dict[str, str] = {}
+    for name, text in _docs_of(classes["Settings"]).items():
+        docs[name] = text
+    for section in classes["Settings"].body:
+        if isinstance(section, ast.AnnAssign) and isinstance(section.annotation, ast.Name):
+            kind = classes.get(section.annotation.id)
+            for name, text in _docs_of(kind).items() if kind else ():
+                docs[f"{ast.unparse(section.target)}.{name}"] = text
+    return docs
+
+
+def _docs_of(kind: ast.ClassDef) -> dict[str, str]:
+    docs = {}
+    for field, after in zip(kind.body, kind.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
+            assert isinstance(after.value, ast.Constant)
+            docs[ast.unparse(field.target)] = " ".join(str(after.value.value).split())
+    return docs
+
+
+BLOCKS: Final[tuple[tuple[str, str, Callable[[], str]], ...]] = (
+    ("docs/tables.md", "tables", describe_tables),
+    ("docs/operations.md", "settings", describe_settings),
+)
+"""Page, name of the block in it, and what it must say."""
+
+
+def with_block(page: str, name: str, text: str) -> str:
+    """Return a page with a block's content replaced.
+
+    Raises:
+        ValueError: the page has no such block.
+    """
+    begin, end = f"<!-- begin {name}: python -m tests.pages -->", f"<!-- end {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"the page has no block between {begin!r} and {end!r}")
+    return pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page)
+
+
+def main() -> None:
+    """Write every block into its page."""
+    for path, name, make in BLOCKS:
+        page = ROOT / path
+        page.write_text(with_block(page.read_text(encoding="utf-8"), name, make()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

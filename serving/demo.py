@@ -69,7 +69,8 @@ def run_demo(
         SettingsError: the folder `demo` holds something that is not an earlier demo.
     """
     settings = _fresh_home(settings)
-    spec = MarketSpec(seed=seed, span_s=hours * 3_600.0)
+    # Calmer than a live market, so that two days pass in a minute; the last seconds let the last bar be proven.
+    spec = MarketSpec(seed=seed, span_s=hours * 3_600.0 + 5.0, activity=0.25, context_s=20, book_s=60)
     recorded = asyncio.run(_record(settings, spec, on_step))
     done = run_night(settings, recipe="demo", on_step=on_step)
     counts = recorded.counts

@@ -108,7 +108,9 @@ class Lake:
         ]
         if catalog.startswith("sqlite:"):
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000"]
-        connection = _connect(["postgres_scanner"] if catalog.startswith("postgres") else ["sqlite_scanner"])
+        # Loading one takes a tenth of a second or two (its signature is checked), so only what is needed.
+        extensions = ["postgres_scanner" if catalog.startswith("postgres") else "sqlite_scanner"]
+        connection = _connect([*extensions, *(["httpfs"] if "://" in settings.lake.data else [])])
         lake = cls(
             connection,
             settings,
@@ -335,7 +337,7 @@ def _connect(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     )
-    for name in (*extensions, "httpfs", "ducklake"):
+    for name in (*extensions, "ducklake"):
         package = files(f"duckdb_extension_{name}")
         path = package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
         connection.execute(f"LOAD '{path}'")

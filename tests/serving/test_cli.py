@@ -1,0 +1,156 @@
+"""The command line: it teaches, prints what programs can read, and ends mistakes with a next step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from serving import cli
+from storage.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1","time":%d,"tid":%d}]}'
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to stand in, with no settings of the person who runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
+        monkeypatch.delenv(name)
+    yield tmp_path
+
+
+def run(*arguments: str) -> int:
+    try:
+        cli.main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def capture(folder: Path) -> Path:
+    file = folder / "made.ndjson"
+    start = 1_757_015_200
+    lines = [
+        f'{{"recv_ns":{(start + n) * 10**9 + 500_000_000},"msg":{PRINT % (100 + n % 7, (start + n) * 1000, n)}}}'
+        for n in range(200)
+    ]
+    file.write_text("\n".join(lines))
+    return file
+
+
+def test_help_answers_at_once_and_names_every_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "serving.cli", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0
+    for name in ("record", "replay", "import", "sql", "nightly", "demo", "airflow", "models", "serve-tape"):
+        assert name in done.stdout
+    assert "| torch\n" not in done.stderr, "help must not wait for torch"
+
+
+def test_replay_then_sql_in_every_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = capture(here)
+    assert run("replay", str(file)) == 0
+    assert "200 distinct" in capsys.readouterr().out
+    query = "SELECT instrument, count(*) AS n FROM trades GROUP BY ALL"
+    assert run("sql", query, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"instrument": "hyperliquid|perp|BTC", "n": 200}
+    assert run("sql", query, "--format", "csv") == 0
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [
+        ["instrument", "n"],
+        ["hyperliquid|perp|BTC", "200"],
+    ]
+    assert run("sql", query) == 0
+    assert "1 row" in capsys.readouterr().out
+    assert run("sql", "SELECT count(*) AS n FROM trades", "--at", "1", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"n": 0}
+    assert run("replay", str(file)) == 0
+    assert "nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["sql", "SELECT 1"], "there is no lake", "tickwalk replay FILE"),
+        (["replay", "nowhere"], "nowhere does not exist", "name a capture file"),
+        (["--set", "bars.grace=1", "settings"], "'bars.grace' does not exist", "bars.grace_ms"),
+        (["--set", "bars.grace_ms", "settings"], "has no value", "--set bars.grace_ms=2000"),
+        (["--config", "none.toml", "settings"], "none.toml cannot be read", ""),
+        (["nightly", "--recipe", "lunch"], "lunch", "candles"),
+        (["import", "candles", "nowhere.parquet"], "is not a Parquet file", ""),
+        (["--home", "/proc/none", "replay", "x"], "cannot be made", "TICKWALK_HOME"),
+    ],
+)
+def test_a_mistake_ends_with_its_message_and_the_next_step(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, hint: str
+) -> None:
+    assert run(*arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error:" in said
+    assert message in said
+    assert hint in said
+    assert "Traceback" not in said
+
+
+def test_sql_cannot_write(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("replay", str(capture(here))) == 0
+    assert run("sql", "DELETE FROM trades") == 2
+    assert "read-only" in capsys.readouterr().err
+
+
+def test_candles_are_imported_with_absent_ones_as_asked(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    minutes = [0, 1, 3, 4]
+    table = pa.table(
+        {
+            "coin": ["BTC"] * 4,
+            "t": pa.array([1_757_015_160_000 + m * 60_000 for m in minutes], pa.int64()),
+            **{name: [100.0] * 4 for name in ("open", "high", "low", "close")},
+            "volume": [1.0, 0.0, 2.0, 3.0],
+        }
+    )
+    pq.write_table(table, here / "c.parquet")
+    assert run("import", "candles", "c.parquet") == 0
+    assert "4 candles of 1 instruments" in capsys.readouterr().out
+    assert run("sql", "SELECT status FROM bars ORDER BY ts_open", "--format", "csv") == 0
+    assert capsys.readouterr().out.split() == ["status", "printed", "quiet", "unknown", "printed", "printed"]
+    assert run("--home", "other", "import", "candles", "c.parquet", "--absent", "quiet") == 0
+    assert (
+        run("--home", "other", "sql", "SELECT status, volume FROM bars ORDER BY ts_open", "--format", "csv")
+        == 0
+    )
+    assert capsys.readouterr().out.split()[-5:] == [
+        "printed,1.0",
+        "quiet,0.0",
+        "quiet,0.0",
+        "printed,2.0",
+        "printed,3.0",
+    ]
+
+
+def test_rooms_of_some_other_package_are_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = here / "features"
+    foreign.mkdir()
+    (foreign / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "features", raising=False)
+    monkeypatch.syspath_prepend(str(here))
+    with pytest.raises(SettingsError, match=r"'features' belongs to something else.*environment of its own"):
+        cli.refuse_foreign_rooms()

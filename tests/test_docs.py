@@ -15,6 +15,7 @@ import pytest
 import typer.main
 
 from serving.cli import app
+from storage.contracts import STATUSES
 from storage.lake import Lake
 from storage.settings import Settings, known_keys
 from tests.pages import BLOCKS, ROOT, with_block
@@ -215,6 +216,31 @@ def test_every_error_is_in_operations() -> None:
     errors = {node.name for node in tree("storage/errors.py").body if isinstance(node, ast.ClassDef)}
     described = set(re.findall(r"^\| `(\w+Error)` \|", read("docs/operations.md"), re.MULTILINE))
     assert described == errors - {"TickwalkError"}
+
+
+def rows_below(page: str, heading: str) -> list[str]:
+    """Return the first cell of each row of the first table below a heading, without its quotes."""
+    _, _, section = read(page).partition(f"\n### {heading}\n")
+    return re.findall(r"^\| `([^`]+)` \|", section.split("\n#")[0], re.MULTILINE)
+
+
+def test_every_bar_status_is_explained_in_the_order_of_the_code() -> None:
+    assert tuple(rows_below("docs/tables.md", "Status")) == STATUSES
+
+
+def test_the_causes_in_the_tables_page_are_those_of_the_code() -> None:
+    """`N` stands for a number."""
+    causes = rows_below("docs/tables.md", "Causes")
+    strings = set()
+    for path in (path for path in sources() if path.startswith("ingest/")):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+                strings.add(node.value.decode("latin-1"))
+            elif isinstance(node, ast.JoinedStr | ast.Constant):
+                strings.add(text_of(node))
+    said = "\n".join(strings)
+    assert len(causes) > 10
+    assert [cause for cause in causes if cause.replace(" N", " X") not in said] == []
 
 
 def test_the_changelog_has_this_version() -> None:

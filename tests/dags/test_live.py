@@ -24,7 +24,7 @@ from storage.settings import AirflowSettings, Settings
 from tests.dags.small import TRAINING, furnish
 
 # One stack serves the whole file, so its tests stay in one worker.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("airflow")]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_FLAGS = [
     "--no-sandbox",

@@ -25,7 +25,7 @@ demo: setup ## record a simulated venue, retrain on it, judge, and write a repor
 	$(BIN)/tickwalk demo
 
 test: setup ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .
@@ -37,6 +37,9 @@ types: setup ## check types, strictly
 format: setup ## put code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+drill: setup ## run the long forms of the drills (crash, restart, whole nights under Airflow)
+	DRILL=1 $(BIN)/python -m pytest -m drill
 
 bench: setup ## measure against peers and limits; ONLY=name runs one
 	$(BIN)/python -m tests.benchmarks $(ONLY)

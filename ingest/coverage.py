@@ -222,18 +222,8 @@ class Ledger:
         dirty, self._dirty = self._dirty, {}
         return dirty
 
-    def take_rows(self, now_ns: int, *, is_final: bool = False) -> list[dict[str, Any]]:
-        """Return rows of the table `coverage` that are new since the last call.
-
-        Args:
-            now_ns: the present.
-            is_final: also write open spans as far as they have grown.
-        """
-        if is_final:
-            for connection in self._open.values():
-                for key, since in connection.since.items():
-                    span = Span(connection.number, since, self._grown_to(connection, key, now_ns))
-                    self._emit_span(key, span, "watching", now_ns)
+    def take_rows(self) -> list[dict[str, Any]]:
+        """Return rows of the table `coverage` that are new since the last call."""
         rows, self._rows = self._rows, []
         return rows
 

@@ -134,9 +134,9 @@ class Pipeline:
         """Quarantine a line of a capture that is no frame."""
         self._refuse("frames", reason, raw, source)
 
-    def drain(self, *, is_final: bool = False) -> dict[str, pa.Table]:
+    def drain(self) -> dict[str, pa.Table]:
         """Return, once, the rows made since the last call, by table."""
-        self._rows["coverage"] += self.ledger.take_rows(self._now_ns, is_final=is_final)
+        self._rows["coverage"] += self.ledger.take_rows()
         tables = {name: CONTRACTS[name].rows(held) for name, held in self._rows.items() if held}
         for held in self._rows.values():
             held.clear()

@@ -8,18 +8,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from serving.commands import airflow, data, models, venue
 from serving.commands.common import Context
+from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import configure_logs
 from storage.settings import known_keys, load_settings
-
-ROOMS: Final = ("storage", "ingest", "features", "training", "serving")
 
 app = typer.Typer(
     name="tickwalk",

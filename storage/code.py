@@ -7,15 +7,17 @@ import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOMS: Final = ("storage", "ingest", "features", "training", "serving")
+ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """Return `<version>+g<commit>`, with `.dirty` where tracked files differ from it.
 
-    Outside a git checkout (an installed wheel) only the version is known.
+    Outside a git checkout (an image, an installed wheel) it is `<version>+s<hash of the rooms' sources>`.
     """
     try:
         release = version("tickwalk")
@@ -23,7 +25,7 @@ def code_version() -> str:
         release = "0"
     commit = _git("rev-parse", "--short=12", "HEAD")
     if not commit:
-        return release
+        return f"{release}+s{_sources_hash()}"
     dirty = ".dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
     return f"{release}+g{commit}{dirty}"
 
@@ -33,6 +35,14 @@ def lock_hash() -> str:
     """Return a hash of the locked environment, or `none` where the lock is not installed beside the code."""
     lock = ROOT / "requirements.lock"
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none"
+
+
+def _sources_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _git(*arguments: str) -> str:

@@ -101,7 +101,8 @@ def parse_meta(answer: bytes) -> Meta:
         return msgspec.json.decode(answer, type=Meta)
     except msgspec.MsgspecError as error:
         raise VenueError(
-            f"the venue's meta does not fit: {error}", hint="record it with: tickwalk probe"
+            f"the venue's meta does not fit: {error}",
+            hint="the venue may have changed its wire format; see docs/adding-a-venue.md",
         ) from error
 
 

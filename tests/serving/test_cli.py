@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,12 +22,12 @@ PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1"
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to stand in, with no settings of the person who runs the tests."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
         monkeypatch.delenv(name)
-    yield tmp_path
+    return tmp_path
 
 
 def run(*arguments: str) -> int:

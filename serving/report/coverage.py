@@ -15,13 +15,20 @@ from serving.report.recorded import BarCount, Watched
 from storage.clock import NS
 from storage.contracts import STATUSES
 
-MEANING: Final = {
+_MEANING: Final = {
     "printed": "watched throughout, and something printed",
     "quiet": "watched throughout, alive at both edges, and nothing printed: silence is proven",
     "blind": "not or not fully watched: what printed meanwhile is unknown",
     "halted": "the venue had halted trading",
     "unlisted": "not yet, or no longer, listed",
     "unknown": "nobody says: no row, or no candle",
+}
+
+# What the same words mean where bars were derived from candles alone.
+_BY_CANDLE: Final = {
+    "printed": "the venue's candle has volume",
+    "quiet": "the venue's candle has none: silence on its word",
+    "unknown": "there is no candle, and no row",
 }
 
 _ROW_PX: Final = 20.0
@@ -141,7 +148,8 @@ def _heat_row(
     steps = facts.panel["steps"]
     sound = sum(item.bars for item in counted if item.status in _SOUND)
     watched_ms = sum(item.observed_ms for item in counted if item.origin != "candle")
-    prints = [item.prints for item in counted if item.prints is not None]
+    # A quiet bar has no print, whether or not the source counts them.
+    is_counted = all(item.prints is not None for item in counted if item.status == "printed")
     return HeatRow(
         name=name,
         instrument=instrument,
@@ -153,7 +161,7 @@ def _heat_row(
         ),
         vouched=words.percent(sound / steps),
         watched=words.percent(watched_ms * 1_000_000 / (axis.stop_ns - axis.start_ns)),
-        prints=words.count(sum(prints) if prints else None),
+        prints=words.count(sum(item.prints or 0 for item in counted) if is_counted else None),
     )
 
 
@@ -192,7 +200,11 @@ def _causes(counted: Iterable[BarCount]) -> str:
 
 
 def _stack(start: float, stop: float, tally: dict[str, float]) -> Iterable[Markup]:
-    """Yield a cell's rectangles; a share that is trouble shows as a sliver, however small it is."""
+    """Yield a cell's rectangles; a share that is trouble shows as a sliver, however small it is.
+
+    A cell reaches a little under its right neighbour, so that no rounding leaves a seam between them.
+    """
+    stop = min(stop + 0.0008, 1.0)
     heights = {
         status: max(_ROW_PX * tally[status], 0.0 if status in _SOUND else _SLIVER_PX)
         for status in _STACK
@@ -213,9 +225,10 @@ def _shares_text(tally: dict[str, float]) -> str:
 def _keys(facts: Facts) -> tuple[Key, ...]:
     counts = facts.panel["status"]
     total = sum(counts.values())
+    meaning = _MEANING | (_BY_CANDLE if set(facts.recorded.origins) == {"candle"} else {})
     order = ("printed", "quiet", "blind", "unknown", "halted", "unlisted")
     return tuple(
-        Key(status, words.count(counts[status]), words.percent(counts[status] / total), MEANING[status])
+        Key(status, words.count(counts[status]), words.percent(counts[status] / total), meaning[status])
         for status in order
     )
 

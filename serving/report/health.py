@@ -98,6 +98,7 @@ def _features(facts: Facts) -> tuple[FeatureRow, ...]:
         known = {names[instrument]: share for _, instrument, share in run}
         mean = facts.panel["valid_share"][feature]
         worst = min(known, key=lambda name: known[name])
+        are_alike = len(known) > 1 and len(set(known.values())) == 1
         drawn = [
             svg.block(0, mean, top=2, height=_ROW_PX - 4, class_="known"),
             svg.block(mean, 1, top=2, height=_ROW_PX - 4, class_="masked"),
@@ -108,13 +109,13 @@ def _features(facts: Facts) -> tuple[FeatureRow, ...]:
                 for share in sorted(set(known.values()))
             ),
         ]
-        said = f"{feature}: masked on {words.percent(1 - mean)} of bars, most on {worst}"
+        said = f"{feature}: masked on {words.percent(1 - mean)} of bars"
         rows.append(
             FeatureRow(
                 name=feature,
                 picture=svg.picture(*drawn, height=_ROW_PX, label=said),
                 masked=words.percent(1 - mean),
-                worst=worst,
+                worst="all alike" if are_alike else worst,
                 worst_masked=words.percent(1 - known[worst]),
             )
         )

@@ -101,8 +101,9 @@ def _curve(
 ) -> Curve:
     ticks = scale.ticks(3)
     digits = words.digits_of(ticks)
+    marks = [(_down(scale, at), words.plain(at, digits)) for at in ticks]
     drawn = [
-        svg.rules_across([(_down(scale, at), words.plain(at, digits)) for at in ticks]),
+        svg.rules_across(at for at, _ in marks),
         svg.stretched(
             *(
                 line
@@ -111,12 +112,13 @@ def _curve(
             ),
             height=_HEIGHT,
         ),
+        svg.texts_at_left(marks),
     ]
     best = next((entry for entry in histories[0] if entry["epoch"] == histories[0][-1]["best_epoch"]), None)
     if best is None:
         said = "no epoch was better than none"
     else:
-        said = f"best epoch {best['epoch']} of {len(histories[0])}, valid loss {words.plain(best['valid_loss'], 4)}"
+        said = f"best: epoch {best['epoch']} of {len(histories[0])}, {words.plain(best['valid_loss'], 4)}"
         at = {"cx": svg.percent(_across(best["epoch"], epochs)), "cy": _down(scale, best["valid_loss"])}
         drawn.append(svg.el("circle", svg.el("title", said), **at, r=4.5, class_="best"))
     label = f"{model}, fold {fold}: {said}"

@@ -110,9 +110,10 @@ def _equity(facts: Facts, classes: dict[str, str]) -> tuple[Markup, Markup, Mark
     picture = svg.picture(
         *(_fold_band(axis, fold, n) for n, fold in enumerate(facts.folds)),
         svg.rules_down([share for share in starts if share > 0.001], height=_HEIGHT),
-        svg.rules_across(marks),
+        svg.rules_across(at for at, _ in marks),
         svg.el("line", x1="0", x2="100%", y1=down(0.0), y2=down(0.0), class_="zero"),
         svg.stretched(*lines, height=_HEIGHT),
+        svg.texts_at_left(marks),
         height=_HEIGHT,
         label=label,
         class_="equity",
@@ -171,6 +172,7 @@ def _costs(facts: Facts, classes: dict[str, str]) -> tuple[tuple[CostRow, ...], 
         value for told in traded.values() for _, start, stop in _steps(told) for value in (start, stop)
     ]
     scale = svg.Linear.around(reached, include=(0.0,), pad=0.06)
+    has_funding = facts.panel["funding_share"] is not None
     rows = tuple(
         CostRow(
             model=name,
@@ -178,11 +180,14 @@ def _costs(facts: Facts, classes: dict[str, str]) -> tuple[tuple[CostRow, ...], 
             is_challenger=name == facts.challenger,
             picture=_waterfall(name, told, scale),
             gross=words.earned(told["gross"]),
-            costs=tuple((cost, words.earned(-told[cost])) for cost in COSTS),
+            costs=tuple(
+                (cost, words.earned(-told[cost] if has_funding or cost != "funding" else None))
+                for cost in COSTS
+            ),
             net=words.earned(told["net"]),
             fills=words.count(told["fills"]),
             sharpe=words.signed(told["sharpe"], 3),
-            deflated=words.percent(told["deflated_sharpe"]),
+            deflated=words.percent(told["deflated_sharpe"] if told["fills"] else None),
         )
         for name, told in traded.items()
     )

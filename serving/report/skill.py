@@ -11,7 +11,6 @@ from serving.report import svg, words
 from serving.report.facts import Facts
 
 _ROW_PX: Final = 26.0
-_MOST_TICKS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,7 @@ class Skill:
     together: Panel
     folds: tuple[Panel, ...]
     axis: Markup
+    short_axis: Markup
     seeds: tuple[str, ...]
     valid: tuple[tuple[str, str], ...]
     has_intervals: bool
@@ -59,8 +59,6 @@ def make_skill(facts: Facts) -> Skill:
     estimates = [figure[kind] for figure in figures for kind in ("ic", "rank_ic")]
     known = [value for item in estimates for value in item.values() if value is not None]
     scale = svg.Linear.around(known, include=(0.0,), pad=0.05)
-    values = scale.ticks(_MOST_TICKS)
-    ticks = [(at, words.signed(at, words.digits_of(values))) for at in values]
     folds = tuple(
         _panel(
             facts,
@@ -77,13 +75,19 @@ def make_skill(facts: Facts) -> Skill:
             facts, "All tests together", "", {name: models[name]["test"] for name in facts.models}, scale
         ),
         folds=folds,
-        axis=svg.value_ticks(scale, ticks),
+        axis=_axis(scale, 6),
+        short_axis=_axis(scale, 3),
         seeds=tuple(words.signed(ic) for ic in facts.summary["seed_ic"]),
         valid=tuple(
             (name, words.signed(sum(ics) / len(facts.folds) if ics else None)) for name, ics in valid.items()
         ),
         has_intervals=any(item["low"] is not None for item in estimates),
     )
+
+
+def _axis(scale: svg.Linear, most: int) -> Markup:
+    values = scale.ticks(most)
+    return svg.value_ticks(scale, [(at, words.signed(at, words.digits_of(values))) for at in values])
 
 
 def _panel(

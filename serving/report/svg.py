@@ -192,7 +192,7 @@ def value_ticks(scale: Linear, texts: Sequence[tuple[float, str]], *, height: fl
             text,
             x=percent(scale.share(at)),
             y=13.0,
-            text_anchor=_anchor(scale.share(at)),
+            text_anchor="middle",
             class_="tick",
         )
         for at, text in texts
@@ -209,14 +209,16 @@ def rules_down(shares: Iterable[float], *, height: float) -> Markup:
     return Markup("").join(lines)
 
 
-def rules_across(marks: Iterable[tuple[float, str]]) -> Markup:
-    """Return thin lines from side to side at pixels down, each with its text on it at the left."""
-    drawn = [
-        el("line", x1="0", x2="100%", y1=down, y2=down, class_="grid")
-        + el("text", text, x=0.0, y=down - 3, class_="tick")
-        for down, text in marks
-    ]
-    return Markup("").join(drawn)
+def rules_across(downs: Iterable[float]) -> Markup:
+    """Return thin lines from side to side at pixels down."""
+    lines = [el("line", x1="0", x2="100%", y1=down, y2=down, class_="grid") for down in downs]
+    return Markup("").join(lines)
+
+
+def texts_at_left(marks: Iterable[tuple[float, str]]) -> Markup:
+    """Return what the lines across stand for, each on its line at the left, to lie over what is drawn."""
+    texts = [el("text", text, x=0.0, y=down - 3, class_="tick over") for down, text in marks]
+    return Markup("").join(texts)
 
 
 def path(points: Iterable[tuple[float, float]], *, class_: str, title: str = "") -> Markup:

@@ -45,11 +45,6 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, str]:
-    return make_night(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(scope="module")
 def facts(judged: tuple[Settings, str]) -> Facts:
     return read_facts(*judged)
 

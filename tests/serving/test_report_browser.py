@@ -1,0 +1,128 @@
+"""Does the page open in a real browser from disk: no error, no request, no script, and within a phone's width?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from serving.report import write_report
+from storage.settings import Settings
+
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
+)
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--enable-logging=stderr",
+)
+# The browser's own requests (updates, accounts) have this for an initiator; a page's have an origin.
+OWN = "not an origin"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What came of opening a page: its tree, what the console said, and what the page asked the network for."""
+
+    dom: str
+    console: list[str]
+    requests: list[str]
+
+    @property
+    def title(self) -> str:
+        return self.dom.partition("<title>")[2].partition("</title>")[0]
+
+
+def visit(page: Path, folder: Path, *, size: str = "1200,900") -> Visit:
+    """Open a page from disk with a fresh profile."""
+    assert CHROMIUM is not None
+    log = folder / "net.json"
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}"]
+    done = subprocess.run(
+        [*command, f"--window-size={size}", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    starts = [event.get("params") or {} for event in json.loads(log.read_text())["events"]]
+    return Visit(
+        dom=done.stdout,
+        console=[line for line in done.stderr.splitlines() if "CONSOLE" in line],
+        requests=[
+            held["url"]
+            for held in starts
+            if held.get("initiator", OWN) != OWN and "://" in held.get("url", "")
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(judged: tuple[Settings, str]) -> Path:
+    return Path(write_report(*judged))
+
+
+def test_page_opens_without_error_or_request(page: Path, tmp_path: Path) -> None:
+    found = visit(page, tmp_path)
+    assert found.title.startswith("Refused: ")
+    assert found.dom.count("<section") == 8
+    assert found.console == []
+    assert found.requests == []
+
+
+def test_visit_notices_an_error_a_script_and_a_request(tmp_path: Path) -> None:
+    planted = tmp_path / "planted.html"
+    planted.write_text(
+        "<title>before</title><img src='http://127.0.0.1:9/x.png'>"
+        "<script>console.error('planted'); document.title = 'run'</script>",
+        encoding="utf-8",
+    )
+    found = visit(planted, tmp_path)
+    assert found.title == "run"
+    assert len(found.console) == 1
+    assert found.requests == ["http://127.0.0.1:9/x.png"]
+
+
+def test_policy_stops_even_what_stands_in_the_page(page: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted.html"
+    markup = "<script>document.title = 'run'</script><img src='http://127.0.0.1:9/x.png'><h1>"
+    planted.write_text(page.read_text(encoding="utf-8").replace("<h1>", markup), encoding="utf-8")
+    found = visit(planted, tmp_path)
+    assert found.title.startswith("Refused: ")
+    assert found.requests == []
+    assert len(found.console) == 2
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_page_fits_its_window(page: Path, tmp_path: Path, width: int) -> None:
+    text = page.read_text(encoding="utf-8")
+    # Only without its policy can a script in the page measure it.
+    start = text.index("<meta http-equiv")
+    measure = f"<iframe style='width:{width}px;height:900px' srcdoc=''></iframe>"
+    ask = (
+        "<script>const f = document.querySelector('iframe'); f.contentDocument.write(decodeURIComponent(PAGE));"
+        "f.contentDocument.close(); f.contentWindow.scrollTo(0, 0);"
+        "document.title = f.contentDocument.documentElement.scrollWidth</script>"
+    )
+    inner = text[:start] + text[text.index(">", start) + 1 :]
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        f"<title>0</title>{measure}" + ask.replace("PAGE", json.dumps(quote(inner))), encoding="utf-8"
+    )
+    assert 300 < int(visit(outer, tmp_path).title) <= width

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from serving.report import svg, words
 from serving.report.facts import Facts, Hole
-from serving.report.recorded import BarCount, Watched
+from serving.report.recorded import SIMULATED, BarCount, Watched
 from storage.clock import NS
 from storage.contracts import STATUSES
 
@@ -284,10 +284,11 @@ def _sources(facts: Facts) -> tuple[Source, ...]:
         spans = [span for span in run if span.kind == "watched"]
         if not spans:
             continue
-        is_inferred = any(span.evidence == "inferred" for span in spans)
-        kind = (
-            "capture without control frames: holes are inferred" if is_inferred else "recording of a socket"
-        )
+        kind = "recording of a socket"
+        if any(span.evidence == "inferred" for span in spans):
+            kind = "capture without control frames: holes are inferred"
+        if journal.startswith(SIMULATED):
+            kind = "recording of a simulated venue"
         reach = words.span(min(s.from_ns for s in spans), max(s.to_ns for s in spans))
         found.append(Source(journal, kind, reach, of(len({s.instrument for s in spans}))))
     for file in recorded.files:

@@ -175,6 +175,7 @@ def test_simulated_recording_is_told_before_any_figure(facts: Facts, written: st
     page = render(dataclasses.replace(facts, recorded=dataclasses.replace(facts.recorded, spans=spans)))
     assert banner not in written
     assert 0 < page.index(banner) < page.index("<h1>")
+    assert "recording of a simulated venue" in page
 
 
 def test_candle_history_is_told_to_be_no_recording(facts: Facts, written: str) -> None:

@@ -62,8 +62,8 @@ def make_money(facts: Facts) -> Money:
     rows, costs_axis = _costs(facts, classes)
     position, costs = facts.recipe.position, facts.recipe.costs
     rule = (
-        f"A position opens where the predicted move exceeds {position.threshold:g} times the fee and spread of going "
-        f"in and out, each instrument gets {words.percent(position.gross_share / len(facts.night['instruments']))} "
+        f"A position opens where the predicted move exceeds {position.threshold:g} times the cost of going in and "
+        f"out, each instrument gets {words.percent(position.gross_share / len(facts.night['instruments']))} "
         f"of {words.plain(costs.capital_usd, 0)} USD, and is held for {position.hold_bars} bars of "
         f"{facts.recipe.width}."
     )

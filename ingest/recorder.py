@@ -31,6 +31,7 @@ from ingest.resume import resume
 from ingest.venues.hyperliquid import (
     CHANNELS,
     CLOCK_PREFIX,
+    SIMULATED_MARK,
     ask,
     check_coins,
     instrument_id,
@@ -90,7 +91,7 @@ class Recorder:
         self._follows_venue = settings.record.clock == "venue"
         self._venue_time = ManualTime()
         self._clock: TimeSource = self._venue_time if self._follows_venue else WallTime()
-        self._name = name or f"{settings.record.venue}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._name = name or ""
         self._unsent: list[tuple[str, dict[str, pa.Table]]] = []
         self._committing = asyncio.Lock()
         self._bars_out = asyncio.Event()
@@ -115,6 +116,9 @@ class Recorder:
             )
             self._venue_time.advance_to(parse_venue_time_ns(status))
         check_coins(record.coins, parse_meta(meta))
+        if not self._name:
+            origin = "simulated" if json.loads(meta).get(SIMULATED_MARK) else record.venue
+            self._name = f"{origin}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         await asyncio.to_thread(recover, self._settings, self._lake)
         folder = self._settings.journal_dir / self._name
         self._journal = JournalWriter(folder, segment_bytes=record.segment_bytes)

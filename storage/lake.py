@@ -74,12 +74,18 @@ class Lake:
     """One connection to the tables. Not for use by two threads at once."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, settings: Settings, clock: TimeSource, attach: str
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        settings: Settings,
+        clock: TimeSource,
+        attach: str,
+        options: str,
     ):
         self._connection = connection
         self._settings = settings
         self._clock = clock
         self._attach = attach
+        self._options = options
         self._lock_path = settings.lake_dir / "commit.lock"
         self._attached: set[int] = set()
 
@@ -103,7 +109,8 @@ class Lake:
             )
         settings.ensure_home()
         options = [
-            f"DATA_PATH '{settings.lake.data or settings.lake_dir / 'data'}'",
+            f"DATA_PATH {_quoted(settings.lake.data or str(settings.lake_dir / 'data'))}",
+            "OVERRIDE_DATA_PATH true",  # the catalog notes where it was made; a home may be moved or named otherwise
             "DATA_INLINING_ROW_LIMIT 0",
         ]
         if catalog.startswith("sqlite:"):
@@ -115,11 +122,12 @@ class Lake:
             connection,
             settings,
             clock or WallTime(),
-            f"ATTACH 'ducklake:{catalog}' AS {{name}} ({', '.join(options)}{{more}})",
+            f"ATTACH {_quoted(f'ducklake:{catalog}')}",
+            ", ".join(options),
         )
         try:
             with lake._locked():
-                connection.execute(lake._attach.format(name="lake", more=", READ_ONLY" if read_only else ""))
+                connection.execute(lake._attach_as("lake", "READ_ONLY" if read_only else ""))
                 connection.execute("USE lake")
                 if not read_only:
                     lake._make_tables()
@@ -167,13 +175,14 @@ class Lake:
         found = self.query("SELECT max(snapshot_id) AS id FROM lake.snapshots()")
         return int(found["id"][0].as_py())
 
+    def _attach_as(self, name: str, *more: str) -> str:
+        return f"{self._attach} AS {name} ({', '.join(filter(None, [self._options, *more]))})"
+
     def _attach_at(self, at: int) -> str:
         name = f"lake_at_{at}"
         if at not in self._attached:
             try:
-                self._connection.execute(
-                    self._attach.format(name=name, more=f", SNAPSHOT_VERSION {int(at)}, READ_ONLY")
-                )
+                self._connection.execute(self._attach_as(name, f"SNAPSHOT_VERSION {int(at)}", "READ_ONLY"))
             except duckdb.Error as error:
                 raise LakeError(
                     f"snapshot {at} does not exist or has expired: {_first_line(error)}",
@@ -340,7 +349,7 @@ def _connect(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:
     for name in (*extensions, "ducklake"):
         package = files(f"duckdb_extension_{name}")
         path = package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
-        connection.execute(f"LOAD '{path}'")
+        connection.execute(f"LOAD {_quoted(str(path))}")
     connection.execute("SET TimeZone = 'UTC'")
     # DuckDB 1.5.5 takes a registered Arrow table for one row and joins it by nested loops otherwise.
     connection.execute("SET asof_loop_join_threshold = 0")
@@ -411,6 +420,10 @@ def _as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa
             for number, (row, reason) in enumerate(zip(plain, rows["reason"].to_pylist(), strict=True))
         ]
     )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _first_line(error: BaseException) -> str:

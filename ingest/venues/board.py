@@ -23,6 +23,7 @@ from ingest.venues.frames import (
     decimal_text,
     empty_bbo_text,
 )
+from ingest.venues.hyperliquid import SIMULATED_MARK
 from ingest.venues.market import Listing, Source
 from ingest.venues.subscriptions import Refused, Subscription
 
@@ -147,7 +148,8 @@ class Board:
                 "marginTableId": item.max_leverage,
             }
             rows.append(row if item.listed else row | {"isDelisted": True})
-        return json.dumps({"universe": rows, "marginTables": [], "collateralToken": 0}, separators=(",", ":"))
+        meta = {"universe": rows, "marginTables": [], "collateralToken": 0, SIMULATED_MARK: True}
+        return json.dumps(meta, separators=(",", ":"))
 
     def _context(self, item: Listing) -> str:
         known = self._latest.get(f"activeAssetCtx:{item.name}")

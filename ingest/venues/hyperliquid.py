@@ -19,6 +19,8 @@ from storage.errors import InstrumentError, VenueError
 VENUE: Final = "hyperliquid"
 CHANNELS: Final = ("trades", "bbo", "l2Book", "activeAssetCtx")
 PING: Final = b'{"method":"ping"}'
+# A venue that is none says so in its meta, and recordings of it are named for it.
+SIMULATED_MARK: Final = "tickwalkSimulated"
 CLOCK_PREFIX: Final = b'{"channel":"tickwalkClock"'
 
 

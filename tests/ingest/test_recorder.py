@@ -252,7 +252,7 @@ def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(setting
         second.send_signal(signal.SIGINT)
         output, _ = second.communicate(timeout=60)
         assert second.returncode == 0, output
-        assert "recorded hyperliquid-" in output
+        assert "recorded simulated-" in output
     finally:
         venue.send_signal(signal.SIGINT)
         venue.communicate(timeout=30)

@@ -15,7 +15,7 @@ from storage.clock import ManualTime
 from storage.contracts import BARS, TRADES
 from storage.errors import LakeError
 from storage.lake import Lake
-from storage.settings import Settings
+from storage.settings import Settings, load_settings
 from tests.storage.rows import bar, trade
 
 
@@ -171,3 +171,26 @@ def test_a_killed_writer_leaves_whole_batches_and_all_it_was_told_of(settings: S
         assert (trades, bars) == (batches * 10, batches)
         lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="after")
         assert count(lake, "trades") == trades + 1
+
+
+@pytest.mark.parametrize("name", ["with space", "it's quoted", "50% off"])
+def test_a_home_may_have_any_name_and_be_moved(tmp_path: Path, name: str) -> None:
+    made, moved = (
+        load_settings(overrides={"home": tmp_path / folder}, environ={}) for folder in (name, name + "2")
+    )
+    with Lake.open(made) as lake:
+        first = lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="a").snapshot
+    made.home.rename(moved.home)
+    with Lake.open(moved) as lake:
+        lake.commit({"trades": TRADES.rows([trade(2)])}, batch_id="b")
+        assert [count(lake, "trades"), count(lake, "trades", at=first)] == [2, 1]
+
+
+def test_a_home_may_be_named_from_here_or_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, home in enumerate(("here", tmp_path / "here")):
+        with Lake.open(load_settings(overrides={"home": home}, environ={})) as lake:
+            lake.commit({"trades": TRADES.rows([trade(number)])}, batch_id=str(number))
+            assert count(lake, "trades") == number + 1

@@ -125,7 +125,7 @@ def judge(evidence: Evidence, limits: GateLimits) -> Verdict:
     """Return the verdict: promoted only where every rule holds."""
     own = evidence.traded[evidence.challenger]
     rules = (
-        _rule("leaks", evidence.leaks == 0, evidence.leaks, 0, "rows break a law of the folds"),
+        _rule("leaks", evidence.leaks == 0, evidence.leaks, 0, "rows that break a law of the folds"),
         _rule(
             "feature proof",
             evidence.features_proven,
@@ -138,7 +138,7 @@ def judge(evidence: Evidence, limits: GateLimits) -> Verdict:
             evidence.ic.low > 0,
             evidence.ic.low,
             0,
-            f"lower end of the 95% interval of {evidence.ic.value:+.4f}",
+            f"lower end of the 95% interval; the IC is {evidence.ic.value:+.4f}",
         ),
         _rule(
             "fills", own.fills >= limits.min_fills, own.fills, limits.min_fills, "fills over all test windows"

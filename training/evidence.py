@@ -12,7 +12,7 @@ from training.compare import Traded, Versus
 from training.datasets import Normaliser, Windows
 from training.folder import NightData, Predictions
 from training.folds import Fold
-from training.labels import delay_bars, prices_at_close
+from training.labels import BASIS_MID, delay_bars, prices_at_close
 from training.members import Field
 from training.metrics import Score, deflated_sharpe, score_predictions, sharpe
 from training.positions import Ledger, Market, run_ledger
@@ -48,7 +48,7 @@ def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> Market:
     panel = data.panel
     prices = prices_at_close(panel)
     bid, ask = panel.column("bid"), panel.column("ask")
-    quoted = (prices.basis == 1) & (ask >= bid)
+    quoted = (prices.basis == BASIS_MID) & (ask >= bid)
     notional = panel.column("notional")
     notional = torch.where(torch.isfinite(notional), notional, panel.column("volume") * panel.column("close"))
     return Market(
@@ -83,7 +83,10 @@ def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> S
         np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "label", "step")
     ]
     return score_predictions(
-        joined[0], joined[1], joined[2], block_steps=_BLOCK_HORIZONS * recipe.label.horizon_bars, seed=seed
+        *joined,
+        fold=np.repeat(np.arange(len(parts)), [len(part.step) for part in parts]),
+        block_steps=_BLOCK_HORIZONS * recipe.label.horizon_bars,
+        seed=seed,
     )
 
 

@@ -22,7 +22,7 @@ from features.build import read_block, read_panel, write_block, write_panel
 from features.panel import Panel
 from features.spec import FeatureBlock
 from storage.code import code_version, lock_hash
-from storage.errors import GateError
+from storage.errors import CheckpointError, GateError
 from storage.settings import Settings
 from training.checkpoint import Stamp, write_atomic, write_json
 from training.labels import Labels
@@ -96,6 +96,21 @@ class NightFolder:
     def recipe(self) -> Recipe:
         """The night's recipe."""
         return recipe_from_plain(self.facts["recipe"])
+
+    def refuse_other_code(self) -> None:
+        """Refuse to go on with a night that was opened under other code than this.
+
+        Raises:
+            CheckpointError: this room's source, torch or the locked environment changed since.
+        """
+        facts = self.facts
+        now = {"training_code": training_code(), "torch_version": str(torch.__version__), "lock": lock_hash()}
+        for name, value in now.items():
+            if facts[name] != value:
+                raise CheckpointError(
+                    f"night {self.path.name} was opened with {name} {facts[name]}, and this is {value}",
+                    hint="open a new night: tickwalk nightly",
+                )
 
     def stamp(
         self, *, model: str, fold: int, seed: int, feature_names: tuple[str, ...], device: str

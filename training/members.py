@@ -110,7 +110,7 @@ def load_member(shared: Field, saved: Checkpoint) -> Member:
         saved: its checkpoint.
 
     Raises:
-        CheckpointError: its training did not finish.
+        CheckpointError: its training did not finish, or this code builds another network.
     """
     name, cursor = str(saved.stamp["model"]), saved.cursor
     if not cursor["is_done"]:
@@ -122,7 +122,12 @@ def load_member(shared: Field, saved: Checkpoint) -> Member:
     network = make_network(
         name, window_bars=shared.windows.window_bars, n_features=shared.windows.n_features, seed=0
     )
-    network.load_state_dict(dict(saved.weights))
+    try:
+        network.load_state_dict(dict(saved.weights))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights of {name} do not fit the network that this code builds"
+        ) from error
     network.to(shared.windows.device)
     return _network_member(shared, network, Progress.resume(cursor, best=saved.weights, state={}))
 

@@ -53,26 +53,41 @@ class Score:
 
 
 def score_predictions(
-    prediction: np.ndarray, label: np.ndarray, step: np.ndarray, *, block_steps: int, seed: int
+    prediction: np.ndarray,
+    label: np.ndarray,
+    step: np.ndarray,
+    *,
+    fold: np.ndarray | None = None,
+    block_steps: int,
+    seed: int,
 ) -> Score:
     """Return every figure of one set of rows.
 
     Args:
         prediction, label: (N,) float; rows whose label is NaN are left out.
         step: (N,) int64, the row's bar on the clock, which says which rows belong to one block.
+        fold: (N,) int64, whose model predicted the row. Over several folds, correlations are of values (or ranks)
+            standardised within each, so they are the mean of the folds' own, weighted by rows.
         block_steps: bars in a block; at least the label's horizon, better several.
         seed: of the bootstrap.
     """
     known = np.isfinite(label)
     x, y, step = prediction[known].astype(np.float64), label[known].astype(np.float64), step[known]
+    group = np.zeros(len(x), dtype=np.int64) if fold is None else fold[known]
     if len(x) == 0:
         nothing = Estimate(math.nan, math.nan, math.nan)
         return Score(0, nothing, nothing, math.nan, math.nan)
     signed = (x != 0) & (y != 0)
     return Score(
         rows=len(x),
-        ic=correlation(x, y, step, block_steps=block_steps, seed=seed),
-        rank_ic=correlation(rankdata(x), rankdata(y), step, block_steps=block_steps, seed=seed),
+        ic=correlation(_within(x, group), _within(y, group), step, block_steps=block_steps, seed=seed),
+        rank_ic=correlation(
+            _within(x, group, rank=True),
+            _within(y, group, rank=True),
+            step,
+            block_steps=block_steps,
+            seed=seed,
+        ),
         r2=1.0 - float(((y - x) ** 2).sum() / (y**2).sum()) if (y != 0).any() else math.nan,
         hit_rate=float((np.sign(x) == np.sign(y))[signed].mean()) if signed.any() else math.nan,
     )
@@ -94,6 +109,17 @@ def correlation(x: np.ndarray, y: np.ndarray, step: np.ndarray, *, block_steps: 
     draws = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), REPLICATES)
     low, high = np.nanquantile(_correlate(draws @ sums), (0.025, 0.975))
     return Estimate(value, float(low), float(high))
+
+
+def _within(values: np.ndarray, group: np.ndarray, *, rank: bool = False) -> np.ndarray:
+    """Return values (or their ranks) with mean 0 and deviation 1 in each group; 0 where a group is constant."""
+    found = np.zeros(len(values))
+    for one in np.unique(group):
+        mine = group == one
+        taken = rankdata(values[mine]) if rank else values[mine]
+        if np.ptp(taken) > 0:
+            found[mine] = (taken - taken.mean()) / taken.std()
+    return found
 
 
 def _correlate(sums: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from storage.errors import SettingsError
 class WindowMLP(nn.Module):
     """Two hidden layers over the flattened window."""
 
-    def __init__(self, window_bars: int, n_features: int, *, hidden: int = 64, dropout: float = 0.1) -> None:
+    def __init__(self, window_bars: int, n_features: int, *, hidden: int = 32, dropout: float = 0.25) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Linear(window_bars * n_features * 2, hidden),

@@ -143,12 +143,14 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
     """Make panel, features and labels, prove the features, and return the counts of `panel.json`.
 
     Raises:
+        CheckpointError: the code changed since the night was opened; so in every step that has work left.
         LakeError: the pinned rows read otherwise than when the night was opened.
         LeakError: a feature looks ahead.
     """
     folder = NightFolder.find(settings, night)
     if folder.has("panel.json"):
         return dict(folder.read("panel.json"))
+    folder.refuse_other_code()
     with folder.timed("build_panel"), Lake.open(settings, read_only=True) as lake:
         data = make_data(folder, lake)
         folder.write_data(data)
@@ -167,6 +169,7 @@ def plan_folds(settings: Settings, night: str) -> list[int]:
     """
     folder = NightFolder.find(settings, night)
     if not folder.has("folds.json"):
+        folder.refuse_other_code()
         data, recipe = folder.read_data(), folder.recipe
         folds = plan_night(data, recipe)
         entries = [describe_fold(fold, data, recipe) for fold in folds]
@@ -203,6 +206,7 @@ def train_fold(
     entries = {entry["index"]: entry for entry in folder.read("folds.json", step="plan_folds")["folds"]}
     if fold not in entries:
         raise GateError(f"night {night} has no fold {fold}", hint=f"its folds: {sorted(entries)}")
+    folder.refuse_other_code()
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     with folder.timed(f"train_fold-{fold:02d}"):
         return train_members(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
@@ -222,6 +226,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
     folder = NightFolder.find(settings, night)
     if folder.has("verdict.json"):
         return dict(folder.read("verdict.json"))
+    folder.refuse_other_code()
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     folds = [read_fold(entry) for entry in folder.read("folds.json", step="plan_folds")["folds"]]
     with folder.timed("judge_night"), Lake.open(settings) as lake:

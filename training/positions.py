@@ -1,9 +1,10 @@
 """What would the predictions have earned, after every cost? One rule for gate, report and paper ledger.
 
 The rule: a decision is taken when a bar is knowable. Flat, or at the end of a holding period, an instrument wants
-a long (short) position when the predicted move is above (below) `threshold` times the cost of going in and out. The
-order meets the first bar that closes no earlier than the decision plus the delay and that has a price; it is held
-for `hold_bars`, then renewed, turned or closed by the same rule. The predicted move is prediction times scale.
+a long (short) position when the predicted move is above (below) `threshold` times what going in and out would cost
+in the decided bar. The order meets the first bar that closes no earlier than the decision plus the delay and that
+has a price; it is held for `hold_bars`, then renewed, turned or closed by the same rule. The predicted move is
+prediction times scale.
 
 The ledger works in shares of a fixed capital, without compounding. A fill pays the taker fee in force that day,
 half the spread and an impact that grows with the root of its share of the bar's notional (the square-root law:
@@ -32,7 +33,7 @@ class PositionRule:
     """When a position is wanted, and how large.
 
     Args:
-        threshold: predicted move, as a multiple of the round trip's fee and spread, that opens a position.
+        threshold: predicted move, as a multiple of the round trip's cost, that opens a position.
         gross_share: capital at work when every instrument has a position; each gets an equal part.
         hold_bars: bars from fill to fill.
         capacity_share: largest share of the decided bar's notional that a position may be; `None`: no limit.
@@ -192,7 +193,7 @@ def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs
     """
     fee = np.stack([taker_fee_bps(name, market.ts_close_ns, costs) for name in market.instruments]) * BPS
     half = np.where(np.isfinite(market.half_spread), market.half_spread, costs.half_spread_bps * BPS)
-    wanted = _wanted(prediction, market, rule, costs, 2 * (fee + half))
+    wanted = _wanted(prediction, market, rule, costs, fee + half)
     price = _carried(market.price)
 
     # 1. What is held after each step, and by which fills.
@@ -223,7 +224,7 @@ def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs
 
 
 def _wanted(
-    prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs, round_trip: np.ndarray
+    prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs, fee_and_spread: np.ndarray
 ) -> np.ndarray:
     """Return the signed notional that the rule wants at each step, (S, T), as a share of the capital."""
     move = np.nan_to_num(prediction * market.scale)
@@ -231,7 +232,21 @@ def _wanted(
     if rule.capacity_share is not None:
         limit = rule.capacity_share * np.nan_to_num(market.notional) / costs.capital_usd
         size = np.minimum(size, limit)
+    round_trip = 2 * (fee_and_spread + _impact(size, market.notional, costs))
     found: np.ndarray = np.where(np.abs(move) > rule.threshold * round_trip, np.sign(move) * size, 0.0)
+    return found
+
+
+def _impact(size: np.ndarray, notional: np.ndarray, costs: Costs) -> np.ndarray:
+    """Return the impact of orders as a share of their price; that of a whole bar where its notional is unknown.
+
+    Args:
+        size: orders, as shares of the capital.
+        notional: quote units that their bars traded.
+    """
+    traded = np.nan_to_num(notional)
+    share = np.where(traded > 0, size * costs.capital_usd / np.where(traded > 0, traded, 1.0), 1.0)
+    found: np.ndarray = costs.impact_bps * BPS * np.sqrt(np.minimum(share, 1.0))
     return found
 
 
@@ -283,8 +298,6 @@ def _filled(
     half: np.ndarray,
 ) -> Fill:
     size = abs(change)
-    traded = float(np.nan_to_num(market.notional[i, step]))
-    taken = min(1.0, size * costs.capital_usd / traded) if traded > 0 else 1.0
     return Fill(
         instrument=i,
         step=step,
@@ -292,7 +305,7 @@ def _filled(
         change=change,
         fee=size * float(fee[i, step]),
         spread=size * float(half[i, step]),
-        impact=size * costs.impact_bps * BPS * taken**0.5,
+        impact=size * float(_impact(np.array(size), market.notional[i, step], costs)),
     )
 
 

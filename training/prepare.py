@@ -13,7 +13,7 @@ from features.panel import Panel, content_hash, load_panel
 from features.proof import prove
 from storage.clock import NS, iso
 from storage.contracts import STATUSES
-from storage.errors import LakeError, LeakError
+from storage.errors import CheckpointError, LakeError, LeakError
 from storage.lake import Lake
 from training.folder import NightData, NightFolder
 from training.foldrun import FoldRows, fold_rows
@@ -29,6 +29,7 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
 
     Raises:
         LakeError: the pinned rows read otherwise than when the night was opened.
+        CheckpointError: the features' code changed since.
         LeakError: a feature looks ahead.
     """
     facts, recipe = folder.facts, folder.recipe
@@ -50,11 +51,18 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
             f"they now have {found[:12]}",
             hint="the lake was edited under a pinned snapshot; open a new night",
         )
+    block = build_features(panel, recipe.feature_set)
+    if block.fingerprint != facts["feature_fingerprint"]:
+        raise CheckpointError(
+            f"night {facts['night']} was opened with features {facts['feature_fingerprint'][:12]}, "
+            f"their code is now {block.fingerprint[:12]}",
+            hint="open a new night: tickwalk nightly",
+        )
     _prove(folder, panel, recipe, facts["seed"])
     labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
     return NightData(
         panel=panel,
-        block=build_features(panel, recipe.feature_set),
+        block=block,
         labels=labels,
         past=trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale,
         funding_paid=read_funding(lake, panel, at=facts["snapshot"]),

@@ -117,7 +117,8 @@ RECIPES: Final[dict[str, Recipe]] = {
             label=LabelRule(horizon_bars=5, volatility_bars=60),
             folds=FoldGeometry(n_folds=4, test_share=0.12, valid_share=0.12, embargo_bars=16),
             position=PositionRule(threshold=1.0, hold_bars=5),
-            costs=Costs(half_spread_bps=1.0),
+            # The simulated market is small: a larger capital would pay more for its own impact than it can earn.
+            costs=Costs(half_spread_bps=1.0, capital_usd=10_000.0),
             seeds=2,
             fit=FitRule(epochs=10, batch=256),
         ),

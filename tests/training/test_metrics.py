@@ -42,6 +42,18 @@ def test_rows_without_a_label_do_not_count() -> None:
     assert score == score_predictions(x[1::2], y[1::2], step[1::2], block_steps=5, seed=1)
 
 
+def test_correlation_over_folds_is_the_mean_of_their_own() -> None:
+    x, y, step = rows(400)
+    fold = np.arange(400) // 200
+    # Models of different scale and level: mixed up, they would hide each other's skill.
+    scaled = np.where(fold == 0, 100 + 50 * x, x)
+    score = score_predictions(scaled, y, step, fold=fold, block_steps=5, seed=1)
+    own = [np.corrcoef(x[fold == k], y[fold == k])[0, 1] for k in (0, 1)]
+    assert score.ic.value == pytest.approx(np.mean(own), rel=1e-9)
+    ranks = [spearmanr(x[fold == k], y[fold == k]).statistic for k in (0, 1)]
+    assert score.rank_ic.value == pytest.approx(np.mean(ranks), rel=1e-9)
+
+
 def test_no_rows_give_no_figures() -> None:
     score = score_predictions(np.zeros(2), np.full(2, math.nan), np.arange(2), block_steps=5, seed=1)
     assert score.rows == 0

@@ -137,6 +137,11 @@ def test_unknown_fee_is_refused(name: str) -> None:
 
 def walk_slowly(prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs) -> float:
     """Earn step by step, one instrument at a time, with nothing looked up ahead; return the net sum."""
+
+    def pay(size: float, i: int, step: int, fee_and_spread: float) -> float:
+        share = min(1.0, size * costs.capital_usd / market.notional[i, step])
+        return size * (fee_and_spread + costs.impact_bps * BPS * share**0.5)
+
     net = 0.0
     n_steps = prediction.shape[1]
     for i, name in enumerate(market.instruments):
@@ -153,19 +158,21 @@ def walk_slowly(prediction: np.ndarray, market: Market, rule: PositionRule, cost
                 net -= units * last * market.funding_paid[i, step]
             is_last = step == n_steps - 1
             if order is not None and step >= order[0] and not math.isnan(price) and not is_last:
-                size = abs(order[1] - units * price)
-                net -= size * (fee + half)
+                net -= pay(abs(order[1] - units * price), i, step, fee + half)
                 units, order = order[1] / price, None
                 free = step + max(0, rule.hold_bars - market.delay_bars) if units else step
             if is_last and units:
-                net -= abs(units * last) * (fee + half)
+                net -= pay(abs(units * last), i, step, fee + half)
             if order is None and (not units or step == free):
                 move = prediction[i, step] * market.scale[i, step]
-                wants = abs(move) > rule.threshold * 2 * (fee + half)
+                size = rule.gross_share / len(prediction)
+                share = min(1.0, size * costs.capital_usd / market.notional[i, step])
+                cost = fee + half + costs.impact_bps * BPS * share**0.5
+                wants = abs(move) > rule.threshold * 2 * cost
                 side = math.copysign(1.0, move) if wants else 0.0
                 held = math.copysign(1.0, units) if units else 0.0
                 if side != held:
-                    order = (step + market.delay_bars, side * rule.gross_share / len(prediction))
+                    order = (step + market.delay_bars, side * size)
                 else:
                     free = step + rule.hold_bars
     return net
@@ -184,7 +191,11 @@ def test_ledger_equals_a_slow_walk(seed: int, hold: int, delay: int, holes: floa
     market = replace(
         market_of(price.tolist(), scale=2e-3, half_spread=half.tolist(), delay_bars=delay),
         funding_paid=rng.standard_normal(shape) * 1e-4,
+        notional=rng.random(shape) * 1e6,
     )
-    rule = PositionRule(threshold=1.0, hold_bars=hold)
-    ledger = run_ledger(prediction, market, rule, COSTS)
-    assert ledger.net.sum() == pytest.approx(walk_slowly(prediction, market, rule, COSTS), abs=1e-12)
+    rule, costs = (
+        PositionRule(threshold=1.0, hold_bars=hold),
+        replace(COSTS, impact_bps=10.0, capital_usd=1e5),
+    )
+    ledger = run_ledger(prediction, market, rule, costs)
+    assert ledger.net.sum() == pytest.approx(walk_slowly(prediction, market, rule, costs), abs=1e-12)

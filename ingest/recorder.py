@@ -26,7 +26,7 @@ import pyarrow as pa
 from ingest.feed import Feed, Wanted
 from ingest.journal import JournalWriter, Kind, segments
 from ingest.pipeline import Counts, Pipeline
-from ingest.replay import about_recording, replay
+from ingest.replay import COMMIT_FRAMES, about_recording, replay
 from ingest.resume import resume
 from ingest.venues.hyperliquid import (
     CHANNELS,
@@ -92,7 +92,7 @@ class Recorder:
         self._venue_time = ManualTime()
         self._clock: TimeSource = self._venue_time if self._follows_venue else WallTime()
         self._name = name or ""
-        self._unsent: list[tuple[str, dict[str, pa.Table]]] = []
+        self._unsent: list[tuple[str, dict[str, object], dict[str, pa.Table]]] = []
         self._committing = asyncio.Lock()
         self._bars_out = asyncio.Event()
         self._ending = asyncio.Event()
@@ -131,14 +131,8 @@ class Recorder:
         try:
             await self._run_tasks(stop, result)
         finally:
-            self._take(Kind.STOPPED, -1, b"recorder stopped")
-            await self._commit(result)
-            self._journal.close()
-            (folder / _SEALED).touch()
-            held.close()
-        logger.info(
-            "recording sealed", name=self._name, frames=self._journal.frames, trades=result.counts.trades
-        )
+            with held:
+                await self._finish(result)
         return result
 
     # The feed's news.
@@ -174,6 +168,23 @@ class Recorder:
         self._pipeline.process(self._journal.append(self._clock.now_ns(), kind, connection, body))
         if self._pipeline.counts.bars > bars and not self._follows_venue:
             self._bars_out.set()
+        # On the venue's clock batches are cut by count and not by the wall, so that every run has the same.
+        if self._follows_venue and self._journal.frames - self._first_frame >= COMMIT_FRAMES:
+            self._cut()
+
+    async def _finish(self, result: Recording) -> None:
+        """End the journal and drain what is pending; seal the recording if the lake has all of it."""
+        self._take(Kind.STOPPED, -1, b"recorder stopped")
+        self._cut()
+        await self._commit(result)
+        self._journal.close()
+        if self._unsent:
+            logger.warning("recording left unsealed", name=self._name, batches=len(self._unsent))
+            return
+        (self._journal.folder / _SEALED).touch()
+        logger.info(
+            "recording sealed", name=self._name, frames=self._journal.frames, trades=result.counts.trades
+        )
 
     async def _run_tasks(self, stop: asyncio.Event, result: Recording) -> None:
         record = self._settings.record
@@ -223,20 +234,26 @@ class Recorder:
             self._bars_out.clear()
             await self._commit(result)
 
+    def _cut(self) -> None:
+        """Make a batch of what has been derived since the last one."""
+        first, last = self._first_frame, self._journal.frames - 1
+        tables = self._pipeline.drain()
+        if tables:
+            inputs: dict[str, object] = {"recording": self._name, "frames": [first, last]}
+            self._unsent.append((f"live:{self._name}:{first}-{last}", inputs, tables))
+        self._first_frame = last + 1
+
     async def _commit(self, result: Recording) -> None:
         """Sync the journal, then give the lake what was made from it."""
         async with self._committing:
-            first, last = self._first_frame, self._journal.frames - 1
-            tables = self._pipeline.drain()
-            if tables:
-                self._unsent.append((f"live:{self._name}:{first}-{last}", tables))
-                self._first_frame = last + 1
+            if not self._follows_venue:
+                self._cut()
             await asyncio.to_thread(self._journal.sync)
             while self._unsent:
-                batch_id, tables = self._unsent[0]
+                batch_id, inputs, tables = self._unsent[0]
                 try:
                     commit = await asyncio.to_thread(
-                        self._lake.commit, tables, batch_id=batch_id, inputs={"recording": self._name}
+                        self._lake.commit, tables, batch_id=batch_id, inputs=inputs
                     )
                 except LakeError as error:
                     logger.warning(

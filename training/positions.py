@@ -7,8 +7,7 @@ has a price; it is held for `hold_bars`, then renewed, turned or closed by the s
 prediction times scale.
 
 The ledger works in shares of a fixed capital, without compounding. A fill pays the taker fee in force that day,
-half the spread and an impact that grows with the root of its share of the bar's notional (the square-root law:
-Almgren et al., Direct Estimation of Equity Market Impact, 2005). Funding is paid on what is held when it falls due,
+half the spread and its impact (training/costs.py). Funding is paid on what is held when it falls due,
 at the last price (the venue takes its oracle). At the window's end everything is closed, at cost.
 
 Axes: S instruments, T steps of one window.
@@ -18,14 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from storage.clock import parse_time_ns
 from storage.errors import SettingsError
-
-BPS: Final = 1e-4
+from training.costs import BPS, Costs, impact_share, taker_fee_bps
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +45,6 @@ class PositionRule:
             raise SettingsError(
                 f"position rule {self} is out of range", hint="threshold from 0, hold_bars from 1"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What trading costs where the data does not say.
-
-    Args:
-        half_spread_bps: half the spread wherever a bar has no quote (candle history never has one).
-        impact_bps: cost of an order as large as all that its bar traded; it falls with the root of the share.
-        capital_usd: what the shares of the ledger are shares of, for capacity and impact.
-        taker_fee_bps: a fee of one's own instead of the venue's table.
-    """
-
-    half_spread_bps: float
-    impact_bps: float = 10.0
-    capital_usd: float = 100_000.0
-    taker_fee_bps: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fee:
-    """The taker fee of a venue's base tier from an instant on, until the next row of that venue."""
-
-    venue: str
-    from_ns: int
-    taker_bps: float
-
-
-# Perps of the first dex, base tier: the venue raised the taker fee from 3.5 to 4.5 bp on 2025-05-05.
-FEES: Final = (
-    Fee("hyperliquid", 0, 3.5),
-    Fee("hyperliquid", parse_time_ns("2025-05-05"), 4.5),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,26 +125,6 @@ class Ledger:
         return total
 
 
-def taker_fee_bps(instrument: str, at_ns: int | np.ndarray, costs: Costs) -> np.ndarray:
-    """Return the taker fee in force at each instant, in basis points.
-
-    Raises:
-        SettingsError: no fee is known for the instrument's venue, or it is a market with a deployer's own fee.
-    """
-    at = np.atleast_1d(np.asarray(at_ns, dtype=np.int64))
-    if costs.taker_fee_bps is not None:
-        return np.full(at.shape, costs.taker_fee_bps)
-    venue, _, symbol = instrument.split("|", 2)
-    rows = [fee for fee in FEES if fee.venue == venue]
-    if not rows or ":" in symbol:
-        raise SettingsError(
-            f"no taker fee is known for {instrument}", hint="set costs.taker_fee_bps in the recipe"
-        )
-    which = np.searchsorted([fee.from_ns for fee in rows], at, side="right") - 1
-    found: np.ndarray = np.array([fee.taker_bps for fee in rows])[which]
-    return found
-
-
 def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs) -> Ledger:
     """Return what acting on predictions by the rule would have earned.
 
@@ -232,21 +175,8 @@ def _wanted(
     if rule.capacity_share is not None:
         limit = rule.capacity_share * np.nan_to_num(market.notional) / costs.capital_usd
         size = np.minimum(size, limit)
-    round_trip = 2 * (fee_and_spread + _impact(size, market.notional, costs))
+    round_trip = 2 * (fee_and_spread + impact_share(size, market.notional, costs))
     found: np.ndarray = np.where(np.abs(move) > rule.threshold * round_trip, np.sign(move) * size, 0.0)
-    return found
-
-
-def _impact(size: np.ndarray, notional: np.ndarray, costs: Costs) -> np.ndarray:
-    """Return the impact of orders as a share of their price; that of a whole bar where its notional is unknown.
-
-    Args:
-        size: orders, as shares of the capital.
-        notional: quote units that their bars traded.
-    """
-    traded = np.nan_to_num(notional)
-    share = np.where(traded > 0, size * costs.capital_usd / np.where(traded > 0, traded, 1.0), 1.0)
-    found: np.ndarray = costs.impact_bps * BPS * np.sqrt(np.minimum(share, 1.0))
     return found
 
 
@@ -305,7 +235,7 @@ def _filled(
         change=change,
         fee=size * float(fee[i, step]),
         spread=size * float(half[i, step]),
-        impact=size * float(_impact(np.array(size), market.notional[i, step], costs)),
+        impact=size * float(impact_share(np.array(size), market.notional[i, step], costs)),
     )
 
 

@@ -27,11 +27,12 @@ from storage.clock import width_ns
 from storage.errors import SettingsError
 from training.baselines import BASELINES
 from training.compare import GateLimits
+from training.costs import Costs
 from training.folds import FoldGeometry
 from training.labels import LabelRule
 from training.loop import FitRule
 from training.models import NETWORKS
-from training.positions import Costs, PositionRule
+from training.positions import PositionRule
 
 MODELS: Final = (*BASELINES, *NETWORKS)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
-from training.positions import BPS, Costs, Market, PositionRule, run_ledger, taker_fee_bps
+from training.costs import BPS, Costs, taker_fee_bps
+from training.positions import Market, PositionRule, run_ledger
 
 MINUTE_NS = 60 * 10**9
 NAN = math.nan

@@ -55,7 +55,7 @@ def nightly(
         done = run_night(
             settings_of(context), recipe=recipe, since=since, until=until, at=at, on_step=advance
         )
-    console.print(done.folds, highlight=False, markup=False)
+    console.print(done.folds, highlight=False, markup=False, soft_wrap=True)
     _print_night(done.night, done.verdict, done.report)
 
 
@@ -90,4 +90,4 @@ def _print_night(night: str, verdict: dict[str, object], page: str) -> None:
     console.print(
         f"verdict:  {'promoted' if is_promoted else 'refused'}: {verdict['reason']}", highlight=False
     )
-    console.print(f"report:   {Path(page).resolve()}", highlight=False)
+    console.print(f"report:   {Path(page).resolve()}", highlight=False, soft_wrap=True)

@@ -96,6 +96,10 @@ class BarClock:
             opened = floor_ns(now_ns, self.width_ns)
             self._books[instrument] = _Book(opened, opened)
 
+    def has(self, instrument: str) -> bool:
+        """Say whether bars of an instrument are made."""
+        return instrument in self._books
+
     def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
         """Take a print.
 
@@ -142,7 +146,9 @@ class BarClock:
 
     def restore_prints(self, instrument: str, open_ns: int, prints: list[Row]) -> None:
         """Take over prints of a bar that had not closed when an earlier recording ended."""
-        self._books[instrument].prints[open_ns] = prints
+        book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
+        book.first_open_ns = min(book.first_open_ns, open_ns)
+        book.prints[open_ns] = prints
 
     def mark_dirty(self, dirty: dict[str, int]) -> None:
         """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
@@ -159,6 +165,20 @@ class BarClock:
             Rows of the table `bars`: the bars that close now, and revisions of earlier ones.
         """
         close_ns = now_ns - self.grace_ns
+        due = self._changed(close_ns)
+        for instrument in sorted(self._books):
+            book = self._books[instrument]
+            # An instrument taken over from an earlier recording also lacks the bars of the time in between.
+            due += [(instrument, bar) for bar in range(book.next_open_ns, close_ns, self.width_ns)]
+            book.next_open_ns = max(book.next_open_ns, close_ns)
+        return self._publish(due, now_ns)
+
+    def settle(self, now_ns: int) -> list[dict[str, Any]]:
+        """Publish what has changed of bars that are out already; at a recording's end, when no tick will follow."""
+        return self._publish(self._changed(now_ns - self.grace_ns), now_ns)
+
+    def _changed(self, close_ns: int) -> list[tuple[str, int]]:
+        """Return, once, the published bars to be looked at again: late prints, unproven ends, changed coverage."""
         due: list[tuple[str, int]] = []
         for instrument in sorted(self._books):
             book = self._books[instrument]
@@ -167,11 +187,11 @@ class BarClock:
             if instrument in self._dirty:
                 again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
             due += [(instrument, bar) for bar in sorted(again)]
-            # An instrument taken over from an earlier recording also lacks the bars of the time in between.
-            due += [(instrument, bar) for bar in range(book.next_open_ns, close_ns, self.width_ns)]
-            book.next_open_ns = max(book.next_open_ns, close_ns)
             book.late, book.pending = set(), set()
         self._dirty.clear()
+        return due
+
+    def _publish(self, due: list[tuple[str, int]], now_ns: int) -> list[dict[str, Any]]:
         folded = fold_rows([self._books[instrument].prints.get(bar, ()) for instrument, bar in due])
         rows = [self._row(instrument, bar, folded, i, now_ns) for i, (instrument, bar) in enumerate(due)]
         return [row for row in rows if row is not None]

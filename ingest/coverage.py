@@ -4,8 +4,8 @@ The ledger is the only source of a bar's status. Its times are the venue's: a co
 up to the newest venue time it has delivered was delivered, so a span ends there and not at the moment the socket
 broke. A span begins when the subscription was acknowledged, never earlier.
 
-A hole between two spans may be bridged: when the prints that the venue resends after a reconnect contain one
-that was stored before the loss, or reach back to it, nothing was missed in between.
+A hole between two spans may be bridged: when the prints that the venue resends after a reconnect, its most recent
+ones without omission, reach back past the hole's beginning, nothing was missed in between.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ class Ledger:
             now_ns: when it arrived.
         """
         connection = self._open[number]
-        stamp = now_ns - self._lag_ns if event_ns is None else event_ns
+        # A venue time ahead of our clock proves nothing beyond the present.
+        stamp = now_ns - self._lag_ns if event_ns is None else min(event_ns, now_ns)
         coin = connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
         if now_ns - coin.recv_ns > self._silence_ns:
             self._split_at_silence(connection, instrument, coin, now_ns)
@@ -165,13 +166,16 @@ class Ledger:
         connection = self._open[number]
         connection.alive_ns = max(connection.alive_ns, now_ns - self._lag_ns)
 
-    def bridge(self, instrument: str, now_ns: int) -> None:
-        """Resent prints prove that the newest hole in an instrument's trades hides nothing."""
-        gaps = self._gaps.get((TRADES, instrument), [])
-        if gaps and not gaps[-1].is_bridged:
-            gaps[-1].is_bridged = True
-            self._mark_dirty(instrument, gaps[-1].from_ns)
-            self._emit_gap((TRADES, instrument), gaps[-1], now_ns)
+    def bridge(self, instrument: str, oldest_ns: int, now_ns: int) -> None:
+        """The venue resent its most recent prints, back to `oldest_ns`: holes that begin later hide nothing.
+
+        The batch is whole after its oldest instant only (that block may be cut), hence strictly later.
+        """
+        for gap in self._gaps.get((TRADES, instrument), ()):
+            if oldest_ns < gap.from_ns and not gap.is_bridged:
+                gap.is_bridged = True
+                self._mark_dirty(instrument, gap.from_ns)
+                self._emit_gap((TRADES, instrument), gap, now_ns)
 
     def restore(self, key: Key, span: Span | None, gap: Gap | None, cause: str) -> None:
         """Take over what an earlier recording knew: a span or a gap, and why watching ended."""

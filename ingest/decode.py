@@ -149,7 +149,7 @@ Message = Trades | Bbo | L2Book | ActiveAssetCtx | ActiveSpotAssetCtx | Candle |
 
 _decoder: Final = msgspec.json.Decoder(Message, strict=False)
 
-ALREADY_SUBSCRIBED: Final = "Already subscribed"
+_ALREADY_SUBSCRIBED: Final = "Already subscribed"
 
 
 def decode(frame: bytes) -> Message:
@@ -162,6 +162,18 @@ def decode(frame: bytes) -> Message:
         message: Message = _decoder.decode(frame)
     except msgspec.ValidationError as error:
         raise VenueError(f"frame does not fit the wire contract: {error}") from error
+    except RecursionError as error:
+        raise VenueError("frame is nested too deeply to be read") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise VenueError(f"frame is not JSON: {error}") from error
     return message
+
+
+def already_subscribed(refusal: str) -> Subscription | None:
+    """Return what a refusal says is subscribed already, or nothing where it says something else."""
+    if not refusal.startswith(_ALREADY_SUBSCRIBED) or "{" not in refusal:
+        return None
+    try:
+        return msgspec.json.decode(refusal[refusal.index("{") :].encode(), type=Subscription)
+    except msgspec.MsgspecError:
+        return None

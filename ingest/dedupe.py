@@ -23,7 +23,6 @@ class SeenPrints:
     def __init__(self, memory_prints: int = MEMORY_PRINTS) -> None:
         self._memory_prints = memory_prints
         self._by_instrument: dict[str, dict[tuple[int, int], Content]] = {}
-        self._newest_ms: dict[str, int] = {}
 
     def judge(self, instrument: str, ts_ms: int, tid: int, content: Content) -> Verdict:
         """Say whether a print is new, seen, or contradicts one seen under the same key; remember a new one.
@@ -39,11 +38,6 @@ class SeenPrints:
         if held is not None:
             return "seen" if held == content else "conflict"
         seen[(ts_ms, tid)] = content
-        self._newest_ms[instrument] = max(ts_ms, self._newest_ms.get(instrument, 0))
         if len(seen) > self._memory_prints:
             del seen[next(iter(seen))]
         return "new"
-
-    def newest_ms(self, instrument: str) -> int | None:
-        """Return the latest venue time remembered for an instrument."""
-        return self._newest_ms.get(instrument)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
@@ -98,7 +97,7 @@ class Feed:
         Raises:
             VenueError: the address is no WebSocket address.
         """
-        number, failures = 0, 0
+        number, failures = -1, 0
         while not stop.is_set():
             began_s = _now_s()
             try:
@@ -110,8 +109,8 @@ class Feed:
                     close_timeout=1.0,
                     max_size=_MAX_FRAME_BYTES,
                 ) as socket:
+                    number += 1
                     cause = await self._hold(socket, number, stop)
-                number += 1
             except InvalidURI as error:
                 raise VenueError(
                     f"{self._url!r} is not a WebSocket address", hint="set record.ws_url"
@@ -138,12 +137,13 @@ class Feed:
         try:
             while True:
                 body = await socket.recv(decode=False)
-                self._heard_s = _now_s()
                 self._note(body)
                 self._sink.frame(number, body)
         except ConnectionClosed as closed:
-            ours = next((task.result() for task in helpers if task.done() and not task.cancelled()), None)
-            cause = ours or _closed_text(closed.rcvd.code if closed.rcvd else None)
+            ended = [
+                task for task in helpers if task.done() and not task.cancelled() and task.exception() is None
+            ]
+            cause = ended[0].result() if ended else _closed_text(closed.rcvd.code if closed.rcvd else None)
         finally:
             for task in helpers:
                 task.cancel()
@@ -155,8 +155,10 @@ class Feed:
         """Read the few frames that the connection itself must understand."""
         head = body[:48]
         if b'"pong"' in head:
-            self._pong_s = _now_s()
-        elif b'"subscriptionResponse"' in head or b'"error"' in head:
+            self._pong_s = _now_s()  # it proves the socket, and nothing of the feed
+            return
+        self._heard_s = _now_s()
+        if b'"subscriptionResponse"' in head or b'"error"' in head:
             try:
                 message = wire.decode(body)
             except VenueError:
@@ -164,8 +166,8 @@ class Feed:
             if isinstance(message, wire.Ack):
                 asked = message.data.subscription
                 self._unacked.discard(Wanted(asked.type, asked.coin))
-            elif isinstance(message, wire.Refusal) and message.data.startswith(wire.ALREADY_SUBSCRIBED):
-                self._unacked -= {want for want in self._unacked if _quotes(message.data, want)}
+            elif isinstance(message, wire.Refusal) and (asked := wire.already_subscribed(message.data)):
+                self._unacked.discard(Wanted(asked.type, asked.coin))
 
     async def _subscribe(self, socket: ClientConnection) -> str:
         """Ask for what is wanted, and again for what is not acknowledged in time."""
@@ -198,15 +200,9 @@ class Feed:
         return cause
 
     def _longest_wait_s(self, failures: int) -> float:
-        return float(min(self._settings.backoff_max_s, self._settings.backoff_first_s * 2 ** (failures - 1)))
-
-
-def _quotes(text: str, want: Wanted) -> bool:
-    try:
-        echoed = msgspec.json.decode(text[text.index("{") :].encode(), type=wire.Subscription)
-    except (ValueError, msgspec.MsgspecError):
-        return False
-    return echoed == wire.Subscription(want.channel, want.coin)
+        return float(
+            min(self._settings.backoff_max_s, self._settings.backoff_first_s * 2 ** min(failures - 1, 30))
+        )
 
 
 def _closed_text(code: int | None) -> str:

@@ -123,6 +123,10 @@ class Pipeline:
         """End the recording: every open span ends where it was proven."""
         for connection in sorted(self.ledger.open_connections()):
             self.ledger.close(connection, now_ns, cause)
+        dirty = self.ledger.take_dirty()
+        for clock in self.clocks:
+            clock.mark_dirty(dirty)
+            self._publish(clock.settle(now_ns))
 
     def damage(self, damage: Damage) -> None:
         """Take note of bytes of the journal that cannot be read."""
@@ -155,10 +159,12 @@ class Pipeline:
             for clock in self.clocks:
                 clock.mark_dirty(dirty)
                 if clock.next_tick_ns(tick_ns - 1) == tick_ns:
-                    due = clock.tick(tick_ns)
-                    self._rows["bars"] += due
-                    self.counts.bars += len(due)
+                    self._publish(clock.tick(tick_ns))
             self._next_tick_ns = min(clock.next_tick_ns(tick_ns) for clock in self.clocks)
+
+    def _publish(self, bars: list[dict[str, Any]]) -> None:
+        self._rows["bars"] += bars
+        self.counts.bars += len(bars)
 
     def _infer_connection(self, recv_ns: int) -> None:
         """In a capture, silence of every channel beyond the limit is a lost and reopened connection."""
@@ -208,33 +214,57 @@ class Pipeline:
             case wire.Bbo():
                 self._bbo(record, connection, message.data)
             case wire.L2Book() if message.data is not None:
-                self._hear(connection, "l2Book", message.data.coin, message.data.time * MS_NS, record.recv_ns)
+                self._hear(record, connection, "l2Book", message.data.coin, message.data.time)
             case wire.ActiveAssetCtx():
                 self._context(record, connection, message.data)
             case wire.ActiveSpotAssetCtx():
-                self._hear(connection, "activeSpotAssetCtx", message.data.coin, None, record.recv_ns)
+                self._hear(record, connection, "activeSpotAssetCtx", message.data.coin, None)
             case wire.Ack():
                 self._ack(connection, message.data, record.recv_ns)
             case wire.Pong():
-                self.ledger.pong(connection, record.recv_ns)
+                if connection in self.ledger.open_connections():
+                    self.ledger.pong(connection, record.recv_ns)
             case wire.Refusal():
-                if not message.data.startswith(wire.ALREADY_SUBSCRIBED):
-                    self._refuse(
-                        "frames", "the venue refused", record.body, f"{self.recording}:{record.frame}"
-                    )
+                self._refusal(record, connection, message.data)
             case _:
                 pass  # counted above
 
-    def _hear(self, connection: int, channel: str, coin: str, event_ns: int | None, now_ns: int) -> str:
+    def _hear(
+        self, record: Record, connection: int, channel: str, coin: str, time_ms: int | None
+    ) -> str | None:
+        """Note that an instrument was heard of; return its id, or None where the message cannot be of use."""
         instrument = instrument_id(coin, self._venue)
         if self._is_capture:
-            self._subscribed(connection, channel, instrument, now_ns)
-        self.ledger.hear(connection, instrument, event_ns, now_ns)
+            self._subscribed(connection, channel, instrument, record.recv_ns)
+        if why := self._unheard(connection, instrument, time_ms, record.recv_ns):
+            self._refuse("frames", why, record.body, f"{self.recording}:{record.frame}")
+            return None
+        event_ns = None if time_ms is None else time_ms * MS_NS
+        self.ledger.hear(connection, instrument, event_ns, record.recv_ns)
         return instrument
+
+    def _unheard(self, connection: int, instrument: str, time_ms: int | None, now_ns: int) -> str:
+        if connection not in self.ledger.open_connections():
+            return f"connection {connection} is not open"
+        if not all(clock.has(instrument) for clock in self.clocks):
+            return f"{instrument} was not asked for"
+        if time_ms is not None and not rows.is_time(time_ms, now_ns):
+            return f"time {time_ms} is no time in milliseconds at its receipt"
+        return ""
+
+    def _refusal(self, record: Record, connection: int, text: str) -> None:
+        """Take `Already subscribed` for the acknowledgement that it is; quarantine any other refusal."""
+        held = wire.already_subscribed(text)
+        if held is None:
+            self._refuse("frames", "the venue refused", record.body, f"{self.recording}:{record.frame}")
+        elif held.coin:
+            self._subscribed(connection, held.type, instrument_id(held.coin, self._venue), record.recv_ns)
 
     def _subscribed(self, connection: int, channel: str, instrument: str, now_ns: int) -> None:
         """Begin to watch; after this the venue resends the most recent prints."""
-        if self.ledger.subscribe(connection, channel, instrument, now_ns):
+        if connection in self.ledger.open_connections() and self.ledger.subscribe(
+            connection, channel, instrument, now_ns
+        ):
             self._add_instrument(instrument, now_ns)
             if channel == TRADES:
                 self._awaits_first.add((connection, instrument))
@@ -244,9 +274,9 @@ class Pipeline:
             return
         instrument = instrument_id(ack.subscription.coin, self._venue)
         channel = ack.subscription.type
-        if ack.method == "unsubscribe":
+        if ack.method == "unsubscribe" and connection in self.ledger.open_connections():
             self.ledger.unsubscribe(connection, channel, instrument, now_ns)
-        else:
+        elif ack.method == "subscribe":
             self._subscribed(connection, channel, instrument, now_ns)
 
     def _trades(self, record: Record, connection: int, prints: list[wire.Print]) -> None:
@@ -254,26 +284,29 @@ class Pipeline:
         for item in prints:
             by_coin.setdefault(item.coin, []).append(item)
         for coin, items in by_coin.items():
-            newest_ms = max(item.time for item in items)
-            instrument = self._hear(connection, TRADES, coin, newest_ms * MS_NS, record.recv_ns)
+            usable = [item for item in items if not rows.unusable(item, record.recv_ns)]
+            newest_ms = max((item.time for item in usable), default=None)
+            instrument = self._hear(record, connection, TRADES, coin, newest_ms)
+            if instrument is None:
+                continue
             is_first = (connection, instrument) in self._awaits_first
             self._awaits_first.discard((connection, instrument))
-            stored_to_ms = self.seen.newest_ms(instrument)
-            verdicts = [self._print(record, instrument, item, is_first=is_first) for item in items]
-            reaches_back = stored_to_ms is not None and min(item.time for item in items) <= stored_to_ms
-            if is_first and ("seen" in verdicts or reaches_back):
-                self.ledger.bridge(instrument, record.recv_ns)
+            for item in items:
+                self._print(record, instrument, item, is_first=is_first)
+            if is_first and usable:
+                oldest_ns = min(item.time for item in usable) * MS_NS
+                self.ledger.bridge(instrument, oldest_ns, record.recv_ns)
 
-    def _print(self, record: Record, instrument: str, item: wire.Print, *, is_first: bool) -> str:
+    def _print(self, record: Record, instrument: str, item: wire.Print, *, is_first: bool) -> None:
         self.counts.prints += 1
         source = f"{self.recording}:{record.frame}"
-        if why := rows.unusable(item):
+        if why := rows.unusable(item, record.recv_ns):
             self._refuse("trades", why, record.body, f"{source}:{item.tid}")
-            return "refused"
+            return
         verdict = self.seen.judge(instrument, item.time, item.tid, (item.px, item.sz, item.side))
         if verdict == "seen":
             self.counts.seen += 1
-            return verdict
+            return
         if verdict == "conflict":
             self.counts.conflicts += 1
             self._refuse(
@@ -282,7 +315,7 @@ class Pipeline:
                 record.body,
                 f"{source}:{item.tid}",
             )
-            return verdict
+            return
         event_ns = item.time * MS_NS
         side = rows.SIDES.get(item.side, "unknown")
         self.counts.trades += 1
@@ -296,10 +329,14 @@ class Pipeline:
             clock.add_print(
                 instrument, (event_ns, self._order, item.px, item.sz, SIDE_CODES[side]), published_to_ns
             )
-        return verdict
 
     def _bbo(self, record: Record, connection: int, data: wire.BboData) -> None:
-        instrument = self._hear(connection, "bbo", data.coin, data.time * MS_NS, record.recv_ns)
+        if why := rows.unusable_quote(data, record.recv_ns):
+            self._refuse("quotes", why, record.body, f"{self.recording}:{record.frame}")
+            return
+        instrument = self._hear(record, connection, "bbo", data.coin, data.time)
+        if instrument is None:
+            return
         quote = rows.quote_of(data)
         if self._last_quote.get(instrument) == quote:
             return  # the same quote by a twin socket, or sent again after a subscription
@@ -309,7 +346,12 @@ class Pipeline:
             clock.add_quote(instrument, quote)
 
     def _context(self, record: Record, connection: int, data: wire.ContextData) -> None:
-        instrument = self._hear(connection, "activeAssetCtx", data.coin, None, record.recv_ns)
+        instrument = self._hear(record, connection, "activeAssetCtx", data.coin, None)
+        if instrument is None:
+            return
+        if why := rows.unusable_context(data.ctx):
+            self._refuse("contexts", why, record.body, f"{self.recording}:{record.frame}")
+            return
         self._rows["contexts"].append(rows.context(self.recording, record, instrument, data.ctx))
         note = rows.note_of(data.ctx, record.recv_ns)
         for clock in self.clocks:

@@ -13,19 +13,63 @@ SIDES: Final = {"B": "buy", "A": "sell"}
 
 _ZERO_HASH: Final = "0x" + "0" * 64
 _LARGEST: Final = 1e12
-# Venue times are milliseconds since 1970; more than this is another unit or a corrupt field (year 2248).
-_LATEST_MS: Final = 1 << 43
+# How far the venue's clock may run ahead of ours; a later time is another unit, or a corrupt field.
+AHEAD_NS: Final = 5 * NS
 
 
-def unusable(item: wire.Print) -> str:
+def unusable(item: wire.Print, recv_ns: int) -> str:
     """Return why a print cannot be used, or nothing."""
-    checks = {
-        f"price {item.px} is not between 0 and {_LARGEST:g}": 0.0 < item.px < _LARGEST,
-        f"size {item.sz} is not between 0 and {_LARGEST:g}": 0.0 < item.sz < _LARGEST,
-        f"time {item.time} is no time in milliseconds": 0 < item.time < _LATEST_MS,
-        f"tid {item.tid} is negative": item.tid >= 0,
-    }
-    return "; ".join(rule for rule, holds in checks.items() if not holds)
+    return _broken(
+        {
+            f"price {item.px} is not between 0 and {_LARGEST:g}": 0.0 < item.px < _LARGEST,
+            f"size {item.sz} is not between 0 and {_LARGEST:g}": 0.0 < item.sz < _LARGEST,
+            _time_rule(item.time): is_time(item.time, recv_ns),
+            f"tid {item.tid} is not between 0 and 2^63": 0 <= item.tid < 1 << 63,
+        }
+    )
+
+
+def unusable_quote(data: wire.BboData, recv_ns: int) -> str:
+    """Return why a quote cannot be used, or nothing; an empty side is a quote."""
+    levels = [level for level in data.bbo if level is not None]
+    return _broken(
+        {
+            _time_rule(data.time): is_time(data.time, recv_ns),
+            "a price is not above 0": all(0.0 < level.px < _LARGEST for level in levels),
+            "a size is negative": all(0.0 <= level.sz < _LARGEST for level in levels),
+        }
+    )
+
+
+def unusable_context(ctx: wire.Context) -> str:
+    """Return why a context cannot be used, or nothing; an absent field is null."""
+    prices = {"oracle": ctx.oracle_px, "mark": ctx.mark_px, "mid": ctx.mid_px}
+    amounts = {"open interest": ctx.open_interest, "day notional": ctx.day_ntl_vlm}
+    rates = {"funding": ctx.funding, "premium": ctx.premium}
+    return _broken(
+        {
+            f"{name} {value} is not above 0": value is None or 0.0 < value < _LARGEST
+            for name, value in prices.items()
+        }
+        | {
+            f"{name} {value} is negative": value is None or 0.0 <= value < 1e18
+            for name, value in amounts.items()
+        }
+        | {f"{name} {value} is no rate": value is None or -1e3 < value < 1e3 for name, value in rates.items()}
+    )
+
+
+def is_time(ts_ms: int, recv_ns: int) -> bool:
+    """Say whether a venue time can be one: after 1970, and not in our future by more than clocks differ."""
+    return 0 < ts_ms * MS_NS <= recv_ns + AHEAD_NS
+
+
+def _time_rule(ts_ms: int) -> str:
+    return f"time {ts_ms} is no time in milliseconds up to {AHEAD_NS // NS} s after its receipt"
+
+
+def _broken(rules: dict[str, bool]) -> str:
+    return "; ".join(rule for rule, holds in rules.items() if not holds)
 
 
 def trade(

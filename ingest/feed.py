@@ -166,8 +166,8 @@ class Feed:
             if isinstance(message, wire.Ack):
                 asked = message.data.subscription
                 self._unacked.discard(Wanted(asked.type, asked.coin))
-            elif isinstance(message, wire.Refusal) and (asked := wire.already_subscribed(message.data)):
-                self._unacked.discard(Wanted(asked.type, asked.coin))
+            elif isinstance(message, wire.Refusal) and (held := wire.already_subscribed(message.data)):
+                self._unacked.discard(Wanted(held.type, held.coin))
 
     async def _subscribe(self, socket: ClientConnection) -> str:
         """Ask for what is wanted, and again for what is not acknowledged in time."""

@@ -17,6 +17,9 @@ import msgspec
 
 from storage.errors import CaptureError
 
+# Receipt times outside of these years are in another unit, or have lost a digit.
+_FIRST_NS: Final = 1_262_304_000_000_000_000  # 2010
+_LAST_NS: Final = 4_102_444_800_000_000_000  # 2100
 _GZIP: Final = zlib.MAX_WBITS | 16
 _CHUNK_BYTES: Final = 1 << 18
 
@@ -65,6 +68,8 @@ def read_capture(
                 else:
                     stamp, frame = line.rstrip(b"\r\n").split(b" ", 1)
                     recv_ns = int(stamp)
+                if not _FIRST_NS <= recv_ns < _LAST_NS:
+                    raise ValueError(f"{recv_ns} is no receipt time in nanoseconds since 1970")
             except (ValueError, msgspec.MsgspecError) as error:
                 bad = BadLine(
                     number, line.rstrip(b"\r\n"), f"line {number} of {path.name} is no frame: {error}"
@@ -89,7 +94,7 @@ def read_capture(
         because = f": {first_bad.reason}" if first_bad else ""
         raise CaptureError(
             f"{path} holds no frame{because}",
-            hint='a capture has lines like {"recv_ns": 1757015216, "msg": {...}}, or: 1757015216 {...}',
+            hint='a capture has lines like {"recv_ns": 1757015216673878000, "msg": {..}}, or that number and {..}',
         )
 
 

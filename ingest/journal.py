@@ -14,7 +14,9 @@ A torn tail (power or `kill -9` in the middle of a write) is read up to its last
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import fcntl
 import json
 import os
 import struct
@@ -22,6 +24,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -40,6 +43,7 @@ _LENGTH: Final = struct.Struct("<I")
 _MAX_RAW_BYTES: Final = 64 * 1024 * 1024
 _BLOCK_BYTES: Final = 256 * 1024
 SUFFIX: Final = ".twj"
+LOCK: Final = "lock"
 
 
 class Kind(enum.IntEnum):
@@ -124,6 +128,7 @@ class JournalWriter:
                 f"recording {folder} cannot be made: {error.strerror}",
                 hint="set TICKWALK_HOME to a folder you may write",
             ) from error
+        self._lock = hold_recording(folder)
         self._open_segment()
 
     def __enter__(self) -> Self:
@@ -158,11 +163,14 @@ class JournalWriter:
 
     def close(self) -> None:
         """Sync and close; a second call does nothing."""
-        if self._handle is None:
-            return
-        self._write(sync=True)
-        os.close(self._handle)
-        self._handle = None
+        try:
+            if self._handle is not None:
+                self._write(sync=True)
+        finally:
+            if self._handle is not None:
+                os.close(self._handle)
+                self._handle = None
+            self._lock.close()
 
     def _write(self, *, sync: bool) -> None:
         with self._writing:
@@ -170,22 +178,25 @@ class JournalWriter:
                 raw, frames = b"".join(self._pending), len(self._pending)
                 self._pending.clear()
                 self._pending_bytes = 0
-            assert self._handle is not None, "the journal is closed"
+            if self._handle is None:
+                raise JournalError(f"the journal {self.folder} is closed", hint="see the error that ended it")
             try:
                 if raw:
                     self._put(_block(raw, self._packer.compress(raw), self._written_frames))
                     self._written_frames += frames
                 if sync:
                     os.fdatasync(self._handle)
+                if self._written_bytes >= self._segment_bytes:
+                    os.fdatasync(self._handle)
+                    full, self._handle = self._handle, None
+                    os.close(full)
+                    self._open_segment()
             except OSError as error:
+                self._abandon()
                 raise JournalError(
                     f"the journal cannot be written: {error.strerror}",
                     hint=f"free space or mend {self.folder}",
                 ) from error
-            if self._written_bytes >= self._segment_bytes:
-                os.fdatasync(self._handle)
-                os.close(self._handle)
-                self._open_segment()
 
     def _put(self, data: bytes) -> None:
         assert self._handle is not None
@@ -193,6 +204,15 @@ class JournalWriter:
         while view:
             view = view[os.write(self._handle, view) :]
         self._written_bytes += len(data)
+
+    def _abandon(self) -> None:
+        """After a refused write: cut what is half written, and take no more, so that no later block is unreadable."""
+        if self._handle is None:
+            return
+        handle, self._handle = self._handle, None
+        with contextlib.suppress(OSError):  # what cannot be cut is a torn tail, and is read as one
+            os.ftruncate(handle, self._written_bytes)
+        os.close(handle)
 
     def _open_segment(self) -> None:
         self._segment += 1
@@ -211,6 +231,21 @@ class JournalWriter:
 def _block(raw: bytes, packed: bytes, first_frame: int) -> bytes:
     head = _BLOCK_HEAD.pack(len(packed), len(raw), first_frame)
     return head + _LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
+
+
+def hold_recording(folder: Path) -> TextIOWrapper:
+    """Mark a recording as in use until the handle closes; a dead process holds nothing.
+
+    Raises:
+        JournalError: someone else records or replays it now.
+    """
+    handle = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise JournalError(f"recording {folder.name} is in use", hint="wait until it ends") from error
+    return handle
 
 
 def segments(folder: Path) -> list[Path]:
@@ -272,7 +307,7 @@ def _read_blocks(path: Path, on_damage: Callable[[Damage], None] | None) -> Iter
             return
         packed_size, raw_size, first_frame, checksum = _BLOCK.unpack_from(data, at)
         start, end = at + _BLOCK.size, at + _BLOCK.size + packed_size
-        if end > len(data) or raw_size > _MAX_RAW_BYTES:
+        if end > len(data) or raw_size > _MAX_RAW_BYTES or packed_size == 0:
             report(at, "the block is torn")
             return
         packed = data[start:end]

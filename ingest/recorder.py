@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from io import TextIOWrapper
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -26,7 +23,7 @@ import pyarrow as pa
 from ingest.feed import Feed, Wanted
 from ingest.journal import JournalWriter, Kind, segments
 from ingest.pipeline import Counts, Pipeline
-from ingest.replay import COMMIT_FRAMES, about_recording, replay
+from ingest.replay import CAPTURE, COMMIT_FRAMES, replay
 from ingest.resume import resume
 from ingest.venues.hyperliquid import (
     CHANNELS,
@@ -39,7 +36,7 @@ from ingest.venues.hyperliquid import (
     parse_venue_time_ns,
 )
 from storage.clock import NS, ManualTime, TimeSource, WallTime
-from storage.errors import LakeError, TickwalkError
+from storage.errors import JournalError, LakeError, TickwalkError
 from storage.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -122,7 +119,6 @@ class Recorder:
         await asyncio.to_thread(recover, self._settings, self._lake)
         folder = self._settings.journal_dir / self._name
         self._journal = JournalWriter(folder, segment_bytes=record.segment_bytes)
-        held = _hold(folder)
         self._pipeline = Pipeline(self._name, self._settings, is_capture=False)
         instruments = [instrument_id(coin, record.venue) for coin in record.coins]
         result = Recording(self._name, self._pipeline.counts)
@@ -130,9 +126,14 @@ class Recorder:
         logger.info("recording", name=self._name, coins=len(record.coins), url=record.ws_url)
         try:
             await self._run_tasks(stop, result)
-        finally:
-            with held:
-                await self._finish(result)
+        except JournalError:
+            # What the journal does not hold must not reach the tables: the next start replays what it does hold.
+            logger.warning("recording left unsealed", name=self._name, batches=len(self._unsent))
+            raise
+        except BaseException:
+            await self._finish(result)
+            raise
+        await self._finish(result)
         return result
 
     # The feed's news.
@@ -280,37 +281,23 @@ class Recorder:
 def recover(settings: Settings, lake: Lake) -> list[str]:
     """Replay recordings that were never sealed, unless another recorder still holds them.
 
+    One that cannot be replayed is left as it is, and does not keep a new recording from starting.
+
     Returns:
-        Their names.
+        The names of those that were.
     """
     recovered = []
     for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
-        if (
-            (folder / _SEALED).exists()
-            or not segments(folder)
-            or about_recording(folder)[0].get("source") == "capture"
-        ):
+        if folder.name.startswith(CAPTURE) or (folder / _SEALED).exists() or not segments(folder):
             continue
         try:
-            held = _hold(folder)
-        except BlockingIOError:
-            continue
-        with held:
             done = replay(folder, settings, lake)
-            (folder / _SEALED).touch()
+        except TickwalkError as error:
+            logger.warning("recording not recovered", name=folder.name, reason=str(error))
+            continue
+        (folder / _SEALED).touch()
         logger.warning(
             "recording recovered", name=folder.name, frames=done.counts.frames, written=done.written
         )
         recovered.append(folder.name)
     return recovered
-
-
-def _hold(folder: Path) -> TextIOWrapper:
-    """Mark a recording as in use until the handle closes; a dead process holds nothing."""
-    handle = (folder / "lock").open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise
-    return handle

@@ -7,6 +7,7 @@ recording's. Replaying twice adds nothing: the lake keeps a row once, by its key
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingest.captures import BadLine, content_id, read_capture
-from ingest.journal import SUFFIX, Damage, JournalWriter, Kind, Record, read_journal, segments
+from ingest.journal import SUFFIX, Damage, JournalWriter, Kind, Record, hold_recording, read_journal, segments
 from ingest.pipeline import Counts, Pipeline
 from ingest.resume import resume
 from ingest.venues.hyperliquid import instrument_id
@@ -27,6 +28,8 @@ logger = get_logger(__name__)
 
 # Rows are handed to the lake in lots of about this many, which keeps memory flat and commits few.
 COMMIT_FRAMES: Final = 100_000
+# A recording made from a capture is named for its content.
+CAPTURE: Final = "capture-"
 
 Progress = Callable[[int], None]
 
@@ -66,7 +69,7 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
         path = path.parent
     if path.is_dir():
         return _replay_journal(path, settings, lake, on_bytes)
-    recording = f"capture-{content_id(path)}"
+    recording = f"{CAPTURE}{content_id(path)}"
     folder = settings.journal_dir / recording
     if _is_whole(folder):
         return _replay_journal(folder, settings, lake, None)
@@ -104,6 +107,11 @@ def _replay_capture(
 
 
 def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
+    with hold_recording(folder):
+        return _replay_held(folder, settings, lake, on_bytes)
+
+
+def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
     about, started_ns = about_recording(folder)
     pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
     if coins := about.get("coins"):
@@ -174,7 +182,5 @@ def _is_whole(folder: Path) -> bool:
 
 def _discard_torn(folder: Path) -> None:
     """Remove a capture's half-written journal; the capture itself is still there to be read again."""
-    for segment in segments(folder):
-        segment.unlink()
     if folder.exists():
-        folder.rmdir()
+        shutil.rmtree(folder)

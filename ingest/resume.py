@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ingest.bars import REOPEN_NS, SIDE_CODES, Row
+from ingest.bars import REOPEN_NS, SIDE_CODES, BarClock, Row
 from ingest.coverage import RECORDER_DOWN, Gap, Span
 from ingest.pipeline import Pipeline
 from storage.clock import MS_NS, US_NS, floor_ns
@@ -35,11 +35,11 @@ _BARS: Final = """
 
 _PRINTS: Final = """
     WITH numbered AS (
-        SELECT *, row_number() OVER (ORDER BY rowid DESC) AS age, max(ts_event) OVER () AS newest
+        SELECT *, row_number() OVER (ORDER BY rowid DESC) AS age
         FROM trades WHERE instrument = ? AND ts_knowable_ns <= ?
     )
     SELECT epoch_us(ts_event) AS ts_us, tid, price, size, side FROM numbered
-    WHERE age <= ? OR ts_event > newest - to_microseconds(?)
+    WHERE age <= ? OR epoch_us(ts_event) >= ?
     ORDER BY age DESC
 """
 
@@ -65,31 +65,43 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: list[str], started_ns: i
         instruments: which to take over.
         started_ns: when the new recording began; rows that were not known by then are left alone.
     """
-    reach_us = REOPEN_NS // US_NS
     for instrument in instruments:
-        prints = _prints(pipeline, lake, instrument, started_ns, reach_us)
-        for clock in pipeline.clocks:
-            by_bar: dict[int, list[Row]] = {}
-            for row in prints:
-                by_bar.setdefault(floor_ns(row[0], clock.width_ns), []).append(row)
-            bars = lake.query(_BARS, [instrument, clock.width, started_ns, reach_us]).to_pylist()
-            for bar in bars:
-                clock.restore(instrument, bar, by_bar.pop(bar["ts_open"] * US_NS, []))
-            if bars:
-                last_open_ns = bars[-1]["ts_open"] * US_NS
-                for open_ns, rows in by_bar.items():
-                    if (
-                        open_ns > last_open_ns
-                    ):  # printed, but its bar had not closed when the recorder stopped
-                        clock.restore_prints(instrument, open_ns, rows)
-        for span in lake.query(_COVERAGE, [instrument, started_ns, reach_us]).to_pylist():
+        spans = lake.query(_COVERAGE, [instrument, started_ns, REOPEN_NS // US_NS]).to_pylist()
+        for span in spans:
             _restore_span(pipeline, instrument, span)
+        if not spans:
+            continue  # never recorded before
+        watched_us = min(span["from_us"] for span in spans)
+        bars: dict[str, list[dict[str, Any]]] = {}
+        from_us = started_ns // US_NS
+        for clock in pipeline.clocks:
+            reach_us = max(REOPEN_NS, 10 * clock.width_ns) // US_NS
+            bars[clock.width] = lake.query(_BARS, [instrument, clock.width, started_ns, reach_us]).to_pylist()
+            first_us = bars[clock.width][0]["ts_open"] if bars[clock.width] else watched_us
+            from_us = min(from_us, floor_ns(first_us * US_NS, clock.width_ns) // US_NS)
+        prints = _prints(pipeline, lake, instrument, started_ns, from_us)
+        for clock in pipeline.clocks:
+            _restore_bars(clock, instrument, bars[clock.width], prints, watched_us * US_NS)
 
 
-def _prints(pipeline: Pipeline, lake: Lake, instrument: str, started_ns: int, reach_us: int) -> list[Row]:
+def _restore_bars(
+    clock: BarClock, instrument: str, bars: list[dict[str, Any]], prints: list[Row], watched_ns: int
+) -> None:
+    by_bar: dict[int, list[Row]] = {}
+    for row in prints:
+        by_bar.setdefault(floor_ns(row[0], clock.width_ns), []).append(row)
+    for bar in bars:
+        clock.restore(instrument, bar, by_bar.get(bar["ts_open"] * US_NS, []))
+    # Printed, but its bar had not closed when the recorder stopped; before the first watched one there is no bar.
+    newest_ns = bars[-1]["ts_open"] * US_NS if bars else floor_ns(watched_ns, clock.width_ns) - 1
+    for open_ns in sorted(open_ns for open_ns in by_bar if open_ns > newest_ns):
+        clock.restore_prints(instrument, open_ns, by_bar[open_ns])
+
+
+def _prints(pipeline: Pipeline, lake: Lake, instrument: str, started_ns: int, from_us: int) -> list[Row]:
     rows: list[Row] = []
     for order, item in enumerate(
-        lake.query(_PRINTS, [instrument, started_ns, _SEEN_PRINTS, reach_us]).to_pylist()
+        lake.query(_PRINTS, [instrument, started_ns, _SEEN_PRINTS, from_us]).to_pylist()
     ):
         letter = _SIDE_LETTERS.get(item["side"], item["side"])
         pipeline.seen.judge(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ class Lake:
                 if not read_only:
                     lake._make_tables()
         except duckdb.Error as error:
-            raise LakeError(f"the lake's catalog {catalog} cannot be opened: {error}") from error
+            raise LakeError(f"the lake's catalog cannot be opened: {_redacted(str(error))}") from None
         return lake
 
     def __enter__(self) -> Self:
@@ -293,7 +294,10 @@ class Lake:
             revised = run.execute(
                 "SELECT n.* REPLACE (CAST(n.revision + 1 + h.top"
                 f" - min(n.revision) OVER (PARTITION BY {_of('n', contract.identity)}) AS INTEGER) AS revision)"
-                f" FROM changed n JOIN (SELECT {keys}, max(revision) AS top FROM {held} GROUP BY ALL) h USING ({keys})",
+                f" FROM changed n JOIN (SELECT {keys}, max(revision) AS top, arg_max(observed_ms, revision) AS watched"
+                f" FROM {held} GROUP BY {keys}) h USING ({keys})"
+                # The next revision of the same computation, or another one that watched no less and knows something.
+                " WHERE n.revision > h.top OR (n.observed_ms >= h.watched AND n.status <> 'unknown')",
                 bounds,
             ).to_arrow_table()
             run.unregister("changed")
@@ -422,9 +426,14 @@ def _as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa
     )
 
 
+def _redacted(text: str) -> str:
+    """Return a message without passwords: a Postgres catalog's address may hold one."""
+    return re.sub(r"(password=)('[^']*'|\S+)|(://[^:/\s]+:)[^@\s]+(?=@)", r"\1\3***", text)
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return _redacted(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__

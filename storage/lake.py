@@ -165,6 +165,8 @@ class Lake:
         cursor = self._connection.cursor()
         try:
             cursor.execute(f"USE {schema}")
+            if not sql.strip():
+                raise LakeError("the query is empty", hint='ask something, as in "SHOW TABLES"')
             return _retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
         except duckdb.Error as error:
             raise LakeError(f"the query failed: {_first_line(error)}", sql=sql) from error

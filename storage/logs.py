@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import structlog
+
+from storage.errors import SettingsError
+
+LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def configure_logs(*, level: str = "info", json: bool | None = None) -> None:
@@ -21,6 +25,8 @@ def configure_logs(*, level: str = "info", json: bool | None = None) -> None:
         level: the least level shown: `debug`, `info`, `warning` or `error`.
         json: one JSON object a line; by default as `TICKWALK_LOG` says (`text` or `json`).
     """
+    if level not in LEVELS:
+        raise SettingsError(f"log level {level!r} does not exist", hint=f"use one of: {', '.join(LEVELS)}")
     if json is None:
         json = os.environ.get("TICKWALK_LOG", "text") == "json"
     renderer: Any = (

@@ -24,6 +24,21 @@ CONFIG_NAME: Final = "tickwalk.toml"
 _ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG"})
 
 
+_ABOVE_ZERO: Final = (
+    "ping_s",
+    "pong_timeout_s",
+    "connect_timeout_s",
+    "ack_timeout_s",
+    "backoff_first_s",
+    "backoff_max_s",
+    "coin_silence_s",
+    "socket_silence_s",
+    "commit_s",
+    "block_ms",
+    "segment_bytes",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class RecordSettings:
     """What the recorder listens to, and how patient it is."""
@@ -68,15 +83,8 @@ class RecordSettings:
             raise SettingsError(
                 "record.coins is empty", hint='set it to the coins to record, as in ["BTC", "ETH"]'
             )
-        for name in (
-            "ping_s",
-            "pong_timeout_s",
-            "connect_timeout_s",
-            "ack_timeout_s",
-            "commit_s",
-            "block_ms",
-        ):
-            if getattr(self, name) <= 0:
+        for name in _ABOVE_ZERO:
+            if not getattr(self, name) > 0:
                 raise SettingsError(f"record.{name} is {getattr(self, name)}", hint="set it above zero")
 
 
@@ -100,8 +108,16 @@ class BarSettings:
             raise SettingsError("bars.widths is empty", hint='set it to ["1m"]')
         for width in self.widths:
             width_ns(width)
-        if self.grace_ms < 0 or self.lateness_s <= 0:
-            raise SettingsError("bars.grace_ms and bars.lateness_s must not be negative or zero")
+        if len(set(self.widths)) < len(self.widths):
+            raise SettingsError(
+                f"bars.widths names a width twice: {', '.join(self.widths)}", hint="name each once"
+            )
+        at_least = {"grace_ms": 0, "history_lag_ms": 0, "lateness_s": 0.001, "capture_silence_s": 0.001}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise SettingsError(
+                    f"bars.{name} is {getattr(self, name)}", hint=f"set it to {least} or more"
+                )
 
     @property
     def width(self) -> str:
@@ -261,7 +277,7 @@ def _from_file(path: Path | None, environ: Mapping[str, str]) -> dict[str, objec
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not TOML: {error}") from error
     flat: dict[str, object] = {}
     for key, value in document.items():

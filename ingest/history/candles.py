@@ -35,6 +35,8 @@ _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "close": ("close", "c"),
     "volume": ("volume", "v"),
 }
+_FIRST_NS: Final = 1_262_304_000_000_000_000  # 2010
+_LAST_NS: Final = 4_102_444_800_000_000_000  # 2100
 _TRADES_ALIASES: Final = ("trades", "n", "count")
 
 
@@ -87,7 +89,13 @@ def import_candles(
         CaptureError: the file is no Parquet file of candles.
         RangeError: it holds no row.
     """
-    table = _read(path, venue, kind)
+    try:
+        table = _read(path, venue, kind)
+    except duckdb.Error as error:
+        first = str(error).splitlines()[0]
+        raise CaptureError(
+            f"{path.name} has a column that is no candle's: {first}", hint="see docs/tutorial.md"
+        ) from error
     if table.num_rows == 0:
         raise RangeError(f"{path} holds no candle", hint="check the file; an empty import changes nothing")
     width = width or _guess_width(table)
@@ -96,9 +104,11 @@ def import_candles(
     run.register("raw", table)
     lag_ns = settings.bars.history_lag_ms * MS_NS
     step_ns = width_ns(width)
+    _check_times(run, path, width, step_ns)
     source = f"{path.name}#{content_id(path)}"
     candles = _candles(run, width, step_ns, lag_ns, source)
-    run.register("candles", candles)
+    good, _ = CANDLES.validate(candles)  # what the lake will refuse must make no bar either
+    run.register("good", good)
     bars = _bars(run, width, step_ns, lag_ns, absent)
     written: dict[str, int] = {}
     commit = lake.commit(
@@ -161,8 +171,10 @@ def _read(path: Path, venue: str, kind: str) -> pa.Table:
         f'CAST("{found[name]}" AS DOUBLE) AS {name}' for name in ("open", "high", "low", "close", "volume")
     )
     count = f'CAST("{trades}" AS BIGINT)' if trades else "CAST(NULL AS BIGINT)"
+    symbol = f'"{found["symbol"]}"'
     return run.execute(
-        f"""SELECT concat_ws('|', ?, ?, "{found["symbol"]}") AS instrument, {t_ns} AS t_ns, {prices}, {count} AS trades
+        f"""SELECT concat_ws('|', ?, ?, {symbol}) AS instrument, {symbol} AS symbol, {t_ns} AS t_ns,
+                   {prices}, {count} AS trades
             FROM file ORDER BY instrument, t_ns""",
         [venue, kind],
     ).to_arrow_table()
@@ -181,6 +193,29 @@ def _guess_width(table: pa.Table) -> str:
     raise CaptureError("the candles' width cannot be told from their times", hint="say it: --width 5m")
 
 
+def _check_times(run: duckdb.DuckDBPyConnection, path: Path, width: str, step_ns: int) -> None:
+    """Refuse a file whose times are in another unit, off the grid of its width, or whose symbols are missing."""
+    found = run.execute(
+        """SELECT count(*) FILTER (t_ns % ? <> 0), count(*) FILTER (t_ns NOT BETWEEN ? AND ?),
+                  count(*) FILTER (symbol IS NULL), min(t_ns) FROM raw""",
+        [step_ns, _FIRST_NS, _LAST_NS],
+    ).fetchone()
+    assert found is not None
+    off_grid, out_of_range, nameless, earliest_ns = found
+    if out_of_range:
+        raise CaptureError(
+            f"{path.name} has {out_of_range} candles outside of 2010 to 2100, the first at {iso(earliest_ns)}",
+            hint="times are milliseconds since 1970, or timestamps",
+        )
+    if off_grid:
+        raise CaptureError(
+            f"{path.name} has {off_grid} candles that do not open on the grid of {width}",
+            hint="say the right width with --width, or mend the file",
+        )
+    if nameless:
+        raise CaptureError(f"{path.name} has {nameless} candles without a symbol", hint="mend the file")
+
+
 def _candles(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: int, source: str) -> pa.Table:
     rows = run.execute(
         f"""SELECT instrument, ? AS width, make_timestamptz(t_ns // {US_NS}) AS ts_open, open, high, low, close, volume,
@@ -196,15 +231,17 @@ def _bars(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: int,
     rows = run.execute(
         f"""
         WITH spans AS (SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument),
+        sound AS (
+            SELECT instrument, epoch_us(ts_open) * 1000 AS t_ns, open, high, low, close, volume, trades FROM good
+        ),
         grid AS (
             SELECT instrument, unnest(generate_series(first_ns, last_ns, ?)) AS t_ns FROM spans
         ),
-        once AS (SELECT * FROM raw QUALIFY row_number() OVER (PARTITION BY instrument, t_ns ORDER BY t_ns) = 1),
         dense AS (
             SELECT g.instrument, g.t_ns, c.open, c.high, c.low, c.close, c.volume, c.trades,
                    c.t_ns IS NULL AS is_absent,
                    c.t_ns IS NOT NULL AND (c.volume > 0 OR coalesce(c.trades, 0) > 0) AS is_printed
-            FROM grid g LEFT JOIN once c USING (instrument, t_ns)
+            FROM grid g LEFT JOIN sound c USING (instrument, t_ns)
         )
         SELECT instrument, ? AS width,
                make_timestamptz(t_ns // {US_NS}) AS ts_open,

@@ -7,10 +7,12 @@ import contextlib
 import csv
 import io
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 import pyarrow as pa
@@ -25,6 +27,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from storage.settings import Settings
 
@@ -82,7 +85,9 @@ def print_table(rows: pa.Table, form: Format) -> None:
     """Print rows for a person, a spreadsheet or a program."""
     if form == "json":
         for row in rows.to_pylist():
-            sys.stdout.write(json.dumps(row, default=_plain) + "\n")
+            sys.stdout.write(
+                json.dumps({name: _plain(value) for name, value in row.items()}, default=str) + "\n"
+            )
         return
     if form == "csv":
         text = io.StringIO()
@@ -96,7 +101,7 @@ def print_table(rows: pa.Table, form: Format) -> None:
         is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         table.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
     for row in rows.to_pylist():
-        table.add_row(*("" if value is None else str(_plain(value)) for value in row.values()))
+        table.add_row(*(Text("" if value is None else str(_plain(value))) for value in row.values()))
     console.print(table)
     console.print(f"{rows.num_rows:,} row{'' if rows.num_rows == 1 else 's'}", style="dim", highlight=False)
 
@@ -104,6 +109,10 @@ def print_table(rows: pa.Table, form: Format) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return value

@@ -153,3 +153,25 @@ def test_rooms_of_some_other_package_are_refused(
     monkeypatch.syspath_prepend(str(here))
     with pytest.raises(SettingsError, match=r"'features' belongs to something else.*environment of its own"):
         cli.refuse_foreign_rooms()
+
+
+def test_values_that_json_and_terminals_cannot_take_are_printed_all_the_same(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("replay", str(capture(here))) == 0
+    capsys.readouterr()
+    query = (
+        "SELECT sum(tid) AS s, 1.5::DECIMAL(4, 2) AS d, 'nan'::DOUBLE AS n, '[/b] [red]x' AS t FROM trades"
+    )
+    assert run("sql", query, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"s": 19_900, "d": 1.5, "n": "nan", "t": "[/b] [red]x"}
+    assert run("sql", query) == 0
+    assert "[/b] [red]x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["sql", ""], ["--log-level", "loud", "settings"]])
+def test_an_empty_query_and_an_unknown_level_are_mistakes_and_not_crashes(
+    here: Path, arguments: list[str]
+) -> None:
+    assert run("replay", str(capture(here))) == 0
+    assert run(*arguments) == 2

@@ -284,25 +284,25 @@ class Pipeline:
         for item in prints:
             by_coin.setdefault(item.coin, []).append(item)
         for coin, items in by_coin.items():
-            usable = [item for item in items if not rows.unusable(item, record.recv_ns)]
+            faults = [rows.unusable(item, record.recv_ns) for item in items]
+            usable = [item for item, fault in zip(items, faults, strict=True) if not fault]
             newest_ms = max((item.time for item in usable), default=None)
             instrument = self._hear(record, connection, TRADES, coin, newest_ms)
             if instrument is None:
                 continue
             is_first = (connection, instrument) in self._awaits_first
             self._awaits_first.discard((connection, instrument))
-            for item in items:
-                self._print(record, instrument, item, is_first=is_first)
+            for item, fault in zip(items, faults, strict=True):
+                self.counts.prints += 1
+                if fault:
+                    self._refuse("trades", fault, record.body, f"{self.recording}:{record.frame}:{item.tid}")
+                else:
+                    self._print(record, instrument, item, is_first=is_first)
             if is_first and usable:
                 oldest_ns = min(item.time for item in usable) * MS_NS
                 self.ledger.bridge(instrument, oldest_ns, record.recv_ns)
 
     def _print(self, record: Record, instrument: str, item: wire.Print, *, is_first: bool) -> None:
-        self.counts.prints += 1
-        source = f"{self.recording}:{record.frame}"
-        if why := rows.unusable(item, record.recv_ns):
-            self._refuse("trades", why, record.body, f"{source}:{item.tid}")
-            return
         verdict = self.seen.judge(instrument, item.time, item.tid, (item.px, item.sz, item.side))
         if verdict == "seen":
             self.counts.seen += 1
@@ -313,7 +313,7 @@ class Pipeline:
                 "trades",
                 f"print {item.tid} at {item.time} came again with other values",
                 record.body,
-                f"{source}:{item.tid}",
+                f"{self.recording}:{record.frame}:{item.tid}",
             )
             return
         event_ns = item.time * MS_NS

@@ -23,11 +23,13 @@ F64: Final = pa.float64()
 TEXT: Final = pa.string()
 FLAG: Final = pa.bool_()
 BYTES: Final = pa.binary()
+F64S: Final = pa.list_(pa.float64())
 
 STATUSES: Final = ("unlisted", "blind", "printed", "halted", "quiet", "unknown")
 SESSIONS: Final = ("regular", "extended", "internal", "always")
 ORIGINS: Final = ("live", "venue_replay", "recent", "candle", "archive")
 SIDES: Final = ("buy", "sell", "unknown")
+BOOK_MODES: Final = ("slow", "fast", "relay")
 EVIDENCE: Final = ("socket", "overlap", "venue_statement", "inferred")
 
 
@@ -203,6 +205,43 @@ QUOTES: Final = Contract(
         *_SOURCE,
     ),
     key=("instrument", "ts_event", "ts_recv_ns", "frame"),
+)
+
+BOOKS: Final = Contract(
+    "books",
+    "Whole snapshots of the order book, best level first. A GaiaEx book relays a Hyperliquid one (`mode` says `relay`): "
+    "never add the two. Levels are checked by `ingest.books`. Written by the recorder and by replay.",
+    (
+        _INSTRUMENT,
+        _TS_EVENT,
+        Column("mode", TEXT, "`slow` 20 levels, `fast` 5 levels, or `relay`", one_of=BOOK_MODES),
+        Column("bid_px", F64S, "bid prices, strictly falling; empty: no bid"),
+        Column("bid_sz", F64S, "base units at each bid"),
+        Column("ask_px", F64S, "ask prices, strictly rising; empty: no ask"),
+        Column("ask_sz", F64S, "base units at each ask"),
+        Column("is_stale", FLAG, "the venue itself says that the book is frozen"),
+        _ORIGIN,
+        _TS_RECV,
+        _KNOWABLE,
+        *_SOURCE,
+    ),
+    key=("instrument", "ts_event", "mode", "ts_recv_ns", "frame"),
+)
+
+MIDS: Final = Contract(
+    "mids",
+    "Mid and mark prices of all coins from the venue-wide channels (`allMids`, `fastAssetCtxs`), where those are "
+    "recorded; one row per coin whose price changed. Written by the recorder and by replay.",
+    (
+        _INSTRUMENT,
+        _price("mid", "mid price; the last trade where a side of the book is empty", nullable=True),
+        _price("mark", "mark price; null: this message did not carry it", nullable=True),
+        _ORIGIN,
+        _TS_RECV,
+        _KNOWABLE,
+        *_SOURCE,
+    ),
+    key=("instrument", "ts_recv_ns", "frame"),
 )
 
 CONTEXTS: Final = Contract(
@@ -404,6 +443,8 @@ CONTRACTS: Final[dict[str, Contract]] = {
     for contract in (
         TRADES,
         QUOTES,
+        BOOKS,
+        MIDS,
         CONTEXTS,
         COVERAGE,
         BARS,

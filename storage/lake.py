@@ -45,6 +45,7 @@ _SQL_TYPES: Final = {
     pa.bool_(): "BOOLEAN",
     pa.binary(): "BLOB",
     TS: "TIMESTAMPTZ",
+    pa.list_(pa.float64()): "DOUBLE[]",
 }
 
 _BARS_LATEST: Final = """

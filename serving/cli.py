@@ -18,7 +18,7 @@ from serving.commands.common import Context
 from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import configure_logs
-from storage.settings import known_keys, load_settings
+from storage.settings import known_keys, load_settings, shown
 
 app = typer.Typer(
     name="tickwalk",
@@ -60,9 +60,7 @@ def show_settings(context: typer.Context) -> None:
     chosen: Context = context.obj
     console = Console()
     for key in known_keys():
-        section, _, name = key.partition(".")
-        value = getattr(getattr(chosen.settings, section), name) if name else chosen.settings.home
-        console.print(f"{key:28} {value}", highlight=False, markup=False)
+        console.print(f"{key:28} {shown(chosen.settings, key)}", highlight=False, markup=False)
 
 
 data.add_to(app)

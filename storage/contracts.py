@@ -264,6 +264,44 @@ CONTEXTS: Final = Contract(
     key=("instrument", "ts_recv_ns", "frame"),
 )
 
+LAGS: Final = Contract(
+    "lags",
+    "How late a channel's frames reached us: receipt less the venue's own time, one row a channel and minute of receipt.",
+    (
+        Column("journal", TEXT, "the recording"),
+        Column("channel", TEXT, "the channel, as the venue names it"),
+        Column("ts_from", TS, "open of the minute of receipt"),
+        Column("frames", I64, "frames with a venue time that came in that minute", low=1),
+        Column("p50_ms", F64, "median of the lags that are not negative; null where all are", nullable=True, low=0.0),
+        Column("p90_ms", F64, "their 90th percentile, to 5 %", nullable=True, low=0.0),
+        Column("p99_ms", F64, "their 99th percentile, to 5 %", nullable=True, low=0.0),
+        Column("max_ms", F64, "the longest", nullable=True, low=0.0),
+        Column("negative", I64, "frames that seem to come from the future: one of the two clocks is off", low=0),
+        _KNOWABLE,
+    ),
+    key=("journal", "channel", "ts_from"),
+    ordered=(("p50_ms", "p90_ms"), ("p90_ms", "p99_ms"), ("p99_ms", "max_ms"), ("negative", "frames")),
+)
+
+CLOCKS: Final = Contract(
+    "clocks",
+    "How far our clock was off: against the venue, against NTP, and against the machine's own monotonic clock.",
+    (
+        Column("journal", TEXT, "the recording"),
+        Column(
+            "source",
+            TEXT,
+            "`venue`: its exchangeStatus; `ntp`: a time server; `monotonic`: our wall clock was set, by so much",
+            one_of=("venue", "ntp", "monotonic"),
+        ),
+        Column("ts", TS, "our time in the middle between question and answer"),
+        Column("offset_ms", F64, "our clock less the other; above zero, ours is ahead"),
+        Column("uncertainty_ms", F64, "the truth lies within this of the offset: half the round trip", low=0.0),
+        _KNOWABLE,
+    ),
+    key=("journal", "source", "ts"),
+)
+
 COVERAGE: Final = Contract(
     "coverage",
     "The ledger of what was watched: one row per connection, channel and instrument for each span that is proven, "
@@ -446,6 +484,8 @@ CONTRACTS: Final[dict[str, Contract]] = {
         BOOKS,
         MIDS,
         CONTEXTS,
+        LAGS,
+        CLOCKS,
         COVERAGE,
         BARS,
         CANDLES,

@@ -26,6 +26,7 @@ _UNITS: Final = {
     **dict.fromkeys(("size", "bid_size", "ask_size", "volume", "buy_volume", "open_interest"), "base"),
     **dict.fromkeys(("notional", "day_notional"), "quote"),
     **dict.fromkeys(("funding_rate", "premium"), "share"),
+    **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "max_ms", "offset_ms", "uncertainty_ms"), "ms"),
 }
 _SUFFIXES: Final = {"_ns": "ns, UTC", "_ms": "ms", "_h": "hours"}
 

@@ -34,6 +34,7 @@ _ABOVE_ZERO: Final = (
     "coin_silence_s",
     "socket_silence_s",
     "commit_s",
+    "clock_check_s",
     "block_ms",
     "segment_bytes",
 )
@@ -75,6 +76,10 @@ class RecordSettings:
     """A journal block is written and synced at least this often while frames arrive."""
     segment_bytes: int = 64 * 1024 * 1024
     """A journal segment is sealed at this size."""
+    ntp_server: str = "pool.ntp.org"
+    """The time server that our clock is compared with, `host` or `host:port`; empty: none."""
+    clock_check_s: float = 60.0
+    """Seconds between comparisons of our clock with the venue and the time server."""
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "venue"):
@@ -178,6 +183,80 @@ class AirflowSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where a running recorder answers `/metrics` and `/health`."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; there is no password, so leave it on this machine or behind a proxy."""
+    port: int = 9464
+    """The port; 0: neither metrics nor health are served."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65_536:
+            raise SettingsError(
+                f"metrics.port is {self.port}", hint="set it to a port from 1 to 65535, or to 0 for none"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """When to call someone, and how. `tickwalk alert` reads these; it needs no Airflow and no running recorder."""
+
+    command: str = ""
+    """A command that gets each alert as JSON on its standard input, such as `mail -s tickwalk me@example.org`."""
+    webhook: str = field(default="", repr=False, metadata={"secret": True})
+    """An address that gets each alert as a JSON POST; it is never shown, since such addresses hold a key."""
+    silent_s: float = 60.0
+    """A recorder that wrote no heartbeat, or received no frame, for this long is silent."""
+    disk_days: float = 7.0
+    """Fewer days until the disk is full raise an alert."""
+    clock_ms: float = 1000.0
+    """Our clock may be off by this much."""
+    observed_share: float = 0.95
+    """An instrument watched for less than this share of the last minutes raises an alert."""
+    unsent_batches: int = 12
+    """More batches than this that the lake has not taken raise an alert; at 60 the recorder ends."""
+    check_s: float = 15.0
+    """Seconds between looks of `tickwalk alert watch`."""
+    repeat_s: float = 3600.0
+    """An alert that goes on is told again after this long, and not before."""
+    timeout_s: float = 10.0
+    """The command and the webhook may take this long."""
+
+    def __post_init__(self) -> None:
+        for name in ("silent_s", "clock_ms", "check_s", "repeat_s", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"alert.{name} is {getattr(self, name)}", hint="set it above zero")
+        if not 0 <= self.observed_share <= 1:
+            raise SettingsError(f"alert.observed_share is {self.observed_share}", hint="set it from 0 to 1")
+        if self.webhook and not self.webhook.startswith(("http://", "https://")):
+            raise SettingsError("alert.webhook is no http address", hint="begin it with https://")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSettings:
+    """How long the journal stays on this disk, and where else it goes."""
+
+    copy_to: str = ""
+    """A folder (mounted from another machine) or `s3://bucket/prefix` that gets each sealed segment; empty: none."""
+    journal_days: float = 0.0
+    """Sealed recordings older than this leave the disk, once the lake and the copy have them; 0: they stay."""
+    every_s: float = 300.0
+    """Seconds between looks for segments to copy or remove."""
+
+    def __post_init__(self) -> None:
+        if self.journal_days < 0 or not self.every_s > 0:
+            raise SettingsError(
+                f"keep.journal_days is {self.journal_days} and keep.every_s is {self.every_s}",
+                hint="set the days to 0 or more, and the seconds above zero",
+            )
+        if "://" in self.copy_to and not self.copy_to.startswith("s3://"):
+            raise SettingsError(
+                f"keep.copy_to is {self.copy_to!r}", hint="set it to a folder or to s3://bucket/prefix"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one tickwalk home."""
 
@@ -188,11 +267,19 @@ class Settings:
     lake: LakeSettings = field(default_factory=LakeSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     airflow: AirflowSettings = field(default_factory=AirflowSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    alert: AlertSettings = field(default_factory=AlertSettings)
+    keep: KeepSettings = field(default_factory=KeepSettings)
 
     @property
     def journal_dir(self) -> Path:
         """Sealed and open journal segments, one folder a recording."""
         return self.home / "journal"
+
+    @property
+    def recorder_dir(self) -> Path:
+        """One small file a recording, written anew each second while it runs: its vital signs."""
+        return self.home / "recorder"
 
     @property
     def lake_dir(self) -> Path:
@@ -228,6 +315,18 @@ class Settings:
                     f"the data folder {folder} cannot be written by this user",
                     hint="set TICKWALK_HOME or --home to a folder that you may write",
                 )
+
+
+REDACTED: Final = "(set, not shown)"
+
+
+def shown(settings: Settings, key: str) -> object:
+    """Return the value in force of a key as it may be printed: a secret only says whether it is set."""
+    section, _, name = key.rpartition(".")
+    holder = getattr(settings, section) if section else settings
+    value = getattr(holder, name)
+    is_secret = any(item.name == name and item.metadata.get("secret") for item in dataclasses.fields(holder))
+    return REDACTED if is_secret and value else value
 
 
 _SECTIONS: Final[dict[str, Any]] = {

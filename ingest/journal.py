@@ -1,87 +1,51 @@
 """How does a frame reach the disk before anything is derived from it?
 
-A recording is a folder of segments. A segment is a header and blocks; a block is a run of records, compressed
-with zstd and guarded by a CRC, written at least every `block_ms` and synced (`fdatasync`). Control records (a
-connection opened or closed, the clock's ticks) lie in the same order as frames, so that tables are a pure
-function of the journal.
+A recording is a folder of segments. A segment is a header and blocks; a block is a run of records, laid out by
+column, compressed with zstd and guarded by a CRC, written at least every `block_ms` and synced (`fdatasync`).
+Control records (a connection opened or closed, the clock's ticks) lie in the same order as frames, so that tables
+are a pure function of the journal.
 
-    segment  "TWJ1" | u32 header length | header JSON | block...
-    block    u32 packed length | u32 raw length | i64 first frame | u32 CRC-32 of these and the rest | packed
-    record   i64 recv_ns | u8 kind | i16 connection | u32 body length | body
+    segment  "TWJ2" | u32 header length | header JSON | block...
+    block    mark | u32 packed length | u32 raw length | i64 first frame | u32 CRC-32 of these and the rest | packed
+    records  u32 count | i64 recv_ns each | u8 kind each | i32 connection each | u32 body length each | bodies
 
-A torn tail (power or `kill -9` in the middle of a write) is read up to its last whole block and reported.
+A torn tail (power or `kill -9` in the middle of a write) is read up to its last whole block and reported; after a
+damaged block, reading goes on at the next mark whose block is whole.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import fcntl
 import json
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import numpy as np
 import zstandard
 
+from ingest.records import Batch, Kind, Record
 from storage.code import code_version
 from storage.errors import JournalError
 
-_MAGIC: Final = b"TWJ1"
-_BLOCK: Final = struct.Struct("<IIqI")
-_BLOCK_HEAD: Final = struct.Struct("<IIq")
-_RECORD: Final = struct.Struct("<qBhI")
+_MAGIC: Final = b"TWJ2"
+_MARK: Final = b"\xa7TWB"
+_BLOCK: Final = struct.Struct("<4sIIqI")
+_BLOCK_HEAD: Final = struct.Struct("<4sIIq")
 _LENGTH: Final = struct.Struct("<I")
 # A longer block is a damaged length: blocks are cut at `_BLOCK_BYTES` and one frame is at most 16 MiB.
 _MAX_RAW_BYTES: Final = 64 * 1024 * 1024
 _BLOCK_BYTES: Final = 256 * 1024
 SUFFIX: Final = ".twj"
 LOCK: Final = "lock"
-
-
-class Kind(enum.IntEnum):
-    """What a record is."""
-
-    FRAME = 1
-    """Bytes as a socket gave them."""
-    OPENED = 2
-    """A connection was opened; the body says where to."""
-    CLOSED = 3
-    """A connection was lost; the body says why."""
-    CLOCK = 4
-    """The clock reached a tick while nothing else arrived."""
-    STARTED = 5
-    """A recording began; the body is JSON about it."""
-    STOPPED = 6
-    """A recording ended on purpose."""
-    ANSWER = 7
-    """A REST answer; the body is JSON with `request` and `response`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One entry of a journal.
-
-    Args:
-        frame: its number within the recording, from 0.
-        recv_ns: when we received it; never falls within a recording.
-        kind: what it is.
-        connection: number of the connection within the recording; -1 where none is meant.
-        body: raw bytes.
-    """
-
-    frame: int
-    recv_ns: int
-    kind: Kind
-    connection: int
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +59,7 @@ class Damage:
 
 
 class JournalWriter:
-    """Appends records to a recording. `append` belongs to one thread; `sync` may run in another."""
+    """Appends records to a recording. `extend` belongs to one thread; `sync` may run in another."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = 64 * 1024 * 1024) -> None:
         """Start a recording in a new folder.
@@ -108,9 +72,8 @@ class JournalWriter:
         self.frames = 0
         self.last_recv_ns = 0
         self._segment_bytes = segment_bytes
-        self._pending: list[bytes] = []
+        self._pending: list[Batch] = []
         self._pending_bytes = 0
-        self._written_frames = 0
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._segment = -1
@@ -139,19 +102,34 @@ class JournalWriter:
     ) -> None:
         self.close()
 
-    def append(self, recv_ns: int, kind: Kind, connection: int, body: bytes) -> Record:
-        """Take a record; it is on disk after the next `sync`. An earlier `recv_ns` than the last is raised to it."""
-        recv_ns = max(recv_ns, self.last_recv_ns)
-        record = Record(self.frames, recv_ns, kind, connection, body)
-        self.frames += 1
-        self.last_recv_ns = recv_ns
-        packed = _RECORD.pack(recv_ns, kind, connection, len(body)) + body
+    def extend(
+        self,
+        recv_ns: Sequence[int],
+        kinds: Sequence[int],
+        connections: Sequence[int],
+        bodies: Sequence[bytes],
+    ) -> Batch:
+        """Take records; they are on disk after the next `sync`. A receipt time that falls is raised to its forerunner.
+
+        Raises:
+            JournalError: the disk refused an earlier block.
+        """
+        batch = Batch.made(self.frames, recv_ns, kinds, connections, bodies)
+        np.maximum.accumulate(batch.recv_ns, out=batch.recv_ns)
+        np.maximum(batch.recv_ns, self.last_recv_ns, out=batch.recv_ns)
+        self.frames += len(batch)
+        if len(batch):
+            self.last_recv_ns = int(batch.recv_ns[-1])
         with self._guard:
-            self._pending.append(packed)
-            self._pending_bytes += len(packed)
+            self._pending.append(batch)
+            self._pending_bytes += len(batch.data)
         if self._pending_bytes >= _BLOCK_BYTES:
             self._write(sync=False)
-        return record
+        return batch
+
+    def append(self, recv_ns: int, kind: Kind, connection: int, body: bytes) -> Record:
+        """Take one record, see `extend`."""
+        return self.extend((recv_ns,), (kind,), (connection,), (body,)).record(0)
 
     def sync(self) -> None:
         """Write what is pending and wait until the disk has it.
@@ -175,15 +153,13 @@ class JournalWriter:
     def _write(self, *, sync: bool) -> None:
         with self._writing:
             with self._guard:
-                raw, frames = b"".join(self._pending), len(self._pending)
-                self._pending.clear()
+                pending, self._pending = self._pending, []
                 self._pending_bytes = 0
             if self._handle is None:
                 raise JournalError(f"the journal {self.folder} is closed", hint="see the error that ended it")
             try:
-                if raw:
-                    self._put(_block(raw, self._packer.compress(raw), self._written_frames))
-                    self._written_frames += frames
+                for batch in _joined(pending):
+                    self._put(_block(batch, self._packer))
                 if sync:
                     os.fdatasync(self._handle)
                 if self._written_bytes >= self._segment_bytes:
@@ -228,8 +204,24 @@ class JournalWriter:
         os.close(folder)
 
 
-def _block(raw: bytes, packed: bytes, first_frame: int) -> bytes:
-    head = _BLOCK_HEAD.pack(len(packed), len(raw), first_frame)
+def _joined(pending: list[Batch]) -> Iterator[Batch]:
+    """Yield batches as blocks of about the wanted size."""
+    group: list[Batch] = []
+    size_bytes = 0
+    for batch in pending:
+        group.append(batch)
+        size_bytes += len(batch.data)
+        if size_bytes >= _BLOCK_BYTES:
+            yield Batch.join(group)
+            group, size_bytes = [], 0
+    if group:
+        yield Batch.join(group)
+
+
+def _block(batch: Batch, packer: zstandard.ZstdCompressor) -> bytes:
+    raw = batch.packed()
+    packed = packer.compress(raw)
+    head = _BLOCK_HEAD.pack(_MARK, len(packed), len(raw), batch.first)
     return head + _LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
 
 
@@ -259,12 +251,23 @@ def read_journal(
     on_damage: Callable[[Damage], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """Yield a recording's records in order, over all of its segments.
+    """Yield a recording's records one by one; see `read_batches`."""
+    for batch in read_batches(folder, on_damage=on_damage, on_bytes=on_bytes):
+        yield from batch
+
+
+def read_batches(
+    folder: Path,
+    *,
+    on_damage: Callable[[Damage], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Batch]:
+    """Yield a recording's records in order, block by block, over all of its segments.
 
     Args:
         folder: the recording.
         on_damage: is told of bytes that are no whole block; reading goes on with the next whole block or segment.
-        on_bytes: is told of bytes read, for a progress bar.
+        on_bytes: is told of bytes read from disk, for a progress bar.
 
     Raises:
         JournalError: there is no recording, or a segment is of another format.
@@ -275,45 +278,64 @@ def read_journal(
             f"{folder} holds no journal segment", hint="name a folder below the home's journal folder"
         )
     for path in paths:
-        for frame, raw in _read_blocks(path, on_damage):
-            at = 0
-            while at < len(raw):
-                recv_ns, kind, connection, size = _RECORD.unpack_from(raw, at)
-                at += _RECORD.size
-                yield Record(frame, recv_ns, Kind(kind), connection, raw[at : at + size])
-                at += size
-                frame += 1
-            if on_bytes is not None:
-                on_bytes(len(raw))
+        yield from _read_segment(path, on_damage, on_bytes)
 
 
-def _read_blocks(path: Path, on_damage: Callable[[Damage], None] | None) -> Iterator[tuple[int, bytes]]:
+def _read_segment(
+    path: Path, on_damage: Callable[[Damage], None] | None, on_bytes: Callable[[int], None] | None
+) -> Iterator[Batch]:
     data = path.read_bytes()
 
-    def report(offset: int, reason: str) -> None:
-        if on_damage is not None and offset < len(data):
-            on_damage(Damage(f"{path.parent.name}/{path.name}", offset, len(data) - offset, reason))
+    def report(start: int, end: int, reason: str) -> None:
+        if on_damage is not None and start < end:
+            on_damage(Damage(f"{path.parent.name}/{path.name}", start, end - start, reason))
 
     if len(data) < len(_MAGIC) + _LENGTH.size:
-        report(0, "the segment ends within its header")
+        report(0, len(data), "the segment ends within its header")
         return
     if not data.startswith(_MAGIC):
-        raise JournalError(f"{path} is not a journal segment", hint="a segment begins with TWJ1")
-    at = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+        raise JournalError(
+            f"{path} is not a journal segment of this version",
+            hint=f"a segment begins with {_MAGIC.decode()}",
+        )
+    at = read = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    if at > len(data):
+        report(0, len(data), "the segment ends within its header")
     unpacker = zstandard.ZstdDecompressor()
     while at < len(data):
-        if at + _BLOCK.size > len(data):
-            report(at, "the block's head is torn")
-            return
-        packed_size, raw_size, first_frame, checksum = _BLOCK.unpack_from(data, at)
-        start, end = at + _BLOCK.size, at + _BLOCK.size + packed_size
-        if end > len(data) or raw_size > _MAX_RAW_BYTES or packed_size == 0:
-            report(at, "the block is torn")
-            return
-        packed = data[start:end]
-        if zlib.crc32(packed, zlib.crc32(data[at : at + _BLOCK_HEAD.size])) != checksum:
-            report(at, "the block's checksum does not match")
-            at = end
+        block = _read_block(data, at, unpacker)
+        if isinstance(block, str):
+            following = _next_block(data, at + 1, unpacker)
+            report(at, following, block)
+            at = following
             continue
-        yield first_frame, unpacker.decompress(packed, max_output_size=raw_size)
-        at = end
+        yield block[0]
+        at = block[1]
+        if on_bytes is not None:
+            on_bytes(at - read)
+            read = at
+
+
+def _read_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> tuple[Batch, int] | str:
+    """Return the records of the block at an offset and where it ends, or why there is none."""
+    if at + _BLOCK.size > len(data):
+        return "the block's head is torn"
+    mark, packed_size, raw_size, first, checksum = _BLOCK.unpack_from(data, at)
+    start, end = at + _BLOCK.size, at + _BLOCK.size + packed_size
+    if mark != _MARK:
+        return "no block begins here"
+    if end > len(data) or raw_size > _MAX_RAW_BYTES:
+        return "the block is torn"
+    packed = data[start:end]
+    if zlib.crc32(packed, zlib.crc32(data[at : at + _BLOCK_HEAD.size])) != checksum:
+        return "the block's checksum does not match"
+    return Batch.unpacked(first, unpacker.decompress(packed, max_output_size=raw_size)), end
+
+
+def _next_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> int:
+    """Return the offset of the next whole block, or the end of the data."""
+    while (at := data.find(_MARK, at)) >= 0:
+        if not isinstance(_read_block(data, at, unpacker), str):
+            return at
+        at += 1
+    return len(data)

@@ -19,7 +19,8 @@ from ingest import rows
 from ingest.bars import SIDE_CODES, BarClock, Quote
 from ingest.coverage import TRADES, Ledger
 from ingest.dedupe import SeenPrints
-from ingest.journal import Damage, Kind, Record
+from ingest.journal import Damage
+from ingest.records import Kind, Record
 from ingest.venues.hyperliquid import instrument_id, instrument_rows, parse_meta
 from storage.clock import MS_NS, NS
 from storage.code import code_version

@@ -21,8 +21,9 @@ from typing import Final
 import pyarrow as pa
 
 from ingest.feed import Feed, Wanted
-from ingest.journal import JournalWriter, Kind, segments
+from ingest.journal import JournalWriter, segments
 from ingest.pipeline import Counts, Pipeline
+from ingest.records import Kind
 from ingest.replay import CAPTURE, COMMIT_FRAMES, replay
 from ingest.resume import resume
 from ingest.venues.hyperliquid import (

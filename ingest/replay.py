@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingest.captures import BadLine, content_id, read_capture
-from ingest.journal import SUFFIX, Damage, JournalWriter, Kind, Record, hold_recording, read_journal, segments
+from ingest.journal import SUFFIX, Damage, JournalWriter, hold_recording, read_journal, segments
 from ingest.pipeline import Counts, Pipeline
+from ingest.records import Kind, Record
 from ingest.resume import resume
 from ingest.venues.hyperliquid import instrument_id
 from storage.errors import CaptureError

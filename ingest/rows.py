@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ingest import decode as wire
 from ingest.bars import ContextNote, Quote
-from ingest.journal import Record
+from ingest.records import Record
 from storage.clock import MS_NS, NS
 
 SIDES: Final = {"B": "buy", "A": "sell"}

@@ -9,8 +9,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from ingest.journal import JournalWriter, Kind, Record
+from ingest.journal import JournalWriter
 from ingest.pipeline import Pipeline
+from ingest.records import Kind, Record
 from storage.clock import MS_NS, NS, parse_time_ns
 from storage.settings import Settings, load_settings
 

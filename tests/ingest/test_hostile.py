@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ingest.coverage import TRADES
-from ingest.journal import JournalWriter, Kind, hold_recording, read_journal
+from ingest.journal import JournalWriter, hold_recording, read_journal
 from ingest.recorder import recover
+from ingest.records import Kind
 from ingest.replay import replay
 from storage.contracts import BARS
 from storage.errors import CaptureError, JournalError

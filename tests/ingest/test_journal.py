@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.journal import Damage, JournalWriter, Kind, Record, read_journal, segments
+from ingest.journal import Damage, JournalWriter, read_journal, segments
+from ingest.records import Kind, Record
 from storage.errors import JournalError
 
 records = st.lists(
@@ -120,7 +121,8 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from ingest.journal import JournalWriter, Kind
+from ingest.journal import JournalWriter
+from ingest.records import Kind
 journal = JournalWriter(Path(sys.argv[1]))
 for number in range(1_000_000):
     journal.append(number, Kind.FRAME, 0, b"frame %d" % number)
@@ -144,3 +146,28 @@ def test_kill_minus_nine_loses_nothing_that_was_synced(tmp_path: Path) -> None:
     read = list(read_journal(tmp_path / "r"))
     assert len(read) > synced
     assert [record.body for record in read] == [b"frame %d" % n for n in range(len(read))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.floats(0.0, 1.0), value=st.integers(0, 255))
+def test_one_damaged_byte_costs_one_block_at_most(
+    tmp_path_factory: pytest.TempPathFactory, at: float, value: int
+) -> None:
+    folder = tmp_path_factory.mktemp("j") / "r"
+    with JournalWriter(folder) as journal:
+        for number in range(40):
+            journal.append(number, Kind.FRAME, 0, b"frame %d" % number)
+            if number % 4 == 3:
+                journal.sync()
+    path = segments(folder)[0]
+    data = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(data[4:8], "little")
+    offset = header + int(at * (len(data) - header - 1))
+    is_changed = data[offset] != value
+    data[offset] = value
+    path.write_bytes(data)
+    damages: list[Damage] = []
+    read = [record.frame for record in read_journal(folder, on_damage=damages.append)]
+    assert read == sorted(read)
+    assert len(read) == (36 if is_changed else 40)
+    assert len(damages) == is_changed

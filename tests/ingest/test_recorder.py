@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from ingest.feed import Wanted
-from ingest.journal import Kind, read_journal
+from ingest.journal import read_journal
 from ingest.recorder import Recorder, Recording, recover
+from ingest.records import Kind
 from ingest.replay import replay
 from ingest.venues.faults import (
     ClaimSubscribed,

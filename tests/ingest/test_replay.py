@@ -117,7 +117,8 @@ def test_the_real_disconnect_is_proven_harmless_for_three_coins_and_not_for_btc(
 
 def test_the_verbatim_capture_keeps_its_frames_byte_for_byte(settings: Settings) -> None:
     from ingest.captures import read_capture
-    from ingest.journal import Kind, read_journal
+    from ingest.journal import read_journal
+    from ingest.records import Kind
 
     path = recorded("hyperliquid/ws_20250126_btc_verbatim.txt.gz")
     with Lake.open(settings) as lake:

@@ -73,7 +73,7 @@ CONTEXT = {
     "oraclePx": "2",
     "markPx": "2.5",
 }
-CANDLE = {
+CANDLE: dict[str, Any] = {
     "t": 60_000,
     "T": 119_999,
     "s": "BTC",

@@ -24,6 +24,18 @@ CONFIG_NAME: Final = "tickwalk.toml"
 _ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG"})
 
 
+RECORD_CHANNELS: Final = (
+    "trades",
+    "bbo",
+    "l2Book",
+    "l2BookFast",
+    "activeAssetCtx",
+    "candle",
+    "allMids",
+    "allDexsAssetCtxs",
+    "fastAssetCtxs",
+)
+
 _ABOVE_ZERO: Final = (
     "ping_s",
     "pong_timeout_s",
@@ -35,6 +47,17 @@ _ABOVE_ZERO: Final = (
     "socket_silence_s",
     "commit_s",
     "clock_check_s",
+    "slow_book_s",
+    "silence_factor",
+    "silence_least_s",
+    "silence_most_s",
+    "rest_timeout_s",
+    "twins",
+    "sockets_most",
+    "subscriptions_per_socket",
+    "messages_per_s",
+    "handshakes_per_minute",
+    "rest_weight_per_minute",
     "block_ms",
     "segment_bytes",
 )
@@ -80,6 +103,34 @@ class RecordSettings:
     """The time server that our clock is compared with, `host` or `host:port`; empty: none."""
     clock_check_s: float = 60.0
     """Seconds between comparisons of our clock with the venue and the time server."""
+    channels: tuple[str, ...] = ("trades", "bbo", "l2Book", "activeAssetCtx")
+    """What to subscribe to: these, and `l2BookFast`, `candle` (1m), `allMids`, `allDexsAssetCtxs`, `fastAssetCtxs`."""
+    shard: str = ""
+    """Which part of the instruments this recorder takes, as in `1/3`; empty: all of them."""
+    twins: int = 2
+    """Trades are carried by this many sockets at once, so that one may die unnoticed; first coins first."""
+    sockets_most: int = 4
+    """Sockets to the venue; it allows an address 10, over all of its recorders."""
+    subscriptions_per_socket: int = 200
+    """Subscriptions on one socket; the venue allows an address 1000 in all."""
+    explorer_url: str = "auto"
+    """The socket that tells of the chain's blocks; `auto`: the one that belongs to `record.ws_url`; empty: none."""
+    messages_per_s: int = 20
+    """Messages sent to the venue a second, over all sockets; its limit is 2000 a minute. Shards share it."""
+    handshakes_per_minute: int = 30
+    """New connections a minute, over all sockets, which is the venue's limit. Shards share it."""
+    slow_book_s: float = 5.0
+    """How often the venue sends the book of 20 levels; a watchdog reports when it no longer does."""
+    silence_factor: float = 3.0
+    """A stream silent for this many times its longest silence of late is asked for again."""
+    silence_least_s: float = 10.0
+    """No stream is asked for again before it was silent this long."""
+    silence_most_s: float = 300.0
+    """A stream that comes at a steady pace is asked for again when it was silent this long, whatever it learnt."""
+    rest_weight_per_minute: int = 600
+    """Weight of questions to `record.info_url` a minute; the venue allows an address 1200. Shards share it."""
+    rest_timeout_s: float = 60.0
+    """Seconds for a question to be answered, with all its retries."""
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "venue"):
@@ -88,9 +139,46 @@ class RecordSettings:
             raise SettingsError(
                 "record.coins is empty", hint='set it to the coins to record, as in ["BTC", "ETH"]'
             )
+        for channel in self.channels:
+            if channel not in RECORD_CHANNELS:
+                raise SettingsError(
+                    f"record.channels names {channel!r}", hint=f"use some of: {', '.join(RECORD_CHANNELS)}"
+                )
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise SettingsError(f"record.{name} is {getattr(self, name)}", hint="set it above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class GaiaexSettings:
+    """GaiaEx, whose books relay Hyperliquid's; its hosts and limits are partly unknown, see `tickwalk probe`."""
+
+    symbols: tuple[str, ...] = ()
+    """Its own names, byte-exact, as in `BTC` or `xyz:AAPL`; one socket each. Empty: it is not recorded."""
+    ws_url: str = "wss://openapi.gaiaex.com/ws/market"
+    """The address of a book's socket, without the symbol."""
+    rest_url: str = "https://openapi.gaiaex.com/v1/trade"
+    """The address below which symbols, time and health are asked for."""
+    handshakes_per_s: float = 1.0
+    """New connections a second; a refused one (429) waits 15 s."""
+    max_sockets: int = 20
+    """Sockets at a time, thus symbols of one recorder; the venue's own limit is not known."""
+    heartbeat_silence_s: float = 15.0
+    """A socket without a heartbeat for this long is reconnected."""
+    relay_stale_s: float = 10.0
+    """A book unchanged for this long while Hyperliquid's quote of the same coin moves is stale."""
+    poll_s: float = 60.0
+    """Seconds between questions for symbols, time and health."""
+
+    def __post_init__(self) -> None:
+        if len(self.symbols) > self.max_sockets:
+            raise SettingsError(
+                f"gaiaex.symbols names {len(self.symbols)} symbols, gaiaex.max_sockets allows {self.max_sockets}",
+                hint="name fewer, or share them out over several recorders",
+            )
+        for name in ("handshakes_per_s", "max_sockets", "heartbeat_silence_s", "relay_stale_s", "poll_s"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"gaiaex.{name} is {getattr(self, name)}", hint="set it above zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +351,7 @@ class Settings:
     home: Path = Path("var")
     """Everything that tickwalk writes lies below this folder."""
     record: RecordSettings = field(default_factory=RecordSettings)
+    gaiaex: GaiaexSettings = field(default_factory=GaiaexSettings)
     bars: BarSettings = field(default_factory=BarSettings)
     lake: LakeSettings = field(default_factory=LakeSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -1,0 +1,125 @@
+"""How much may still be asked of a venue, and how long must the next question wait?
+
+A venue counts what we spend (requests by weight, messages, handshakes) over the last second or minute. A `Budget`
+keeps the same account: in no stretch of a limit's length is more spent than the limit, whatever the order.
+
+Why not a library (looked at on 2026-11-23): aiolimiter 1.3 and limits 5.8 read a clock themselves; pyrate-limiter
+4.5 takes the time as an argument, but cannot be charged afterwards for what an answer turned out to weigh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from storage.errors import SettingsError
+
+# Hyperliquid's weights of POST /info (rate limits and user limits, read 2026-08-22); every other request is 20.
+_WEIGHTS: Final = {
+    "l2Book": 2,
+    "allMids": 2,
+    "clearinghouseState": 2,
+    "orderStatus": 2,
+    "spotClearinghouseState": 2,
+    "exchangeStatus": 2,
+    "userRole": 60,
+    "explorer": 40,
+}
+_OTHER_WEIGHT: Final = 20
+# One more for every so many rows of the answer.
+_ROWS_PER_WEIGHT: Final = {
+    "recentTrades": 20,
+    "fundingHistory": 20,
+    "userFills": 20,
+    "userFillsByTime": 20,
+    "userFunding": 20,
+    "historicalOrders": 20,
+    "candleSnapshot": 60,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `most` units in any `per_s` seconds."""
+
+    most: int
+    per_s: float
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or not self.per_s > 0:
+            raise SettingsError(f"a limit of {self.most} in {self.per_s} s lets nothing pass")
+
+
+class Budget:
+    """What was spent lately, under one or more limits. Times are seconds of any clock that never falls."""
+
+    def __init__(self, *limits: Limit) -> None:
+        self._limits = limits
+        self._spent: list[deque[tuple[float, int]]] = [deque() for _ in limits]
+        self._sums = [0] * len(limits)
+        self._turn = asyncio.Lock()
+
+    def take(self, weight: int, now_s: float) -> float:
+        """Spend `weight` if every limit allows it now.
+
+        A weight above a limit passes when nothing else was spent lately: it could never pass otherwise.
+
+        Returns:
+            0.0 if it was spent, else the seconds after which to try again; nothing is spent then.
+        """
+        wait_s = max((self._wait_s(at, weight, now_s) for at in range(len(self._limits))), default=0.0)
+        if wait_s <= 0.0:
+            self.charge(weight, now_s)
+            return 0.0
+        return wait_s
+
+    def charge(self, weight: int, now_s: float) -> None:
+        """Spend `weight` whether or not there is room: the venue has counted it already."""
+        for at, spent in enumerate(self._spent):
+            spent.append((now_s, weight))
+            self._sums[at] += weight
+
+    def spent(self, now_s: float) -> int:
+        """Return what was spent in the stretch of the first limit."""
+        self._forget(0, now_s)
+        return self._sums[0]
+
+    async def spend(self, weight: int = 1) -> None:
+        """Wait for room and spend; who came first goes first."""
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            while (wait_s := self.take(weight, loop.time())) > 0.0:
+                await asyncio.sleep(wait_s)
+
+    def _wait_s(self, at: int, weight: int, now_s: float) -> float:
+        self._forget(at, now_s)
+        limit, over = self._limits[at], self._sums[at] + weight - self._limits[at].most
+        wait_s = 0.0
+        for then_s, spent in self._spent[at]:
+            if over <= 0:
+                break
+            over -= spent
+            wait_s = then_s + limit.per_s - now_s
+        return wait_s
+
+    def _forget(self, at: int, now_s: float) -> None:
+        spent, per_s = self._spent[at], self._limits[at].per_s
+        # The same sum as in `_wait_s`, so that who waited as told is not turned away by a rounding.
+        while spent and spent[0][0] + per_s - now_s <= 0.0:
+            self._sums[at] -= spent.popleft()[1]
+
+
+def weight_of(request: Mapping[str, Any], rows: int = 0) -> int:
+    """Return what a request to `POST /info` weighs once it was answered with `rows` rows.
+
+    >>> weight_of({"type": "exchangeStatus"}), weight_of({"type": "candleSnapshot"}, rows=5000)
+    (2, 104)
+    """
+    kind = str(request.get("type", ""))
+    weight = _WEIGHTS.get(kind, _OTHER_WEIGHT)
+    if kind in _ROWS_PER_WEIGHT:
+        weight += -(-rows // _ROWS_PER_WEIGHT[kind])
+    return weight

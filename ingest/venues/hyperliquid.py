@@ -30,8 +30,18 @@ def instrument_id(coin: str, venue: str = VENUE) -> str:
     >>> instrument_id("kPEPE"), instrument_id("@107")
     ('hyperliquid|perp|kPEPE', 'hyperliquid|spot|@107')
     """
-    kind = "spot" if coin.startswith("@") or "/" in coin else "perp"
-    return f"{venue}|{kind}|{coin}"
+    return f"{venue}|{kind_of(coin)}|{coin}"
+
+
+def kind_of(coin: str) -> str:
+    """Return what a coin is by its name.
+
+    >>> [kind_of(coin) for coin in ("BTC", "xyz:AAPL", "PURR/USDC", "@107", "#120")]
+    ['perp', 'perp', 'spot', 'spot', 'outcome']
+    """
+    if coin.startswith("#"):
+        return "outcome"
+    return "spot" if coin.startswith("@") or "/" in coin else "perp"
 
 
 def subscribe(channel: str, coin: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Final, Literal, Protocol
 
 import ntplib
 
+from ingest.aside import run_aside
 from storage.clock import MS_NS, US_NS, TimeSource, WallTime
 from storage.errors import VenueError
 from storage.logs import get_logger
@@ -229,7 +229,7 @@ async def watch_clock(
         if server:
             asked_ns = clock.now_ns()
             try:
-                said = await _in_thread(lambda: ask(server))
+                said = await run_aside(lambda: ask(server), name="time server")
             except VenueError as error:
                 said = {"error": error.message}
                 if answered is not False:
@@ -242,32 +242,6 @@ async def watch_clock(
             await asyncio.wait_for(stop.wait(), every_s)
         except TimeoutError:
             continue
-
-
-async def _in_thread(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Await blocking work in a daemon thread: a name lookup that hangs must not hold up the end of a recording."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[dict[str, Any]] = loop.create_future()
-
-    def tell(deliver: Callable[[Any], None], value: object) -> None:
-        if not done.done():
-            deliver(value)
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # it is raised again where the work is awaited
-            _call(loop, tell, done.set_exception, error)
-        else:
-            _call(loop, tell, done.set_result, result)
-
-    threading.Thread(target=run, name="clock", daemon=True).start()
-    return await done
-
-
-def _call(loop: asyncio.AbstractEventLoop, tell: Callable[..., None], *arguments: object) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(tell, *arguments)
 
 
 def _whole(response: Any, name: str) -> int:

@@ -12,22 +12,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from ingest.coverage import Ledger, Watch
-from ingest.fold import Folded, fold_rows
+from ingest.fold import Folded, fold_groups
+from ingest.prints import Chunk, Prints, Row
 from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-# A print older than this no longer reopens its bar in memory; it is stored as a trade all the same.
-REOPEN_NS: Final = 3_600 * NS
+# A print older than this (or than ten bars) no longer reopens its bar in memory; it is stored as a trade all the same.
+REOPEN_NS: Final = 600 * NS
+
+# A bar that was not fully watched waits longer, for the venue's own candle an hour after it.
+BLIND_NS: Final = 7_200 * NS
 
 SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
-
-Row = tuple[int, int, float, float, int]
-"""(ts_ns, order of receipt, price, size, side code)"""
-
-_REVISED: Final = ("revision", "ts_knowable_ns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class _Book:
 
     first_open_ns: int
     next_open_ns: int
-    prints: dict[int, list[Row]] = field(default_factory=dict)
+    prints: dict[int, Prints] = field(default_factory=dict)
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
     origins: dict[int, str] = field(default_factory=dict)
@@ -108,18 +109,35 @@ class BarClock:
             row: time, order, price, size, side.
             published_to_ns: bars that close up to here are out already.
         """
+        prints = self._reopened(instrument, floor_ns(row[0], self.width_ns), published_to_ns)
+        if prints is not None:
+            prints.add(row)
+
+    def add_prints(self, instrument: str, chunk: Chunk, published_to_ns: int) -> None:
+        """Take many prints of one instrument, see `add_print`."""
+        bars = chunk["ts_ns"] // self.width_ns
+        cuts = np.flatnonzero(bars[1:] != bars[:-1]) + 1
+        for part, bar in zip(np.split(chunk, cuts), bars[np.append(0, cuts)].tolist(), strict=True):
+            prints = self._reopened(instrument, bar * self.width_ns, published_to_ns, len(part))
+            if prints is not None:
+                prints.extend(part)
+
+    def _reopened(self, instrument: str, bar: int, published_to_ns: int, count: int = 1) -> Prints | None:
+        """Return the prints of a bar to which `count` more are to be added; None where it is too late, or too early."""
         book = self._books[instrument]
-        bar = floor_ns(row[0], self.width_ns)
         if bar < book.first_open_ns:
-            return
+            return None
         is_published = bar + self.width_ns <= published_to_ns
         if is_published and bar not in book.published:
-            self.too_late += 1
+            self.too_late += count
             logger.warning("print too late to reopen its bar", instrument=instrument, bar_open_ns=bar)
-            return
-        book.prints.setdefault(bar, []).append(row)
+            return None
         if is_published:
             book.late.add(bar)
+        held = book.prints.get(bar)
+        if held is None:
+            held = book.prints[bar] = Prints()
+        return held
 
     def add_quote(self, instrument: str, quote: Quote) -> None:
         """Take a change of the best bid or ask."""
@@ -142,13 +160,13 @@ class BarClock:
         book.published[open_ns] = row
         held = list(prints)
         if held:
-            book.prints[open_ns] = held
+            book.prints[open_ns] = Prints(held)
 
-    def restore_prints(self, instrument: str, open_ns: int, prints: list[Row]) -> None:
+    def restore_prints(self, instrument: str, open_ns: int, prints: Iterable[Row]) -> None:
         """Take over prints of a bar that had not closed when an earlier recording ended."""
         book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
         book.first_open_ns = min(book.first_open_ns, open_ns)
-        book.prints[open_ns] = prints
+        book.prints[open_ns] = Prints(prints)
 
     def mark_dirty(self, dirty: dict[str, int]) -> None:
         """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
@@ -192,7 +210,7 @@ class BarClock:
         return due
 
     def _publish(self, due: list[tuple[str, int]], now_ns: int) -> list[dict[str, Any]]:
-        folded = fold_rows([self._books[instrument].prints.get(bar, ()) for instrument, bar in due])
+        folded = fold_groups([self._books[instrument].prints.get(bar) or Prints() for instrument, bar in due])
         rows = [self._row(instrument, bar, folded, i, now_ns) for i, (instrument, bar) in enumerate(due)]
         return [row for row in rows if row is not None]
 
@@ -246,9 +264,12 @@ class BarClock:
         return columns
 
     def _forget(self, book: _Book, close_ns: int) -> None:
-        horizon = close_ns - max(REOPEN_NS, 10 * self.width_ns)
+        # What is not out yet is kept: a recorder that was down for hours publishes those hours' bars when it is back.
+        horizon = min(close_ns - max(REOPEN_NS, 10 * self.width_ns), book.next_open_ns)
+        blind_ns = horizon - BLIND_NS
+        kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
         for bars in (book.prints, book.published):
-            for bar in [bar for bar in bars if bar < horizon]:
+            for bar in [bar for bar in bars if bar < horizon and bar not in kept]:
                 del bars[bar]
         book.pending = {bar for bar in book.pending if bar >= horizon}
         for notes in (book.quotes, book.contexts):

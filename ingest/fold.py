@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from ingest.prints import Prints, sorted_columns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,22 +55,11 @@ def fold(bar: Ints, price: Floats, size: Floats, side: NDArray[np.int8], *, bars
     return Folded(prices[0], prices[1], prices[2], prices[3], sums[0], sums[1], sums[2], trades, known)
 
 
-def fold_rows(groups: Sequence[Sequence[tuple[int, int, float, float, int]]]) -> Folded:
-    """Fold groups of `(ts_ns, order, price, size, side)`, one group a bar, each in any order."""
-    rows = [row for group in groups for row in sorted(group, key=_by_time)]
-    bar = np.repeat(np.arange(len(groups), dtype=np.int64), [len(group) for group in groups])
-    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [(), (), (), (), ()]
-    return fold(
-        bar,
-        np.array(columns[2], dtype=np.float64),
-        np.array(columns[3], dtype=np.float64),
-        np.array(columns[4], dtype=np.int8),
-        bars=len(groups),
-    )
-
-
-def _by_time(row: tuple[int, int, float, float, int]) -> tuple[int, int]:
-    return row[0], row[1]
+def fold_groups(groups: Sequence[Prints]) -> Folded:
+    """Fold groups of prints, one group a bar, each in any order."""
+    bar, prints = sorted_columns(groups)
+    columns = (np.ascontiguousarray(prints[name]) for name in ("price", "size", "side"))
+    return fold(bar, *columns, bars=len(groups))
 
 
 @numba.njit(cache=True)

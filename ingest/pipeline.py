@@ -18,7 +18,7 @@ from ingest import decode as wire
 from ingest import rows
 from ingest.bars import SIDE_CODES, BarClock, Quote
 from ingest.coverage import TRADES, Ledger
-from ingest.dedupe import SeenPrints
+from ingest.dedupe import CONFLICT, SEEN, SeenPrints
 from ingest.journal import Damage
 from ingest.records import Kind, Record
 from ingest.venues.hyperliquid import instrument_id, instrument_rows, parse_meta
@@ -304,11 +304,13 @@ class Pipeline:
                 self.ledger.bridge(instrument, oldest_ns, record.recv_ns)
 
     def _print(self, record: Record, instrument: str, item: wire.Print, *, is_first: bool) -> None:
-        verdict = self.seen.judge(instrument, item.time, item.tid, (item.px, item.sz, item.side))
-        if verdict == "seen":
+        side = rows.SIDES.get(item.side, "unknown")
+        content = (item.px, item.sz, SIDE_CODES[side])
+        verdict = self.seen.judge(instrument, item.time, item.tid, content, record.recv_ns)
+        if verdict == SEEN:
             self.counts.seen += 1
             return
-        if verdict == "conflict":
+        if verdict == CONFLICT:
             self.counts.conflicts += 1
             self._refuse(
                 "trades",
@@ -318,7 +320,6 @@ class Pipeline:
             )
             return
         event_ns = item.time * MS_NS
-        side = rows.SIDES.get(item.side, "unknown")
         self.counts.trades += 1
         self.counts.late += event_ns < self.watermark_ns
         self._rows["trades"].append(

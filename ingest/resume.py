@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ingest.bars import REOPEN_NS, SIDE_CODES, BarClock, Row
+from ingest.bars import REOPEN_NS, SIDE_CODES, BarClock
 from ingest.coverage import RECORDER_DOWN, Gap, Span
 from ingest.pipeline import Pipeline
+from ingest.prints import Row
 from storage.clock import MS_NS, US_NS, floor_ns
 from storage.lake import Lake
 
 # The venue resends 30 prints a coin; more are remembered, for twin sockets.
 _SEEN_PRINTS: Final = 2_000
-
-_SIDE_LETTERS: Final = {"buy": "B", "sell": "A"}
 
 _BARS: Final = """
     WITH last_revision AS (
@@ -103,10 +102,8 @@ def _prints(pipeline: Pipeline, lake: Lake, instrument: str, started_ns: int, fr
     for order, item in enumerate(
         lake.query(_PRINTS, [instrument, started_ns, _SEEN_PRINTS, from_us]).to_pylist()
     ):
-        letter = _SIDE_LETTERS.get(item["side"], item["side"])
-        pipeline.seen.judge(
-            instrument, item["ts_us"] * US_NS // MS_NS, item["tid"], (item["price"], item["size"], letter)
-        )
+        content = (item["price"], item["size"], SIDE_CODES[item["side"]])
+        pipeline.seen.judge(instrument, item["ts_us"] * US_NS // MS_NS, item["tid"], content, started_ns)
         # Rows of the new recording are numbered from zero up; these came before all of them.
         stamp = item["ts_us"] * US_NS
         rows.append((stamp, order - (1 << 40), item["price"], item["size"], SIDE_CODES[item["side"]]))

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.fold import fold_rows
+from ingest.fold import fold_groups
+from ingest.prints import Prints
 from storage.clock import NS
 from storage.settings import load_settings
 from tests.ingest.script import START_NS, Script, latest, run
@@ -171,7 +172,7 @@ def test_the_watermark_never_falls_and_revisions_count_up(
     )
 )
 def test_the_fold_agrees_with_a_slow_loop(groups: list[list[tuple[int, int, float, float, int]]]) -> None:
-    folded = fold_rows(groups)
+    folded = fold_groups([Prints(group) for group in groups])
     for i, group in enumerate(groups):
         rows = sorted(group)
         assert folded.trades[i] == len(rows)

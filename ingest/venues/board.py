@@ -1,7 +1,7 @@
 """What does the venue know right now: recent prints, quotes, contexts, candles, funding?
 
-It answers the first messages after a subscribe and `POST /info` (bodies and limits: venue docs, info endpoint,
-read 2026-08-22). Memory is bounded by the universe, never by the length of the tape.
+It answers the first messages after a subscribe, makes books and candles, and is asked by `POST /info`
+(`ingest.venues.answers`). Memory is bounded by the universe, never by the length of the tape.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
-from ingest.venues.candles import INTERVAL_MINUTES, CandleBook
+from ingest.venues.candles import CandleBook
+from ingest.venues.faults import MarketChange
 from ingest.venues.frames import (
     Block,
     Depth,
@@ -23,54 +25,70 @@ from ingest.venues.frames import (
     decimal_text,
     empty_bbo_text,
 )
-from ingest.venues.hyperliquid import SIMULATED_MARK
-from ingest.venues.market import Listing, Source
-from ingest.venues.subscriptions import Refused, Subscription
+from ingest.venues.market import Source
+from ingest.venues.schedule import BOTH_SIDES, Schedule
+from ingest.venues.subscriptions import VENUE_WIDE, Subscription
+from ingest.venues.universe import kind_of
+from ingest.venues.wide import Wide
 
 REPLAYED: Final = 30
 """Prints resent on subscribe: 30 in every recording that was checked."""
 
-RECENT_TRADES: Final = 10
-FUNDING_PAGE: Final = 500
 BOOK_LEVELS: Final = 20
 FAST_LEVELS: Final = 5
-UNREADABLE: Final = "Failed to deserialize the JSON body into the target type"
 
 
 class Board:
-    """The venue's memory, fed block by block."""
+    """The venue's memory, fed block by block.
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    Args:
+        source: what is served.
+        changes: what is ordered to change in the market.
+    """
+
+    def __init__(self, source: Source, changes: Iterable[MarketChange] = ()) -> None:
+        self.schedule = Schedule(source.listings, changes)
+        self.universe = self.schedule.universe
+        self.makes_books = source.makes_books
+        self.now_ms = source.start_ns // 1_000_000
+        """Time of the newest block; until one is served, the first instant served."""
+        self.height = 0
+        """Blocks of the chain so far."""
+        self.seed = source.seed
+        self.wide = Wide(self)
         self._depths = {
             item.name: Depth(item.name, source.seed, item.level_size, item.price_decimals, item.size_decimals)
             for item in source.listings
             if source.makes_books
         }
-        self._listings = {item.name: item for item in source.listings}
+        self._decimals_of = {item.name: (item.price_decimals, item.size_decimals) for item in source.listings}
         self._recent: dict[str, deque[Print]] = {}
         self._quotes: dict[str, Quote] = {}
         self._latest: dict[str, str] = {}
         self._candles: dict[str, CandleBook] = {}
         self._fundings: dict[str, deque[Funding]] = {}
+        self._texts: dict[str, str | None] = {}
         for row in source.fundings:
             self._keep_funding(row)
-        self.now_ms = source.start_ns // 1_000_000
-        """Time of the newest block, not before the first instant served."""
 
     def observe(self, block: Block) -> None:
         """Take in a block."""
-        self.now_ms = max(self.now_ms, block.time_ms)
+        self.now_ms = block.time_ms
+        self.height += 1
+        self._texts.clear()
         for frame in block.frames:
             if frame.prints:
                 self._keep_prints(frame)
-            elif frame.quote is not None:
+                continue
+            self._latest[frame.key] = frame.text
+            if frame.quote is not None:
                 self._quotes[frame.coin] = frame.quote
-                self._latest[frame.key] = frame.text
-            else:
-                self._latest[frame.key] = frame.text
+            elif frame.channel == "bbo":
+                self._quotes.pop(frame.coin, None)
         for row in block.fundings:
             self._keep_funding(row)
+        if block.fast_book:
+            self.wide.note_changes()
 
     def replay(self, coin: str, most: int) -> list[Print]:
         """Return the newest prints of a coin, oldest first, `most` at the most."""
@@ -79,131 +97,124 @@ class Board:
 
     def snapshot(self, subscription: Subscription) -> str | None:
         """Return the first message of a stream other than trades, or None where nothing is known yet."""
-        if subscription.channel in ("l2Book", "candle") and self._source.makes_books:
+        if subscription.channel in VENUE_WIDE:
+            return self.wide.snapshot(subscription) if self.makes_books else self.latest(subscription.key)
+        if subscription.channel in ("l2Book", "candle") and self.makes_books:
             return self.made(subscription)
         known = self._latest.get(subscription.key)
-        listing = self._listings.get(subscription.coin)
-        if known is None and subscription.channel == "bbo" and listing is not None and not listing.listed:
+        row = self.universe.get(subscription.coin)
+        if known is None and subscription.channel == "bbo" and row is not None and not row.listed:
             return empty_bbo_text(subscription.coin, self.now_ms)
         return known
 
     def made(self, subscription: Subscription) -> str | None:
-        """Return a book or candle message as of now, or None before the first quote or print."""
+        """Return a book, a candle or a venue-wide message as of now, or None where there is none."""
+        key = subscription.key
+        if key not in self._texts:
+            self._texts[key] = self._make(subscription)
+        return self._texts[key]
+
+    def latest(self, key: str) -> str | None:
+        """Return the newest message of a stream as it was published."""
+        return self._latest.get(key)
+
+    def context(self, coin: str) -> str | None:
+        """Return the newest context of a coin as JSON, or None."""
+        known = self._latest.get(f"activeAssetCtx:{coin}")
+        return None if known is None else json.dumps(json.loads(known)["data"]["ctx"], separators=(",", ":"))
+
+    def quote(self, coin: str) -> Quote | None:
+        """Return the newest quote with both sides."""
+        return self._quotes.get(coin)
+
+    def mid(self, coin: str) -> float | None:
+        """Return the middle of the touch; None where a side is missing."""
+        quote = self._quotes.get(coin)
+        if quote is None or self.schedule.missing_sides(coin):
+            return None
+        return (quote.bid + quote.ask) / 2
+
+    def mids(self, dex: str | None) -> dict[str, str]:
+        """Return the middle of every coin of a dex; spot and the rest come with the first.
+
+        A coin without a book falls back to its last trade (venue docs, allMids).
+        """
+        mids = {coin: rows[-1].price for coin, rows in self._recent.items() if rows}
+        mids |= {coin: mid for coin in self._quotes if (mid := self.mid(coin)) is not None}
+        return {
+            coin: decimal_text(mids[coin], self.decimals(coin)[0] + 1)
+            for coin in sorted(mids)
+            if (dex or "") == (coin.partition(":")[0] if ":" in coin else "")
+            and kind_of(coin) != "outcome"
+            and not self.schedule.is_dark(coin)
+        }
+
+    def book_data(self, subscription: Subscription) -> str | None:
+        """Return the `data` of an l2Book, or None where there is no book."""
+        coin = subscription.coin
+        missing = self.schedule.missing_sides(coin)
+        if self.schedule.is_null(coin):
+            return None
+        if missing == BOTH_SIDES:
+            return f'{{"coin":"{coin}","time":{self.now_ms},"levels":[[],[]]}}'
+        quote = self._quotes.get(coin)
+        if quote is None or not self.makes_books:
+            known = self._latest.get(f"l2Book:{coin}")
+            return None if known is None else json.dumps(json.loads(known)["data"], separators=(",", ":"))
+        step = None
+        if subscription.significant_figures is not None:
+            digits = math.floor(math.log10(quote.bid)) + 1
+            step = 10.0 ** (digits - subscription.significant_figures) * (subscription.mantissa or 1)
+        return self._depths[coin].book_data(
+            quote,
+            time_ms=self.now_ms,
+            levels=FAST_LEVELS if subscription.fast else BOOK_LEVELS,
+            step=step,
+            fast=subscription.fast,
+            without=missing,
+        )
+
+    def depth_data(self, quote: Quote, levels: int) -> str:
+        """Return the book behind an earlier quote; of a tape, which has none, the quote alone."""
+        depth = self._depths.get(quote.coin)
+        if depth is None:
+            depth = Depth(quote.coin, self.seed, 1.0, *self.decimals(quote.coin))
+            levels = 1
+        missing = self.schedule.missing_sides(quote.coin)
+        return depth.book_data(quote, time_ms=quote.time_ms, levels=levels, without=missing)
+
+    def candles(self, coin: str) -> CandleBook | None:
+        """Return the candles of a coin as of now, or None where it never printed."""
+        book = self._candles.get(coin)
+        if book is not None:
+            book.advance(self.now_ms)
+        return book
+
+    def fundings(self, coin: str) -> Iterable[Funding]:
+        """Return what a coin paid, oldest first."""
+        return self._fundings.get(coin, ())
+
+    def decimals(self, coin: str) -> tuple[int, int]:
+        """Return price and size decimals; a coin that no one lists gets the most that the venue allows."""
+        return self._decimals_of.get(coin, (6, 6))
+
+    def _make(self, subscription: Subscription) -> str | None:
+        if subscription.channel in VENUE_WIDE:
+            return self.wide.text(subscription)
         if subscription.channel == "candle":
+            # A tape that brings candles of its own is not second-guessed.
+            if subscription.key in self._latest:
+                return None
             book = self._candle_book(subscription.coin)
             book.advance(self.now_ms)
             candle = book.current(subscription.interval)
             if candle is None:
                 return None
             return f'{{"channel":"candle","data":{book.text(subscription.interval, candle)}}}'
-        data = self._book(subscription)
-        return None if data is None else book_frame_text(data)
-
-    def info(self, body: bytes) -> str:
-        """Return the answer to a request to `/info`, as JSON text.
-
-        Raises:
-            Refused: the body is no JSON, of an unknown type, or lacks a field (the venue answers 422).
-        """
-        try:
-            request = json.loads(body)
-            return self._answer(request["type"], request)
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            raise Refused(UNREADABLE) from None
-
-    def _answer(self, kind: str, request: dict[str, Any]) -> str:
-        match kind:
-            case "meta":
-                return self._meta()
-            case "metaAndAssetCtxs":
-                return (
-                    f"[{self._meta()},[{','.join(self._context(item) for item in self._listings.values())}]]"
-                )
-            case "allMids":
-                return json.dumps(self._mids(), separators=(",", ":"))
-            case "exchangeStatus":
-                return f'{{"time":{self.now_ms},"specialStatuses":null}}'
-            case "l2Book":
-                figures, mantissa = request.get("nSigFigs"), request.get("mantissa")
-                return (
-                    self._book(Subscription("l2Book", str(request["coin"]), "", figures, mantissa)) or "null"
-                )
-            case "recentTrades":
-                newest = reversed(self.replay(request["coin"], RECENT_TRADES))
-                return f"[{','.join(item.text for item in newest)}]"
-            case "candleSnapshot":
-                return self._candle_snapshot(request["req"])
-            case "fundingHistory":
-                return self._funding_history(request)
-            case _:
-                raise Refused(UNREADABLE)
-
-    def _meta(self) -> str:
-        rows = []
-        for item in self._listings.values():
-            row: dict[str, Any] = {
-                "szDecimals": item.size_decimals,
-                "name": item.name,
-                "maxLeverage": item.max_leverage,
-                "marginTableId": item.max_leverage,
-            }
-            rows.append(row if item.listed else row | {"isDelisted": True})
-        meta = {"universe": rows, "marginTables": [], "collateralToken": 0, SIMULATED_MARK: True}
-        return json.dumps(meta, separators=(",", ":"))
-
-    def _context(self, item: Listing) -> str:
-        known = self._latest.get(f"activeAssetCtx:{item.name}")
-        return (
-            "null" if known is None else json.dumps(json.loads(known)["data"]["ctx"], separators=(",", ":"))
-        )
-
-    def _mids(self) -> dict[str, str]:
-        # A coin without a book falls back to its last trade (venue docs, allMids).
-        mids = {coin: rows[-1].price for coin, rows in self._recent.items() if rows}
-        mids |= {coin: (quote.bid + quote.ask) / 2 for coin, quote in self._quotes.items()}
-        return {coin: decimal_text(mids[coin], self._decimals(coin)[0] + 1) for coin in sorted(mids)}
-
-    def _book(self, subscription: Subscription) -> str | None:
-        quote = self._quotes.get(subscription.coin)
-        if quote is None or not self._source.makes_books:
-            known = self._latest.get(f"l2Book:{subscription.coin}")
-            return None if known is None else json.dumps(json.loads(known)["data"], separators=(",", ":"))
-        step = None
-        if subscription.significant_figures is not None:
-            digits = math.floor(math.log10(quote.bid)) + 1
-            step = 10.0 ** (digits - subscription.significant_figures) * (subscription.mantissa or 1)
-        return self._depths[subscription.coin].book_data(
-            quote,
-            time_ms=self.now_ms,
-            levels=FAST_LEVELS if subscription.fast else BOOK_LEVELS,
-            step=step,
-            fast=subscription.fast,
-        )
-
-    def _candle_snapshot(self, request: dict[str, Any]) -> str:
-        coin, interval = request["coin"], request["interval"]
-        if interval not in INTERVAL_MINUTES:
-            raise Refused(UNREADABLE)
-        start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self.now_ms)
-        if coin not in self._candles:
-            return "[]"
-        book = self._candles[coin]
-        book.advance(self.now_ms)
-        return f"[{','.join(book.between(interval, start_ms, end_ms))}]"
-
-    def _funding_history(self, request: dict[str, Any]) -> str:
-        start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self.now_ms)
-        rows = [
-            {
-                "coin": row.coin,
-                "fundingRate": decimal_text(row.rate, 10),
-                "premium": decimal_text(row.premium, 10),
-                "time": row.time_ms,
-            }
-            for row in self._fundings.get(request["coin"], ())
-            if start_ms <= row.time_ms <= end_ms
-        ]
-        return json.dumps(rows[:FUNDING_PAGE], separators=(",", ":"))
+        data = self.book_data(subscription)
+        if data is None:
+            return book_frame_text("null") if self.schedule.is_null(subscription.coin) else None
+        return book_frame_text(data)
 
     def _keep_prints(self, frame: Frame) -> None:
         recent = self._recent.get(frame.coin)
@@ -218,10 +229,5 @@ class Board:
     def _candle_book(self, coin: str) -> CandleBook:
         book = self._candles.get(coin)
         if book is None:
-            book = self._candles[coin] = CandleBook(coin, *self._decimals(coin))
+            book = self._candles[coin] = CandleBook(coin, *self.decimals(coin))
         return book
-
-    def _decimals(self, coin: str) -> tuple[int, int]:
-        """Return price and size decimals; a coin that no one lists gets the most that the venue allows."""
-        listing = self._listings.get(coin)
-        return (6, 6) if listing is None else (listing.price_decimals, listing.size_decimals)

@@ -1,24 +1,19 @@
-"""What goes wrong on request: which faults of a venue can be ordered, and when do they strike?
+"""What can be ordered to go wrong at a simulated venue?
 
-The faults are those that clients of the venue report (lost sockets, replays, duplicates, late messages, one
-silent coin, garbage, lost acknowledgements, refused requests). Times are seconds since the start of the tape,
-in the tape's own time. `FaultPlan` is seeded and draws in the order of the tape, so that a run can be repeated.
+The faults are those that clients of the two venues report: lost sockets, replays, duplicates, silent coins,
+garbage, refused requests, a halted chain, an API that is down while the chain lives, a relay that stands still.
+Times are seconds since the start of the tape, in the tape's own time. `ingest.venues.fault_plan` says when a
+fault of delivery strikes; `ingest.venues.schedule` lets the market itself change.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
-import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ingest.venues.frames import Block, Frame
-from ingest.venues.subscriptions import Subscription
-
 GarbageKind = Literal["text", "truncated", "unknown_channel", "wrong_shape", "binary"]
+FeedName = Literal["hyperliquid", "explorer", "gaiaex"]
 
 GARBAGE: Final[dict[GarbageKind, str | bytes]] = {
     "text": "Websocket connection established.",
@@ -30,6 +25,21 @@ GARBAGE: Final[dict[GarbageKind, str | bytes]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A fault that holds for a while; injected without a time, its while begins at once."""
+
+    at_s: float = 0.0
+    for_s: float = math.inf
+
+    def holds(self, now_s: float) -> bool:
+        """Return whether it is on, seconds after the start of the tape."""
+        return self.at_s <= now_s < self.at_s + self.for_s
+
+
+# What happens at one instant.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnect:
     """Cut every socket, and take none until the outage is over."""
 
@@ -37,44 +47,150 @@ class Disconnect:
     outage_s: float = 0.0
     clean: bool = False
     """Close with code 1000 rather than drop the connection (which a client sees as 1006)."""
+    socket: int | None = None
+    """Cut only this one of the open Hyperliquid connections, oldest first from 0; new ones are taken at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Silence:
-    """Send nothing of one coin while the others, and pongs, flow."""
+class Outage:
+    """The API is down: sockets cut and refused (503), `/info` too, while explorer and GaiaEx live on (F25)."""
 
-    coin: str
-    channels: tuple[str, ...] = ()
-    """Only these; empty silences them all."""
     at_s: float = 0.0
-    for_s: float = math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duplicate:
-    """Send a share of the trades messages twice."""
-
-    share: float
-    at_s: float = 0.0
-    for_s: float = math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reorder:
-    """Hold back a share of the trades messages for up to `window_s`, so that later ones overtake them."""
-
-    share: float
-    window_s: float
-    at_s: float = 0.0
-    for_s: float = math.inf
+    for_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """Send something that is no message of the protocol."""
+    """Send something that is no message of the protocol to every Hyperliquid connection."""
 
     kind: GarbageKind
     at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingChange:
+    """The universe changes.
+
+    A coin of the market that is to be `listed` is absent before. `delisted` keeps its row and its position, and
+    ends its prints and quotes. `recycled` brings a delisted row back under its name, with other sizes; what is
+    printed keeps the decimals that the market was drawn with.
+    """
+
+    coin: str
+    what: Literal["listed", "delisted", "recycled"]
+    size_decimals: int | None = None
+    """Of a recycled coin; None keeps what it had."""
+    at_s: float = 0.0
+
+
+# What holds for a while: delivery.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence(Window):
+    """Send nothing of one coin while the others, and pongs, flow."""
+
+    coin: str
+    channels: tuple[str, ...] = ()
+    """Only these; empty silences them all. Venue-wide channels have the coin `""`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate(Window):
+    """Send a share of the trades messages twice."""
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reorder(Window):
+    """Hold back a share of the trades messages for up to `window_s`, so that later ones overtake them."""
+
+    share: float
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoPongs(Window):
+    """Leave pings unanswered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag(Window):
+    """Deliver everything later than usual."""
+
+    by_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit(Window):
+    """Answer 429 to connections beyond so many within a minute (the venue's own limit is 30)."""
+
+    per_minute: int = 30
+
+
+# What holds for a while: the market.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainHalt(Window):
+    """No block is made: nothing prints, no book moves, explorer and exchangeStatus stand; pongs flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halt(Window):
+    """One market is halted: no prints, an empty book, a frozen oracle, while its siblings move."""
+
+    coin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowBook(Window):
+    """Books of 20 levels come at this cadence instead of the market's (F19)."""
+
+    cadence_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullBook(Window):
+    """The l2Book of a coin is null, on the socket and in `/info`."""
+
+    coin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptySide(Window):
+    """One side of a coin's book is empty; its context's midPx, premium and impactPxs are null."""
+
+    coin: str
+    side: Literal["bid", "ask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockOff(Window):
+    """The venue's own stamps are shifted, forward where positive; prints sent before keep theirs (F32)."""
+
+    by_s: float
+
+
+# What holds for a while: the relay. An empty symbol means all.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayStale(Window):
+    """GaiaEx loses its upstream and says so: `stale`, a frozen book, then `recovered`."""
+
+    symbol: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayFrozen(Window):
+    """GaiaEx's book stands still and nothing says so: heartbeats go on (F29)."""
+
+    symbol: str = ""
+
+
+# What goes wrong a number of times.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +217,6 @@ class ClaimSubscribed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoPongs:
-    """Leave pings unanswered."""
-
-    at_s: float = 0.0
-    for_s: float = math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FailInfo:
     """Answer the next `times` requests to `/info` with an error."""
 
@@ -118,127 +226,18 @@ class FailInfo:
     times: int = 1
 
 
-Strike = Disconnect | Garbage
-Counted = LoseAck | ClaimSubscribed | FailInfo
-Fault = Strike | Counted | Silence | Duplicate | Reorder | NoPongs
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseConnections:
+    """Answer the next `times` handshakes of a feed with a status instead of a WebSocket."""
+
+    status: int = 429
+    retry_after_s: int | None = None
+    times: int = 1
+    feed: FeedName = "hyperliquid"
 
 
-class FaultPlan:
-    """The faults ordered so far, and what they do to each block."""
-
-    def __init__(self, faults: Iterable[Fault], *, start_ms: int, seed: int) -> None:
-        self._start_ms = start_ms
-        self._random = random.Random(seed)
-        self._strikes: list[Strike] = []
-        self._counted: list[list[Counted]] = []
-        self._silences: list[Silence] = []
-        self._shares: list[Duplicate | Reorder] = []
-        self._mute_pongs: list[NoPongs] = []
-        self._held: list[tuple[float, int, Frame]] = []
-        self._sequence = itertools.count()
-        for fault in faults:
-            self.add(fault)
-
-    def add(self, fault: Fault) -> None:
-        """Order a fault; one whose time has passed strikes at the next block."""
-        match fault:
-            case Disconnect() | Garbage():
-                self._strikes.append(fault)
-                self._strikes.sort(key=lambda item: item.at_s)
-            case Silence():
-                self._silences.append(fault)
-            case Duplicate() | Reorder():
-                self._shares.append(fault)
-            case NoPongs():
-                self._mute_pongs.append(fault)
-            case LoseAck() | ClaimSubscribed() | FailInfo():
-                self._counted.append([fault] * fault.times)
-
-    def strikes(self, time_ms: int) -> list[Strike]:
-        """Return, once, the faults of a single instant that are due."""
-        now_s = self._since_start_s(time_ms)
-        due = [item for item in self._strikes if item.at_s <= now_s]
-        del self._strikes[: len(due)]
-        return due
-
-    def arrange(self, block: Block) -> list[Frame]:
-        """Return the frames to send at a block: without the silenced, with the doubled and the late."""
-        if not (self._silences or self._shares or self._held):
-            return block.frames
-        now_s = self._since_start_s(block.time_ms)
-        out = [heapq.heappop(self._held)[2] for _ in range(self._count_released(now_s))]
-        for frame in block.frames:
-            if self.is_silent(frame.channel, frame.coin, block.time_ms):
-                continue
-            copies, delay_s = self._draw(now_s) if frame.prints else (1, 0.0)
-            if delay_s:
-                heapq.heappush(self._held, (now_s + delay_s, next(self._sequence), frame))
-            else:
-                out.extend([frame] * copies)
-        return out
-
-    def release(self) -> list[Frame]:
-        """Return what is still held back, oldest first; a lost socket or the end of the tape ends the wait."""
-        frames = [frame for _, _, frame in sorted(self._held)]
-        self._held.clear()
-        return frames
-
-    def is_silent(self, channel: str, coin: str, time_ms: int) -> bool:
-        """Return whether a stream is silenced at an instant."""
-        now_s = self._since_start_s(time_ms)
-        return any(
-            item.coin == coin
-            and (not item.channels or channel in item.channels)
-            and item.at_s <= now_s < item.at_s + item.for_s
-            for item in self._silences
-        )
-
-    def loses_pongs(self, time_ms: int) -> bool:
-        """Return whether pings go unanswered at an instant."""
-        now_s = self._since_start_s(time_ms)
-        return any(item.at_s <= now_s < item.at_s + item.for_s for item in self._mute_pongs)
-
-    def on_subscribe(self, subscription: Subscription) -> LoseAck | ClaimSubscribed | None:
-        """Return, and use up, what goes wrong with a subscription."""
-        for queue in self._counted:
-            fault = queue[0]
-            if isinstance(fault, FailInfo):
-                continue
-            if (fault.channel, fault.coin) == (subscription.channel, subscription.coin):
-                self._use(queue)
-                return fault
-        return None
-
-    def on_info(self) -> FailInfo | None:
-        """Return, and use up, what goes wrong with a request to `/info`."""
-        for queue in self._counted:
-            fault = queue[0]
-            if isinstance(fault, FailInfo):
-                self._use(queue)
-                return fault
-        return None
-
-    def _use(self, queue: list[Counted]) -> None:
-        queue.pop()
-        if not queue:
-            self._counted.remove(queue)
-
-    def _count_released(self, now_s: float) -> int:
-        return sum(due_s <= now_s for due_s, _, _ in self._held)
-
-    def _draw(self, now_s: float) -> tuple[int, float]:
-        """Return (copies, delay in seconds) of one trades message."""
-        copies, delay_s = 1, 0.0
-        for item in self._shares:
-            if not item.at_s <= now_s < item.at_s + item.for_s:
-                continue
-            if self._random.random() >= item.share:
-                continue
-            if isinstance(item, Duplicate):
-                copies += 1
-            else:
-                delay_s = item.window_s * (1 - self._random.random())
-        return copies, delay_s
-
-    def _since_start_s(self, time_ms: int) -> float:
-        return (time_ms - self._start_ms) / 1_000
+Strike = Disconnect | Outage | Garbage
+Counted = LoseAck | ClaimSubscribed | FailInfo | RefuseConnections
+Delivery = Silence | Duplicate | Reorder | NoPongs | Lag | RateLimit | RelayStale | RelayFrozen
+MarketChange = ListingChange | ChainHalt | Halt | SlowBook | NullBook | EmptySide | ClockOff
+Fault = Strike | Counted | Delivery | MarketChange

@@ -7,7 +7,7 @@ strings, no trailing zeros but always one decimal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -25,6 +25,10 @@ _PRINT: Final = (
 _BBO: Final = (
     '{"channel":"bbo","data":{"coin":"%s","time":%d,'
     '"bbo":[{"px":"%s","sz":"%s","n":%d},{"px":"%s","sz":"%s","n":%d}]}}'
+)
+_SPOT_CONTEXT: Final = (
+    '{"prevDayPx":"%s","dayNtlVlm":"%s","markPx":"%s","midPx":%s,"circulatingSupply":"%s","coin":"%s",'
+    '"totalSupply":"%s","dayBaseVlm":"%s"}'
 )
 _CONTEXT: Final = (
     '{"funding":"%s","openInterest":"%s","prevDayPx":"%s","dayNtlVlm":"%s","premium":%s,"oraclePx":"%s",'
@@ -147,8 +151,16 @@ def empty_bbo_text(coin: str, time_ms: int) -> str:
     return f'{{"channel":"bbo","data":{{"coin":"{coin}","time":{time_ms},"bbo":[null,null]}}}}'
 
 
-def context_frame_text(coin: str, context: str) -> str:
-    return f'{{"channel":"activeAssetCtx","data":{{"coin":"{coin}","ctx":{context}}}}}'
+def context_frame_text(coin: str, context: str, channel: str = "activeAssetCtx") -> str:
+    return f'{{"channel":"{channel}","data":{{"coin":"{coin}","ctx":{context}}}}}'
+
+
+def spot_context_text(
+    coin: str, *, day_open: str, day_notional: float, mark: str, mid: str | None, supply: str, day_base: str
+) -> str:
+    """Return the `ctx` of a spot pair, which names its coin."""
+    notional = decimal_text(day_notional, 6)
+    return _SPOT_CONTEXT % (day_open, notional, mark, json.dumps(mid), supply, coin, supply, day_base)
 
 
 def context_text(
@@ -204,7 +216,14 @@ class Depth:
         self._tail = [f'","sz":"{exact_text(amount)}","n":{n}}}' for amount, n in rows]
 
     def book_data(
-        self, quote: Quote, *, time_ms: int, levels: int, step: float | None = None, fast: bool = False
+        self,
+        quote: Quote,
+        *,
+        time_ms: int,
+        levels: int,
+        step: float | None = None,
+        fast: bool = False,
+        without: Collection[str] = (),
     ) -> str:
         """Return the `data` of an l2Book.
 
@@ -214,6 +233,7 @@ class Depth:
             levels: levels a side.
             step: width of a level, where a book of fewer significant figures was asked for.
             fast: whether to say so, as the fast book does.
+            without: sides that are empty, of `bid` and `ask`.
         """
         bid, ask, width = quote.bid, quote.ask, quote.tick
         if step is not None:
@@ -221,6 +241,7 @@ class Depth:
         draw = (time_ms * 2_654_435_761) % (self._POOL - 2 * levels)
         bids = self._side(bid, quote.bid_size, quote.bid_orders, -width, draw, levels)
         asks = self._side(ask, quote.ask_size, quote.ask_orders, width, draw + levels, levels)
+        bids, asks = "" if "bid" in without else bids, "" if "ask" in without else asks
         tail = ',"fast":true' if fast else ""
         return f'{{"coin":"{self._coin}","time":{time_ms},"levels":[[{bids}],[{asks}]]{tail}}}'
 

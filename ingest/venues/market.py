@@ -6,9 +6,10 @@ gives the same blocks, byte for byte, whoever listens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -25,10 +26,13 @@ from ingest.venues.frames import (
     decimal_text,
     exact_text,
     print_text,
+    spot_context_text,
     trades_text,
 )
 from ingest.venues.market_spec import CoinSpec, MarketSpec
+from ingest.venues.mirror import add_mirror
 from ingest.venues.simulation import ADDRESSES, Chunk, CoinChunk, Simulation, warm_up_ms
+from ingest.venues.universe import Listing, kind_of
 from storage.clock import MS_NS, NS
 
 FAST_BOOK_MS: Final = 500
@@ -37,18 +41,6 @@ LEVEL_PRINTS: Final = 8
 
 FUNDING_HOURS: Final = 720
 """Hours of funding history before the tape, more than one page of the venue's answer."""
-
-
-class Listing(NamedTuple):
-    """What the venue lists: one row of its universe."""
-
-    name: str
-    size_decimals: int
-    price_decimals: int
-    max_leverage: int
-    listed: bool = True
-    level_size: float = 0.0
-    """Typical size of a book level, where books are made."""
 
 
 class Source(Protocol):
@@ -99,14 +91,15 @@ class Market:
         self.fundings = tuple(
             Funding(coin.name, *row)
             for coin in spec.coins
-            if coin.listed
+            if coin.listed and kind_of(coin.name) == "perp"
             for row in past_fundings(rng, warm_up_ms(spec) + 1, FUNDING_HOURS)
         )
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks from the warm-up to the end of the span; a block with nothing in it is left out."""
         last_ms = 0
-        for chunk in Simulation(self.spec).chunks():
+        drawn = tuple(coin for coin in self.spec.coins if not coin.mirrored)
+        for chunk in Simulation(dataclasses.replace(self.spec, coins=drawn)).chunks():
             frames, fundings = self._frames(chunk)
             slow_ms = self.spec.book_s * 1_000
             for i, (time_ms, clock_ns) in enumerate(
@@ -129,10 +122,13 @@ class Market:
             coin = next(item for item in self.spec.coins if item.name == name)
             self._add_trades(frames, coin, part, times)
             _add_quotes(frames, coin, part, times)
-            for block, rate, premium in part.fundings:
+            for block, rate, premium in part.fundings if kind_of(name) == "perp" else ():
                 fundings[block].append(Funding(name, times[block], rate, premium))
         for coin in self.spec.coins:
-            _add_contexts(frames, coin, chunk)
+            if coin.mirrored:
+                add_mirror(frames, coin)
+            elif kind_of(coin.name) != "outcome":
+                _add_contexts(frames, coin, chunk)
         return frames, fundings
 
     def _add_trades(
@@ -178,6 +174,9 @@ def _add_quotes(
 def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
     name, channel, key = coin.name, "activeAssetCtx", f"activeAssetCtx:{coin.name}"
     px, sz = coin.price_decimals, coin.size_decimals
+    if kind_of(name) == "spot":
+        _add_spot_contexts(frames, coin, chunk)
+        return
     if not coin.listed:
         text = context_frame_text(name, delisted_context_text(coin.start_price, px))
         for block in chunk.context_block.tolist():
@@ -204,6 +203,27 @@ def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: 
             day_base=decimal_text(context.day_base, sz),
         )
         frames[block].append(Frame(key, channel, name, context_frame_text(name, text)))
+
+
+def _add_spot_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
+    """Add contexts of spot, which are asked for as `activeAssetCtx` and come on a channel of their own."""
+    name, px = coin.name, coin.price_decimals
+    part = chunk.coins[name]
+    at = np.searchsorted(part.quote_block, chunk.context_block)
+    mids = ((part.bid[at] + part.ask[at]) / 2).tolist()
+    for block, context, mid in zip(chunk.context_block.tolist(), part.contexts, mids, strict=True):
+        mid_text = decimal_text(mid, px + 1)
+        text = spot_context_text(
+            name,
+            day_open=decimal_text(context.day_open, px),
+            day_notional=context.day_notional,
+            mark=mid_text,
+            mid=mid_text,
+            supply=decimal_text(coin.open_interest, coin.size_decimals),
+            day_base=decimal_text(context.day_base, coin.size_decimals),
+        )
+        channel, key = "activeSpotAssetCtx", f"activeAssetCtx:{name}"
+        frames[block].append(Frame(key, channel, name, context_frame_text(name, text, channel)))
 
 
 def delisted_context_text(price: float, price_decimals: int) -> str:

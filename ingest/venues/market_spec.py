@@ -6,19 +6,23 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from ingest.venues.universe import kind_of
 from storage.clock import NS, parse_time_ns
 from storage.errors import SettingsError
 
 PRICE_DECIMALS: Final = 6
 """Perpetual prices carry at most `6 - size_decimals` decimals and 5 significant figures (venue docs, tick size)."""
 
+SPOT_PRICE_DECIMALS: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class CoinSpec:
-    """One perpetual: what the venue lists and how its simulated market behaves.
+    """One instrument: what the venue lists and how its simulated market behaves.
 
     Args:
-        name: the venue's byte-exact symbol.
+        name: the venue's byte-exact symbol, which says whether it is a perpetual of the first dex (`BTC`), of
+            another (`xyz:AAPL`), spot (`@107`, `PURR/USDC`) or a side of an outcome (`#70`).
         size_decimals: `szDecimals`; sizes are multiples of `10 ** -size_decimals`.
         max_leverage: `maxLeverage` of the universe.
         start_price: quote units per base unit at the start of the warm-up.
@@ -28,7 +32,7 @@ class CoinSpec:
         quotes_per_minute: mean changes of the best bid or ask beside those that trades cause.
         extra_spread_ticks: mean width of the spread beyond one tick.
         median_notional: median size of a print in quote units.
-        open_interest: base units.
+        open_interest: base units; of spot, the circulating supply.
         listed: False gives a delisted row: kept in the universe, never quoted or traded.
     """
 
@@ -48,7 +52,15 @@ class CoinSpec:
     @property
     def price_decimals(self) -> int:
         """Return the most decimals that a price of this coin may carry."""
-        return PRICE_DECIMALS - self.size_decimals
+        most = SPOT_PRICE_DECIMALS if kind_of(self.name) == "spot" else PRICE_DECIMALS
+        return most - self.size_decimals
+
+    @property
+    def mirrored(self) -> str:
+        """Return, for the second side of an outcome (`#71`), the side that it mirrors (`#70`); else an empty text."""
+        if kind_of(self.name) != "outcome" or not self.name.endswith("1"):
+            return ""
+        return f"{self.name[:-1]}0"
 
 
 # Volatilities, spreads and size tails follow the four-coin recording of 2025-09-04; the rates are lower than
@@ -62,6 +74,17 @@ DEFAULT_COINS: Final = (
     CoinSpec("AVAX", 2, 10, 25.0, 10.0, 0.70, 1.6, 8.0, 3.0, 250.0, 3_000_000.0),
     CoinSpec("MATIC", 1, 20, 0.37621, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, listed=False),
 )
+
+WHOLE_VENUE: Final = (
+    *DEFAULT_COINS,
+    CoinSpec("kPEPE", 0, 10, 0.0105, 12.0, 0.70, 8.0, 12.0, 1.0, 200.0, 2e10),
+    CoinSpec("xyz:AAPL", 3, 20, 201.15, 3.0, 0.30, 6.0, 12.0, 1.0, 600.0, 90_000.0),
+    CoinSpec("xyz:GOLD", 4, 20, 4_120.5, 2.0, 0.10, 4.0, 10.0, 1.0, 900.0, 9_000.0),
+    CoinSpec("vntl:OPENAI", 2, 3, 820.0, 4.0, 0.10, 1.0, 6.0, 4.0, 300.0, 4_000.0),
+    CoinSpec("PURR/USDC", 0, 1, 0.067, 12.0, 0.50, 2.0, 8.0, 2.0, 120.0, 5.9e8),
+    CoinSpec("@107", 2, 1, 45.02, 12.0, 0.55, 6.0, 12.0, 1.0, 400.0, 3.3e8),
+)
+"""Every kind that a recorder must tell apart: `k` names, deployed dexes, and spot under both of its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +142,12 @@ class MarketSpec:
             ("book_s", self.book_s, self.book_s > 0, "is above 0"),
             ("span_s", self.span_s, self.span_s is None or self.span_s > 0, "is above 0, or None for no end"),
             ("coins", names, names and len(set(names)) == len(names), "names at least one coin, each once"),
+            (
+                "coins",
+                names,
+                all(coin.mirrored in ("", *names) for coin in self.coins),
+                "holds the first side (#70) of every outcome whose second side (#71) it holds",
+            ),
         )
         for key, value, holds, rule in rules:
             if not holds:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from ingest.venues.session import Stats
+from ingest.venues.line import Stats
 from ingest.venues.simulated import SimulatedVenue
 
 
@@ -28,6 +28,9 @@ async def _serve(venue: SimulatedVenue, announce: Callable[[str], None]) -> None
     async with venue:
         announce(f"websocket  {venue.ws_url}")
         announce(f"info       {venue.info_url}")
+        announce(f"explorer   {venue.explorer_url}")
+        announce(f"gaiaex     {venue.gaia_ws_url}/<symbol>")
+        announce(f"gaiaex     {venue.gaia_rest_url}")
         waits = [asyncio.create_task(stop.wait()), asyncio.create_task(_finished(venue))]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:

@@ -1,45 +1,35 @@
-"""How does the simulated venue talk with one client: its subscriptions, answers and stream?"""
+"""How does the simulated venue talk with one client of Hyperliquid's API, or of its explorer?"""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from ingest.venues.board import Board
-from ingest.venues.faults import ClaimSubscribed, FaultPlan, LoseAck
+from ingest.venues.fault_plan import FaultPlan
+from ingest.venues.faults import ClaimSubscribed, LoseAck
 from ingest.venues.frames import PONG, Frame, Print, error_text, trades_text
-from ingest.venues.subscriptions import Refused, Request, Subscription, ack_text, parse_request
-from storage.logs import get_logger
-
-logger = get_logger(__name__)
+from ingest.venues.line import Due, Line, Stats
+from ingest.venues.subscriptions import (
+    API_CHANNELS,
+    EXPLORER_CHANNELS,
+    VENUE_WIDE,
+    Refused,
+    Request,
+    Subscription,
+    ack_text,
+    parse_request,
+)
+from ingest.venues.wide import CADENCE
 
 MOST_SUBSCRIPTIONS: Final = 1_000
-_BARRIER_S: Final = 10.0
+_MADE: Final = frozenset({"l2Book", "candle", *VENUE_WIDE})
 
 
-@dataclass(slots=True)
-class Stats:
-    """What the venue has sent, over all connections."""
-
-    connections: int = 0
-    frames: Counter[str] = field(default_factory=Counter)
-    """Messages by channel, the venue's answers and our clock frames among them."""
-    prints: Counter[str] = field(default_factory=Counter)
-    """Prints by coin as sent, replays and duplicates among them."""
-    distinct: Counter[str] = field(default_factory=Counter)
-    """Prints by coin that were sent at least once: what a recorder that loses nothing stores."""
-    made: Counter[str] = field(default_factory=Counter)
-    """Prints by coin that happened within the served span, sent or not."""
-
-
-class Session:
-    """One client's connection.
+class Session(Line):
+    """One client's connection to the API; to the explorer where `is_explorer`.
 
     Args:
         ws: the socket.
@@ -49,6 +39,7 @@ class Session:
         stats: where sent messages are counted.
         replayed: prints resent on subscribe.
         on_print: is told of each print sent, every time that it is sent.
+        is_explorer: whether blocks of the chain are all that is served.
     """
 
     def __init__(
@@ -61,35 +52,27 @@ class Session:
         stats: Stats,
         replayed: int,
         on_print: Callable[[Print], None] | None,
+        is_explorer: bool = False,
     ) -> None:
+        super().__init__("explorer" if is_explorer else "hyperliquid", ws, abort, stats)
         self.subscriptions: dict[str, Subscription] = {}
-        self.last_sent_s = 0.0
-        self._ws = ws
-        self._abort = abort
+        self._channels: Collection[str] = EXPLORER_CHANNELS if is_explorer else API_CHANNELS
         self._board = board
         self._plan = plan
-        self._stats = stats
         self._replayed = replayed
         self._on_print = on_print
         self._made: list[Subscription] = []
-        self._pings = itertools.count()
-        self._pongs: dict[bytes, asyncio.Event] = {}
-        self.touch()
 
     @property
-    def is_open(self) -> bool:
-        return not self._ws.closed
+    def streams(self) -> int:
+        return len(self.subscriptions)
 
-    def touch(self) -> None:
-        """Note that something was sent just now."""
-        self.last_sent_s = asyncio.get_running_loop().time()
-
-    async def answer(self, text: str, coins: Iterable[str]) -> None:
+    async def answer(self, text: str) -> None:
         """Answer one message of the client."""
         try:
-            request = parse_request(text, frozenset(coins))
+            request = parse_request(text, self._board.universe.names, self._channels)
             if request.subscription is None:
-                if not self._plan.loses_pongs(self._board.now_ms):
+                if not self._plan.loses_pongs():
                     await self.send(PONG, "pong")
             elif request.method == "subscribe":
                 await self._subscribe(request.subscription)
@@ -98,16 +81,10 @@ class Session:
         except Refused as refusal:
             await self.send(error_text(str(refusal)), "error")
 
-    async def stream(self, frames: list[Frame], clock: str | None, *, slow: bool, fast: bool) -> None:
-        """Send what this client subscribed to of a block, after the clock frame where there is one.
-
-        Args:
-            frames: the frames of the block for all clients.
-            clock: the clock frame, or None.
-            slow: whether books of the slow cadence are due; `fast` likewise.
-        """
+    async def stream(self, frames: list[Frame], clock: str | None, due: Due) -> None:
+        """Send what this client subscribed to of a block, after the clock frame where there is one."""
         keys, sent = self.subscriptions, self._stats.frames
-        made = self._books_and_candles(frames, slow=slow, fast=fast) if self._made else []
+        made = self._make(frames, due) if self._made else []
         chosen = [frame for frame in frames if frame.key in keys]
         if self._ws.closed or not (frames or made):
             return
@@ -128,46 +105,6 @@ class Session:
         if clock is not None or chosen or made:
             self.touch()
 
-    async def send(self, message: str | bytes, channel: str) -> None:
-        """Send one message; that the client has gone is for its handler to notice."""
-        if self._ws.closed:
-            return
-        try:
-            if isinstance(message, str):
-                await self._ws.send_str(message)
-            else:
-                await self._ws.send_bytes(message)
-        except ConnectionError:
-            return
-        self._stats.frames[channel] += 1
-        self.touch()
-
-    async def barrier(self) -> None:
-        """Wait until the client has read all that was sent so far, or has gone, or takes too long."""
-        token = b"barrier-%d" % next(self._pings)
-        event = self._pongs[token] = asyncio.Event()
-        try:
-            await self._ws.ping(token)
-            await asyncio.wait_for(event.wait(), _BARRIER_S)
-        except (ConnectionError, TimeoutError) as error:
-            logger.warning("client did not confirm", error=type(error).__name__)
-
-    async def close(self, *, clean: bool) -> None:
-        """End the connection: with code 1000, or by dropping it."""
-        if clean:
-            await self._ws.close(code=1000)
-        else:
-            self._abort()
-
-    async def handle(self, kind: WSMsgType, data: object) -> None:
-        """Handle a frame of the WebSocket protocol that is no text."""
-        if kind is WSMsgType.PING:
-            await self._ws.pong(data if isinstance(data, bytes) else b"")
-        elif kind is WSMsgType.PONG:
-            event = self._pongs.pop(bytes(data) if isinstance(data, (bytes, bytearray)) else b"", None)
-            if event is not None:
-                event.set()
-
     async def _subscribe(self, item: Subscription) -> None:
         if item.key in self.subscriptions:
             raise Refused(f"Already subscribed: {item.echo()}")
@@ -184,7 +121,7 @@ class Session:
             raise Refused(f"Already subscribed: {item.echo()}")
         if fault is None:
             await self.send(ack_text("subscribe", item), "subscriptionResponse")
-        if self._plan.is_silent(item.channel, item.coin, self._board.now_ms):
+        if self._plan.is_silent(item.channel, item.coin):
             return
         if prints:
             await self.send(trades_text(prints), "trades")
@@ -202,15 +139,16 @@ class Session:
 
     def _set(self, subscriptions: dict[str, Subscription]) -> None:
         self.subscriptions = subscriptions
-        self._made = [item for item in subscriptions.values() if item.channel in ("l2Book", "candle")]
+        # Of a tape, venue-wide messages come as they were recorded; its explorer has blocks only if they were.
+        made = _MADE if self._board.makes_books else {"candle"}
+        self._made = [item for item in subscriptions.values() if item.channel in made]
 
-    def _books_and_candles(self, frames: Iterable[Frame], *, slow: bool, fast: bool) -> list[tuple[str, str]]:
-        """Return (channel, message) of the books that are due and the candles of the coins that printed."""
+    def _make(self, frames: Iterable[Frame], due: Due) -> list[tuple[str, str]]:
+        """Return (channel, message) of the streams that are made on demand and due now."""
         printed = {frame.coin for frame in frames if frame.prints}
         out = []
         for item in self._made:
-            due = item.coin in printed if item.channel == "candle" else (fast if item.fast else slow)
-            if not due or self._plan.is_silent(item.channel, item.coin, self._board.now_ms):
+            if not _is_due(item, due, printed) or self._plan.is_silent(item.channel, item.coin):
                 continue
             text = self._board.made(item)
             if text is not None:
@@ -226,3 +164,15 @@ class Session:
                 stats.distinct[item.coin] += 1
             if on_print is not None:
                 on_print(item)
+
+
+def _is_due(item: Subscription, due: Due, printed: Collection[str]) -> bool:
+    match item.channel:
+        case "candle":
+            return item.coin in printed
+        case "l2Book":
+            return due.fast if item.fast else due.slow
+        case "explorerBlock":
+            return True
+        case channel:
+            return bool(getattr(due, CADENCE[channel]))

@@ -1,6 +1,7 @@
 """How does a simulated venue serve a market or a tape over a real socket, speaking Hyperliquid's protocol?
 
-One port: `GET /ws` is the WebSocket, `POST /info` the questions. Two clocks:
+One port: `GET /ws` is the WebSocket, `POST /info` the questions, `GET /explorer` the chain's blocks; beside them
+GaiaEx, a relay of the same books: `GET /gaia/ws/market/{symbol}`, `/gaia/v1/trade/...`. Two clocks:
 
 - `real`: frames go out when a `TimeSource` says they are due (`speed` times as fast; 0 is flat out).
 - `virtual`: frames go out as fast as the client drains them, and before those of a block comes one more,
@@ -18,20 +19,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
 
 from aiohttp import web
-from aiohttp.http import WSMsgType
 
+from ingest.venues.answers import Answers
 from ingest.venues.board import REPLAYED, Board
-from ingest.venues.faults import Fault, FaultPlan
-from ingest.venues.frames import CLOCK_FRAME, Print
+from ingest.venues.doors import Doors
+from ingest.venues.fault_plan import FaultPlan
+from ingest.venues.faults import Fault, MarketChange, Window
+from ingest.venues.frames import Print
+from ingest.venues.line import Stats
 from ingest.venues.market import Source
 from ingest.venues.pump import Pace, Pump
-from ingest.venues.session import Session, Stats
-from ingest.venues.subscriptions import Refused
-from storage.clock import MS_NS, TimeSource, WallTime
+from ingest.venues.relay import Generation, Relay
+from ingest.venues.session import Session
+from storage.clock import TimeSource, WallTime
 from storage.errors import SettingsError, VenueError
 from storage.logs import get_logger
 
@@ -54,6 +59,10 @@ class SimulatedVenue:
         on_end: `close` with code 1000 after the last frame, or `hold` the connections open in silence.
         idle_close_s: real clock only: a connection to which nothing was sent for so long is dropped.
         on_print: is told of each print sent, every time; the venue itself keeps counts only.
+        weight_limit: weight of requests to `/info` that is granted a minute (the venue: 1200); None for any.
+        gaia_generation: which of GaiaEx's two payloads is sent.
+        relay_lag_s: how long after Hyperliquid's quote its relayed book is received.
+        heartbeat_s: seconds between GaiaEx's heartbeats, in the source's time.
 
     Raises:
         SettingsError: a value is out of its range.
@@ -77,7 +86,16 @@ class SimulatedVenue:
         on_end: Literal["close", "hold"] = "close",
         idle_close_s: float = 60.0,
         on_print: Callable[[Print], None] | None = None,
+        weight_limit: int | None = None,
+        # GaiaEx.
+        gaia_generation: Generation = "G2",
+        relay_lag_s: float = 0.2,
+        heartbeat_s: float = 5.0,
     ) -> None:
+        if relay_lag_s < 0 or heartbeat_s <= 0:
+            raise SettingsError(
+                f"simulated venue: relay_lag_s {relay_lag_s} must not be negative, heartbeat_s {heartbeat_s} be above 0"
+            )
         if speed < 0 or not 0 <= replayed <= REPLAYED:
             raise SettingsError(
                 f"simulated venue: speed {speed} must not be negative, replayed {replayed} lies in 0 .. {REPLAYED}"
@@ -86,18 +104,38 @@ class SimulatedVenue:
         least = 0 if speed else 1
         streams = least if wait_for_subscriptions is None else max(least, wait_for_subscriptions)
         pace = Pace(clock == "virtual", speed, streams)
-        self._source = source
+        clock_source = time_source or WallTime()
+        faults = list(faults)
         self._pace = pace
         self._host, self._port = host, port
-        self._replayed = replayed
         self._on_end = on_end
-        self._idle_close_s = idle_close_s
-        self._on_print = on_print
-        self.stats = Stats()
-        self._board = Board(source)
-        self._plan = FaultPlan(faults, start_ms=source.start_ns // MS_NS, seed=source.seed)
-        self._pump = Pump(
-            source, pace, time_source or WallTime(), board=self._board, plan=self._plan, stats=self.stats
+        self.stats = stats = Stats()
+        self._board = board = Board(source, [item for item in faults if isinstance(item, MarketChange)])
+        self._plan = plan = FaultPlan(seed=source.seed)
+        for item in faults:
+            if not isinstance(item, MarketChange):
+                plan.add(item)
+        relay = Relay(board, plan, generation=gaia_generation, lag_s=relay_lag_s, heartbeat_s=heartbeat_s)
+        self._pump = Pump(source, pace, clock_source, board=board, plan=plan, relay=relay, stats=stats)
+
+        def make_session(ws: web.WebSocketResponse, abort: Callable[[], None], is_explorer: bool) -> Session:
+            return Session(
+                ws, abort, board=board, plan=plan, stats=stats, replayed=replayed, on_print=on_print,
+                is_explorer=is_explorer,
+            )  # fmt: skip
+
+        self._doors = Doors(
+            pump=self._pump,
+            plan=plan,
+            relay=relay,
+            answers=Answers(board, self._pump.status_ms),
+            stats=stats,
+            pace=pace,
+            time_source=clock_source,
+            make_session=make_session,
+            holds=self.holds,
+            idle_close_s=idle_close_s,
+            weight_limit=weight_limit,
         )
         self._runner: web.AppRunner | None = None
         self._task: asyncio.Task[None] | None = None
@@ -111,6 +149,19 @@ class SimulatedVenue:
         return f"http://{self._host}:{self._port}/info"
 
     @property
+    def explorer_url(self) -> str:
+        return f"ws://{self._host}:{self._port}/explorer"
+
+    @property
+    def gaia_ws_url(self) -> str:
+        """Return the base of GaiaEx's sockets, to which `/{symbol}` or `/spot/{symbol}` is appended."""
+        return f"ws://{self._host}:{self._port}/gaia/ws/market"
+
+    @property
+    def gaia_rest_url(self) -> str:
+        return f"http://{self._host}:{self._port}/gaia/v1/trade"
+
+    @property
     def now_ns(self) -> int:
         """Return the receipt time of the newest block."""
         return self._pump.clock_ns
@@ -121,8 +172,13 @@ class SimulatedVenue:
         return self._on_end == "hold"
 
     def inject(self, fault: Fault) -> None:
-        """Order a fault while running; one without a time strikes at the next block."""
-        self._plan.add(fault)
+        """Order a fault while running; one without a time strikes, or begins, at the next block."""
+        if isinstance(fault, Window) and not fault.at_s:
+            fault = replace(fault, at_s=self._plan.now_s)
+        if isinstance(fault, MarketChange):
+            self._board.schedule.add(fault)
+        else:
+            self._plan.add(fault)
 
     async def finished(self) -> None:
         """Wait for the end of the span; an error of the venue itself is raised here."""
@@ -131,10 +187,7 @@ class SimulatedVenue:
 
     async def __aenter__(self) -> Self:
         self._pump.warm_up()
-        app = web.Application()
-        app.router.add_get("/ws", self._serve_socket)
-        app.router.add_post("/info", self._serve_info)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(self._doors.app(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         try:
@@ -160,78 +213,8 @@ class SimulatedVenue:
                 await self._task
         finally:
             self._pump.ended.set()
-            self._pump.lit.set()
-            for session in tuple(self._pump.sessions):
-                await session.close(clean=False)
+            for event in self._pump.lit.values():
+                event.set()
+            for line in tuple(self._pump.lines):
+                await line.close(clean=False)
             await self._runner.cleanup()
-
-    async def _serve_socket(self, request: web.Request) -> web.StreamResponse:
-        """Speak with one client until either side has enough."""
-        pump = self._pump
-        if not pump.lit.is_set() and self._pace.speed:
-            return web.Response(status=503, text="the venue is down")
-        await pump.lit.wait()
-        if pump.ended.is_set() and not self.holds:
-            return web.Response(status=410, text="the tape has ended")
-        ws = web.WebSocketResponse(compress=False, autoping=False)
-        await ws.prepare(request)
-        transport = request.transport
-        assert transport is not None
-        session = Session(
-            ws,
-            transport.abort,
-            board=self._board,
-            plan=self._plan,
-            stats=self.stats,
-            replayed=self._replayed,
-            on_print=self._on_print,
-        )
-        self.stats.connections += 1
-        if self._pace.is_virtual:
-            await session.send(CLOCK_FRAME % pump.clock_ns, "tickwalkClock")
-        pump.sessions.append(session)
-        try:
-            await self._converse(ws, session)
-        finally:
-            if session in pump.sessions:
-                pump.sessions.remove(session)
-            pump.count_streams()
-        return ws
-
-    async def _converse(self, ws: web.WebSocketResponse, session: Session) -> None:
-        coins = frozenset(item.name for item in self._source.listings)
-        while True:
-            patience_s = self._patience_s(session)
-            if patience_s is not None and patience_s <= 0:
-                await session.close(clean=False)
-                return
-            try:
-                message = await ws.receive(timeout=patience_s)
-            except TimeoutError:
-                continue
-            if message.type is WSMsgType.TEXT:
-                await session.answer(message.data, coins)
-                self._pump.count_streams()
-            elif message.type in (WSMsgType.PING, WSMsgType.PONG):
-                await session.handle(message.type, message.data)
-            elif message.type is not WSMsgType.BINARY:
-                return
-
-    def _patience_s(self, session: Session) -> float | None:
-        """Return how long a connection may still go without being sent anything; None for ever."""
-        if not self._pace.speed:
-            return None
-        return session.last_sent_s + self._idle_close_s - asyncio.get_running_loop().time()
-
-    async def _serve_info(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        fault = self._plan.on_info()
-        if fault is not None:
-            headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
-            text = "<html><body><h1>Bad gateway</h1></body></html>" if fault.html else "null"
-            kind = "text/html" if fault.html else "application/json"
-            return web.Response(status=fault.status, text=text, content_type=kind, headers=headers)
-        try:
-            return web.Response(text=self._board.info(body), content_type="application/json")
-        except Refused as refusal:
-            return web.Response(status=422, text=str(refusal))

@@ -13,7 +13,14 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ingest.venues.candles import INTERVAL_MINUTES
 
-CHANNELS: Final = frozenset({"trades", "bbo", "l2Book", "candle", "activeAssetCtx"})
+COIN_CHANNELS: Final = frozenset({"trades", "bbo", "l2Book", "candle", "activeAssetCtx"})
+VENUE_WIDE: Final = frozenset(
+    {"allMids", "allDexsAssetCtxs", "assetCtxs", "spotAssetCtxs", "fastAssetCtxs", "explorerBlock"}
+)
+"""Channels that name no coin; `explorerBlock` is served by the explorer only."""
+API_CHANNELS: Final = (COIN_CHANNELS | VENUE_WIDE) - {"explorerBlock"}
+EXPLORER_CHANNELS: Final = frozenset({"explorerBlock"})
+_OF_A_DEX: Final = ("allMids", "assetCtxs")
 
 
 class Refused(Exception):  # noqa: N818 - it is the venue's answer, not a fault of the program
@@ -22,7 +29,7 @@ class Refused(Exception):  # noqa: N818 - it is the venue's answer, not a fault 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One stream of one coin."""
+    """One stream: of one coin, or of the whole venue (then `coin` is empty)."""
 
     channel: str
     coin: str
@@ -30,12 +37,15 @@ class Subscription:
     significant_figures: int | None = None
     mantissa: int | None = None
     fast: bool = False
+    dex: str | None = None
 
     @property
     def key(self) -> str:
         """Return what frames of this stream are keyed by."""
         if self.channel == "candle":
             return f"candle:{self.coin}:{self.interval}"
+        if self.channel in VENUE_WIDE:
+            return f"{self.channel}:{self.dex or ''}"
         if self.significant_figures or self.fast:
             return f"l2Book:{self.coin}:{self.significant_figures}:{self.mantissa}:{self.fast}"
         return f"{self.channel}:{self.coin}"
@@ -43,6 +53,10 @@ class Subscription:
     def echo(self) -> str:
         """Return the subscription as the venue writes it back, with what was left out filled in."""
         fields: dict[str, Any] = {"type": self.channel}
+        if self.channel in VENUE_WIDE:
+            return json.dumps(
+                fields if self.dex is None else fields | {"dex": self.dex}, separators=(",", ":")
+            )
         if self.channel == "candle":
             fields["interval"] = self.interval
         fields["coin"] = self.coin
@@ -60,12 +74,13 @@ class Request(NamedTuple):
     subscription: Subscription | None = None
 
 
-def parse_request(text: str, coins: Collection[str]) -> Request:
+def parse_request(text: str, coins: Collection[str], channels: Collection[str] = API_CHANNELS) -> Request:
     """Return what a client's message asks for.
 
     Args:
         text: the message.
         coins: the universe; empty accepts any coin.
+        channels: what is served.
 
     Raises:
         Refused: the message is none that the venue knows, or names an unknown coin or interval.
@@ -83,7 +98,11 @@ def parse_request(text: str, coins: Collection[str]) -> Request:
     if method not in ("subscribe", "unsubscribe") or not isinstance(body, dict):
         raise unknown
     channel, coin = body.get("type"), body.get("coin")
-    if not isinstance(channel, str) or channel not in CHANNELS or not isinstance(coin, str):
+    if not isinstance(channel, str) or channel not in channels:
+        raise unknown
+    if channel in VENUE_WIDE:
+        return Request(method, _venue_wide(channel, body))
+    if not isinstance(coin, str):
         raise unknown
     subscription = Subscription(
         channel=channel,
@@ -96,6 +115,13 @@ def parse_request(text: str, coins: Collection[str]) -> Request:
     if (coins and subscription.coin not in coins) or not fits(subscription):
         raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
     return Request(method, subscription)
+
+
+def _venue_wide(channel: str, body: dict[str, Any]) -> Subscription:
+    dex = body.get("dex")
+    if dex is not None and (channel not in _OF_A_DEX or not isinstance(dex, str)):
+        raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
+    return Subscription(channel, "", dex=dex)
 
 
 def ack_text(method: str, subscription: Subscription) -> str:

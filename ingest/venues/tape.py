@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ingest.venues.frames import Block, Frame, Funding, Print, Quote
-from ingest.venues.market import Listing
 from ingest.venues.market_spec import PRICE_DECIMALS
+from ingest.venues.universe import Listing
 from storage.clock import MS_NS
 from storage.errors import CaptureError
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ingest.venues.answers import Answers
 from ingest.venues.board import Board
 from ingest.venues.market import Market
 from ingest.venues.simulated import SimulatedVenue
@@ -421,7 +422,7 @@ def test_no_request_can_break_the_venue(body: Any, inner: Any) -> None:
     board = warm_board()
     wrapped = body | {"req": inner} if isinstance(body, dict) else body
     with contextlib.suppress(Refused):
-        json.loads(board.info(json.dumps(wrapped).encode()))
+        json.loads(Answers(board).info(json.dumps(wrapped).encode()))
     with contextlib.suppress(Refused):
         asked = parse_request(json.dumps({"method": "subscribe", "subscription": body}), {"BTC"}).subscription
         assert asked is not None

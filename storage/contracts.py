@@ -272,11 +272,19 @@ LAGS: Final = Contract(
         Column("channel", TEXT, "the channel, as the venue names it"),
         Column("ts_from", TS, "open of the minute of receipt"),
         Column("frames", I64, "frames with a venue time that came in that minute", low=1),
-        Column("p50_ms", F64, "median of the lags that are not negative; null where all are", nullable=True, low=0.0),
+        Column(
+            "p50_ms",
+            F64,
+            "median of the lags that are not negative; null where all are",
+            nullable=True,
+            low=0.0,
+        ),
         Column("p90_ms", F64, "their 90th percentile, to 5 %", nullable=True, low=0.0),
         Column("p99_ms", F64, "their 99th percentile, to 5 %", nullable=True, low=0.0),
         Column("max_ms", F64, "the longest", nullable=True, low=0.0),
-        Column("negative", I64, "frames that seem to come from the future: one of the two clocks is off", low=0),
+        Column(
+            "negative", I64, "frames that seem to come from the future: one of the two clocks is off", low=0
+        ),
         _KNOWABLE,
     ),
     key=("journal", "channel", "ts_from"),
@@ -296,7 +304,9 @@ CLOCKS: Final = Contract(
         ),
         Column("ts", TS, "our time in the middle between question and answer"),
         Column("offset_ms", F64, "our clock less the other; above zero, ours is ahead"),
-        Column("uncertainty_ms", F64, "the truth lies within this of the offset: half the round trip", low=0.0),
+        Column(
+            "uncertainty_ms", F64, "the truth lies within this of the offset: half the round trip", low=0.0
+        ),
         _KNOWABLE,
     ),
     key=("journal", "source", "ts"),
@@ -407,14 +417,31 @@ FUNDING: Final = Contract(
 
 INSTRUMENTS: Final = Contract(
     "instruments",
-    "What a venue lists, as it said at `ts_knowable_ns`; a later row for the same instrument replaces it from then.",
+    "What a venue lists, as it said at `ts_knowable_ns`: a row holds from then until the next of the same instrument, "
+    "as the view `instruments_valid` shows. A name that was recycled is a new instrument, with `~2` behind it. "
+    "Written by the recorder and by replay, one row for each change.",
     (
         _INSTRUMENT,
         Column("venue", TEXT, "the venue"),
         Column("kind", TEXT, "perp, spot, ..."),
         Column("symbol", TEXT, "the venue's own name"),
+        Column("dex", TEXT, "the perp dex that lists it; empty: the first, or no perp"),
+        Column(
+            "asset_index",
+            I64,
+            "its place in that dex's universe; null: the venue has none",
+            nullable=True,
+            low=0,
+        ),
         Column("size_decimals", I32, "decimals of a size", nullable=True, low=0, high=18),
+        Column("quote", TEXT, "the token it is paid or margined in; null: not said", nullable=True),
+        _amount("max_leverage", "the most leverage; null: not said, or spot", nullable=True),
+        Column(
+            "state", TEXT, "`absent`: no longer in the answer at all", one_of=("listed", "delisted", "absent")
+        ),
         Column("is_delisted", FLAG, "no longer trades"),
+        Column("generation", I32, "1, and one more each time the name was recycled", low=1),
+        Column("session", TEXT, "the calendar of its sessions: `always`, or `us_equities`"),
         _KNOWABLE,
     ),
     key=("instrument", "ts_knowable_ns"),

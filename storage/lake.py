@@ -54,6 +54,15 @@ _BARS_LATEST: Final = """
     QUALIFY row_number() OVER (PARTITION BY instrument, width, ts_open ORDER BY revision DESC) = 1
 """
 
+_INSTRUMENTS_VALID: Final = """
+    CREATE VIEW instruments_valid AS
+    SELECT *, ts_knowable_ns AS valid_from_ns,
+           lead(ts_knowable_ns) OVER (PARTITION BY instrument ORDER BY ts_knowable_ns) AS valid_to_ns
+    FROM instruments
+"""
+
+_VIEWS: Final = {"bars_latest": _BARS_LATEST, "instruments_valid": _INSTRUMENTS_VALID}
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -318,24 +327,35 @@ class Lake:
         if rows.num_rows == 0:
             return 0
         self._connection.register("incoming", rows.select(contract.schema.names))
-        self._connection.execute(f"INSERT INTO {contract.name} SELECT *, ?, ? FROM incoming", list(stamp))
+        self._connection.execute(
+            # By name: a column that was added later stands last in the table.
+            f"INSERT INTO {contract.name} BY NAME SELECT *, ? AS ts_ingested_ns, ? AS batch FROM incoming",
+            list(stamp),
+        )
         self._connection.unregister("incoming")
         return rows.num_rows
 
     def _make_tables(self) -> None:
-        found = self._connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
-        ).fetchall()
-        held = {row[0] for row in found}
-        missing = [contract for contract in CONTRACTS.values() if contract.name not in held]
-        if not missing:
+        """Make what a lake lacks: tables, views, and columns that an older release did not know; those are null."""
+        held: dict[str, set[str]] = {}
+        for table, column in self._connection.execute(
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake'"
+        ).fetchall():
+            held.setdefault(table, set()).add(column)
+        steps = []
+        for contract in CONTRACTS.values():
+            columns = [(item.name, f"{item.name} {_SQL_TYPES[item.type]}") for item in contract.stored_schema]
+            if contract.name not in held:
+                steps.append(f"CREATE TABLE {contract.name} ({', '.join(text for _, text in columns)})")
+            else:
+                new = [text for name, text in columns if name not in held[contract.name]]
+                steps += [f"ALTER TABLE {contract.name} ADD COLUMN {text}" for text in new]
+        steps += [make for name, make in _VIEWS.items() if name not in held]
+        if not steps:
             return
         self._connection.execute("BEGIN TRANSACTION")
-        for contract in missing:
-            columns = ", ".join(f"{item.name} {_SQL_TYPES[item.type]}" for item in contract.stored_schema)
-            self._connection.execute(f"CREATE TABLE {contract.name} ({columns})")
-        if "bars" not in held:
-            self._connection.execute(_BARS_LATEST)
+        for step in steps:
+            self._connection.execute(step)
         self._connection.execute("COMMIT")
 
     @contextmanager

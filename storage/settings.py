@@ -47,6 +47,7 @@ _ABOVE_ZERO: Final = (
     "socket_silence_s",
     "commit_s",
     "clock_check_s",
+    "refused_wait_s",
     "slow_book_s",
     "silence_factor",
     "silence_least_s",
@@ -119,6 +120,8 @@ class RecordSettings:
     """Messages sent to the venue a second, over all sockets; its limit is 2000 a minute. Shards share it."""
     handshakes_per_minute: int = 30
     """New connections a minute, over all sockets, which is the venue's limit. Shards share it."""
+    refused_wait_s: float = 15.0
+    """A handshake that the venue answered with 429 is tried again after this long at the earliest."""
     slow_book_s: float = 5.0
     """How often the venue sends the book of 20 levels; a watchdog reports when it no longer does."""
     silence_factor: float = 3.0
@@ -171,11 +174,6 @@ class GaiaexSettings:
     """Seconds between questions for symbols, time and health."""
 
     def __post_init__(self) -> None:
-        if len(self.symbols) > self.max_sockets:
-            raise SettingsError(
-                f"gaiaex.symbols names {len(self.symbols)} symbols, gaiaex.max_sockets allows {self.max_sockets}",
-                hint="name fewer, or share them out over several recorders",
-            )
         for name in ("handshakes_per_s", "max_sockets", "heartbeat_silence_s", "relay_stale_s", "poll_s"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"gaiaex.{name} is {getattr(self, name)}", hint="set it above zero")

@@ -5,14 +5,14 @@ Source: the venue's documentation as of 2026-08-22 (websocket, subscriptions, in
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import httpx
 import msgspec
 
+from ingest.patterns import nearest
 from storage.clock import MS_NS
 from storage.errors import InstrumentError, VenueError
 
@@ -56,13 +56,15 @@ class Listing(msgspec.Struct, rename="camel"):
 
     name: str
     sz_decimals: int
-    is_delisted: bool = False
+    is_delisted: bool | None = None
+    max_leverage: int | None = None
 
 
-class Meta(msgspec.Struct):
-    """What the first perp dex lists; delisted rows stay, keeping their positions."""
+class Meta(msgspec.Struct, rename="camel"):
+    """What one perp dex lists; delisted rows stay, keeping their positions. Its margin is held in one token."""
 
     universe: list[Listing]
+    collateral_token: int | None = None
 
 
 async def ask(info_url: str, request: dict[str, Any], *, timeout_s: float = 10.0) -> bytes:
@@ -129,7 +131,7 @@ def check_coins(coins: Sequence[str], meta: Meta) -> None:
         if coin in traded or coin.startswith("@") or "/" in coin or ":" in coin:
             continue
         why = "is delisted" if any(item.name == coin for item in meta.universe) else "is not listed"
-        near = _nearest(coin, traded)
+        near = nearest(coin, traded)
         raise InstrumentError(
             f"{coin!r} {why} on {VENUE} (names are byte-exact)",
             hint=f"did you mean {near}?" if near else "see the names with: tickwalk instruments",
@@ -144,15 +146,15 @@ def instrument_rows(meta: Meta, knowable_ns: int) -> list[dict[str, Any]]:
             "venue": VENUE,
             "kind": "perp",
             "symbol": item.name,
+            "dex": "",
+            "asset_index": position,
             "size_decimals": item.sz_decimals,
-            "is_delisted": item.is_delisted,
+            "max_leverage": item.max_leverage,
+            "state": "delisted" if item.is_delisted else "listed",
+            "is_delisted": bool(item.is_delisted),
+            "generation": 1,
+            "session": "always",
             "ts_knowable_ns": knowable_ns,
         }
-        for item in meta.universe
+        for position, item in enumerate(meta.universe)
     ]
-
-
-def _nearest(coin: str, traded: Iterable[str]) -> str:
-    by_fold = {name.casefold(): name for name in traded}
-    close = difflib.get_close_matches(coin.casefold(), by_fold, n=1, cutoff=0.5)
-    return by_fold[close[0]] if close else ""

@@ -91,8 +91,10 @@ class Budget:
         """Wait for room and spend; who came first goes first."""
         loop = asyncio.get_running_loop()
         async with self._turn:
-            while (wait_s := self.take(weight, loop.time())) > 0.0:
+            wait_s = self.take(weight, loop.time())
+            while wait_s > 0.0:
                 await asyncio.sleep(wait_s)
+                wait_s = self.take(weight, loop.time())
 
     def _wait_s(self, at: int, weight: int, now_s: float) -> float:
         self._forget(at, now_s)

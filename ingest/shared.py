@@ -1,0 +1,60 @@
+"""What do all sockets of one recorder have in common?"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ingest.budget import Budget
+from ingest.plan import Venue
+from ingest.watchdogs import Watchdogs
+from storage.clock import TimeSource
+from storage.settings import Settings
+
+
+class Sink(Protocol):
+    """Who takes what the sockets hear."""
+
+    def opened(self, connection: int, about: dict[str, str]) -> None:
+        """A connection was opened: `url`, `venue`, `socket` (the plan's name) and, at GaiaEx, `symbol`."""
+
+    def closed(self, connection: int, cause: str) -> None:
+        """That connection was lost."""
+
+    def frame(self, connection: int, body: bytes) -> None:
+        """A frame arrived."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all links of a recorder have in common.
+
+    Args:
+        settings: sections `record` and `gaiaex`.
+        sink: takes frames and the news of connections.
+        messages: messages to Hyperliquid, which the venue counts over all connections.
+        handshakes: new connections, by venue; the chain's explorer counts as Hyperliquid.
+        watchdogs: told of what is subscribed.
+        random_source: draws the waits before reconnects.
+        clock: when a subscription was confirmed, for the watchdogs.
+        next_number: gives every connection its number.
+        has_timers: ping, pace, and end silent sockets; false where time is the venue's and not the wall's.
+        ends_with_venue: a clean close (1000) by the venue ends a link instead of a reconnect.
+        reading: not set while nobody may read.
+    """
+
+    settings: Settings
+    sink: Sink
+    messages: Budget
+    handshakes: dict[Venue, Budget]
+    watchdogs: Watchdogs
+    random_source: random.Random
+    clock: TimeSource
+    next_number: Callable[[], int]
+    has_timers: bool
+    ends_with_venue: bool
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+    is_paused: bool = False

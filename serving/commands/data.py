@@ -136,22 +136,40 @@ def sql(
 
 def instruments(
     context: typer.Context,
+    pattern: Annotated[
+        str, typer.Argument(help="Only symbols like this, such as xyz:* or kPEPE; byte-exact.")
+    ] = "*",
+    every: Annotated[
+        bool, typer.Option("--all", help="Also those that are delisted, absent, or had a name before.")
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
-    """List what the venue lists, or listed, by its newest answer in the lake."""
+    """List what the venues list, by their newest answers in the lake.
+
+    A name that was recycled is a new instrument with `~2` behind its id; what held when is in the view
+    `instruments_valid`.
+    """
     from storage.lake import Lake
 
     query = """
-        SELECT instrument, size_decimals, is_delisted FROM instruments
-        QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_knowable_ns DESC) = 1 ORDER BY instrument
+        SELECT instrument, symbol, dex, state, size_decimals, quote, max_leverage, session,
+               epoch_ms(valid_from_ns // 1000000) AS since
+        FROM instruments_valid WHERE valid_to_ns IS NULL AND symbol GLOB ? AND (state = 'listed' OR ?)
+        ORDER BY venue, dex, symbol, generation
     """
     with Lake.open(settings_of(context), read_only=True) as lake:
-        rows = lake.query(query)
-    if rows.num_rows == 0:
+        held = lake.query("SELECT count(*) AS rows FROM instruments")["rows"][0].as_py()
+        rows = lake.query(query, (pattern, every))
+    if held == 0:
         raise RangeError(
             "the lake holds no instruments yet", hint="they come with the first: tickwalk record"
         )
-    print_table(rows, form)
+    if rows.num_rows == 0:
+        raise RangeError(
+            f"no instrument that is listed has a symbol like {pattern!r}",
+            hint="see them all with: tickwalk instruments --all",
+        )
+    print_table(rows.drop(["symbol"]), form)
 
 
 @imports.command()

@@ -152,10 +152,13 @@ def instruments(
     from storage.lake import Lake
 
     query = """
-        SELECT instrument, symbol, dex, state, size_decimals, quote, max_leverage, session,
-               epoch_ms(valid_from_ns // 1000000) AS since
-        FROM instruments_valid WHERE valid_to_ns IS NULL AND symbol GLOB ? AND (state = 'listed' OR ?)
-        ORDER BY venue, dex, symbol, generation
+        WITH newest AS (
+            SELECT *, coalesce(state, if(is_delisted, 'delisted', 'listed')) AS now  -- null in the first release
+            FROM instruments_valid WHERE valid_to_ns IS NULL
+        )
+        SELECT instrument, now AS state, size_decimals AS decimals, max_leverage AS leverage, quote, session,
+               strftime(make_timestamp(valid_from_ns // 1000), '%Y-%m-%d %H:%M') AS since
+        FROM newest WHERE symbol GLOB ? AND (now = 'listed' OR ?) ORDER BY venue, dex, symbol, generation
     """
     with Lake.open(settings_of(context), read_only=True) as lake:
         held = lake.query("SELECT count(*) AS rows FROM instruments")["rows"][0].as_py()
@@ -169,7 +172,7 @@ def instruments(
             f"no instrument that is listed has a symbol like {pattern!r}",
             hint="see them all with: tickwalk instruments --all",
         )
-    print_table(rows.drop(["symbol"]), form)
+    print_table(rows, form)
 
 
 @imports.command()

@@ -48,9 +48,8 @@ class Due:
     """Books of 5 levels, and fast contexts."""
     second: bool = False
     contexts: bool = False
-
-    def __bool__(self) -> bool:
-        return self.slow or self.fast or self.second or self.contexts
+    block: bool = False
+    """Whether there is a block at all: the end of the tape brings only what was held back."""
 
 
 class Line(ABC):

@@ -159,11 +159,10 @@ class Pump:
             slow=block.slow_book,
             fast=block.fast_book,
             second=second != self._last_second,
+            block=True,
             contexts=any(frame.channel in ("activeAssetCtx", "activeSpotAssetCtx") for frame in block.frames),
         )
         self._last_second = second
-        if not frames and not due:
-            return
         clock = CLOCK_FRAME % self.clock_ns if self._pace.is_virtual else None
         for line in tuple(self.lines):
             await line.stream(frames, clock, due)

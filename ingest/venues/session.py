@@ -172,7 +172,5 @@ def _is_due(item: Subscription, due: Due, printed: Collection[str]) -> bool:
             return item.coin in printed
         case "l2Book":
             return due.fast if item.fast else due.slow
-        case "explorerBlock":
-            return True
         case channel:
             return bool(getattr(due, CADENCE[channel]))

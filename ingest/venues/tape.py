@@ -1,7 +1,8 @@
 """How is a recorded capture served as if it were the venue?
 
 Frames go out byte for byte as recorded, in their order; one receipt time is one block. Answers to someone
-else's requests (acknowledgements, pongs, errors) are left out, since the server gives its own.
+else's requests (acknowledgements, pongs, errors) are left out, since the server gives its own. Books, contexts and
+blocks of the chain come only if they were recorded; candles are made of the prints where the tape has none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import msgspec
 
 from ingest.venues.frames import Block, Frame, Funding, Print, Quote
 from ingest.venues.market_spec import PRICE_DECIMALS
+from ingest.venues.subscriptions import VENUE_WIDE, Subscription
 from ingest.venues.universe import Listing
 from storage.clock import MS_NS
 from storage.errors import CaptureError
 
-_SERVED = ("trades", "bbo", "l2Book", "candle", "activeAssetCtx")
+_OF_COINS = ("trades", "bbo", "l2Book", "candle", "activeAssetCtx", "activeSpotAssetCtx")
+_SERVED = (*_OF_COINS, *(VENUE_WIDE - {"explorerBlock"}))
+_BLOCKS = b'[{"blockTime"'
 
 
 class _Message(msgspec.Struct):
@@ -37,6 +41,11 @@ class _OfCoin(msgspec.Struct):
     coin: str = ""
     s: str = ""
     i: str = ""
+    fast: bool = False
+
+
+class _OfDex(msgspec.Struct):
+    dex: str = ""
 
 
 class _Level(msgspec.Struct):
@@ -55,6 +64,7 @@ _decode_message = msgspec.json.Decoder(_Message).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_trade = msgspec.json.Decoder(_Trade).decode
 _decode_of_coin = msgspec.json.Decoder(_OfCoin).decode
+_decode_of_dex = msgspec.json.Decoder(_OfDex).decode
 _decode_bbo = msgspec.json.Decoder(_Bbo).decode
 
 
@@ -101,6 +111,8 @@ class Tape:
 
 def read_frame(raw: bytes) -> Frame | None:
     """Return a recorded message as a frame, or None for one that is no message of a public stream."""
+    if raw.startswith(_BLOCKS):
+        return Frame("explorerBlock:", "explorerBlock", "", raw.decode())
     try:
         message = _decode_message(raw)
         if message.channel not in _SERVED:
@@ -110,13 +122,20 @@ def read_frame(raw: bytes) -> Frame | None:
             prints = tuple(_read_print(item) for item in _decode_raws(message.data))
             coin = prints[0].coin if prints else ""
             return Frame(f"trades:{coin}", "trades", coin, text, prints)
+        if message.channel in VENUE_WIDE:
+            # fastAssetCtxs is a text, spotAssetCtxs a list: only an object can name a dex.
+            is_object = bytes(message.data).startswith(b"{")
+            dex = _decode_of_dex(message.data).dex if is_object else ""
+            return Frame(f"{message.channel}:{dex}", message.channel, "", text)
         of = _decode_of_coin(message.data)
         quote = _read_quote(message.data) if message.channel == "bbo" else None
     except (msgspec.MsgspecError, ValueError):
         return None
     if message.channel == "candle":
         return Frame(f"candle:{of.s}:{of.i}", "candle", of.s, text)
-    return Frame(f"{message.channel}:{of.coin}", message.channel, of.coin, text, (), quote)
+    wanted = "activeAssetCtx" if message.channel == "activeSpotAssetCtx" else message.channel
+    key = Subscription(wanted, of.coin, fast=of.fast).key
+    return Frame(key, message.channel, of.coin, text, (), quote)
 
 
 def scan_listings(frames: Iterable[tuple[int, bytes]]) -> tuple[Listing, ...]:

@@ -24,8 +24,9 @@ CADENCE: Final = {
     "assetCtxs": "contexts",
     "spotAssetCtxs": "contexts",
     "fastAssetCtxs": "fast",
+    "explorerBlock": "block",
 }
-"""When each channel is due: once a second, with the contexts, or each half second where something changed."""
+"""When each channel is due: once a second, with the contexts, each half second where something changed, always."""
 
 _GENESIS_HEIGHT: Final = 600_000_000
 _NO_CONTEXT: Final = context_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +28,14 @@ def market(**changes: Any) -> Market:
 
 
 @asynccontextmanager
-async def client(venue: SimulatedVenue) -> AsyncIterator[ClientConnection]:
-    async with connect(venue.ws_url, compression=None, ping_interval=None, close_timeout=0.2) as socket:
+async def connected(url: str) -> AsyncIterator[ClientConnection]:
+    async with connect(url, compression=None, ping_interval=None, close_timeout=0.2) as socket:
         yield socket
+
+
+def client(venue: SimulatedVenue) -> AbstractAsyncContextManager[ClientConnection]:
+    """Return a connection to the venue's API."""
+    return connected(venue.ws_url)
 
 
 async def subscribe(socket: ClientConnection, channel: str, coin: str, **more: Any) -> None:
@@ -65,8 +70,15 @@ class Heard:
                 message = json.loads(frame)
             except ValueError:
                 continue
-            out.append(message)
+            if isinstance(message, dict):
+                out.append(message)
         return out
+
+    @property
+    def lists(self) -> list[list[dict[str, Any]]]:
+        """Return the messages that are bare lists, as the explorer sends them."""
+        parsed = (json.loads(frame) for frame in self.frames if frame[:1] in ("[", b"["))
+        return [rows for rows in parsed if isinstance(rows, list)]
 
     def of(self, channel: str, coin: str | None = None) -> list[Any]:
         """Return the data of a channel's messages."""

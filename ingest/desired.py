@@ -29,7 +29,7 @@ _CLAIMS: Final[tuple[tuple[str, str], ...]] = (
 
 @dataclass(slots=True)
 class _Entry:
-    phase: Literal["asked", "held", "leaving", "refused"]
+    phase: Literal["asked", "held", "renewed", "leaving", "refused"]
     at_s: float
     tries: int = 1
 
@@ -84,16 +84,13 @@ class Desired:
         """Start over: a new connection carries nothing."""
         self._entries.clear()
 
-    def renew(self, wanted: Wanted, now_s: float) -> str | None:
-        """Give up a subscription so that it is asked for anew; return the message that ends it.
-
-        Nothing is to be said where it is not held: it is being asked for already.
-        """
+    def renew(self, wanted: Wanted) -> bool:
+        """Have a subscription ended and asked for anew; false where it is not held, thus being asked for already."""
         entry = self._entries.get(wanted)
         if entry is None or entry.phase != "held" or wanted not in self._wanted:
-            return None
-        self._entries[wanted] = _Entry("leaving", now_s)
-        return _message("unsubscribe", wanted)
+            return False
+        entry.phase = "renewed"
+        return True
 
     def overdue(self, now_s: float) -> list[Wanted]:
         """Return what was asked for and not answered in time."""
@@ -107,6 +104,9 @@ class Desired:
         """Return the next message to send, taken as sent; None when all is said for now."""
         for want in self._wanted:
             entry = self._entries.get(want)
+            if entry is not None and entry.phase == "renewed":
+                self._entries[want] = _Entry("leaving", now_s)
+                return _message("unsubscribe", want)
             if entry is None or (entry.phase in ("asked", "leaving") and now_s >= self._due_s(entry)):
                 # An end that was never confirmed counts as one: asking again shows what the venue thinks.
                 tries = entry.tries + 1 if entry is not None and entry.phase == "asked" else 1
@@ -114,7 +114,7 @@ class Desired:
                 return _message("subscribe", want)
         for want in [want for want in self._entries if want not in self._wanted]:
             entry = self._entries[want]
-            if entry.phase in ("asked", "held"):
+            if entry.phase in ("asked", "held", "renewed"):
                 self._entries[want] = _Entry("leaving", now_s)
                 return _message("unsubscribe", want)
             if entry.phase == "refused" or (now_s >= self._due_s(entry) and entry.tries >= _LEAVE_TRIES):
@@ -153,7 +153,7 @@ class Desired:
         entry = self._entries[want]
         if method == "subscribe":
             # An end that was asked for in the meantime stands; its own answer is still to come.
-            if entry.phase == "leaving":
+            if entry.phase in ("renewed", "leaving"):
                 return None
             entry.phase = "held"
             return News(want, "held")

@@ -76,7 +76,7 @@ class Link:
 
     def renew(self, wanted: Wanted) -> None:
         """Give one subscription up and ask for it again."""
-        if self.desired.renew(wanted, _now_s()):
+        if self.desired.renew(wanted):
             self._news.set()
 
     def cut(self, cause: str) -> None:

@@ -75,7 +75,9 @@ class Rest:
         self._gets = Budget(Limit(max(1, _GETS.most // parts), _GETS.per_s))
         self._clock = clock or WallTime()
         self._random = random_source or random.Random()
-        self._client = httpx.AsyncClient(timeout=record.rest_timeout_s)
+        # One silent answer must not take the time of the tries after it.
+        patience = httpx.Timeout(record.rest_timeout_s / 3, connect=record.connect_timeout_s)
+        self._client = httpx.AsyncClient(timeout=patience)
 
     async def __aenter__(self) -> Self:
         return self

@@ -56,12 +56,8 @@ class Board:
         """Blocks of the chain so far."""
         self.seed = source.seed
         self.wide = Wide(self)
-        self._depths = {
-            item.name: Depth(item.name, source.seed, item.level_size, item.price_decimals, item.size_decimals)
-            for item in source.listings
-            if source.makes_books
-        }
-        self._decimals_of = {item.name: (item.price_decimals, item.size_decimals) for item in source.listings}
+        self._listings = {item.name: item for item in source.listings}
+        self._depths: dict[str, Depth] = {}
         self._recent: dict[str, deque[Print]] = {}
         self._quotes: dict[str, Quote] = {}
         self._latest: dict[str, str] = {}
@@ -165,7 +161,7 @@ class Board:
         if subscription.significant_figures is not None:
             digits = math.floor(math.log10(quote.bid)) + 1
             step = 10.0 ** (digits - subscription.significant_figures) * (subscription.mantissa or 1)
-        return self._depths[coin].book_data(
+        return self._depth(coin).book_data(
             quote,
             time_ms=self.now_ms,
             levels=FAST_LEVELS if subscription.fast else BOOK_LEVELS,
@@ -176,12 +172,9 @@ class Board:
 
     def depth_data(self, quote: Quote, levels: int) -> str:
         """Return the book behind an earlier quote; of a tape, which has none, the quote alone."""
-        depth = self._depths.get(quote.coin)
-        if depth is None:
-            depth = Depth(quote.coin, self.seed, 1.0, *self.decimals(quote.coin))
-            levels = 1
         missing = self.schedule.missing_sides(quote.coin)
-        return depth.book_data(quote, time_ms=quote.time_ms, levels=levels, without=missing)
+        levels = levels if self.makes_books else 1
+        return self._depth(quote.coin).book_data(quote, time_ms=quote.time_ms, levels=levels, without=missing)
 
     def candles(self, coin: str) -> CandleBook | None:
         """Return the candles of a coin as of now, or None where it never printed."""
@@ -196,7 +189,16 @@ class Board:
 
     def decimals(self, coin: str) -> tuple[int, int]:
         """Return price and size decimals; a coin that no one lists gets the most that the venue allows."""
-        return self._decimals_of.get(coin, (6, 6))
+        listing = self._listings.get(coin)
+        return (6, 6) if listing is None else (listing.price_decimals, listing.size_decimals)
+
+    def _depth(self, coin: str) -> Depth:
+        depth = self._depths.get(coin)
+        if depth is None:
+            listing = self._listings.get(coin)
+            size = listing.level_size if listing is not None else 0.0
+            depth = self._depths[coin] = Depth(coin, self.seed, size, *self.decimals(coin))
+        return depth
 
     def _make(self, subscription: Subscription) -> str | None:
         if subscription.channel in VENUE_WIDE:

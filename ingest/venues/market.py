@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -85,15 +86,7 @@ class Market:
             )
             for coin in spec.coins
         )
-        rng = np.random.default_rng([spec.seed, 2])
-        digits = rng.bytes(20 * ADDRESSES).hex()
-        self._addresses = [f"0x{digits[40 * i : 40 * i + 40]}" for i in range(ADDRESSES)]
-        self.fundings = tuple(
-            Funding(coin.name, *row)
-            for coin in spec.coins
-            if coin.listed and kind_of(coin.name) == "perp"
-            for row in past_fundings(rng, warm_up_ms(spec) + 1, FUNDING_HOURS)
-        )
+        self._addresses, self.fundings = _before(spec)
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks from the warm-up to the end of the span; a block with nothing in it is left out."""
@@ -155,6 +148,20 @@ class Market:
             batch.append(Print(name, time_ms, tid, price, size, text))
         if batch:
             frames[last].append(Frame(key, channel, name, trades_text(batch), tuple(batch)))
+
+
+@lru_cache(maxsize=4)
+def _before(spec: MarketSpec) -> tuple[list[str], tuple[Funding, ...]]:
+    """Return the addresses of a market, and what was paid before its first block."""
+    rng = np.random.default_rng([spec.seed, 2])
+    digits = rng.bytes(20 * ADDRESSES).hex()
+    fundings = tuple(
+        Funding(coin.name, *row)
+        for coin in spec.coins
+        if coin.listed and kind_of(coin.name) == "perp"
+        for row in past_fundings(rng, warm_up_ms(spec) + 1, FUNDING_HOURS)
+    )
+    return [f"0x{digits[40 * i : 40 * i + 40]}" for i in range(ADDRESSES)], fundings
 
 
 def _add_quotes(

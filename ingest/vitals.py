@@ -1,0 +1,219 @@
+"""How is a recorder doing, in one frozen picture a second?
+
+The recorder makes one `Vitals` a second. Metrics, health, the live view and the dead-man alert all read it and
+nothing else; it is also written, whole or not at all, to `recorder/<recording>.json` below the home. That file is
+the heartbeat: who reads it needs neither the recorder's process nor Airflow.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import psutil
+
+from storage.clock import DAY_NS, NS
+from storage.errors import JournalError
+from storage.settings import Settings
+
+State = Literal["starting", "recording", "ending", "ended", "failed"]
+
+SUFFIX: Final = ".json"
+# An ended recording's last signs are of use for a while, to see what it ended with.
+_OLD_NS: Final = 7 * DAY_NS
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelVitals:
+    """One channel: frames so far, and the lag of its newest minute."""
+
+    frames: int
+    lag_p50_ms: float | None = None
+    lag_p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GapVitals:
+    """The newest gap of an instrument; `to_ns` is None while it lasts."""
+
+    from_ns: int
+    to_ns: int | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentVitals:
+    """One instrument.
+
+    Args:
+        age_s: since its last frame on any channel; None before the first.
+        prints_per_min: prints received in the last 60 s.
+        statuses: of its last bars of the first width, oldest first; at most 30 are shown.
+        observed_share: how much of these bars was watched, 0 to 1; None before the first bar.
+        last_gap: None where there was none.
+    """
+
+    age_s: float | None = None
+    prints_per_min: float = 0.0
+    statuses: tuple[str, ...] = ()
+    observed_share: float | None = None
+    last_gap: GapVitals | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """A recorder's vital signs at `now_ns`, by its own clock (which is the venue's where a recording follows that).
+
+    Args:
+        recording, shard: its name, and its part of the instruments (`record.shard`; empty: all).
+        pid: its process.
+        frame_age_s, commit_age_s: since the last frame of any socket, and since the lake took a batch.
+        frames, trades, bars, quarantined, reconnects: counts since it started.
+        unsent_batches: made, and not yet taken by the lake.
+        backlog_frames: received, and not yet processed.
+        lost_frames: given up because a consumer lagged; the journal says where.
+        journal_bytes: of this recording.
+        disk_free_bytes, disk_days_left: of the home's disk, at the pace of the last hour.
+        clock_offset_ms: our clock less the other, by source.
+        clock_verdict: `ok`, `off` or `unknown`.
+        clock_steps: how often our clock was set.
+        error: why a failed one failed.
+    """
+
+    recording: str
+    state: State
+    started_ns: int
+    now_ns: int
+    shard: str = ""
+    pid: int = 0
+    frames: int = 0
+    frames_per_s: float = 0.0
+    frame_age_s: float | None = None
+    trades: int = 0
+    bars: int = 0
+    quarantined: int = 0
+    reconnects: int = 0
+    channels: dict[str, ChannelVitals] = field(default_factory=dict)
+    instruments: dict[str, InstrumentVitals] = field(default_factory=dict)
+    connections_open: int = 0
+    connections_wanted: int = 0
+    subscriptions_acked: int = 0
+    subscriptions_missing: int = 0
+    unsent_batches: int = 0
+    backlog_frames: int = 0
+    lost_frames: int = 0
+    journal_bytes: int = 0
+    disk_free_bytes: int = 0
+    disk_days_left: float | None = None
+    clock_offset_ms: dict[str, float] = field(default_factory=dict)
+    clock_verdict: Literal["ok", "off", "unknown"] = "unknown"
+    clock_steps: int = 0
+    resident_bytes: int = 0
+    commit_age_s: float | None = None
+    error: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it says that it runs."""
+        return self.state in ("starting", "recording", "ending")
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Vital signs, and when they were written by the wall."""
+
+    beat_ns: int
+    vitals: Vitals
+
+
+class Pace:
+    """How fast a total grows, over the last `window_s`."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_ns = int(window_s * NS)
+        self._points: deque[tuple[int, int]] = deque()
+
+    def add(self, now_ns: int, total: int) -> float:
+        """Take a total and return its growth a second; 0 until there are two of them."""
+        points = self._points
+        points.append((now_ns, total))
+        while len(points) > 2 and points[1][0] <= now_ns - self._window_ns:
+            points.popleft()
+        first_ns, first = points[0]
+        return (total - first) * NS / (now_ns - first_ns) if now_ns > first_ns else 0.0
+
+
+def days_left(free_bytes: int, bytes_per_s: float) -> float | None:
+    """Return the days until a disk is full at this pace; None where it does not fill."""
+    return free_bytes / (bytes_per_s * 86_400) if bytes_per_s > 0 else None
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has in RAM."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what an ordinary user may still write to a folder's disk."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def write_heartbeat(settings: Settings, vitals: Vitals, *, beat_ns: int | None = None) -> Path:
+    """Write a recording's vital signs, whole or not at all, and return where.
+
+    Raises:
+        JournalError: the home cannot be written; a caller goes on recording, for silence is what alerts.
+    """
+    path = settings.recorder_dir / f"{vitals.recording}{SUFFIX}"
+    part = path.with_suffix(".part")
+    try:
+        settings.recorder_dir.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.encode(Heartbeat(beat_ns or time.time_ns(), vitals)))
+        part.replace(path)
+    except OSError as error:
+        raise JournalError(f"the heartbeat {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def read_heartbeats(settings: Settings) -> list[Heartbeat]:
+    """Return the newest heartbeat of each shard: a recording that another one succeeded is of no more interest."""
+    newest: dict[str, Heartbeat] = {}
+    for path in sorted(settings.recorder_dir.glob(f"*{SUFFIX}")):
+        beat = read_heartbeat(path)
+        if beat is None:
+            continue
+        held = newest.get(beat.vitals.shard)
+        # By when they were written: the clock of a simulated recording may be any.
+        if held is None or (beat.vitals.is_running, beat.beat_ns) > (held.vitals.is_running, held.beat_ns):
+            newest[beat.vitals.shard] = beat
+    return [newest[shard] for shard in sorted(newest)]
+
+
+def read_heartbeat(path: Path) -> Heartbeat | None:
+    """Return a heartbeat, or None where the file is gone or no heartbeat of this version."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Heartbeat)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def clear_heartbeats(settings: Settings, *, shard: str, now_ns: int) -> None:
+    """Forget the heartbeats of a shard's earlier recordings; a recorder does so when it begins.
+
+    An ended one is kept for a week. One that says that it runs, and does not, was killed: its successor takes over.
+    """
+    for path in settings.recorder_dir.glob(f"*{SUFFIX}"):
+        beat = read_heartbeat(path)
+        is_past = beat is not None and beat.vitals.shard == shard and not _is_alive(beat.vitals)
+        if is_past and beat is not None and (beat.vitals.is_running or now_ns - beat.beat_ns > _OLD_NS):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(vitals: Vitals) -> bool:
+    return vitals.is_running and vitals.pid > 0 and psutil.pid_exists(vitals.pid)

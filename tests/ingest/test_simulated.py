@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
 import sys
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -455,25 +457,25 @@ async def test_leaving_the_venue_leaves_no_task_behind() -> None:
     assert not left
 
 
-def test_serving_says_where_and_ends_on_ctrl_c() -> None:
-    program = (
-        "from ingest.venues.market import Market\n"
-        "from ingest.venues.market_spec import MarketSpec\n"
-        "from ingest.venues.serve import serve\n"
-        "from ingest.venues.simulated import SimulatedVenue\n"
-        "from storage.logs import configure_logs\n"
-        "configure_logs()\n"
-        "stats = serve(SimulatedVenue(Market(MarketSpec())), announce=lambda line: print(line, flush=True))\n"
-        "print('sent', stats.connections)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+def test_serving_says_where_and_ends_on_ctrl_c(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.cli", "--home", str(tmp_path), "serve-venue", "--port", "0"]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root
+    ) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith("websocket  ws://127.0.0.1:")
-            assert process.stdout.readline().startswith("info       http://127.0.0.1:")
+            said = list(itertools.takewhile(lambda line: "Ctrl-C" not in line, process.stdout))
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=20)
+            process.communicate(timeout=20)
         finally:
             process.kill()
     assert process.returncode == 0
-    assert rest == "sent 0\n"
+    told = {words[0]: words[1] for line in said if (words := line.split())[0].count(".") == 1}
+    assert {key: url.split("/", 3)[3] for key, url in told.items()} == {
+        "record.ws_url": "ws",
+        "record.info_url": "info",
+        "record.explorer_url": "explorer",
+        "gaiaex.ws_url": "gaia/ws/market",
+        "gaiaex.rest_url": "gaia/v1/trade",
+    }

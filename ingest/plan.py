@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 from zlib import crc32
 
+from ingest.venues.gaiaex import socket_url
 from storage.errors import SettingsError
 from storage.settings import Settings
 
@@ -274,16 +275,6 @@ def _gaia(settings: Settings, symbols: Sequence[str]) -> list[SocketPlan]:
             hint=f"name fewer in gaiaex.symbols, or split them: record.shard = 1/{-(-len(symbols) // most)} and so on",
         )
     return [
-        SocketPlan(f"gaiaex-{symbol}", "gaiaex", gaia_url(settings.gaiaex.ws_url, symbol), symbol=symbol)
+        SocketPlan(f"gaiaex-{symbol}", "gaiaex", socket_url(settings.gaiaex.ws_url, symbol), symbol=symbol)
         for symbol in symbols
     ]
-
-
-def gaia_url(base: str, symbol: str) -> str:
-    """Return the socket of a symbol's book; spot pairs have a path of their own.
-
-    >>> gaia_url("wss://host/ws/market", "xyz:AAPL"), gaia_url("wss://host/ws/market/", "PURR/USDC")
-    ('wss://host/ws/market/xyz:AAPL', 'wss://host/ws/market/spot/PURR%2FUSDC')
-    """
-    is_spot = symbol.startswith("@") or "/" in symbol
-    return f"{base.rstrip('/')}{'/spot' if is_spot else ''}/{quote(symbol, safe=':@')}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.plan import SocketPlan, Wanted, explorer_url, gaia_url, parse_shard, plan, shard_of, twinned
+from ingest.plan import SocketPlan, Wanted, explorer_url, parse_shard, plan, shard_of, twinned
 from storage.errors import SettingsError
 from storage.settings import GaiaexSettings, RecordSettings, Settings
 
@@ -174,18 +174,14 @@ def test_the_explorer_belongs_to_the_network_of_the_feed() -> None:
 
 
 def test_gaiaex_has_a_socket_a_symbol() -> None:
-    sockets = plan(settings(), ["BTC"], ["BTC", "xyz:AAPL", "@145"])[2:]
+    sockets = plan(settings(), ["BTC"], ["BTC", "xyz:AAPL", "PURR/USDC"])[2:]
     assert [(socket.symbol, socket.url.rsplit("/market", 1)[1], socket.wanted) for socket in sockets] == [
         ("BTC", "/BTC", ()),
         ("xyz:AAPL", "/xyz:AAPL", ()),
-        ("@145", "/spot/@145", ()),
+        ("PURR/USDC", "/spot/PURR%2FUSDC", ()),
     ]
     few = Settings(record=RecordSettings(explorer_url=""), gaiaex=GaiaexSettings(max_sockets=2))
     with pytest.raises(
         SettingsError, match=r"3 GaiaEx symbols need as many sockets; gaiaex\.max_sockets is 2"
     ):
         plan(few, ["BTC"], ["A", "B", "C"])
-
-
-def test_a_slash_in_a_symbol_is_encoded() -> None:
-    assert gaia_url("wss://h/ws/market", "PURR/USDC") == "wss://h/ws/market/spot/PURR%2FUSDC"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -132,9 +133,11 @@ class Probe:
         """Subscribe to channels on one socket, and make a finding of each."""
         sends = [json.dumps({"method": "subscribe", "subscription": item}) for item in asked]
         opened = await self._record(venue, name, url, sends, {})
+        if opened.failure:
+            self._note(opened, venue, f"{name}, {len(asked)} channels", url, False, opened.failure)
+            return
         for channel, heard in notes.hear(opened.frames, asked).items():
-            note = opened.failure or heard.describe(self._seconds)
-            self._note(opened, venue, channel, url, heard.answered, note)
+            self._note(opened, venue, f"{name} {channel}", url, heard.answered, heard.describe(self._seconds))
 
     # GaiaEx.
 
@@ -281,4 +284,7 @@ class _Opened:
 
 
 def _describe(error: BaseException) -> str:
+    """Return why nothing was reached, in the words of the system where it has some."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -20,9 +20,6 @@ from functools import lru_cache
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
-import holidays
-from holidays.constants import HALF_DAY, PUBLIC
-
 from storage.clock import NS
 
 Session = Literal["regular", "extended", "internal", "always"]
@@ -68,7 +65,22 @@ def session_at(instrument: str, ts_ns: int) -> Session:
 @lru_cache(maxsize=4096)
 def _close_of(day: date) -> time | None:
     """Return when the NYSE closes on a day, or None where it does not open."""
-    if day.weekday() >= 5 or day in holidays.financial_holidays("NYSE", years=day.year, categories=(PUBLIC,)):
+    if day.weekday() >= 5:
         return None
-    is_half = day in holidays.financial_holidays("NYSE", years=day.year, categories=(HALF_DAY,))
-    return _EARLY_CLOSE if is_half else _CLOSE
+    closed, half = _nyse(day.year)
+    if day in closed:
+        return None
+    return _EARLY_CLOSE if day in half else _CLOSE
+
+
+@lru_cache(maxsize=64)
+def _nyse(year: int) -> tuple[frozenset[date], frozenset[date]]:
+    """Return the holidays and the half days of a year."""
+    import holidays  # half a second, which only instruments with a calendar are worth
+    from holidays.constants import HALF_DAY, PUBLIC
+
+    closed, half = (
+        frozenset(holidays.financial_holidays("NYSE", years=year, categories=(kind,)))
+        for kind in (PUBLIC, HALF_DAY)
+    )
+    return closed, half

@@ -198,12 +198,17 @@ def instrument_id(symbol: str) -> str:
 
 
 def twin_of(instrument: str) -> str:
-    """Return the Hyperliquid instrument that a GaiaEx one relays: the one of the same raw name.
+    """Return the Hyperliquid name, as the id of its first contract, that a GaiaEx instrument relays.
 
-    >>> twin_of("gaiaex|perp|xyz:AAPL")
+    Both venues write it alike. Which contract has that name now is the registry's to say: a name recycled on one
+    venue need not be on the other.
+
+    >>> twin_of("gaiaex|perp|xyz:AAPL~2")
     'hyperliquid|perp|xyz:AAPL'
     """
-    return f"{HYPERLIQUID}|{instrument.partition('|')[2]}"
+    _, kind, name = instrument.split("|", 2)
+    symbol, mark, generation = name.rpartition("~")
+    return f"{HYPERLIQUID}|{kind}|{symbol if mark and generation.isdigit() else name}"
 
 
 def path_segment(symbol: str) -> str:

@@ -103,7 +103,7 @@ def test_each_trouble_is_found_alone_and_told_with_its_values(
 def test_a_recorder_that_is_well_is_no_trouble() -> None:
     assert kinds(beat()) == []
     assert kinds(beat(disk_days_left=None, frame_age_s=59.0, unsent_batches=12)) == []
-    just_begun = {"started_ns": NOW_NS - 5 * NS, "frame_age_s": None, "state": "starting"}
+    just_begun: dict[str, Any] = {"started_ns": NOW_NS - 5 * NS, "frame_age_s": None, "state": "starting"}
     assert kinds(beat(**just_begun)) == []
 
 

@@ -29,6 +29,7 @@ NEW_YORK: Final = ZoneInfo("America/New_York")
 # `xyz` states this calendar; the other two list shares and indices of the same market and are taken to follow it.
 _EQUITY_DEXES: Final = frozenset({"xyz", "cash", "km"})
 _DAY_BEGINS_EARLY: Final = timedelta(hours=4)
+_MINUTE_NS: Final = 60 * NS
 _OPEN: Final = time(9, 30)
 _CLOSE: Final = time(16)
 _EARLY_CLOSE: Final = time(13)
@@ -54,8 +55,13 @@ def session_at(instrument: str, ts_ns: int) -> Session:
     """
     if calendar_of(instrument) == "always":
         return "always"
+    return _session_of(ts_ns // _MINUTE_NS)
+
+
+@lru_cache(maxsize=4096)  # one clock for all instruments: bars ask for the same minute many times
+def _session_of(minute: int) -> Session:
     # The wall in New York decides; what a day is must not move with daylight saving time.
-    local = datetime.fromtimestamp(ts_ns // NS, UTC).astimezone(NEW_YORK).replace(tzinfo=None)
+    local = datetime.fromtimestamp(minute * 60, UTC).astimezone(NEW_YORK).replace(tzinfo=None)
     closes = _close_of((local + _DAY_BEGINS_EARLY).date())
     if closes is None:
         return "internal"

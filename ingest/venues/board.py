@@ -64,7 +64,7 @@ class Board:
         self._candles: dict[str, CandleBook] = {}
         self._fundings: dict[str, deque[Funding]] = {}
         self._texts: dict[str, str | None] = {}
-        for row in source.fundings:
+        for row in filter(lambda row: self.schedule.is_known(row.coin), source.fundings):
             self._keep_funding(row)
 
     def observe(self, block: Block) -> None:

@@ -83,8 +83,9 @@ class Pump:
             if block.time_ms >= start_ms:
                 self._blocks = itertools.chain((block,), blocks)
                 break
-            self._board.observe(block)
-            self._relay.observe(block)
+            past = self._board.schedule.apply_past(block)
+            self._board.observe(past)
+            self._relay.observe(past)
             deque(self._relay.due(block.clock_ns, is_past=True), maxlen=0)
         self._board.now_ms = start_ms
         for feed in FEEDS:

@@ -5,6 +5,7 @@ Unlike a fault of delivery, what is told here is what the venue knows too: `/inf
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -116,7 +117,7 @@ class Schedule:
         self._emptied = {coin for coin in self._emptied if self.is_dark(coin)}
         self._frozen = {coin: text for coin, text in self._frozen.items() if self.is_dark(coin)}
         frames = [new for frame in block.frames if (new := self._change(frame)) is not None]
-        fundings = [row for row in block.fundings if self._is_shown(row.coin) and not self.is_dark(row.coin)]
+        fundings = [row for row in block.fundings if self.is_known(row.coin) and not self.is_dark(row.coin)]
         slow, last_ms = block.slow_book, self._last_ms
         self._last_ms = block.time_ms
         for item in self._on():
@@ -129,17 +130,25 @@ class Schedule:
             frames = [shifted(frame, offset_ms) for frame in frames]
         return Block(time_ms, block.clock_ns, frames, fundings, slow, block.fast_book)
 
+    def apply_past(self, block: Block) -> Block:
+        """Return what happened at a block before the first instant served: nothing of a coin not listed yet."""
+        if not self._acts:
+            return block
+        frames = [frame for frame in block.frames if self.is_known(frame.coin)]
+        fundings = [row for row in block.fundings if self.is_known(row.coin)]
+        return dataclasses.replace(block, frames=frames, fundings=fundings)
+
+    def is_known(self, coin: str) -> bool:
+        """Return whether a coin is in the universe; an empty one knows any."""
+        return not coin or self.universe.knows(coin)
+
     def _on(self) -> list[Windowed]:
         return [item for item in self._windows if item.holds(self._now_s)]
-
-    def _is_shown(self, coin: str) -> bool:
-        names = self.universe.names
-        return not coin or not names or coin in names
 
     def _change(self, frame: Frame) -> Frame | None:
         """Return a frame as it is now, or None where it does not come to pass."""
         coin = frame.coin
-        if not self._is_shown(coin):
+        if not self.is_known(coin):
             return None
         missing = self.missing_sides(coin)
         if not missing:

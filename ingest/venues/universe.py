@@ -86,6 +86,10 @@ class Universe:
         """Return a row, delisted ones among them."""
         return self._rows.get(name)
 
+    def knows(self, name: str) -> bool:
+        """Return whether a coin has a row; where there is no universe, every coin has."""
+        return name in self._rows or not self._known
+
     def trades(self, name: str) -> bool:
         """Return whether a coin is listed and not delisted; where there is no universe, everything is."""
         row = self._rows.get(name)

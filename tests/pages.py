@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from serving.metrics import VitalsCollector
 from storage.describe import describe_tables
 from storage.settings import known_keys
+from tests.serving.signs import poorly_watched, vitals
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -48,9 +50,22 @@ def _docs_of(kind: ast.ClassDef) -> dict[str, str]:
     return docs
 
 
+def describe_metrics() -> str:
+    """Return a table of every metric that a recorder exports: name, kind, labels, and what it says."""
+    lines = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    for family in VitalsCollector(lambda: vitals(instruments=poorly_watched())).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = sorted({label for sample in family.samples for label in sample.labels})
+        lines.append(
+            f"| `{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation} |"
+        )
+    return "\n".join(lines)
+
+
 BLOCKS: Final[tuple[tuple[str, str, Callable[[], str]], ...]] = (
     ("docs/tables.md", "tables", describe_tables),
     ("docs/operations.md", "settings", describe_settings),
+    ("docs/recorder.md", "metrics", describe_metrics),
 )
 """Page, name of the block in it, and what it must say."""
 

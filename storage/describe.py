@@ -6,7 +6,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from storage.contracts import BYTES, CONTRACTS, F64, FLAG, I32, I64, TEXT, TS, Column, Contract
+from storage.contracts import BYTES, CONTRACTS, F64, F64S, FLAG, I32, I64, TEXT, TS, Column, Contract
 
 _TYPES: Final[dict[pa.DataType, str]] = {
     TS: "TIMESTAMPTZ",
@@ -16,6 +16,7 @@ _TYPES: Final[dict[pa.DataType, str]] = {
     TEXT: "VARCHAR",
     FLAG: "BOOLEAN",
     BYTES: "BLOB",
+    F64S: "DOUBLE[]",
 }
 # Every number with a fraction has a unit; a new one is an error here until it is told.
 _UNITS: Final = {
@@ -26,6 +27,9 @@ _UNITS: Final = {
     **dict.fromkeys(("size", "bid_size", "ask_size", "volume", "buy_volume", "open_interest"), "base"),
     **dict.fromkeys(("notional", "day_notional"), "quote"),
     **dict.fromkeys(("funding_rate", "premium"), "share"),
+    **dict.fromkeys(("bid_px", "ask_px"), "quote per base"),
+    **dict.fromkeys(("bid_sz", "ask_sz"), "base"),
+    "max_leverage": "times",
     **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "max_ms", "offset_ms", "uncertainty_ms"), "ms"),
 }
 _SUFFIXES: Final = {"_ns": "ns, UTC", "_ms": "ms", "_h": "hours"}
@@ -78,7 +82,7 @@ def _type(column: Column) -> str:
 def _unit(column: Column) -> str:
     if column.type == TS:
         return "us, UTC"
-    if column.type == F64:
+    if column.type in (F64, F64S):
         return _UNITS[column.name]
     return next((unit for suffix, unit in _SUFFIXES.items() if column.name.endswith(suffix)), "")
 

@@ -8,7 +8,6 @@ of the same coin cross each other is no fault: one runs behind the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Final, Literal, Protocol
 
 from ingest.decode import Level
@@ -47,13 +46,15 @@ def unusable_book(book: Book, mode: Mode = "slow") -> str:
 def _unusable_side(name: str, levels: Sequence[Level], most: int, sign: int) -> str:
     if len(levels) > most:
         return f"{len(levels)} {name}s are more than {most}"
+    before = 0.0
     for number, level in enumerate(levels):
-        if not 0.0 < level.px < _LARGEST or not 0.0 < level.sz < _LARGEST:
-            return f"{name} {number} ({level.sz:g} at {level.px:g}) is not above 0 and below {_LARGEST:g}"
-    for number, (better, worse) in enumerate(pairwise(levels), 1):
-        if not sign * (worse.px - better.px) > 0.0:
+        price = level.px
+        if not 0.0 < price < _LARGEST or not 0.0 < level.sz < _LARGEST:
+            return f"{name} {number} ({level.sz:g} at {price:g}) is not above 0 and below {_LARGEST:g}"
+        if number and not sign * (price - before) > 0.0:
             rule = "rise" if sign > 0 else "fall"
-            return f"{name}s do not {rule}: {worse.px:g} follows {better.px:g} at level {number}"
+            return f"{name}s do not {rule}: {price:g} follows {before:g} at level {number}"
+        before = price
     return ""
 
 

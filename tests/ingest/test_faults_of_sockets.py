@@ -21,14 +21,17 @@ from tests.ingest.wire import SMALL, answer, ask, client, connected, follow, lis
 
 
 async def test_only_the_ordered_socket_is_cut() -> None:
-    async with faulty(Disconnect(at_s=30, socket=0), streams=2) as venue:
-        async with client(venue) as first, client(venue) as second:
-            await subscribe(first, "trades", "BTC")
-            await subscribe(second, "trades", "BTC")
-            cut = await listen(first)
-            async with client(venue) as third:
-                await subscribe(third, "trades", "BTC")
-                other, late = await listen(second), await listen(third)
+    async with (
+        faulty(Disconnect(at_s=30, socket=0), streams=2) as venue,
+        client(venue) as first,
+        client(venue) as second,
+    ):
+        await subscribe(first, "trades", "BTC")
+        await subscribe(second, "trades", "BTC")
+        cut = await listen(first)
+        async with client(venue) as third:
+            await subscribe(third, "trades", "BTC")
+            other, late = await listen(second), await listen(third)
     assert cut.code is None
     assert (other.code, late.code) == (1000, 1000)
     assert 28 < since_start_s(cut.of("tickwalkClock")[-1]) <= 31

@@ -1,0 +1,1 @@
+"""Drills: what happens to the whole when the network, the disk or the clock fails?"""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ingest.discovery import Registry
 from ingest.venues import gaiaex
+from serving.cli import main
 from storage.clock import NS
 from storage.contracts import INSTRUMENTS
 from storage.errors import InstrumentError
@@ -159,3 +160,25 @@ def test_recorded_answers_are_understood(file: str, names: tuple[str, ...], quot
     rows = registry.take({"type": "allPerpMetas" if isinstance(answer, list) else "meta"}, answer, NOW)
     assert tuple(item["symbol"] for item in rows) == registry.listed() == names
     assert {item["quote"] for item in rows} == quotes
+
+
+def test_the_command_lists_what_trades_and_on_demand_what_did(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry()
+    with Lake.open(settings) as lake:
+        for number, answer in enumerate([meta("A", "BTC"), meta(row("A", 5), row("BTC", isDelisted=True))]):
+            rows = registry.take(META, answer, NOW + number * NS)
+            lake.commit({"instruments": INSTRUMENTS.rows(rows)}, batch_id=str(number))
+
+    def listed(*words: str) -> list[tuple[str, str]]:
+        main(["--home", str(settings.home), "instruments", *words, "--format", "json"])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return [(line["instrument"].removeprefix("hyperliquid|perp|"), line["state"]) for line in lines]
+
+    assert listed() == [("A~2", "listed")]
+    assert listed("--all") == [("A", "delisted"), ("A~2", "listed"), ("BTC", "delisted")]
+    assert listed("B*", "--all") == [("BTC", "delisted")]
+    with pytest.raises(SystemExit):
+        main(["--home", str(settings.home), "instruments", "a*"])
+    assert "no instrument that is listed has a symbol like 'a*'" in capsys.readouterr().err

@@ -31,7 +31,6 @@ from ingest.offhost import Content, Store, content_of, open_store
 from ingest.replay import CAPTURE
 from storage.clock import DAY_NS, TimeSource, WallTime, iso
 from storage.errors import JournalError, LakeError
-from storage.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 
@@ -241,6 +240,8 @@ def _why_not(settings: Settings, held: Holding, store: Store | None, last_frame:
 
 
 def _lake_of(settings: Settings) -> LastFrame:
+    from storage.lake import Lake  # a second to load, and only a removal asks it
+
     def ask(recording: str) -> int | None:
         with Lake.open(settings, read_only=True) as lake:
             frame: int | None = lake.query(_LAST_FRAME, [recording])["frame"][0].as_py()

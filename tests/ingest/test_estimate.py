@@ -50,7 +50,7 @@ def tape(since_s: float, until_s: float, *, channels: tuple[str, ...]) -> Iterat
 
 def test_the_default_figures_are_near_a_real_tape(settings: Settings, tmp_path: Path) -> None:
     """Trades and quotes; the slow book of that day came ten times as often as it does today."""
-    size_bytes, span_s = journal_of(tape(0, 600, channels=("trades", "bbo")), tmp_path / "made")
+    size_bytes, span_s = journal_of(tape(0, 400, channels=("trades", "bbo")), tmp_path / "made")
     told = estimate(settings, coins=COINS, channels=("trades", "bbo"), free=10**12)
     # Each print is carried by `record.twins` sockets; the capture has it once.
     once = sum(
@@ -61,10 +61,10 @@ def test_the_default_figures_are_near_a_real_tape(settings: Settings, tmp_path: 
 
 
 def test_the_last_recording_tells_more_than_the_defaults(settings: Settings, tmp_path: Path) -> None:
-    """The first ten minutes, as a recording of this home, foretell the ten after them."""
+    """The first minutes, as a recording of this home, foretell those after them."""
     channels = ("trades", "bbo", "l2Book")
-    journal_of(tape(0, 600, channels=channels), settings.journal_dir / "hyperliquid-1")
-    size_bytes, span_s = journal_of(tape(600, 1_200, channels=channels), tmp_path / "made")
+    journal_of(tape(0, 400, channels=channels), settings.journal_dir / "hyperliquid-1")
+    size_bytes, span_s = journal_of(tape(400, 800, channels=channels), tmp_path / "made")
     told = estimate(settings, coins=COINS, channels=channels)
     assert {line.source for line in told.lines} == {"recording hyperliquid-1"}
     told_bytes = told.journal_bytes_per_day * span_s / 86_400

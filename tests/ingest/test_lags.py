@@ -33,7 +33,7 @@ def one_by_one(frames: list[tuple[float, int]]) -> Lags:
     return lags
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(FRAMES, st.lists(st.integers(0, 80), max_size=4))
 def test_many_frames_at_once_count_as_one_by_one(frames: list[tuple[float, int]], cuts: list[int]) -> None:
     """However they are cut into lots."""
@@ -47,7 +47,7 @@ def test_many_frames_at_once_count_as_one_by_one(frames: list[tuple[float, int]]
     assert bulk.settle(START_NS + 10 * MINUTE_NS) == single.settle(START_NS + 10 * MINUTE_NS)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0.01, 1e7), min_size=1, max_size=400))
 def test_percentiles_are_within_five_percent_of_sorting(values: list[float]) -> None:
     (row,) = one_by_one([(value, 0) for value in values]).settle(START_NS + NS)
@@ -56,7 +56,7 @@ def test_percentiles_are_within_five_percent_of_sorting(values: list[float]) -> 
     assert row["max_ms"] == max(values)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(FRAMES)
 def test_every_frame_is_in_exactly_one_row_and_the_rows_fit_the_contract(
     frames: list[tuple[float, int]],

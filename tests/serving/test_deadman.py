@@ -22,24 +22,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from ingest.vitals import (
-    Pace,
-    Vitals,
-    clear_heartbeats,
-    days_left,
-    read_heartbeat,
-    read_heartbeats,
-    write_heartbeat,
-)
+from ingest.vitals import write_heartbeat
 from serving import cli
 from serving.deadman import Alert, Deadman, look_once, send
-from serving.troubles import Trouble, judge
-from storage.clock import DAY_NS, NS
+from serving.troubles import Trouble
+from storage.clock import NS
 from storage.settings import AlertSettings, Settings, load_settings
-from tests.serving.signs import NOW_NS, beat, poorly_watched, vitals
+from tests.serving.signs import NOW_NS, vitals
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = AlertSettings()
 
 
 def with_alert(settings: Settings, **changes: Any) -> Settings:
@@ -68,96 +59,6 @@ def webhook(*, status: int = 200) -> Iterator[tuple[str, Queue[dict[str, Any]]]]
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def kinds(*beats: Any) -> list[str]:
-    return [trouble.kind for trouble in judge(beats, NOW_NS, LIMITS)]
-
-
-# What is wrong.
-
-
-@pytest.mark.parametrize(
-    ("changes", "kind", "says"),
-    [
-        ({"frame_age_s": 61.0}, "silent", "received its last frame 61 s ago; 3 of 3 sockets open"),
-        ({"frame_age_s": None}, "silent", "3.0 h ago"),
-        ({"disk_days_left": 6.9}, "disk", "6.9 days until the disk is full (72.0 GB free)"),
-        ({"clock_verdict": "off"}, "clock", "-3 ms against ntp, +12 ms against venue"),
-        ({"instruments": poorly_watched()}, "coverage", "1 of 3 .* hyperliquid|perp|ETH 93%"),
-        ({"unsent_batches": 13}, "lake", "13 batches wait"),
-        ({"lost_frames": 5}, "lost frames", "5 frames were given up"),
-        ({"state": "failed", "error": "disk full"}, "not running", "failed 0 s ago: disk full"),
-        ({"state": "ended"}, "not running", "ended 0 s ago"),
-    ],
-)
-def test_each_trouble_is_found_alone_and_told_with_its_values(
-    changes: dict[str, Any], kind: str, says: str
-) -> None:
-    (trouble,) = judge([beat(**changes)], NOW_NS, LIMITS)
-    assert trouble.kind == kind
-    assert says.split(" .* ")[0] in trouble.detail
-    assert says.split(" .* ")[-1] in trouble.detail
-
-
-def test_a_recorder_that_is_well_is_no_trouble() -> None:
-    assert kinds(beat()) == []
-    assert kinds(beat(disk_days_left=None, frame_age_s=59.0, unsent_batches=12)) == []
-    just_begun: dict[str, Any] = {"started_ns": NOW_NS - 5 * NS, "frame_age_s": None, "state": "starting"}
-    assert kinds(beat(**just_begun)) == []
-
-
-def test_no_heartbeat_is_silence_and_nothing_else_is_said_of_it() -> None:
-    assert kinds(beat(61, clock_verdict="off", unsent_batches=99)) == ["silent"]
-    assert kinds() == ["not running"]
-
-
-def test_every_shard_is_judged_alone() -> None:
-    troubles = judge([beat(shard="1/2"), beat(100, shard="2/2")], NOW_NS, LIMITS)
-    assert [(trouble.kind, trouble.shard) for trouble in troubles] == [("silent", "2/2")]
-
-
-# Heartbeats.
-
-
-def test_a_heartbeat_is_read_back_as_it_was_written(settings: Settings) -> None:
-    signs = vitals(instruments=poorly_watched())
-    path = write_heartbeat(settings, signs, beat_ns=NOW_NS)
-    held = read_heartbeat(path)
-    assert held is not None
-    assert (held.beat_ns, held.vitals) == (NOW_NS, signs)
-    assert [item.name for item in settings.recorder_dir.iterdir()] == [path.name], "no half file beside it"
-
-
-def test_the_newest_recording_of_a_shard_counts(settings: Settings) -> None:
-    write_heartbeat(settings, vitals(recording="old", state="ended"), beat_ns=NOW_NS - DAY_NS)
-    write_heartbeat(settings, vitals(recording="new"), beat_ns=NOW_NS)
-    write_heartbeat(settings, vitals(recording="other", shard="2/2"), beat_ns=NOW_NS)
-    (settings.recorder_dir / "broken.json").write_text("{")
-    assert [held.vitals.recording for held in read_heartbeats(settings)] == ["new", "other"]
-
-
-def test_a_recorder_forgets_its_killed_forerunner_and_keeps_the_ended(settings: Settings) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
-    write_heartbeat(settings, vitals(recording="killed", pid=dead.pid), beat_ns=NOW_NS)
-    write_heartbeat(settings, vitals(recording="ended", state="ended"), beat_ns=NOW_NS - DAY_NS)
-    write_heartbeat(settings, vitals(recording="older", state="ended"), beat_ns=NOW_NS - 9 * DAY_NS)
-    write_heartbeat(settings, vitals(recording="alive", pid=os.getpid()), beat_ns=NOW_NS)
-    write_heartbeat(settings, vitals(recording="else", shard="2/2", pid=dead.pid), beat_ns=NOW_NS)
-    clear_heartbeats(settings, shard="", now_ns=NOW_NS)
-    left = sorted(path.stem for path in settings.recorder_dir.iterdir())
-    assert left == ["alive", "else", "ended"]
-
-
-def test_a_pace_is_the_growth_over_its_window() -> None:
-    pace = Pace(10)
-    assert [pace.add(NOW_NS + second * NS, second * 50) for second in range(5)] == [0, 50, 50, 50, 50]
-    for second in range(5, 30):
-        pace.add(NOW_NS + second * NS, 250 + (second - 5) * 100)
-    assert pace.add(NOW_NS + 30 * NS, 2_750) == pytest.approx(100)
-    assert days_left(8_640_000, 100) == pytest.approx(1)
-    assert days_left(1, 0) is None
 
 
 # Telling.
@@ -360,9 +261,3 @@ def test_watching_without_anybody_to_tell_is_refused(settings: Settings) -> None
     _, said = watcher.communicate(timeout=60)
     assert watcher.returncode == 2
     assert "nobody would be told" in said
-
-
-def test_signs_are_json_that_other_programs_read(settings: Settings) -> None:
-    path = write_heartbeat(settings, vitals())
-    said = json.loads(path.read_text())["vitals"]
-    assert set(said) == {item.name for item in dataclasses.fields(Vitals)}

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingest.coverage import Ledger, Watch
+from ingest.coverage import BOOK, TRADES, Ledger
 from ingest.fold import Folded, fold_groups
 from ingest.prints import Chunk, Prints, Row
+from ingest.sessions import session_at
+from ingest.spans import Watch
 from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
 from storage.logs import get_logger
 
@@ -27,6 +29,8 @@ REOPEN_NS: Final = 600 * NS
 
 # A bar that was not fully watched waits longer, for the venue's own candle an hour after it.
 BLIND_NS: Final = 7_200 * NS
+
+_FORGET_EVERY_NS: Final = 60 * NS
 
 SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
 
@@ -40,6 +44,8 @@ class Quote:
     ask: float | None
     bid_size: float | None
     ask_size: float | None
+    is_void: bool = False
+    """What was quoted before no longer counts, and nothing has taken its place (a relay that says it is stale)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,11 @@ class _Book:
 
     first_open_ns: int
     next_open_ns: int
+    has_trades: bool = True
+    delisted_ns: int | None = None
     prints: dict[int, Prints] = field(default_factory=dict)
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
-    origins: dict[int, str] = field(default_factory=dict)
     published: dict[int, dict[str, Any]] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
@@ -84,6 +91,7 @@ class BarClock:
         self.grace_ns = grace_ns
         self.ledger = ledger
         self.too_late = 0
+        self._forget_ns = 0
         self._books: dict[str, _Book] = {}
         self._dirty: dict[str, int] = {}
 
@@ -91,15 +99,40 @@ class BarClock:
         """Return the first publishing instant later than `after_ns`."""
         return floor_ns(after_ns - self.grace_ns, self.width_ns) + self.width_ns + self.grace_ns
 
-    def add_instrument(self, instrument: str, now_ns: int) -> None:
-        """Begin an instrument's bars with the one that holds `now_ns`; a known instrument is left as it is."""
-        if instrument not in self._books:
-            opened = floor_ns(now_ns, self.width_ns)
-            self._books[instrument] = _Book(opened, opened)
+    def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
+        """Begin an instrument's bars with the one that holds `now_ns`; a known one goes on if it had ended.
+
+        Args:
+            instrument: whose bars.
+            now_ns: when it was first subscribed to, or listed again.
+            has_trades: false for a venue that publishes books only.
+        """
+        opened = floor_ns(now_ns, self.width_ns)
+        book = self._books.setdefault(instrument, _Book(opened, opened, has_trades))
+        if book.delisted_ns is not None:
+            book.delisted_ns, book.next_open_ns = None, max(book.next_open_ns, opened)
+
+    def end_instrument(self, instrument: str, at_ns: int) -> None:
+        """The venue has delisted an instrument: the bar that is open is its last, and says so."""
+        book = self._books.get(instrument)
+        if book is not None and book.delisted_ns is None:
+            book.delisted_ns = at_ns
 
     def has(self, instrument: str) -> bool:
         """Say whether bars of an instrument are made."""
         return instrument in self._books
+
+    def has_trades(self, instrument: str) -> bool:
+        """Say whether an instrument's venue publishes trades."""
+        return self._books[instrument].has_trades
+
+    def trades_of(self, instrument: str, open_ns: int) -> int | None:
+        """Return how many prints a bar that is out holds now; None for one that is no longer held."""
+        book = self._books.get(instrument)
+        if book is None or open_ns not in book.published:
+            return None
+        held = book.prints.get(open_ns)
+        return len(held) if held is not None else 0
 
     def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
         """Take a print.
@@ -187,7 +220,8 @@ class BarClock:
         for instrument in sorted(self._books):
             book = self._books[instrument]
             # An instrument taken over from an earlier recording also lacks the bars of the time in between.
-            due += [(instrument, bar) for bar in range(book.next_open_ns, close_ns, self.width_ns)]
+            until_ns = close_ns if book.delisted_ns is None else min(close_ns, book.delisted_ns)
+            due += [(instrument, bar) for bar in range(book.next_open_ns, until_ns, self.width_ns)]
             book.next_open_ns = max(book.next_open_ns, close_ns)
         return self._publish(due, now_ns)
 
@@ -198,9 +232,13 @@ class BarClock:
     def _changed(self, close_ns: int) -> list[tuple[str, int]]:
         """Return, once, the published bars to be looked at again: late prints, unproven ends, changed coverage."""
         due: list[tuple[str, int]] = []
+        is_due = close_ns >= self._forget_ns
+        if is_due:
+            self._forget_ns = close_ns + _FORGET_EVERY_NS
         for instrument in sorted(self._books):
             book = self._books[instrument]
-            self._forget(book, close_ns)
+            if is_due:
+                self._forget(book, close_ns)
             again = book.late | book.pending
             if instrument in self._dirty:
                 again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
@@ -217,7 +255,8 @@ class BarClock:
     def _row(self, instrument: str, bar: int, folded: Folded, i: int, now_ns: int) -> dict[str, Any] | None:
         book = self._books[instrument]
         close_ns = bar + self.width_ns
-        watch = self.ledger.watch(instrument, bar, close_ns, now_ns)
+        channel = TRADES if book.has_trades else BOOK
+        watch = self.ledger.watch(instrument, bar, close_ns, now_ns, channel)
         if watch.is_pending:
             book.pending.add(bar)
         held = book.published.get(bar)
@@ -226,16 +265,17 @@ class BarClock:
             "width": self.width,
             "ts_open": bar // US_NS,
             "ts_close": close_ns // US_NS,
-            "session": "always",
+            "session": session_at(instrument, bar),
             "origin": "live",
             "observed_ms": watch.observed_ns // MS_NS,
             "repaired": watch.is_repaired,
             "certified": False,
-            "trades_applicable": True,
-            **_prints(folded, i),
+            "trades_applicable": book.has_trades,
+            **(_prints(folded, i) if book.has_trades else dict.fromkeys(_TRADED)),
             **(self._market(book, bar) if held is None else {name: held[name] for name in _MARKET}),
         }
-        row["status"], row["cause"] = _status(watch, row)
+        is_delisted = book.delisted_ns is not None and book.delisted_ns < close_ns
+        row["status"], row["cause"] = ("unlisted", "delisted") if is_delisted else _status(watch, row)
         if held is not None and all(held[name] == value for name, value in row.items()):
             return None
         row["revision"] = 0 if held is None else held["revision"] + 1
@@ -249,7 +289,7 @@ class BarClock:
         quote = _last(book.quotes, bar)
         note = _last(book.contexts, bar)
         columns: dict[str, Any] = dict.fromkeys(_MARKET)
-        if quote is not None:
+        if quote is not None and not quote.is_void:
             columns |= {
                 "bid": quote.bid,
                 "ask": quote.ask,
@@ -278,6 +318,7 @@ class BarClock:
                 del notes[bar]
 
 
+_TRADED: Final = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "notional", "trades")
 _MARKET: Final = (
     "bid",
     "ask",

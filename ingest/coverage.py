@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol
 
+from ingest.spans import Gap, Part, Span, Watch, length, recent, subtract
 from storage.clock import US_NS
 
 TRADES: Final = "trades"
+BOOK: Final = "book"
+"""The one channel of an instrument without trades."""
 RECORDER_DOWN: Final = "recorder down"
 SILENT_STREAM: Final = "silent stream"
 NOT_PROVEN_YET: Final = "not proven yet"
@@ -25,46 +28,11 @@ Key = tuple[str, str]
 """(channel, instrument)"""
 
 
-@dataclass(slots=True)
-class Span:
-    """A stretch of venue time in which one key was watched on one connection."""
+class Chain(Protocol):
+    """What is known of the chain below a venue."""
 
-    connection: int
-    from_ns: int
-    to_ns: int
-
-
-@dataclass(slots=True)
-class Gap:
-    """A stretch of venue time in which one key was not watched at all."""
-
-    connection: int
-    from_ns: int
-    to_ns: int
-    cause: str
-    is_bridged: bool = False
-
-
-_Stretch = TypeVar("_Stretch", Span, Gap)
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """What the ledger knows of one bar.
-
-    Args:
-        observed_ns: how much of it was watched.
-        is_complete: all of it was watched.
-        is_repaired: what was not watched is proven to hold no other print.
-        cause: why it is neither; empty otherwise.
-        is_pending: the missing part is the end of a span that may still grow.
-    """
-
-    observed_ns: int
-    is_complete: bool
-    is_repaired: bool
-    cause: str
-    is_pending: bool
+    def was_alive(self, from_ns: int, to_ns: int) -> bool:
+        """Whether it made blocks between two instants."""
 
 
 @dataclass(slots=True)
@@ -85,15 +53,20 @@ class _Connection:
 class Ledger:
     """Keeps spans and gaps for every (channel, instrument), and the rows they become."""
 
-    def __init__(self, recording: str, *, silence_ns: int, lag_ns: int, is_inferred: bool) -> None:
+    def __init__(
+        self, recording: str, *, silence_ns: int, lag_ns: int, horizon_ns: int, is_inferred: bool
+    ) -> None:
         """Start an empty ledger.
 
         Args:
             recording: its name, first part of every row's key.
             silence_ns: an instrument silent on all channels for longer is not proven alive.
             lag_ns: how far the venue's delivery may run behind its own clock; a pong proves only up to that.
+            horizon_ns: stretches that ended longer ago are forgotten, once their rows are out.
             is_inferred: a capture without control frames: subscriptions are inferred from what arrives.
         """
+        self.chain: Chain | None = None
+        self._horizon_ns = horizon_ns
         self.recording = recording
         self._silence_ns = silence_ns
         self._lag_ns = lag_ns
@@ -105,7 +78,7 @@ class Ledger:
         self._silent: set[tuple[int, str]] = set()
         self._dirty: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
-        self._revisions: dict[tuple[object, ...], int] = {}
+        self._stalls: dict[str, Gap] = {}
 
     # What happened.
 
@@ -120,6 +93,8 @@ class Ledger:
             return
         for key, since in connection.since.items():
             self._end_span(connection, key, since, self._grown_to(connection, key, now_ns), cause, now_ns)
+        for instrument in connection.coins:
+            self._silent.discard((number, instrument))
 
     def subscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> bool:
         """The venue acknowledged a subscription (or a capture implies it). Returns whether it is new here."""
@@ -161,6 +136,21 @@ class Ledger:
         coin.recv_ns = now_ns
         connection.alive_ns = max(connection.alive_ns, stamp)
 
+    def hear_many(
+        self, number: int, instrument: str, first_ns: int, last_ns: int, stamp_ns: int | None
+    ) -> None:
+        """Take what many `hear` calls say together: when the first and the last message came, the newest venue time.
+
+        Between them the instrument was not silent beyond the limit; `stamp_ns` is not after `last_ns`.
+        """
+        self.hear(number, instrument, stamp_ns, first_ns)
+        connection = self._open[number]
+        stamp = last_ns - self._lag_ns if stamp_ns is None else stamp_ns
+        coin = connection.coins[instrument]
+        coin.event_ns = max(coin.event_ns, stamp)
+        coin.recv_ns = max(coin.recv_ns, last_ns)
+        connection.alive_ns = max(connection.alive_ns, stamp)
+
     def pong(self, number: int, now_ns: int) -> None:
         """The connection answered a ping: all that the venue had sent before has arrived."""
         connection = self._open[number]
@@ -172,10 +162,69 @@ class Ledger:
         The batch is whole after its oldest instant only (that block may be cut), hence strictly later.
         """
         for gap in self._gaps.get((TRADES, instrument), ()):
-            if oldest_ns < gap.from_ns and not gap.is_bridged:
-                gap.is_bridged = True
-                self._mark_dirty(instrument, gap.from_ns)
-                self._emit_gap((TRADES, instrument), gap, now_ns)
+            if oldest_ns < gap.from_ns and not gap.is_bridged and not gap.is_final:
+                self._bridge((TRADES, instrument), gap, "overlap", now_ns)
+
+    def confirm(self, instrument: str, open_ns: int, close_ns: int, now_ns: int) -> None:
+        """The venue's own statement counts as many prints as we hold: what was not watched of it hides nothing."""
+        key = (TRADES, instrument)
+        if any(
+            g.from_ns <= open_ns and close_ns <= g.to_ns and g.is_bridged for g in self._gaps.get(key, ())
+        ):
+            return
+        gap = Gap(-1, open_ns, close_ns, "counted by the venue")
+        self._gaps.setdefault(key, []).append(gap)
+        self._bridge(key, gap, "venue_statement", now_ns)
+
+    def has_open_gap(self, instrument: str) -> bool:
+        """Say whether the newest hole in an instrument's trades is not proven to be empty."""
+        gaps = self._gaps.get((TRADES, instrument), ())
+        newest = max(gaps, key=lambda gap: gap.to_ns, default=None)
+        return newest is not None and not newest.is_bridged and not newest.is_final
+
+    def has_left_out(self, instrument: str, times_ns: list[int], slack_ns: int) -> bool:
+        """Say whether prints that nobody had delivered show that an open stream of trades was dead.
+
+        Args:
+            instrument: whose trades.
+            times_ns: venue times of prints that were not seen before.
+            slack_ns: messages may overtake each other by so much, at the end of what was proven.
+        """
+        key = (TRADES, instrument)
+        gaps = [(g.from_ns, g.to_ns) for g in self._gaps.get(key, ())]
+        covered = subtract([(s.from_ns, s.to_ns - slack_ns) for s in self._spans.get(key, ())], gaps)
+        return any(start <= at < to for at in times_ns for start, to in covered)
+
+    def retract(self, instrument: str, from_ns: int, now_ns: int) -> None:
+        """A print came that an open stream had left out: what was watched since `from_ns` does not hold.
+
+        Args:
+            instrument: whose trades.
+            from_ns: the newest print that the stream had delivered.
+            now_ns: the present; the stream was subscribed to anew just now.
+        """
+        self._add_gap(-1, (TRADES, instrument), from_ns, now_ns, SILENT_STREAM, now_ns, overrides=True)
+
+    def stall(self, scope: str, from_ns: int, cause: str) -> None:
+        """Watching is in vain from an instant on: of one instrument, or of a venue's, whose ids begin with `scope`."""
+        if scope not in self._stalls:
+            self._stalls[scope] = Gap(-1, from_ns, 1 << 62, cause, overrides=True, is_final=True)
+            self._mark_scope(scope, from_ns)
+
+    def is_stalled(self, scope: str) -> bool:
+        """Say whether watching an instrument, or a scope of them, is in vain now."""
+        return scope in self._stalls
+
+    def resume(self, scope: str, to_ns: int, now_ns: int) -> None:
+        """Watching is worth something again."""
+        gap = self._stalls.pop(scope, None)
+        if gap is None:
+            return
+        gap.to_ns = max(to_ns, gap.from_ns)
+        for key in self._keys(scope):
+            self._gaps.setdefault(key, []).append(gap)
+        self._mark_scope(scope, gap.from_ns)
+        self._emit_gap(("*" if scope.endswith("|") else BOOK, scope), gap, now_ns)
 
     def restore(self, key: Key, span: Span | None, gap: Gap | None, cause: str) -> None:
         """Take over what an earlier recording knew: a span or a gap, and why watching ended."""
@@ -192,34 +241,70 @@ class Ledger:
         """Return the numbers of the connections that are open."""
         return list(self._open)
 
-    def watch(self, instrument: str, open_ns: int, close_ns: int, now_ns: int) -> Watch:
-        """Say how much of `[open_ns, close_ns)` of an instrument's trades was watched, and what proves it."""
-        key = (TRADES, instrument)
-        covered = [(s.from_ns, s.to_ns) for s in _recent(self._spans.get(key, ()), open_ns)]
+    def is_open(self, number: int) -> bool:
+        """Say whether a connection is open."""
+        return number in self._open
+
+    def is_subscribed(self, number: int, channel: str, instrument: str) -> bool:
+        """Say whether an open connection carries a stream."""
+        return (channel, instrument) in self._open[number].since
+
+    def newest_ns(self, instrument: str) -> int:
+        """Return the newest venue time heard of an instrument on any open connection; 0 for none."""
+        coins = (connection.coins.get(instrument) for connection in self._open.values())
+        return max((coin.event_ns for coin in coins if coin is not None), default=0)
+
+    def proven_ns(self, number: int, channel: str, instrument: str, now_ns: int) -> int:
+        """Return up to where an open stream is proven."""
+        return self._grown_to(self._open[number], (channel, instrument), now_ns)
+
+    def held(self) -> list[tuple[int, str, str]]:
+        """Return (connection, channel, instrument) of every open stream."""
+        return [(c.number, *key) for c in self._open.values() for key in c.since]
+
+    def watch(
+        self, instrument: str, open_ns: int, close_ns: int, now_ns: int, channel: str = TRADES
+    ) -> Watch:
+        """Say how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it."""
+        key = (channel, instrument)
+        covered: list[Part] = [(s.from_ns, s.to_ns) for s in recent(self._spans.get(key, ()), open_ns)]
         is_open = False
         for connection in self._open.values():
             if key in connection.since:
                 is_open = True
                 covered.append((connection.since[key], self._grown_to(connection, key, now_ns)))
-        missing = _subtract([(open_ns, close_ns)], covered)
-        observed_ns = close_ns - open_ns - sum(to - start for start, to in missing)
+        bar = [(open_ns, close_ns)]
+        gaps = recent(self._gaps.get(key, ()), open_ns) + [
+            gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)
+        ]
+        vain = [(g.from_ns, g.to_ns) for g in gaps if g.overrides]
+        missing = subtract(bar, covered)
+        if vain:
+            missing = subtract(bar, subtract(subtract(bar, missing), vain))
+        observed_ns = close_ns - open_ns - length(missing)
         if not missing:
             return Watch(observed_ns, True, False, "", False)
-        gaps = list(_recent(self._gaps.get(key, ()), open_ns))
-        lacking = _subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
+        lacking = subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
         if not lacking:
             return Watch(observed_ns, False, True, "", False)
-        cause, is_pending = self._why(lacking, gaps, is_open, instrument)
+        cause, is_pending = self._why(lacking, gaps, is_open, key)
         return Watch(observed_ns, False, False, cause, is_pending)
 
     def tick(self, now_ns: int) -> None:
-        """Notice instruments that have just been silent for too long."""
+        """Notice instruments that have just been silent for too long, and forget what is long over."""
         for connection in self._open.values():
             for instrument, coin in connection.coins.items():
                 mark = (connection.number, instrument)
                 if now_ns - coin.recv_ns > self._silence_ns and mark not in self._silent:
                     self._silent.add(mark)
                     self._mark_dirty(instrument, coin.event_ns)
+        long_ago_ns = now_ns - self._horizon_ns
+        for spans in self._spans.values():
+            if spans and spans[0].to_ns < long_ago_ns:
+                spans[:] = recent(spans, long_ago_ns)
+        for gaps in self._gaps.values():
+            if gaps and gaps[0].to_ns < long_ago_ns:
+                gaps[:] = recent(gaps, long_ago_ns)
 
     def take_dirty(self) -> dict[str, int]:
         """Return, once, the venue time from which each instrument's bars must be looked at again."""
@@ -263,72 +348,86 @@ class Ledger:
         if not self._is_watched_elsewhere(connection.number, key):
             self._lost[key] = (until, cause)
 
-    def _add_gap(self, number: int, key: Key, from_ns: int, to_ns: int, cause: str, now_ns: int) -> None:
+    def _add_gap(
+        self,
+        number: int,
+        key: Key,
+        from_ns: int,
+        to_ns: int,
+        cause: str,
+        now_ns: int,
+        overrides: bool = False,
+    ) -> None:
         if to_ns <= from_ns:
             return
-        gap = Gap(number, from_ns, to_ns, cause)
+        if self.chain is not None and not overrides and self.chain.was_alive(from_ns, to_ns):
+            cause = f"{cause}; chain alive"
+        gap = Gap(number, from_ns, to_ns, cause, overrides=overrides)
         self._gaps.setdefault(key, []).append(gap)
         self._mark_dirty(key[1], from_ns)
         self._emit_gap(key, gap, now_ns)
 
+    def _bridge(self, key: Key, gap: Gap, evidence: str, now_ns: int) -> None:
+        gap.is_bridged, gap.evidence = True, evidence
+        self._mark_dirty(key[1], gap.from_ns)
+        self._emit_gap(key, gap, now_ns)
+
+    def _keys(self, scope: str) -> list[Key]:
+        """Return the keys of instruments within a scope."""
+        held = {key for connection in self._open.values() for key in connection.since} | set(self._spans)
+        return sorted(key for key in held if _is_within(key[1], scope))
+
+    def _mark_scope(self, scope: str, from_ns: int) -> None:
+        for _, instrument in self._keys(scope):
+            self._mark_dirty(instrument, from_ns)
+
     def _mark_dirty(self, instrument: str, from_ns: int) -> None:
         self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
 
-    def _why(
-        self, lacking: list[tuple[int, int]], gaps: Iterable[Gap], is_open: bool, instrument: str
-    ) -> tuple[str, bool]:
+    def _why(self, lacking: list[Part], gaps: Iterable[Gap], is_open: bool, key: Key) -> tuple[str, bool]:
         start, to = max(lacking, key=lambda part: part[1] - part[0])
         for gap in gaps:
             if gap.from_ns < to and start < gap.to_ns and not gap.is_bridged:
                 return gap.cause, False
-        lost = self._lost.get((TRADES, instrument))
+        lost = self._lost.get(key)
         if lost is not None and to > lost[0]:
             return lost[1], False
-        first = min((s.from_ns for s in self._spans.get((TRADES, instrument), ())), default=None)
-        opened = [
-            c.since[(TRADES, instrument)] for c in self._open.values() if (TRADES, instrument) in c.since
-        ]
+        first = min((s.from_ns for s in self._spans.get(key, ())), default=None)
+        opened = [c.since[key] for c in self._open.values() if key in c.since]
         earliest = min([*opened, *([first] if first is not None else [])], default=None)
         if earliest is None or to <= earliest:
             return RECORDER_DOWN, False
-        if is_open and any((c.number, instrument) in self._silent for c in self._open.values()):
+        if is_open and any((c.number, key[1]) in self._silent for c in self._open.values()):
             return SILENT_STREAM, False  # if it speaks again, the gap that this makes marks the bars dirty
         return NOT_PROVEN_YET, is_open
 
     def _emit_span(self, key: Key, span: Span, cause: str, now_ns: int) -> None:
-        self._emit(
-            key, span.connection, span.from_ns, span.to_ns, "watched", cause, self._evidence, False, now_ns
-        )
+        self._emit(key, span, "watched", cause, self._evidence, False, 0, now_ns)
 
     def _emit_gap(self, key: Key, gap: Gap, now_ns: int) -> None:
-        evidence = "overlap" if gap.is_bridged else self._evidence
-        self._emit(
-            key, gap.connection, gap.from_ns, gap.to_ns, "gap", gap.cause, evidence, gap.is_bridged, now_ns
-        )
+        gap.revision += 1
+        evidence = gap.evidence or self._evidence
+        self._emit(key, gap, "gap", gap.cause, evidence, gap.is_bridged, gap.revision, now_ns)
 
     def _emit(
         self,
         key: Key,
-        connection: int,
-        from_ns: int,
-        to_ns: int,
+        stretch: Span | Gap,
         kind: str,
         cause: str,
         evidence: str,
         is_bridged: bool,
+        revision: int,
         now_ns: int,
     ) -> None:
-        identity = (key, connection, from_ns, kind)
-        revision = self._revisions.get(identity, -1) + 1
-        self._revisions[identity] = revision
         self._rows.append(
             {
                 "journal": self.recording,
-                "connection": connection,
+                "connection": stretch.connection,
                 "channel": key[0],
                 "instrument": key[1],
-                "ts_from": from_ns // US_NS,
-                "ts_to": to_ns // US_NS,
+                "ts_from": stretch.from_ns // US_NS,
+                "ts_to": stretch.to_ns // US_NS,
                 "kind": kind,
                 "cause": cause,
                 "evidence": evidence,
@@ -339,21 +438,5 @@ class Ledger:
         )
 
 
-def _recent(items: Iterable[_Stretch], open_ns: int) -> Iterable[_Stretch]:
-    return (item for item in items if item.to_ns > open_ns)
-
-
-def _subtract(parts: list[tuple[int, int]], holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return what is left of `parts` outside of `holes`; all are right-open."""
-    for start, to in holes:
-        left = []
-        for a, b in parts:
-            if to <= a or b <= start:
-                left.append((a, b))
-                continue
-            if a < start:
-                left.append((a, start))
-            if to < b:
-                left.append((to, b))
-        parts = left
-    return parts
+def _is_within(instrument: str, scope: str) -> bool:
+    return instrument == scope or (scope.endswith("|") and instrument.startswith(scope))

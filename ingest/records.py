@@ -30,7 +30,9 @@ class Kind(enum.IntEnum):
     STOPPED = 6
     """A recording ended on purpose."""
     ANSWER = 7
-    """A REST answer; the body is JSON with `request` and `response`."""
+    """A REST answer; the body is JSON with `request`, `response` and `asked_ns`."""
+    HELD = 8
+    """Streams that went on from an earlier recording: JSON list of (connection, channel, instrument, since in ns)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,32 @@ recording's. Replaying twice adds nothing: the lake keeps a row once, by its key
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from ingest.captures import BadLine, content_id, read_capture
-from ingest.journal import SUFFIX, Damage, JournalWriter, hold_recording, read_journal, segments
+from ingest.journal import (
+    SUFFIX,
+    Damage,
+    JournalWriter,
+    hold_recording,
+    read_batches,
+    read_journal,
+    segments,
+)
 from ingest.pipeline import Counts, Pipeline
-from ingest.records import Kind, Record
-from ingest.resume import resume
-from ingest.venues.hyperliquid import instrument_id
+from ingest.records import Batch, Kind
+from ingest.resume import resume, resume_listings
+from ingest.venues import gaiaex
 from storage.errors import CaptureError
 from storage.lake import Lake
 from storage.logs import get_logger
@@ -31,6 +43,10 @@ logger = get_logger(__name__)
 COMMIT_FRAMES: Final = 100_000
 # A recording made from a capture is named for its content.
 CAPTURE: Final = "capture-"
+
+# The sections of the settings that decide which rows a journal becomes.
+SECTIONS: Final = ("record", "gaiaex", "bars")
+_CHUNK_FRAMES: Final = 4_096
 
 Progress = Callable[[int], None]
 
@@ -88,14 +104,15 @@ def _replay_capture(
     pipeline = Pipeline(folder.name, settings, is_capture=True)
     with JournalWriter(folder, segment_bytes=settings.record.segment_bytes) as journal:
         about = json.dumps({"source": "capture", "file": path.name}).encode()
-        done = Replayed(folder.name, pipeline.counts, pipeline.channels)
+        done = Replayed(folder.name, pipeline.counts, pipeline.state.channels)
 
-        def records() -> Iterator[Record]:
-            yield journal.append(first_ns, Kind.STARTED, -1, about)
-            yield journal.append(first_ns, Kind.FRAME, 0, first)
-            for recv_ns, frame in frames:
-                yield journal.append(recv_ns, Kind.FRAME, 0, frame)
-            yield journal.append(journal.last_recv_ns, Kind.STOPPED, -1, b"end of capture")
+        def batches() -> Iterator[Batch]:
+            yield journal.extend((first_ns,), (Kind.STARTED,), (-1,), (about,))
+            for chunk in _chunks(itertools.chain(((first_ns, first),), frames)):
+                stamps, bodies = zip(*chunk, strict=True)
+                count = len(chunk)
+                yield journal.extend(stamps, (Kind.FRAME,) * count, (0,) * count, bodies)
+            yield journal.extend((journal.last_recv_ns,), (Kind.STOPPED,), (-1,), (b"end of capture",))
 
         def before_commit() -> None:
             journal.sync()
@@ -103,7 +120,7 @@ def _replay_capture(
                 pipeline.refuse_line(line.reason, line.raw, f"{path.name}:{line.number}")
             bad.clear()
 
-        _drive(pipeline, records(), lake, done, before_commit)
+        _drive(pipeline, batches(), lake, done, before_commit)
     return done
 
 
@@ -114,11 +131,13 @@ def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Prog
 
 def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
     about, started_ns = about_recording(folder)
+    settings = settings_of(about, settings)
     pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
-    if coins := about.get("coins"):
-        resume(pipeline, lake, [instrument_id(coin, settings.record.venue) for coin in coins], started_ns)
+    if about.get("source") == "socket":
+        resume_listings(pipeline, lake, started_ns)
+        resume(pipeline, lake, recorded_instruments(about, pipeline), started_ns)
     damages: list[Damage] = []
-    done = Replayed(folder.name, pipeline.counts, pipeline.channels)
+    done = Replayed(folder.name, pipeline.counts, pipeline.state.channels)
 
     def before_commit() -> None:
         for damage in damages:
@@ -126,30 +145,30 @@ def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progres
         damages.clear()
 
     _drive(
-        pipeline, read_journal(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit
+        pipeline, read_batches(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit
     )
     return done
 
 
 def _drive(
     pipeline: Pipeline,
-    records: Iterator[Record],
+    batches: Iterator[Batch],
     lake: Lake,
     done: Replayed,
     before_commit: Callable[[], None],
 ) -> None:
-    first = 0
-    last = Record(0, 0, Kind.CLOCK, -1, b"")
-    for last in records:
-        pipeline.process(last)
-        if last.frame - first >= COMMIT_FRAMES:
+    first = last = last_ns = 0
+    for batch in batches:
+        pipeline.process_batch(batch)
+        last, last_ns = batch.first + len(batch) - 1, int(batch.recv_ns[-1])
+        if last - first >= COMMIT_FRAMES:
             before_commit()
-            _commit(pipeline, lake, done, first, last.frame)
-            first = last.frame + 1
+            _commit(pipeline, lake, done, first, last)
+            first = last + 1
     # A journal that just ends (kill -9) ends its spans where they were last proven.
-    pipeline.stop(last.recv_ns, "recorder down")
+    pipeline.stop(last_ns, "recorder down")
     before_commit()
-    _commit(pipeline, lake, done, first, last.frame)
+    _commit(pipeline, lake, done, first, last)
 
 
 def _commit(pipeline: Pipeline, lake: Lake, done: Replayed, first: int, last: int) -> None:
@@ -171,6 +190,34 @@ def about_recording(folder: Path) -> tuple[dict[str, Any], int]:
     for record in read_journal(folder):
         return (json.loads(record.body) if record.kind is Kind.STARTED else {}), record.recv_ns
     return {}, 0
+
+
+def settings_of(about: Mapping[str, Any], settings: Settings) -> Settings:
+    """Return the settings under which a recording was made, as far as they decide its rows; today's home and lake."""
+    in_force = about.get("settings")
+    if not in_force:
+        return settings
+    sections = {name: msgspec.convert(in_force[name], type(getattr(settings, name))) for name in SECTIONS}
+    return dataclasses.replace(settings, **sections)
+
+
+def about_settings(settings: Settings) -> dict[str, Any]:
+    """Return the sections of the settings that decide a recording's rows, as JSON; see `settings_of`."""
+    return {name: msgspec.to_builtins(getattr(settings, name)) for name in SECTIONS}
+
+
+def recorded_instruments(about: Mapping[str, Any], pipeline: Pipeline) -> list[str]:
+    """Return the ids of what a recording was to record from its begin."""
+    registry = pipeline.state.registry
+    return [registry.instrument_id(coin) for coin in about.get("coins", [])] + [
+        registry.instrument_id(symbol, gaiaex.VENUE) for symbol in about.get("symbols", [])
+    ]
+
+
+def _chunks(frames: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    frames = iter(frames)
+    while chunk := list(itertools.islice(frames, _CHUNK_FRAMES)):
+        yield chunk
 
 
 def _is_whole(folder: Path) -> bool:

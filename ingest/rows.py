@@ -11,8 +11,8 @@ from storage.clock import MS_NS, NS
 
 SIDES: Final = {"B": "buy", "A": "sell"}
 
-_ZERO_HASH: Final = "0x" + "0" * 64
-_LARGEST: Final = 1e12
+ZERO_HASH: Final = "0x" + "0" * 64
+LARGEST: Final = 1e12
 # How far the venue's clock may run ahead of ours; a later time is another unit, or a corrupt field.
 AHEAD_NS: Final = 5 * NS
 
@@ -21,8 +21,8 @@ def unusable(item: wire.Print, recv_ns: int) -> str:
     """Return why a print cannot be used, or nothing."""
     return _broken(
         {
-            f"price {item.px} is not between 0 and {_LARGEST:g}": 0.0 < item.px < _LARGEST,
-            f"size {item.sz} is not between 0 and {_LARGEST:g}": 0.0 < item.sz < _LARGEST,
+            f"price {item.px} is not between 0 and {LARGEST:g}": 0.0 < item.px < LARGEST,
+            f"size {item.sz} is not between 0 and {LARGEST:g}": 0.0 < item.sz < LARGEST,
             _time_rule(item.time): is_time(item.time, recv_ns),
             f"tid {item.tid} is not between 0 and 2^63": 0 <= item.tid < 1 << 63,
         }
@@ -35,8 +35,8 @@ def unusable_quote(data: wire.BboData, recv_ns: int) -> str:
     return _broken(
         {
             _time_rule(data.time): is_time(data.time, recv_ns),
-            "a price is not above 0": all(0.0 < level.px < _LARGEST for level in levels),
-            "a size is negative": all(0.0 <= level.sz < _LARGEST for level in levels),
+            "a price is not above 0": all(0.0 < level.px < LARGEST for level in levels),
+            "a size is negative": all(0.0 <= level.sz < LARGEST for level in levels),
         }
     )
 
@@ -48,7 +48,7 @@ def unusable_context(ctx: wire.Context) -> str:
     rates = {"funding": ctx.funding, "premium": ctx.premium}
     return _broken(
         {
-            f"{name} {value} is not above 0": value is None or 0.0 < value < _LARGEST
+            f"{name} {value} is not above 0": value is None or 0.0 < value < LARGEST
             for name, value in prices.items()
         }
         | {
@@ -73,13 +73,13 @@ def _broken(rules: dict[str, bool]) -> str:
 
 
 def trade(
-    recording: str, record: Record, instrument: str, item: wire.Print, side: str, *, is_first: bool
+    recording: str, record: Record, instrument: str, item: wire.Print, side: str, origin: str
 ) -> dict[str, Any]:
     """Return a row of `trades`.
 
-    `is_first`: the print came in the first message after a subscription, so that an old one is the venue's replay.
+    `origin` is `venue_replay` for the first message after a subscription, of which what is fresh counts as live.
     """
-    is_replay = is_first and item.time * MS_NS < record.recv_ns - NS
+    is_fresh = origin == "venue_replay" and item.time * MS_NS >= record.recv_ns - NS
     return {
         "instrument": instrument,
         "ts_event": item.time * 1000,
@@ -87,9 +87,9 @@ def trade(
         "side": side,
         "price": item.px,
         "size": item.sz,
-        "is_twap": item.hash == _ZERO_HASH,
+        "is_twap": item.hash == ZERO_HASH,
         **_stamps(recording, record),
-        "origin": "venue_replay" if is_replay else "live",
+        "origin": "live" if is_fresh else origin,
     }
 
 
@@ -136,6 +136,47 @@ def context(recording: str, record: Record, instrument: str, ctx: wire.Context) 
         "day_notional": ctx.day_ntl_vlm,
         **_stamps(recording, record),
     }
+
+
+def unusable_spot_context(ctx: wire.SpotContext) -> str:
+    """Return why a spot pair's context cannot be used, or nothing."""
+    prices = {"mark": ctx.mark_px, "mid": ctx.mid_px}
+    return _broken(
+        {
+            f"{name} {value} is not above 0": value is None or 0.0 < value < LARGEST
+            for name, value in prices.items()
+        }
+        | {f"day notional {ctx.day_ntl_vlm} is negative": 0.0 <= ctx.day_ntl_vlm < 1e18}
+    )
+
+
+def spot_context(recording: str, record: Record, instrument: str, ctx: wire.SpotContext) -> dict[str, Any]:
+    """Return a row of `contexts` for a spot pair, which has no oracle, funding or open interest."""
+    return {
+        "instrument": instrument,
+        "mark": ctx.mark_px,
+        "mid": ctx.mid_px,
+        "day_notional": ctx.day_ntl_vlm,
+        **_stamps(recording, record),
+    }
+
+
+def unusable_mid(mid: float | None, mark: float | None) -> str:
+    """Return why a mid and a mark price cannot be used, or nothing."""
+    values = {"mid": mid, "mark": mark}
+    return _broken(
+        {
+            f"{name} {value} is not above 0": value is None or 0.0 < value < LARGEST
+            for name, value in values.items()
+        }
+    )
+
+
+def mid(
+    recording: str, record: Record, instrument: str, mid_px: float | None, mark_px: float | None
+) -> dict[str, Any]:
+    """Return a row of `mids`."""
+    return {"instrument": instrument, "mid": mid_px, "mark": mark_px, **_stamps(recording, record)}
 
 
 def _stamps(recording: str, record: Record) -> dict[str, Any]:

@@ -319,7 +319,12 @@ def _print(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap): 
             coin = _find(coins, text, ends, raw, at + 1, stop)
             at = stop + 1
         elif code == _SIDE:
-            if at + 2 >= end or raw[at] != 34 or raw[at + 2] != 34 or (raw[at + 1] != 65 and raw[at + 1] != 66):
+            if (
+                at + 2 >= end
+                or raw[at] != 34
+                or raw[at + 2] != 34
+                or (raw[at + 1] != 65 and raw[at + 1] != 66)
+            ):
                 return -1, -1
             side[m] = 1 if raw[at + 1] == 66 else -1
             at += 3

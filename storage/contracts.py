@@ -429,7 +429,7 @@ INSTRUMENTS: Final = Contract(
         Column(
             "asset_index",
             I64,
-            "its place in that dex's universe; null: the venue has none",
+            "its place in that dex's universe, or the spot pair's index; null: none",
             nullable=True,
             low=0,
         ),
@@ -445,6 +445,25 @@ INSTRUMENTS: Final = Contract(
         _KNOWABLE,
     ),
     key=("instrument", "ts_knowable_ns"),
+)
+
+REPAIRS: Final = Contract(
+    "repairs",
+    "What became of bars that were not fully watched: compared with the venue's own candle two minutes and an hour after "
+    "their close. `confirmed`: both count the same trades; `short`: they do not, or there was no candle yet; `queued`: only "
+    "the archive can tell. Written by the recorder and by replay.",
+    (
+        _INSTRUMENT,
+        _WIDTH,
+        Column("ts_open", TS, "first instant of the bar, inclusive"),
+        Column("outcome", TEXT, "what was found", one_of=("confirmed", "short", "queued")),
+        Column("trades", I64, "prints that we hold; null: the bar was no longer held", nullable=True, low=0),
+        Column(
+            "venue_trades", I64, "trades in the venue's candle; null: there was none", nullable=True, low=0
+        ),
+        _KNOWABLE,
+    ),
+    key=("instrument", "width", "ts_open", "ts_knowable_ns"),
 )
 
 QUARANTINE: Final = Contract(
@@ -518,6 +537,7 @@ CONTRACTS: Final[dict[str, Contract]] = {
         CANDLES,
         FUNDING,
         INSTRUMENTS,
+        REPAIRS,
         QUARANTINE,
         VERSIONS,
         PINS,

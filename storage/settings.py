@@ -124,6 +124,8 @@ class RecordSettings:
     """A handshake that the venue answered with 429 is tried again after this long at the earliest."""
     slow_book_s: float = 5.0
     """How often the venue sends the book of 20 levels; a watchdog reports when it no longer does."""
+    chain_silence_s: float = 10.0
+    """The chain has halted when its explorer tells of no block for so long."""
     silence_factor: float = 3.0
     """A stream silent for this many times its longest silence of late is asked for again."""
     silence_least_s: float = 10.0

@@ -36,6 +36,17 @@ class Script:
                 self.frame(at_s, {"channel": "subscriptionResponse", "data": data}, connection)
         return self
 
+    def subscribe(
+        self, at_s: float, connection: int = 0, *, coin: str = "BTC", method: str = "subscribe"
+    ) -> Self:
+        """Have the trades of a coin acknowledged."""
+        data = {"method": method, "subscription": {"type": "trades", "coin": coin}}
+        return self.frame(at_s, {"channel": "subscriptionResponse", "data": data}, connection)
+
+    def unsubscribe(self, at_s: float, connection: int = 0, *, coin: str = "BTC") -> Self:
+        """Have the end of a coin's trades acknowledged."""
+        return self.subscribe(at_s, connection, coin=coin, method="unsubscribe")
+
     def close(self, at_s: float, connection: int = 0, cause: str = "connection lost") -> Self:
         """Lose a connection."""
         return self._add(at_s, Kind.CLOSED, connection, cause.encode())

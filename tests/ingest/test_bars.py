@@ -144,7 +144,7 @@ def test_the_watermark_never_falls_and_revisions_count_up(
     marks = []
     for record in script_of(items).sorted():
         pipeline.process(record)
-        marks.append(pipeline.watermark_ns)
+        marks.append(pipeline.state.watermark_ns)
     assert marks == sorted(marks)
     by_bar: dict[object, list[dict[str, Any]]] = defaultdict(list)
     for row in pipeline.drain()["bars"].to_pylist():

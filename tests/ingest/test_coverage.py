@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.coverage import TRADES, Ledger
+from ingest.coverage import SILENT_STREAM, TRADES, Ledger
 from storage.clock import MS_NS, NS
-from tests.ingest.script import START_NS, Script, latest, run
+from tests.ingest.script import START_NS, Script, latest, minute_of, run
 
 BTC = "hyperliquid|perp|BTC"
 
 
 def ledger() -> Ledger:
-    return Ledger("made", silence_ns=30 * NS, lag_ns=1_100 * MS_NS, is_inferred=False)
+    return Ledger("made", silence_ns=30 * NS, lag_ns=1_100 * MS_NS, horizon_ns=7_200 * NS, is_inferred=False)
 
 
 def test_a_watched_bar_without_prints_is_quiet() -> None:
@@ -92,10 +92,37 @@ def test_resent_prints_without_overlap_prove_nothing() -> None:
 
 def test_resent_prints_that_reach_back_past_the_last_one_bridge_a_hole() -> None:
     """The print we held may have left the venue's resent batch only if the batch begins after it."""
-    script = Script().open(0).alive(0.1, 70).print(60.5, event_s=60.0).close(70).open(80, 1)
-    script.prints(80.2, [script.a_print(59.0), script.a_print(75.0)], 1).alive(80.3, 130, connection=1)
+    script = Script().open(0).alive(0.1, 70)
+    known = script.a_print(59.0)
+    script.prints(60.5, [known, script.a_print(60.0)]).close(70).open(80, 1)
+    script.prints(80.2, [known, script.a_print(75.0)], 1).alive(80.3, 130, connection=1)
     _, rows = run(script)
     assert latest(rows["bars"])[1]["repaired"]
+
+
+def test_a_resent_print_that_an_open_stream_had_left_out_takes_back_what_was_watched() -> None:
+    """Quotes went on, trades had died at 20 s: at 80 s the stream is asked for anew, and shows a print of 50 s."""
+    script = Script().open(0).alive(0.1, 130)
+    first = script.a_print(20.0)
+    script.prints(20.5, [first]).unsubscribe(80).subscribe(80.1)
+    script.prints(80.2, [first, script.a_print(50.0), script.a_print(79.0)])
+    _, rows = run(script)
+    minutes = [row for row in rows["bars"] if minute_of(row) == 0]
+    assert [(row["status"], row["trades"], row["repaired"]) for row in minutes] == [
+        ("printed", 1, False),  # as a live system had to take it
+        ("blind", 2, False),
+    ]
+    assert minutes[1]["observed_ms"] == 20_000
+    gap = next(row for row in rows["coverage"] if row["cause"] == SILENT_STREAM)
+    assert (gap["channel"], gap["kind"], gap["bridged"]) == (TRADES, "gap", False)
+    script = Script().open(0).alive(0.1, 130)
+    known = [script.a_print(19.0), script.a_print(20.0)]
+    script.prints(20.5, known).unsubscribe(80).subscribe(80.1)
+    script.prints(80.2, [*known, script.a_print(50.0)])
+    _, rows = run(script)
+    assert latest(rows["bars"])[0]["repaired"], (
+        "the batch reaches back past the last print that was delivered"
+    )
 
 
 def test_a_twin_socket_leaves_no_hole_when_one_dies() -> None:

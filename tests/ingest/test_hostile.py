@@ -92,8 +92,11 @@ def test_an_unusable_print_in_the_resent_batch_is_no_reach_back() -> None:
 
 def test_a_batch_that_was_lost_with_its_connection_is_made_up_for_by_the_next() -> None:
     """Two losses in a row: the second connection's batch reaches back over both holes."""
-    script = lost(Script()).close(81, 1).open(85, 2)
-    script.prints(85.2, [script.a_print(59.0), script.a_print(75.0), script.a_print(83.0)], 2)
+    script = Script()
+    known = script.a_print(59.0)
+    script.open(0).alive(0.1, 70).prints(60.5, [known, script.a_print(60.0)]).close(70).open(80, 1)
+    script.close(81, 1).open(85, 2)
+    script.prints(85.2, [known, script.a_print(75.0), script.a_print(83.0)], 2)
     _, rows = run(script.alive(85.5, 130, connection=2))
     bar_ = latest(rows["bars"])[1]
     assert (bar_["status"], bar_["repaired"], bar_["trades"]) == ("printed", True, 3)

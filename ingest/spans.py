@@ -1,0 +1,92 @@
+"""How do stretches of venue time that were watched, or were not, add up?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Part = tuple[int, int]
+"""[from, to) in ns of venue time."""
+
+
+@dataclass(slots=True)
+class Span:
+    """A stretch in which one key was watched on one connection."""
+
+    connection: int
+    from_ns: int
+    to_ns: int
+
+
+@dataclass(slots=True)
+class Gap:
+    """A stretch in which one key was not watched, or in vain.
+
+    Args:
+        connection: the one that ended it; -1 where none did.
+        from_ns, to_ns: right-open.
+        cause: why.
+        is_bridged: it is proven that nothing is missing from it.
+        overrides: a socket was open, and what it proved does not hold (a dead stream, a halted chain).
+        is_final: nothing that the venue resends can bridge it.
+        revision: how often its row was written before.
+    """
+
+    connection: int
+    from_ns: int
+    to_ns: int
+    cause: str
+    is_bridged: bool = False
+    overrides: bool = False
+    is_final: bool = False
+    evidence: str = ""
+    revision: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What the ledger knows of one bar.
+
+    Args:
+        observed_ns: how much of it was watched.
+        is_complete: all of it was watched.
+        is_repaired: what was not watched is proven to hold no other print.
+        cause: why it is neither; empty otherwise.
+        is_pending: the missing part is the end of a span that may still grow.
+    """
+
+    observed_ns: int
+    is_complete: bool
+    is_repaired: bool
+    cause: str
+    is_pending: bool
+
+
+_Stretch = TypeVar("_Stretch", Span, Gap)
+
+
+def recent(items: Iterable[_Stretch], open_ns: int) -> list[_Stretch]:
+    """Return the stretches that end after an instant."""
+    return [item for item in items if item.to_ns > open_ns]
+
+
+def subtract(parts: list[Part], holes: Sequence[Part]) -> list[Part]:
+    """Return what is left of `parts` outside of `holes`."""
+    for start, to in holes:
+        left = []
+        for a, b in parts:
+            if to <= a or b <= start:
+                left.append((a, b))
+                continue
+            if a < start:
+                left.append((a, start))
+            if to < b:
+                left.append((to, b))
+        parts = left
+    return parts
+
+
+def length(parts: Iterable[Part]) -> int:
+    """Return how long stretches that do not overlap are together."""
+    return sum(to - start for start, to in parts)

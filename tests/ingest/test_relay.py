@@ -18,20 +18,19 @@ from ingest.venues.faults import (
     RelayFrozen,
     RelayStale,
 )
-from ingest.venues.market import Market
 from ingest.venues.market_spec import WHOLE_VENUE, MarketSpec
 from ingest.venues.relay import Generation
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import NS
 from storage.errors import SettingsError
-from tests.ingest.wire import Heard, client, connected, listen, subscribe
+from tests.ingest.wire import Heard, Rerun, client, connected, listen, subscribe
 
 COINS = tuple(coin for coin in WHOLE_VENUE if coin.name in ("SOL", "MATIC", "xyz:AAPL", "PURR/USDC", "@107"))
 SPEC = MarketSpec(seed=9, span_s=60.0, coins=COINS)
 
 
 def relay(*faults: Fault, streams: int = 1, **more: Any) -> SimulatedVenue:
-    return SimulatedVenue(Market(SPEC), wait_for_subscriptions=streams, faults=faults, **more)
+    return SimulatedVenue(Rerun(SPEC), wait_for_subscriptions=streams, faults=faults, **more)
 
 
 async def follow(venue: SimulatedVenue, path: str = "/SOL") -> Heard:

@@ -23,13 +23,12 @@ from ingest.venues.faults import (
     SlowBook,
 )
 from ingest.venues.frames import Frame, Print, print_text, trades_text
-from ingest.venues.market import Market
 from ingest.venues.market_spec import WHOLE_VENUE, MarketSpec
 from ingest.venues.schedule import shifted
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import NS, ManualTime
 from storage.errors import SettingsError
-from tests.ingest.wire import Heard, answer, client, connected, listen, subscribe
+from tests.ingest.wire import Heard, Rerun, answer, client, connected, listen, subscribe
 
 COINS = tuple(coin for coin in WHOLE_VENUE if coin.name in ("BTC", "SOL", "xyz:AAPL", "xyz:GOLD"))
 SPEC = MarketSpec(seed=6, span_s=60.0, coins=COINS)
@@ -37,7 +36,7 @@ START_MS = SPEC.start_ns // 1_000_000
 
 
 def changing(*faults: Fault, streams: int = 1, **more: Any) -> SimulatedVenue:
-    return SimulatedVenue(Market(SPEC), wait_for_subscriptions=streams, faults=faults, **more)
+    return SimulatedVenue(Rerun(SPEC), wait_for_subscriptions=streams, faults=faults, **more)
 
 
 async def hear(*faults: Fault, streams: tuple[tuple[str, str], ...], **more: Any) -> Heard:

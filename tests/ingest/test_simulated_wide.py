@@ -15,7 +15,7 @@ from ingest.venues.market_spec import WHOLE_VENUE, CoinSpec, MarketSpec
 from ingest.venues.simulated import SimulatedVenue
 from ingest.venues.subscriptions import Subscription
 from storage.errors import SettingsError
-from tests.ingest.wire import Heard, answer, ask, client, connected, listen, subscribe
+from tests.ingest.wire import Heard, Rerun, answer, ask, client, connected, listen, subscribe
 
 # The busy ones are left out: every kind is there, and a market is made faster.
 COINS = tuple(coin for coin in WHOLE_VENUE if coin.name not in ("ETH", "SOL", "HYPE", "DOGE", "AVAX"))
@@ -23,7 +23,7 @@ WHOLE = MarketSpec(seed=4, span_s=40.0, coins=COINS)
 
 
 def whole(streams: int = 99, **more: Any) -> SimulatedVenue:
-    return SimulatedVenue(Market(WHOLE), wait_for_subscriptions=streams, **more)
+    return SimulatedVenue(Rerun(WHOLE), wait_for_subscriptions=streams, **more)
 
 
 async def subscribe_wide(socket: Any, channel: str, **more: Any) -> None:

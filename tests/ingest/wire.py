@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from ingest.venues.frames import Block
 from ingest.venues.market import Market
 from ingest.venues.market_spec import DEFAULT_COINS, MarketSpec
 from ingest.venues.simulated import SimulatedVenue
@@ -21,10 +23,27 @@ SMALL = MarketSpec(seed=3, span_s=90.0, coins=tuple(BY_NAME[name] for name in ("
 Key = tuple[str, int, int]
 
 
+class Rerun(Market):
+    """A market that is made once and served as often as it is asked for; one venue at a time."""
+
+    def blocks(self) -> Iterator[Block]:
+        for block in _made(self.spec):
+            for frame in block.frames:
+                for item in frame.prints:
+                    item.delivered = False
+            yield block
+
+
+@lru_cache(maxsize=4)
+def _made(spec: MarketSpec) -> tuple[Block, ...]:
+    return tuple(Market(spec).blocks())
+
+
 def market(**changes: Any) -> Market:
     """Return a small market; `changes` replace fields of its spec."""
     fields = {name: getattr(SMALL, name) for name in ("seed", "span_s", "coins", "start_ns")}
-    return Market(MarketSpec(**(fields | changes)))
+    spec = MarketSpec(**(fields | changes))
+    return Market(spec) if spec.span_s is None else Rerun(spec)
 
 
 @asynccontextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ingest.budget import Budget
@@ -43,7 +42,7 @@ class Shared:
         next_number: gives every connection its number.
         has_timers: ping, pace, and end silent sockets; false where time is the venue's and not the wall's.
         ends_with_venue: a clean close (1000) by the venue ends a link instead of a reconnect.
-        reading: not set while nobody may read.
+        is_paused: nobody reads.
     """
 
     settings: Settings
@@ -56,5 +55,4 @@ class Shared:
     next_number: Callable[[], int]
     has_timers: bool
     ends_with_venue: bool
-    reading: asyncio.Event = field(default_factory=asyncio.Event)
     is_paused: bool = False

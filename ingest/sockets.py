@@ -173,14 +173,11 @@ class Sockets:
 
     def pause(self) -> None:
         """Stop reading: the consumer lags. What the venue sends fills the system's buffers and then waits there."""
-        if not self._shared.is_paused:
-            self._shared.is_paused = True
-            self._shared.reading.clear()
+        self._set_paused(True)
 
     def resume(self) -> None:
         """Read on."""
-        self._shared.is_paused = False
-        self._shared.reading.set()
+        self._set_paused(False)
 
     @property
     def state(self) -> SocketsState:
@@ -203,6 +200,11 @@ class Sockets:
         )
 
     # How.
+
+    def _set_paused(self, is_paused: bool) -> None:
+        self._shared.is_paused = is_paused
+        for link in self._links.values():
+            link.pause(is_paused)
 
     def _start(self, link: Link) -> None:
         assert self._group is not None

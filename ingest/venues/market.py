@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from ingest.venues.carry import past_fundings
+from ingest.venues.cuts import pieces
 from ingest.venues.frames import (
     Block,
     Frame,
@@ -86,33 +87,36 @@ class Market:
             )
             for coin in spec.coins
         )
+        self._coins = {coin.name: coin for coin in spec.coins}
         self._addresses, self.fundings = _before(spec)
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks from the warm-up to the end of the span; a block with nothing in it is left out."""
         last_ms = 0
         drawn = tuple(coin for coin in self.spec.coins if not coin.mirrored)
+        slow_ms = self.spec.book_s * 1_000
         for chunk in Simulation(dataclasses.replace(self.spec, coins=drawn)).chunks():
-            frames, fundings = self._frames(chunk)
-            slow_ms = self.spec.book_s * 1_000
-            for i, (time_ms, clock_ns) in enumerate(
-                zip(chunk.block_ms.tolist(), chunk.clock_ns.tolist(), strict=True)
-            ):
-                if self.end_ns is not None and time_ms * MS_NS >= self.end_ns:
-                    return
-                slow = time_ms // slow_ms != last_ms // slow_ms
-                fast = time_ms // FAST_BOOK_MS != last_ms // FAST_BOOK_MS
-                last_ms = time_ms
-                if i in frames or slow or fast:
-                    yield Block(time_ms, clock_ns, frames.get(i, []), fundings.get(i, []), slow, fast)
+            times, clocks = chunk.block_ms.tolist(), chunk.clock_ns.tolist()
+            for first, last, piece in pieces(chunk):
+                frames, fundings = self._frames(piece, times)
+                for i in range(first, last):
+                    time_ms = times[i]
+                    if self.end_ns is not None and time_ms * MS_NS >= self.end_ns:
+                        return
+                    slow = time_ms // slow_ms != last_ms // slow_ms
+                    fast = time_ms // FAST_BOOK_MS != last_ms // FAST_BOOK_MS
+                    last_ms = time_ms
+                    if i in frames or slow or fast:
+                        yield Block(time_ms, clocks[i], frames.get(i, []), fundings.get(i, []), slow, fast)
 
-    def _frames(self, chunk: Chunk) -> tuple[dict[int, list[Frame]], dict[int, list[Funding]]]:
-        """Return frames and fundings by block."""
+    def _frames(
+        self, chunk: Chunk, times: list[int]
+    ) -> tuple[dict[int, list[Frame]], dict[int, list[Funding]]]:
+        """Return frames and fundings by block, given the times of all blocks."""
         frames: defaultdict[int, list[Frame]] = defaultdict(list)
         fundings: defaultdict[int, list[Funding]] = defaultdict(list)
-        times = chunk.block_ms.tolist()
         for name, part in chunk.coins.items():
-            coin = next(item for item in self.spec.coins if item.name == name)
+            coin = self._coins[name]
             self._add_trades(frames, coin, part, times)
             _add_quotes(frames, coin, part, times)
             for block, rate, premium in part.fundings if kind_of(name) == "perp" else ():

@@ -2,7 +2,7 @@
 
 The planted signal. Let `I` be the imbalance of a minute, (buy volume - sell volume) / (buy volume + sell volume)
 of the prints as printed, 0 for a minute without prints, and `x = I / rms(I)`, the root mean square taken once
-per coin over a pilot of 4096 minutes. Then
+per coin over a pilot of 4096 minutes (fewer where a minute has more than 100 prints). Then
 
     s[m]   = lam * s[m-1] + sqrt(1 - lam**2) * x[m]                    unit variance, known at the close of m
     r[m+1] = sigma[m+1] * (rho * s[m] + sqrt(1 - rho**2) * e[m+1])     log return of the next minute
@@ -40,6 +40,7 @@ WARMUP_MINUTES: Final = 15
 ADDRESSES: Final = 500
 _CHUNK_MS: Final = CHUNK_MINUTES * MINUTE_MS
 _PILOT_MINUTES: Final = 4_096
+_PILOT_RATE: Final = 100.0  # a busier coin takes a shorter pilot: its minutes differ less, and cost more
 _TWAP_SHARE: Final = 0.05
 
 
@@ -135,7 +136,11 @@ class _Walker:
         self._spec = spec
         self._rng = np.random.default_rng([spec.seed, crc32(coin.name.encode())])
         pilot = np.random.default_rng([spec.seed, crc32(coin.name.encode()), 1])
-        rate = np.full(_PILOT_MINUTES, coin.prints_per_minute * spec.activity)
+        prints = coin.prints_per_minute * spec.activity
+        minutes = (
+            _PILOT_MINUTES if prints <= _PILOT_RATE else max(256, int(_PILOT_MINUTES * _PILOT_RATE / prints))
+        )
+        rate = np.full(minutes, prints)
         self._imbalance_rms = max(float(np.sqrt(np.mean(Flow(pilot, coin, rate).imbalance() ** 2))), 1e-9)
         self._log_price = math.log(coin.start_price)
         self._heat = self._signal = 0.0

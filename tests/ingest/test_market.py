@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from ingest.venues.candles import INTERVAL_MINUTES, CandleBook, bounds_ms
 from ingest.venues.carry import funding_rate
+from ingest.venues.cuts import pieces
 from ingest.venues.frames import Block, Print, decimal_text, exact_text
 from ingest.venues.market import Market
 from ingest.venues.market_spec import DEFAULT_COINS, MarketSpec
-from ingest.venues.simulation import tick_steps
+from ingest.venues.simulation import Simulation, tick_steps
 from storage.clock import MS_NS, NS
 from storage.errors import SettingsError
 
@@ -54,6 +55,23 @@ def test_longer_span_begins_with_the_shorter_one() -> None:
     long = [b.frames for b in served(MarketSpec(span_s=120.0))]
     assert short
     assert long[: len(short)] == short
+
+
+@pytest.mark.parametrize("events", [1, 700, 1_000_000])
+def test_chunk_in_pieces_is_the_chunk(events: int) -> None:
+    """Blocks, prints, orders and contexts fall into exactly one piece each."""
+    chunk = next(Simulation(MarketSpec(seed=5)).chunks())
+    parts = list(pieces(chunk, events))
+    assert (len(parts) == 1) == (events == 1_000_000)
+    assert [first for first, _, _ in parts] == [0, *(last for _, last, _ in parts[:-1])]
+    assert parts[-1][1] == len(chunk.block_ms)
+    for name, whole in chunk.coins.items():
+        cuts = [piece.coins[name] for _, _, piece in parts]
+        assert np.array_equal(np.concatenate([part.tid for part in cuts]), whole.tid)
+        assert np.array_equal(np.concatenate([part.quote_block for part in cuts]), whole.quote_block)
+        assert [row for part in cuts for row in part.contexts] == whole.contexts
+        hashes = [part.order_hash[i] for part in cuts for i in part.order.tolist()]
+        assert hashes == [whole.order_hash[i] for i in whole.order.tolist()]
 
 
 def test_prints_obey_the_venues_rules(hour: list[Block]) -> None:

@@ -110,7 +110,12 @@ async def test_two_runs_are_equal_byte_for_byte() -> None:
 
 @pytest.mark.parametrize(
     ("path", "symbol"),
-    [("/xyz:AAPL", "xyz:AAPL"), ("/spot/@107", "@107"), ("/spot/PURR%2FUSDC", "PURR/USDC")],
+    [
+        ("/xyz:AAPL", "xyz:AAPL"),
+        ("/xyz%3AAAPL", "xyz:AAPL"),
+        ("/spot/@107", "@107"),
+        ("/spot/PURR%2FUSDC", "PURR/USDC"),
+    ],
 )
 async def test_every_symbol_has_its_own_address(path: str, symbol: str) -> None:
     books = (await run(path=path)).typed("orderbook")

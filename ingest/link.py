@@ -18,9 +18,8 @@ from ingest.backoff import Backoff
 from ingest.desired import Desired, News
 from ingest.direct import DirectConnection
 from ingest.plan import SocketPlan, Wanted
-from ingest.pulse import Pulse
 from ingest.shared import Shared
-from ingest.venues.hyperliquid import PING
+from ingest.talk import Heard, keep_alive, now, subscribe
 from storage.errors import VenueError
 from storage.logs import get_logger
 
@@ -53,8 +52,7 @@ class Link:
         self._news = asyncio.Event()
         self._beat = asyncio.Event()
         self._cause = ""
-        self._frames = 0
-        self._pongs = 0
+        self._heard = Heard()
         self._task: asyncio.Task[None] | None = None
         self._look = self._look_gaia if plan.venue == "gaiaex" else self._look_hyperliquid
 
@@ -107,7 +105,7 @@ class Link:
         while not self._leaving.is_set():
             if shared.has_timers:
                 await shared.handshakes[self.plan.venue].spend()
-            began_s, failure = _now_s(), None
+            began_s, failure = now(), None
             try:
                 socket = await self._connect()
             except InvalidURI as error:
@@ -127,7 +125,7 @@ class Link:
             if self.is_refused:
                 await self._leaving.wait()  # until the symbol is taken from the plan
                 return
-            wait_s = backoff.failed(_now_s() - began_s, failure)
+            wait_s = backoff.failed(now() - began_s, failure)
             about = {
                 "url": self.plan.url,
                 "socket": self.plan.name,
@@ -155,7 +153,7 @@ class Link:
     async def _hold(self, socket: DirectConnection) -> str:
         """Live on one connection until it ends; return why it did."""
         shared, number = self._shared, self._shared.next_number()
-        self.number, self._socket, self._cause = number, socket, ""
+        self.number, self._socket, self._cause, self._heard = number, socket, "", Heard()
         self.desired.forget()
         cause = "stopped"
         helpers = [asyncio.create_task(_or_abort(helper, socket)) for helper in self._helpers(socket)]
@@ -184,12 +182,12 @@ class Link:
 
     def _taker(self, socket: DirectConnection, number: int) -> Callable[[bytes], None]:
         """Return what every frame passes through. Every microsecond in it is paid 80,000 times a second."""
-        give, look = self._shared.sink.frame, self._look
+        give, look, heard = self._shared.sink.frame, self._look, self._heard
 
         def take(body: bytes) -> None:
             try:
                 if body[12:15] in _DATA:
-                    self._frames += 1
+                    heard.frames += 1
                 else:
                     look(body)
                 give(number, body)
@@ -205,7 +203,7 @@ class Link:
         if self.plan.venue == "gaiaex":
             helpers.append(self._answer_beats(socket))
         else:
-            helpers.append(self._subscribe(socket))
+            helpers.append(subscribe(socket, self.desired, self._news, self._shared, self.plan.name))
         if self._shared.has_timers:
             helpers.append(self._keep_alive(socket))
         return helpers
@@ -215,13 +213,13 @@ class Link:
     def _look_hyperliquid(self, body: bytes) -> None:
         head = body[:64]
         if b'"pong"' in head:
-            self._pongs += 1  # it proves the socket, and nothing of the feed
+            self._heard.pongs += 1  # it proves the socket, and nothing of the feed
         elif b'"subscriptionResponse"' in head or b'"error"' in head:
             news = self.desired.take(body)
             if news is not None:
                 self._note(news)
         else:
-            self._frames += 1
+            self._heard.frames += 1
 
     def _note(self, news: News) -> None:
         wanted, watchdogs = news.wanted, self._shared.watchdogs
@@ -236,7 +234,7 @@ class Link:
             )
 
     def _look_gaia(self, body: bytes) -> None:
-        self._frames += 1
+        self._heard.frames += 1
         if _GAIA_BEAT in body[:64]:
             self._beat.set()
         elif _GAIA_REFUSAL in body[:256] and b'"error"' in body[:64]:
@@ -246,54 +244,6 @@ class Link:
 
     # What a connection does beside receiving.
 
-    async def _subscribe(self, socket: ClientConnection) -> None:
-        """Say what is wanted, and again what is not acknowledged in time."""
-        shared, is_told = self._shared, False
-        while True:
-            now_s = _now_s() if shared.has_timers else 0.0
-            overdue = self.desired.overdue(now_s)
-            if overdue and not is_told:
-                logger.warning("subscriptions not acknowledged", missing=len(overdue), socket=self.plan.name)
-            is_told = bool(overdue) or (is_told and bool(self.desired.missing))
-            message = self.desired.next(now_s)
-            if message is not None:
-                if shared.has_timers:
-                    await shared.messages.spend()
-                await socket.send(message)
-                continue
-            due_s = self.desired.due_s() if shared.has_timers else None
-            await _wait(self._news, None if due_s is None else due_s - now_s)
-            self._news.clear()
-
-    async def _keep_alive(self, socket: ClientConnection) -> None:
-        """Ping; end the connection when it is dead."""
-        record, shared, venue = self._shared.settings.record, self._shared, self.plan.venue
-        is_gaia = venue == "gaiaex"
-        pulse = Pulse(
-            _now_s(),
-            ping_s=None if is_gaia else record.ping_s,
-            pong_timeout_s=record.pong_timeout_s,
-            silence_s=shared.settings.gaiaex.heartbeat_silence_s if is_gaia else record.socket_silence_s,
-            # Whether the explorer answers pings is not known; its blocks speak for it.
-            needs_pongs=venue == "hyperliquid",
-        )
-        self._frames = self._pongs = 0
-        while True:
-            cause = pulse.look(
-                _now_s(),
-                frames=self._frames,
-                pongs=self._pongs,
-                is_paused=shared.is_paused,
-                expects_data=not self._is_all_refused(),
-            )
-            if cause:
-                return self.cut(cause)
-            if pulse.wants_ping(_now_s()):
-                await shared.messages.spend()
-                await socket.send(PING.decode())
-                pulse.pinged(_now_s())
-            await asyncio.sleep(pulse.tick_s)
-
     async def _answer_beats(self, socket: ClientConnection) -> None:
         """Answer each heartbeat with the bare word that GaiaEx's example sends."""
         while True:
@@ -301,15 +251,13 @@ class Link:
             self._beat.clear()
             await socket.send("ping")
 
+    async def _keep_alive(self, socket: ClientConnection) -> None:
+        self.cut(await keep_alive(socket, self._heard, self.desired, self._shared, self.plan.venue))
+
     async def _close_when_left(self, socket: ClientConnection) -> None:
         await self._leaving.wait()
         self._cause = self._cause or self._left_because
         await socket.close()
-
-    # How.
-
-    def _is_all_refused(self) -> bool:
-        return bool(self.desired.wanted) and not set(self.desired.wanted) - self.desired.refused
 
     def _about(self) -> dict[str, str]:
         plan = self.plan
@@ -329,10 +277,6 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def _drop(body: bytes) -> None:
     """Take a frame of a connection that has failed already."""
 
@@ -346,10 +290,3 @@ async def _or_abort(helper: Coroutine[Any, Any, None], socket: ClientConnection)
     except Exception:
         socket.transport.abort()
         raise
-
-
-async def _wait(event: asyncio.Event, timeout_s: float | None) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), None if timeout_s is None else max(0.0, timeout_s))
-    except TimeoutError:
-        return

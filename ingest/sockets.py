@@ -202,6 +202,8 @@ class Sockets:
     # How.
 
     def _set_paused(self, is_paused: bool) -> None:
+        if is_paused == self._shared.is_paused:
+            return
         self._shared.is_paused = is_paused
         for link in self._links.values():
             link.pause(is_paused)

@@ -6,7 +6,6 @@ import itertools
 import json
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +27,7 @@ from ingest.venues.schedule import shifted
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import NS, ManualTime
 from storage.errors import SettingsError
-from tests.ingest.wire import Heard, Rerun, answer, client, connected, listen, subscribe
+from tests.ingest.wire import Heard, Rerun, answer, client, connected, info, listen, subscribe
 
 COINS = tuple(coin for coin in WHOLE_VENUE if coin.name in ("BTC", "SOL", "xyz:AAPL", "xyz:GOLD"))
 SPEC = MarketSpec(seed=6, span_s=60.0, coins=COINS)
@@ -44,13 +43,6 @@ async def hear(*faults: Fault, streams: tuple[tuple[str, str], ...], **more: Any
         for channel, coin in streams:
             await subscribe(socket, channel, coin, **more)
         return await listen(socket)
-
-
-async def info(venue: SimulatedVenue, **request: Any) -> Any:
-    async with httpx.AsyncClient() as http:
-        got = await http.post(venue.info_url, json=request)
-    assert got.status_code == 200
-    return got.json()
 
 
 def served_s(rows: list[dict[str, Any]]) -> list[float]:

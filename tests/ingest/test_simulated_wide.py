@@ -15,7 +15,7 @@ from ingest.venues.market_spec import WHOLE_VENUE, CoinSpec, MarketSpec
 from ingest.venues.simulated import SimulatedVenue
 from ingest.venues.subscriptions import Subscription
 from storage.errors import SettingsError
-from tests.ingest.wire import Heard, Rerun, answer, ask, client, connected, listen, subscribe
+from tests.ingest.wire import Heard, Rerun, answer, ask, client, connected, info, listen, subscribe
 
 # The busy ones are left out: every kind is there, and a market is made faster.
 COINS = tuple(coin for coin in WHOLE_VENUE if coin.name not in ("ETH", "SOL", "HYPE", "DOGE", "AVAX"))
@@ -34,13 +34,6 @@ async def hear(channel: str, **more: Any) -> Heard:
     async with whole(1) as venue, client(venue) as socket:
         await subscribe_wide(socket, channel, **more)
         return await listen(socket)
-
-
-async def info(venue: SimulatedVenue, **request: Any) -> Any:
-    async with httpx.AsyncClient() as http:
-        got = await http.post(venue.info_url, json=request)
-    assert got.status_code == 200
-    return got.json()
 
 
 # What is listed.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -143,3 +144,17 @@ async def follow(venue: SimulatedVenue, streams: Iterable[tuple[str, str]]) -> H
         for channel, coin in streams:
             await subscribe(socket, channel, coin)
         return await listen(socket)
+
+
+def waiting_venue(**more: Any) -> SimulatedVenue:
+    """Return a small venue whose time stands still."""
+    return SimulatedVenue(market(), wait_for_subscriptions=99, **more)
+
+
+async def info(venue: SimulatedVenue, **request: Any) -> Any:
+    """Return the answer to a question that the venue takes."""
+    async with httpx.AsyncClient() as http:
+        got = await http.post(venue.info_url, json=request)
+    assert got.status_code == httpx.codes.OK
+    assert got.headers["content-type"].startswith("application/json")
+    return got.json()

@@ -122,6 +122,15 @@ class BarClock:
         """Say whether bars of an instrument are made."""
         return instrument in self._books
 
+    def instruments(self) -> list[str]:
+        """Return the instruments whose bars are made."""
+        return sorted(self._books)
+
+    def recent(self, instrument: str, most: int) -> list[dict[str, Any]]:
+        """Return an instrument's newest bars that are out, oldest first."""
+        published = self._books[instrument].published
+        return [published[bar] for bar in sorted(published)[-most:]]
+
     def has_trades(self, instrument: str) -> bool:
         """Say whether an instrument's venue publishes trades."""
         return self._books[instrument].has_trades

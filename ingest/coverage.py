@@ -226,6 +226,13 @@ class Ledger:
         self._mark_scope(scope, gap.from_ns)
         self._emit_gap(("*" if scope.endswith("|") else BOOK, scope), gap, now_ns)
 
+    def carry_on(self, number: int, channel: str, instrument: str, since_ns: int) -> None:
+        """A stream goes on from an earlier recording, which has proven it up to `since_ns`."""
+        connection = self._open[number]
+        connection.since[(channel, instrument)] = since_ns
+        connection.coins.setdefault(instrument, _Coin(since_ns, since_ns))
+        self._lost.pop((channel, instrument), None)
+
     def restore(self, key: Key, span: Span | None, gap: Gap | None, cause: str) -> None:
         """Take over what an earlier recording knew: a span or a gap, and why watching ended."""
         if span is not None:
@@ -253,6 +260,22 @@ class Ledger:
         """Return the newest venue time heard of an instrument on any open connection; 0 for none."""
         coins = (connection.coins.get(instrument) for connection in self._open.values())
         return max((coin.event_ns for coin in coins if coin is not None), default=0)
+
+    def heard_ns(self, instrument: str = "") -> int:
+        """Return when an instrument, or any, was last heard of on an open connection; 0 for never."""
+        coins = [
+            coin
+            for connection in self._open.values()
+            for name, coin in connection.coins.items()
+            if not instrument or name == instrument
+        ]
+        return max((coin.recv_ns for coin in coins), default=0)
+
+    def last_gap(self, instrument: str) -> Gap | None:
+        """Return the newest hole in what is watched of an instrument, one that lasts included."""
+        stalls = [gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)]
+        gaps = [gap for channel in (TRADES, BOOK) for gap in self._gaps.get((channel, instrument), ())]
+        return max((gap for gap in stalls + gaps if not gap.is_bridged), key=_end_of, default=None)
 
     def proven_ns(self, number: int, channel: str, instrument: str, now_ns: int) -> int:
         """Return up to where an open stream is proven."""
@@ -436,6 +459,10 @@ class Ledger:
                 "ts_knowable_ns": now_ns,
             }
         )
+
+
+def _end_of(gap: Gap) -> int:
+    return gap.to_ns
 
 
 def _is_within(instrument: str, scope: str) -> bool:

@@ -79,6 +79,7 @@ class JournalWriter:
         self._segment = -1
         self._handle: int | None = None
         self._written_bytes = 0
+        self.total_bytes = 0
         self._packer = zstandard.ZstdCompressor(level=1)
         try:
             folder.mkdir(parents=True, exist_ok=False)
@@ -180,6 +181,7 @@ class JournalWriter:
         while view:
             view = view[os.write(self._handle, view) :]
         self._written_bytes += len(data)
+        self.total_bytes += len(data)
 
     def _abandon(self) -> None:
         """After a refused write: cut what is half written, and take no more, so that no later block is unreadable."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ingest.answers import take_answer
 from ingest.bulk import LEAST_FRAMES, Bulk
 from ingest.chain import ChainWatch
+from ingest.coverage import BOOK
 from ingest.decode import ExplorerBlocks, Pong
 from ingest.gaia_frames import GaiaFrames
 from ingest.hyperliquid_frames import HyperliquidFrames
@@ -124,6 +125,11 @@ class Pipeline:
             case Kind.CLOCK:
                 pass
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
+
+    def proven_streams(self) -> list[tuple[int, str, str, int]]:
+        """Return (connection, channel, instrument, up to where it is proven in ns) of every open stream."""
+        ledger, now_ns = self.state.ledger, self.state.now_ns
+        return [(*held, ledger.proven_ns(*held, now_ns)) for held in ledger.held()]
 
     def stop(self, now_ns: int, cause: str) -> None:
         """End the recording: every open span ends where it was proven."""
@@ -273,8 +279,10 @@ class Pipeline:
     def _held(self, record: Record) -> None:
         """Take over the streams of a recording that this one continues; see `recorder.rotate`."""
         for connection, channel, instrument, since_ns in json.loads(record.body):
-            if self.state.ledger.subscribe(connection, channel, instrument, since_ns):
-                self.state.add_instrument(instrument, record.recv_ns)
+            if self.state.ledger.is_open(connection):
+                self.state.ledger.carry_on(connection, channel, instrument, since_ns)
+                has_trades = channel != BOOK
+                self.state.add_instrument(instrument, record.recv_ns, has_trades=has_trades)
         self.state.version += 1
 
     # Frames.

@@ -1,9 +1,9 @@
 """How does a recording run: sockets to journal to tables, until told to stop?
 
-Every frame is stamped, journalled and processed in the order it came, on one thread. Syncing the journal and
+Frames are stamped, journalled and processed in the order they came, on one thread. Syncing the journal and
 committing to the lake happen in another, and only what is synced is committed. Ctrl-C and SIGTERM end the
 recording: the journal is sealed and everything drained. After a `kill -9` the next start replays what the
-tables had not been given.
+tables had not been given. Every `record.rotate_h` a recording is sealed and the next goes on over open sockets.
 """
 
 from __future__ import annotations
@@ -13,45 +13,50 @@ import contextlib
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-
-from ingest.feed import Feed, Wanted
-from ingest.journal import JournalWriter, segments
-from ingest.pipeline import Counts, Pipeline
-from ingest.records import Kind
-from ingest.replay import CAPTURE, COMMIT_FRAMES, replay
-from ingest.resume import resume
-from ingest.venues.hyperliquid import (
-    CHANNELS,
-    CLOCK_PREFIX,
-    SIMULATED_MARK,
-    ask,
-    check_coins,
-    instrument_id,
-    parse_meta,
-    parse_venue_time_ns,
-)
-from storage.clock import NS, ManualTime, TimeSource, WallTime
-from storage.errors import JournalError, LakeError, TickwalkError
+from ingest.asking import Asked, Asking, ask_listings, learn
+from ingest.commits import Commits
+from ingest.discovery import Registry
+from ingest.intake import Intake
+from ingest.keep import keep_forever
+from ingest.ourclock import watch_clock
+from ingest.pipeline import Counts
+from ingest.plan import SocketPlan, parse_shard, plan, shard_of
+from ingest.recover import SEALED, recover
+from ingest.replay import about_settings, recorded_instruments
+from ingest.rest import Rest
+from ingest.resume import listings_rows, resume, resume_listings
+from ingest.scan import warm_up
+from ingest.signs import Signs
+from ingest.sockets import Sockets
+from ingest.steady import SteadyTime
+from ingest.venues import gaiaex
+from ingest.venues.hyperliquid import SIMULATED_MARK, parse_venue_time_ns
+from ingest.vitals import State as RunState
+from ingest.vitals import Vitals, clear_heartbeats, write_heartbeat
+from storage.clock import ManualTime
+from storage.errors import JournalError, TickwalkError
 from storage.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-_SEALED: Final = "sealed"
-# Batches that the lake would not take are kept; past this many the recorder gives up, its journal whole.
-_MAX_UNSENT: Final = 60
+_FLUSH_S = 0.01
+_LOOK_S = 1.0
+# More than this waiting for a pipeline that is being made ready, and the sockets wait too.
+_MOST_WAITING = 200_000
 
 
 @dataclass(slots=True)
 class Recording:
-    """What a recording came to."""
+    """What a recorder came to: its last recording's name, and counts over all of them."""
 
     name: str
     counts: Counts
@@ -59,7 +64,7 @@ class Recording:
 
 
 class Recorder:
-    """One recording from its first frame to its seal."""
+    """One recorder from its first frame to its last seal."""
 
     def __init__(
         self,
@@ -68,35 +73,49 @@ class Recorder:
         *,
         name: str | None = None,
         ends_with_venue: bool = False,
-        on_progress: Callable[[Counts, int], None] | None = None,
+        on_vitals: Callable[[Vitals], None] | None = None,
+        on_wanted: Callable[[list[str]], None] | None = None,
         random_source: random.Random | None = None,
     ) -> None:
-        """Prepare a recording; `run` starts it.
+        """Prepare a recorder; `run` starts it.
 
         Args:
             settings: what to record and where to.
             lake: takes the rows.
-            name: the recording's name; made from the time by default.
+            name: the first recording's name; made from the time by default.
             ends_with_venue: a clean close by the venue ends the recording.
-            on_progress: is told, about once a second, what went through and the present.
+            on_vitals: is told, once a second, how it is doing.
+            on_wanted: is told, before the recording begins, which coins it will hold.
             random_source: draws the waits before reconnects.
         """
         self._settings = settings
         self._lake = lake
         self._ends_with_venue = ends_with_venue
-        self._on_progress = on_progress
+        self._on_vitals = on_vitals
+        self._on_wanted = on_wanted
         self._random = random_source
-        self._follows_venue = settings.record.clock == "venue"
+        self._is_virtual = settings.record.clock == "venue"
         self._venue_time = ManualTime()
-        self._clock: TimeSource = self._venue_time if self._follows_venue else WallTime()
+        self._steady = SteadyTime()
+        self._clock = self._venue_time if self._is_virtual else self._steady
         self._name = name or ""
-        self._unsent: list[tuple[str, dict[str, object], dict[str, pa.Table]]] = []
-        self._committing = asyncio.Lock()
+        self._origin = settings.record.venue
+        self._intake = Intake(
+            settings,
+            self._clock,
+            venue_time=self._venue_time if self._is_virtual else None,
+            on_flush=self._flushed,
+        )
+        self._commits = Commits(lake, self._intake, self._clock, is_counted=self._is_virtual)
+        self._signs = Signs(settings, self._clock, self._intake, self._commits)
+        self._sockets: Sockets | None = None
+        self._plans: list[SocketPlan] = []
+        self._bars_seen = 0
         self._bars_out = asyncio.Event()
         self._ending = asyncio.Event()
-        self._first_frame = 0
-        self._journal: JournalWriter
-        self._pipeline: Pipeline
+        self._sealed = Counts()
+        self.vitals: Vitals | None = None
+        """The newest vital signs."""
 
     async def run(self, stop: asyncio.Event) -> Recording:
         """Record until `stop` is set (or the venue ends, where that was asked).
@@ -106,199 +125,260 @@ class Recorder:
             InstrumentError: a coin is not traded.
             JournalError: the disk refuses frames.
         """
+        await asyncio.to_thread(warm_up)
+        async with Rest(self._settings, clock=self._clock) as rest:
+            if self._is_virtual:
+                status = await rest.ask({"type": "exchangeStatus"})
+                self._venue_time.advance_to(parse_venue_time_ns(status.body))
+            asked = await ask_listings(rest, self._settings)
+            await asyncio.to_thread(recover, self._settings, self._lake)
+            await self._start(asked)
+            try:
+                await self._run_tasks(stop, rest)
+            except JournalError as error:
+                # What the journal does not hold must not reach the tables: the next start replays what it does hold.
+                logger.warning("recording left unsealed", name=self._name, batches=self._commits.waiting)
+                self._beat("failed", error.message)
+                raise
+            except BaseException as error:
+                await self._end("recorder failed")
+                self._beat("failed", str(error))
+                raise
+            await self._end("recorder stopped")
+            self._beat("ended")
+        return Recording(self._name, self._counts(), self._commits.written)
+
+    # Beginning, rotating, ending.
+
+    async def _start(self, asked: list[Asked]) -> None:
+        """Learn what is listed, and begin the first recording."""
+        registry = Registry(self._settings.record.venue)
+        registry.restore(await asyncio.to_thread(listings_rows, self._lake, self._clock.now_ns()))
+        learn(registry, asked)
+        metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
+        if any(json.loads(body).get(SIMULATED_MARK) for body in metas):
+            self._origin = "simulated"
+        self._name = self._name or self._made_name()
+        if not self._is_virtual:
+            clear_heartbeats(self._settings, shard=self._settings.record.shard, now_ns=time.time_ns())
+        about, self._plans = self._about(registry), self._plan(registry)
+        if self._on_wanted is not None:
+            self._on_wanted(about["coins"])
+        started_ns = self._intake.begin(self._name, about)
+        for request, answer in asked:
+            self._intake.answer(request, answer.body, answer.asked_ns)
+        await self._make_ready(started_ns)
+        logger.info("recording", name=self._name, sockets=len(self._plans), url=self._settings.record.ws_url)
+
+    def _about(self, registry: Registry, **more: object) -> dict[str, Any]:
+        """Return what a recording says of itself in its first record."""
         record = self._settings.record
-        meta = await ask(record.info_url, {"type": "meta"}, timeout_s=record.connect_timeout_s)
-        if self._follows_venue:
-            status = await ask(
-                record.info_url, {"type": "exchangeStatus"}, timeout_s=record.connect_timeout_s
-            )
-            self._venue_time.advance_to(parse_venue_time_ns(status))
-        check_coins(record.coins, parse_meta(meta))
-        if not self._name:
-            origin = "simulated" if json.loads(meta).get(SIMULATED_MARK) else record.venue
-            self._name = f"{origin}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-        await asyncio.to_thread(recover, self._settings, self._lake)
-        folder = self._settings.journal_dir / self._name
-        self._journal = JournalWriter(folder, segment_bytes=record.segment_bytes)
-        self._pipeline = Pipeline(self._name, self._settings, is_capture=False)
-        instruments = [instrument_id(coin, record.venue) for coin in record.coins]
-        result = Recording(self._name, self._pipeline.counts)
-        self._begin(meta, instruments)
-        logger.info("recording", name=self._name, coins=len(record.coins), url=record.ws_url)
-        try:
-            await self._run_tasks(stop, result)
-        except JournalError:
-            # What the journal does not hold must not reach the tables: the next start replays what it does hold.
-            logger.warning("recording left unsealed", name=self._name, batches=len(self._unsent))
-            raise
-        except BaseException:
-            await self._finish(result)
-            raise
-        await self._finish(result)
-        return result
+        part, parts = parse_shard(record.shard)
+        coins, symbols = self._wanted(registry)
+        return {
+            "source": "socket",
+            "url": record.ws_url,
+            "coins": [coin for coin in coins if shard_of(coin, parts) == part],
+            "symbols": [symbol for symbol in symbols if shard_of(symbol, parts) == part],
+            "settings": about_settings(self._settings),
+            **more,
+        }
 
-    # The feed's news.
+    def _wanted(self, registry: Registry) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        coins = registry.expand(self._settings.record.coins)
+        symbols = self._settings.gaiaex.symbols
+        return coins, registry.expand(symbols, gaiaex.VENUE) if symbols else ()
 
-    def opened(self, connection: int, url: str) -> None:
-        """Journal that a connection was opened."""
-        self._take(Kind.OPENED, connection, url.encode())
+    def _plan(self, registry: Registry) -> list[SocketPlan]:
+        return plan(self._settings, *self._wanted(registry), before=self._plans)
 
-    def closed(self, connection: int, cause: str) -> None:
-        """Journal that a connection was lost."""
-        self._take(Kind.CLOSED, connection, cause.encode())
+    async def _make_ready(self, started_ns: int) -> None:
+        """Give the new pipeline what earlier recordings left, then what has waited for it."""
+        pipeline = self._intake.pipeline
+        about = self._intake.about
 
-    def frame(self, connection: int, body: bytes) -> None:
-        """Journal and process a frame; a simulated venue's clock frame moves the clock instead."""
-        if self._follows_venue and body.startswith(CLOCK_PREFIX):
-            self._venue_time.advance_to(int(json.loads(body)["data"]))
-            return
-        self._take(Kind.FRAME, connection, body)
+        def restore() -> None:
+            resume_listings(pipeline, self._lake, started_ns)
+            resume(pipeline, self._lake, recorded_instruments(about, pipeline), started_ns)
 
-    # How.
+        await asyncio.to_thread(restore)
+        self._commits.begin()
+        self._bars_seen = 0
+        self._intake.ready()
 
-    def _begin(self, meta: bytes, instruments: list[str]) -> None:
-        record = self._settings.record
-        about = {"source": "socket", "coins": list(record.coins), "url": record.ws_url}
-        exchange = {"request": {"type": "meta"}, "response": json.loads(meta)}
-        started = self._journal.append(self._clock.now_ns(), Kind.STARTED, -1, json.dumps(about).encode())
-        resume(self._pipeline, self._lake, instruments, started.recv_ns)
-        self._pipeline.process(started)
-        self._take(Kind.ANSWER, -1, json.dumps(exchange).encode())
+    async def _rotate(self) -> None:
+        """Seal the recording and go on with the next; sockets stay open and nothing is missed."""
+        intake = self._intake
+        intake.flush()
+        streams = intake.pipeline.proven_streams()
+        opened = intake.stop("rotated")
+        self._commits.cut()
+        before, journal, name = self._name, intake.journal, self._made_name()
+        self._signs.ended()
+        self._sealed = self._counts()
+        about = self._about(intake.pipeline.state.registry, continues=before)
+        started_ns = intake.begin(name, about)
+        intake.hold(opened, streams)
+        await self._commits.send(journal)
+        await asyncio.to_thread(journal.close)
+        self._seal(journal.folder)
+        self._name = name
+        await self._make_ready(started_ns)
+        logger.info("recording rotated", before=before, name=name)
 
-    def _take(self, kind: Kind, connection: int, body: bytes) -> None:
-        bars = self._pipeline.counts.bars
-        self._pipeline.process(self._journal.append(self._clock.now_ns(), kind, connection, body))
-        if self._pipeline.counts.bars > bars and not self._follows_venue:
-            self._bars_out.set()
-        # On the venue's clock batches are cut by count and not by the wall, so that every run has the same.
-        if self._follows_venue and self._journal.frames - self._first_frame >= COMMIT_FRAMES:
-            self._cut()
-
-    async def _finish(self, result: Recording) -> None:
+    async def _end(self, cause: str) -> None:
         """End the journal and drain what is pending; seal the recording if the lake has all of it."""
-        self._take(Kind.STOPPED, -1, b"recorder stopped")
-        self._cut()
-        await self._commit(result)
-        self._journal.close()
-        if self._unsent:
-            logger.warning("recording left unsealed", name=self._name, batches=len(self._unsent))
-            return
-        (self._journal.folder / _SEALED).touch()
-        logger.info(
-            "recording sealed", name=self._name, frames=self._journal.frames, trades=result.counts.trades
-        )
+        self._intake.stop(cause)
+        self._commits.cut()
+        await self._commits.send(self._intake.journal)
+        self._intake.journal.close()
+        self._seal(self._intake.journal.folder)
 
-    async def _run_tasks(self, stop: asyncio.Event, result: Recording) -> None:
-        record = self._settings.record
-        wanted = [Wanted(channel, coin) for coin in record.coins for channel in CHANNELS]
-        feed = Feed(
-            record.ws_url,
-            wanted,
-            self,
-            record,
-            has_timers=not self._follows_venue,
+    def _seal(self, folder: Path) -> None:
+        name = folder.name
+        if self._commits.waiting or self._commits.is_behind:
+            logger.warning("recording left unsealed", name=name, batches=self._commits.waiting)
+            return
+        (folder / SEALED).touch()
+        counts = self._counts()
+        logger.info("recording sealed", name=name, frames=counts.frames, trades=counts.trades)
+
+    def _made_name(self) -> str:
+        part, parts = parse_shard(self._settings.record.shard)
+        shard = f"-{part}of{parts}" if parts > 1 else ""
+        return f"{self._origin}{shard}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
+
+    def _counts(self) -> Counts:
+        return self._intake.pipeline.counts + self._sealed
+
+    # Running.
+
+    async def _run_tasks(self, stop: asyncio.Event, rest: Rest) -> None:
+        self._sockets = Sockets(
+            self._plans,
+            self._intake,
+            self._settings,
+            has_timers=not self._is_virtual,
             ends_with_venue=self._ends_with_venue,
+            clock=self._clock,
+            seen_until=self._seen_until,
             random_source=self._random,
         )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._sync_loop())
-                group.create_task(self._commit_loop(result))
-                group.create_task(self._progress_loop())
-                if not self._follows_venue:
-                    group.create_task(self._tick_loop())
-                await feed.run(stop)
+                group.create_task(self._commit_loop())
+                group.create_task(self._look_loop())
+                if not self._is_virtual:
+                    self._add_timed_tasks(group, rest)
+                await self._sockets.run(stop)
+                self._beat("ending")
                 # A loop in the middle of a commit or a sync ends it first: cancelling would leave its thread running.
                 self._ending.set()
                 self._bars_out.set()
         except* TickwalkError as failures:
             raise failures.exceptions[0] from None
 
-    async def _tick_loop(self) -> None:
-        """Close bars by the wall, so that a silent feed still closes its bars."""
+    def _add_timed_tasks(self, group: asyncio.TaskGroup, rest: Rest) -> None:
+        record = self._settings.record
+        asking = Asking(self._settings, rest, self._intake, self._ending)
+        group.create_task(self._flush_loop())
+        group.create_task(self._rotate_loop())
+        group.create_task(asking.listings(self._relisted))
+        group.create_task(asking.venue_clock())
+        group.create_task(asking.repairs())
+        group.create_task(asking.gaia_state())
+        clock = watch_clock(
+            self._intake, self._ending, server=record.ntp_server, every_s=record.clock_check_s
+        )
+        group.create_task(clock)
+        group.create_task(keep_forever(self._settings, self._ending))
+
+    async def _flush_loop(self) -> None:
+        """Journal and process what came; close bars by the wall, so that a silent feed still closes its bars."""
         while not self._ending.is_set():
-            now_ns = self._clock.now_ns()
-            due_ns = self._pipeline.next_tick_ns
-            if due_ns and now_ns > due_ns:
-                self._take(Kind.CLOCK, -1, b"")
-                continue
-            await self._rest(min(1.0, max(0.001, (due_ns - now_ns) / NS)) if due_ns else 0.1)
+            due_ns = self._intake.pipeline.next_tick_ns
+            if due_ns and self._clock.now_ns() > due_ns and self._intake.waiting is None:
+                self._intake.tick()
+            self._intake.flush()
+            await asyncio.sleep(_FLUSH_S)
 
     async def _sync_loop(self) -> None:
         while not self._ending.is_set():
             await self._rest(self._settings.record.block_ms / 1000)
-            await asyncio.to_thread(self._journal.sync)
+            await asyncio.to_thread(self._intake.journal.sync)
 
-    async def _commit_loop(self, result: Recording) -> None:
+    async def _commit_loop(self) -> None:
         while not self._ending.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
             self._bars_out.clear()
-            await self._commit(result)
+            await self._commits.send()
 
-    def _cut(self) -> None:
-        """Make a batch of what has been derived since the last one."""
-        first, last = self._first_frame, self._journal.frames - 1
-        tables = self._pipeline.drain()
-        if tables:
-            inputs: dict[str, object] = {"recording": self._name, "frames": [first, last]}
-            self._unsent.append((f"live:{self._name}:{first}-{last}", inputs, tables))
-        self._first_frame = last + 1
+    async def _rotate_loop(self) -> None:
+        while not self._ending.is_set():
+            await self._rest(self._settings.record.rotate_h * 3_600)
+            if not self._ending.is_set():
+                await self._rotate()
 
-    async def _commit(self, result: Recording) -> None:
-        """Sync the journal, then give the lake what was made from it."""
-        async with self._committing:
-            if not self._follows_venue:
-                self._cut()
-            await asyncio.to_thread(self._journal.sync)
-            while self._unsent:
-                batch_id, inputs, tables = self._unsent[0]
-                try:
-                    commit = await asyncio.to_thread(
-                        self._lake.commit, tables, batch_id=batch_id, inputs=inputs
-                    )
-                except LakeError as error:
-                    logger.warning(
-                        "commit postponed", batch=batch_id, waiting=len(self._unsent), reason=str(error)
-                    )
-                    if len(self._unsent) > _MAX_UNSENT:
-                        raise
-                    return
-                self._unsent.pop(0)
-                for name, rows in commit.rows.items():
-                    result.written[name] = result.written.get(name, 0) + rows
+    async def _look_loop(self) -> None:
+        """Once a second: feed the watchdogs, steer the clock, show how it is going."""
+        while not self._ending.is_set():
+            self._steady.steer()
+            self._feed_watchdogs()
+            self._beat("recording")
+            await self._rest(_LOOK_S)
 
-    async def _progress_loop(self) -> None:
-        while self._on_progress is not None and not self._ending.is_set():
-            self._on_progress(self._pipeline.counts, self._clock.now_ns())
-            await self._rest(1.0)
+    def _feed_watchdogs(self) -> None:
+        assert self._sockets is not None
+        watchdogs = self._sockets.watchdogs
+        for (connection, channel, coin), (
+            recv_ns,
+            count,
+        ) in self._intake.pipeline.state.take_streams().items():
+            watchdogs.heard(channel, coin, recv_ns, count, connection=connection)
+
+    def _beat(self, state: RunState, error: str = "") -> None:
+        """Take the vital signs, show them, and leave them where others look."""
+        self.vitals = self._signs.take(state, self._sockets, error)
+        if self._on_vitals is not None:
+            self._on_vitals(self.vitals)
+        if self._is_virtual:
+            return
+        with contextlib.suppress(JournalError):  # who looks for the heartbeat will miss it
+            write_heartbeat(self._settings, self.vitals)
+
+    def _flushed(self) -> None:
+        """A lot was taken: commit if bars are out; make the sockets wait if too much waits already."""
+        bars = self._intake.pipeline.counts.bars
+        if bars > self._bars_seen and not self._is_virtual:
+            self._bars_out.set()
+        self._bars_seen = bars
+        self._commits.cut_if_due()
+        if self._sockets is not None and self._intake.waiting is not None:
+            if self._intake.backlog_frames > _MOST_WAITING:
+                self._sockets.pause()
+        elif self._sockets is not None:
+            self._sockets.resume()
+
+    def _seen_until(self) -> int:
+        """Up to when the watchdogs have been told of everything."""
+        self._intake.flush()
+        self._feed_watchdogs()
+        return self._clock.now_ns()
+
+    def _relisted(self) -> None:
+        """The venues have said anew what they list: take up what is new, and let go what is gone."""
+        if self._intake.waiting is not None or self._sockets is None:
+            return
+        try:
+            self._plans = self._plan(self._intake.pipeline.state.registry)
+        except TickwalkError as error:
+            logger.warning("listings not followed", reason=str(error))
+            return
+        self._sockets.apply(self._plans)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but no longer than the recording goes on."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
-
-
-def recover(settings: Settings, lake: Lake) -> list[str]:
-    """Replay recordings that were never sealed, unless another recorder still holds them.
-
-    One that cannot be replayed is left as it is, and does not keep a new recording from starting.
-
-    Returns:
-        The names of those that were.
-    """
-    recovered = []
-    for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
-        if folder.name.startswith(CAPTURE) or (folder / _SEALED).exists() or not segments(folder):
-            continue
-        try:
-            done = replay(folder, settings, lake)
-        except TickwalkError as error:
-            logger.warning("recording not recovered", name=folder.name, reason=str(error))
-            continue
-        (folder / _SEALED).touch()
-        logger.warning(
-            "recording recovered", name=folder.name, frames=done.counts.frames, written=done.written
-        )
-        recovered.append(folder.name)
-    return recovered

@@ -77,10 +77,15 @@ _LISTINGS: Final = """
 """
 
 
+def listings_rows(lake: Lake, before_ns: int) -> list[dict[str, Any]]:
+    """Return the newest row of `instruments` of each name that was known before an instant."""
+    return lake.query(_LISTINGS, [before_ns]).to_pylist()
+
+
 def resume_listings(pipeline: Pipeline, lake: Lake, started_ns: int) -> None:
     """Give a new pipeline what the venues listed by then, so that it knows the ids of recycled names."""
     pipeline.state.ids.clear()
-    pipeline.state.registry.restore(lake.query(_LISTINGS, [started_ns]).to_pylist())
+    pipeline.state.registry.restore(listings_rows(lake, started_ns))
 
 
 def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_ns: int) -> None:

@@ -42,6 +42,9 @@ class Counts:
     bars: int = 0
     reconnects: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
 
 class Rows:
     """Rows by table until the lake takes them."""

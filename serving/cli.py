@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serving.commands import airflow, alert, data, keep, models, probe, venue
+from serving.commands import airflow, alert, data, keep, models, probe, record, venue
 from serving.commands.common import Context
 from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
@@ -63,6 +63,7 @@ def show_settings(context: typer.Context) -> None:
         console.print(f"{key:28} {shown(chosen.settings, key)}", highlight=False, markup=False)
 
 
+record.add_to(app)
 data.add_to(app)
 models.add_to(app)
 venue.add_to(app)

@@ -13,14 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingest.feed import Wanted
-from ingest.pipeline import Counts
 from ingest.recorder import Recorder, Recording
 from ingest.venues.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
-from ingest.venues.hyperliquid import CHANNELS
 from ingest.venues.market import Market
 from ingest.venues.market_spec import MarketSpec
 from ingest.venues.simulated import SimulatedVenue
+from ingest.vitals import Vitals
 from serving.night import run_night
 from storage.clock import iso
 from storage.errors import SettingsError
@@ -84,14 +82,17 @@ def run_demo(
 async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str], None]) -> Recording:
     coins = tuple(coin.name for coin in spec.coins if coin.listed)
     assert spec.span_s is not None
-    wanted = [Wanted(channel, coin) for coin in coins for channel in CHANNELS]
     venue = SimulatedVenue(
-        Market(spec), clock="virtual", wait_for_subscriptions=len(wanted), faults=demo_faults(spec.span_s)
+        Market(spec),
+        clock="virtual",
+        wait_for_subscriptions=len(coins) * len(settings.record.channels),
+        faults=demo_faults(spec.span_s),
     )
 
-    def show(counts: Counts, now_ns: int) -> None:
+    def show(vitals: Vitals) -> None:
         on_step(
-            f"recording the simulated market: {iso(now_ns)}, {counts.frames:,} frames, {counts.trades:,} trades"
+            f"recording the simulated market: {iso(vitals.now_ns)}, "
+            f"{vitals.frames:,} frames, {vitals.trades:,} trades"
         )
 
     async with venue:
@@ -100,7 +101,7 @@ async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str],
         )
         settings = dataclasses.replace(settings, record=record)
         with Lake.open(settings) as lake:
-            recorder = Recorder(settings, lake, name=RECORDING, ends_with_venue=True, on_progress=show)
+            recorder = Recorder(settings, lake, name=RECORDING, ends_with_venue=True, on_vitals=show)
             return await recorder.run(asyncio.Event())
 
 

@@ -60,6 +60,9 @@ _ABOVE_ZERO: Final = (
     "handshakes_per_minute",
     "rest_weight_per_minute",
     "block_ms",
+    "chain_silence_s",
+    "discover_s",
+    "rotate_h",
     "segment_bytes",
 )
 
@@ -75,7 +78,7 @@ class RecordSettings:
     info_url: str = "https://api.hyperliquid.xyz/info"
     """The address that answers `POST /info`."""
     coins: tuple[str, ...] = ("BTC", "ETH", "SOL")
-    """The venue's own names, byte-exact; `all` is not offered, since a socket carries 1000 subscriptions."""
+    """The venue's own names, byte-exact, and patterns: `*` (first dex), `xyz:*`, `@*`. Outcomes (`#`) come only by name."""
     clock: str = "wall"
     """`wall`, or `venue` to take the time from a simulated venue's clock frames."""
     ping_s: float = 20.0
@@ -126,6 +129,10 @@ class RecordSettings:
     """How often the venue sends the book of 20 levels; a watchdog reports when it no longer does."""
     chain_silence_s: float = 10.0
     """The chain has halted when its explorer tells of no block for so long."""
+    discover_s: float = 3600.0
+    """Seconds between questions for what is listed; new names that fit `record.coins` are taken up."""
+    rotate_h: float = 24.0
+    """Hours after which a recording is sealed and the next one goes on, without a gap; a crash replays one at most."""
     silence_factor: float = 3.0
     """A stream silent for this many times its longest silence of late is asked for again."""
     silence_least_s: float = 10.0

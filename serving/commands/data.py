@@ -1,10 +1,9 @@
-"""Commands that bring ticks in and read tables: record, replay, import, sql, instruments."""
+"""Commands that bring ticks in and read tables: replay, import, sql, instruments."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,7 +13,6 @@ from serving.commands.common import (
     console,
     notes,
     print_table,
-    run_until_stopped,
     settings_of,
 )
 from storage.errors import RangeError
@@ -24,65 +22,10 @@ imports = typer.Typer(no_args_is_help=True, help="Bring in history that was not 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(record)
     app.command()(replay)
     app.command()(sql)
     app.command()(instruments)
     app.add_typer(imports, name="import")
-
-
-def record(
-    context: typer.Context,
-    coin: Annotated[
-        list[str] | None, typer.Option(help="Coin to record, byte-exact; may be repeated.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(help="WebSocket address, instead of the setting.")] = None,
-    info_url: Annotated[
-        str | None, typer.Option(help="Address of POST /info, instead of the setting.")
-    ] = None,
-    seconds: Annotated[float | None, typer.Option("--for", help="Stop after so many seconds.")] = None,
-) -> None:
-    """Record the venue's public feed until Ctrl-C.
-
-    Every frame is journalled before anything is derived from it; bars are published every minute. Ctrl-C seals the
-    journal and drains what is pending. After a crash the next start recovers.
-
-    Try it without a network: `tickwalk serve-venue` in another terminal, then
-    `tickwalk record --url ws://127.0.0.1:9955/ws --info-url http://127.0.0.1:9955/info`.
-    """
-    import dataclasses
-
-    from ingest.pipeline import Counts
-    from ingest.recorder import Recorder, Recording
-    from storage.clock import iso
-    from storage.lake import Lake
-
-    settings = settings_of(context)
-    changes: dict[str, Any] = {"coins": tuple(coin) if coin else None, "ws_url": url, "info_url": info_url}
-    chosen = dataclasses.replace(settings.record, **{k: v for k, v in changes.items() if v is not None})
-    settings = dataclasses.replace(settings, record=chosen)
-    settings.ensure_home()
-
-    with notes.status(f"recording {', '.join(chosen.coins)} from {chosen.ws_url}") as status:
-
-        def show(counts: Counts, now_ns: int) -> None:
-            status.update(
-                f"{iso(now_ns)}  frames {counts.frames:,}  trades {counts.trades:,}  bars {counts.bars:,}  "
-                f"reconnects {counts.reconnects}  quarantined {counts.quarantined}  (Ctrl-C seals and ends)"
-            )
-
-        async def work(stop: asyncio.Event) -> Recording:
-            if seconds is not None:
-                asyncio.get_running_loop().call_later(seconds, stop.set)
-            with Lake.open(settings) as lake:
-                return await Recorder(settings, lake, on_progress=show).run(stop)
-
-        done: Recording = run_until_stopped(work)
-    console.print(
-        f"recorded {done.name}: {done.counts.frames:,} frames, {done.counts.trades:,} trades, "
-        f"{done.written.get('bars', 0):,} bars, {done.counts.reconnects} reconnects",
-        highlight=False,
-    )
 
 
 def replay(

@@ -10,7 +10,7 @@ import pytest
 
 from ingest.coverage import TRADES
 from ingest.journal import JournalWriter, hold_recording, read_journal
-from ingest.recorder import recover
+from ingest.recover import recover
 from ingest.records import Kind
 from ingest.replay import replay
 from storage.contracts import BARS

@@ -13,22 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from ingest.feed import Wanted
 from ingest.journal import read_journal
-from ingest.recorder import Recorder, Recording, recover
+from ingest.recorder import Recorder, Recording
 from ingest.records import Kind
+from ingest.recover import recover
 from ingest.replay import replay
 from ingest.venues.faults import (
-    ClaimSubscribed,
     Disconnect,
     Duplicate,
     Fault,
     Garbage,
-    LoseAck,
     Reorder,
     Silence,
 )
-from ingest.venues.hyperliquid import CHANNELS
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import parse_time_ns
 from storage.errors import InstrumentError, VenueError
@@ -44,9 +41,9 @@ async def record(
     settings: Settings, *, faults: list[Fault] | None = None, name: str = "simulated", **spec: object
 ) -> tuple[Recording, SimulatedVenue]:
     """Record a short simulated market from its first frame to its end."""
-    wanted = [Wanted(channel, coin) for coin in COINS for channel in CHANNELS]
+    streams = len(COINS) * len(settings.record.channels)
     source = market(**({"span_s": 240.0} | spec))
-    async with SimulatedVenue(source, wait_for_subscriptions=len(wanted), faults=faults or []) as venue:
+    async with SimulatedVenue(source, wait_for_subscriptions=streams, faults=faults or []) as venue:
         feed = dataclasses.replace(
             settings.record,
             coins=COINS,
@@ -123,39 +120,6 @@ async def test_a_long_loss_is_blind_and_a_short_one_is_bridged(settings: Setting
     assert [row["status"] for row in btc[:3]] == ["printed", "blind", "blind"]
     assert {row["cause"] for row in btc[1:3]} == {"connection lost"}
     assert btc[1]["trades"], "what was printed while we watched is kept"
-
-
-async def test_a_lost_ack_and_an_already_subscribed_converge(settings: Settings) -> None:
-    """The feed asks again for what was not acknowledged, and takes `Already subscribed` for success."""
-    from ingest.feed import Feed
-
-    heard: list[bytes] = []
-
-    class Ears:
-        def opened(self, connection: int, url: str) -> None: ...
-        def closed(self, connection: int, cause: str) -> None: ...
-        def frame(self, connection: int, body: bytes) -> None:
-            heard.append(body)
-            if b'"subscriptionResponse"' in body or b"Already" in body:
-                answers.set()
-
-    answers = asyncio.Event()
-    faults: list[Fault] = [
-        LoseAck(channel="trades", coin="BTC", times=1),
-        ClaimSubscribed(channel="bbo", coin="BTC"),
-    ]
-    async with SimulatedVenue(market(span_s=None), clock="real", faults=faults) as venue:
-        limits = dataclasses.replace(settings.record, ack_timeout_s=0.2)
-        feed = Feed(venue.ws_url, [Wanted("trades", "BTC"), Wanted("bbo", "BTC")], Ears(), limits)
-        stop = asyncio.Event()
-        running = asyncio.create_task(feed.run(stop))
-        async with asyncio.timeout(20):
-            while feed.missing or not heard:
-                await answers.wait()
-                answers.clear()
-        stop.set()
-        await running
-    assert any(b"Already subscribed" in body for body in heard)
 
 
 async def test_an_unknown_coin_is_refused_before_anything_is_written(settings: Settings) -> None:

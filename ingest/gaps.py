@@ -1,0 +1,72 @@
+"""Which prints are missing, from when to when, why, and what repaired it?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+from storage.clock import US_NS
+from storage.lake import Lake
+
+# A hole that a candle has counted is proven bar by bar; those rows cover it.
+_GAPS: Final = """
+    WITH newest AS (
+        SELECT * FROM coverage
+        QUALIFY row_number() OVER (
+            PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
+    ),
+    proven AS (
+        SELECT instrument, channel, ts_from, ts_to FROM newest
+        WHERE kind = 'gap' AND bridged AND evidence = 'venue_statement'
+    ),
+    holes AS (
+        SELECT instrument, channel, ts_from, ts_to, cause, evidence, bridged, journal FROM newest
+        WHERE kind = 'gap' AND NOT (bridged AND evidence = 'venue_statement')
+    ),
+    judged AS (
+        SELECT holes.*, coalesce((
+            SELECT sum(epoch_us(least(p.ts_to, holes.ts_to)) - epoch_us(greatest(p.ts_from, holes.ts_from)))
+            FROM proven AS p
+            WHERE p.instrument = holes.instrument AND p.channel = holes.channel
+              AND p.ts_from < holes.ts_to AND p.ts_to > holes.ts_from
+        ), 0) AS counted_us FROM holes
+    )
+    SELECT instrument, channel, ts_from AS "from", ts_to AS "to",
+           round((epoch_us(ts_to) - epoch_us(ts_from)) / 1e6, 3) AS seconds, cause,
+           CASE WHEN bridged THEN 'yes: ' || evidence
+                WHEN counted_us >= epoch_us(ts_to) - epoch_us(ts_from) THEN 'yes: venue_statement'
+                WHEN counted_us > 0 THEN 'in part: venue_statement'
+                ELSE 'no' END AS repaired,
+           journal AS recording
+    FROM judged
+    WHERE (? IS NULL OR instrument = ? OR split_part(instrument, '|', 3) = ?)
+      AND (? = '*' OR channel = ? OR channel = '*')
+      AND epoch_us(ts_to) >= ?
+    ORDER BY ts_from, instrument, channel
+"""
+
+
+def list_gaps(
+    lake: Lake,
+    *,
+    instrument: str | None = None,
+    since_ns: int = 0,
+    channel: str = "trades",
+    open_only: bool = False,
+) -> pa.Table:
+    """Return gaps, one a row, by time.
+
+    Args:
+        lake: holds the table `coverage`.
+        instrument: an id, or the venue's own name; all by default.
+        since_ns: gaps that ended before are left out.
+        channel: `*` for every channel; a halt of a whole venue is of no channel and always told.
+        open_only: leave out what is wholly repaired.
+    """
+    params = [instrument, instrument, instrument, channel, channel, since_ns // US_NS]
+    rows = lake.query(_GAPS, params)
+    if open_only:
+        repaired = rows["repaired"].to_pylist()
+        rows = rows.filter(pa.array([not str(text).startswith("yes") for text in repaired], pa.bool_()))
+    return rows

@@ -29,7 +29,7 @@ _POWERS: Final = 10.0 ** np.arange(23)
 _MOST_DIGITS: Final = 15
 # Bytes of the shortest print that a frame may hold; bounds how many there can be.
 _LEAST_PRINT_BYTES: Final = 56
-_COIN, _SIDE, _PX, _SZ, _TIME, _TID, _HASH, _LEVELS = 1, 2, 4, 8, 16, 32, 64, 128
+_COIN, _SIDE, _PX, _SZ, _TIME, _TID, _HASH, _LEVELS, _ORDERS = 1, 2, 4, 8, 16, 32, 64, 128, 256
 _PRINT_KEYS: Final = _COIN | _SIDE | _PX | _SZ | _TIME | _TID
 _BBO_KEYS: Final = _COIN | _TIME | _LEVELS
 
@@ -263,7 +263,9 @@ def _key(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     size, first, second = stop - at - 1, raw[at + 1], raw[at + 2]
     third, fourth = raw[at + 3], raw[at + 4]
     code = 0
-    if size == 2 and second == 120 and first == 112:
+    if size == 1 and first == 110:
+        code = _ORDERS
+    elif size == 2 and second == 120 and first == 112:
         code = _PX
     elif size == 2 and first == 115 and second == 122:
         code = _SZ
@@ -386,6 +388,8 @@ def _level(raw, at, end, touch, column):  # type: ignore[no-untyped-def]  # prag
         if code == _PX or code == _SZ:
             value, at = _decimal(raw, at, end)
             touch[column + (0 if code == _PX else 1)] = value
+        elif code == _ORDERS:
+            at = _whole(raw, at, end)[1]
         elif code == 0:
             at = _skip(raw, at, end)
         else:
@@ -396,7 +400,7 @@ def _level(raw, at, end, touch, column):  # type: ignore[no-untyped-def]  # prag
             break
         if raw[at] != 44:
             return -1
-    return at + 1 if seen == _PX | _SZ else -1
+    return at + 1 if seen & (_PX | _SZ) == _PX | _SZ else -1
 
 
 @_jit

@@ -169,7 +169,8 @@ class BarClock:
         book = self._books[instrument]
         if bar < book.first_open_ns:
             return None
-        is_published = bar + self.width_ns <= published_to_ns
+        # What a recorder that was down has missed is out only when it first publishes.
+        is_published = bar + self.width_ns <= published_to_ns and bar < book.next_open_ns
         if is_published and bar not in book.published:
             self.too_late += count
             logger.warning("print too late to reopen its bar", instrument=instrument, bar_open_ns=bar)

@@ -129,7 +129,8 @@ class HyperliquidFrames:
         state.note_stream(connection, channel, coin, record.recv_ns)
         is_resent = channel == TRADES and (connection, instrument) in state.awaits_first
         if event_ns is not None and not is_resent:
-            state.lags.note(channel, (record.recv_ns - event_ns) / MS_NS, record.recv_ns)
+            # As in bulk, to the last bit: of a lag beyond 104 days a double cannot hold each nanosecond.
+            state.lags.note(channel, float(record.recv_ns - event_ns) / MS_NS, record.recv_ns)
         return instrument
 
     # Prints.

@@ -40,6 +40,16 @@ class Script:
                 self.frame(at_s, {"channel": "subscriptionResponse", "data": data}, connection)
         return self
 
+    def opened(self, at_s: float, connection: int, **about: str) -> Self:
+        """Open a connection and say what it is for: `venue`, `socket`, and a relay's `symbol`."""
+        return self._add(at_s, Kind.OPENED, connection, json.dumps({"url": "ws://made"} | about).encode())
+
+    def answer(self, at_s: float, request: dict[str, Any], response: Any) -> Self:
+        """Have an answer over REST arrive, asked for half a second before."""
+        asked_ns = START_NS + round((at_s - LAG_S) * NS)
+        body = {"request": request, "response": response, "asked_ns": asked_ns}
+        return self._add(at_s, Kind.ANSWER, -1, json.dumps(body).encode())
+
     def subscribe(
         self, at_s: float, connection: int = 0, *, coin: str = "BTC", method: str = "subscribe"
     ) -> Self:

@@ -83,11 +83,11 @@ def test_any_capture_gives_the_same_rows_however_it_is_cut(seed: int) -> None:
 def test_a_lag_of_years_is_the_same_number_alone_and_among_many(size: int) -> None:
     """A double cannot hold each of its nanoseconds: of the longest here, dividing whole numbers gives another."""
     script = Script().open(0)
-    for n in range(9):
+    for n in range(10):
         level = {"px": "1", "sz": str(n + 1), "n": 1}
         data = {"coin": "BTC", "time": 1, "bbo": [level, level]}
         body = json.dumps({"channel": "bbo", "data": data}, separators=(",", ":")).encode()
-        script.frame(1 + n / 7, body)
+        script.frame(1 + n / 14, body)
     records = script.stop(5).sorted()
     one = one_by_one(records, WIDTHS, is_capture=False)
     assert_equal(one, in_batches(records, WIDTHS, is_capture=False, cuts=range(0, len(records), size)))

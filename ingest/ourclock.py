@@ -90,7 +90,7 @@ class ClockLedger:
         """
         kind = request.get("type")
         if kind == "clock":
-            return self._took_reading(response)
+            return self._took_reading(response, received_ns)
         if kind == "exchangeStatus":
             found = venue_sample(response, asked_ns, received_ns)
         elif kind == "ntp" and isinstance(response, dict) and "offset_ms" in response:
@@ -116,27 +116,24 @@ class ClockLedger:
         return {
             source: sample.offset_ms
             for source, sample in sorted(self._newest.items())
-            if source != "monotonic" and now_ns - sample.known_ns <= _STALE_NS
+            if now_ns - sample.known_ns <= _STALE_NS
         }
 
     def verdict(self, now_ns: int, *, least_lag_ms: float | None = None) -> Verdict:
         """Say whether our clock is right.
 
-        It is `off` where even the kindest reading of one comparison is beyond the limit, or where a frame came
-        further from the future than the limit (`least_lag_ms`); `unknown` where nothing recent speaks for it.
+        It is `off` where even the kindest reading of one comparison is beyond the limit, where the clock was set by
+        more than that (it was wrong, or it is now), or where a frame came further from the future than the limit
+        (`least_lag_ms`); `unknown` where nothing recent speaks for it.
         """
         if least_lag_ms is not None and least_lag_ms < -self._limit_ms:
             return "off"
-        recent = [
-            sample
-            for source, sample in self._newest.items()
-            if source != "monotonic" and now_ns - sample.known_ns <= _STALE_NS
-        ]
+        recent = [sample for sample in self._newest.values() if now_ns - sample.known_ns <= _STALE_NS]
         if any(abs(sample.offset_ms) - sample.uncertainty_ms > self._limit_ms for sample in recent):
             return "off"
-        return "ok" if recent else "unknown"
+        return "ok" if any(sample.source != "monotonic" for sample in recent) else "unknown"
 
-    def _took_reading(self, response: Any) -> list[dict[str, Any]]:
+    def _took_reading(self, response: Any, received_ns: int) -> list[dict[str, Any]]:
         """Compare how far the wall clock and the monotonic one went since the last reading."""
         wall_ns, mono_ns = _whole(response, "wall_ns"), _whole(response, "mono_ns")
         before, self._reading = self._reading, (wall_ns, mono_ns)
@@ -147,7 +144,8 @@ class ClockLedger:
         if abs(moved_ms) <= _STEP_MS + _STEER * went_ms:
             return []
         self.stepped += 1
-        return [self.take(Sample("monotonic", max(wall_ns, 0), moved_ms, _STEP_MS, max(wall_ns, 0)))]
+        # Its time is that of the receipt clock: the wall's own reading leaps with the step.
+        return [self.take(Sample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
 
 
 def venue_sample(response: Any, asked_ns: int, received_ns: int) -> Sample:

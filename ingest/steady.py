@@ -2,7 +2,9 @@
 
 Receipt times must never fall, and must not leap an hour because someone corrected the clock. So time runs on from
 the wall's reading at the start by the boot clock, which goes on through a suspended machine, and leans towards the
-wall by a tenth at most: a second's correction is made in ten. Whoever needs a larger one at once restarts.
+wall by a tenth at most: a second's correction is made in ten. A wall that is further away than a time server's
+correction was set, rightly or wrongly: it is not followed, since prints would come from the future, or too late for
+their bars. That the clock is off is told (`ingest.ourclock`); whoever wants the new time at once restarts.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ _UNIT: Final = 1024
 _LEAN: Final = _UNIT // 10
 # Within this the wall is followed exactly: less than a clock differs from its neighbours.
 _CLOSE_NS: Final = 1_000_000
+# Further than this the wall is not followed. A print may come 5 s from the future and is refused beyond that.
+_FAR_NS: Final = 4_000_000_000
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -49,6 +53,7 @@ class SteadyTime:
         now_ns = self.now_ns()
         self._base_ns, self._since_ns = now_ns, self._run_ns()
         ahead_ns = self._wall_ns() - now_ns
-        lean = 0 if abs(ahead_ns) < _CLOSE_NS else _LEAN if ahead_ns > 0 else -_LEAN
+        is_followed = _CLOSE_NS <= abs(ahead_ns) <= _FAR_NS
+        lean = 0 if not is_followed else _LEAN if ahead_ns > 0 else -_LEAN
         self._rate = _UNIT + lean
         return ahead_ns

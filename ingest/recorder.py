@@ -40,7 +40,7 @@ from ingest.venues import gaiaex
 from ingest.venues.hyperliquid import SIMULATED_MARK, parse_venue_time_ns
 from ingest.vitals import State as RunState
 from ingest.vitals import Vitals, clear_heartbeats, write_heartbeat
-from storage.clock import ManualTime
+from storage.clock import ManualTime, TimeSource, WallTime
 from storage.errors import JournalError, TickwalkError
 from storage.lake import Lake
 from storage.logs import get_logger
@@ -76,6 +76,7 @@ class Recorder:
         on_vitals: Callable[[Vitals], None] | None = None,
         on_wanted: Callable[[list[str]], None] | None = None,
         random_source: random.Random | None = None,
+        wall: TimeSource | None = None,
     ) -> None:
         """Prepare a recorder; `run` starts it.
 
@@ -87,6 +88,7 @@ class Recorder:
             on_vitals: is told, once a second, how it is doing.
             on_wanted: is told, before the recording begins, which coins it will hold.
             random_source: draws the waits before reconnects.
+            wall: the clock that may be set while we record; the machine's by default.
         """
         self._settings = settings
         self._lake = lake
@@ -96,7 +98,8 @@ class Recorder:
         self._random = random_source
         self._is_virtual = settings.record.clock == "venue"
         self._venue_time = ManualTime()
-        self._steady = SteadyTime()
+        self._wall = wall or WallTime()
+        self._steady = SteadyTime(wall.now_ns) if wall else SteadyTime()
         self._clock = self._venue_time if self._is_virtual else self._steady
         self._name = name or ""
         self._origin = settings.record.venue
@@ -289,7 +292,11 @@ class Recorder:
         group.create_task(asking.repairs())
         group.create_task(asking.gaia_state())
         clock = watch_clock(
-            self._intake, self._ending, server=record.ntp_server, every_s=record.clock_check_s
+            self._intake,
+            self._ending,
+            server=record.ntp_server,
+            every_s=record.clock_check_s,
+            clock=self._wall,
         )
         group.create_task(clock)
         group.create_task(keep_forever(self._settings, self._ending))

@@ -33,7 +33,7 @@ def test_killed_at_random_moments_nothing_older_than_100_ms_is_lost_and_nothing_
 def test_200_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = drill(tmp_path, kills=200, seed=5, longest_s=3.0, activity=30.0)
     with capsys.disabled():
-        print(f"\nkill -9: {report.text()}")  # noqa: T201 - the drill's figures are for people
+        print(f"\nkill -9: {report.text()}")
     assert report.worst_loss_ms <= 100.0
     assert report.duplicates == 0
 

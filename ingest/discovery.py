@@ -145,7 +145,10 @@ class Registry:
         if held is not None:
             return held.state == "listed" and held.generation == generation
         venue, kind, symbol = base.split("|", 2)
-        return Scope(venue, kind, _scope_dex(venue, symbol)) not in self._spoken
+        dex = _scope_dex(venue, symbol)
+        # Where the dexes are known, a name on another one is a name misspelt (they are byte-exact too).
+        is_known_dex = not (dex and self._dexs) or dex in self._dexs
+        return is_known_dex and Scope(venue, kind, dex) not in self._spoken
 
     def listed(self, venue: str | None = None) -> tuple[str, ...]:
         """Return the names that trade on a venue (Hyperliquid unless given), dex by dex as they were first listed."""

@@ -1,0 +1,254 @@
+"""How does a recorder meet a venue that misbehaves: over real sockets, on a clock that waits for nobody?
+
+`taped` lets the venue's own clock frames carry the time: every run is the same, and as fast as it can be read.
+`live` is for what needs timers (pings, watchdogs, questions): recorder and venue share a clock that moves a tenth
+of a second with each turn of the loop, so that a busy machine slows the market down and makes no silence in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from ingest.recorder import Recorder, Recording
+from ingest.venues.faults import Fault
+from ingest.venues.frames import Block, Frame
+from ingest.venues.market import Source
+from ingest.venues.simulated import SimulatedVenue
+from storage.clock import MS_NS, NS, ManualTime
+from storage.contracts import CONTRACTS
+from storage.lake import Lake
+from storage.settings import Settings
+from tests.ingest.wire import BY_NAME, SMALL, Rerun, market
+
+START_NS = SMALL.start_ns
+BTC, SOL = "hyperliquid|perp|BTC", "hyperliquid|perp|SOL"
+BOTH = ("BTC", "SOL")
+ONE_SECOND = {"widths": ("10s",), "grace_ms": 500}
+_STEP_NS = NS // 10
+_TURN_S = 0.005
+
+
+@dataclass
+class Taken:
+    """What a recording left behind: its tables, and what the venue says that it sent."""
+
+    venue: SimulatedVenue
+    settings: Settings
+    done: Recording | None = None
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def of(self, table: str, instrument: str = "", **equal: Any) -> list[dict[str, Any]]:
+        """Return rows of a table, of one instrument if it is named, whose columns have the values given."""
+        return [
+            row
+            for row in self.tables[table]
+            if (not instrument or row["instrument"] == instrument)
+            and all(row[name] == value for name, value in equal.items())
+        ]
+
+    def bars(self, instrument: str, from_s: float = 0.0, to_s: float = 1e9) -> list[dict[str, Any]]:
+        """Return the last revisions of an instrument's bars that open within a stretch of the tape."""
+        return [
+            row for row in self.of("bars_latest", instrument) if from_s <= since_s(row["ts_open"]) < to_s
+        ]
+
+    def gaps(self, instrument: str, channel: str = "trades") -> list[dict[str, Any]]:
+        """Return the last revision of each hole of a channel of an instrument."""
+        rows = self.of("coverage", instrument, channel=channel, kind="gap")
+        return list({(row["connection"], row["ts_from"]): row for row in rows}.values())
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why things were refused."""
+        return [row["reason"] for row in self.tables["quarantine"]]
+
+    def is_each_print_stored_once(self) -> bool:
+        """Return whether the table of trades holds every print that the venue sent, and each once."""
+        rows = self.tables["trades"]
+        keys = {(row["instrument"], row["ts_event"], row["tid"]) for row in rows}
+        return len(rows) == len(keys) == sum(self.venue.stats.distinct.values())
+
+    def read(self, lake: Lake) -> None:
+        """Read all tables."""
+        for name in (*CONTRACTS, "bars_latest"):
+            key = CONTRACTS["bars" if name == "bars_latest" else name].key
+            self.tables[name] = lake.query(f"SELECT * FROM {name} ORDER BY {', '.join(key)}").to_pylist()
+
+
+def since_s(moment: datetime) -> float:
+    """Return seconds from the start of the tape."""
+    return round(moment.timestamp() - START_NS / NS, 6)
+
+
+def statuses(bars: Iterable[dict[str, Any]]) -> list[str]:
+    return [row["status"] for row in bars]
+
+
+def configured(settings: Settings, venue: SimulatedVenue, **changes: dict[str, Any]) -> Settings:
+    """Return settings for a venue; `record`, `gaiaex` and `bars` replace fields of those sections."""
+    record: dict[str, Any] = {
+        "coins": BOTH,
+        "channels": ("trades", "bbo"),
+        "ws_url": venue.ws_url,
+        "info_url": venue.info_url,
+        "explorer_url": "",
+        "ntp_server": "",
+        "twins": 1,
+        "backoff_first_s": 0.01,
+        "backoff_max_s": 0.05,
+    }
+    gaiaex = {"ws_url": venue.gaia_ws_url, "rest_url": venue.gaia_rest_url, "handshakes_per_s": 50.0}
+    return dataclasses.replace(
+        settings,
+        record=dataclasses.replace(settings.record, **(record | changes.get("record", {}))),
+        gaiaex=dataclasses.replace(settings.gaiaex, **(gaiaex | changes.get("gaiaex", {}))),
+        bars=dataclasses.replace(settings.bars, **(ONE_SECOND | changes.get("bars", {}))),
+        metrics=dataclasses.replace(settings.metrics, port=0),
+    )
+
+
+async def taped(
+    settings: Settings,
+    *faults: Fault,
+    source: Source | None = None,
+    streams: int = 4,
+    venue: dict[str, Any] | None = None,
+    **changes: dict[str, Any],
+) -> Taken:
+    """Record a whole tape on the venue's own clock; `streams` is how many subscriptions it waits for."""
+    served = SimulatedVenue(
+        source or market(), wait_for_subscriptions=streams, faults=faults, **(venue or {})
+    )
+    async with served:
+        changes["record"] = {"clock": "venue"} | changes.get("record", {})
+        taken = Taken(served, configured(settings, served, **changes))
+        with Lake.open(taken.settings) as lake:
+            recorder = Recorder(taken.settings, lake, name="taped", ends_with_venue=True)
+            taken.done = await recorder.run(asyncio.Event())
+            taken.read(lake)
+    return taken
+
+
+class LoopTime(ManualTime):
+    """A clock that moves with the loop's turns; it stands still until `run`."""
+
+    def steer(self) -> int:
+        """Return 0: it is never off."""
+        return 0
+
+    async def run(self) -> None:
+        """Move, until cancelled."""
+        while True:
+            await asyncio.sleep(_TURN_S)
+            self.advance_to(self.now_ns() + _STEP_NS)
+
+
+@dataclass
+class Live(Taken):
+    """A recorder that is running beside its venue."""
+
+    time: LoopTime = field(default_factory=lambda: LoopTime(START_NS))
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    recorder: Recorder | None = None
+
+    async def until_s(self, seconds: float) -> None:
+        """Wait for an instant of the tape."""
+        await until(lambda: self.time.now_ns() >= START_NS + round(seconds * NS))
+
+    async def heard(self, channel: str, times: int = 1) -> None:
+        """Wait until the venue has sent so many messages of a channel."""
+        await until(lambda: self.venue.stats.frames[channel] >= times)
+
+    async def end(self) -> None:
+        """Stop the recorder, which `live` does too at the end of its block, and have the tables read."""
+        self.stop.set()
+
+
+@asynccontextmanager
+async def live(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    *faults: Fault,
+    source: Source | None = None,
+    streams: int = 4,
+    venue: dict[str, Any] | None = None,
+    **changes: dict[str, Any],
+) -> AsyncIterator[Live]:
+    """Run a recorder with all its timers; at the end of the block it is stopped and the tables are read."""
+    time = LoopTime(START_NS)
+    # Recorder and venue read one clock, and the venue looks at it as often as it moves.
+    monkeypatch.setattr("ingest.recorder.SteadyTime", lambda: time)
+    monkeypatch.setattr("ingest.venues.pump._LONGEST_NAP_S", _TURN_S)
+    served = SimulatedVenue(
+        source or market(span_s=None),
+        clock="real",
+        time_source=time,
+        wait_for_subscriptions=streams,
+        faults=faults,
+        **(venue or {}),
+    )
+    async with served, asyncio.timeout(120):
+        run = Live(served, configured(settings, served, **changes), time=time)
+        with Lake.open(run.settings) as lake:
+            run.recorder = Recorder(run.settings, lake, name="live")
+            recording = asyncio.create_task(run.recorder.run(run.stop))
+            clock: asyncio.Task[None] | None = None
+            try:
+                asked = ("subscriptionResponse", "error", "orderbook")
+                await until(
+                    lambda: recording.done() or sum(served.stats.frames[name] for name in asked) >= streams
+                )
+                clock = asyncio.create_task(time.run())
+                yield run
+                run.stop.set()
+                run.done = await recording
+            finally:
+                for task in (clock, recording):
+                    if task is not None:
+                        task.cancel()
+                await asyncio.gather(*(task for task in (clock, recording) if task), return_exceptions=True)
+            run.read(lake)
+
+
+async def until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for something that has no event, turn by turn of the loop."""
+    async with asyncio.timeout(timeout_s):
+        while not is_so():  # noqa: ASYNC110 - what a simulated venue has done so far has no event
+            await asyncio.sleep(_TURN_S)
+
+
+class Spoken(Rerun):
+    """A small market in which more is said at chosen seconds: frames, as text, to those who subscribed to a stream."""
+
+    def __init__(self, said: Iterable[tuple[float, str, str]], **changes: Any) -> None:
+        """Take (seconds, stream such as `trades:BTC`, text)."""
+        super().__init__(market(**changes).spec)
+        self._said = sorted(said)
+
+    def blocks(self) -> Iterator[Block]:
+        said = list(self._said)
+        for block in super().blocks():
+            at_s = (block.time_ms - START_NS // MS_NS) / 1_000
+            due = [item for item in said if item[0] <= at_s]
+            said = said[len(due) :]
+            more = [
+                Frame(stream, stream.partition(":")[0], stream.partition(":")[2], text)
+                for _, stream, text in due
+            ]
+            yield dataclasses.replace(block, frames=[*block.frames, *more]) if more else block
+
+
+def ms(seconds: float) -> int:
+    """Return an instant of the tape as the venue writes it."""
+    return START_NS // MS_NS + round(seconds * 1_000)
+
+
+__all__ = ["BY_NAME", "market"]

@@ -19,6 +19,7 @@ from ingest.rows import is_time
 from ingest.rows import quote as quote_row
 from ingest.state import State
 from ingest.venues import gaiaex
+from ingest.venues.hyperliquid import kind_of
 from storage.clock import MS_NS, NS
 from storage.errors import TickwalkError
 
@@ -33,6 +34,7 @@ _TOUCHES: Final = 512
 class _Relay:
     """One symbol's socket."""
 
+    symbol: str
     instrument: str
     twin: str
     book_ns: int = 0
@@ -61,7 +63,7 @@ class GaiaFrames:
         state.ledger.subscribe(connection, BOOK, instrument, now_ns)
         state.touches.setdefault(twin, deque(maxlen=_TOUCHES))
         state.version += 1
-        self._relays[connection] = _Relay(instrument, twin)
+        self._relays[connection] = _Relay(symbol, instrument, twin)
 
     def closed(self, connection: int) -> None:
         """It was lost."""
@@ -82,6 +84,11 @@ class GaiaFrames:
         state.channels[f"gaiaex {message.__struct_config__.tag}"] += 1
         if relay is None:
             state.refuse_frame("frames", f"connection {connection} is not open", record)
+            return
+        named = getattr(message, "symbol", "")
+        # A spot pair goes by two names (its generations differ), a perp by one.
+        if named and named != relay.symbol and kind_of(relay.symbol) == "perp":
+            state.refuse_frame("frames", f"{named!r} came on the socket of {relay.symbol!r}", record)
             return
         state.note_stream(connection, BOOK, relay.instrument, record.recv_ns)
         match message:

@@ -25,7 +25,7 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 # A print older than this (or than ten bars) no longer reopens its bar in memory; it is stored as a trade all the same.
-REOPEN_NS: Final = 600 * NS
+REOPEN_NS: Final = 300 * NS
 
 # A bar that was not fully watched waits longer, for the venue's own candle an hour after it.
 BLIND_NS: Final = 7_200 * NS

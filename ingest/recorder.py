@@ -20,14 +20,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ingest import dedupe
 from ingest.asking import Asked, Asking, ask_listings, learn
 from ingest.commits import Commits
 from ingest.discovery import Registry
+from ingest.fold import fold_groups
 from ingest.intake import Intake
 from ingest.keep import keep_forever
+from ingest.memory import release_starters
 from ingest.ourclock import watch_clock
 from ingest.pipeline import Counts
 from ingest.plan import SocketPlan, parse_shard, plan, shard_of
+from ingest.prints import Prints
 from ingest.recover import SEALED, recover
 from ingest.replay import about_settings, recorded_instruments
 from ingest.rest import Rest
@@ -48,7 +52,7 @@ from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-_FLUSH_S = 0.01
+_FLUSH_S = 0.02
 _LOOK_S = 1.0
 # More than this waiting for a pipeline that is being made ready, and the sockets wait too.
 _MOST_WAITING = 200_000
@@ -128,7 +132,7 @@ class Recorder:
             InstrumentError: a coin is not traded.
             JournalError: the disk refuses frames.
         """
-        await asyncio.to_thread(warm_up)
+        await asyncio.to_thread(_warm_up)
         async with Rest(self._settings, clock=self._clock) as rest:
             if self._is_virtual:
                 status = await rest.ask({"type": "exchangeStatus"})
@@ -188,9 +192,12 @@ class Recorder:
         }
 
     def _wanted(self, registry: Registry) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        coins = registry.expand(self._settings.record.coins)
-        symbols = self._settings.gaiaex.symbols
-        return coins, registry.expand(symbols, gaiaex.VENUE) if symbols else ()
+        wanted, symbols = self._settings.record.coins, self._settings.gaiaex.symbols
+        coins = registry.expand(wanted, leaves_out_gone=True)
+        relayed = registry.expand(symbols, gaiaex.VENUE, leaves_out_gone=True)
+        if not (coins or relayed or self._plans):
+            registry.expand(wanted)  # nothing of it trades: say why
+        return coins, relayed
 
     def _plan(self, registry: Registry) -> list[SocketPlan]:
         return plan(self._settings, *self._wanted(registry), before=self._plans)
@@ -389,3 +396,11 @@ class Recorder:
         """Sleep, but no longer than the recording goes on."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
+
+
+def _warm_up() -> None:
+    """Load the compiled functions before frames wait for them; then their compiler is needed no more."""
+    warm_up()
+    dedupe.warm_up()
+    fold_groups([Prints()])
+    release_starters()

@@ -60,6 +60,7 @@ def record(
     """
     import dataclasses
 
+    from ingest.memory import keep_small
     from ingest.recorder import Recorder
     from serving.metrics import MetricsServer
     from storage.lake import Lake
@@ -74,6 +75,7 @@ def record(
         relays = dataclasses.replace(settings.gaiaex, symbols=tuple(symbol))
         settings = dataclasses.replace(settings, gaiaex=relays)
     settings.ensure_home()
+    keep_small()
 
     with _shown(settings, watch=watch) as draw:
 

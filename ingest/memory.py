@@ -1,0 +1,82 @@
+"""How does a process that runs for a year stay small?
+
+Two habits of a C library cost a long-lived process memory that it does not use: an arena for each thread, and freed
+pieces kept for later. And some code is needed at the start only: the compiler behind numba, once its functions are
+loaded. Linux with glibc; elsewhere nothing happens. Measured with 200 instruments at 5,000 frames a second: see
+docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
+
+# glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+_ARENA_MAX: Final = -8
+_PIECE_BYTES: Final = 64 * 1024
+_MADV_DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", 4)
+
+_MAPPED: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+\s+(\S+)$")
+_STARTERS: Final = ("libllvmlite.so",)
+
+
+def keep_small() -> None:
+    """Have freed memory go back to the system. Called before anything large is allocated."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    libc = _libc()
+    if libc is not None:
+        libc.mallopt(_ARENA_MAX, 1)
+        libc.mallopt(_MMAP_THRESHOLD, _PIECE_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, _PIECE_BYTES)
+
+
+def release_starters() -> int:
+    """Let the system take back what only the start needed; return the bytes of code that were let go.
+
+    The pages are unchanged copies of a file: whoever needs one again gets it read again.
+    """
+    libc = _libc()
+    if libc is None:
+        return 0
+    gc.collect()
+    libc.malloc_trim(0)
+    released = 0
+    for start, end in _clean_mappings():
+        if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED) == 0:
+            released += end - start
+    return released
+
+
+def _clean_mappings() -> Iterator[tuple[int, int]]:
+    """Yield the address ranges of starters' code and constants of which no page was ever written."""
+    mapped: tuple[int, int] | None = None
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if found := _MAPPED.match(line):
+            is_starter = Path(found[4]).name in _STARTERS and "w" not in found[3]
+            mapped = (int(found[1], 16), int(found[2], 16)) if is_starter else None
+        elif mapped and line.startswith("Private_Dirty:") and line.split()[1] == "0":
+            yield mapped
+
+
+def _libc() -> ctypes.CDLL | None:
+    """Return glibc, or nothing where there is none."""
+    if not Path("/proc/self/maps").exists():
+        return None
+    try:
+        libc = ctypes.CDLL("libc.so.6", use_errno=True)
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") else None

@@ -55,14 +55,15 @@ class ChainWatch:
         self._pong_ns = now_ns
 
     def take(self, blocks: list[ChainBlock], now_ns: int) -> None:
-        """Blocks were made."""
-        for block in blocks:
-            if block.height > self.height:
-                self.height = block.height
-                self._blocks.append(block.block_time * MS_NS)
-        if blocks:
+        """Blocks were made, or are told of again; a time ahead of our clock counts as the present."""
+        last_ns = self._blocks[-1] if self._blocks else 0
+        times_ns = (min(block.block_time * MS_NS, now_ns) for block in blocks)
+        new = sorted(at_ns for at_ns in times_ns if at_ns > last_ns)
+        if new:
+            self.height = max(block.height for block in blocks)
+            self._blocks.extend(new)
             self._recv_ns = now_ns
-            self._ledger.resume(self._scope, max(block.block_time for block in blocks) * MS_NS, now_ns)
+            self._ledger.resume(self._scope, new[0], now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Notice a halt."""

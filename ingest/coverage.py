@@ -409,7 +409,8 @@ class Ledger:
 
     def _why(self, lacking: list[Part], gaps: Iterable[Gap], is_open: bool, key: Key) -> tuple[str, bool]:
         start, to = max(lacking, key=lambda part: part[1] - part[0])
-        for gap in gaps:
+        # A halted chain explains a stream's silence, and not the other way round.
+        for gap in sorted(gaps, key=lambda gap: not gap.is_final):
             if gap.from_ns < to and start < gap.to_ns and not gap.is_bridged:
                 return gap.cause, False
         lost = self._lost.get(key)

@@ -125,7 +125,7 @@ class Repairs:
         instrument = state.instrument(coin)
         usable = []
         for item in sorted(prints, key=lambda item: item.time):
-            if why := rows.unusable(item, record.recv_ns):
+            if why := _foreign(item.coin, coin) or rows.unusable(item, record.recv_ns):
                 state.refuse_frame("trades", why, record, f":{item.tid}")
             else:
                 usable.append(item)
@@ -142,7 +142,7 @@ class Repairs:
         now_ns: int,
     ) -> None:
         """Compare the venue's candles with our bars of the stretch that was asked for."""
-        by_open = {candle.t * MS_NS: candle for candle in candles}
+        by_open = {candle.t * MS_NS: candle for candle in candles if (candle.s, candle.i) == (coin, width)}
         clock = next((clock for clock in self._state.clocks if clock.width == width), None)
         for key, bar in list(self._blind.items()):
             open_ns = key[2]
@@ -181,6 +181,10 @@ class Repairs:
                 "ts_knowable_ns": now_ns,
             },
         )
+
+
+def _foreign(named: str, asked: str) -> str:
+    return "" if named == asked else f"a print of {named!r} came in an answer about {asked!r}"
 
 
 def _fit(response: object, kind: Any) -> Any:

@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from ingest.coverage import BOOK, TRADES, Ledger
-from ingest.fold import Folded, fold_groups
+from ingest.fold import Folded, bar_of, fold_groups
 from ingest.prints import Chunk, Prints, Row
 from ingest.sessions import session_at
-from ingest.spans import Watch
+from ingest.spans import Part, Watch
 from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
 from storage.logs import get_logger
 
@@ -67,6 +67,8 @@ class _Book:
     next_open_ns: int
     has_trades: bool = True
     delisted_ns: int | None = None
+    absences: list[Part] = field(default_factory=list)
+    """Earlier stretches in which it was delisted, from then to the bar with which it was back."""
     prints: dict[int, Prints] = field(default_factory=dict)
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class BarClock:
         opened = floor_ns(now_ns, self.width_ns)
         book = self._books.setdefault(instrument, _Book(opened, opened, has_trades))
         if book.delisted_ns is not None:
+            book.absences.append((book.delisted_ns, opened))
             book.delisted_ns, book.next_open_ns = None, max(book.next_open_ns, opened)
 
     def end_instrument(self, instrument: str, at_ns: int) -> None:
@@ -157,7 +160,7 @@ class BarClock:
 
     def add_prints(self, instrument: str, chunk: Chunk, published_to_ns: int) -> None:
         """Take many prints of one instrument, see `add_print`."""
-        bars = chunk["ts_ns"] // self.width_ns
+        bars = bar_of(np.ascontiguousarray(chunk["ts_ns"]), self.width_ns)
         cuts = np.flatnonzero(bars[1:] != bars[:-1]) + 1
         for part, bar in zip(np.split(chunk, cuts), bars[np.append(0, cuts)].tolist(), strict=True):
             prints = self._reopened(instrument, bar * self.width_ns, published_to_ns, len(part))
@@ -284,8 +287,8 @@ class BarClock:
             **(_prints(folded, i) if book.has_trades else dict.fromkeys(_TRADED)),
             **(self._market(book, bar) if held is None else {name: held[name] for name in _MARKET}),
         }
-        is_delisted = book.delisted_ns is not None and book.delisted_ns < close_ns
-        row["status"], row["cause"] = ("unlisted", "delisted") if is_delisted else _status(watch, row)
+        is_unlisted = _is_unlisted(book, bar, close_ns)
+        row["status"], row["cause"] = ("unlisted", "delisted") if is_unlisted else _status(watch, row)
         if held is not None and all(held[name] == value for name, value in row.items()):
             return None
         row["revision"] = 0 if held is None else held["revision"] + 1
@@ -357,6 +360,13 @@ def _prints(folded: Folded, i: int) -> dict[str, Any]:
         columns["vwap"] = notional / volume
     buy_volume = float(folded.buy_volume[i]) if folded.is_side_known[i] else None
     return columns | {"volume": volume, "buy_volume": buy_volume, "notional": notional, "trades": trades}
+
+
+def _is_unlisted(book: _Book, open_ns: int, close_ns: int) -> bool:
+    """Say whether an instrument was delisted before a bar's close; one that is back still was."""
+    if book.delisted_ns is not None and book.delisted_ns < close_ns:
+        return True
+    return any(gone_ns < close_ns and open_ns < back_ns for gone_ns, back_ns in book.absences)
 
 
 def _status(watch: Watch, row: dict[str, Any]) -> tuple[str, str]:

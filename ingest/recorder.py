@@ -20,11 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ingest import dedupe
 from ingest.asking import Asked, Asking, ask_listings, learn
 from ingest.commits import Commits
 from ingest.discovery import Registry
-from ingest.fold import fold_groups
+from ingest.fold import bar_of, fold_groups
 from ingest.intake import Intake
 from ingest.keep import keep_forever
 from ingest.memory import release_starters
@@ -403,4 +405,5 @@ def _warm_up() -> None:
     warm_up()
     dedupe.warm_up()
     fold_groups([Prints()])
+    bar_of(np.zeros(1, np.int64), 1)
     release_starters()

@@ -45,6 +45,8 @@ def _take_listings(state: State, rows: list[dict[str, Any]], now_ns: int) -> Non
     state.rows.extend("instruments", rows)
     for row in rows:
         instrument = row["instrument"]
+        if row["is_delisted"] and state.clocks[0].has(instrument):
+            logger.warning("instrument delisted", instrument=instrument, state=row["state"])
         for clock in state.clocks:
             if row["is_delisted"]:
                 clock.end_instrument(instrument, now_ns)

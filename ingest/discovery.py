@@ -45,6 +45,7 @@ from storage.errors import VenueError
 
 T = TypeVar("T")
 
+_GLOB: Final = frozenset("*?[")
 _GENERATION: Final = re.compile(r"^(.*)~([2-9]|[1-9][0-9]+)$")
 
 
@@ -184,17 +185,32 @@ class Registry:
         """Questions whose answer would mend what could not be named; each stands until it is answered."""
         return list(self._wishes.values())
 
-    def expand(self, patterns: Iterable[str], venue: str | None = None) -> tuple[str, ...]:
+    def expand(
+        self, patterns: Iterable[str], venue: str | None = None, *, leaves_out_gone: bool = False
+    ) -> tuple[str, ...]:
         """Return the names that patterns stand for, each once, in the order asked.
 
         A name stands for itself, byte-exact; `*`, `xyz:*` and `@*` stand for what trades now and fits. Outcomes (`#`)
         come only by name.
 
+        Args:
+            patterns: names and patterns.
+            venue: Hyperliquid unless given.
+            leaves_out_gone: a name that was listed once, and a pattern, may stand for nothing: a recorder must
+                outlive what it records, and go on with it when it is back.
+
         Raises:
             InstrumentError: a name does not trade, or a pattern fits nothing; the hint names the nearest.
         """
         chosen = venue or self._venue
-        return expand(patterns, self.listed(chosen), chosen, lambda name: self._fate(name, chosen))
+
+        def is_gone(name: str) -> bool:
+            is_known = instrument_id(name, chosen) in self._held or bool(_GLOB & set(name))
+            return leaves_out_gone and is_known
+
+        return expand(
+            patterns, self.listed(chosen), chosen, lambda name: self._fate(name, chosen), is_gone=is_gone
+        )
 
     # How.
 

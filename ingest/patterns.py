@@ -10,7 +10,12 @@ from storage.errors import InstrumentError
 
 
 def expand(
-    patterns: Iterable[str], trading: Sequence[str], venue: str, fate: Callable[[str], str]
+    patterns: Iterable[str],
+    trading: Sequence[str],
+    venue: str,
+    fate: Callable[[str], str],
+    *,
+    is_gone: Callable[[str], bool] = lambda _: False,
 ) -> tuple[str, ...]:
     """Return the names that patterns stand for, each once, in the order asked.
 
@@ -22,6 +27,7 @@ def expand(
         trading: the names that trade.
         venue: its name, for messages.
         fate: says why a name cannot be recorded, or nothing.
+        is_gone: says of a name or a pattern whether it may stand for nothing now; it is left out then.
 
     Raises:
         InstrumentError: a name does not trade, or a pattern fits nothing; the hint names the nearest.
@@ -31,13 +37,15 @@ def expand(
     for pattern in patterns:
         if pattern not in known and set(pattern) & set("*?["):
             fitting = [name for name in trading if fnmatchcase(name, pattern) and not name.startswith("#")]
-            if not fitting:
+            if not fitting and not is_gone(pattern):
                 raise InstrumentError(
                     f"no coin that trades on {venue} fits {pattern!r}",
                     hint="see the names with: tickwalk instruments",
                 )
             found |= dict.fromkeys(fitting)
         elif why := fate(pattern):
+            if is_gone(pattern):
+                continue
             near = nearest(pattern, trading)
             raise InstrumentError(
                 f"{pattern!r} {why} on {venue} (names are byte-exact)",

@@ -40,3 +40,12 @@ def test_a_name_that_does_not_trade_is_refused_with_the_nearest(pattern: str, re
     with pytest.raises(InstrumentError, match=reason) as caught:
         full().expand([pattern])
     assert hint in caught.value.hint
+
+
+def test_what_was_listed_once_may_be_left_out_and_what_never_was_may_not() -> None:
+    """A recorder outlives what it records; a name that is misspelt is still refused."""
+    assert full().expand(["BTC", "OLD", "K*"], leaves_out_gone=True) == ("BTC",)
+    with pytest.raises(InstrumentError, match="'KPEPE' is not listed"):
+        full().expand(["BTC", "KPEPE"], leaves_out_gone=True)
+    with pytest.raises(InstrumentError, match="'none:BTC' is not listed"):
+        full().expand(["none:BTC"], leaves_out_gone=True)

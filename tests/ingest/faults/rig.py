@@ -1,7 +1,7 @@
 """How does a recorder meet a venue that misbehaves: over real sockets, on a clock that waits for nobody?
 
 `taped` lets the venue's own clock frames carry the time: every run is the same, and as fast as it can be read.
-`live` is for what needs timers (pings, watchdogs, questions): recorder and venue share a clock that moves a tenth
+`live` is for what needs timers (pings, watchdogs, questions): recorder and venue share a clock that moves a fifth
 of a second with each turn of the loop, so that a busy machine slows the market down and makes no silence in it.
 """
 
@@ -31,8 +31,9 @@ from tests.ingest.wire import BY_NAME, SMALL, Rerun, market
 START_NS = SMALL.start_ns
 BTC, SOL = "hyperliquid|perp|BTC", "hyperliquid|perp|SOL"
 BOTH = ("BTC", "SOL")
-ONE_SECOND = {"widths": ("10s",), "grace_ms": 500}
-_STEP_NS = NS // 10
+TEN_SECONDS: dict[str, Any] = {"widths": ("10s",), "grace_ms": 500}
+USUAL = ("trades", "bars", "coverage", "quarantine")
+_STEP_NS = NS // 5
 _TURN_S = 0.005
 
 
@@ -56,9 +57,7 @@ class Taken:
 
     def bars(self, instrument: str, from_s: float = 0.0, to_s: float = 1e9) -> list[dict[str, Any]]:
         """Return the last revisions of an instrument's bars that open within a stretch of the tape."""
-        return [
-            row for row in self.of("bars_latest", instrument) if from_s <= since_s(row["ts_open"]) < to_s
-        ]
+        return [row for row in self.of("bars_latest", instrument) if from_s <= since_s(row["ts_open"]) < to_s]
 
     def gaps(self, instrument: str, channel: str = "trades") -> list[dict[str, Any]]:
         """Return the last revision of each hole of a channel of an instrument."""
@@ -76,11 +75,13 @@ class Taken:
         keys = {(row["instrument"], row["ts_event"], row["tid"]) for row in rows}
         return len(rows) == len(keys) == sum(self.venue.stats.distinct.values())
 
-    def read(self, lake: Lake) -> None:
-        """Read all tables."""
-        for name in (*CONTRACTS, "bars_latest"):
-            key = CONTRACTS["bars" if name == "bars_latest" else name].key
-            self.tables[name] = lake.query(f"SELECT * FROM {name} ORDER BY {', '.join(key)}").to_pylist()
+    def read(self, lake: Lake, *more: str) -> None:
+        """Read the tables that most tests look at, and those named; a query takes a tenth of a second."""
+        for name in (*USUAL, *more):
+            order = ", ".join(CONTRACTS[name].key)
+            self.tables[name] = lake.query(f"SELECT * FROM {name} ORDER BY {order}").to_pylist()
+        latest = {(row["instrument"], row["width"], row["ts_open"]): row for row in self.tables["bars"]}
+        self.tables["bars_latest"] = list(latest.values())
 
 
 def since_s(moment: datetime) -> float:
@@ -92,7 +93,7 @@ def statuses(bars: Iterable[dict[str, Any]]) -> list[str]:
     return [row["status"] for row in bars]
 
 
-def configured(settings: Settings, venue: SimulatedVenue, **changes: dict[str, Any]) -> Settings:
+def configured(settings: Settings, venue: SimulatedVenue, **changes: Any) -> Settings:
     """Return settings for a venue; `record`, `gaiaex` and `bars` replace fields of those sections."""
     record: dict[str, Any] = {
         "coins": BOTH,
@@ -105,12 +106,16 @@ def configured(settings: Settings, venue: SimulatedVenue, **changes: dict[str, A
         "backoff_first_s": 0.01,
         "backoff_max_s": 0.05,
     }
-    gaiaex = {"ws_url": venue.gaia_ws_url, "rest_url": venue.gaia_rest_url, "handshakes_per_s": 50.0}
+    gaiaex: dict[str, Any] = {
+        "ws_url": venue.gaia_ws_url,
+        "rest_url": venue.gaia_rest_url,
+        "handshakes_per_s": 50.0,
+    }
     return dataclasses.replace(
         settings,
         record=dataclasses.replace(settings.record, **(record | changes.get("record", {}))),
         gaiaex=dataclasses.replace(settings.gaiaex, **(gaiaex | changes.get("gaiaex", {}))),
-        bars=dataclasses.replace(settings.bars, **(ONE_SECOND | changes.get("bars", {}))),
+        bars=dataclasses.replace(settings.bars, **(TEN_SECONDS | changes.get("bars", {}))),
         metrics=dataclasses.replace(settings.metrics, port=0),
     )
 
@@ -120,10 +125,21 @@ async def taped(
     *faults: Fault,
     source: Source | None = None,
     streams: int = 4,
+    tables: tuple[str, ...] = (),
     venue: dict[str, Any] | None = None,
-    **changes: dict[str, Any],
+    **changes: Any,
 ) -> Taken:
-    """Record a whole tape on the venue's own clock; `streams` is how many subscriptions it waits for."""
+    """Record a whole tape on the venue's own clock.
+
+    Args:
+        settings: whose home is written.
+        faults: what goes wrong.
+        source: the market, or the tape; by default 90 seconds of BTC and SOL.
+        streams: how many subscriptions the venue waits for.
+        tables: tables to be read beside `USUAL`.
+        venue: more arguments of the simulated venue.
+        changes: fields of sections of the settings, see `configured`.
+    """
     served = SimulatedVenue(
         source or market(), wait_for_subscriptions=streams, faults=faults, **(venue or {})
     )
@@ -133,7 +149,7 @@ async def taped(
         with Lake.open(taken.settings) as lake:
             recorder = Recorder(taken.settings, lake, name="taped", ends_with_venue=True)
             taken.done = await recorder.run(asyncio.Event())
-            taken.read(lake)
+            taken.read(lake, *tables)
     return taken
 
 
@@ -167,10 +183,6 @@ class Live(Taken):
         """Wait until the venue has sent so many messages of a channel."""
         await until(lambda: self.venue.stats.frames[channel] >= times)
 
-    async def end(self) -> None:
-        """Stop the recorder, which `live` does too at the end of its block, and have the tables read."""
-        self.stop.set()
-
 
 @asynccontextmanager
 async def live(
@@ -179,10 +191,14 @@ async def live(
     *faults: Fault,
     source: Source | None = None,
     streams: int = 4,
+    tables: tuple[str, ...] = (),
     venue: dict[str, Any] | None = None,
-    **changes: dict[str, Any],
+    **changes: Any,
 ) -> AsyncIterator[Live]:
-    """Run a recorder with all its timers; at the end of the block it is stopped and the tables are read."""
+    """Run a recorder with all its timers; at the end of the block it is stopped and the tables are read.
+
+    The market has no end of its own; for the arguments see `taped`.
+    """
     time = LoopTime(START_NS)
     # Recorder and venue read one clock, and the venue looks at it as often as it moves.
     monkeypatch.setattr("ingest.recorder.SteadyTime", lambda: time)
@@ -208,6 +224,7 @@ async def live(
                 )
                 clock = asyncio.create_task(time.run())
                 yield run
+                clock.cancel()  # the market stands still while the recorder ends
                 run.stop.set()
                 run.done = await recording
             finally:
@@ -215,7 +232,7 @@ async def live(
                     if task is not None:
                         task.cancel()
                 await asyncio.gather(*(task for task in (clock, recording) if task), return_exceptions=True)
-            run.read(lake)
+            run.read(lake, *tables)
 
 
 async def until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:

@@ -322,6 +322,8 @@ class Recorder:
     async def _sync_loop(self) -> None:
         while not self._ending.is_set():
             await self._rest(self._settings.record.block_ms / 1000)
+            if not self._is_virtual:
+                self._intake.flush()  # what came since the last lot must not wait for another round
             await asyncio.to_thread(self._intake.journal.sync)
 
     async def _commit_loop(self) -> None:

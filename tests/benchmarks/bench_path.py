@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
+import json
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import websockets
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ingest.captures import read_capture
 from ingest.intake import Intake
 from ingest.plan import SocketPlan, Wanted
 from ingest.scan import warm_up
@@ -72,9 +75,7 @@ async def receive_bare(url: str, wanted: list[Wanted]) -> Cost:
     """Receive and throw away."""
     async with connect(url, compression=None, ping_interval=None, max_size=None) as socket:
         for want in wanted:
-            await socket.send(
-                '{"method":"subscribe","subscription":{"type":"%s","coin":"%s"}}' % (want.channel, want.coin)
-            )
+            await socket.send(json.dumps({"method": "subscribe", "subscription": want.body()}))
         while b'"pong"' not in await socket.recv(decode=False):
             pass
         frames, cpu, wall = 0, time.process_time(), time.perf_counter()
@@ -140,6 +141,12 @@ async def record(url: str, wanted: list[Wanted], settings: Settings) -> Cost:
     return cost
 
 
+def expected_prints() -> int:
+    """Return how many prints the tape holds."""
+    frames = itertools.islice(read_capture(SHARED / TAPE), FRAMES)
+    return sum(frame.count(b'"tid"') for _, frame in frames)
+
+
 @bench
 def whole_path() -> Iterator[Figure]:
     """Yield the cost of the whole path against that of receiving alone."""
@@ -158,6 +165,7 @@ def whole_path() -> Iterator[Figure]:
     cost_us = median(cost.cpu_s / cost.frames for cost in ours) * 1e6
     bare_us = median(cost.cpu_s / cost.frames for cost in bare) * 1e6
     rate = median(cost.frames / cost.cpu_s for cost in ours)
+    assert {cost.trades for cost in ours} == {expected_prints()}, "every print is a row"
     name = f"websockets {websockets.__version__} receiving alone"
     yield Figure(
         "whole path", round(cost_us, 2), "us of processor a frame", name, round(bare_us / cost_us, 2)

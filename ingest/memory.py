@@ -61,13 +61,19 @@ def release_starters() -> int:
 
 
 def _clean_mappings() -> Iterator[tuple[int, int]]:
-    """Yield the address ranges of starters' code and constants of which no page was ever written."""
+    """Yield the address ranges of starters' code and constants of which no page was ever written.
+
+    A page that was written is anonymous, or lies in the swap. That none is dirty would not say it: of a forked process
+    the pages that its parent had written (a library's relocations) count as shared.
+    """
     mapped: tuple[int, int] | None = None
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         if found := _MAPPED.match(line):
             is_starter = Path(found[4]).name in _STARTERS and "w" not in found[3]
             mapped = (int(found[1], 16), int(found[2], 16)) if is_starter else None
-        elif mapped and line.startswith("Private_Dirty:") and line.split()[1] == "0":
+        elif mapped and line.startswith("Anonymous:") and line.split()[1] != "0":
+            mapped = None
+        elif mapped and line.startswith("Swap:") and line.split()[1] == "0":
             yield mapped
 
 

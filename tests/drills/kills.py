@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
+from ingest.journal import segments
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
 from tests.drills.homes import (
@@ -44,6 +45,8 @@ SETTINGS: Final[dict[str, object]] = {
 _FORK_NS: Final = NS // 5
 _LAST_S: Final = 1.5
 _LOOK_S: Final = 0.02
+# More than what is said of a recording when it begins: frames have come.
+_SOME_BYTES: Final = 16_384
 # Of so many kills one strikes in the start or the recovery, if it is quick enough; the others a recording.
 _STARTS: Final = 4
 
@@ -126,8 +129,8 @@ def _kill_once(settings: Settings, venue: VenueProcess, number: int, after_s: fl
 
 
 def _await_recording(settings: Settings, name: str, process: ForkServerProcess) -> None:
-    """Wait until a recording has begun."""
-    while not (settings.journal_dir / name).exists():
+    """Wait until a recording has its first frames on disk."""
+    while sum(path.stat().st_size for path in segments(settings.journal_dir / name)) < _SOME_BYTES:
         process.join(_LOOK_S)
         assert process.is_alive(), f"{name} ended with {process.exitcode} before it began"
 

@@ -22,7 +22,8 @@ class FaultProxy:
     """Passes bytes between clients and one target; an async context manager.
 
     Every fault holds for the connections there are and for those to come, until `resume`, except `cut` and
-    `half_open`, which strike the connections there are.
+    `half_open`, which strike the connections there are. With `only`, a fault strikes one connection: the one that
+    was taken as that many-th, counted from 0.
 
     Args:
         target_host: where to connect.
@@ -31,7 +32,7 @@ class FaultProxy:
 
     def __init__(self, target_host: str, target_port: int) -> None:
         self._target = target_host, target_port
-        self._pipes: set[_Pipe] = set()
+        self._pipes: dict[int, _Pipe] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flow = asyncio.Event()
         self._flow.set()
@@ -65,25 +66,38 @@ class FaultProxy:
         """Return how many clients are connected."""
         return len(self._pipes)
 
-    def cut(self) -> None:
+    @property
+    def numbers(self) -> list[int]:
+        """Return which connections there are, by the order in which they were taken."""
+        return list(self._pipes)
+
+    def cut(self, *, only: int | None = None) -> None:
         """Reset both ends of every connection (RST): whatever was under way is lost."""
-        for pipe in tuple(self._pipes):
+        for pipe in self._struck(only):
             pipe.reset()
 
-    def half_open(self) -> None:
+    def half_open(self, *, only: int | None = None) -> None:
         """Reset the target's ends; the clients' stay open, and nothing more comes or is read."""
-        for pipe in tuple(self._pipes):
+        for pipe in self._struck(only):
             pipe.lose_target()
 
-    def stall(self) -> None:
+    def stall(self, *, only: int | None = None) -> None:
         """Let no byte through in either direction; sockets stay open, and new ones are taken."""
-        self._flow.clear()
+        if only is None:
+            self._flow.clear()
+            return
+        for pipe in self._struck(only):
+            pipe.flow.clear()
 
-    def slow(self, bytes_per_s: float) -> None:
+    def slow(self, bytes_per_s: float, *, only: int | None = None) -> None:
         """Let so many bytes a second through, in each direction of each connection."""
         if bytes_per_s <= 0:
             raise ValueError(f"bytes_per_s is {bytes_per_s}, but it is above 0; see `stall`")
-        self._bytes_per_s = bytes_per_s
+        if only is None:
+            self._bytes_per_s = bytes_per_s
+            return
+        for pipe in self._struck(only):
+            pipe.bytes_per_s = bytes_per_s
 
     def refuse(self) -> None:
         """Reset new connections as they come."""
@@ -94,6 +108,12 @@ class FaultProxy:
         self._bytes_per_s = math.inf
         self._refuses = False
         self._flow.set()
+        for pipe in self._pipes.values():
+            pipe.bytes_per_s = math.inf
+            pipe.flow.set()
+
+    def _struck(self, only: int | None) -> list[_Pipe]:
+        return [pipe for number, pipe in self._pipes.items() if only is None or number == only]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:
@@ -105,9 +125,9 @@ class FaultProxy:
         except OSError:
             _reset(writer)
             return
+        number, pipe = self.accepted, _Pipe(writer, target_writer)
         self.accepted += 1
-        pipe = _Pipe(writer, target_writer)
-        self._pipes.add(pipe)
+        self._pipes[number] = pipe
         try:
             async with asyncio.TaskGroup() as group:
                 for source, sink in ((reader, target_writer), (target_reader, writer)):
@@ -115,7 +135,7 @@ class FaultProxy:
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
         finally:
-            self._pipes.discard(pipe)
+            del self._pipes[number]
             for end in (writer, target_writer):
                 end.close()
 
@@ -125,11 +145,13 @@ class FaultProxy:
             while data := await source.read(_CHUNK_BYTES):
                 while data:
                     await self._flow.wait()
-                    part = data[: self._slice_bytes()]
+                    await pipe.flow.wait()
+                    bytes_per_s = min(self._bytes_per_s, pipe.bytes_per_s)
+                    part = data[: _slice_bytes(bytes_per_s)]
                     data = data[len(part) :]
                     sink.write(part)
                     await sink.drain()
-                    await asyncio.sleep(len(part) / self._bytes_per_s)
+                    await asyncio.sleep(len(part) / bytes_per_s)
             await pipe.wait_if_half_open()
             if sink.can_write_eof():
                 sink.write_eof()
@@ -137,9 +159,10 @@ class FaultProxy:
             await pipe.wait_if_half_open()
             pipe.reset()
 
-    def _slice_bytes(self) -> int:
-        """Return how much may be passed on at once."""
-        return int(min(max(self._bytes_per_s * _SLICE_S, 1), _CHUNK_BYTES))
+
+def _slice_bytes(bytes_per_s: float) -> int:
+    """Return how much may be passed on at once."""
+    return int(min(max(bytes_per_s * _SLICE_S, 1), _CHUNK_BYTES))
 
 
 class _Pipe:
@@ -148,6 +171,9 @@ class _Pipe:
     def __init__(self, client: asyncio.StreamWriter, target: asyncio.StreamWriter) -> None:
         self._client = client
         self._target = target
+        self.flow = asyncio.Event()
+        self.flow.set()
+        self.bytes_per_s = math.inf
         self._is_half_open = False
         self._ended = asyncio.Event()
 

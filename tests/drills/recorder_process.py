@@ -6,6 +6,7 @@ Recorders are forked from a server that has imported everything, and are process
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
 import signal
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ def start(home: Path, values: Mapping[str, object], *, name: str | None = None) 
 
 
 def _main(home: Path, values: dict[str, object], name: str | None) -> None:
+    faulthandler.enable()
     configure_logs(level="error")
     asyncio.run(_record(home, values, name))
 

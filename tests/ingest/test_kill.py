@@ -6,14 +6,17 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numba
 import pytest
 
+from ingest.memory import release_starters
 from ingest.replay import replay
 from storage.clock import NS
 from storage.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import assert_bars_hold_trades
 from tests.drills.kills import drill
+from tests.drills.recorder_process import context
 from tests.ingest.script import START_NS, Script
 
 
@@ -49,3 +52,16 @@ def test_prints_resent_after_a_restart_are_in_the_bar_that_closed_meanwhile(sett
         for name, script in (("first", first), ("second", second)):
             replay(script.write(settings.journal_dir / name), settings, lake)
     assert assert_bars_hold_trades(settings) == 2
+
+
+def test_a_forked_process_compiles_on_after_it_has_let_its_compiler_go() -> None:
+    """What a parent has written counts as shared in its child; given back, it would be read as never written."""
+    child = context().Process(target=_compile_after_release)
+    child.start()
+    child.join(60.0)
+    assert child.exitcode == 0
+
+
+def _compile_after_release() -> None:
+    release_starters()
+    assert numba.njit(lambda number: number + 1)(1) == 2

@@ -226,6 +226,7 @@ def rows_below(page: str, heading: str) -> list[str]:
 
 def test_every_bar_status_is_explained_in_the_order_of_the_code() -> None:
     assert tuple(rows_below("docs/tables.md", "Status")) == STATUSES
+    assert tuple(rows_below("docs/tables.md", "Evidence")) == STATUSES
 
 
 def test_the_causes_in_the_tables_page_are_those_of_the_code() -> None:

@@ -209,7 +209,7 @@ QUOTES: Final = Contract(
 
 BOOKS: Final = Contract(
     "books",
-    "Whole snapshots of the order book, best level first. A GaiaEx book relays a Hyperliquid one (`mode` says `relay`): "
+    "Whole snapshots of the order book, best level first. A GaiaEx book relays a Hyperliquid one (`mode` is `relay`): "
     "never add the two. Levels are checked by `ingest.books`. Written by the recorder and by replay.",
     (
         _INSTRUMENT,
@@ -266,7 +266,7 @@ CONTEXTS: Final = Contract(
 
 LAGS: Final = Contract(
     "lags",
-    "How late a channel's frames reached us: receipt less the venue's own time, one row a channel and minute of receipt.",
+    "How late a channel's frames reached us: receipt less venue time, one row a channel and minute of receipt.",
     (
         Column("journal", TEXT, "the recording"),
         Column("channel", TEXT, "the channel, as the venue names it"),
@@ -449,9 +449,9 @@ INSTRUMENTS: Final = Contract(
 
 REPAIRS: Final = Contract(
     "repairs",
-    "What became of bars that were not fully watched: compared with the venue's own candle two minutes and an hour after "
-    "their close. `confirmed`: both count the same trades; `short`: they do not, or there was no candle yet; `queued`: only "
-    "the archive can tell. Written by the recorder and by replay.",
+    "What became of bars that were not fully watched: compared with the venue's own candle two minutes and an hour "
+    "after their close. `confirmed`: both count the same trades; `short`: they do not, or there was no candle yet; "
+    "`queued`: only the archive can tell. Written by the recorder and by replay.",
     (
         _INSTRUMENT,
         _WIDTH,

@@ -78,7 +78,7 @@ class RecordSettings:
     info_url: str = "https://api.hyperliquid.xyz/info"
     """The address that answers `POST /info`."""
     coins: tuple[str, ...] = ("BTC", "ETH", "SOL")
-    """The venue's own names, byte-exact, and patterns: `*` (first dex), `xyz:*`, `@*`. Outcomes (`#`) come only by name."""
+    """The venue's names, byte-exact, and patterns: `*` (first dex), `xyz:*`, `@*`. Outcomes (`#`) only by name."""
     clock: str = "wall"
     """`wall`, or `venue` to take the time from a simulated venue's clock frames."""
     ping_s: float = 20.0

@@ -20,8 +20,15 @@ from aiohttp import web
 _STEP_S: Final = 0.02
 _RESENT: Final = 30
 
-_BBO: Final = '{"channel":"bbo","data":{"coin":"%s","time":%d,"bbo":[{"px":"%.2f","sz":"%.3f","n":3},{"px":"%.2f","sz":"1.5","n":2}]}}'
-_PRINT: Final = '{"coin":"%s","side":"%s","px":"%.2f","sz":"%.4f","time":%d,"hash":"0x%064x","tid":%d,"users":["0x1","0x2"]}'
+_BBO: Final = (
+    '{"channel":"bbo","data":{"coin":"%s","time":%d,'
+    '"bbo":[{"px":"%.2f","sz":"%.3f","n":3},{"px":"%.2f","sz":"1.5","n":2}]}}'
+)
+_PRINT: Final = (
+    '{"coin":"%s","side":"%s","px":"%.2f","sz":"%.4f","time":%d,'
+    '"hash":"0x%064x","tid":%d,"users":["0x1","0x2"]}'
+)
+_TRADES: Final = '{"channel":"trades","data":[%s]}'
 
 
 class Crowd:
@@ -58,7 +65,7 @@ class Crowd:
             return f"bbo:{coin}", _BBO % (coin, now_ms, price, self._random.random() * 9 + 0.1, price + 0.01)
         prints = [self._print(coin, price, now_ms) for _ in range(1 + (self._random.random() < 0.2))]
         self.recent[coin] = (self.recent[coin] + prints)[-_RESENT:]
-        return f"trades:{coin}", '{"channel":"trades","data":[%s]}' % ",".join(prints)
+        return f"trades:{coin}", _TRADES % ",".join(prints)
 
     def _print(self, coin: str, price: float, now_ms: int) -> str:
         tid = next(self._tids)
@@ -78,9 +85,7 @@ class Crowd:
                 what = asked["subscription"]
                 await socket.send_str(json.dumps({"channel": "subscriptionResponse", "data": asked}))
                 if what["type"] == "trades" and self.recent[what["coin"]]:
-                    await socket.send_str(
-                        '{"channel":"trades","data":[%s]}' % ",".join(self.recent[what["coin"]])
-                    )
+                    await socket.send_str(_TRADES % ",".join(self.recent[what["coin"]]))
                 keys.add(f"{what['type']}:{what['coin']}")
         finally:
             del self.sockets[socket]

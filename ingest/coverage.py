@@ -368,8 +368,19 @@ class Ledger:
         self._spans.setdefault(key, []).append(span)
         self._emit_span(key, span, cause, now_ns)
         self._mark_dirty(key[1], until)
-        if not self._is_watched_elsewhere(connection.number, key):
-            self._lost[key] = (until, cause)
+        spans = recent(self._spans[key], until)
+        covered = [(s.from_ns, s.to_ns) for s in spans]
+        to_ns = max([until, *(s.to_ns for s in spans)])
+        if self._is_watched_elsewhere(connection.number, key):
+            others = [c.since[key] for c in self._open.values() if key in c.since and c is not connection]
+            covered += [(other, now_ns) for other in others]
+            to_ns = now_ns
+        else:
+            self._lost[key] = (to_ns, cause)
+        # A twin was subscribed all the while and is now seen to have proven less: what nobody proved is a hole.
+        covered += [(g.from_ns, g.to_ns) for g in recent(self._gaps.get(key, ()), until)]
+        for start, to in subtract([(until, to_ns)], covered):
+            self._add_gap(connection.number, key, start, to, cause, now_ns)
 
     def _add_gap(
         self,

@@ -71,7 +71,9 @@ def recordings(settings: Settings) -> list[Path]:
     """Return the recordings of a home in the order in which they began; empty ones are left out."""
     folders = [folder for folder in settings.journal_dir.iterdir() if segments(folder)]
     begun = {folder: about_recording(folder)[1] for folder in folders}
-    return sorted((folder for folder, at_ns in begun.items() if at_ns), key=lambda folder: begun[folder])
+    return sorted(
+        (folder for folder, at_ns in begun.items() if at_ns), key=lambda folder: (begun[folder], folder.name)
+    )
 
 
 def replay_all(settings: Settings, home: Path) -> Settings:

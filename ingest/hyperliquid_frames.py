@@ -181,7 +181,9 @@ class HyperliquidFrames:
         times_ns = [item.time * MS_NS for item in new]
         if ledger.has_left_out(instrument, times_ns, _LEFT_OUT_NS):
             ledger.retract(instrument, min(before_ns, *times_ns), now_ns)
-        ledger.bridge(instrument, min(item.time for item in resent) * MS_NS, now_ns)
+        oldest_ns = min(item.time for item in resent) * MS_NS
+        self._state.resent_ns[instrument] = oldest_ns
+        ledger.bridge(instrument, oldest_ns, now_ns)
 
     def prints(
         self,

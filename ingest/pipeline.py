@@ -26,7 +26,7 @@ from ingest.journal import Damage
 from ingest.records import Batch, Kind, Record
 from ingest.repairs import Repairs
 from ingest.state import Counts, State
-from storage.clock import NS
+from storage.clock import NS, US_NS
 from storage.code import code_version
 from storage.errors import TickwalkError
 from storage.logs import get_logger
@@ -129,7 +129,8 @@ class Pipeline:
     def proven_streams(self) -> list[tuple[int, str, str, int]]:
         """Return (connection, channel, instrument, up to where it is proven in ns) of every open stream."""
         ledger, now_ns = self.state.ledger, self.state.now_ns
-        return [(*held, ledger.proven_ns(*held, now_ns)) for held in ledger.held()]
+        # As the tables will say it, to the microsecond: a rest would be a hole that nobody proves.
+        return [(*held, ledger.proven_ns(*held, now_ns) // US_NS * US_NS) for held in ledger.held()]
 
     def stop(self, now_ns: int, cause: str) -> None:
         """End the recording: every open span ends where it was proven."""

@@ -131,7 +131,9 @@ class Repairs:
                 usable.append(item)
         if usable and all(clock.has(instrument) for clock in state.clocks):
             self._frames.prints(record, instrument, usable, published_ns, "recent")
-            state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)
+            # Another server answers, and it may be behind: what lies between its newest and the resent is not proven.
+            if usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
+                state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)
 
     def _compare(
         self,

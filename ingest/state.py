@@ -116,6 +116,8 @@ class State:
         """Hyperliquid's names that are recorded, in the order in which they were first heard of."""
         self.unproven: list[str] = []
         """Coins whose prints, resent after a reconnect, did not reach back to what was missed."""
+        self.resent_ns: dict[str, int] = {}
+        """By instrument: venue time of the oldest print that was resent after its last subscription."""
         self.newest_print_ns: dict[str, int] = {}
         """By instrument: venue time of its newest print."""
         self.version = 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ingest.pipeline import Pipeline
 from storage.clock import NS
+from storage.settings import load_settings
 from tests.ingest.script import START_NS, Script, latest, run
 
 BTC = "hyperliquid|perp|BTC"
@@ -54,3 +56,47 @@ def test_a_gap_begins_where_the_last_of_two_sockets_was_proven() -> None:
     script.close(100, 1).close(105, 0).open(110, 2).alive(110.1, 200, connection=2)
     _, rows = run(script)
     assert [(round(start), to) for start, to in gaps(rows)] == [(99, 110)]
+
+
+def loss_of_ten_s(newest_s: float) -> Script:
+    """The socket is away from 70 s to 80 s; the newest trades, asked for at once, are from a server that is behind.
+
+    Prints come ten times a second, so that what is resent begins at 77.5 s. The answer holds the ten up to `newest_s`.
+    """
+    script = Script().open(0)
+    made = [script.a_print(n / 10) for n in range(2_000)]
+    for n, item in enumerate(made):
+        at_s = n / 10 + 0.5
+        if not 70 <= at_s < 80.5:
+            connection = int(at_s >= 80)
+            script.bbo(at_s, connection=connection).prints(at_s + 0.01, [item], connection)
+    script.close(70, 0).open(80, 1).prints(80.4, made[775:800], 1)
+    newest = round(newest_s * 10)
+    script.answer(82, {"type": "recentTrades", "coin": "BTC"}, made[newest - 9 : newest + 1][::-1])
+    return script
+
+
+def test_the_newest_trades_of_a_server_that_is_behind_prove_nothing_of_what_came_after_them() -> None:
+    """Its ten newest end before the resent ones begin: they reach back past the loss, and say nothing of its rest."""
+    _, rows = run(loss_of_ten_s(newest_s=70.0))
+    bar = latest(rows["bars"])[1]
+    assert bar["trades"] < 600
+    assert (bar["status"], bar["repaired"]) == ("blind", False)
+
+
+def rotated(script: Script) -> tuple[list[dict[str, Any]], list[tuple[int, str, str, int]]]:
+    """Rotate at the end of a script; return what was watched by then, and the streams that go on."""
+    pipeline = Pipeline("made", load_settings(environ={}), is_capture=False)
+    for record in script.sorted():
+        pipeline.process(record)
+    streams = pipeline.proven_streams()
+    pipeline.stop(pipeline.state.now_ns, "rotated")
+    return pipeline.drain()["coverage"].to_pylist(), streams
+
+
+def test_a_stream_goes_on_over_a_rotation_exactly_where_the_tables_say_it_ended() -> None:
+    """The tables count microseconds; a pong proves a stream to the nanosecond."""
+    script = Script().open(0).bbo(0.5).bbo(30.5).pong(55.123456789)
+    watched, streams = rotated(script)
+    ended_ns = {row["channel"]: round(row["ts_to"].timestamp() * 1e6) * 1_000 for row in watched}
+    assert {channel: since_ns for _, channel, _, since_ns in streams} == ended_ns

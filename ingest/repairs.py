@@ -57,6 +57,7 @@ class Repairs:
         self._state = state
         self._frames = frames
         self._blind: dict[Bar, _Due] = {}
+        self._wished_ns: dict[str, int] = {}
 
     @property
     def open_bars(self) -> int:
@@ -79,7 +80,7 @@ class Repairs:
         """Return the questions to ask now; each is asked once."""
         asks: list[dict[str, Any]] = [{"type": "recentTrades", "coin": coin} for coin in self._state.unproven]
         self._state.unproven.clear()
-        asks += self._state.registry.wishes
+        asks += self._listings(now_ns)
         due: dict[tuple[str, str], _Ask] = {}
         for (coin, width, open_ns), bar in self._blind.items():
             is_due = bar.tries < len(TRIES_NS) and now_ns >= bar.close_ns + TRIES_NS[bar.tries]
@@ -97,6 +98,13 @@ class Repairs:
             }
             asks.append({"type": "candleSnapshot", "req": req})
         return asks
+
+    def _listings(self, now_ns: int) -> list[dict[str, Any]]:
+        """Return what the registry wishes, each at once but not again too soon: an answer may mend nothing."""
+        wishes = {str(wish): wish for wish in self._state.registry.wishes}
+        due = [about for about in wishes if now_ns - self._wished_ns.get(about, -TRIES_NS[0]) >= TRIES_NS[0]]
+        self._wished_ns |= dict.fromkeys(due, now_ns)
+        return [wishes[about] for about in due]
 
     def take_answer(
         self, record: Record, request: Mapping[str, Any], response: object, published_ns: list[int]

@@ -10,6 +10,14 @@ from storage.settings import load_settings
 from tests.ingest.script import START_NS, Script, latest, run
 
 BTC = "hyperliquid|perp|BTC"
+CONTEXT = {
+    "funding": "0",
+    "openInterest": "1",
+    "prevDayPx": "1",
+    "dayNtlVlm": "1",
+    "oraclePx": "1",
+    "markPx": "1",
+}
 
 
 def gaps(rows: dict[str, Any], channel: str = "trades") -> list[tuple[float, float]]:
@@ -100,3 +108,18 @@ def test_a_stream_goes_on_over_a_rotation_exactly_where_the_tables_say_it_ended(
     watched, streams = rotated(script)
     ended_ns = {row["channel"]: round(row["ts_to"].timestamp() * 1e6) * 1_000 for row in watched}
     assert {channel: since_ns for _, channel, _, since_ns in streams} == ended_ns
+
+
+def test_a_question_whose_answer_mends_nothing_is_not_asked_every_second() -> None:
+    """A dex whose contexts never fit its universe would take the whole budget of questions for ever."""
+    ctxs = {"channel": "allDexsAssetCtxs", "data": {"ctxs": [["", [CONTEXT, CONTEXT]]]}}
+    one = {"universe": [{"name": "BTC", "szDecimals": 5, "maxLeverage": 40}]}
+    script = Script().open(0)
+    pipeline = Pipeline("made", load_settings(environ={}), is_capture=False)
+    for n in range(300):
+        script.frame(n + 0.5, ctxs).answer(n + 0.7, {"type": "meta"}, one)
+    asked = 0
+    for record in script.sorted():
+        pipeline.process(record)
+        asked += sum(wish["type"] == "meta" for wish in pipeline.repairs.wishes(record.recv_ns))
+    assert asked == 3

@@ -48,6 +48,8 @@ class Bulk:
         self._seen_codes = np.zeros(0, np.int32)
         self._version = -1
         self._ready: dict[int, NDArray[np.bool_]] = {}
+        self._heard_in: list[int] = []
+        """Of each entry of `state.hearing`, the frame that it is of: receipt alone does not order them."""
 
     def take(self, batch: Batch, start: int, stop: int, connections: Index, published_ns: list[int]) -> None:
         """Take the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
@@ -156,6 +158,7 @@ class Bulk:
         if not is_known:
             return message
         self._frames.take(record, connection, message, published_ns)
+        self._heard_in += [i] * (len(state.hearing or ()) - len(self._heard_in))
         return None
 
     def _is_told(self, connection: int, message: Any) -> bool:
@@ -211,15 +214,18 @@ class Bulk:
             # Two entries say what the ledger has to know: when the stretch began, and how far it reaches.
             state.hearing.append((connection, instrument, min(stamp, first), first))
             state.hearing.append((connection, instrument, stamp, last))
+            self._heard_in += [int(part[0]), int(part[-1])]
             channel = _CHANNELS[int(run.scanned.kind[part[0]])]
             state.note_stream(connection, channel, self._coins.names[code], last, b - a)
 
     def _tell_ledger(self) -> None:
         state = self._state
         heard, state.hearing = state.hearing or [], None
-        for connection, instrument, event_ns, recv_ns in sorted(heard, key=_by_receipt):
+        for n in sorted(range(len(heard)), key=self._heard_in.__getitem__):
+            connection, instrument, event_ns, recv_ns = heard[n]
             state.ledger.hear(connection, instrument, event_ns, recv_ns)
         state.hearing = []
+        self._heard_in.clear()
 
     def _prints(self, run: _Run, chosen: Index, published_ns: list[int]) -> None:
         if not len(chosen):
@@ -392,8 +398,6 @@ def _quote(scanned: Scanned, i: int) -> Quote:
 
 def _pick(texts: NDArray[Any], codes: NDArray[Any]) -> Any:
     """Return a column of texts by their codes; each text is held once."""
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), pa.int32()), pa.array(texts, pa.string()))
-
-
-def _by_receipt(heard: tuple[int, str, int | None, int]) -> int:
-    return heard[3]
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32), pa.int32()), pa.array(texts, pa.string())
+    )

@@ -93,6 +93,17 @@ def test_a_lag_of_years_is_the_same_number_alone_and_among_many(size: int) -> No
     assert_equal(one, in_batches(records, WIDTHS, is_capture=False, cuts=range(0, len(records), size)))
 
 
+def test_of_two_sockets_heard_at_one_instant_the_first_frame_ends_the_silence() -> None:
+    """The ledger names the connection that ended a gap."""
+    script = Script().open(0, 0).open(0, 1).bbo(1, connection=0).bbo(1, connection=1)
+    level = {"px": "1", "sz": "1", "n": 1}
+    data = {"coin": "BTC", "time": script.venue_ms(44), "bbo": [level, level]}
+    body = json.dumps({"channel": "bbo", "data": data}, separators=(",", ":")).encode()
+    records = script.frame(44.5, body, 1).frame(44.5, body, 0).stop(45).sorted()
+    one = one_by_one(records, WIDTHS, is_capture=False)
+    assert_equal(one, in_batches(records, WIDTHS, is_capture=False))
+
+
 def test_wild_recordings_hold_what_may_go_wrong() -> None:
     """Or the law above would be one about calm weather."""
     counts = [one_by_one(Wild(seed).script.sorted(), WIDTHS, is_capture=False).counts for seed in range(5)]

@@ -24,8 +24,9 @@ from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-# A print older than this (or than ten bars) no longer reopens its bar in memory; it is stored as a trade all the same.
-REOPEN_NS: Final = 300 * NS
+# A bar that closed longer ago than this, and than two bars, is no longer reopened by a late print; the print is stored
+# as a trade all the same. Twice the default lateness of the watermark.
+REOPEN_NS: Final = 120 * NS
 
 # A bar that was not fully watched waits longer, for the venue's own candle an hour after it.
 BLIND_NS: Final = 7_200 * NS
@@ -91,6 +92,8 @@ class BarClock:
         self.width = width
         self.width_ns = width_ns(width)
         self.grace_ns = grace_ns
+        self.reopen_ns = max(REOPEN_NS, 2 * self.width_ns)
+        """How long after its open a bar may change by a late print, at least."""
         self.ledger = ledger
         self.too_late = 0
         self._forget_ns = 0
@@ -318,7 +321,7 @@ class BarClock:
 
     def _forget(self, book: _Book, close_ns: int) -> None:
         # What is not out yet is kept: a recorder that was down for hours publishes those hours' bars when it is back.
-        horizon = min(close_ns - max(REOPEN_NS, 10 * self.width_ns), book.next_open_ns)
+        horizon = min(close_ns - self.reopen_ns, book.next_open_ns)
         blind_ns = horizon - BLIND_NS
         kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
         for bars in (book.prints, book.published):

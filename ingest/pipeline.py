@@ -207,6 +207,10 @@ class Pipeline:
         if control == at:
             return at
         recv_ns = batch.recv_ns
+        if self.state.is_capture:
+            # A hole ends before anything is published up to this frame.
+            self._infer_connection(int(recv_ns[at]))
+            self.state.now_ns = max(self.state.now_ns, int(recv_ns[at]))
         self._advance(int(recv_ns[at]))
         until_ns = min(self.next_tick_ns, int(recv_ns[at]) + self._span_ns)
         stop = min(control, int(np.searchsorted(recv_ns, until_ns, "right")))
@@ -225,7 +229,6 @@ class Pipeline:
         state = self.state
         connections: NDArray[np.int64] = batch.connections.astype(np.int64)
         if state.is_capture:
-            self._infer_connection(int(batch.recv_ns[at]))
             connections = np.full(len(batch), self._connection, np.int64)
         self._bulk.take(batch, at, stop, connections, self._published_ns())
         state.now_ns = max(state.now_ns, int(batch.recv_ns[stop - 1]))

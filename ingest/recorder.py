@@ -123,6 +123,7 @@ class Recorder:
         self._bars_out = asyncio.Event()
         self._ending = asyncio.Event()
         self._sealed = Counts()
+        self._told_ns = self._clock.now_ns()
         self.vitals: Vitals | None = None
         """The newest vital signs."""
 
@@ -140,10 +141,9 @@ class Recorder:
                 status = await rest.ask({"type": "exchangeStatus"})
                 self._venue_time.advance_to(parse_venue_time_ns(status.body))
             asked = await ask_listings(rest, self._settings)
-            await asyncio.to_thread(recover, self._settings, self._lake)
-            await self._start(asked)
+            started_ns = await self._start(asked)
             try:
-                await self._run_tasks(stop, rest)
+                await self._run_tasks(stop, rest, started_ns)
             except JournalError as error:
                 # What the journal does not hold must not reach the tables: the next start replays what it does hold.
                 logger.warning("recording left unsealed", name=self._name, batches=self._commits.waiting)
@@ -159,8 +159,8 @@ class Recorder:
 
     # Beginning, rotating, ending.
 
-    async def _start(self, asked: list[Asked]) -> None:
-        """Learn what is listed, and begin the first recording."""
+    async def _start(self, asked: list[Asked]) -> int:
+        """Learn what is listed, and begin the first recording; return when it began."""
         registry = Registry(self._settings.record.venue)
         registry.restore(await asyncio.to_thread(listings_rows, self._lake, self._clock.now_ns()))
         learn(registry, asked)
@@ -176,8 +176,13 @@ class Recorder:
         started_ns = self._intake.begin(self._name, about)
         for request, answer in asked:
             self._intake.answer(request, answer.body, answer.asked_ns)
-        await self._make_ready(started_ns)
         logger.info("recording", name=self._name, sockets=len(self._plans), url=self._settings.record.ws_url)
+        return started_ns
+
+    async def _catch_up(self, started_ns: int) -> None:
+        """Give the tables what a crash kept from them, then begin to process; frames are journalled meanwhile."""
+        await asyncio.to_thread(recover, self._settings, self._lake, but=self._name)
+        await self._make_ready(started_ns)
 
     def _about(self, registry: Registry, **more: object) -> dict[str, Any]:
         """Return what a recording says of itself in its first record."""
@@ -197,7 +202,7 @@ class Recorder:
         wanted, symbols = self._settings.record.coins, self._settings.gaiaex.symbols
         coins = registry.expand(wanted, leaves_out_gone=True)
         relayed = registry.expand(symbols, gaiaex.VENUE, leaves_out_gone=True)
-        if not (coins or relayed or self._plans):
+        if not (coins or relayed) and self._sockets is None:
             registry.expand(wanted)  # nothing of it trades: say why
         return coins, relayed
 
@@ -248,7 +253,8 @@ class Recorder:
 
     def _seal(self, folder: Path) -> None:
         name = folder.name
-        if self._commits.waiting or self._commits.is_behind:
+        is_unread = self._intake.waiting is not None and folder == self._intake.journal.folder
+        if self._commits.waiting or self._commits.is_behind or is_unread:
             logger.warning("recording left unsealed", name=name, batches=self._commits.waiting)
             return
         (folder / SEALED).touch()
@@ -265,7 +271,9 @@ class Recorder:
 
     # Running.
 
-    async def _run_tasks(self, stop: asyncio.Event, rest: Rest) -> None:
+    async def _run_tasks(self, stop: asyncio.Event, rest: Rest, started_ns: int) -> None:
+        if self._is_virtual:
+            await self._catch_up(started_ns)
         self._sockets = Sockets(
             self._plans,
             self._intake,
@@ -282,6 +290,7 @@ class Recorder:
                 group.create_task(self._commit_loop())
                 group.create_task(self._look_loop())
                 if not self._is_virtual:
+                    group.create_task(self._catch_up(started_ns))
                     self._add_timed_tasks(group, rest)
                 await self._sockets.run(stop)
                 self._beat("ending")
@@ -336,6 +345,8 @@ class Recorder:
     async def _rotate_loop(self) -> None:
         while not self._ending.is_set():
             await self._rest(self._settings.record.rotate_h * 3_600)
+            while self._intake.waiting is not None and not self._ending.is_set():
+                await self._rest(_LOOK_S)  # the recording before is still being caught up on
             if not self._ending.is_set():
                 await self._rotate()
 
@@ -381,9 +392,11 @@ class Recorder:
 
     def _seen_until(self) -> int:
         """Up to when the watchdogs have been told of everything."""
-        self._intake.flush()
-        self._feed_watchdogs()
-        return self._clock.now_ns()
+        if self._intake.waiting is None:
+            self._intake.flush()
+            self._feed_watchdogs()
+            self._told_ns = self._clock.now_ns()
+        return self._told_ns
 
     def _relisted(self) -> None:
         """The venues have said anew what they list: take up what is new, and let go what is gone."""

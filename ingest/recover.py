@@ -16,17 +16,23 @@ logger = get_logger(__name__)
 SEALED: Final = "sealed"
 
 
-def recover(settings: Settings, lake: Lake) -> list[str]:
+def recover(settings: Settings, lake: Lake, *, but: str = "") -> list[str]:
     """Replay recordings that were never sealed, unless another recorder still holds them.
 
     One that cannot be replayed is left as it is, and does not keep a new recording from starting.
+
+    Args:
+        settings: the home.
+        lake: takes the rows.
+        but: the caller's own recording.
 
     Returns:
         The names of those that were.
     """
     recovered = []
     for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
-        if folder.name.startswith((CAPTURE, ".")) or (folder / SEALED).exists() or not segments(folder):
+        is_past = not folder.name.startswith((CAPTURE, ".")) and folder.name != but
+        if not is_past or (folder / SEALED).exists() or not segments(folder):
             continue
         try:
             done = replay(folder, settings, lake)

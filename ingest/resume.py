@@ -12,49 +12,62 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingest.bars import BLIND_NS, REOPEN_NS, SIDE_CODES, BarClock, ContextNote, Quote
+from ingest.bars import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quote
 from ingest.coverage import RECORDER_DOWN
 from ingest.dedupe import KEPT
 from ingest.pipeline import Pipeline
 from ingest.prints import Row
 from ingest.spans import Gap, Span
 from ingest.state import State
-from storage.clock import DAY_NS, MS_NS, US_NS, floor_ns
+from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
 from storage.lake import Lake
 
+# The tables hold a year and more: each question finds first, by aggregates that stream, from where on it matters.
 _BARS: Final = """
-    WITH last_revision AS (
-        SELECT * FROM bars WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ?
-        QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
+    WITH newest AS (
+        SELECT instrument, max(ts_open) AS ts_newest FROM bars
+        WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? GROUP BY instrument
     ),
-    newest AS (SELECT instrument, max(ts_open) AS ts_newest FROM last_revision GROUP BY instrument)
-    SELECT bars.* EXCLUDE (batch, ts_ingested_ns) REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
-    FROM last_revision AS bars JOIN newest USING (instrument)
+    near AS (
+        SELECT bars.*, ts_newest FROM bars JOIN newest USING (instrument)
+        WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?)
+        QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
+    )
+    SELECT * EXCLUDE (batch, ts_ingested_ns, ts_newest)
+           REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
+    FROM near
     WHERE ts_open > ts_newest - to_microseconds(?)
        OR (status = 'blind' AND ts_open > ts_newest - to_microseconds(?))
     ORDER BY instrument, ts_open
 """
 
 _PRINTS: Final = """
-    WITH numbered AS (
-        SELECT *, row_number() OVER (PARTITION BY instrument ORDER BY rowid DESC) AS age
-        FROM trades WHERE list_contains(?, instrument) AND ts_knowable_ns <= ?
-    )
-    SELECT instrument, epoch_us(ts_event) AS ts_us, tid, price, size, side FROM numbered
-    WHERE age <= ? OR epoch_us(ts_event) >= ?
-    ORDER BY instrument, age DESC
+    WITH wanted AS (
+        SELECT unnest(?::VARCHAR[]) AS instrument, make_timestamptz(unnest(?::BIGINT[])) AS ts_since,
+               make_timestamptz(unnest(?::BIGINT[])) AS ts_from
+    ),
+    youngest AS (
+        SELECT instrument, unnest(max(trades.rowid, ?)) AS id FROM trades JOIN wanted USING (instrument)
+        WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND ts_event >= ts_since GROUP BY instrument
+    ),
+    kept AS (SELECT instrument, min(id) AS first_id FROM youngest GROUP BY instrument)
+    SELECT instrument, epoch_us(ts_event) AS ts_us, tid, price, size, side
+    FROM trades JOIN wanted USING (instrument) LEFT JOIN kept USING (instrument)
+    WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?)
+      AND (ts_event >= ts_from OR (ts_event >= ts_since AND trades.rowid >= first_id))
+    ORDER BY instrument, trades.rowid
 """
 
 _COVERAGE: Final = """
-    WITH last_revision AS (
-        SELECT * FROM coverage WHERE list_contains(?, instrument) AND ts_knowable_ns <= ?
-        QUALIFY row_number() OVER (
-            PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
-    ),
-    newest AS (SELECT instrument, channel, max(ts_to) AS ts_newest FROM last_revision GROUP BY ALL)
+    WITH newest AS (
+        SELECT instrument, channel, max(ts_to) AS ts_newest FROM coverage
+        WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? GROUP BY ALL
+    )
     SELECT instrument, channel, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, kind, cause, bridged
-    FROM last_revision JOIN newest USING (instrument, channel)
-    WHERE ts_to > ts_newest - to_microseconds(?)
+    FROM coverage JOIN newest USING (instrument, channel)
+    WHERE ts_knowable_ns <= ? AND ts_to > ts_newest - to_microseconds(?)
+    QUALIFY row_number() OVER (
+        PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
     ORDER BY instrument, ts_from
 """
 
@@ -70,15 +83,18 @@ _CONTEXTS: Final = """
     QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_recv_ns DESC, frame DESC) = 1
 """
 
+# Quotes of a day are many: whose last one lies within a minute is found by that.
+_MARKET_NS: Final = (60 * NS, 3_600 * NS, DAY_NS)
+
 _LISTINGS: Final = """
     SELECT * EXCLUDE (batch, ts_ingested_ns) FROM instruments WHERE ts_knowable_ns < ?
-    QUALIFY row_number() OVER (PARTITION BY venue, kind, symbol ORDER BY generation DESC, ts_knowable_ns DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY venue, kind, symbol, generation ORDER BY ts_knowable_ns DESC) = 1
     ORDER BY ts_knowable_ns, instrument
 """
 
 
 def listings_rows(lake: Lake, before_ns: int) -> list[dict[str, Any]]:
-    """Return the newest row of `instruments` of each name that was known before an instant."""
+    """Return the newest row of `instruments` of each contract that was known before an instant."""
     return lake.query(_LISTINGS, [before_ns]).to_pylist()
 
 
@@ -98,7 +114,7 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
         started_ns: when the new recording began; rows that were not known by then are left alone.
     """
     state, wanted = pipeline.state, list(instruments)
-    spans = _by_instrument(lake, _COVERAGE, [wanted, started_ns, BLIND_NS // US_NS])
+    spans = _by_instrument(lake, _COVERAGE, [wanted, started_ns, started_ns, BLIND_NS // US_NS])
     for instrument, rows in spans.items():
         for row in rows:
             _restore_span(state, instrument, row)
@@ -106,25 +122,37 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
     if not recorded:
         return
     bars: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    from_us = started_ns // US_NS
+    # Bars are made anew from here on; a print that may be resent into what was watched is remembered from there on.
+    since_us = {instrument: min(row["from_us"] for row in spans[instrument]) for instrument in recorded}
+    from_us = dict.fromkeys(recorded, started_ns // US_NS)
     for clock in state.clocks:
-        reach = [max(REOPEN_NS, 10 * clock.width_ns) // US_NS, BLIND_NS // US_NS]
-        bars[clock.width] = _by_instrument(lake, _BARS, [recorded, clock.width, started_ns, *reach])
+        reach_us, blind_us = clock.reopen_ns // US_NS, BLIND_NS // US_NS
+        asked = [clock.width, started_ns]
+        reach = [max(reach_us, blind_us), reach_us, blind_us]
+        bars[clock.width] = _by_instrument(lake, _BARS, [recorded, *asked, *asked, *reach])
         for instrument in recorded:
             held = bars[clock.width].get(instrument)
-            first_us = held[0]["ts_open"] if held else min(row["from_us"] for row in spans[instrument])
-            from_us = min(from_us, floor_ns(first_us * US_NS, clock.width_ns) // US_NS)
-    found = _by_instrument(lake, _PRINTS, [recorded, started_ns, KEPT, from_us])
+            first_us = held[0]["ts_open"] if held else since_us[instrument]
+            first_us = floor_ns(first_us * US_NS, clock.width_ns) // US_NS
+            from_us[instrument] = min(from_us[instrument], first_us)
+    found = _by_instrument(lake, _PRINTS, _of_prints(since_us, from_us, started_ns))
     for instrument in recorded:
         prints = _restore_prints(state, instrument, found.get(instrument, []), started_ns)
-        watched_ns = min(row["from_us"] for row in spans[instrument]) * US_NS
         for clock in state.clocks:
-            _restore_bars(clock, instrument, bars[clock.width].get(instrument, []), prints, watched_ns)
+            held = bars[clock.width].get(instrument, [])
+            _restore_bars(clock, instrument, held, prints, since_us[instrument] * US_NS)
     pipeline.repairs.note_bars(
         bar for by in bars.values() for rows in by.values() for bar in rows
         if started_ns - bar["ts_close"] * US_NS < BLIND_NS
     )  # fmt: skip
     _restore_market(state, lake, recorded, started_ns)
+
+
+def _of_prints(since_us: dict[str, int], from_us: dict[str, int], started_ns: int) -> list[object]:
+    """Return the parameters of `_PRINTS`."""
+    first_us = min(*since_us.values(), *from_us.values())
+    wanted = [list(since_us), list(since_us.values()), list(from_us.values())]
+    return [*wanted, KEPT, started_ns, first_us, started_ns, first_us]
 
 
 def _by_instrument(lake: Lake, query: str, params: list[object]) -> dict[str, list[dict[str, Any]]]:
@@ -172,14 +200,25 @@ def _restore_span(state: State, instrument: str, span: dict[str, Any]) -> None:
 
 def _restore_market(state: State, lake: Lake, instruments: list[str], started_ns: int) -> None:
     """Take over the last quote and context of the last day, which still hold with their age beside them."""
-    params: list[object] = [instruments, started_ns, started_ns - DAY_NS]
-    for row in lake.query(_QUOTES, params).to_pylist():
+    for row in _newest(lake, _QUOTES, instruments, started_ns):
         quote = Quote(row["ts_us"] * US_NS, row["bid"], row["ask"], row["bid_size"], row["ask_size"])
         state.restore_quote(row["instrument"], quote)
-    for row in lake.query(_CONTEXTS, params).to_pylist():
+    for row in _newest(lake, _CONTEXTS, instruments, started_ns):
         note = ContextNote(
             row["ts_recv_ns"], row["funding_rate"], row["open_interest"], row["oracle"], row["mark"]
         )
         for clock in state.clocks:
             if clock.has(row["instrument"]):
                 clock.add_context(row["instrument"], note)
+
+
+def _newest(lake: Lake, query: str, instruments: list[str], started_ns: int) -> list[dict[str, Any]]:
+    """Return the newest row of each instrument, looking further back only for those that have none lately."""
+    found: dict[str, dict[str, Any]] = {}
+    for reach_ns in _MARKET_NS:
+        missing = [instrument for instrument in instruments if instrument not in found]
+        for row in (
+            lake.query(query, [missing, started_ns, started_ns - reach_ns]).to_pylist() if missing else []
+        ):
+            found[row["instrument"]] = row
+    return list(found.values())

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from ingest import rows
-from ingest.bars import BLIND_NS, REOPEN_NS, BarClock, Quote
+from ingest.bars import BLIND_NS, BarClock, Quote
 from ingest.coverage import Ledger
 from ingest.dedupe import SeenPrints
 from ingest.discovery import Registry
@@ -92,7 +92,6 @@ class State:
         self.channels: Counter[str] = Counter()
         self.rows = Rows()
         self.registry = Registry(self.venue)
-        self.seen = SeenPrints(REOPEN_NS)
         self.lags = Lags(recording)
         self.our_clock = ClockLedger(recording, limit_ms=settings.alert.clock_ms)
         self.ledger = Ledger(
@@ -106,6 +105,8 @@ class State:
             BarClock(width, grace_ns=settings.bars.grace_ns, ledger=self.ledger)
             for width in settings.bars.widths
         ]
+        # A print must be known again for as long as its bar may change.
+        self.seen = SeenPrints(max(clock.width_ns + clock.reopen_ns for clock in self.clocks))
         self.now_ns = 0
         self.watermark_ns = 0
         self.order = 0

@@ -67,11 +67,6 @@ def test_any_recording_gives_the_same_rows_however_it_is_cut(seed: int) -> None:
     check(seed, is_capture=False)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="Pipeline._run_end publishes bars up to the frame after a hole before the hole is inferred",
-)
 @LAW
 @given(st.integers(0, 1 << 40))
 def test_any_capture_gives_the_same_rows_however_it_is_cut(seed: int) -> None:

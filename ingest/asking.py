@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ logger = get_logger(__name__)
 
 _GLOB: Final = frozenset("*?[")
 
+T = TypeVar("T")
 Asked = tuple[dict[str, Any], Answer]
 
 
@@ -80,7 +81,8 @@ class Asking:
         """Ask every so often what is listed; `changed` is told after each answer."""
         while await self._rest_for(self._settings.record.discover_s):
             with self._told("listings"):
-                for request, answer in await ask_listings(self._rest, self._settings):
+                asked = await self._unless_ending(ask_listings(self._rest, self._settings))
+                for request, answer in asked or ():
                     self._intake.answer(request, answer.body, answer.asked_ns)
                 self._intake.flush()
                 changed()
@@ -107,8 +109,20 @@ class Asking:
 
     async def _ask(self, request: Mapping[str, Any], url: str = "") -> None:
         with self._told(str(request["type"])):
-            answer = await (self._rest.get(url) if url else self._rest.ask(request))
-            self._intake.answer(dict(request), answer.body, answer.asked_ns)
+            answer = await self._unless_ending(self._rest.get(url) if url else self._rest.ask(request))
+            if answer is not None:
+                self._intake.answer(dict(request), answer.body, answer.asked_ns)
+
+    async def _unless_ending(self, question: Coroutine[Any, Any, T]) -> T | None:
+        """Return an answer; None where the recording ends first, which waits for no venue and no budget."""
+        asking, ending = asyncio.create_task(question), asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait((asking, ending), return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        finally:
+            asking.cancel()
+            ending.cancel()
+            await asyncio.gather(asking, ending, return_exceptions=True)
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Any:

@@ -115,7 +115,9 @@ class Ledger:
         key = (channel, instrument)
         if key in connection.since:
             until = self._grown_to(connection, key, now_ns)
-            self._end_span(connection, key, connection.since.pop(key), until, "unsubscribed", now_ns)
+            # A watchdog gives a silent stream up and asks for it again: what was lost by then, silence lost.
+            cause = SILENT_STREAM if self._is_silent(connection, instrument, now_ns) else "unsubscribed"
+            self._end_span(connection, key, connection.since.pop(key), until, cause, now_ns)
 
     def hear(self, number: int, instrument: str, event_ns: int | None, now_ns: int) -> None:
         """A message of an instrument arrived.
@@ -343,10 +345,14 @@ class Ledger:
 
     def _grown_to(self, connection: _Connection, key: Key, now_ns: int) -> int:
         """Return the venue time up to which an open span is proven; never before its begin."""
-        coin = connection.coins.get(key[1])
-        is_silent = coin is not None and now_ns - coin.recv_ns > self._silence_ns
-        proven_ns = coin.event_ns if coin is not None and is_silent else connection.alive_ns
+        proven_ns = connection.alive_ns
+        if self._is_silent(connection, key[1], now_ns):
+            proven_ns = connection.coins[key[1]].event_ns
         return max(connection.since[key], proven_ns)
+
+    def _is_silent(self, connection: _Connection, instrument: str, now_ns: int) -> bool:
+        coin = connection.coins.get(instrument)
+        return coin is not None and now_ns - coin.recv_ns > self._silence_ns
 
     def _is_watched_elsewhere(self, number: int, key: Key) -> bool:
         return any(key in other.since for other in self._open.values() if other.number != number)

@@ -59,6 +59,8 @@ class _Held:
     generation: int
     since_ns: int
     row_ns: int
+    begins_ns: int = 0
+    """Before this the name was another contract's."""
 
 
 class Registry:
@@ -114,7 +116,10 @@ class Registry:
         return []
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take over what earlier recordings wrote: rows of `instruments`, of which the newest of a name holds."""
+        """Take over what earlier recordings wrote: rows of `instruments`, of which the newest of a name holds.
+
+        The one before a recycled name's tells when the name became free.
+        """
         for row in sorted(rows, key=lambda row: (row["generation"] or 1, row["ts_knowable_ns"])):
             base = f"{row['venue']}|{row['kind']}|{row['symbol']}"
             # Rows of the first release have neither state nor generation.
@@ -129,7 +134,12 @@ class Registry:
             )
             at_ns = row["ts_knowable_ns"]
             scope = Scope(row["venue"], row["kind"], _scope_dex(row["venue"], row["symbol"]))
-            self._held[base] = _Held(scope, listed, state, row["generation"] or 1, at_ns, at_ns)
+            generation = row["generation"] or 1
+            before = self._held.get(base)
+            begins_ns = 0
+            if before is not None:
+                begins_ns = before.since_ns if before.generation < generation else before.begins_ns
+            self._held[base] = _Held(scope, listed, state, generation, at_ns, at_ns, begins_ns)
 
     # What is known.
 
@@ -138,6 +148,15 @@ class Registry:
         base = instrument_id(coin, venue or self._venue)
         held = self._held.get(base)
         return base if held is None else _with_generation(base, held.generation)
+
+    def begins_ns(self, instrument: str) -> int:
+        """Return the instant before which an instrument's name was another contract's; 0 where it never was.
+
+        The venue resends prints by name, those of the contract before among them.
+        """
+        base, generation = _without_generation(instrument)
+        held = self._held.get(base)
+        return held.begins_ns if held is not None and held.generation == generation else 0
 
     def is_listed(self, instrument: str) -> bool:
         """Say whether an instrument trades; what no answer has spoken of yet counts as trading."""
@@ -273,8 +292,9 @@ class Registry:
         if held is None:
             self._held[base] = _Held(scope, item, state, 1, now_ns, 0)
         elif _is_recycled(held, item, now_ns):
+            begins_ns = now_ns if held.state == "listed" else held.since_ns
             rows = self._end(base, held, now_ns)
-            self._held[base] = _Held(scope, item, state, held.generation + 1, now_ns, 0)
+            self._held[base] = _Held(scope, item, state, held.generation + 1, now_ns, 0, begins_ns)
             return [*rows, self._row(base, now_ns)]
         elif (held.listed, held.state) == (item, state):
             return []

@@ -143,7 +143,8 @@ class HyperliquidFrames:
         for item in prints:
             by_coin.setdefault(item.coin, []).append(item)
         for coin, items in by_coin.items():
-            faults = [rows.unusable(item, record.recv_ns) for item in items]
+            begins_ns = state.registry.begins_ns(state.instrument(coin))
+            faults = [rows.unusable(item, record.recv_ns, begins_ns) for item in items]
             usable = [item for item, fault in zip(items, faults, strict=True) if not fault]
             newest_ms = max((item.time for item in usable), default=None)
             instrument = self._hear(record, connection, TRADES, coin, newest_ms)

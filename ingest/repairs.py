@@ -131,9 +131,10 @@ class Repairs:
         """Take the newest trades, which come newest first, in order of time."""
         state = self._state
         instrument = state.instrument(coin)
+        begins_ns = state.registry.begins_ns(instrument)
         usable = []
         for item in sorted(prints, key=lambda item: item.time):
-            if why := _foreign(item.coin, coin) or rows.unusable(item, record.recv_ns):
+            if why := _foreign(item.coin, coin) or rows.unusable(item, record.recv_ns, begins_ns):
                 state.refuse_frame("trades", why, record, f":{item.tid}")
             else:
                 usable.append(item)

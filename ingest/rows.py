@@ -17,13 +17,14 @@ LARGEST: Final = 1e12
 AHEAD_NS: Final = 5 * NS
 
 
-def unusable(item: wire.Print, recv_ns: int) -> str:
-    """Return why a print cannot be used, or nothing."""
+def unusable(item: wire.Print, recv_ns: int, begins_ns: int = 0) -> str:
+    """Return why a print cannot be used, or nothing; before `begins_ns` its coin's name was another contract's."""
     return _broken(
         {
             f"price {item.px} is not between 0 and {LARGEST:g}": 0.0 < item.px < LARGEST,
             f"size {item.sz} is not between 0 and {LARGEST:g}": 0.0 < item.sz < LARGEST,
             _time_rule(item.time): is_time(item.time, recv_ns),
+            f"time {item.time} is before this contract had its name": item.time * MS_NS >= begins_ns,
             f"tid {item.tid} is not between 0 and 2^63": 0 <= item.tid < 1 << 63,
         }
     )

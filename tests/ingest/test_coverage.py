@@ -40,6 +40,17 @@ def test_silence_of_a_coin_while_the_other_flows_is_not_quiet() -> None:
     assert all(bar["status"] == "quiet" for bar in latest(rows["bars"], "hyperliquid|perp|ETH").values())
 
 
+def test_a_silent_stream_that_was_asked_for_again_was_lost_by_its_silence() -> None:
+    """The watchdog ends the subscription and renews it; the cause is not that it was ended."""
+    script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH")
+    script.alive(0.1, 250, coin="ETH").alive(0.1, 20).unsubscribe(100).subscribe(100.5).alive(190, 250)
+    _, rows = run(script)
+    bars = latest(rows["bars"])
+    assert {bars[m]["cause"] for m in (0, 1, 2)} == {"silent stream"}
+    ended = [row["cause"] for row in rows["coverage"] if row["kind"] == "watched" and row["instrument"] == BTC]
+    assert "unsubscribed" not in ended
+
+
 def test_a_quiet_bar_published_at_the_start_of_a_silence_is_revised() -> None:
     """Twenty seconds of silence are nothing; when they have become sixty, the bar was not proven after all."""
     script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH").alive(0.1, 300, coin="ETH").alive(0.1, 45)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.errors import InstrumentError
-from tests.ingest.listing import full
+from tests.ingest.listing import NOW, full
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,11 @@ def test_what_was_listed_once_may_be_left_out_and_what_never_was_may_not() -> No
     assert full().expand(["BTC", "OLD", "K*"], leaves_out_gone=True) == ("BTC",)
     with pytest.raises(InstrumentError, match="'KPEPE' is not listed"):
         full().expand(["BTC", "KPEPE"], leaves_out_gone=True)
-    with pytest.raises(InstrumentError, match="'none:BTC' is not listed"):
-        full().expand(["none:BTC"], leaves_out_gone=True)
+
+
+def test_a_name_on_a_dex_that_nobody_deployed_is_not_listed() -> None:
+    registry = full()
+    registry.take({"type": "perpDexs"}, [None, {"name": "xyz"}, {"name": "flx"}], NOW)
+    assert registry.expand(["flx:TSLA"]) == ("flx:TSLA",), "its own meta was not asked for yet"
+    with pytest.raises(InstrumentError, match="'XYZ:AAPL' is not listed.*did you mean xyz:AAPL?"):
+        registry.expand(["XYZ:AAPL"])

@@ -102,6 +102,7 @@ def configured(settings: Settings, venue: SimulatedVenue, **changes: Any) -> Set
         "info_url": venue.info_url,
         "explorer_url": "",
         "ntp_server": "",
+        "rest_weight_per_minute": 100_000,
         "twins": 1,
         "backoff_first_s": 0.01,
         "backoff_max_s": 0.05,
@@ -156,6 +157,8 @@ async def taped(
 class LoopTime(ManualTime):
     """A clock that moves with the loop's turns; it stands still until `run`."""
 
+    step_ns = _STEP_NS
+
     def steer(self) -> int:
         """Return 0: it is never off."""
         return 0
@@ -164,7 +167,7 @@ class LoopTime(ManualTime):
         """Move, until cancelled."""
         while True:
             await asyncio.sleep(_TURN_S)
-            self.advance_to(self.now_ns() + _STEP_NS)
+            self.advance_to(self.now_ns() + self.step_ns)
 
 
 @dataclass
@@ -176,7 +179,7 @@ class Live(Taken):
     recorder: Recorder | None = None
 
     async def until_s(self, seconds: float) -> None:
-        """Wait for an instant of the tape."""
+        """Wait for an instant, in seconds since `START_NS`."""
         await until(lambda: self.time.now_ns() >= START_NS + round(seconds * NS))
 
     async def heard(self, channel: str, times: int = 1) -> None:
@@ -193,18 +196,21 @@ async def live(
     streams: int = 4,
     tables: tuple[str, ...] = (),
     venue: dict[str, Any] | None = None,
+    name: str = "live",
+    start_s: float = 0.0,
     **changes: Any,
 ) -> AsyncIterator[Live]:
     """Run a recorder with all its timers; at the end of the block it is stopped and the tables are read.
 
     The market has no end of its own; for the arguments see `taped`.
     """
-    time = LoopTime(START_NS)
-    # Recorder and venue read one clock, and the venue looks at it as often as it moves.
+    time = LoopTime(START_NS + round(start_s * NS))
+    # Recorder and venue read one clock; what is done once a second is done about once a second of that.
     monkeypatch.setattr("ingest.recorder.SteadyTime", lambda: time)
+    monkeypatch.setattr("ingest.sockets._LOOK_S", 4 * _TURN_S)
     monkeypatch.setattr("ingest.venues.pump._LONGEST_NAP_S", _TURN_S)
     served = SimulatedVenue(
-        source or market(span_s=None),
+        source or market(span_s=None, start_ns=time.now_ns()),
         clock="real",
         time_source=time,
         wait_for_subscriptions=streams,
@@ -214,7 +220,7 @@ async def live(
     async with served, asyncio.timeout(120):
         run = Live(served, configured(settings, served, **changes), time=time)
         with Lake.open(run.settings) as lake:
-            run.recorder = Recorder(run.settings, lake, name="live")
+            run.recorder = Recorder(run.settings, lake, name=name)
             recording = asyncio.create_task(run.recorder.run(run.stop))
             clock: asyncio.Task[None] | None = None
             try:

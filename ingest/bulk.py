@@ -137,10 +137,12 @@ class Bulk:
         for code, instrument in enumerate(self._instruments):
             if not all(clock.has(instrument) for clock in state.clocks):
                 continue
+            # A name that another contract had before: each print is looked at, lest it be the other's.
+            is_recycled = state.registry.begins_ns(instrument) > 0
             for kind, channel in _CHANNELS.items():
                 is_told = state.ledger.is_subscribed(connection, channel, instrument) or not state.is_capture
                 is_first = kind == TRADES and (connection, instrument) in state.awaits_first
-                table[kind, code] = is_told and not is_first
+                table[kind, code] = is_told and not is_first and not (is_recycled and kind == TRADES)
         return table
 
     def _beside(self, run: _Run, i: int, published_ns: list[int]) -> wire.Message | None:

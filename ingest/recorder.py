@@ -150,6 +150,8 @@ class Recorder:
                 self._beat("failed", error.message)
                 raise
             except BaseException as error:
+                # What failed may have left a batch half taken: the next start replays the journal.
+                self._commits.is_behind = True
                 await self._end("recorder failed")
                 self._beat("failed", str(error))
                 raise

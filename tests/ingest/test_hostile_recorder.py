@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from typing import Any
 
+import pytest
+
 from ingest.pipeline import Pipeline
+from ingest.recorder import Recorder
+from ingest.records import Kind, Record
+from ingest.recover import SEALED, recover
+from ingest.venues.simulated import SimulatedVenue
+from ingest.vitals import Vitals
 from storage.clock import NS
-from storage.settings import load_settings
+from storage.lake import Lake
+from storage.settings import Settings, load_settings
+from tests.drills.running import live_market, port_of, quick, running, whole
 from tests.ingest.script import START_NS, Script, latest, run
 
 BTC = "hyperliquid|perp|BTC"
@@ -123,3 +134,59 @@ def test_a_question_whose_answer_mends_nothing_is_not_asked_every_second() -> No
         pipeline.process(record)
         asked += sum(wish["type"] == "meta" for wish in pipeline.repairs.wishes(record.recv_ns))
     assert asked == 3
+
+
+async def test_a_rotation_seals_what_it_ends_and_its_bars_are_whole(settings: Settings) -> None:
+    """The bars that a rotation cuts in two are made of both halves, and what was ended needs no replay."""
+    async with SimulatedVenue(live_market(), clock="real") as venue:
+        settings = quick(settings, port_of(venue), record={"rotate_h": 4 / 3_600})
+        async with running(settings) as held:
+            await held.until(lambda vitals: whole(vitals, 3))
+            first = held.vitals.recording
+            await held.until(lambda vitals: vitals.recording != first)
+            after_ns = held.vitals.now_ns
+            await held.until(lambda vitals: vitals.now_ns > after_ns + 3 * NS and whole(vitals, 3))
+    assert (settings.journal_dir / first / SEALED).exists()
+    with Lake.open(settings, read_only=True) as lake:
+        bars = lake.query(
+            "SELECT status, cause FROM bars_latest QUALIFY ts_open BETWEEN"
+            " min(ts_open) FILTER (status <> 'blind') OVER () AND max(ts_open) FILTER (status <> 'blind') OVER ()"
+        ).to_pylist()
+    assert len(bars) > 10
+    assert {bar["status"] for bar in bars} <= {"printed", "quiet"}
+
+
+def test_recordings_are_recovered_in_the_order_in_which_they_were_made(settings: Settings) -> None:
+    """Names tell the venue and the shard first; what a recording resumes from is what was recorded before it."""
+    Script().open(0).alive(0.1, 90).stop(90).write(settings.journal_dir / "z-first")
+    later = Script()
+    later.records = [dataclasses.replace(item, recv_ns=item.recv_ns + 90 * NS) for item in later.records]
+    later.open(91, 0).alive(91.1, 200).stop(200).write(settings.journal_dir / "a-second")
+    with Lake.open(settings) as lake:
+        assert recover(settings, lake) == ["z-first", "a-second"]
+        bars = lake.query("SELECT status FROM bars_latest ORDER BY ts_open")["status"].to_pylist()
+    assert bars == ["quiet", "blind", "quiet"]
+
+
+def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_recovered(settings: Settings) -> None:
+    broken = Script().open(0)
+    broken.records.append(Record(0, START_NS + NS, Kind.ANSWER, -1, b"no JSON"))
+    broken.write(settings.journal_dir / "a")
+    Script().open(0).alive(0.1, 90).write(settings.journal_dir / "b")
+    with Lake.open(settings) as lake:
+        assert recover(settings, lake) == ["b"]
+    assert not (settings.journal_dir / "a" / SEALED).exists()
+
+
+async def test_a_recorder_that_fails_leaves_its_recording_to_be_replayed(settings: Settings) -> None:
+    def refuse(vitals: Vitals) -> None:
+        if vitals.trades > 0 and vitals.state == "recording":
+            raise RuntimeError("made to fail")
+
+    async with SimulatedVenue(live_market(), clock="real") as venue:
+        settings = quick(settings, port_of(venue))
+        with Lake.open(settings) as lake:
+            with pytest.raises(ExceptionGroup):
+                await Recorder(settings, lake, name="made", on_vitals=refuse).run(asyncio.Event())
+            assert not (settings.journal_dir / "made" / SEALED).exists()
+            assert recover(settings, lake) == ["made"]

@@ -51,7 +51,7 @@ def comparable(settings: Settings) -> dict[str, pa.Table]:
     """
     tables = read_tables(settings, names=COMPARED, without=OWN)
     bars = tables["bars"]
-    is_cut = pc.or_(pc.equal(bars["status"], "blind"), bars["repaired"])
+    is_cut = pc.or_(pc.equal(bars["status"], pa.scalar("blind")), bars["repaired"])
     at = bars.schema.get_field_index("observed_ms")
     observed = pc.if_else(is_cut, pa.scalar(None, pa.int64()), bars["observed_ms"])
     tables["bars"] = bars.set_column(at, "observed_ms", observed)

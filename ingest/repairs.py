@@ -19,13 +19,15 @@ from ingest import rows
 from ingest.hyperliquid_frames import HyperliquidFrames
 from ingest.records import Record
 from ingest.state import State
-from storage.clock import MS_NS, NS, US_NS
+from storage.clock import MS_NS, NS, US_NS, width_ns
 from storage.errors import VenueError
 
 TRIES_NS: Final = (120 * NS, 3_600 * NS)
 # Widths for which the venue has candles.
 INTERVALS: Final = frozenset({"1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"})
 _LATE_NS: Final = 300 * NS
+# The venue answers with 5000 candles at most, other pages of its with 500; an answer must never be a cut one.
+_PAGE: Final = 500
 
 Bar = tuple[str, str, int]
 """(coin, width, open in ns)"""
@@ -81,15 +83,16 @@ class Repairs:
         asks: list[dict[str, Any]] = [{"type": "recentTrades", "coin": coin} for coin in self._state.unproven]
         self._state.unproven.clear()
         asks += self._listings(now_ns)
-        due: dict[tuple[str, str], _Ask] = {}
+        due: dict[tuple[str, str, int], _Ask] = {}
         for (coin, width, open_ns), bar in self._blind.items():
             is_due = bar.tries < len(TRIES_NS) and now_ns >= bar.close_ns + TRIES_NS[bar.tries]
             if is_due and now_ns - bar.asked_ns > TRIES_NS[0]:
                 bar.asked_ns = now_ns
-                ask = due.setdefault((coin, width), _Ask(width))
+                page_ns = _PAGE * width_ns(width)
+                ask = due.setdefault((coin, width, open_ns // page_ns), _Ask(width))
                 ask.opens.append(open_ns)
                 ask.last_close_ns = max(ask.last_close_ns, bar.close_ns)
-        for (coin, width), ask in due.items():
+        for (coin, width, _), ask in due.items():
             req = {
                 "coin": coin,
                 "interval": width,

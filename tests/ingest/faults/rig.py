@@ -22,6 +22,7 @@ from ingest.venues.faults import Fault
 from ingest.venues.frames import Block, Frame
 from ingest.venues.market import Source
 from ingest.venues.simulated import SimulatedVenue
+from ingest.venues.tape import read_frame
 from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts import CONTRACTS
 from storage.lake import Lake
@@ -102,7 +103,9 @@ def configured(settings: Settings, venue: SimulatedVenue, **changes: Any) -> Set
         "info_url": venue.info_url,
         "explorer_url": "",
         "ntp_server": "",
+        # What is allowed a minute is allowed a minute of the loop, which is many of the market's.
         "rest_weight_per_minute": 100_000,
+        "handshakes_per_minute": 6_000,
         "twins": 1,
         "backoff_first_s": 0.01,
         "backoff_max_s": 0.05,
@@ -198,6 +201,7 @@ async def live(
     venue: dict[str, Any] | None = None,
     name: str = "live",
     start_s: float = 0.0,
+    has_chain: bool = False,
     **changes: Any,
 ) -> AsyncIterator[Live]:
     """Run a recorder with all its timers; at the end of the block it is stopped and the tables are read.
@@ -218,6 +222,8 @@ async def live(
         **(venue or {}),
     )
     async with served, asyncio.timeout(120):
+        if has_chain:
+            changes["record"] = {"explorer_url": served.explorer_url} | changes.get("record", {})
         run = Live(served, configured(settings, served, **changes), time=time)
         with Lake.open(run.settings) as lake:
             run.recorder = Recorder(run.settings, lake, name=name)
@@ -262,11 +268,14 @@ class Spoken(Rerun):
             at_s = (block.time_ms - START_NS // MS_NS) / 1_000
             due = [item for item in said if item[0] <= at_s]
             said = said[len(due) :]
-            more = [
-                Frame(stream, stream.partition(":")[0], stream.partition(":")[2], text)
-                for _, stream, text in due
-            ]
+            more = [_frame(stream, text) for _, stream, text in due]
             yield dataclasses.replace(block, frames=[*block.frames, *more]) if more else block
+
+
+def _frame(stream: str, text: str) -> Frame:
+    """Return a frame; what can be read as prints counts as prints for the venue too."""
+    channel, _, coin = stream.partition(":")
+    return read_frame(text.encode()) or Frame(stream, channel, coin, text)
 
 
 def ms(seconds: float) -> int:

@@ -203,7 +203,7 @@ class BarClock:
     def restore(self, instrument: str, row: dict[str, Any], prints: Iterable[Row]) -> None:
         """Take over a bar that an earlier recording published, with the prints it was made of."""
         open_ns = row["ts_open"] * US_NS
-        book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
+        book = self._books.setdefault(instrument, _Book(open_ns, open_ns, row["trades_applicable"]))
         book.first_open_ns = min(book.first_open_ns, open_ns)
         book.next_open_ns = max(book.next_open_ns, open_ns + self.width_ns)
         book.published[open_ns] = row

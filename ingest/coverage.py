@@ -217,6 +217,10 @@ class Ledger:
         """Say whether watching an instrument, or a scope of them, is in vain now."""
         return scope in self._stalls
 
+    def stalls(self) -> list[tuple[str, str]]:
+        """Return (scope, cause) of what is watched in vain now."""
+        return [(scope, gap.cause) for scope, gap in self._stalls.items()]
+
     def resume(self, scope: str, to_ns: int, now_ns: int) -> None:
         """Watching is worth something again."""
         gap = self._stalls.pop(scope, None)

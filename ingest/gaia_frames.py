@@ -71,6 +71,12 @@ class GaiaFrames:
         if relay is not None:
             self._void(relay, self._state.now_ns)
 
+    def void(self, instrument: str, now_ns: int) -> None:
+        """What was quoted of a relayed instrument before this recording does not count: its relay is stale."""
+        for relay in self._relays.values():
+            if relay.instrument == instrument:
+                self._void(relay, now_ns)
+
     def take(self, record: Record, connection: int) -> None:
         """Take a frame."""
         state = self._state

@@ -103,11 +103,16 @@ class Intake:
         """Take note of the time, so that bars close although nothing arrives."""
         self._take(Kind.CLOCK, -1, b"")
 
-    def hold(self, opened: Mapping[int, bytes], streams: list[tuple[int, str, str, int]]) -> None:
-        """Take over open connections and their streams from the recording before."""
+    def hold(
+        self,
+        opened: Mapping[int, bytes],
+        streams: list[tuple[int, str, str, int]],
+        stalls: list[tuple[str, str]],
+    ) -> None:
+        """Take over open connections, their streams, and what of them is in vain, from the recording before."""
         for connection, about in opened.items():
             self._take(Kind.OPENED, connection, about)
-        self._take(Kind.HELD, -1, json.dumps(streams).encode())
+        self._take(Kind.HELD, -1, json.dumps({"streams": streams, "stalls": stalls}).encode())
 
     def stop(self, cause: str) -> dict[int, bytes]:
         """Write the recording's last record; return what was said of the connections that are open then."""

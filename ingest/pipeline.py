@@ -137,6 +137,8 @@ class Pipeline:
         state = self.state
         for connection in sorted(state.ledger.open_connections()):
             state.ledger.close(connection, now_ns, cause)
+        for scope, _ in state.ledger.stalls():
+            state.ledger.resume(scope, now_ns, now_ns)  # it lasts, and what is known of it must be told
         dirty = state.ledger.take_dirty()
         for clock in state.clocks:
             clock.mark_dirty(dirty)
@@ -282,11 +284,15 @@ class Pipeline:
 
     def _held(self, record: Record) -> None:
         """Take over the streams of a recording that this one continues; see `recorder.rotate`."""
-        for connection, channel, instrument, since_ns in json.loads(record.body):
+        held = json.loads(record.body)
+        for connection, channel, instrument, since_ns in held["streams"]:
             if self.state.ledger.is_open(connection):
                 self.state.ledger.carry_on(connection, channel, instrument, since_ns)
                 has_trades = channel != BOOK
                 self.state.add_instrument(instrument, record.recv_ns, has_trades=has_trades)
+        for scope, cause in held["stalls"]:
+            self.state.ledger.stall(scope, record.recv_ns, cause)
+            self._gaia.void(scope, record.recv_ns)
         self.state.version += 1
 
     # Frames.

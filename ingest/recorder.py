@@ -14,11 +14,11 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -53,6 +53,7 @@ from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
+T = TypeVar("T")
 
 _FLUSH_S = 0.02
 _LOOK_S = 1.0
@@ -140,7 +141,9 @@ class Recorder:
             if self._is_virtual:
                 status = await rest.ask({"type": "exchangeStatus"})
                 self._venue_time.advance_to(parse_venue_time_ns(status.body))
-            asked = await ask_listings(rest, self._settings)
+            asked = await _unless(stop, ask_listings(rest, self._settings))
+            if asked is None:
+                return Recording(self._name, self._sealed)
             started_ns = await self._start(asked)
             try:
                 await self._run_tasks(stop, rest, started_ns)
@@ -229,7 +232,7 @@ class Recorder:
         """Seal the recording and go on with the next; sockets stay open and nothing is missed."""
         intake = self._intake
         intake.flush()
-        streams = intake.pipeline.proven_streams()
+        streams, stalls = intake.pipeline.proven_streams(), intake.pipeline.state.ledger.stalls()
         opened = intake.stop("rotated")
         self._commits.cut()
         before, journal, name = self._name, intake.journal, self._made_name()
@@ -237,7 +240,7 @@ class Recorder:
         self._sealed = self._counts()
         about = self._about(intake.pipeline.state.registry, continues=before)
         started_ns = intake.begin(name, about)
-        intake.hold(opened, streams)
+        intake.hold(opened, streams, stalls)
         await self._commits.send(journal)
         await asyncio.to_thread(journal.close)
         self._seal(journal.folder)
@@ -291,26 +294,27 @@ class Recorder:
                 group.create_task(self._sync_loop())
                 group.create_task(self._commit_loop())
                 group.create_task(self._look_loop())
+                asking: list[asyncio.Task[None]] = []
                 if not self._is_virtual:
                     group.create_task(self._catch_up(started_ns))
-                    self._add_timed_tasks(group, rest)
+                    asking = self._add_timed_tasks(group, rest)
                 await self._sockets.run(stop)
                 self._beat("ending")
                 # A loop in the middle of a commit or a sync ends it first: cancelling would leave its thread running.
                 self._ending.set()
                 self._bars_out.set()
+                # A question has no such thread, and a venue that does not answer would hold up the end.
+                for task in asking:
+                    task.cancel()
         except* TickwalkError as failures:
             raise failures.exceptions[0] from None
 
-    def _add_timed_tasks(self, group: asyncio.TaskGroup, rest: Rest) -> None:
+    def _add_timed_tasks(self, group: asyncio.TaskGroup, rest: Rest) -> list[asyncio.Task[None]]:
+        """Start what runs where time is the wall's; return those that only ask."""
         record = self._settings.record
         asking = Asking(self._settings, rest, self._intake, self._ending)
         group.create_task(self._flush_loop())
         group.create_task(self._rotate_loop())
-        group.create_task(asking.listings(self._relisted))
-        group.create_task(asking.venue_clock())
-        group.create_task(asking.repairs())
-        group.create_task(asking.gaia_state())
         clock = watch_clock(
             self._intake,
             self._ending,
@@ -318,8 +322,15 @@ class Recorder:
             every_s=record.clock_check_s,
             clock=self._wall,
         )
-        group.create_task(clock)
-        group.create_task(keep_forever(self._settings, self._ending))
+        questions = (
+            asking.listings(self._relisted),
+            asking.venue_clock(),
+            asking.repairs(),
+            asking.gaia_state(),
+            clock,
+            keep_forever(self._settings, self._ending),
+        )
+        return [group.create_task(question) for question in questions]
 
     async def _flush_loop(self) -> None:
         """Journal and process what came; close bars by the wall, so that a silent feed still closes its bars."""
@@ -342,7 +353,8 @@ class Recorder:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
             self._bars_out.clear()
-            await self._commits.send()
+            if not self._ending.is_set():  # the end sends what is left
+                await self._commits.send()
 
     async def _rotate_loop(self) -> None:
         while not self._ending.is_set():
@@ -415,6 +427,18 @@ class Recorder:
         """Sleep, but no longer than the recording goes on."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what the work comes to, or nothing where `stop` was set before."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        for waiting in (task, stopped):
+            waiting.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 def _warm_up() -> None:

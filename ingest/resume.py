@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ingest.bars import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quote
-from ingest.coverage import RECORDER_DOWN
+from ingest.coverage import RECORDER_DOWN, SILENT_STREAM
 from ingest.dedupe import KEPT
 from ingest.pipeline import Pipeline
 from ingest.prints import Row
@@ -63,12 +63,19 @@ _COVERAGE: Final = """
         SELECT instrument, channel, max(ts_to) AS ts_newest FROM coverage
         WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? GROUP BY ALL
     )
-    SELECT instrument, channel, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, kind, cause, bridged
+    SELECT instrument, channel, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, kind, cause, bridged,
+           connection < 0 AND evidence <> 'venue_statement' AND kind = 'gap' AS overrides
     FROM coverage JOIN newest USING (instrument, channel)
     WHERE ts_knowable_ns <= ? AND ts_to > ts_newest - to_microseconds(?)
     QUALIFY row_number() OVER (
         PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
     ORDER BY instrument, ts_from
+"""
+
+_HALTS: Final = """
+    SELECT instrument AS scope, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, cause FROM coverage
+    WHERE channel = '*' AND kind = 'gap' AND ts_knowable_ns <= ? AND ts_to > make_timestamptz(?)
+    ORDER BY ts_from
 """
 
 _QUOTES: Final = """
@@ -118,6 +125,8 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
     for instrument, rows in spans.items():
         for row in rows:
             _restore_span(state, instrument, row)
+    for halt in lake.query(_HALTS, [started_ns, (started_ns - BLIND_NS) // US_NS]).to_pylist():
+        _restore_halt(state, halt, spans)
     recorded = [instrument for instrument in wanted if instrument in spans]
     if not recorded:
         return
@@ -194,8 +203,18 @@ def _restore_span(state: State, instrument: str, span: dict[str, Any]) -> None:
     if span["kind"] == "watched":
         state.ledger.restore(key, Span(-1, from_ns, to_ns), None, RECORDER_DOWN)
     else:
-        gap = Gap(-1, from_ns, to_ns, span["cause"], span["bridged"])
+        # A gap that no connection ended was watched in vain; only a dead stream's may still be bridged.
+        is_final = span["overrides"] and span["cause"] != SILENT_STREAM
+        gap = Gap(-1, from_ns, to_ns, span["cause"], span["bridged"], span["overrides"], is_final)
         state.ledger.restore(key, None, gap, RECORDER_DOWN)
+
+
+def _restore_halt(state: State, halt: dict[str, Any], spans: dict[str, list[dict[str, Any]]]) -> None:
+    """Take over that all of a venue was watched in vain."""
+    for instrument in [instrument for instrument in spans if instrument.startswith(halt["scope"])]:
+        for channel in sorted({row["channel"] for row in spans[instrument]}):
+            gap = Gap(-1, halt["from_us"] * US_NS, halt["to_us"] * US_NS, halt["cause"], False, True, True)
+            state.ledger.restore((channel, instrument), None, gap, RECORDER_DOWN)
 
 
 def _restore_market(state: State, lake: Lake, instruments: list[str], started_ns: int) -> None:

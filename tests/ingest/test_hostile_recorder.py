@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
+from ingest.gaps import list_gaps
 from ingest.pipeline import Pipeline
 from ingest.recorder import Recorder
 from ingest.records import Kind, Record
@@ -20,7 +22,7 @@ from storage.settings import Settings, load_settings
 from tests.drills.running import live_market, port_of, quick, running, whole
 from tests.ingest.script import START_NS, Script, latest, run
 
-BTC = "hyperliquid|perp|BTC"
+BTC, RELAY = "hyperliquid|perp|BTC", "gaiaex|perp|BTC"
 CONTEXT = {
     "funding": "0",
     "openInterest": "1",
@@ -190,3 +192,43 @@ async def test_a_recorder_that_fails_leaves_its_recording_to_be_replayed(setting
                 await Recorder(settings, lake, name="made", on_vitals=refuse).run(asyncio.Event())
             assert not (settings.journal_dir / "made" / SEALED).exists()
             assert recover(settings, lake) == ["made"]
+
+
+def test_a_relay_that_is_stale_when_a_recording_ends_is_told_and_stays_so_in_the_next(
+    settings: Settings,
+) -> None:
+    """The relay says so once; a rotation must not make it whole, nor a restart what was in vain before."""
+    book = {
+        "type": "orderbook",
+        "symbol": "BTC",
+        "bids": [["99", "1"]],
+        "asks": [["101", "1"]],
+        "stale": False,
+    }
+    first = Script().opened(0, 5, venue="gaiaex", socket="gaiaex-BTC", symbol="BTC")
+    for n in range(70):
+        first.frame(n + 0.7, book | {"timestamp": Script.venue_ms(n + 0.5)}, 5)
+    lost = {"type": "stale", "symbol": "BTC", "reason": "upstream_disconnected"}
+    first.frame(70.7, lost | {"timestamp": Script.venue_ms(70.5)}, 5)
+    first.clock(80).stop(80).write(settings.journal_dir / "a")
+    about = {"source": "socket", "coins": ["BTC"], "symbols": ["BTC"], "continues": "a"}
+    then = Script()
+    then.records = [Record(0, START_NS + 80 * NS, Kind.STARTED, -1, json.dumps(about).encode())]
+    then.opened(80, 5, venue="gaiaex", socket="gaiaex-BTC", symbol="BTC")
+    held = {"streams": [[5, "book", RELAY, START_NS + 70 * NS]], "stalls": [[RELAY, "upstream stale"]]}
+    then.records.append(Record(0, START_NS + 80 * NS, Kind.HELD, -1, json.dumps(held).encode()))
+    for n in range(81, 200):
+        then.frame(n, {"type": "heartbeat", "timestamp": Script.venue_ms(n)}, 5)
+    then.stop(200).write(settings.journal_dir / "b")
+    with Lake.open(settings) as lake:
+        assert recover(settings, lake) == ["a", "b"]
+        bars = lake.query(
+            "SELECT status, cause, bid, trades FROM bars_latest WHERE instrument = ? ORDER BY ts_open",
+            [RELAY],
+        ).to_pylist()
+        told = list_gaps(lake, channel="book")["seconds"].to_pylist()
+    assert [bar["status"] for bar in bars] == ["quiet", "blind", "blind"]
+    assert {bar["cause"] for bar in bars[1:]} == {"upstream stale"}
+    assert [bar["bid"] for bar in bars[1:]] == [None, None]
+    assert {bar["trades"] for bar in bars} == {None}, "a relay has no trades, after a restart too"
+    assert 9.5 + 120 <= sum(told) <= 9.5 + 120 + 10.5

@@ -26,6 +26,8 @@ logger = get_logger(__name__)
 
 # At a batch every `record.commit_s` these are five minutes.
 _MOST_UNSENT: Final = 60
+# A batch waits here as well as at the lake's lock, and a recorder that is told to end must not wait for others.
+_PATIENCE_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -104,7 +106,11 @@ class Commits:
                 lot = self._unsent[0]
                 try:
                     done = await asyncio.to_thread(
-                        self.lake.commit, lot.tables, batch_id=lot.batch_id, inputs=lot.inputs
+                        self.lake.commit,
+                        lot.tables,
+                        batch_id=lot.batch_id,
+                        inputs=lot.inputs,
+                        patience_s=_PATIENCE_S,
                     )
                 except LakeError as error:
                     logger.warning(

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import IO, Any, Final, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -36,6 +38,8 @@ from storage.settings import Settings
 
 logger = get_logger(__name__)
 T = TypeVar("T")
+
+_LOCK_LOOK_S: Final = 0.02
 
 _SQL_TYPES: Final = {
     pa.int64(): "BIGINT",
@@ -207,7 +211,12 @@ class Lake:
     # Writing.
 
     def commit(
-        self, tables: Mapping[str, pa.Table], *, batch_id: str, inputs: Mapping[str, object] | None = None
+        self,
+        tables: Mapping[str, pa.Table],
+        *,
+        batch_id: str,
+        inputs: Mapping[str, object] | None = None,
+        patience_s: float = math.inf,
     ) -> Commit:
         """Write a batch over several tables: all of it, once, or nothing.
 
@@ -219,6 +228,7 @@ class Lake:
             tables: rows by table name, with the columns of the table's contract.
             batch_id: committing the same id again does nothing.
             inputs: what the batch was made from (journal segments, files, snapshots), kept as JSON.
+            patience_s: wait at most this long for others that write.
 
         Raises:
             LakeError: the catalog stayed locked, or refused the batch.
@@ -231,7 +241,7 @@ class Lake:
             if bad.num_rows:
                 refused.append(_as_quarantine(name, bad, batch_id, self._clock.now_ns()))
         try:
-            with self._locked():
+            with self._locked(patience_s):
                 return _retry(
                     lambda: self._commit_once(fitting, refused, batch_id, dict(inputs or {})),
                     tries=self._settings.lake.commit_tries,
@@ -362,14 +372,38 @@ class Lake:
         self._connection.execute("COMMIT")
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the commit lock: SQLite catalogs refuse commits that overlap (9 of 120 without it, 0 with)."""
+    def _locked(self, patience_s: float = math.inf) -> Iterator[None]:
+        """Hold the commit lock: SQLite catalogs refuse commits that overlap (9 of 120 without it, 0 with).
+
+        Raises:
+            LakeError: someone else held it for longer than `patience_s`.
+        """
         with self._lock_path.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle, patience_s)
             try:
                 yield
             finally:
                 fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _lock(handle: IO[str], patience_s: float) -> None:
+    """Wait for a file's lock; it is let go when the file is closed."""
+    if patience_s == math.inf:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return
+    until_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise LakeError(
+                    f"another process has held the lake's lock for {patience_s:g} s",
+                    hint="wait until its commit or its maintenance ends",
+                ) from None
+            time.sleep(_LOCK_LOOK_S)
+        else:
+            return
 
 
 def _connect(extensions: Sequence[str]) -> duckdb.DuckDBPyConnection:

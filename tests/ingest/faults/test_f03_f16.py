@@ -16,7 +16,7 @@ from ingest.rest import Rest
 from ingest.venues.faults import Disconnect
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import NS, ManualTime
-from storage.settings import Settings, load_settings
+from storage.settings import Settings
 from tests.ingest.faults.rig import (
     BY_NAME,
     START_NS,
@@ -42,27 +42,24 @@ def a_print(coin: str, at_s: float) -> str:
     return json.dumps({"channel": "trades", "data": [row]})
 
 
-@pytest.fixture(scope="module")
-def repaired(tmp_path_factory: pytest.TempPathFactory) -> Live:
-    """A recording of two minutes without a connection, in which the venue was asked what it knows of them."""
-    settings = load_settings(overrides={"home": tmp_path_factory.mktemp("repaired")}, environ={})
-
-    async def record() -> Live:
-        lost = Disconnect(at_s=62.0, outage_s=110.0)
-        once = [(10.0, "trades:ONCE", a_print("ONCE", 10.0))]
-        source = Spoken(once, coins=(BY_NAME["BTC"], ONCE, NEVER), span_s=400.0)
-        record = {"coins": ("BTC", "ONCE", "NEVER")}
-        with pytest.MonkeyPatch.context() as patch:
-            more: dict[str, Any] = {"source": source, "streams": 6, "tables": ("repairs",)}
-            async with live(settings, patch, lost, record=record, bars=MINUTES, **more) as run:
-                await run.until_s(180.0)
-                # Questions are asked once a second of the loop: two minutes after the bar's close, leave time for one.
-                for step_ns, until_s in ((NS, 245.0), (NS // 50, 250.0), (NS, 320.0)):
-                    run.time.step_ns = step_ns
-                    await run.until_s(until_s)
-        return run
-
-    return asyncio.run(record())
+async def missed(settings: Settings, patch: pytest.MonkeyPatch, coins: tuple[str, ...], **venue: Any) -> Live:
+    """Record with two minutes lost in the middle, until the venue was asked what it knows of them."""
+    once = [(10.0, "trades:ONCE", a_print("ONCE", 10.0))]
+    source = Spoken(once, coins=(BY_NAME["BTC"], ONCE, NEVER), span_s=400.0)
+    more: dict[str, Any] = {
+        "source": source,
+        "venue": venue,
+        "streams": 2 * len(coins),
+        "tables": ("repairs",),
+    }
+    lost = Disconnect(at_s=62.0, outage_s=110.0)
+    async with live(settings, patch, lost, record={"coins": coins}, bars=MINUTES, **more) as run:
+        await run.until_s(180.0)
+        # Questions are asked once a second of the loop: two minutes after the bar's close, leave time for one.
+        for step_ns, until_s in ((NS, 245.0), (NS // 50, 250.0), (NS, 320.0)):
+            run.time.step_ns = step_ns
+            await run.until_s(until_s)
+    return run
 
 
 def minute(run: Live, coin: str, number: int) -> dict[str, Any]:
@@ -90,28 +87,31 @@ def asked(run: Live, kind: str) -> list[dict[str, Any]]:
     return [answer for answer in answers if answer["request"]["type"] == kind]
 
 
-def test_f03_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_noted_as_missing(
-    repaired: Live,
+async def test_f03_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_noted_as_missing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last resort is the archive; until then the bar is blind, and the table says how many trades it lacks."""
-    assert {answer["request"]["coin"] for answer in asked(repaired, "recentTrades")} >= {"BTC"}
-    assert (minute(repaired, "BTC", 1)["status"], minute(repaired, "BTC", 1)["cause"]) == (
-        "blind",
-        "connection lost",
-    )
-    ((outcome, ours, theirs),) = found(repaired, "BTC", 1)
+    run = await missed(settings, monkeypatch, ("BTC",))
+    assert {answer["request"]["coin"] for answer in asked(run, "recentTrades")} == {"BTC"}
+    bar = minute(run, "BTC", 1)
+    assert (bar["status"], bar["cause"]) == ("blind", "connection lost")
+    ((outcome, ours, theirs),) = found(run, "BTC", 1)
     assert outcome == "short"
-    assert ours == minute(repaired, "BTC", 1)["trades"] < theirs
+    assert ours == bar["trades"] < theirs
 
 
-def test_f15_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_minute(repaired: Live) -> None:
-    assert found(repaired, "ONCE", 1) == [("confirmed", 0, 0)]
-    bar = minute(repaired, "ONCE", 1)
+async def test_f15_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_minute(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is resent after the reconnect, so only the venue's candles can tell."""
+    run = await missed(settings, monkeypatch, ("ONCE", "NEVER"), replayed=0)
+    assert found(run, "ONCE", 1) == [("confirmed", 0, 0)]
+    bar = minute(run, "ONCE", 1)
     assert (bar["status"], bar["repaired"], bar["volume"]) == ("quiet", True, 0.0)
-    assert found(repaired, "NEVER", 1) == [("short", 0, None)]
-    assert minute(repaired, "NEVER", 1)["status"] == "blind"
+    assert found(run, "NEVER", 1) == [("short", 0, None)]
+    assert minute(run, "NEVER", 1)["status"] == "blind"
     for coin in ("ONCE", "NEVER"):
-        assert minute(repaired, coin, 3)["status"] == "quiet", "watched, so no candle is needed"
+        assert minute(run, coin, 3)["status"] == "quiet", "watched, so no candle is needed"
 
 
 async def test_f15_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_alarm(

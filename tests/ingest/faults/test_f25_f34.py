@@ -173,15 +173,21 @@ async def test_f32_both_clocks_are_kept_and_a_skew_beyond_a_second_is_told(
 async def test_f33_while_nobody_can_process_sockets_are_not_read_and_nothing_is_lost(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recordings rotate once a second, and while the next one is made ready not one frame may wait."""
+    """Recordings rotate once a second of the loop, and while the next one is made ready not one frame may wait.
+
+    That takes more than a minute of this hurried market, of which every print is received all the same.
+    """
     monkeypatch.setattr("ingest.recorder._MOST_WAITING", 0)
-    async with live(settings, monkeypatch, record={"rotate_h": 1.0 / 3_600.0}) as run:
+    async with live(
+        settings, monkeypatch, record={"rotate_h": 1.0 / 3_600.0, "coin_silence_s": 900.0}
+    ) as run:
         await until(lambda: len(list(run.settings.journal_dir.iterdir())) >= 3)
     assert run.is_each_print_stored_once()
     assert run.done is not None
     assert run.done.counts.quarantined == 0
     last_s = since_s(run.of("bars", BTC)[-1]["ts_open"])
-    watched = run.bars(BTC, 10.0, last_s - 10.0)
+    watched = run.bars(BTC, since_s(run.of("trades", BTC)[30]["ts_event"]) + 30.0, last_s - 10.0)
+    assert watched
     assert set(statuses(watched)) <= {"printed", "quiet"}, "a rotation is no gap"
 
 

@@ -194,7 +194,10 @@ class Ledger:
         """
         key = (TRADES, instrument)
         gaps = [(g.from_ns, g.to_ns) for g in self._gaps.get(key, ())]
-        covered = subtract([(s.from_ns, s.to_ns - slack_ns) for s in self._spans.get(key, ())], gaps)
+        watched = [(s.from_ns, s.to_ns) for s in self._spans.get(key, ())]
+        # A twin that is open should have delivered them too.
+        watched += [(c.since[key], c.alive_ns) for c in self._open.values() if key in c.since]
+        covered = subtract([(start, to - slack_ns) for start, to in watched], gaps)
         return any(start <= at < to for at in times_ns for start, to in covered)
 
     def retract(self, instrument: str, from_ns: int, now_ns: int) -> None:

@@ -54,13 +54,14 @@ class GaiaFrames:
         """Whether any relay is open."""
         return bool(self._relays)
 
-    def opened(self, connection: int, symbol: str, now_ns: int) -> None:
-        """A symbol's socket was opened; that alone is the subscription."""
+    def opened(self, connection: int, symbol: str, now_ns: int, *, is_held: bool = False) -> None:
+        """A symbol's socket was opened, which alone is the subscription; one that `is_held` goes on from before."""
         state = self._state
         instrument = state.registry.instrument_id(symbol, gaiaex.VENUE)
         twin = state.registry.instrument_id(symbol)
         state.add_instrument(instrument, now_ns, has_trades=False)
-        state.ledger.subscribe(connection, BOOK, instrument, now_ns)
+        if not is_held:
+            state.ledger.subscribe(connection, BOOK, instrument, now_ns)
         state.touches.setdefault(twin, deque(maxlen=_TOUCHES))
         state.version += 1
         self._relays[connection] = _Relay(symbol, instrument, twin)

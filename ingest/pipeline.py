@@ -65,6 +65,8 @@ class Pipeline:
         self.state.ledger.chain = self.chain
         self.repairs = Repairs(self.state, self._frames)
         self._venues: dict[int, str] = {}
+        self._continues = False
+        """Connections that are told of were open before, and `HELD` says since when their streams are proven."""
         self._hole_ns = int(settings.bars.capture_silence_s * NS)
         self._lateness_ns = int(settings.bars.lateness_s * NS)
         self._span_ns = int(settings.record.coin_silence_s * NS) // 2
@@ -255,6 +257,7 @@ class Pipeline:
 
     def _started(self, record: Record) -> None:
         about = json.loads(record.body or b"{}")
+        self._continues = bool(about.get("continues"))
         for coin in about.get("coins", []):
             self.state.add_instrument(self.state.instrument(coin), record.recv_ns)
             self.state.coins.setdefault(coin)
@@ -266,7 +269,7 @@ class Pipeline:
         self.state.version += 1
         self.state.ledger.open(record.connection, record.recv_ns)
         if venue == "gaiaex":
-            self._gaia.opened(record.connection, about["symbol"], record.recv_ns)
+            self._gaia.opened(record.connection, about["symbol"], record.recv_ns, is_held=self._continues)
             self._look_from(record.recv_ns)
         elif venue == "chain":
             self.chain.opened(record.connection, record.recv_ns)
@@ -284,7 +287,7 @@ class Pipeline:
 
     def _held(self, record: Record) -> None:
         """Take over the streams of a recording that this one continues; see `recorder.rotate`."""
-        held = json.loads(record.body)
+        held, self._continues = json.loads(record.body), False
         for connection, channel, instrument, since_ns in held["streams"]:
             if self.state.ledger.is_open(connection):
                 self.state.ledger.carry_on(connection, channel, instrument, since_ns)

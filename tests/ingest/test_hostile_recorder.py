@@ -231,4 +231,19 @@ def test_a_relay_that_is_stale_when_a_recording_ends_is_told_and_stays_so_in_the
     assert {bar["cause"] for bar in bars[1:]} == {"upstream stale"}
     assert [bar["bid"] for bar in bars[1:]] == [None, None]
     assert {bar["trades"] for bar in bars} == {None}, "a relay has no trades, after a restart too"
-    assert 9.5 + 120 <= sum(told) <= 9.5 + 120 + 10.5
+    assert sum(told) == pytest.approx(129.5), "and a rotation itself is no gap"
+
+
+def test_a_twin_that_is_open_and_dead_vouches_for_nothing() -> None:
+    """One socket is away from 70 s to 90 s; the other one is open, and has brought no print since 60 s."""
+    script = Script().open(0, 0).open(0, 1).alive(0.1, 200, connection=1)
+    made = [script.a_print(n + 0.25) for n in range(200)]
+    for n, item in enumerate(made):
+        if n < 70 or n >= 90:
+            script.prints(n + 0.75, [item], 0 if n < 70 else 2)
+        if n < 60:
+            script.prints(n + 0.8, [item], 1)
+    script.close(70.9, 0).open(90, 2).prints(90.4, made[80:90], 2)
+    bar = latest(run(script)[1]["bars"])[1]
+    assert bar["trades"] == 50
+    assert (bar["status"], bar["cause"]) == ("blind", "silent stream")

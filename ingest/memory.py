@@ -43,6 +43,13 @@ def keep_small() -> None:
         libc.mallopt(_TRIM_THRESHOLD, _PIECE_BYTES)
 
 
+def trim() -> None:
+    """Give back what was freed since the last time, wherever it lies. Called now and then, from any thread."""
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def release_starters() -> int:
     """Let the system take back what only the start needed; return the bytes of code that were let go.
 

@@ -29,7 +29,7 @@ from ingest.discovery import Registry
 from ingest.fold import bar_of, fold_groups
 from ingest.intake import Intake
 from ingest.keep import keep_forever
-from ingest.memory import release_starters
+from ingest.memory import release_starters, trim
 from ingest.ourclock import watch_clock
 from ingest.pipeline import Counts
 from ingest.plan import SocketPlan, parse_shard, plan, shard_of
@@ -355,6 +355,7 @@ class Recorder:
             self._bars_out.clear()
             if not self._ending.is_set():  # the end sends what is left
                 await self._commits.send()
+                await asyncio.to_thread(trim)
 
     async def _rotate_loop(self) -> None:
         while not self._ending.is_set():

@@ -24,6 +24,7 @@ from storage.clock import MS_NS, NS
 from storage.contracts import CONTRACTS
 from storage.settings import Settings
 
+_MOST_PARTS: Final = 32
 # Tables whose rows may be made one by one and in bulk: their order is that of the frames.
 _BY_FRAME: Final = frozenset({"trades", "quotes"})
 
@@ -63,7 +64,10 @@ class Rows:
 
     def add_table(self, table: str, rows: pa.Table) -> None:
         """Take rows by column, in the contract's schema."""
-        self._tables.setdefault(table, []).append(rows)
+        parts = self._tables.setdefault(table, [])
+        parts.append(rows)
+        if len(parts) >= _MOST_PARTS:  # many small pieces of memory never go back to the system
+            parts[:] = [pa.concat_tables(parts).combine_chunks()]
 
     def drain(self) -> dict[str, pa.Table]:
         """Return, once, the rows taken since the last call, by table."""

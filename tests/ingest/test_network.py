@@ -109,8 +109,7 @@ def causes(settings: Settings, kind: str) -> set[str]:
             [kind],
         )
     # What the chain did meanwhile may stand behind it.
-    found: list[str] = rows["cause"].to_pylist()
-    return {cause.partition(";")[0] for cause in found}
+    return {str(cause).partition(";")[0] for cause in rows["cause"].to_pylist()}
 
 
 LONG: Final = (

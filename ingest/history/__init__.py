@@ -1,1 +1,1 @@
-"""History that was not recorded here: candles, and later archives."""
+"""What the venue's archives hold of the time that nobody listened."""

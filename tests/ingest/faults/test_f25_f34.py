@@ -16,6 +16,7 @@ from ingest.venues.faults import (
     ChainHalt,
     ClockOff,
     FailInfo,
+    Fault,
     Garbage,
     Outage,
     RefuseConnections,
@@ -59,7 +60,7 @@ async def test_f25_a_chain_that_makes_no_block_is_blind_though_every_socket_is_w
 async def test_f26_refused_questions_and_handshakes_are_tried_again_and_pages_are_no_answers(
     settings: Settings,
 ) -> None:
-    refused = [
+    refused: list[Fault] = [
         FailInfo(status=429, retry_after_s=0),
         FailInfo(status=500),
         FailInfo(status=502, html=True),

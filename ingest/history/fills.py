@@ -1,0 +1,170 @@
+"""Which trades do the fills of an archive say there were?
+
+A node writes each trade down twice, once for the buyer and once for the seller: fills are no trades, and neither
+their count nor their volume may be halved blindly. A trade is a pair: equal in coin, time, `tid`, price and size, one
+side `B` and one `A`, and exactly one that `crossed` the book, whose side is the aggressor's. What does not pair is set
+aside with the reason. Source: the venue's historical data and node pages (read 2026-08-22), and order_book_server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from storage.errors import VenueError
+
+# What changes a position without a trade in the book.
+_NO_TRADES: Final = frozenset(
+    {
+        "Spot Dust Conversion",
+        "Settlement",
+        "Split Outcome",
+        "Merge Outcome",
+        "Merge Question",
+        "Negate Question",
+        "Net Child Vaults",
+    }
+)
+_DELEVERAGING: Final = "Auto-Deleveraging"
+_SIDES: Final = {"B": "buy", "A": "sell"}
+
+Key = tuple[str, int, int]
+"""(coin, time in ms, tid): the venue's key of a trade."""
+
+
+class Fill(msgspec.Struct, frozen=True):
+    """One side of a trade; prices and sizes come as decimal strings, `time` in ms."""
+
+    coin: str
+    px: float
+    sz: float
+    side: str
+    time: int
+    oid: int
+    crossed: bool
+    tid: int
+    hash: str = ""
+    dir: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What both sides of a trade share."""
+        return self.coin, self.time, self.tid
+
+
+class _Block(msgspec.Struct):
+    block_number: int
+    events: list[tuple[str, Fill]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One trade; `aggressor` is `buy` or `sell`, `is_forced` says that it closed someone's position for them."""
+
+    coin: str
+    time_ms: int
+    tid: int
+    aggressor: str
+    price: float
+    size: float
+    hash: str
+    is_forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """Fills that are no trade, and the rule they break."""
+
+    key: Key
+    reason: str
+    fills: tuple[Fill, ...]
+
+
+_block_decoder: Final = msgspec.json.Decoder(_Block, strict=False)
+_pair_decoder: Final = msgspec.json.Decoder(tuple[str, Fill], strict=False)
+
+
+def read_fills(line: bytes) -> list[Fill]:
+    """Return the fills of a line, of either layout: a block with its events, or one user with one fill.
+
+    Raises:
+        VenueError: the line is neither.
+    """
+    try:
+        if line.lstrip()[:1] == b"[":
+            return [_pair_decoder.decode(line)[1]]
+        return [fill for _, fill in _block_decoder.decode(line).events]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise VenueError(f"line of fills does not fit: {error}") from error
+
+
+class Pairing:
+    """Pairs fills as they come, in any order and more than once: layouts and hours of an archive overlap."""
+
+    def __init__(self) -> None:
+        self._open: dict[Key, dict[tuple[str, int], Fill]] = {}
+        self._contradicted: dict[Key, list[Fill]] = {}
+        self.left_out = 0
+        """Fills that are no trades by their own word, such as settlements."""
+
+    def add(self, fills: Iterable[Fill]) -> None:
+        """Take fills."""
+        for fill in fills:
+            if fill.dir in _NO_TRADES:
+                self.left_out += 1
+                continue
+            held = self._open.setdefault(fill.key, {}).setdefault((fill.side, fill.oid), fill)
+            if held != fill and _said(held) != _said(fill):
+                self._contradicted.setdefault(fill.key, []).append(fill)
+
+    def settle(self, before_ms: int | None = None) -> tuple[list[Trade], list[Unpaired]]:
+        """Return, once, the trades before an instant (or all), in order of their key, and what makes none.
+
+        Args:
+            before_ms: nothing older is still to come; where hours are read one by one, the beginning of the next
+                hour less what may spill over.
+        """
+        due = sorted(key for key in self._open if before_ms is None or key[1] < before_ms)
+        trades: list[Trade] = []
+        unpaired: list[Unpaired] = []
+        for key in due:
+            fills = (*self._open.pop(key).values(), *self._contradicted.pop(key, ()))
+            reason = _broken(fills)
+            if reason:
+                unpaired.append(Unpaired(key, reason, fills))
+            else:
+                trades.append(_trade(fills))
+        trades.sort(key=lambda trade: (trade.time_ms, trade.coin, trade.tid))
+        return trades, unpaired
+
+
+def _said(fill: Fill) -> tuple[Any, ...]:
+    return fill.px, fill.sz, fill.crossed
+
+
+def _broken(fills: tuple[Fill, ...]) -> str:
+    """Return why fills of one key are no trade, or nothing."""
+    sides = sorted(fill.side for fill in fills)
+    if sides == ["A", "A"] or sides == ["B", "B"]:
+        return f"both fills are on side {sides[0]}"
+    if sides != ["A", "B"]:
+        return f"{len(fills)} fills on sides {'/'.join(sides)}: a trade has one B and one A"
+    one, other = fills
+    if (one.px, one.sz) != (other.px, other.sz):
+        return f"price and size differ: {one.px} x {one.sz} and {other.px} x {other.sz}"
+    if one.crossed == other.crossed:
+        return f"{'both' if one.crossed else 'neither'} of the fills crossed: the aggressor is not known"
+    if not (one.px > 0 and one.sz > 0):
+        return f"price {one.px} and size {one.sz} are not above 0"
+    return ""
+
+
+def _trade(fills: tuple[Fill, ...]) -> Trade:
+    taker = next(fill for fill in fills if fill.crossed)
+    is_forced = any(fill.dir == _DELEVERAGING for fill in fills)
+    return Trade(
+        taker.coin, taker.time, taker.tid, _SIDES[taker.side], taker.px, taker.sz, taker.hash, is_forced
+    )

@@ -54,20 +54,25 @@ class Commits:
     is_counted: bool
     written: dict[str, int] = field(default_factory=dict)
     committed_ns: int = 0
-    is_behind: bool = False
-    """Rows were let go: the recording must be replayed."""
+    let_go: int = 0
+    """Batches whose rows were let go, or may be half taken: the recording must be replayed."""
     _unsent: deque[_Lot] = field(default_factory=deque)
     _first: int = 0
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the tables lack rows that only a replay brings."""
+        return self.let_go > 0
+
+    @property
     def waiting(self) -> int:
-        """Batches that the lake has not taken."""
-        return len(self._unsent)
+        """Batches that the lake has not taken, those that were let go among them."""
+        return len(self._unsent) + self.let_go
 
     def begin(self) -> None:
         """A recording begins: its frames are numbered from zero."""
-        self._first, self.is_behind = 0, False
+        self._first, self.let_go = 0, 0
         self.committed_ns = self.clock.now_ns()
 
     def cut_if_due(self) -> None:
@@ -82,14 +87,17 @@ class Commits:
         name, first, last = self.intake.journal.recording, self._first, self.intake.journal.frames - 1
         tables = self.intake.pipeline.drain()
         self._first = last + 1
-        if not tables or self.is_behind:
+        if not tables:
+            return
+        if self.is_behind:
+            self.let_go += 1
             return
         inputs: dict[str, object] = {"recording": name, "frames": [first, last]}
         self._unsent.append(_Lot(f"live:{name}:{first}-{last}", inputs, tables))
         if len(self._unsent) > _MOST_UNSENT:
             logger.warning("tables behind", recording=name, batches=len(self._unsent))
+            self.let_go = len(self._unsent)
             self._unsent.clear()
-            self.is_behind = True
 
     async def send(self, journal: JournalWriter | None = None) -> None:
         """Sync the journal (another than the intake's, where it is one that has ended), then send what waits.

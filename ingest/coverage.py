@@ -22,6 +22,7 @@ BOOK: Final = "book"
 """The one channel of an instrument without trades."""
 RECORDER_DOWN: Final = "recorder down"
 SILENT_STREAM: Final = "silent stream"
+DAMAGED: Final = "journal damaged"
 NOT_PROVEN_YET: Final = "not proven yet"
 
 Key = tuple[str, str]
@@ -209,6 +210,13 @@ class Ledger:
             now_ns: the present; the stream was subscribed to anew just now.
         """
         self._add_gap(-1, (TRADES, instrument), from_ns, now_ns, SILENT_STREAM, now_ns, overrides=True)
+
+    def lose(self, from_ns: int, to_ns: int, cause: str) -> None:
+        """Nothing is known of what came between two receipt times: no open stream proves anything in between."""
+        for connection in self._open.values():
+            for key in connection.since:
+                proven_ns = self._grown_to(connection, key, from_ns)
+                self._add_gap(connection.number, key, proven_ns, to_ns, cause, to_ns, overrides=True)
 
     def stall(self, scope: str, from_ns: int, cause: str) -> None:
         """Watching is in vain from an instant on: of one instrument, or of a venue's, whose ids begin with `scope`."""

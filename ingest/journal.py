@@ -77,6 +77,7 @@ class JournalWriter:
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._segment = -1
+        self._is_closed = False
         self._handle: int | None = None
         self._written_bytes = 0
         self.total_bytes = 0
@@ -149,6 +150,7 @@ class JournalWriter:
             if self._handle is not None:
                 os.close(self._handle)
                 self._handle = None
+                self._is_closed = True
             self._lock.close()
 
     def _write(self, *, sync: bool) -> None:
@@ -156,6 +158,8 @@ class JournalWriter:
             with self._guard:
                 pending, self._pending = self._pending, []
                 self._pending_bytes = 0
+            if self._is_closed and not pending:
+                return  # a sync that was under way when the recording ended
             if self._handle is None:
                 raise JournalError(f"the journal {self.folder} is closed", hint="see the error that ended it")
             try:

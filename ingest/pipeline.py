@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ingest.answers import take_answer
 from ingest.bulk import LEAST_FRAMES, Bulk
 from ingest.chain import ChainWatch
-from ingest.coverage import BOOK
+from ingest.coverage import BOOK, DAMAGED
 from ingest.decode import ExplorerBlocks, Pong
 from ingest.gaia_frames import GaiaFrames
 from ingest.hyperliquid_frames import HyperliquidFrames
@@ -133,6 +133,11 @@ class Pipeline:
         ledger, now_ns = self.state.ledger, self.state.now_ns
         # As the tables will say it, to the microsecond: a rest would be a hole that nobody proves.
         return [(*held, ledger.proven_ns(*held, now_ns) // US_NS * US_NS) for held in ledger.held()]
+
+    def lose(self, from_ns: int, to_ns: int) -> None:
+        """Records between two receipt times cannot be read: what came in them, nobody knows."""
+        self._advance(to_ns)
+        self.state.ledger.lose(from_ns, to_ns, DAMAGED)
 
     def stop(self, now_ns: int, cause: str) -> None:
         """End the recording: every open span ends where it was proven."""

@@ -46,8 +46,8 @@ from ingest.venues import gaiaex
 from ingest.venues.hyperliquid import SIMULATED_MARK, parse_venue_time_ns
 from ingest.vitals import State as RunState
 from ingest.vitals import Vitals, clear_heartbeats, write_heartbeat
-from storage.clock import ManualTime, TimeSource, WallTime
-from storage.errors import JournalError, TickwalkError
+from storage.clock import NS, ManualTime, TimeSource, WallTime
+from storage.errors import JournalError, LakeError, TickwalkError
 from storage.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -57,6 +57,7 @@ T = TypeVar("T")
 
 _FLUSH_S = 0.02
 _LOOK_S = 1.0
+_ROTATE_LOOK_S = 30.0
 # More than this waiting for a pipeline that is being made ready, and the sockets wait too.
 _MOST_WAITING = 200_000
 
@@ -154,7 +155,7 @@ class Recorder:
                 raise
             except BaseException as error:
                 # What failed may have left a batch half taken: the next start replays the journal.
-                self._commits.is_behind = True
+                self._commits.let_go += 1
                 await self._end("recorder failed")
                 self._beat("failed", str(error))
                 raise
@@ -242,10 +243,13 @@ class Recorder:
         started_ns = intake.begin(name, about)
         intake.hold(opened, streams, stalls)
         await self._commits.send(journal)
+        while self._commits.waiting > self._commits.let_go and not self._ending.is_set():
+            await self._rest(_LOOK_S)
+            await self._commits.send(journal)
         await asyncio.to_thread(journal.close)
         self._seal(journal.folder)
         self._name = name
-        await self._make_ready(started_ns)
+        await self._catch_up(started_ns)
         logger.info("recording rotated", before=before, name=name)
 
     async def _end(self, cause: str) -> None:
@@ -358,12 +362,27 @@ class Recorder:
                 await asyncio.to_thread(trim)
 
     async def _rotate_loop(self) -> None:
+        """Rotate when it is time; and early, when the lake is back that had to be given up on: that catches up."""
+        due_ns = self._clock.now_ns() + round(self._settings.record.rotate_h * 3_600 * NS)
         while not self._ending.is_set():
-            await self._rest(self._settings.record.rotate_h * 3_600)
-            while self._intake.waiting is not None and not self._ending.is_set():
-                await self._rest(_LOOK_S)  # the recording before is still being caught up on
-            if not self._ending.is_set():
+            await self._rest(min(_ROTATE_LOOK_S, max(0.01, (due_ns - self._clock.now_ns()) / NS)))
+            is_due = self._clock.now_ns() >= due_ns or self._commits.is_behind
+            if self._ending.is_set() or not is_due or self._intake.waiting is not None:
+                continue
+            if await self._is_lake_well():
                 await self._rotate()
+                due_ns = self._clock.now_ns() + round(self._settings.record.rotate_h * 3_600 * NS)
+
+    async def _is_lake_well(self) -> bool:
+        """Say whether the lake takes what waits for it; a recording is not ended while it does not."""
+        await self._commits.send()
+        if self._commits.waiting > self._commits.let_go:
+            return False
+        try:
+            await asyncio.to_thread(self._lake.snapshot)
+        except LakeError:
+            return False
+        return True
 
     async def _look_loop(self) -> None:
         """Once a second: feed the watchdogs, steer the clock, show how it is going."""

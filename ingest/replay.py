@@ -157,8 +157,11 @@ def _drive(
     done: Replayed,
     before_commit: Callable[[], None],
 ) -> None:
-    first = last = last_ns = 0
+    first = last_ns = 0
+    last = -1
     for batch in batches:
+        if batch.first > last + 1 and last >= 0:
+            pipeline.lose(last_ns, int(batch.recv_ns[0]))
         pipeline.process_batch(batch)
         last, last_ns = batch.first + len(batch) - 1, int(batch.recv_ns[-1])
         if last - first >= COMMIT_FRAMES:
@@ -166,6 +169,7 @@ def _drive(
             _commit(pipeline, lake, done, first, last)
             first = last + 1
     # A journal that just ends (kill -9) ends its spans where they were last proven.
+    last = max(last, 0)
     pipeline.stop(last_ns, "recorder down")
     before_commit()
     _commit(pipeline, lake, done, first, last)

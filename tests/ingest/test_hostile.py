@@ -10,8 +10,8 @@ import pytest
 
 from ingest.coverage import TRADES
 from ingest.journal import JournalWriter, hold_recording, read_journal
-from ingest.recover import recover
 from ingest.records import Kind
+from ingest.recover import recover
 from ingest.replay import replay
 from storage.contracts import BARS
 from storage.errors import CaptureError, JournalError

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ingest.journal import JournalWriter, segments
 from ingest.replay import replay
 from storage.errors import CaptureError
 from storage.lake import Lake
@@ -232,3 +233,26 @@ def test_a_torn_journal_is_replayed_up_to_the_tear_and_says_so(settings: Setting
 def test_a_path_that_does_not_exist_is_said(settings: Settings, tmp_path: Path) -> None:
     with Lake.open(settings) as lake, pytest.raises(CaptureError, match="does not exist"):
         replay(tmp_path / "nowhere", settings, lake)
+
+
+def test_a_damaged_block_makes_its_minutes_blind(settings: Settings, tmp_path: Path) -> None:
+
+    folder = settings.journal_dir / "made"
+    script = Script().open(0).alive(0.1, 300)
+    with JournalWriter(folder) as journal:
+        for number, record in enumerate(script.sorted()):
+            journal.append(record.recv_ns, record.kind, record.connection, record.body)
+            if number % 20 == 0:
+                journal.sync()
+    path = segments(folder)[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    with Lake.open(settings) as lake:
+        replay(folder, settings, lake)
+        bars = lake.query("SELECT status, cause, observed_ms FROM bars_latest ORDER BY ts_open").to_pylist()
+        refused = lake.query("SELECT count(*) AS n FROM quarantine")["n"][0].as_py()
+    assert refused == 1
+    blind = [bar for bar in bars[:-1] if bar["status"] == "blind" and bar["cause"] == "journal damaged"]
+    assert len(blind) in (1, 2), bars
+    assert 60_000 * len(blind) - sum(bar["observed_ms"] for bar in blind) in range(15_000, 30_000)

@@ -210,7 +210,7 @@ def _flaw(body: bytes) -> str:
 
 
 def _inflate(body: bytes) -> bytes:
-    with pa.input_stream(body, compression="lz4") as stream:
+    with pa.input_stream(pa.py_buffer(body), compression="lz4") as stream:
         return bytes(stream.read())
 
 

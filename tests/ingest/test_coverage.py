@@ -47,7 +47,9 @@ def test_a_silent_stream_that_was_asked_for_again_was_lost_by_its_silence() -> N
     _, rows = run(script)
     bars = latest(rows["bars"])
     assert {bars[m]["cause"] for m in (0, 1, 2)} == {"silent stream"}
-    ended = [row["cause"] for row in rows["coverage"] if row["kind"] == "watched" and row["instrument"] == BTC]
+    ended = [
+        row["cause"] for row in rows["coverage"] if row["kind"] == "watched" and row["instrument"] == BTC
+    ]
     assert "unsubscribed" not in ended
 
 

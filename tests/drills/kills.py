@@ -29,6 +29,7 @@ from tests.drills.homes import (
     stored_prints,
 )
 from tests.drills.recorder_process import start
+from tests.drills.stalls import Stalls
 from tests.drills.venue_process import VenueProcess, venue_process
 
 SETTINGS: Final[dict[str, object]] = {
@@ -44,6 +45,8 @@ SETTINGS: Final[dict[str, object]] = {
 # A process that was forked this long ago cannot have connected yet; what is sent meanwhile goes to no one.
 _FORK_NS: Final = NS // 5
 _LAST_S: Final = 1.5
+# From socket to disk a frame waits for the loop, for its next flush, and for the thread that writes.
+_WAKES: Final = 3
 _LOOK_S: Final = 0.02
 # More than what is said of a recording when it begins: frames have come.
 _SOME_BYTES: Final = 16_384
@@ -53,11 +56,12 @@ _STARTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One recorder's life, in ns since 1970."""
+    """One recorder's life, in ns since 1970, and how long the machine kept others waiting in its last second."""
 
     name: str
     started_ns: int
     killed_ns: int
+    stalled_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class KillReport:
     Args:
         kills: how many; `unborn` of them struck before anything was journalled.
         worst_loss_ms: age, at its kill, of the oldest print that its journal lacks.
+        worst_excess_ms: the same, less what the machine took on the way from socket to disk.
+        worst_stall_ms: the longest that the machine kept a sleeping thread from waking in a kill's last second.
         sent: distinct prints that the venue sent to anyone.
         lost: of these, in no journal: sent within the last instants before a kill and not resent.
         duplicates: rows of `trades` beyond the first of a key.
@@ -76,6 +82,8 @@ class KillReport:
     kills: int
     unborn: int
     worst_loss_ms: float
+    worst_excess_ms: float
+    worst_stall_ms: float
     sent: int
     lost: int
     duplicates: int
@@ -86,7 +94,8 @@ class KillReport:
         rows = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
         return (
             f"kills {self.kills} (before the first record: {self.unborn}); oldest print missing at its kill: "
-            f"{self.worst_loss_ms:.1f} ms; prints sent {self.sent:,}, lost for good {self.lost}; duplicates "
+            f"{self.worst_loss_ms:.1f} ms ({self.worst_excess_ms:.1f} ms but for the machine, which stalled for up to "
+            f"{self.worst_stall_ms:.0f} ms); prints sent {self.sent:,}, lost for good {self.lost}; duplicates "
             f"{self.duplicates}\nrows equal to an undisturbed replay: {rows}"
         )
 
@@ -102,8 +111,11 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float, activity: fl
         activity: multiplies the simulated market's rates.
     """
     settings, draw = fresh(folder / "home"), random.Random(seed)
-    with venue_process(folder, activity=activity) as venue:
-        lives = [_kill_once(settings, venue, number, draw.uniform(0.0, longest_s)) for number in range(kills)]
+    with venue_process(folder, activity=activity) as venue, Stalls() as stalls:
+        lives = [
+            _kill_once(settings, venue, stalls, number, draw.uniform(0.0, longest_s))
+            for number in range(kills)
+        ]
         last = start(settings.home, SETTINGS | venue.addresses, name="last")
         _await_recording(settings, "last", last)
         time.sleep(_LAST_S)
@@ -114,7 +126,7 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float, activity: fl
     return _check(settings, folder / "undisturbed", lives, sent)
 
 
-def _kill_once(settings: Settings, venue: VenueProcess, number: int, after_s: float) -> Kill:
+def _kill_once(settings: Settings, venue: VenueProcess, stalls: Stalls, number: int, after_s: float) -> Kill:
     """Kill a recorder some time after it began to record; every fourth after it began to start."""
     name, started_ns = f"life-{number:04d}", time.time_ns()
     process = start(settings.home, SETTINGS | venue.addresses, name=name)
@@ -125,7 +137,7 @@ def _kill_once(settings: Settings, venue: VenueProcess, number: int, after_s: fl
     killed_ns = time.time_ns()
     process.kill()
     process.join()
-    return Kill(name, started_ns, killed_ns)
+    return Kill(name, started_ns, killed_ns, stalls.longest_ns(killed_ns - NS, killed_ns))
 
 
 def _await_recording(settings: Settings, name: str, process: ForkServerProcess) -> None:
@@ -137,7 +149,7 @@ def _await_recording(settings: Settings, name: str, process: ForkServerProcess) 
 
 def _check(settings: Settings, other: Path, lives: list[Kill], sent: list[tuple[int, Key]]) -> KillReport:
     held = {folder.name: journalled_prints(folder) for folder in recordings(settings)}
-    worst_ns, at = 0, 0
+    worst_ns, excess_ns, at = 0, 0, 0
     for life in lives:
         journal = held.get(life.name, set())
         while at < len(sent) and sent[at][0] < life.started_ns + _FORK_NS:
@@ -145,7 +157,9 @@ def _check(settings: Settings, other: Path, lives: list[Kill], sent: list[tuple[
         while at < len(sent) and sent[at][0] <= life.killed_ns:
             at_ns, key = sent[at]
             if key not in journal:
-                worst_ns = max(worst_ns, life.killed_ns - at_ns)
+                age_ns = life.killed_ns - at_ns
+                worst_ns = max(worst_ns, age_ns)
+                excess_ns = max(excess_ns, age_ns - _WAKES * life.stalled_ns)
             at += 1
     stored = stored_prints(settings)
     everywhere = set().union(*held.values())
@@ -158,6 +172,8 @@ def _check(settings: Settings, other: Path, lives: list[Kill], sent: list[tuple[
         kills=len(lives),
         unborn=sum(life.name not in held for life in lives),
         worst_loss_ms=worst_ns / MS_NS,
+        worst_excess_ms=excess_ns / MS_NS,
+        worst_stall_ms=max(life.stalled_ns for life in lives) / MS_NS,
         sent=len(distinct),
         lost=len(distinct - everywhere),
         duplicates=len(stored) - len(set(stored)),

@@ -96,7 +96,7 @@ class SeenPrints:
         return verdicts
 
     def _allocate(self, prints: int) -> None:
-        self._slots = np.full(2 * prints, -1, np.int32)
+        self._slots = np.full(1 << (2 * prints - 1).bit_length(), -1, np.int32)
         self._code = np.zeros(prints, np.int32)
         self._keys = np.zeros((prints, 3), np.int64)  # venue time, tid, receipt
         self._values = np.zeros((prints, 2))
@@ -108,7 +108,7 @@ class SeenPrints:
         code, keys, values, side = (
             part[order] for part in (self._code, self._keys, self._values, self._side)
         )
-        self._allocate(2 * self._code.size)
+        self._allocate(self._code.size + self._code.size // 4)
         count = order.size
         self._code[:count], self._keys[:count], self._values[:count], self._side[:count] = (
             code,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -57,6 +58,7 @@ T = TypeVar("T")
 
 _FLUSH_S = 0.02
 _LOOK_S = 1.0
+_START_S = 10.0
 _ROTATE_LOOK_S = 30.0
 # More than this waiting for a pipeline that is being made ready, and the sockets wait too.
 _MOST_WAITING = 200_000
@@ -142,7 +144,8 @@ class Recorder:
             if self._is_virtual:
                 status = await rest.ask({"type": "exchangeStatus"})
                 self._venue_time.advance_to(parse_venue_time_ns(status.body))
-            asked = await _unless(stop, ask_listings(rest, self._settings))
+            async with Rest(self._impatient(), clock=self._clock) as first:
+                asked = await _unless(stop, ask_listings(first, self._settings))
             if asked is None:
                 return Recording(self._name, self._sealed)
             started_ns = await self._start(asked)
@@ -162,6 +165,12 @@ class Recorder:
             await self._end("recorder stopped")
             self._beat("ended")
         return Recording(self._name, self._counts(), self._commits.written)
+
+    def _impatient(self) -> Settings:
+        """Return settings with which a wrong address is told of soon, while someone is still looking."""
+        record = self._settings.record
+        soon = dataclasses.replace(record, rest_timeout_s=min(record.rest_timeout_s, _START_S))
+        return dataclasses.replace(self._settings, record=soon)
 
     # Beginning, rotating, ending.
 

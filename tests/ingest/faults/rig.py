@@ -226,17 +226,20 @@ async def live(
             changes["record"] = {"explorer_url": served.explorer_url} | changes.get("record", {})
         run = Live(served, configured(settings, served, **changes), time=time)
         with Lake.open(run.settings) as lake:
-            run.recorder = Recorder(run.settings, lake, name=name)
-            recording = asyncio.create_task(run.recorder.run(run.stop))
+            run.recorder = recorder = Recorder(run.settings, lake, name=name)
+            recording = asyncio.create_task(recorder.run(run.stop))
             clock: asyncio.Task[None] | None = None
             try:
                 asked = ("subscriptionResponse", "error", "orderbook")
                 await until(
                     lambda: recording.done() or sum(served.stats.frames[name] for name in asked) >= streams
                 )
+                # It listens before it has read what earlier recordings left; the market waits for that too.
+                await until(lambda: recording.done() or recorder._intake.waiting is None)
                 clock = asyncio.create_task(time.run())
                 yield run
                 clock.cancel()  # the market stands still while the recorder ends
+                await settled(lambda: (sum(served.stats.frames.values()), recorder._intake.journal.frames))
                 run.stop.set()
                 run.done = await recording
             finally:
@@ -252,6 +255,14 @@ async def until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - what a simulated venue has done so far has no event
             await asyncio.sleep(_TURN_S)
+
+
+async def settled(counts: Callable[[], object]) -> None:
+    """Wait until what was sent has arrived: nothing more is counted for twenty turns of the loop."""
+    seen, turns = counts(), 0
+    while turns < 20:
+        await asyncio.sleep(_TURN_S)
+        turns, seen = (turns + 1, seen) if counts() == seen else (0, counts())
 
 
 class Spoken(Rerun):

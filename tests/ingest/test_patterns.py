@@ -53,5 +53,5 @@ def test_a_name_on_a_dex_that_nobody_deployed_is_not_listed() -> None:
     registry = full()
     registry.take({"type": "perpDexs"}, [None, {"name": "xyz"}, {"name": "flx"}], NOW)
     assert registry.expand(["flx:TSLA"]) == ("flx:TSLA",), "its own meta was not asked for yet"
-    with pytest.raises(InstrumentError, match="'XYZ:AAPL' is not listed.*did you mean xyz:AAPL?"):
+    with pytest.raises(InstrumentError, match=r"'XYZ:AAPL' is not listed.*did you mean xyz:AAPL\?"):
         registry.expand(["XYZ:AAPL"])

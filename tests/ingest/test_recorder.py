@@ -139,7 +139,10 @@ async def test_an_unknown_coin_is_refused_before_anything_is_written(settings: S
 async def test_a_venue_that_cannot_be_reached_says_what_to_check(settings: Settings) -> None:
     feed = dataclasses.replace(settings.record, info_url="http://127.0.0.1:9/info", rest_timeout_s=1.0)
     settings = dataclasses.replace(settings, record=feed)
-    with Lake.open(settings) as lake, pytest.raises(VenueError, match=r"did not answer meta.*record.info_url"):
+    with (
+        Lake.open(settings) as lake,
+        pytest.raises(VenueError, match=r"did not answer meta.*record.info_url"),
+    ):
         await Recorder(settings, lake).run(asyncio.Event())
 
 

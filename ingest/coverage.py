@@ -185,10 +185,11 @@ class Ledger:
         newest = max(gaps, key=lambda gap: gap.to_ns, default=None)
         return newest is not None and not newest.is_bridged and not newest.is_final
 
-    def has_left_out(self, instrument: str, times_ns: list[int], slack_ns: int) -> bool:
+    def has_left_out(self, number: int, instrument: str, times_ns: list[int], slack_ns: int) -> bool:
         """Say whether prints that nobody had delivered show that an open stream of trades was dead.
 
         Args:
+            number: which connection brought them; what its own stream owes and brings late, it has not left out.
             instrument: whose trades.
             times_ns: venue times of prints that were not seen before.
             slack_ns: messages may overtake each other by so much, at the end of what was proven.
@@ -197,7 +198,8 @@ class Ledger:
         gaps = [(g.from_ns, g.to_ns) for g in self._gaps.get(key, ())]
         watched = [(s.from_ns, s.to_ns) for s in self._spans.get(key, ())]
         # A twin that is open should have delivered them too.
-        watched += [(c.since[key], c.alive_ns) for c in self._open.values() if key in c.since]
+        twins = [c for c in self._open.values() if c.number != number and key in c.since]
+        watched += [(c.since[key], c.alive_ns) for c in twins]
         covered = subtract([(start, to - slack_ns) for start, to in watched], gaps)
         return any(start <= at < to for at in times_ns for start, to in covered)
 

@@ -163,12 +163,13 @@ class HyperliquidFrames:
             if is_first:
                 state.awaits_first.discard((connection, instrument))
                 state.version += 1
-                self._prove(instrument, usable, new, before_ns, record.recv_ns)
+                self._prove(connection, instrument, usable, new, before_ns, record.recv_ns)
                 if state.ledger.has_open_gap(instrument):
                     state.unproven.append(coin)
 
     def _prove(
         self,
+        connection: int,
         instrument: str,
         resent: list[wire.Print],
         new: list[wire.Print],
@@ -180,7 +181,7 @@ class HyperliquidFrames:
             return
         ledger = self._state.ledger
         times_ns = [item.time * MS_NS for item in new]
-        if ledger.has_left_out(instrument, times_ns, _LEFT_OUT_NS):
+        if ledger.has_left_out(connection, instrument, times_ns, _LEFT_OUT_NS):
             ledger.retract(instrument, min(before_ns, *times_ns), now_ns)
         oldest_ns = min(item.time for item in resent) * MS_NS
         self._state.resent_ns[instrument] = oldest_ns

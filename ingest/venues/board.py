@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from ingest.venues.candles import CandleBook
+from ingest.venues.candles import MINUTE_MS, CandleBook
 from ingest.venues.faults import MarketChange
 from ingest.venues.frames import (
     Block,
@@ -223,7 +223,9 @@ class Board:
         if recent is None:
             recent = self._recent[frame.coin] = deque(maxlen=REPLAYED)
         recent.extend(frame.prints)
-        self._candle_book(frame.coin).add(frame.prints)
+        # What claims to be of the future is sent on, and is in no candle: those up to it would have no end.
+        soon_ms = self.now_ms + MINUTE_MS
+        self._candle_book(frame.coin).add(item for item in frame.prints if item.time_ms <= soon_ms)
 
     def _keep_funding(self, row: Funding) -> None:
         self._fundings.setdefault(row.coin, deque(maxlen=2 * 8_760)).append(row)

@@ -198,9 +198,24 @@ class SimulatedVenue:
                 f"cannot listen on {self._host}:{self._port}: {error.strerror}", hint="choose another --port"
             ) from error
         self._port = self._runner.addresses[0][1]
-        self._task = asyncio.create_task(self._pump.run(closes=not self.holds), name="simulated venue")
+        self._task = asyncio.create_task(self._serve(), name="simulated venue")
         logger.info("venue listening", ws=self.ws_url, info=self.info_url)
         return self
+
+    async def _serve(self) -> None:
+        try:
+            await self._pump.run(closes=not self.holds)
+        except BaseException:
+            # A venue that cannot go on must not leave its clients waiting.
+            await self._hang_up()
+            raise
+
+    async def _hang_up(self) -> None:
+        self._pump.ended.set()
+        for event in self._pump.lit.values():
+            event.set()
+        for line in tuple(self._pump.lines):
+            await line.close(clean=False)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -212,9 +227,5 @@ class SimulatedVenue:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         finally:
-            self._pump.ended.set()
-            for event in self._pump.lit.values():
-                event.set()
-            for line in tuple(self._pump.lines):
-                await line.close(clean=False)
+            await self._hang_up()
             await self._runner.cleanup()

@@ -75,7 +75,7 @@ async def strike(run: Running, proxy: FaultProxy, fault: Fault, only: int | None
 async def go_on(run: Running) -> None:
     """Let some bars close that were watched throughout: a new socket proves what happened after it was subscribed."""
     bars = run.vitals.bars
-    await run.until(lambda vitals: vitals.bars >= bars + 5 and whole(vitals, 1))
+    await run.until(lambda vitals: vitals.bars >= bars + 9 and whole(vitals, 1))
 
 
 def bars_of(settings: Settings) -> dict[tuple[str, datetime], dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""How does blocking work run aside of the loop, so that the end of a recording never waits for it?
+"""How does blocking work run aside of the loop?
 
-`asyncio.to_thread` is joined when the loop closes: a name lookup or an upload that hangs would hold up Ctrl-C. A
-daemon thread is not. So only work that may be cut off anywhere without harm belongs here.
+Some of it must never hold up the end of a recording: `asyncio.to_thread` is joined when the loop closes, and a name
+lookup or an upload that hangs would hold up Ctrl-C. A daemon thread is not; only what may be cut off anywhere without
+harm runs in one. Other work must never outlive whoever waits for it, because what it uses is closed next.
 """
 
 from __future__ import annotations
@@ -9,9 +10,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+async def run_whole(work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    """Await blocking work in a thread; a task that is cancelled meanwhile ends when the work has, and not before.
+
+    A lake that was closed under a running commit took the whole process with it.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **more))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.gather(running, return_exceptions=True)
+        raise
 
 
 async def run_aside(work: Callable[[], T], *, name: str) -> T:

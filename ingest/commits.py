@@ -14,6 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from ingest.aside import run_whole
 from ingest.intake import Intake
 from ingest.journal import JournalWriter
 from ingest.replay import COMMIT_FRAMES
@@ -109,11 +110,11 @@ class Commits:
             if not self.is_counted and journal is None:
                 self.intake.flush()
                 self.cut()
-            await asyncio.to_thread((journal or self.intake.journal).sync)
+            await run_whole((journal or self.intake.journal).sync)
             while self._unsent:
                 lot = self._unsent[0]
                 try:
-                    done = await asyncio.to_thread(
+                    done = await run_whole(
                         self.lake.commit,
                         lot.tables,
                         batch_id=lot.batch_id,

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ingest import dedupe
+from ingest.aside import run_whole
 from ingest.asking import Asked, Asking, ask_listings, learn
 from ingest.commits import Commits
 from ingest.discovery import Registry
@@ -177,7 +178,7 @@ class Recorder:
     async def _start(self, asked: list[Asked]) -> int:
         """Learn what is listed, and begin the first recording; return when it began."""
         registry = Registry(self._settings.record.venue)
-        registry.restore(await asyncio.to_thread(listings_rows, self._lake, self._clock.now_ns()))
+        registry.restore(await run_whole(listings_rows, self._lake, self._clock.now_ns()))
         learn(registry, asked)
         metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
         if any(json.loads(body).get(SIMULATED_MARK) for body in metas):
@@ -196,8 +197,14 @@ class Recorder:
 
     async def _catch_up(self, started_ns: int) -> None:
         """Give the tables what a crash kept from them, then begin to process; frames are journalled meanwhile."""
-        await asyncio.to_thread(recover, self._settings, self._lake, but=self._name)
-        await self._make_ready(started_ns)
+        task = asyncio.current_task()
+
+        def is_over() -> bool:
+            return self._ending.is_set() or (task is not None and task.cancelling() > 0)
+
+        await run_whole(recover, self._settings, self._lake, but=self._name, is_over=is_over)
+        if not self._ending.is_set():  # else the next start gives the tables this recording too
+            await self._make_ready(started_ns)
 
     def _about(self, registry: Registry, **more: object) -> dict[str, Any]:
         """Return what a recording says of itself in its first record."""
@@ -233,7 +240,7 @@ class Recorder:
             resume_listings(pipeline, self._lake, started_ns)
             resume(pipeline, self._lake, recorded_instruments(about, pipeline), started_ns)
 
-        await asyncio.to_thread(restore)
+        await run_whole(restore)
         self._commits.begin()
         self._bars_seen = 0
         self._intake.ready()
@@ -255,7 +262,7 @@ class Recorder:
         while self._commits.waiting > self._commits.let_go and not self._ending.is_set():
             await self._rest(_LOOK_S)
             await self._commits.send(journal)
-        await asyncio.to_thread(journal.close)
+        await run_whole(journal.close)
         self._seal(journal.folder)
         self._name = name
         await self._catch_up(started_ns)
@@ -359,9 +366,10 @@ class Recorder:
             await self._rest(self._settings.record.block_ms / 1000)
             if not self._is_virtual:
                 self._intake.flush()  # what came since the last lot must not wait for another round
-            await asyncio.to_thread(self._intake.journal.sync)
+            await run_whole(self._intake.journal.sync)
 
     async def _commit_loop(self) -> None:
+        has_released = False
         while not self._ending.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
@@ -369,6 +377,11 @@ class Recorder:
             if not self._ending.is_set():  # the end sends what is left
                 await self._commits.send()
                 await asyncio.to_thread(trim)
+                if (
+                    self._commits.written and not has_released
+                ):  # all that a recording needs has been used once
+                    has_released = True
+                    await asyncio.to_thread(release_starters)
 
     async def _rotate_loop(self) -> None:
         """Rotate when it is time; and early, when the lake is back that had to be given up on: that catches up."""
@@ -388,7 +401,7 @@ class Recorder:
         if self._commits.waiting > self._commits.let_go:
             return False
         try:
-            await asyncio.to_thread(self._lake.snapshot)
+            await run_whole(self._lake.snapshot)
         except LakeError:
             return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,13 @@ logger = get_logger(__name__)
 SEALED: Final = "sealed"
 
 
-def recover(settings: Settings, lake: Lake, *, but: str = "") -> list[str]:
+class _Over(Exception):  # noqa: N818 - it is no error, but a reason to leave the rest to the next start
+    """Who asked for the recovery has no time for it any more."""
+
+
+def recover(
+    settings: Settings, lake: Lake, *, but: str = "", is_over: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Replay recordings that were never sealed, unless another recorder still holds them.
 
     One that cannot be replayed is left as it is, and does not keep a new recording from starting.
@@ -26,14 +33,24 @@ def recover(settings: Settings, lake: Lake, *, but: str = "") -> list[str]:
         settings: the home.
         lake: takes the rows.
         but: the caller's own recording.
+        is_over: is asked all along; once it says so, what is left is left to the next recovery.
 
     Returns:
         The names of those that were.
     """
-    recovered = []
+    recovered: list[str] = []
+
+    def look(_: int) -> None:
+        if is_over():
+            raise _Over
+
     for folder in _unsealed(settings.journal_dir, but):
         try:
-            done = replay(folder, settings, lake)
+            look(0)
+            done = replay(folder, settings, lake, on_bytes=look)
+        except _Over:
+            logger.info("recovery ended early", name=folder.name)
+            return recovered
         except TickwalkError as error:
             logger.warning("recording not recovered", name=folder.name, reason=str(error))
             continue

@@ -44,7 +44,9 @@ def record(
         str | None, typer.Option(help="Address of POST /info, instead of the setting.")
     ] = None,
     shard: Annotated[str | None, typer.Option(help="Take one part of the instruments, as in `1/3`.")] = None,
-    seconds: Annotated[float | None, typer.Option("--for", help="Stop after so many seconds.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--for", help="Stop after recording for so many seconds.")
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show instruments, rates, lag and gaps live.")
     ] = False,
@@ -80,14 +82,17 @@ def record(
     with _shown(settings, watch=watch) as draw:
 
         async def work(stop: asyncio.Event) -> Recording:
-            if seconds is not None:
-                asyncio.get_running_loop().call_later(seconds, stop.set)
+            def begins(coins: list[str]) -> None:
+                _tell_estimate(settings, coins)
+                if seconds is not None:
+                    asyncio.get_running_loop().call_later(seconds, stop.set)
+
             with Lake.open(settings) as lake:
                 recorder = Recorder(
                     settings,
                     lake,
                     on_vitals=draw,
-                    on_wanted=lambda coins: _tell_estimate(settings, coins),
+                    on_wanted=begins,
                 )
                 async with MetricsServer(settings, lambda: recorder.vitals):
                     return await recorder.run(stop)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ingest.aside import run_whole
 from ingest.coverage import TRADES
 from ingest.journal import JournalWriter, hold_recording, read_journal
 from ingest.records import Kind
-from ingest.recover import recover
+from ingest.recover import SEALED, recover
 from ingest.replay import replay
 from storage.contracts import BARS
 from storage.errors import CaptureError, JournalError
@@ -155,6 +158,40 @@ def test_a_recording_that_cannot_be_replayed_does_not_stop_the_next(settings: Se
     Script().open(0).alive(0.1, 130).write(settings.journal_dir / "good")
     with Lake.open(settings) as lake:
         assert recover(settings, lake) == ["good"]
+
+
+def test_a_recovery_that_is_cut_short_is_made_up_for_by_the_next(settings: Settings) -> None:
+    """Told so after the first recording, and in the middle of the second: it is left unsealed, and no row lacks."""
+    settings.ensure_home()
+    for number, name in enumerate(("first", "second")):
+        script = Script().open(0).alive(0.1, 130).print(30.0, tid=number)
+        script.write(settings.journal_dir / name)
+    looks = iter([False, False, False])
+    with Lake.open(settings) as lake:
+        assert recover(settings, lake, is_over=lambda: next(looks, True)) == ["first"]
+        assert not (settings.journal_dir / "second" / SEALED).exists()
+        assert recover(settings, lake) == ["second"]
+        assert lake.query("SELECT count(*) AS n FROM trades")["n"][0].as_py() == 2
+
+
+async def test_a_task_that_is_cancelled_ends_after_the_work_in_its_thread() -> None:
+    began, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        may_end.wait(10.0)
+        has_ended.set()
+
+    task = asyncio.create_task(run_whole(work))
+    await asyncio.to_thread(began.wait, 10.0)
+    task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not task.done(), "it waits"
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert has_ended.is_set()
 
 
 def test_a_zeroed_tail_is_one_damage(tmp_path: Path) -> None:

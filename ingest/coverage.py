@@ -79,6 +79,7 @@ class Ledger:
         self._silent: set[tuple[int, str]] = set()
         self._dirty: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
+        self._revisions: dict[tuple[int, str, str, int, str], int] = {}
         self._stalls: dict[str, Gap] = {}
 
     # What happened.
@@ -460,12 +461,11 @@ class Ledger:
         return NOT_PROVEN_YET, is_open
 
     def _emit_span(self, key: Key, span: Span, cause: str, now_ns: int) -> None:
-        self._emit(key, span, "watched", cause, self._evidence, False, 0, now_ns)
+        self._emit(key, span, "watched", cause, self._evidence, False, now_ns)
 
     def _emit_gap(self, key: Key, gap: Gap, now_ns: int) -> None:
-        gap.revision += 1
         evidence = gap.evidence or self._evidence
-        self._emit(key, gap, "gap", gap.cause, evidence, gap.is_bridged, gap.revision, now_ns)
+        self._emit(key, gap, "gap", gap.cause, evidence, gap.is_bridged, now_ns)
 
     def _emit(
         self,
@@ -475,9 +475,11 @@ class Ledger:
         cause: str,
         evidence: str,
         is_bridged: bool,
-        revision: int,
         now_ns: int,
     ) -> None:
+        # Two holes may begin at one instant, as of a stream that is found dead twice: the later row says more.
+        mark = (stretch.connection, *key, stretch.from_ns // US_NS, kind)
+        revision = self._revisions[mark] = self._revisions.get(mark, -1) + 1
         self._rows.append(
             {
                 "journal": self.recording,

@@ -30,7 +30,6 @@ class Gap:
         is_bridged: it is proven that nothing is missing from it.
         overrides: a socket was open, and what it proved does not hold (a dead stream, a halted chain).
         is_final: nothing that the venue resends can bridge it.
-        revision: how often its row was written before.
     """
 
     connection: int
@@ -41,7 +40,6 @@ class Gap:
     overrides: bool = False
     is_final: bool = False
     evidence: str = ""
-    revision: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ingest.journal import segments
+from ingest.recover import SEALED
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
 from tests.drills.homes import (
@@ -118,6 +119,7 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float, activity: fl
         ]
         last = start(settings.home, SETTINGS | venue.addresses, name="last")
         _await_recording(settings, "last", last)
+        _await_recovered(settings, last)
         time.sleep(_LAST_S)
         last.terminate()
         last.join(60.0)
@@ -145,6 +147,14 @@ def _await_recording(settings: Settings, name: str, process: ForkServerProcess) 
     while sum(path.stat().st_size for path in segments(settings.journal_dir / name)) < _SOME_BYTES:
         process.join(_LOOK_S)
         assert process.is_alive(), f"{name} ended with {process.exitcode} before it began"
+
+
+def _await_recovered(settings: Settings, process: ForkServerProcess) -> None:
+    """Wait until the tables have been given all earlier recordings: who is told to end before leaves that to others."""
+    earlier = [folder for folder in recordings(settings) if folder.name != "last" and segments(folder)]
+    while not all((folder / SEALED).exists() for folder in earlier):
+        process.join(_LOOK_S)
+        assert process.is_alive(), f"the last recorder ended with {process.exitcode} before it had recovered"
 
 
 def _check(settings: Settings, other: Path, lives: list[Kill], sent: list[tuple[int, Key]]) -> KillReport:

@@ -71,10 +71,14 @@ class Taken:
         return [row["reason"] for row in self.tables["quarantine"]]
 
     def is_each_print_stored_once(self) -> bool:
-        """Return whether the table of trades holds every print that the venue sent, and each once."""
+        """Return whether the table of trades holds every print that the venue sent, and each once.
+
+        What it answered to a question about recent trades it may have sent to nobody, for all that it counts.
+        """
         rows = self.tables["trades"]
         keys = {(row["instrument"], row["ts_event"], row["tid"]) for row in rows}
-        return len(rows) == len(keys) == sum(self.venue.stats.distinct.values())
+        more = len(rows) - sum(self.venue.stats.distinct.values())
+        return len(rows) == len(keys) and 0 <= more <= len(self.of("trades", origin="recent"))
 
     def read(self, lake: Lake, *more: str) -> None:
         """Read the tables that most tests look at, and those named; a query takes a tenth of a second."""

@@ -1,189 +1,55 @@
-"""What may stand in each table: columns, units, key, order and checks, in one place.
+"""What stands in each table: the contracts of all of them, in one place.
 
-Every write goes through `Contract.validate`, which runs the contract as a pandera schema (the pandas backend
-for small batches, polars above) and splits a batch into the rows that fit and the rows that do not, with the
-reason. The columns `ts_ingested_ns` and `batch` are stamped by the lake at commit and stand in every table.
+What a contract is, and the columns that many tables share: `storage.contract`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
-import pyarrow as pa
-
-from storage.errors import ContractError
-from storage.validate import split_by_schema
-
-TS: Final = pa.timestamp("us", tz="UTC")
-I64: Final = pa.int64()
-I32: Final = pa.int32()
-F64: Final = pa.float64()
-TEXT: Final = pa.string()
-FLAG: Final = pa.bool_()
-BYTES: Final = pa.binary()
-F64S: Final = pa.list_(pa.float64())
+from storage.contract import (
+    BYTES,
+    F64,
+    F64S,
+    FLAG,
+    I32,
+    I64,
+    INSTRUMENT,
+    KNOWABLE,
+    ORIGIN,
+    SOURCE,
+    TEXT,
+    TS,
+    TS_EVENT,
+    TS_RECV,
+    WIDTH,
+    Column,
+    Contract,
+    amount,
+    price,
+)
 
 STATUSES: Final = ("unlisted", "blind", "printed", "halted", "quiet", "unknown")
 SESSIONS: Final = ("regular", "extended", "internal", "always")
-ORIGINS: Final = ("live", "venue_replay", "recent", "candle", "archive")
 SIDES: Final = ("buy", "sell", "unknown")
 BOOK_MODES: Final = ("slow", "fast", "relay")
 EVIDENCE: Final = ("socket", "overlap", "venue_statement", "inferred")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column.
-
-    Args:
-        name: its name; units are in it where the type does not carry them.
-        type: its Arrow type.
-        doc: what it says, for docs/tables.md.
-        nullable: whether a missing value is allowed, and then means what `doc` says.
-        low, high: bounds, inclusive; `low_open` makes the lower one exclusive.
-        one_of: the closed set of its values.
-    """
-
-    name: str
-    type: pa.DataType
-    doc: str
-    nullable: bool = False
-    low: float | None = None
-    high: float | None = None
-    low_open: bool = False
-    one_of: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Contract:
-    """One table: what it holds, who writes it, and what makes a row unique.
-
-    Args:
-        name: the table's name.
-        doc: what it holds and who writes it.
-        columns: in order, without the stamps.
-        key: the columns that make a row unique; rows are read in this order.
-        ordered: pairs `(a, b)` where `a <= b` must hold in every row.
-        said: the columns that two rows of one key must agree in; by default all but key and knowable time.
-        revises: a row that says something new for a held key becomes its next revision.
-    """
-
-    name: str
-    doc: str
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-    ordered: tuple[tuple[str, str], ...] = ()
-    said: tuple[str, ...] = ()
-    revises: bool = False
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """The key without the revision: what the row is about."""
-        return tuple(name for name in self.key if name != "revision") if self.revises else self.key
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """The columns in which two rows of one identity must agree to say the same."""
-        if self.said:
-            return self.said
-        return tuple(name for name in self.schema.names if name not in (*self.key, "ts_knowable_ns"))
-
-    @property
-    def time(self) -> str | None:
-        """The key's time column, by which a commit finds the rows that may be held already."""
-        return next((name for name in self.key if name.startswith("ts_")), None)
-
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema of a batch, without the lake's stamps."""
-        return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
-
-    @cached_property
-    def stored_schema(self) -> pa.Schema:
-        """The Arrow schema of the table as it lies in the lake."""
-        return pa.schema([*self.schema, *STAMPS])
-
-    def empty(self) -> pa.Table:
-        """Return a batch without rows."""
-        return self.schema.empty_table()
-
-    def rows(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """Return a batch from dictionaries; a key that is no column is an error, an absent one is null."""
-        known = set(self.schema.names)
-        for row in rows[:1]:
-            if extra := set(row) - known:
-                raise ContractError(
-                    f"{self.name} has no column {sorted(extra)[0]!r}", hint="see docs/tables.md"
-                )
-        return pa.Table.from_pylist(rows, schema=self.schema)
-
-    def validate(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Split a batch into rows that fit and rows that do not.
-
-        Args:
-            batch: rows with the columns of `schema`, in any order.
-
-        Returns:
-            The rows that fit; and those that do not, with the column `reason` added.
-
-        Raises:
-            ContractError: a column is missing or cannot be cast to its type.
-        """
-        missing = [name for name in self.schema.names if name not in batch.column_names]
-        if missing:
-            raise ContractError(f"{self.name} batch lacks column {missing[0]!r}", hint="see docs/tables.md")
-        batch = batch.select(self.schema.names)
-        # Types may be cast; whether a null is allowed is the schema's to say, row by row.
-        target = pa.schema([pa.field(item.name, item.type) for item in self.schema])
-        try:
-            batch = batch.cast(target)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ContractError(f"{self.name} batch does not fit its types: {error}") from error
-        return split_by_schema(self, batch)
-
-
-STAMPS: Final = (
-    pa.field("ts_ingested_ns", I64, False),
-    pa.field("batch", TEXT, False),
-)
-
-_INSTRUMENT = Column("instrument", TEXT, "`venue|kind|raw_symbol`, byte-exact")
-_TS_EVENT = Column("ts_event", TS, "the venue's own time of it")
-_TS_RECV = Column("ts_recv_ns", I64, "when we received it", low=0)
-_KNOWABLE = Column("ts_knowable_ns", I64, "when a live system would have known this row", low=0)
-_ORIGIN = Column("origin", TEXT, "how the row reached us", one_of=ORIGINS)
-_WIDTH = Column("width", TEXT, "bar width, such as `1m`")
-_SOURCE = (
-    Column("journal", TEXT, "the recording that holds the frame"),
-    Column("frame", I64, "the frame's number in that recording", low=0),
-)
-
-
-def _price(name: str, doc: str, *, nullable: bool = False) -> Column:
-    return Column(name, F64, doc, nullable, low=0.0, high=1e12, low_open=True)
-
-
-def _amount(name: str, doc: str, *, nullable: bool = False) -> Column:
-    return Column(name, F64, doc, nullable, low=0.0, high=1e18)
-
 
 TRADES: Final = Contract(
     "trades",
     "Every print once, by the venue's key; written by the recorder and by replay.",
     (
-        _INSTRUMENT,
-        _TS_EVENT,
+        INSTRUMENT,
+        TS_EVENT,
         Column("tid", I64, "the venue's trade id; neither ordered nor unique alone", low=0),
         Column("side", TEXT, "the aggressor's side", one_of=SIDES),
-        _price("price", "quote per base"),
+        price("price", "quote per base"),
         Column("size", F64, "base units", low=0.0, high=1e15, low_open=True),
         Column("is_twap", FLAG, "the print is a leg of a TWAP order (all-zero transaction hash)"),
-        _ORIGIN,
-        _TS_RECV,
-        _KNOWABLE,
-        *_SOURCE,
+        ORIGIN,
+        TS_RECV,
+        KNOWABLE,
+        *SOURCE,
     ),
     key=("instrument", "ts_event", "tid"),
     said=("side", "price", "size"),  # the same print may come by another socket, at another time
@@ -193,16 +59,16 @@ QUOTES: Final = Contract(
     "quotes",
     "Best bid and ask at each change; a side that is empty is null. Written by the recorder and by replay.",
     (
-        _INSTRUMENT,
-        _TS_EVENT,
-        _price("bid", "best bid; null: no bid", nullable=True),
-        _price("ask", "best ask; null: no ask", nullable=True),
-        _amount("bid_size", "base units at the best bid", nullable=True),
-        _amount("ask_size", "base units at the best ask", nullable=True),
-        _ORIGIN,
-        _TS_RECV,
-        _KNOWABLE,
-        *_SOURCE,
+        INSTRUMENT,
+        TS_EVENT,
+        price("bid", "best bid; null: no bid", nullable=True),
+        price("ask", "best ask; null: no ask", nullable=True),
+        amount("bid_size", "base units at the best bid", nullable=True),
+        amount("ask_size", "base units at the best ask", nullable=True),
+        ORIGIN,
+        TS_RECV,
+        KNOWABLE,
+        *SOURCE,
     ),
     key=("instrument", "ts_event", "ts_recv_ns", "frame"),
 )
@@ -212,18 +78,18 @@ BOOKS: Final = Contract(
     "Whole snapshots of the order book, best level first. A GaiaEx book relays a Hyperliquid one (`mode` is `relay`): "
     "never add the two. Levels are checked by `ingest.books`. Written by the recorder and by replay.",
     (
-        _INSTRUMENT,
-        _TS_EVENT,
+        INSTRUMENT,
+        TS_EVENT,
         Column("mode", TEXT, "`slow` 20 levels, `fast` 5 levels, or `relay`", one_of=BOOK_MODES),
         Column("bid_px", F64S, "bid prices, strictly falling; empty: no bid"),
         Column("bid_sz", F64S, "base units at each bid"),
         Column("ask_px", F64S, "ask prices, strictly rising; empty: no ask"),
         Column("ask_sz", F64S, "base units at each ask"),
         Column("is_stale", FLAG, "the venue itself says that the book is frozen"),
-        _ORIGIN,
-        _TS_RECV,
-        _KNOWABLE,
-        *_SOURCE,
+        ORIGIN,
+        TS_RECV,
+        KNOWABLE,
+        *SOURCE,
     ),
     key=("instrument", "ts_event", "mode", "ts_recv_ns", "frame"),
 )
@@ -233,13 +99,13 @@ MIDS: Final = Contract(
     "Mid and mark prices of all coins from the venue-wide channels (`allMids`, `fastAssetCtxs`), where those are "
     "recorded; one row per coin whose price changed. Written by the recorder and by replay.",
     (
-        _INSTRUMENT,
-        _price("mid", "mid price; the last trade where a side of the book is empty", nullable=True),
-        _price("mark", "mark price; null: this message did not carry it", nullable=True),
-        _ORIGIN,
-        _TS_RECV,
-        _KNOWABLE,
-        *_SOURCE,
+        INSTRUMENT,
+        price("mid", "mid price; the last trade where a side of the book is empty", nullable=True),
+        price("mark", "mark price; null: this message did not carry it", nullable=True),
+        ORIGIN,
+        TS_RECV,
+        KNOWABLE,
+        *SOURCE,
     ),
     key=("instrument", "ts_recv_ns", "frame"),
 )
@@ -248,18 +114,18 @@ CONTEXTS: Final = Contract(
     "contexts",
     "The venue's own view of a perp: oracle, mark, predicted funding, open interest. It carries no venue time.",
     (
-        _INSTRUMENT,
+        INSTRUMENT,
         Column("funding_rate", F64, "predicted rate of the coming hour, positive: longs pay", nullable=True),
-        _amount("open_interest", "base units", nullable=True),
-        _price("oracle", "oracle price", nullable=True),
-        _price("mark", "mark price", nullable=True),
-        _price("mid", "mid price; null: a side of the book is empty", nullable=True),
+        amount("open_interest", "base units", nullable=True),
+        price("oracle", "oracle price", nullable=True),
+        price("mark", "mark price", nullable=True),
+        price("mid", "mid price; null: a side of the book is empty", nullable=True),
         Column("premium", F64, "premium of mark over oracle", nullable=True),
-        _amount("day_notional", "quote units traded in the last 24 h", nullable=True),
-        _ORIGIN,
-        _TS_RECV,
-        _KNOWABLE,
-        *_SOURCE,
+        amount("day_notional", "quote units traded in the last 24 h", nullable=True),
+        ORIGIN,
+        TS_RECV,
+        KNOWABLE,
+        *SOURCE,
     ),
     key=("instrument", "ts_recv_ns", "frame"),
 )
@@ -285,7 +151,7 @@ LAGS: Final = Contract(
         Column(
             "negative", I64, "frames that seem to come from the future: one of the two clocks is off", low=0
         ),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("journal", "channel", "ts_from"),
     ordered=(("p50_ms", "p90_ms"), ("p90_ms", "p99_ms"), ("p99_ms", "max_ms"), ("negative", "frames")),
@@ -307,7 +173,7 @@ CLOCKS: Final = Contract(
         Column(
             "uncertainty_ms", F64, "the truth lies within this of the offset: half the round trip", low=0.0
         ),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("journal", "source", "ts"),
 )
@@ -321,7 +187,7 @@ COVERAGE: Final = Contract(
         Column("journal", TEXT, "the recording"),
         Column("connection", I32, "number of the connection within the recording; -1: none was open"),
         Column("channel", TEXT, "the venue's channel"),
-        _INSTRUMENT,
+        INSTRUMENT,
         Column("ts_from", TS, "watched from here, inclusive"),
         Column("ts_to", TS, "watched to here, exclusive"),
         Column("kind", TEXT, "`watched`, or `gap`", one_of=("watched", "gap")),
@@ -329,7 +195,7 @@ COVERAGE: Final = Contract(
         Column("evidence", TEXT, "what proves it", one_of=EVIDENCE),
         Column("bridged", FLAG, "a gap that the venue's resent prints proved to hold nothing more"),
         Column("revision", I32, "a span grows by revision; the last one holds", low=0),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("journal", "connection", "channel", "instrument", "ts_from", "kind", "revision"),
     ordered=(("ts_from", "ts_to"),),
@@ -341,39 +207,39 @@ BARS: Final = Contract(
     "shows the last. Prices are null where nothing printed. Quote and context columns are as of the close, by "
     "receipt. Written by the recorder, by replay and by the candle import.",
     (
-        _INSTRUMENT,
-        _WIDTH,
+        INSTRUMENT,
+        WIDTH,
         Column("ts_open", TS, "first instant of the bar, inclusive"),
         Column("ts_close", TS, "last instant of the bar, exclusive"),
         Column("revision", I32, "0 when published at its close, then one more for each change", low=0),
         Column("status", TEXT, "what the bar is: see docs/tables.md", one_of=STATUSES),
         Column("cause", TEXT, "why it is blind; empty otherwise"),
         Column("session", TEXT, "trading session", one_of=SESSIONS),
-        _ORIGIN,
+        ORIGIN,
         Column("observed_ms", I64, "share of the bar that was watched, in milliseconds", low=0),
         Column("repaired", FLAG, "what was missed is proven to be here by resent prints"),
         Column("certified", FLAG, "the venue's own candle agrees"),
-        _price("open", "first print", nullable=True),
-        _price("high", "highest print", nullable=True),
-        _price("low", "lowest print", nullable=True),
-        _price("close", "last print; of one instant, the last received", nullable=True),
-        _amount("volume", "base units", nullable=True),
-        _amount("buy_volume", "base units bought by the aggressor; null: side unknown", nullable=True),
-        _amount("notional", "quote units", nullable=True),
-        _price("vwap", "notional by volume", nullable=True),
+        price("open", "first print", nullable=True),
+        price("high", "highest print", nullable=True),
+        price("low", "lowest print", nullable=True),
+        price("close", "last print; of one instant, the last received", nullable=True),
+        amount("volume", "base units", nullable=True),
+        amount("buy_volume", "base units bought by the aggressor; null: side unknown", nullable=True),
+        amount("notional", "quote units", nullable=True),
+        price("vwap", "notional by volume", nullable=True),
         Column("trades", I64, "prints; null: the source does not count them", nullable=True, low=0),
         Column("trades_applicable", FLAG, "false where the venue has no trade feed"),
-        _price("bid", "best bid at the close", nullable=True),
-        _price("ask", "best ask at the close", nullable=True),
-        _amount("bid_size", "base units", nullable=True),
-        _amount("ask_size", "base units", nullable=True),
+        price("bid", "best bid at the close", nullable=True),
+        price("ask", "best ask at the close", nullable=True),
+        amount("bid_size", "base units", nullable=True),
+        amount("ask_size", "base units", nullable=True),
         Column("quote_age_ms", I64, "age of the quote at the close", nullable=True),
         Column("funding_rate", F64, "predicted funding at the close", nullable=True),
-        _amount("open_interest", "base units at the close", nullable=True),
-        _price("oracle", "oracle price at the close", nullable=True),
-        _price("mark", "mark price at the close", nullable=True),
+        amount("open_interest", "base units at the close", nullable=True),
+        price("oracle", "oracle price at the close", nullable=True),
+        price("mark", "mark price at the close", nullable=True),
         Column("context_age_ms", I64, "age of the context at the close", nullable=True),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("instrument", "width", "ts_open", "revision"),
     revises=True,
@@ -384,17 +250,17 @@ CANDLES: Final = Contract(
     "candles",
     "The venue's own candles as imported; bars are derived from them with origin `candle`.",
     (
-        _INSTRUMENT,
-        _WIDTH,
+        INSTRUMENT,
+        WIDTH,
         Column("ts_open", TS, "first instant, inclusive"),
-        _price("open", "first trade"),
-        _price("high", "highest trade"),
-        _price("low", "lowest trade"),
-        _price("close", "last trade"),
-        _amount("volume", "base units"),
+        price("open", "first trade"),
+        price("high", "highest trade"),
+        price("low", "lowest trade"),
+        price("close", "last trade"),
+        amount("volume", "base units"),
         Column("trades", I64, "trades; null: the file does not say", nullable=True, low=0),
         Column("source", TEXT, "the file or request it came from"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("instrument", "width", "ts_open", "source"),
     ordered=(("low", "high"), ("low", "open"), ("low", "close"), ("open", "high"), ("close", "high")),
@@ -404,13 +270,13 @@ FUNDING: Final = Contract(
     "funding",
     "Funding as paid (not the predicted rate of `contexts`); positive means that longs pay shorts.",
     (
-        _INSTRUMENT,
+        INSTRUMENT,
         Column("ts_event", TS, "when it was paid, as the venue says, jitter kept"),
         Column("funding_rate", F64, "share of notional", low=-1.0, high=1.0),
         Column("premium", F64, "premium it was computed from", nullable=True),
         Column("interval_h", I32, "hours it pays for: 8 before mid 2023, 1 since", low=1, high=24),
         Column("source", TEXT, "the file or request it came from"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("instrument", "ts_event"),
 )
@@ -421,7 +287,7 @@ INSTRUMENTS: Final = Contract(
     "as the view `instruments_valid` shows. A name that was recycled is a new instrument, with `~2` behind it. "
     "Written by the recorder and by replay, one row for each change.",
     (
-        _INSTRUMENT,
+        INSTRUMENT,
         Column("venue", TEXT, "the venue"),
         Column("kind", TEXT, "perp, spot, ..."),
         Column("symbol", TEXT, "the venue's own name"),
@@ -435,14 +301,14 @@ INSTRUMENTS: Final = Contract(
         ),
         Column("size_decimals", I32, "decimals of a size", nullable=True, low=0, high=18),
         Column("quote", TEXT, "the token it is paid or margined in; null: not said", nullable=True),
-        _amount("max_leverage", "the most leverage; null: not said, or spot", nullable=True),
+        amount("max_leverage", "the most leverage; null: not said, or spot", nullable=True),
         Column(
             "state", TEXT, "`absent`: no longer in the answer at all", one_of=("listed", "delisted", "absent")
         ),
         Column("is_delisted", FLAG, "no longer trades"),
         Column("generation", I32, "1, and one more each time the name was recycled", low=1),
         Column("session", TEXT, "the calendar of its sessions: `always`, or `us_equities`"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("instrument", "ts_knowable_ns"),
 )
@@ -453,15 +319,15 @@ REPAIRS: Final = Contract(
     "after their close. `confirmed`: both count the same trades; `short`: they do not, or there was no candle yet; "
     "`queued`: only the archive can tell. Written by the recorder and by replay.",
     (
-        _INSTRUMENT,
-        _WIDTH,
+        INSTRUMENT,
+        WIDTH,
         Column("ts_open", TS, "first instant of the bar, inclusive"),
         Column("outcome", TEXT, "what was found", one_of=("confirmed", "short", "queued")),
         Column("trades", I64, "prints that we hold; null: the bar was no longer held", nullable=True, low=0),
         Column(
             "venue_trades", I64, "trades in the venue's candle; null: there was none", nullable=True, low=0
         ),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("instrument", "width", "ts_open", "ts_knowable_ns"),
 )
@@ -474,7 +340,7 @@ QUARANTINE: Final = Contract(
         Column("reason", TEXT, "the rule it broke, with the value"),
         Column("raw", BYTES, "the frame's bytes, or the row as JSON"),
         Column("source", TEXT, "journal and frame, or file"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("table_name", "source", "reason"),
 )
@@ -492,7 +358,7 @@ VERSIONS: Final = Contract(
         Column("metrics", TEXT, "JSON of the figures the gate read"),
         Column("inputs", TEXT, "JSON: snapshot, content hash, feature fingerprint, code version"),
         Column("artefact", TEXT, "folder of its checkpoint, below the models folder"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("version", "event", "ts_knowable_ns"),
 )
@@ -504,7 +370,7 @@ PINS: Final = Contract(
         Column("pin", TEXT, "name of the pin, such as the night's id"),
         Column("snapshot", I64, "the snapshot", low=0),
         Column("content", TEXT, "hash of the sorted rows that were read"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("pin", "snapshot"),
 )
@@ -517,7 +383,7 @@ BATCHES: Final = Contract(
         Column("rows", TEXT, "JSON: rows by table"),
         Column("inputs", TEXT, "JSON: journal segments, files or snapshots it was made from"),
         Column("code", TEXT, "version and commit of the code"),
-        _KNOWABLE,
+        KNOWABLE,
     ),
     key=("batch_id",),
 )

@@ -6,7 +6,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from storage.contracts import BYTES, CONTRACTS, F64, F64S, FLAG, I32, I64, TEXT, TS, Column, Contract
+from storage.contract import BYTES, F64, F64S, FLAG, I32, I64, TEXT, TS, Column, Contract
+from storage.contracts import CONTRACTS
 
 _TYPES: Final[dict[pa.DataType, str]] = {
     TS: "TIMESTAMPTZ",

@@ -31,7 +31,8 @@ import tenacity
 
 from storage.clock import TimeSource, WallTime
 from storage.code import code_version
-from storage.contracts import BATCHES, CONTRACTS, QUARANTINE, TS, Contract
+from storage.contract import TS, Contract
+from storage.contracts import BATCHES, CONTRACTS, QUARANTINE
 from storage.errors import LakeError
 from storage.logs import get_logger
 from storage.settings import Settings

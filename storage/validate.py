@@ -17,7 +17,7 @@ import pyarrow as pa
 from pandera.errors import SchemaErrors
 
 if TYPE_CHECKING:
-    from storage.contracts import Column, Contract
+    from storage.contract import Column, Contract
 
 # Below this many rows the pandas backend is the faster one (20,000 quotes: 17-22 ms against 39-68, measured
 # 2026-11-23 on two cores).

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.clock import NS, US_NS
-from storage.contracts import CONTEXTS, QUOTES, TRADES, TS
+from storage.contract import TS
+from storage.contracts import CONTEXTS, QUOTES, TRADES
 from storage.lake import Lake
 from storage.settings import Settings
 from tests.benchmarks.harness import Clock, Figure, bench, figures, measure

@@ -21,9 +21,9 @@ from storage.lake import Commit, Lake
 Role = Literal["maker", "taker"]
 BASE: Final = "base"
 
-_DOCS: Final = "hyperliquid.gitbook.io/hyperliquid-docs/trading/fees"
+_DOCS: Final = "the page on fees of the documents at hyperliquid.gitbook.io"
 _MAY_2025: Final = "announced 2025-04-29 for 2025-05-05 03:00 UTC"
-_SEEN: Final = "an answer to userFees of 2026-09-26 has it"
+_SEEN: Final = "an answer to userFees of 2026-09-26 (docs.rs/crate/df-hyperliquid-core) has it"
 _GAIAEX: Final = (
     "fee_rate in GaiaEx's documentation of /health, read 2026-08-22; for which role it does not say"
 )
@@ -39,7 +39,7 @@ _KNOWN: Final = (
         "2023-06-01",
         f"{_DOCS}: introduced in June 2023, flat; the day is not said",
     ),
-    ("hyperliquid", "perp", "taker", 3.5, "2024-03-11", f"{_DOCS}: by 14 days' volume since March 11"),
+    ("hyperliquid", "perp", "taker", 3.5, "2024-03-11", f"{_DOCS}: by 14 days' volume since March 11 (2024)"),
     ("hyperliquid", "perp", "taker", 4.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
     ("hyperliquid", "perp", "maker", 1.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
     ("hyperliquid", "spot", "taker", 7.0, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),

@@ -27,6 +27,15 @@ def lake(settings: Settings) -> Iterator[Lake]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """Only to be read."""
+    with Lake.open(Settings(home=tmp_path_factory.mktemp("seeded"))) as opened:
+        assert seed_fees(opened).rows == {"fees": 7}
+        assert not seed_fees(opened).is_new, "a second time adds nothing"
+        yield opened
+
+
 def listing(symbol: str, known_ns: int, state: str = "listed") -> dict[str, Any]:
     return {
         "instrument": f"hyperliquid|perp|{symbol}", "venue": "hyperliquid", "kind": "perp", "symbol": symbol, "dex": "",
@@ -53,8 +62,7 @@ def put(lake: Lake, number: int = 0, **rows: list[dict[str, Any]]) -> None:
     assert done.refused == 0
 
 
-def test_the_taker_fee_is_that_in_force(lake: Lake) -> None:
-    seed_fees(lake)
+def test_the_taker_fee_is_that_in_force(seeded: Lake) -> None:
     said = {
         "2023-07-01": 2.5,
         "2024-03-11": 3.5,
@@ -62,31 +70,28 @@ def test_the_taker_fee_is_that_in_force(lake: Lake) -> None:
         "2025-05-05T03:00:00": 4.5,
         "2026-11-01": 4.5,
     }
-    assert {at: fee_bps(lake, "hyperliquid", BTC, "taker", parse_time_ns(at)) for at in said} == said
+    assert {at: fee_bps(seeded, "hyperliquid", BTC, "taker", parse_time_ns(at)) for at in said} == said
 
 
-def test_the_fees_agree_with_those_of_the_position_ledger_where_candles_reach(lake: Lake) -> None:
+def test_the_fees_agree_with_those_of_the_position_ledger_where_candles_reach(seeded: Lake) -> None:
     """Training has a table of its own, without the flat fee before March 2024 and by the day."""
     from training.costs import Costs, taker_fee_bps
 
-    seed_fees(lake)
     for at in ("2024-03-12", "2024-09-04", "2025-05-04", "2025-05-06", "2026-01-01"):
         at_ns = parse_time_ns(at)
         ledger = taker_fee_bps(BTC, at_ns, Costs(half_spread_bps=1.0))[0]
-        assert fee_bps(lake, "hyperliquid", BTC, "taker", at_ns) == ledger
+        assert fee_bps(seeded, "hyperliquid", BTC, "taker", at_ns) == ledger
 
 
-def test_spot_and_maker_have_their_own_and_what_is_not_known_is_an_error(lake: Lake) -> None:
-    assert seed_fees(lake).rows == {"fees": 7}
-    assert not seed_fees(lake).is_new, "a second time adds nothing"
+def test_spot_and_maker_have_their_own_and_what_is_not_known_is_an_error(seeded: Lake) -> None:
     at_ns = parse_time_ns("2026-01-01")
-    assert fee_bps(lake, "hyperliquid", "hyperliquid|spot|@107", "taker", at_ns) == 7.0
-    assert fee_bps(lake, "hyperliquid", BTC, "maker", at_ns) == 1.5
+    assert fee_bps(seeded, "hyperliquid", "hyperliquid|spot|@107", "taker", at_ns) == 7.0
+    assert fee_bps(seeded, "hyperliquid", BTC, "maker", at_ns) == 1.5
     match = r"no taker fee of hyperliquid\|perp\|xyz:AAPL at hyperliquid, tier base, was known at 2026-01-01"
     with pytest.raises(SettingsError, match=match):
-        fee_bps(lake, "hyperliquid", "hyperliquid|perp|xyz:AAPL", "taker", at_ns)
+        fee_bps(seeded, "hyperliquid", "hyperliquid|perp|xyz:AAPL", "taker", at_ns)
     with pytest.raises(SettingsError, match="no maker fee"):
-        fee_bps(lake, "hyperliquid", BTC, "maker", parse_time_ns("2024-06-01"))
+        fee_bps(seeded, "hyperliquid", BTC, "maker", parse_time_ns("2024-06-01"))
 
 
 def test_a_deployers_market_takes_its_dex_s_fee_and_else_that_of_all_deployers(lake: Lake) -> None:

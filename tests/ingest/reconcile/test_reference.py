@@ -95,7 +95,7 @@ def test_spot_and_maker_have_their_own_and_what_is_not_known_is_an_error(seeded:
 
 
 def test_a_deployers_market_takes_its_dex_s_fee_and_else_that_of_all_deployers(lake: Lake) -> None:
-    since = {
+    since: dict[str, Any] = {
         "venue": "hyperliquid",
         "kind": "perp",
         "tier": "base",

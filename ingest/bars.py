@@ -8,7 +8,7 @@ the next revision. All of that is a function of the journal's receipt times alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -74,6 +74,8 @@ class _Book:
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
     published: dict[int, dict[str, Any]] = field(default_factory=dict)
+    settled: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Bars that no print can reopen any more, and that wait for the venue's candle."""
     pending: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
 
@@ -81,14 +83,16 @@ class _Book:
 class BarClock:
     """Bars of one width for all instruments."""
 
-    def __init__(self, width: str, *, grace_ns: int, ledger: Ledger) -> None:
+    def __init__(self, width: str, *, grace_ns: int, ledger: Ledger, keeps_settled: bool = False) -> None:
         """Start without instruments.
 
         Args:
             width: such as `1m`.
             grace_ns: a bar is published this long after its close.
             ledger: says what was watched.
+            keeps_settled: hold bars that are to be compared with the venue's candles.
         """
+        self.keeps_settled = keeps_settled
         self.width = width
         self.width_ns = width_ns(width)
         self.grace_ns = grace_ns
@@ -148,6 +152,24 @@ class BarClock:
             return None
         held = book.prints.get(open_ns)
         return len(held) if held is not None else 0
+
+    def row_of(self, instrument: str, open_ns: int) -> dict[str, Any] | None:
+        """Return the last revision of a bar that is out; None for one that is no longer held."""
+        book = self._books.get(instrument)
+        return None if book is None else book.published.get(open_ns) or book.settled.get(open_ns)
+
+    def certify(self, instrument: str, open_ns: int, now_ns: int) -> dict[str, Any]:
+        """Take note that the venue's candle agrees with a bar that is out, and return its next revision."""
+        book = self._books[instrument]
+        held = book.published.get(open_ns) or book.settled.pop(open_ns)
+        row = held | {"certified": True, "revision": held["revision"] + 1, "ts_knowable_ns": now_ns}
+        if open_ns in book.published:
+            book.published[open_ns] = row
+        return row
+
+    def restore_settled(self, instrument: str, row: dict[str, Any]) -> None:
+        """Take over a bar that an earlier recording published, and that only waits for the venue's candle."""
+        self._books[instrument].settled[row["ts_open"] * US_NS] = row
 
     def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
         """Take a print.
@@ -291,6 +313,9 @@ class BarClock:
             **(self._market(book, bar) if held is None else {name: held[name] for name in _MARKET}),
         }
         is_unlisted = _is_unlisted(book, bar, close_ns)
+        if held is not None and held["certified"]:
+            # What the candle agreed with; a print that came since makes it another bar.
+            row["certified"] = all(held[name] == row[name] for name in _TRADED)
         row["status"], row["cause"] = ("unlisted", "delisted") if is_unlisted else _status(watch, row)
         if held is not None and all(held[name] == value for name, value in row.items()):
             return None
@@ -324,6 +349,12 @@ class BarClock:
         horizon = min(close_ns - self.reopen_ns, book.next_open_ns)
         blind_ns = horizon - BLIND_NS
         kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
+        if self.keeps_settled:
+            for bar, row in book.published.items():
+                if bar < horizon and bar not in kept and is_certifiable(row):
+                    book.settled[bar] = row
+            for bar in [bar for bar in book.settled if bar < blind_ns]:
+                del book.settled[bar]
         for bars in (book.prints, book.published):
             for bar in [bar for bar in bars if bar < horizon and bar not in kept]:
                 del bars[bar]
@@ -347,6 +378,11 @@ _MARKET: Final = (
     "mark",
     "context_age_ms",
 )
+
+
+def is_certifiable(bar: Mapping[str, Any]) -> bool:
+    """Say whether a bar claims to be whole, and no candle has agreed with it yet."""
+    return bar["trades_applicable"] and bar["status"] in ("printed", "quiet") and not bar["certified"]
 
 
 def _last(notes: dict[int, Any], bar: int) -> Any:

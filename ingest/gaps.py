@@ -1,4 +1,4 @@
-"""Which prints are missing, from when to when, why, and what repaired it?"""
+"""Which prints are missing, from when to when, why, and what repaired it; and which bars does a candle contradict?"""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ _GAPS: Final = """
 """
 
 
+_DISCREPANCIES: Final = """
+    SELECT d.instrument, d.width, d.ts_open AS "bar", d.differs, d.ours, d.theirs, d.checked,
+           strftime(make_timestamp(d.ts_knowable_ns // 1000), '%Y-%m-%d %H:%M:%S') AS found,
+           CASE WHEN b.certified THEN 'yes: certified since' ELSE 'no' END AS repaired
+    FROM discrepancies AS d LEFT JOIN bars_latest AS b USING (instrument, width, ts_open)
+    WHERE (? IS NULL OR d.instrument = ? OR split_part(d.instrument, '|', 3) = ?) AND epoch_us(d.ts_open) >= ?
+    ORDER BY d.ts_open, d.instrument, d.width, d.ts_knowable_ns, d.differs
+"""
+
+
 def list_gaps(
     lake: Lake,
     *,
@@ -69,4 +79,22 @@ def list_gaps(
     if open_only:
         repaired = rows["repaired"].to_pylist()
         rows = rows.filter(pa.array([not str(text).startswith("yes") for text in repaired], pa.bool_()))
+    return rows
+
+
+def list_discrepancies(
+    lake: Lake, *, instrument: str | None = None, since_ns: int = 0, open_only: bool = False
+) -> pa.Table:
+    """Return what whole bars say otherwise than the venue's candles, one figure a row, by time.
+
+    Args:
+        lake: holds the table `discrepancies`.
+        instrument: an id, or the venue's own name; all by default.
+        since_ns: bars that opened before are left out.
+        open_only: leave out bars that a later look certified.
+    """
+    params = [instrument, instrument, instrument, since_ns // US_NS]
+    rows = lake.query(_DISCREPANCIES, params)
+    if open_only:
+        rows = rows.filter(pa.array([text == "no" for text in rows["repaired"].to_pylist()], pa.bool_()))
     return rows

@@ -18,13 +18,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -287,6 +289,44 @@ def read_batches(
         yield from _read_segment(path, on_damage, on_bytes)
 
 
+def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, int, Record]]:
+    """Return (segment, offset of its block, record) of frames by their numbers; a lost one is left out.
+
+    Blocks are walked by their heads, and only those are unpacked that hold one.
+    """
+    wanted, found = sorted(set(frames)), {}
+    for path in segments(folder):
+        if wanted:
+            with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                for at, batch in _find_blocks(data, wanted):
+                    for number in wanted:
+                        if batch.first <= number < batch.first + len(batch):
+                            found[number] = (path, at, batch.record(number - batch.first))
+        wanted = [number for number in wanted if number not in found]
+    return found
+
+
+def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+    """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
+    if len(data) < len(_MAGIC) + _LENGTH.size:
+        return
+    at = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    heads: list[tuple[int, int]] = []
+    while at >= 0 and at + _BLOCK.size <= len(data):
+        mark, packed_size, _, first, _ = _BLOCK.unpack_from(data, at)
+        if mark != _MARK:
+            at = data.find(_MARK, at + 1)
+            continue
+        heads.append((at, first))
+        at += _BLOCK.size + packed_size
+    unpacker = zstandard.ZstdDecompressor()
+    for (at, first), following in zip_longest(heads, heads[1:]):
+        if any(first <= number and (following is None or number < following[1]) for number in wanted):
+            block = _read_block(data, at, unpacker)
+            if not isinstance(block, str):
+                yield at, block[0]
+
+
 def _read_segment(
     path: Path, on_damage: Callable[[Damage], None] | None, on_bytes: Callable[[int], None] | None
 ) -> Iterator[Batch]:
@@ -322,7 +362,9 @@ def _read_segment(
             read = at
 
 
-def _read_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> tuple[Batch, int] | str:
+def _read_block(
+    data: bytes | mmap.mmap, at: int, unpacker: zstandard.ZstdDecompressor
+) -> tuple[Batch, int] | str:
     """Return the records of the block at an offset and where it ends, or why there is none."""
     if at + _BLOCK.size > len(data):
         return "the block's head is torn"

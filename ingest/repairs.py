@@ -4,6 +4,8 @@ After a reconnect the resent prints are tried first (`hyperliquid_frames`). Wher
 trades are asked for once. A bar that stays blind is compared with the venue's own candle two minutes and an hour
 after its close: where both count the same number of trades, nothing is missing from it. What is still open then is
 written down for the archive. The recorder asks; the answers are in the journal, so a replay learns the same.
+
+Bars that were watched throughout are compared with their candles too, an hour of a coin at a time: see `certifying`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import msgspec
 
 from ingest import decode as wire
 from ingest import rows
+from ingest.certifying import Certifying
+from ingest.history.reconcile import INTERVALS
 from ingest.hyperliquid_frames import HyperliquidFrames
 from ingest.records import Record
 from ingest.state import State
@@ -23,8 +27,6 @@ from storage.clock import MS_NS, NS, US_NS, width_ns
 from storage.errors import VenueError
 
 TRIES_NS: Final = (120 * NS, 3_600 * NS)
-# Widths for which the venue has candles.
-INTERVALS: Final = frozenset({"1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"})
 _LATE_NS: Final = 300 * NS
 # The venue answers with 5000 candles at most, other pages of its with 500; an answer must never be a cut one.
 _PAGE: Final = 500
@@ -60,6 +62,7 @@ class Repairs:
         self._frames = frames
         self._blind: dict[Bar, _Due] = {}
         self._wished_ns: dict[str, int] = {}
+        self._certifying = Certifying(state)
 
     @property
     def open_bars(self) -> int:
@@ -69,6 +72,7 @@ class Repairs:
     def note_bars(self, bars: Iterable[Mapping[str, Any]]) -> None:
         """Take note of bars that were published: the blind ones are open, others no longer."""
         for bar in bars:
+            self._certifying.note(bar)
             if bar["width"] not in INTERVALS or not bar["trades_applicable"]:
                 continue
             coin = bar["instrument"].split("|", 2)[2].partition("~")[0]
@@ -100,7 +104,7 @@ class Repairs:
                 "endTime": ask.last_close_ns // MS_NS - 1,
             }
             asks.append({"type": "candleSnapshot", "req": req})
-        return asks
+        return asks + self._certifying.wishes(now_ns)
 
     def _listings(self, now_ns: int) -> list[dict[str, Any]]:
         """Return what the registry wishes, each at once but not again too soon: an answer may mend nothing."""
@@ -123,9 +127,11 @@ class Repairs:
             req = request["req"]
             candles = _fit(response, list[wire.CandleData])
             self._compare(str(req["coin"]), str(req["interval"]), candles, req, record.recv_ns)
+            self._certifying.take(candles, req, record.recv_ns)
 
     def tick(self, now_ns: int) -> None:
         """Hand over to the archive what no answer has settled in time."""
+        self._certifying.tick(now_ns)
         for key, bar in list(self._blind.items()):
             if now_ns > bar.close_ns + TRIES_NS[-1] + _LATE_NS:
                 self._close(key, bar, None, "queued", now_ns)

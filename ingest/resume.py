@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingest.bars import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quote
+from ingest.bars import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quote, is_certifiable
 from ingest.coverage import RECORDER_DOWN, SILENT_STREAM
 from ingest.dedupe import KEPT
 from ingest.pipeline import Pipeline
@@ -38,6 +38,14 @@ _BARS: Final = """
     FROM near
     WHERE ts_open > ts_newest - to_microseconds(?)
        OR (status = 'blind' AND ts_open > ts_newest - to_microseconds(?))
+    ORDER BY instrument, ts_open
+"""
+
+_SETTLED: Final = """
+    SELECT * EXCLUDE (batch, ts_ingested_ns) REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
+    FROM bars
+    WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND ts_open > make_timestamptz(?)
+    QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
     ORDER BY instrument, ts_open
 """
 
@@ -154,7 +162,22 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
         bar for by in bars.values() for rows in by.values() for bar in rows
         if started_ns - bar["ts_close"] * US_NS < BLIND_NS
     )  # fmt: skip
+    _restore_settled(pipeline, lake, recorded, started_ns)
     _restore_market(state, lake, recorded, started_ns)
+
+
+def _restore_settled(pipeline: Pipeline, lake: Lake, instruments: list[str], started_ns: int) -> None:
+    """Take over the bars that only wait for the venue's candle."""
+    for clock in pipeline.state.clocks:
+        if not clock.keeps_settled:
+            continue
+        since_us = (started_ns - BLIND_NS - clock.width_ns) // US_NS
+        rows = lake.query(_SETTLED, [instruments, clock.width, started_ns, since_us]).to_pylist()
+        waiting = [row for row in rows if is_certifiable(row)]
+        for row in waiting:
+            if clock.row_of(row["instrument"], row["ts_open"] * US_NS) is None:
+                clock.restore_settled(row["instrument"], row)
+        pipeline.repairs.note_bars(waiting)
 
 
 def _of_prints(since_us: dict[str, int], from_us: dict[str, int], started_ns: int) -> list[object]:

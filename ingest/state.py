@@ -17,6 +17,7 @@ from ingest.bars import BLIND_NS, BarClock, Quote
 from ingest.coverage import Ledger
 from ingest.dedupe import SeenPrints
 from ingest.discovery import Registry
+from ingest.history.reconcile import INTERVALS
 from ingest.lags import Lags
 from ingest.ourclock import ClockLedger
 from ingest.records import Record
@@ -106,7 +107,12 @@ class State:
             is_inferred=is_capture,
         )
         self.clocks = [
-            BarClock(width, grace_ns=settings.bars.grace_ns, ledger=self.ledger)
+            BarClock(
+                width,
+                grace_ns=settings.bars.grace_ns,
+                ledger=self.ledger,
+                keeps_settled=settings.record.certify and width in INTERVALS,
+            )
             for width in settings.bars.widths
         ]
         # A print must be known again for as long as its bar may change.

@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serving.commands import airflow, alert, data, keep, models, probe, record, venue
+from serving.commands import (
+    airflow,
+    alert,
+    certify,
+    data,
+    explain,
+    keep,
+    models,
+    probe,
+    record,
+    reference,
+    venue,
+)
 from serving.commands.common import Context
 from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
@@ -70,6 +82,9 @@ venue.add_to(app)
 probe.add_to(app)
 alert.add_to(app)
 keep.add_to(app)
+certify.add_to(app)
+explain.add_to(app)
+reference.add_to(app)
 app.add_typer(airflow.app, name="airflow")
 
 

@@ -317,7 +317,8 @@ REPAIRS: Final = Contract(
     "repairs",
     "What became of bars that were not fully watched: compared with the venue's own candle two minutes and an hour "
     "after their close. `confirmed`: both count the same trades; `short`: they do not, or there was no candle yet; "
-    "`queued`: only the archive can tell. Written by the recorder and by replay.",
+    "`queued`: only the archive can tell, also of a watched bar that its candle contradicts (`discrepancies`). "
+    "Written by the recorder, by replay and by `tickwalk certify`.",
     (
         INSTRUMENT,
         WIDTH,
@@ -388,6 +389,55 @@ BATCHES: Final = Contract(
     key=("batch_id",),
 )
 
+DISCREPANCIES: Final = Contract(
+    "discrepancies",
+    "Where a whole bar says something else than the venue's own candle: one row a figure. Such a bar is not certified, "
+    "and its prints are asked of the archive (`repairs`, `queued`). Written by the recorder, by replay and by "
+    "`tickwalk certify`.",
+    (
+        INSTRUMENT,
+        WIDTH,
+        Column("ts_open", TS, "first instant of the bar, inclusive"),
+        Column("revision", I32, "the revision of the bar that was compared", low=0),
+        Column(
+            "differs",
+            TEXT,
+            "the figure; `candle`: the venue has none where we hold prints",
+            one_of=("open", "high", "low", "close", "volume", "trades", "candle"),
+        ),
+        Column("ours", F64, "what the bar says; null: nothing", nullable=True),
+        Column("theirs", F64, "what the candle says; null: there was none", nullable=True),
+        Column(
+            "checked",
+            TEXT,
+            "which look found it: `T+2m` in the first hour after the close (the candle may still change), `T+1h` after "
+            "that, `import` against the table `candles`",
+            one_of=("T+2m", "T+1h", "import"),
+        ),
+        KNOWABLE,
+    ),
+    key=("instrument", "width", "ts_open", "differs", "checked", "ts_knowable_ns"),
+)
+
+FEES: Final = Contract(
+    "fees",
+    "What a trade costs at a venue, from when to when, with where that is written; a row holds for its dex or market "
+    "and tier. A correction is a row with a later `ts_knowable_ns`. Written by `tickwalk reference seed`.",
+    (
+        Column("venue", TEXT, "the venue"),
+        Column("kind", TEXT, "perp or spot"),
+        Column("dex", TEXT, "the perp dex; empty: the first; `*`: any that a deployer runs (HIP-3)"),
+        Column("tier", TEXT, "the volume tier; `base`: without any volume or stake"),
+        Column("role", TEXT, "who pays", one_of=("maker", "taker")),
+        Column("bps", F64, "basis points of the notional; below zero: a rebate", low=-100.0, high=1000.0),
+        Column("ts_from", TS, "in force from here, inclusive"),
+        Column("ts_to", TS, "to here, exclusive; null: until a later row says otherwise", nullable=True),
+        Column("source", TEXT, "where it is written, and when that was read"),
+        KNOWABLE,
+    ),
+    key=("venue", "kind", "dex", "tier", "role", "ts_from", "ts_knowable_ns"),
+)
+
 CONTRACTS: Final[dict[str, Contract]] = {
     contract.name: contract
     for contract in (
@@ -408,5 +458,7 @@ CONTRACTS: Final[dict[str, Contract]] = {
         VERSIONS,
         PINS,
         BATCHES,
+        DISCREPANCIES,
+        FEES,
     )
 }

@@ -31,6 +31,8 @@ _UNITS: Final = {
     **dict.fromkeys(("bid_px", "ask_px"), "quote per base"),
     **dict.fromkeys(("bid_sz", "ask_sz"), "base"),
     "max_leverage": "times",
+    **dict.fromkeys(("ours", "theirs"), "that of the figure"),
+    "bps": "basis points",
     **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "max_ms", "offset_ms", "uncertainty_ms"), "ms"),
 }
 _SUFFIXES: Final = {"_ns": "ns, UTC", "_ms": "ms", "_h": "hours"}

@@ -143,6 +143,8 @@ class RecordSettings:
     """Weight of questions to `record.info_url` a minute; the venue allows an address 1200. Shards share it."""
     rest_timeout_s: float = 60.0
     """Seconds for a question to be answered, with all its retries."""
+    certify: bool = True
+    """Ask for the venue's candles of all closed bars, an hour of a coin at a time, for half of the weight at most."""
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "venue"):
@@ -202,6 +204,8 @@ class BarSettings:
     """In a capture without control frames, silence of every channel beyond this is a hole."""
     history_lag_ms: int = 1100
     """Imported history counts as knowable this long after its bar's close (measured feed lag 0.4-1.1 s)."""
+    candle_trades: str = "exact"
+    """Whether a bar must have as many trades as the venue's candle to be certified: `exact`, or `ignore`."""
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -211,6 +215,10 @@ class BarSettings:
         if len(set(self.widths)) < len(self.widths):
             raise SettingsError(
                 f"bars.widths names a width twice: {', '.join(self.widths)}", hint="name each once"
+            )
+        if self.candle_trades not in ("exact", "ignore"):
+            raise SettingsError(
+                f"bars.candle_trades is {self.candle_trades!r}", hint="set it to exact or ignore"
             )
         at_least = {"grace_ms": 0, "history_lag_ms": 0, "lateness_s": 0.001, "capture_silence_s": 0.001}
         for name, least in at_least.items():

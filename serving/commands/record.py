@@ -111,29 +111,39 @@ def gaps(
     since: Annotated[str | None, typer.Option(help="From this time on, as in 2026-11-01.")] = None,
     channel: Annotated[str, typer.Option(help="`trades`, `book`, another channel, or `*`.")] = "trades",
     open_only: Annotated[bool, typer.Option("--open", help="Only those that nothing has repaired.")] = False,
+    differ: Annotated[
+        bool,
+        typer.Option("--differ", help="Whole bars that the venue's candles contradict, instead of gaps."),
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """List missing prints: where nobody watched, why, and what proved that nothing is missing.
 
     A gap is repaired when the prints that the venue resent reach back over it (`overlap`), or when its own candle
     counts as many trades as we hold (`venue_statement`). Where several sockets watch, a gap is where none did.
+
+    With `--differ`: bars that claim to be whole and say something else than the venue's candle, figure by figure.
     """
-    from ingest.gaps import list_gaps
+    from ingest.gaps import list_discrepancies, list_gaps
     from storage.clock import parse_time_ns
     from storage.lake import Lake
 
     with Lake.open(settings_of(context), read_only=True) as lake:
-        rows = list_gaps(
-            lake,
-            instrument=instrument,
-            since_ns=parse_time_ns(since) if since else 0,
-            channel=channel,
-            open_only=open_only,
-        )
+        since_ns = parse_time_ns(since) if since else 0
+        unlike = list_discrepancies(lake, instrument=instrument, since_ns=since_ns, open_only=open_only)
+        rows = unlike
+        if not differ:
+            rows = list_gaps(
+                lake, instrument=instrument, since_ns=since_ns, channel=channel, open_only=open_only
+            )
     if rows.num_rows == 0:
-        notes.print("no gap", highlight=False)
-        return
-    print_table(rows, form)
+        notes.print("no bar differs from its candle" if differ else "no gap", highlight=False)
+    else:
+        print_table(rows, form)
+    if unlike.num_rows and not differ:
+        bars = len({(row["instrument"], row["width"], row["bar"]) for row in unlike.to_pylist()})
+        told = "1 bar differs" if bars == 1 else f"{bars:,} bars differ"
+        notes.print(f"{told} from the venue's candles; see: tickwalk gaps --differ", highlight=False)
 
 
 def _tell_estimate(settings: Settings, coins: list[str]) -> None:

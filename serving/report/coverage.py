@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from serving.report import svg, words
 from serving.report.facts import Facts, Hole
-from serving.report.recorded import SIMULATED, BarCount, Watched
+from serving.report.recorded import SIMULATED, BarCount, Unlike, Watched
 from storage.clock import NS
 from storage.contracts import STATUSES
 
@@ -86,6 +86,16 @@ class HoleRow:
 
 
 @dataclass(frozen=True, slots=True)
+class UnlikeRow:
+    """A whole bar that the venue's candle contradicts."""
+
+    instrument: str
+    start: str
+    differs: str
+    checked: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where bars came from."""
 
@@ -108,6 +118,9 @@ class Coverage:
     gaps_left_out: int
     holes: tuple[HoleRow, ...]
     holes_left_out: int
+    unlike: tuple[UnlikeRow, ...]
+    unlike_left_out: int
+    certified: str
     sources: tuple[Source, ...]
     has_live: bool
 
@@ -123,6 +136,7 @@ def make_coverage(facts: Facts) -> Coverage:
     shown = sorted(shown[:_MOST_ROWS])
     gaps, gaps_left_out = _gap_rows([span for span in recorded.spans if span.kind == "gap"], names)
     holes = [hole for hole in facts.holes if hole.status != "blind"]
+    unlike = _unlike_rows(recorded.unlike, names)
     by_length = sorted(holes, key=lambda hole: (hole.bars, -hole.from_ns), reverse=True)[:_MOST_GAPS]
     return Coverage(
         rows=tuple(_heat_row(facts, axis, name, names[name], by_instrument[name]) for name in shown),
@@ -134,6 +148,9 @@ def make_coverage(facts: Facts) -> Coverage:
         gaps_left_out=gaps_left_out,
         holes=tuple(_hole_row(hole, names) for hole in sorted(by_length, key=lambda hole: hole.from_ns)),
         holes_left_out=len(holes) - len(by_length),
+        unlike=tuple(unlike[:_MOST_GAPS]),
+        unlike_left_out=max(len(unlike) - _MOST_GAPS, 0),
+        certified=f"{words.count(recorded.certified)} of {words.count(recorded.whole)}",
         sources=_sources(facts),
         has_live=any(origin != "candle" for origin in recorded.origins),
     )
@@ -271,6 +288,23 @@ def _hole_row(hole: Hole, names: dict[str, str]) -> HoleRow:
         status=hole.status,
         bars=words.count(hole.bars),
     )
+
+
+def _unlike_rows(unlike: Sequence[Unlike], names: dict[str, str]) -> list[UnlikeRow]:
+    """Return one row a bar, by time."""
+    rows = []
+    for (open_ns, instrument), run in groupby(unlike, key=lambda item: (item.open_ns, item.instrument)):
+        found = list(run)
+        said = [f"{item.differs} {_figure(item.ours)} against {_figure(item.theirs)}" for item in found]
+        looks = ", ".join(sorted({item.checked for item in found}))
+        rows.append(
+            UnlikeRow(names.get(instrument, instrument), words.clock(open_ns), "; ".join(said), looks)
+        )
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.10g}"
 
 
 def _sources(facts: Facts) -> tuple[Source, ...]:

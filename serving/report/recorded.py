@@ -63,6 +63,29 @@ GROUP BY ALL ORDER BY rows DESC, table_name, reason
 """
 
 
+# A snapshot that an older release made has no such table.
+_HAS_UNLIKE: Final = """
+SELECT count(*) AS found FROM duckdb_tables()
+WHERE database_name = current_database() AND table_name = 'discrepancies'
+"""
+
+_UNLIKE: Final = """
+SELECT d.instrument, epoch_us(d.ts_open) * 1000 AS open_ns, d.differs, d.ours, d.theirs, d.checked
+FROM discrepancies AS d JOIN bars_latest AS b USING (instrument, width, ts_open)
+WHERE d.width = ? AND list_contains(?, d.instrument)
+  AND d.ts_open >= make_timestamptz(?) AND d.ts_open < make_timestamptz(?) AND NOT b.certified
+QUALIFY row_number() OVER (
+    PARTITION BY d.instrument, d.ts_open, d.differs ORDER BY d.ts_knowable_ns DESC, d.checked) = 1
+ORDER BY open_ns, d.instrument, d.differs
+"""
+
+_CERTIFIED: Final = """
+SELECT count(*) FILTER (certified) AS certified, count(*) AS whole FROM bars_latest
+WHERE width = ? AND list_contains(?, instrument) AND status IN ('printed', 'quiet') AND origin <> 'candle'
+  AND trades_applicable AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class BarCount:
     """How many bars of one instrument and one stretch of time were alike.
@@ -121,6 +144,18 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlike:
+    """One figure in which a whole bar says something else than the venue's candle, and has not been certified since."""
+
+    instrument: str
+    open_ns: int
+    differs: str
+    ours: float | None
+    theirs: float | None
+    checked: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """All that the lake says.
 
@@ -130,6 +165,8 @@ class Recorded:
         spans: the coverage ledger.
         files: imports of candles, where bars came from candles.
         refused: rows in quarantine that came in the night's range.
+        unlike: what bars say otherwise than the venue's candles, by time.
+        certified, whole: bars that we watched and that are whole by now, and how many of them a candle agrees with.
     """
 
     bin_ns: int
@@ -137,6 +174,9 @@ class Recorded:
     spans: tuple[Watched, ...]
     files: tuple[File, ...]
     refused: tuple[Refused, ...]
+    unlike: tuple[Unlike, ...]
+    certified: int
+    whole: int
 
     @property
     def is_simulated(self) -> bool:
@@ -190,6 +230,9 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> Recorded:
     spans = lake.query(_SPANS, (TRADES, names, *reach), at=at)
     files = lake.query(_FILES, (width, names, *reach), at=at)
     refused = lake.query(_REFUSED, (start_ns, stop_ns), at=at)
+    has_unlike = lake.query(_HAS_UNLIKE, at=at)["found"][0].as_py()
+    unlike = lake.query(_UNLIKE, (width, names, *reach), at=at).to_pylist() if has_unlike else []
+    agreed = lake.query(_CERTIFIED, (width, names, *reach), at=at).to_pylist()[0]
     counted = tuple(BarCount(**row) for row in bars.to_pylist())
     return Recorded(
         bin_ns=bin_ns,
@@ -199,4 +242,7 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> Recorded:
         if any(item.origin == "candle" for item in counted)
         else (),
         refused=tuple(Refused(**row) for row in refused.to_pylist()),
+        unlike=tuple(Unlike(**row) for row in unlike),
+        certified=int(agreed["certified"]),
+        whole=int(agreed["whole"]),
     )

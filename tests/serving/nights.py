@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from storage.clock import NS, US_NS, ManualTime, parse_time_ns
-from storage.contracts import BARS, COVERAGE, FUNDING, QUARANTINE
+from storage.contracts import BARS, COVERAGE, DISCREPANCIES, FUNDING, QUARANTINE
 from storage.lake import Lake
 from storage.settings import Settings, load_settings
 from training.night import build_panel, judge_night, open_night, plan_folds, train_fold
@@ -92,7 +92,22 @@ def _tables(recording: str) -> dict[str, Any]:
             "ts_knowable_ns": START_NS + NS,
         }
     ]
+    unlike = [
+        {
+            "instrument": f"hyperliquid|perp|{coin}",
+            "width": "1m",
+            "ts_open": (START_NS + step * WIDTH_NS) // US_NS,
+            "revision": 0,
+            "differs": figure,
+            "ours": ours,
+            "theirs": ours + 1.0,
+            "checked": "T+1h",
+            "ts_knowable_ns": START_NS + (step + 61) * WIDTH_NS,
+        }
+        for coin, step, figure, ours in (("ETH", 10, "trades", 3.0), ("ETH", 10, "volume", 2.5))
+    ]
     return {
+        "discrepancies": DISCREPANCIES.rows(unlike),
         "bars": BARS.rows(bars),
         "coverage": COVERAGE.rows(spans),
         "funding": FUNDING.rows(funding),

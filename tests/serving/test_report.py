@@ -260,6 +260,16 @@ def test_only_the_longest_gaps_are_listed_and_the_rest_counted(facts: Facts) -> 
     assert found.gaps[0].length == "3.7 s"
 
 
+def test_whole_bars_that_a_candle_contradicts_are_listed_figure_by_figure(facts: Facts, written: str) -> None:
+    found = make_coverage(facts)
+    assert [(row.instrument, row.differs, row.checked) for row in found.unlike] == [
+        ("ETH", "trades 3 against 4; volume 2.5 against 3.5", "T+1h")
+    ]
+    assert found.certified.startswith("0 of ")
+    assert "Whole bars that the venue's own candles contradict" in written
+    assert "volume 2.5 against 3.5" in written
+
+
 def test_holes_that_no_gap_explains_are_listed(facts: Facts) -> None:
     holes = make_coverage(facts).holes
     assert [(hole.instrument, hole.bars, hole.status) for hole in holes] == [("ETH", "4", "unknown")]

@@ -1,0 +1,1 @@
+"""Bars against the venue's own candles, and what explains a bar."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serving.commands import airflow, alert, data, keep, models, probe, record, venue
+from serving.commands import airflow, alert, data, keep, lake, models, probe, quarantine, record, venue
 from serving.commands.common import Context
 from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
@@ -70,6 +70,8 @@ venue.add_to(app)
 probe.add_to(app)
 alert.add_to(app)
 keep.add_to(app)
+lake.add_to(app)
+quarantine.add_to(app)
 app.add_typer(airflow.app, name="airflow")
 
 

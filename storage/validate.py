@@ -34,17 +34,22 @@ def split_by_schema(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.T
     Returns:
         The good rows, and the bad ones with a text column `reason` that names every rule broken.
     """
-    if batch.num_rows == 0:
-        return batch, batch.append_column("reason", pa.array([], pa.string()))
-    failures = (
-        _failures_small(contract, batch) if batch.num_rows < SMALL_BATCH_ROWS else _failures(contract, batch)
-    )
+    failures = failures_of(contract, batch)
     if not failures:
         return batch, batch.slice(0, 0).append_column("reason", pa.array([], pa.string()))
     bad = np.zeros(batch.num_rows, dtype=bool)
     bad[list(failures)] = True
     reasons = pa.array([failures[row] for row in sorted(failures)], pa.string())
     return batch.filter(pa.array(~bad)), batch.filter(pa.array(bad)).append_column("reason", reasons)
+
+
+def failures_of(contract: Contract, batch: pa.Table) -> dict[int, str]:
+    """Return the numbers of the rows of a typed batch that do not fit the contract, each with every rule it breaks."""
+    if batch.num_rows == 0:
+        return {}
+    return (
+        _failures_small(contract, batch) if batch.num_rows < SMALL_BATCH_ROWS else _failures(contract, batch)
+    )
 
 
 def _failures_small(contract: Contract, batch: pa.Table) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import time
@@ -74,33 +75,38 @@ def _s3_secret(settings: LakeSettings) -> str:
 
 
 @contextmanager
-def locked(path: Path, patience_s: float) -> Iterator[None]:
+def locked(path: Path, patience_s: float = math.inf, *, shared: bool = False) -> Iterator[None]:
     """Hold a file's lock for a block; it is let go when the block, or the process, ends.
+
+    Args:
+        path: the file, made where it is not there.
+        patience_s: wait at most so long.
+        shared: with others that share it.
 
     Raises:
         LakeError: someone else held it for longer than `patience_s`.
     """
     with path.open("w") as handle:
-        _lock(handle, patience_s)
+        _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience_s)
         try:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def _lock(handle: IO[str], patience_s: float) -> None:
-    if patience_s == float("inf"):
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _lock(handle: IO[str], kind: int, patience_s: float) -> None:
+    if patience_s == math.inf:
+        fcntl.flock(handle, kind)
         return
     until_s = time.monotonic() + patience_s
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= until_s:
                 raise LakeError(
                     f"another process has held the lake's lock for {patience_s:g} s",
-                    hint="wait until its commit or its maintenance ends",
+                    hint="wait until its commit, its query or its maintenance ends",
                 ) from None
             time.sleep(_LOCK_LOOK_S)
         else:

@@ -156,11 +156,17 @@ def _write(lake: Lake, items: list[Pin], event: str, now_ns: int) -> None:
     lake.commit({"pins": PINS.rows(rows)}, batch_id=f"{event}:{items[0].name}:{now_ns}")
 
 
-def tables_at(lake: Lake, at: int | None = None) -> list[str]:
-    """Return our tables that a snapshot holds, in the order of the contracts."""
-    schema = "lake" if at is None else f"lake_at_{at}"
+def tables_at(lake: Lake, at: int | None = None, *, with_rows: bool = False) -> list[str]:
+    """Return our tables that a snapshot holds, in the order of the contracts; only those with rows, if asked."""
+    # From the catalog: duckdb_tables() would read every snapshot that is attached, also one that has expired.
     found = lake.query(
-        "SELECT table_name AS name FROM duckdb_tables() WHERE database_name = ?", [schema], at=at
+        f"""
+        SELECT table_name AS name FROM {CATALOG}.ducklake_table t
+        WHERE begin_snapshot <= $1 AND ($1 < end_snapshot OR end_snapshot IS NULL)
+          AND (NOT $2 OR EXISTS (FROM {CATALOG}.ducklake_data_file f WHERE f.table_id = t.table_id
+                                 AND f.begin_snapshot <= $1))
+        """,
+        [lake.snapshot() if at is None else at, with_rows],
     )
     held = set(found["name"].to_pylist())
     return [name for name in CONTRACTS if name in held]
@@ -174,7 +180,7 @@ def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step) -> str:
     """
     stamps = ", ".join(field.name for field in STAMPS)
     facts = []
-    for name in tables_at(lake, at):
+    for name in tables_at(lake, at, with_rows=True):
         if name not in _NOTES:
             row = lake.query(
                 f"WITH told AS (SELECT * EXCLUDE ({stamps}) FROM {name}),"
@@ -183,18 +189,17 @@ def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step) -> str:
                 " CAST(coalesce(sum(md5_number_upper(text)), 0) AS VARCHAR) AS high FROM texts",
                 at=at,
             ).to_pylist()[0]
-            if row["rows"]:  # a table that was added later, and is empty, says nothing
-                facts.append([name, row["rows"], row["low"], row["high"]])
+            facts.append([name, row["rows"], row["low"], row["high"]])
         on_step(name)
     return ROWS_HASH + hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def rows_by_table(lake: Lake, at: int) -> dict[str, int]:
     """Return how many rows each table of a snapshot has."""
-    return {
-        name: int(lake.query(f"SELECT count(*) AS rows FROM {name}", at=at)["rows"][0].as_py())
-        for name in tables_at(lake, at)
-    }
+    counts = dict.fromkeys(tables_at(lake, at), 0)
+    for name in tables_at(lake, at, with_rows=True):
+        counts[name] = int(lake.query(f"SELECT count(*) AS rows FROM {name}", at=at)["rows"][0].as_py())
+    return counts
 
 
 def diff(lake: Lake, first: int, second: int) -> list[Added]:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import duckdb
 import pyarrow as pa
@@ -36,6 +36,11 @@ from storage.migrations import Held, refuse_newer, rows_of, steps_to_take
 from storage.settings import LakeSettings, Settings
 
 logger = get_logger(__name__)
+
+READERS_PATIENCE_S: Final = 5.0
+"""How long maintenance keeps new readers waiting for one that reads for long, before it gives way."""
+
+_NO_SNAPSHOT: Final = "No snapshot found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,10 @@ class Lake:
         self._attach = attach
         self._options = options
         self._lock_path = settings.lake_dir / "commit.lock"
+        self._door, self._room = settings.lake_dir / "door.lock", settings.lake_dir / "read.lock"
+        self._is_sqlite = not settings.lake.catalog or settings.lake.catalog.startswith("sqlite:")
         self._attached: set[int] = set()
+        self._is_alone = False
 
     @classmethod
     def open(cls, settings: Settings, *, read_only: bool = False, clock: TimeSource | None = None) -> Self:
@@ -159,12 +167,15 @@ class Lake:
             raise LakeError("the query is empty", hint='ask something, as in "SHOW TABLES"')
         cursor = self._connection.cursor()
         try:
-            cursor.execute(f"USE {schema}")
-            if known_at_ns is not None:
-                for statement in known_views(schema, known_at_ns, self._held(schema)):
-                    cursor.execute(statement)
-            return retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
+            with self._reading():
+                cursor.execute(f"USE {schema}")
+                if known_at_ns is not None:
+                    for statement in known_views(schema, known_at_ns, self._held(schema)):
+                        cursor.execute(statement)
+                return retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
         except duckdb.Error as error:
+            if at is not None and _NO_SNAPSHOT in str(error):
+                raise _expired(at, error) from error
             raise LakeError(f"the query failed: {first_line(error)}", sql=sql) from error
         finally:
             cursor.close()
@@ -183,10 +194,7 @@ class Lake:
             try:
                 self._connection.execute(self._attach_as(name, f"SNAPSHOT_VERSION {int(at)}", "READ_ONLY"))
             except duckdb.Error as error:
-                raise LakeError(
-                    f"snapshot {at} does not exist or has expired: {first_line(error)}",
-                    hint="list them with: tickwalk lake snapshots",
-                ) from error
+                raise _expired(at, error) from error
             self._attached.add(at)
         return name
 
@@ -244,7 +252,7 @@ class Lake:
             known = run.execute("SELECT count(*) FROM batches WHERE batch_id = ?", [batch_id]).fetchone()
             if known and known[0]:
                 run.execute("ROLLBACK")
-                return Commit(self.snapshot(), {}, 0, False)
+                return Commit(self._newest(), {}, 0, False)
             stamp = (self._clock.now_ns(), batch_id)
             written: dict[str, int] = {}
             conflicts: list[pa.Table] = []
@@ -276,7 +284,13 @@ class Lake:
         except BaseException:
             rollback(run)
             raise
-        return Commit(self.snapshot(), written, sum(t.num_rows for t in turned_away), True)
+        return Commit(self._newest(), written, sum(t.num_rows for t in turned_away), True)
+
+    def _newest(self) -> int:
+        """Return the newest snapshot, under the commit lock: asked as a query, it would wait for those who read."""
+        found = self._connection.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchone()
+        assert found is not None
+        return int(found[0])
 
     def _against_held(self, contract: Contract, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Return the rows to insert and those that contradict a row already held, with the reason."""
@@ -330,11 +344,13 @@ class Lake:
             cursor.execute("USE lake")
             place = pa.array(range(rows.num_rows), pa.int64())
             cursor.register("given", rows.select(contract.schema.names).append_column("place", place))
-            found = cursor.execute(
-                f"SELECT count(h.batch) > 0 AND NOT coalesce(bool_or({_equal(contract.content)}), false) AS is_other"
-                f" FROM given n LEFT JOIN {contract.name} h ON {_equal(contract.identity)}"
-                " GROUP BY n.place ORDER BY n.place"
-            ).fetchall()
+            same = f"coalesce(bool_or({_equal(contract.content)}), false)"
+            with self._reading():
+                found = cursor.execute(
+                    f"SELECT count(h.batch) > 0 AND NOT {same} AS is_other"
+                    f" FROM given n LEFT JOIN {contract.name} h ON {_equal(contract.identity)}"
+                    " GROUP BY n.place ORDER BY n.place"
+                ).fetchall()
             return [bool(row[0]) for row in found]
         finally:
             cursor.close()
@@ -361,8 +377,41 @@ class Lake:
         """
         return locked(self._lock_path, patience_s)
 
+    @contextmanager
+    def alone(self, patience_s: float = READERS_PATIENCE_S) -> Iterator[None]:
+        """Hold the commit lock while nobody reads: for maintenance that takes entries out of the catalog.
+
+        A SQLite catalog is not read as of one instant: to a transaction that began before a merge, files that were
+        merged are gone and the new one is not yet there, so that a table read as empty (measured 2026-11-25).
+
+        Raises:
+            LakeError: someone read, or wrote, for longer than `patience_s`.
+        """
+        if not self._is_sqlite:
+            with self.exclusive():
+                yield
+            return
+        # New readers wait at the door; those who read may end. Only then is the commit lock taken, so that a long
+        # query delays readers for `patience_s` at most, and writers not at all.
+        with locked(self._door), locked(self._room, patience_s), self.exclusive():
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        if self._is_alone or not self._is_sqlite:
+            yield
+            return
+        with locked(self._door, shared=True):
+            pass
+        with locked(self._room, shared=True):
+            yield
+
     def call(self, sql: str, params: Sequence[object] = ()) -> pa.Table:
-        """Run a statement of maintenance, with the commit lock held by the caller; rows go through `commit`.
+        """Run a statement of maintenance, within `alone`; rows go through `commit`.
 
         Raises:
             LakeError: it fails.
@@ -414,6 +463,13 @@ class Lake:
             raise
         if held:
             logger.info("lake migrated", steps=[step.name for step in due], statements=len(steps))
+
+
+def _expired(at: int, error: duckdb.Error) -> LakeError:
+    return LakeError(
+        f"snapshot {at} does not exist or has expired: {first_line(error)}",
+        hint="list them with: tickwalk lake snapshots",
+    )
 
 
 def _near(contract: Contract) -> str:

@@ -1,7 +1,7 @@
 """How does a lake stay small while others write and read: merging files, expiring snapshots, removing what is free?
 
-None of it changes what a reader at a snapshot sees. Each step holds the commit lock for itself and lets it go, so
-that a recorder's commits come in between; each may be cut short, and doing it again does only what is left.
+None of it changes what a reader at a snapshot sees. Each step is alone with the catalog and then lets it go, so that
+a recorder's commits come in between; each may be cut short, and doing it again does only what is left.
 
 What is freed stays for `lake.grace_h`: a reader that began before still reads it. Snapshots expire by their numbers,
 those that are held excepted, and both are looked up under the lock under which they expire.
@@ -131,7 +131,7 @@ def compact(lake: Lake, *, now_ns: int, on_step: Step = no_step) -> dict[str, tu
     merged: dict[str, tuple[int, int]] = {}
     for item in status(lake, now_ns=now_ns).tables:
         while item.small > 1:
-            with lake.exclusive():
+            with lake.alone():
                 # One output file a call: others may commit before the next.
                 done = lake.call(
                     "SELECT coalesce(sum(files_processed), 0) AS taken, coalesce(sum(files_created), 0) AS made"
@@ -165,7 +165,7 @@ def expire(lake: Lake, *, now_ns: int, dry_run: bool = True, on_step: Step = no_
         return due
     gone: list[int] = []
     for some in _chunks(due):
-        with lake.exclusive():
+        with lake.alone():
             # A pin that was set since: it is read under the lock that its own commit needs.
             held = held_snapshots(lake)
             versions = [number for number in some if number not in held]
@@ -185,7 +185,7 @@ def expiry_steps(snapshots: int) -> int:
 
 def remove_freed(lake: Lake, *, now_ns: int) -> int:
     """Remove the files that nothing has named for `lake.grace_h`; return how many."""
-    with lake.exclusive():
+    with lake.alone():
         done = lake.call(
             "SELECT count(*) AS files FROM ducklake_cleanup_old_files('lake', older_than => ?)",
             [grace_begins(lake, now_ns)],

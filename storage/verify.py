@@ -85,7 +85,7 @@ def verify(
         with_pins: also read the rows that pins cover, which takes the longest.
         on_step: is told each of `verify_steps`.
     """
-    with lake.exclusive():  # no commit is at work: what the catalog does not name, nothing will
+    with lake.alone():  # no commit is at work: what the catalog does not name, nothing will
         named, freed = _named(lake), _freed(lake)
         there = _on_disk(lake)
     on_step("files that are named")
@@ -221,7 +221,7 @@ def _remove_orphans(lake: Lake, orphans: Sequence[str], now_ns: int) -> list[str
     """
     before = grace_begins(lake, now_ns)
     sweep = "SELECT path FROM ducklake_delete_orphaned_files('lake', dry_run => {}, older_than => ?)"
-    with lake.exclusive():
+    with lake.alone():
         listed = {
             _join("", (path, False)) for path in lake.call(sweep.format("true"), [before])["path"].to_pylist()
         }

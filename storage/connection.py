@@ -45,6 +45,7 @@ def connect(settings: LakeSettings, catalog: str) -> duckdb.DuckDBPyConnection:
         path = package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
         connection.execute(f"LOAD {quoted(str(path))}")
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among rows
     # DuckDB 1.5.5 takes a registered Arrow table for one row and joins it by nested loops otherwise.
     connection.execute("SET asof_loop_join_threshold = 0")
     if settings.data.startswith("s3://"):

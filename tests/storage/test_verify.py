@@ -14,7 +14,7 @@ from storage.history import ROWS_HASH, pin
 from storage.lake import Lake
 from storage.settings import Settings
 from storage.verify import Finding, verify, verify_steps
-from tests.storage.rows import batch
+from tests.storage.homes import filled
 
 NOW_NS = time.time_ns()
 LATER_NS = NOW_NS + 30 * DAY_NS
@@ -22,10 +22,7 @@ LATER_NS = NOW_NS + 30 * DAY_NS
 
 @pytest.fixture
 def lake(settings: Settings) -> Lake:
-    made = Lake.open(settings)
-    for number in range(3):
-        made.commit(batch(number), batch_id=f"b{number}")
-    return made
+    return Lake.open(filled(settings))
 
 
 def files_of(settings: Settings, table: str) -> list[Path]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -60,7 +60,8 @@ class Added:
 def snapshot_ids(lake: Lake) -> list[int]:
     """Return the numbers of the snapshots that can be read, oldest first."""
     found = lake.query(f"SELECT snapshot_id AS id FROM {CATALOG}.ducklake_snapshot ORDER BY id")
-    return [int(number) for number in found["id"].to_pylist()]
+    numbers: list[Any] = found["id"].to_pylist()
+    return [int(number) for number in numbers]
 
 
 def list_snapshots(lake: Lake, *, limit: int) -> pa.Table:
@@ -71,7 +72,8 @@ def list_snapshots(lake: Lake, *, limit: int) -> pa.Table:
         [limit],
     )
     holders = held_snapshots(lake)
-    held_by = [", ".join(holders.get(number, ())) for number in rows["snapshot"].to_pylist()]
+    numbers: list[Any] = rows["snapshot"].to_pylist()
+    held_by = [", ".join(holders.get(number, ())) for number in numbers]
     return rows.append_column("held_by", pa.array(held_by, pa.string()))
 
 
@@ -116,6 +118,11 @@ def pin(lake: Lake, name: str, *, now_ns: int, snapshot: int | None = None, on_s
                 f"the pin {name!r} holds snapshot {held.snapshot}, and a name holds one",
                 hint=f"take another name, or let it go first: tickwalk lake unpin {name}",
             )
+    if at not in snapshot_ids(lake):
+        raise LakeError(
+            f"snapshot {at} does not exist or has expired",
+            hint="list what is there with: tickwalk lake snapshots",
+        )
     made = Pin(name, at, rows_hash(lake, at, on_step=on_step))
     _write(lake, [made], "pinned", now_ns)
     if at not in snapshot_ids(lake):  # it expired while its rows were read; from the commit on that cannot be

@@ -160,7 +160,7 @@ def _parse(contract: Contract, raw: bytes) -> dict[str, Any]:
         raise ValueError("it is a frame; replay its recording")
     row = {}
     for column in contract.columns:
-        value = plain.get(column.name)
+        value: Any = plain.get(column.name)
         is_time = column.type == TS and isinstance(value, str)
         row[column.name] = datetime.fromisoformat(value) if is_time else value
     return row

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from storage.clock import DAY_NS, NS
 from storage.history import CATALOG, Step, held_snapshots, no_step, pins
@@ -114,7 +114,8 @@ def expirable(lake: Lake, *, now_ns: int) -> list[int]:
         [_moment(before_ns)],
     )
     held = held_snapshots(lake)
-    return [number for number in found["id"].to_pylist() if number not in held]
+    numbers: list[Any] = found["id"].to_pylist()
+    return [number for number in numbers if number not in held]
 
 
 def compact(lake: Lake, *, now_ns: int, on_step: Step = no_step) -> dict[str, tuple[int, int]]:

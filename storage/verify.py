@@ -98,12 +98,12 @@ def verify(
     on_step("batches")
     held = pins(lake) if with_pins else []
     readable = set(snapshot_ids(lake))
-    for item in held:
-        if item.snapshot not in readable:
-            found.append(Finding("pin", item.name, f"snapshot {item.snapshot} is no longer there"))
-        elif item.content.startswith(ROWS_HASH) and rows_hash(lake, item.snapshot) != item.content:
-            found.append(Finding("pin", item.name, f"the rows of snapshot {item.snapshot} read otherwise"))
-        on_step(f"pin {item.name}")
+    for pin in held:
+        if pin.snapshot not in readable:
+            found.append(Finding("pin", pin.name, f"snapshot {pin.snapshot} is no longer there"))
+        elif pin.content.startswith(ROWS_HASH) and rows_hash(lake, pin.snapshot) != pin.content:
+            found.append(Finding("pin", pin.name, f"the rows of snapshot {pin.snapshot} read otherwise"))
+        on_step(f"pin {pin.name}")
     removed = _remove_orphans(lake, orphans, now_ns) if mend and orphans else ()
     return Verified(
         len(named), sum(file.rows for file in named), batches, len(held), tuple(found), tuple(removed)
@@ -153,7 +153,7 @@ def _join(base: str, *parts: tuple[str, object]) -> str:
 def _on_disk(lake: Lake) -> set[str]:
     if "://" in lake.data:
         found = lake.query("SELECT file FROM glob(?)", [f"{lake.data.rstrip('/')}/**/*.parquet"])
-        return set(found["file"].to_pylist())
+        return {str(path) for path in found["file"].to_pylist()}
     # Not by glob: a home's name may hold the signs of a pattern.
     return {str(path.absolute()) for path in Path(lake.data).rglob("*.parquet")}
 
@@ -223,7 +223,8 @@ def _remove_orphans(lake: Lake, orphans: Sequence[str], now_ns: int) -> list[str
     sweep = "SELECT path FROM ducklake_delete_orphaned_files('lake', dry_run => {}, older_than => ?)"
     with lake.alone():
         listed = {
-            _join("", (path, False)) for path in lake.call(sweep.format("true"), [before])["path"].to_pylist()
+            _join("", (str(path), False))
+            for path in lake.call(sweep.format("true"), [before])["path"].to_pylist()
         }
         if wrong := listed - set(orphans):
             raise LakeError(

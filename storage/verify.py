@@ -137,11 +137,23 @@ def _named(lake: Lake) -> list[_File]:
 
 
 def _freed(lake: Lake) -> set[str]:
-    """Return the files that wait to be removed."""
-    rows = lake.query(
+    """Return what else the catalog names: files that wait to be removed, and those that say what was deleted."""
+    waiting = lake.query(
         f"SELECT path, path_is_relative AS below FROM {CATALOG}.ducklake_files_scheduled_for_deletion"
     ).to_pylist()
-    return {_join(lake.data, (row["path"], row["below"])) for row in rows}
+    deletes = lake.query(
+        f"""
+        SELECT s.path AS schema, s.path_is_relative AS below, t.path AS folder, t.path_is_relative AS inside,
+               f.path AS file, f.path_is_relative AS within
+        FROM {CATALOG}.ducklake_delete_file f
+        JOIN {CATALOG}.ducklake_table t USING (table_id)
+        JOIN {CATALOG}.ducklake_schema s USING (schema_id)
+        """
+    ).to_pylist()
+    return {_join(lake.data, (row["path"], row["below"])) for row in waiting} | {
+        _join(lake.data, (r["schema"], r["below"]), (r["folder"], r["inside"]), (r["file"], r["within"]))
+        for r in deletes
+    }
 
 
 def _join(base: str, *parts: tuple[str, object]) -> str:

@@ -20,8 +20,10 @@ from serving.commands import (
     data,
     explain,
     keep,
+    lake,
     models,
     probe,
+    quarantine,
     record,
     reference,
     venue,
@@ -85,6 +87,8 @@ keep.add_to(app)
 certify.add_to(app)
 explain.add_to(app)
 reference.add_to(app)
+lake.add_to(app)
+quarantine.add_to(app)
 app.add_typer(airflow.app, name="airflow")
 
 

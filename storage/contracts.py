@@ -366,14 +366,46 @@ VERSIONS: Final = Contract(
 
 PINS: Final = Contract(
     "pins",
-    "Snapshots that must never expire, with a hash of the rows they cover.",
+    "Snapshots that must never expire, with a hash of the rows they cover. Append-only: a row is an event, and what "
+    "holds now is in the view `pins_held`. Written by each night, and by hand.",
     (
         Column("pin", TEXT, "name of the pin, such as the night's id"),
         Column("snapshot", I64, "the snapshot", low=0),
-        Column("content", TEXT, "hash of the sorted rows that were read"),
+        Column(
+            "content",
+            TEXT,
+            "hash of the rows it covers: `rows:` and that of all tables, or a night's own of its panel",
+        ),
+        Column("event", TEXT, "what happened", one_of=("pinned", "unpinned")),
         KNOWABLE,
     ),
-    key=("pin", "snapshot"),
+    key=("pin", "snapshot", "ts_knowable_ns"),
+)
+
+MIGRATIONS: Final = Contract(
+    "migrations",
+    "The numbered steps that this lake's layout has been through, one row each; written when a lake is opened by a "
+    "newer release. A release refuses a lake that has been through more than it knows.",
+    (
+        Column("number", I32, "the step's number, taken in this order", low=1),
+        Column("name", TEXT, "what it did"),
+        Column("code", TEXT, "version and commit of the code that took it"),
+        KNOWABLE,
+    ),
+    key=("number",),
+)
+
+RETRIES: Final = Contract(
+    "retries",
+    "Rows of `quarantine` that were given to the contract again, by `tickwalk quarantine retry`, and fitted: they are "
+    "in their table now. The row in `quarantine` stays.",
+    (
+        Column("table_name", TEXT, "as in `quarantine`"),
+        Column("source", TEXT, "as in `quarantine`"),
+        Column("reason", TEXT, "as in `quarantine`: why it was refused then"),
+        KNOWABLE,
+    ),
+    key=("table_name", "source", "reason"),
 )
 
 BATCHES: Final = Contract(
@@ -455,10 +487,12 @@ CONTRACTS: Final[dict[str, Contract]] = {
         INSTRUMENTS,
         REPAIRS,
         QUARANTINE,
+        RETRIES,
         VERSIONS,
         PINS,
         BATCHES,
         DISCREPANCIES,
         FEES,
+        MIGRATIONS,
     )
 }

@@ -248,6 +248,23 @@ class LakeSettings:
     """Where Parquet files go, a folder or `s3://...`; empty: inside the lake."""
     commit_tries: int = 8
     """How often a commit that met a locked catalog is tried before it fails."""
+    keep_snapshots_days: float = 7.0
+    """Snapshots older than this may expire; those that a pin or a registered model names never do."""
+    grace_h: float = 24.0
+    """Files that merging or expiry has freed, and orphans, stay this long for readers and writers at work."""
+    s3_endpoint: str = ""
+    """Address of an S3 server other than Amazon's, as in `http://127.0.0.1:9000`; keys come from `AWS_*`."""
+    s3_region: str = "us-east-1"
+    """The region of the bucket in `lake.data`."""
+
+    def __post_init__(self) -> None:
+        for name in ("keep_snapshots_days", "grace_h"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"lake.{name} is {getattr(self, name)}", hint="set it to 0 or more")
+        if self.s3_endpoint and not self.s3_endpoint.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"lake.s3_endpoint is {self.s3_endpoint!r}", hint="begin it with http:// or https://"
+            )
 
 
 @dataclass(frozen=True, slots=True)

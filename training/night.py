@@ -114,7 +114,7 @@ def open_night(
         if folder.has("night.json"):
             logger.info("night opened again", night=night, recipe=plan.name)
             return night
-        pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"]}
+        pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"], "event": "pinned"}
         rows = PINS.rows([pin | {"ts_knowable_ns": WallTime().now_ns()}])
         lake.commit({"pins": rows}, batch_id=f"pin-{night}-{snapshot}", inputs={"snapshot": snapshot})
     folder.write(

@@ -60,6 +60,15 @@ def byte_progress(label: str, total_bytes: int) -> Iterator[Callable[[int], None
 
 
 @contextlib.contextmanager
+def row_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of rows on standard error; yield the function that advances it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda rows: progress.advance(task, rows)
+
+
+@contextlib.contextmanager
 def step_progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
     """Show a bar of steps on standard error; yield the function that ends a step and names the next."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

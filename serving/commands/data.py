@@ -66,15 +66,23 @@ def sql(
     query: Annotated[str, typer.Argument(help="DuckDB SQL over the tables; `SHOW TABLES` lists them.")],
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
     at: Annotated[int | None, typer.Option(help="Read the lake as it was at this snapshot.")] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(help="Leave out what a live system would not have known then; ISO 8601, UTC."),
+    ] = None,
 ) -> None:
     """Query the tables, read-only.
 
+    `--at` asks what the lake held, `--known-at` what a live system would have known; they may be given together.
+
     For example: `tickwalk sql "SELECT instrument, status, count(*) FROM bars_latest GROUP BY ALL"`.
     """
+    from storage.clock import parse_time_ns
     from storage.lake import Lake
 
+    known_at_ns = parse_time_ns(known_at) if known_at else None
     with Lake.open(settings_of(context), read_only=True) as lake:
-        print_table(lake.query(query, at=at), form)
+        print_table(lake.query(query, at=at, known_at_ns=known_at_ns), form)
 
 
 def instruments(

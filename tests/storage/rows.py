@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+import pyarrow as pa
+
+from storage.contracts import BARS, FUNDING, TRADES
 
 BTC = "hyperliquid|perp|BTC"
 
@@ -54,3 +58,31 @@ def bar(minute: int, **changes: Any) -> dict[str, Any]:
         "ts_knowable_ns": (minute + 1) * 60_000_000_000 + 2_000_000_000,
     }
     return row | changes
+
+
+def funding(hour: int, **changes: Any) -> dict[str, Any]:
+    """Return a row of `funding`."""
+    row = {
+        "instrument": BTC,
+        "ts_event": hour * 3_600_000_000,
+        "funding_rate": 0.0001,
+        "premium": None,
+        "interval_h": 1,
+        "source": "made",
+        "ts_knowable_ns": hour * 3_600_000_000_000,
+    }
+    return row | changes
+
+
+TRADES_A_BATCH: Final = 3
+
+
+def batch(number: int, name: str = "BTC") -> dict[str, pa.Table]:
+    """Return rows for three tables: three trades, a bar and a funding; no two numbers, or names, share a key."""
+    mine = {"instrument": f"hyperliquid|perp|{name}"}
+    tids = range(number * TRADES_A_BATCH, (number + 1) * TRADES_A_BATCH)
+    return {
+        "trades": TRADES.rows([trade(tid, **mine) for tid in tids]),
+        "bars": BARS.rows([bar(number, **mine)]),
+        "funding": FUNDING.rows([funding(number, **mine)]),
+    }

@@ -85,7 +85,7 @@ def test_the_past_reads_as_it_was(settings: Settings) -> None:
         second = lake.commit({"trades": TRADES.rows([trade(2)])}, batch_id="b").snapshot
         assert [count(lake, "trades", at=at) for at in (first, second)] == [1, 2]
         assert lake.snapshot() == second
-        with pytest.raises(LakeError, match=r"snapshot 999 does not exist.*tickwalk sql"):
+        with pytest.raises(LakeError, match=r"snapshot 999 does not exist.*tickwalk lake snapshots"):
             count(lake, "trades", at=999)
 
 

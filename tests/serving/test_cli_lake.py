@@ -1,0 +1,47 @@
+"""The lake's commands: they say what is, do only what is asked, and what a program reads is all they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving import cli
+from storage.settings import Settings
+from tests.storage.homes import filled
+
+
+def run(settings: Settings, *arguments: str) -> int:
+    try:
+        cli.main(["--home", str(settings.home), *arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled(settings)
+
+    def said(*arguments: str) -> str:
+        assert run(settings, *arguments) == 0
+        return capsys.readouterr().out
+
+    status = said("lake", "status")
+    assert "would let go 0 snapshots" in status
+    rows = [json.loads(line) for line in said("lake", "status", "--format", "json").splitlines()]
+    assert {row["table"]: row["rows"] for row in rows}["trades"] == 9
+    assert "mine holds snapshot" in said("lake", "pin", "mine")
+    assert "trades: 3 files became 1" in said("lake", "compact")
+    assert said("--set", "lake.keep_snapshots_days=0", "lake", "expire").startswith(
+        "8 snapshots would expire"
+    )
+    assert "8 snapshots expired" in said("--set", "lake.keep_snapshots_days=0", "lake", "expire", "--yes")
+    assert said("lake", "verify") == ""
+    assert "known" not in said("sql", "SELECT count(*) AS n FROM trades", "--known-at", "1970-01-01")
+    assert "no longer holds snapshot" in said("lake", "unpin", "mine")
+    assert run(settings, "lake", "pin", "gone", "--at", "0") == 2
+    assert "snapshot 0 does not exist or has expired" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serving.commands import airflow, alert, data, keep, models, probe, record, venue
+from serving.commands import airflow, alert, backfill, data, keep, models, probe, record, venue
 from serving.commands.common import Context
 from storage.code import ROOMS
 from storage.errors import SettingsError, TickwalkError
@@ -65,6 +65,7 @@ def show_settings(context: typer.Context) -> None:
 
 record.add_to(app)
 data.add_to(app)
+backfill.add_to(app)
 models.add_to(app)
 venue.add_to(app)
 probe.add_to(app)

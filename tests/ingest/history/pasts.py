@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, AsyncIterator
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -18,7 +18,7 @@ from ingest.venues.faults import Fault
 from ingest.venues.frames import Funding
 from ingest.venues.past import Past, PastCandle
 from ingest.venues.simulated import SimulatedVenue
-from storage.clock import MS_NS, ManualTime, parse_time_ns, width_ns
+from storage.clock import MS_NS, NS, ManualTime, parse_time_ns, width_ns
 from storage.lake import Lake
 from storage.settings import Settings
 from tests.ingest.ears import quick
@@ -106,7 +106,7 @@ async def fill_in(
     wanted: Wanted = Wanted("candles"),
     *,
     coins: Sequence[str] = ("BTC",),
-    from_ns: int = 0,
+    from_ns: int = NOW_NS - 7_200 * NS,
     to_ns: int = NOW_NS,
     now_ns: int = NOW_NS,
     **more: Any,

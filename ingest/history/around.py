@@ -60,9 +60,7 @@ async def look_around(asks: Asks, lake: Lake, settings: Settings, coins: Sequenc
         # A coin that no longer trades has a past all the same, where it is asked for by its name.
         names = (name,) if name in registry.universe(_dex_of(name)) else registry.expand((name,))
         found |= {coin: registry.instrument_id(coin) for coin in names}
-    return Around(
-        now_ns, tuple(Market(coin, name, registry.begins_ns(name)) for coin, name in found.items())
-    )
+    return Around(now_ns, tuple(Market(coin, name, registry.begins_ns(name)) for coin, name in found.items()))
 
 
 def _dex_of(coin: str) -> str:

@@ -207,7 +207,9 @@ class AskedCandles:
                     f"a {candle.i} candle of {candle.s!r} came in an answer about {self._width} of {coin!r}"
                 )
             if open_ns % self._step_ns or open_ns <= last_ns:
-                raise VenueError(f"the venue's {self._width} candles of {coin} are out of step at {iso(open_ns)}")
+                raise VenueError(
+                    f"the venue's {self._width} candles of {coin} are out of step at {iso(open_ns)}"
+                )
             last_ns = open_ns
         return [candle for candle in candles if next_ns <= candle.t * MS_NS < page.to_ns]
 
@@ -257,4 +259,3 @@ def cut(from_ns: int, to_ns: int, size_ns: int) -> list[tuple[int, int]]:
     """
     lows = [from_ns, *range(floor_ns(from_ns, size_ns) + size_ns, to_ns, size_ns)]
     return list(zip(lows, [*lows[1:], to_ns], strict=True))
-

@@ -4,10 +4,10 @@ One path for files and for answers over REST. A candle without volume is the ven
 candle that is absent is `unknown`, unless the import states that this source leaves silent bars out.
 
 A stretch in which no coin of the venue printed at all is a halt of the venue, not quiet. The rule: no candle of the
-stretch has volume, in each of its steps at least `HALT_COINS` coins have a candle without volume, and at least
-`HALT_COINS` coins printed in each of the `HALT_EDGE` steps before it and in each of those after it. Thin coins that
-happen to be silent together do not print six times out of six around it; a stretch at the edge of what is held is not
-judged. Absent candles count for neither side.
+stretch has volume, in each of its steps at least `HALT_COINS` coins are said to be silent, and at least `HALT_COINS`
+coins printed in each of the `HALT_EDGE` steps before it and in each of those after it. Thin coins that happen to be
+silent together do not print six times out of six around it; a stretch at the edge of what is held is not judged. An
+absent candle says that its coin is silent where the import states so, and else nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,25 @@ _SOUND: Final = """
     FROM good
 """
 
+_DENSE: Final = """
+    CREATE OR REPLACE TEMP TABLE dense AS
+    WITH grid AS (
+        SELECT instrument, unnest(generate_series(first_ns, last_ns, $step)) AS t_ns FROM spans
+    )
+    SELECT g.instrument, split_part(g.instrument, '|', 1) AS venue, g.t_ns,
+           c.open, c.high, c.low, c.close, c.volume, c.trades,
+           c.t_ns IS NULL AS is_absent, coalesce(c.is_printed, false) AS is_printed
+    FROM grid g LEFT JOIN sound c USING (instrument, t_ns)
+"""
+
 _HALTS: Final = """
     CREATE OR REPLACE TEMP TABLE halts AS
-    WITH steps AS (
-        SELECT venue, t_ns, count(*) FILTER (NOT is_printed) AS still FROM sound
-        GROUP BY venue, t_ns HAVING NOT bool_or(is_printed) AND count(*) >= $coins
+    WITH said AS (
+        SELECT venue, t_ns, is_printed FROM sound
+        UNION ALL SELECT venue, t_ns, false FROM dense WHERE is_absent AND $absent = 'quiet'
+    ),
+    steps AS (
+        SELECT venue, t_ns FROM said GROUP BY venue, t_ns HAVING NOT bool_or(is_printed) AND count(*) >= $coins
     ),
     islands AS (
         SELECT *, t_ns - $step * row_number() OVER (PARTITION BY venue ORDER BY t_ns) AS island FROM steps
@@ -55,19 +69,11 @@ _HALTS: Final = """
 """
 
 _BARS: Final = f"""
-    WITH grid AS (
-        SELECT instrument, unnest(generate_series(first_ns, last_ns, $step)) AS t_ns FROM spans
-    ),
-    dense AS (
-        SELECT g.instrument, g.t_ns, c.open, c.high, c.low, c.close, c.volume, c.trades,
-               c.t_ns IS NULL AS is_absent, coalesce(c.is_printed, false) AS is_printed
-        FROM grid g LEFT JOIN sound c USING (instrument, t_ns)
-    ),
-    judged AS (
+    WITH judged AS (
         SELECT d.*, is_absent AND $absent = 'unknown' AS is_unknown,
                NOT is_printed AND NOT (is_absent AND $absent = 'unknown') AND h.venue IS NOT NULL AS is_halted
         FROM dense d LEFT JOIN halts h
-             ON h.venue = split_part(d.instrument, '|', 1) AND d.t_ns BETWEEN h.first_ns AND h.last_ns
+             ON h.venue = d.venue AND d.t_ns BETWEEN h.first_ns AND h.last_ns
     )
     SELECT instrument, $width AS width,
            make_timestamptz(t_ns // {US_NS}) AS ts_open,
@@ -117,7 +123,10 @@ def bars_of(
         run.register("good", good)
         run.register("spans", spans)
         run.execute(_SOUND)
-        run.execute(_HALTS, {"coins": HALT_COINS, "edge": HALT_EDGE, "step": step_ns})
+        run.execute(_DENSE, {"step": step_ns})
+        run.execute(
+            _HALTS, {"coins": HALT_COINS, "edge": HALT_EDGE, "step": step_ns, "absent": absent}
+        )
         rows = run.execute(
             _BARS,
             {"step": step_ns, "width": width, "lag": lag_ns, "absent": absent, "halt": VENUE_HALT},

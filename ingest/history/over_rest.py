@@ -106,7 +106,14 @@ async def backfill_over_rest(
 
             try:
                 done = await run_backfill(
-                    [source], wish, lake, settings, dry_run=dry_run, stop=stop, on_plan=planned, on_step=on_step
+                    [source],
+                    wish,
+                    lake,
+                    settings,
+                    dry_run=dry_run,
+                    stop=stop,
+                    on_plan=planned,
+                    on_step=on_step,
                 )
             except TickwalkError as error:
                 # What the lake refused is made again by a replay; what the venue refused is not in the journal.
@@ -144,7 +151,8 @@ def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backf
         wish = msgspec.convert(about["wish"], Wish)
     except (KeyError, msgspec.ValidationError) as error:
         raise JournalError(
-            f"{folder} does not say what was asked for: {error}", hint="name a folder that a backfill has made"
+            f"{folder} does not say what was asked for: {error}",
+            hint="name a folder that a backfill has made",
         ) from error
     settings = settings_of(about, settings)
     asks = Reread(folder)

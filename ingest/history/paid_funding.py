@@ -9,6 +9,7 @@ before it, are 8 hours; else for one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -94,9 +95,7 @@ class PaidFunding:
         steps = []
         for low_ns, high_ns in cut(from_ns, to_ns, _PAGE_NS):
             for market in markets:
-                key = (
-                    f"funding:{self._settings.record.venue}:{market.instrument}:{low_ns // MS_NS}-{high_ns // MS_NS}"
-                )
+                key = f"funding:{self._settings.record.venue}:{market.instrument}:{low_ns // MS_NS}-{high_ns // MS_NS}"
                 self._pages[key] = _Page(market, low_ns, high_ns)
                 rows = (high_ns - low_ns + 2 * _CONTEXT_NS) // (3_600 * NS)
                 about = f"funding of {market.coin}, {iso(low_ns)} to {iso(high_ns)}"
@@ -163,7 +162,7 @@ def intervals(times_ms: Sequence[int]) -> list[int]:
     >>> intervals([0, 8 * hour, 16 * hour, day, day + hour, day + 3 * hour])
     [8, 8, 8, 8, 1, 1]
     """
-    gaps = [round((b - a) / _HOUR_MS) for a, b in zip(times_ms, times_ms[1:], strict=False)]
+    gaps = [round((b - a) / _HOUR_MS) for a, b in itertools.pairwise(times_ms)]
     found = []
     for at in range(len(times_ms)):
         before, earlier = gaps[at - 1 : at] if at else [], gaps[at - 2 : at - 1] if at > 1 else []
@@ -191,4 +190,3 @@ def _read(answer: Noted, coin: str, start_ms: int) -> list[Payment]:
             raise VenueError(f"the venue's funding of {coin} is out of order at {iso(payment.time * MS_NS)}")
         last_ms = payment.time
     return payments
-

@@ -64,7 +64,9 @@ class Past:
         for key, rows in (candles or {}).items():
             self._candles[key] = [row for row in rows if row.open_ms <= now_ms]
         self.fundings = tuple(row for row in fundings if row.time_ms <= now_ms)
-        names = dict.fromkeys([*coins, *(coin for coin, _ in self._candles), *(row.coin for row in self.fundings)])
+        names = dict.fromkeys(
+            [*coins, *(coin for coin, _ in self._candles), *(row.coin for row in self.fundings)]
+        )
         self.listings = tuple(Listing(name, 5, 1, 40) for name in names)
 
     def blocks(self) -> Iterator[Block]:

@@ -129,9 +129,7 @@ class SimulatedVenue:
             pump=self._pump,
             plan=plan,
             relay=relay,
-            answers=Answers(
-                board, self._pump.status_ms, past=source if isinstance(source, Past) else None
-            ),
+            answers=Answers(board, self._pump.status_ms, past=source if isinstance(source, Past) else None),
             stats=stats,
             pace=pace,
             time_source=clock_source,

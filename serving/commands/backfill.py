@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from storage.settings import Settings
 
 backfill = typer.Typer(
-    no_args_is_help=True, help="Fill in the past from the venue; what is in the tables is not asked for again."
+    no_args_is_help=True,
+    help="Fill in the past from the venue; what is in the tables is not asked for again.",
 )
 
 From = Annotated[str | None, typer.Option("--from", help="First instant, as in 2026-01-31; UTC.")]
@@ -31,7 +32,9 @@ Coins = Annotated[
     list[str] | None,
     typer.Option("--coin", help="Coin, byte-exact, or a pattern such as `xyz:*`; by default `record.coins`."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask for, and what that costs.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what it would ask for, and what that costs.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,7 +49,9 @@ def candles(
     since: From = None,
     until: To = None,
     coin: Coins = None,
-    width: Annotated[str, typer.Option(help="Their width, as the venue has them: 1m, 5m, 1h, 1d, ...")] = "1m",
+    width: Annotated[
+        str, typer.Option(help="Their width, as the venue has them: 1m, 5m, 1h, 1d, ...")
+    ] = "1m",
     absent: Annotated[str, typer.Option(help="What a missing candle means: unknown, or quiet.")] = "unknown",
     dry_run: DryRun = False,
 ) -> None:
@@ -151,7 +156,9 @@ def describe_plan(plan: Plan) -> list[str]:
     lines += [f"  first     {first.about}", f"  last      {last.about}"]
     if plan.weight:
         wait = f"about {plan.minutes:,.0f} minutes" if plan.minutes else "less than a minute"
-        lines.append(f"  budget    {plan.weight:,} of the venue's weight, {wait} at record.rest_weight_per_minute")
+        lines.append(
+            f"  budget    {plan.weight:,} of the venue's weight, {wait} at record.rest_weight_per_minute"
+        )
     unsized = f", and {plan.unsized} objects of unknown size" if plan.unsized else ""
     lines.append(f"  download  about {plan.size_bytes / 1e6:,.1f} MB{unsized}")
     if plan.usd or (plan.unsized and not plan.weight):
@@ -170,7 +177,9 @@ def show_done(done: Backfilled, *, dry_run: bool) -> None:
     if done.refused:
         console.print(f"refused   {done.refused:,} rows, see the table quarantine", highlight=False)
     if done.absent:
-        console.print(f"absent    {len(done.absent):,} steps; the next run asks for them again", highlight=False)
+        console.print(
+            f"absent    {len(done.absent):,} steps; the next run asks for them again", highlight=False
+        )
         for step, reason in done.absent[:5]:
             console.print(f"  {step.about}: {reason}", highlight=False, markup=False)
     if done.is_stopped:

@@ -24,9 +24,7 @@ from storage.settings import Settings
 from tests.ingest.ears import quick
 
 NOW_NS = parse_time_ns("2025-05-20T00:00:30")
-MINUTE_MS = 60_000
-
-CANDLES = "SELECT instrument, ts_open, open, high, low, close, volume, trades FROM candles ORDER BY ALL"
+MINUTES = Wanted("candles")
 # All that two runs must agree in; `source` and `ts_ingested_ns` name the run.
 TABLES = {
     "candles": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM candles ORDER BY ALL",
@@ -36,7 +34,12 @@ TABLES = {
 
 
 def candles(
-    count: int, *, until_ns: int = NOW_NS, width: str = "1m", flat: Sequence[int] = (), absent: Sequence[int] = ()
+    count: int,
+    *,
+    until_ns: int = NOW_NS,
+    width: str = "1m",
+    flat: Sequence[int] = (),
+    absent: Sequence[int] = (),
 ) -> list[PastCandle]:
     """Return candles of which the last one is still open; number 0 is the oldest.
 
@@ -103,7 +106,7 @@ async def serving(past: Past, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
 
 async def fill_in(
     settings: Settings,
-    wanted: Wanted = Wanted("candles"),
+    wanted: Wanted = MINUTES,
     *,
     coins: Sequence[str] = ("BTC",),
     from_ns: int = NOW_NS - 7_200 * NS,

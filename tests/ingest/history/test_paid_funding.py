@@ -34,7 +34,9 @@ def test_the_spacing_tells_for_how_long_a_payment_was(hours: list[float], expect
     assert intervals([int(hour * HOUR_MS) for hour in hours]) == expected
 
 
-async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is_equal(settings: Settings) -> None:
+async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is_equal(
+    settings: Settings,
+) -> None:
     """Real payments of three coins over four pages, among them a gap of two hours at all coins at once."""
     coins = ("BTC", "ETH", "SOL")
     paid = recorded_fundings(recorded(FILE), coins, to="2023-07-10")
@@ -45,7 +47,8 @@ async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is
     assert done.rows == {"funding": len(paid)}
     rows = read(
         chosen,
-        "SELECT split_part(instrument, '|', 3) AS coin, epoch_ms(ts_event) AS t, funding_rate FROM funding ORDER BY t, coin",
+        "SELECT split_part(instrument, '|', 3) AS coin, epoch_ms(ts_event) AS t, funding_rate FROM funding "
+        "ORDER BY t, coin",
     )
     assert [tuple(row.values()) for row in rows.to_pylist()] == [(p.coin, p.time_ms, p.rate) for p in paid]
     spans = read(
@@ -65,12 +68,13 @@ async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: S
     from ingest.venues.frames import Funding
 
     to_ns = parse_time_ns("2025-05-20")
-    paid = [Funding("BTC", to_ns // 1_000_000 - n * HOUR_MS // 2 + 7, 0.0001 + n * 1e-9, 0.0) for n in range(1, 900)]
+    paid = [
+        Funding("BTC", to_ns // 1_000_000 - n * HOUR_MS // 2 + 7, 0.0001 + n * 1e-9, 0.0)
+        for n in range(1, 900)
+    ]
     async with serving(Past(to_ns, fundings=reversed(paid))) as venue:
         chosen = settings_for(settings, venue)
-        done = await fill_in(
-            chosen, FUNDING, from_ns=to_ns - 20 * DAY_NS, to_ns=to_ns, now_ns=to_ns
-        )
+        done = await fill_in(chosen, FUNDING, from_ns=to_ns - 20 * DAY_NS, to_ns=to_ns, now_ns=to_ns)
     assert done.rows == {"funding": 899}
 
 

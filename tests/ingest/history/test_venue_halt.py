@@ -87,7 +87,9 @@ async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(setting
     async with serving(Past(NOW_NS, held)) as venue:
         chosen = settings_for(settings, venue)
         await fill_in(chosen)
-        assert read(chosen, query).to_pylist() == [{"status": "quiet", "n": 5}], "one coin alone shows no halt"
+        assert read(chosen, query).to_pylist() == [{"status": "quiet", "n": 5}], (
+            "one coin alone shows no halt"
+        )
         await fill_in(chosen, coins=("*",))
         assert read(chosen, query).to_pylist() == [{"status": "halted", "n": 20}]
         await fill_in(chosen, from_ns=NOW_NS - 5_000 * NS)
@@ -95,7 +97,7 @@ async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(setting
 
 
 def test_recorded_candles_with_a_made_up_halt(settings: Settings, tmp_path: Path) -> None:
-    """The recorded files hold no halt of 5 minutes; volumes of a real afternoon are set to 0 for a quarter of an hour."""
+    """The recorded files hold no halt of 5 minutes; a quarter of an hour of a real afternoon is set to 0."""
     table = pq.read_table(recorded("hyperliquid/candles_5m_to_20250520.parquet")).to_pandas()
     day = table[(table["t"] >= "2025-05-10") & (table["t"] < "2025-05-11")].copy()
     silent = (day["t"] >= "2025-05-10T14:00") & (day["t"] < "2025-05-10T14:15")

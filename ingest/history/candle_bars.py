@@ -124,9 +124,7 @@ def bars_of(
         run.register("spans", spans)
         run.execute(_SOUND)
         run.execute(_DENSE, {"step": step_ns})
-        run.execute(
-            _HALTS, {"coins": HALT_COINS, "edge": HALT_EDGE, "step": step_ns, "absent": absent}
-        )
+        run.execute(_HALTS, {"coins": HALT_COINS, "edge": HALT_EDGE, "step": step_ns, "absent": absent})
         rows = run.execute(
             _BARS,
             {"step": step_ns, "width": width, "lag": lag_ns, "absent": absent, "halt": VENUE_HALT},

@@ -127,7 +127,7 @@ async def make_plan(sources: Sequence[Source], wish: Wish, lake: Lake, settings:
 def committed(lake: Lake, keys: Sequence[str]) -> set[str]:
     """Return those of the keys whose batch is in the lake."""
     found = lake.query("SELECT batch_id FROM batches WHERE batch_id IN (SELECT unnest(?))", (list(keys),))
-    return set(found["batch_id"].to_pylist())
+    return {str(key) for key in found["batch_id"].to_pylist()}
 
 
 async def run_backfill(

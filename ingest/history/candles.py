@@ -7,13 +7,13 @@ stays null: flow always, and the number of trades where the file has none. Which
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ingest.captures import content_id
@@ -121,7 +121,7 @@ def import_candles(
         inputs={"file": path.name, "sha256": content_id(path)},
     )
     written |= commit.rows
-    counts = {item["values"]: item["counts"] for item in pc.value_counts(bars["status"]).to_pylist()}
+    counts = Counter(bars["status"].to_pylist())
     span = run.execute("SELECT min(t_ns), max(t_ns) FROM raw").fetchone()
     names = run.execute("SELECT DISTINCT instrument FROM raw ORDER BY 1").fetchall()
     assert span is not None
@@ -131,9 +131,9 @@ def import_candles(
         to_ns=int(span[1]) + step_ns,
         candles=candles.num_rows,
         bars=bars.num_rows,
-        quiet=int(counts.get("quiet", 0)),
-        halted=int(counts.get("halted", 0)),
-        unknown=int(counts.get("unknown", 0)),
+        quiet=counts["quiet"],
+        halted=counts["halted"],
+        unknown=counts["unknown"],
         written=written,
     )
 

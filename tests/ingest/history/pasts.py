@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,24 @@ def tables(settings: Settings) -> dict[str, pa.Table]:
 def at_home(settings: Settings, home: Path) -> Settings:
     """Return the same settings of another home."""
     return dataclasses.replace(settings, home=home)
+
+
+@contextmanager
+def served_aside(past: Past) -> Iterator[str]:
+    """Serve a past from a thread, for a command that has the main one; yield the address of its questions."""
+    ready: Future[tuple[str, Callable[[], object]]] = Future()
+
+    async def serve() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        async with SimulatedVenue(past) as venue:
+            ready.set_result((venue.info_url, lambda: loop.call_soon_threadsafe(stop.set)))
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    url, end = ready.result(timeout=30.0)
+    try:
+        yield url
+    finally:
+        end()
+        thread.join(30.0)

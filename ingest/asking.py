@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -28,17 +28,37 @@ T = TypeVar("T")
 Asked = tuple[dict[str, Any], Answer]
 
 
+class Asker(Protocol):
+    """What asks `POST /info`: `Rest`, or something around it."""
+
+    async def ask(self, request: Mapping[str, Any]) -> Answer:
+        """Return the answer, or raise `VenueError`."""
+
+
 async def ask_listings(rest: Rest, settings: Settings) -> list[Asked]:
     """Ask what the venues list, as far as the settings name it; in the order in which it is to be learnt.
 
     Raises:
         VenueError: a venue cannot be reached, or refuses.
     """
-    coins = settings.record.coins
+    asked = await ask_markets(rest, settings.record.coins)
+    if settings.gaiaex.symbols:
+        path = "symbols/list"
+        answer = await rest.get(gaiaex.rest_url(settings.gaiaex.rest_url, path))
+        asked.append((gaiaex.question(path), answer))
+    return asked
+
+
+async def ask_markets(asker: Asker, coins: Sequence[str]) -> list[Asked]:
+    """Ask Hyperliquid what it lists, as far as names and patterns need it; in the order in which it is to be learnt.
+
+    Raises:
+        VenueError: the venue cannot be reached, or refuses.
+    """
     asked: list[Asked] = []
 
     async def ask(request: dict[str, Any]) -> Answer:
-        asked.append((request, await rest.ask(request)))
+        asked.append((request, await asker.ask(request)))
         return asked[-1][1]
 
     if any(coin.startswith("@") or "/" in coin for coin in coins):
@@ -50,10 +70,6 @@ async def ask_listings(rest: Rest, settings: Settings) -> list[Asked]:
         for dex in wanted:
             await ask({"type": "meta", "dex": dex})
     await ask({"type": "meta"})
-    if settings.gaiaex.symbols:
-        path = "symbols/list"
-        answer = await rest.get(gaiaex.rest_url(settings.gaiaex.rest_url, path))
-        asked.append((gaiaex.question(path), answer))
     return asked
 
 

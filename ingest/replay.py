@@ -43,6 +43,8 @@ logger = get_logger(__name__)
 COMMIT_FRAMES: Final = 100_000
 # A recording made from a capture is named for its content.
 CAPTURE: Final = "capture-"
+# What a recording says of itself that holds answers about the past instead of frames.
+BACKFILL: Final = "backfill"
 
 # The sections of the settings that decide which rows a journal becomes.
 SECTIONS: Final = ("record", "gaiaex", "bars")
@@ -131,6 +133,8 @@ def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Prog
 
 def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
     about, started_ns = about_recording(folder)
+    if about.get("source") == BACKFILL:
+        return _replay_backfill(folder, settings, lake)
     settings = settings_of(about, settings)
     pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
     if about.get("source") == "socket":
@@ -148,6 +152,14 @@ def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progres
         pipeline, read_batches(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit
     )
     return done
+
+
+def _replay_backfill(folder: Path, settings: Settings, lake: Lake) -> Replayed:
+    from ingest.history.over_rest import replay_backfill  # which stands on this file
+
+    done, answers = replay_backfill(folder, settings, lake)
+    counts = Counts(frames=answers.answers, quarantined=done.refused, bars=done.rows.get("bars", 0))
+    return Replayed(folder.name, counts, answers.kinds, done.rows)
 
 
 def _drive(

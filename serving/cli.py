@@ -16,6 +16,7 @@ from rich.console import Console
 from serving.commands import (
     airflow,
     alert,
+    backfill,
     certify,
     data,
     explain,
@@ -79,6 +80,7 @@ def show_settings(context: typer.Context) -> None:
 
 record.add_to(app)
 data.add_to(app)
+backfill.add_to(app)
 models.add_to(app)
 venue.add_to(app)
 probe.add_to(app)

@@ -248,7 +248,8 @@ BARS: Final = Contract(
 
 CANDLES: Final = Contract(
     "candles",
-    "The venue's own candles as imported; bars are derived from them with origin `candle`.",
+    "The venue's own candles, from files or over REST; bars are derived from them with origin `candle`. Written by "
+    "`tickwalk import candles` and `tickwalk backfill candles`.",
     (
         INSTRUMENT,
         WIDTH,
@@ -268,13 +269,14 @@ CANDLES: Final = Contract(
 
 FUNDING: Final = Contract(
     "funding",
-    "Funding as paid (not the predicted rate of `contexts`); positive means that longs pay shorts.",
+    "Funding as paid (not the predicted rate of `contexts`); positive means that longs pay shorts. Written by "
+    "`tickwalk backfill funding`.",
     (
         INSTRUMENT,
         Column("ts_event", TS, "when it was paid, as the venue says, jitter kept"),
         Column("funding_rate", F64, "share of notional", low=-1.0, high=1.0),
         Column("premium", F64, "premium it was computed from", nullable=True),
-        Column("interval_h", I32, "hours it pays for: 8 before mid 2023, 1 since", low=1, high=24),
+        Column("interval_h", I32, "hours it pays for: 8 until 2023-06-08, 1 since", low=1, high=24),
         Column("source", TEXT, "the file or request it came from"),
         KNOWABLE,
     ),

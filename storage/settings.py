@@ -379,6 +379,18 @@ class KeepSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BackfillSettings:
+    """What filling in history costs."""
+
+    usd_per_gb: float = 0.09
+    """What a gigabyte of an archive costs whose reader pays; AWS asks 0.09 USD outside of its own network."""
+
+    def __post_init__(self) -> None:
+        if self.usd_per_gb < 0:
+            raise SettingsError(f"backfill.usd_per_gb is {self.usd_per_gb}", hint="set it to 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one tickwalk home."""
 
@@ -393,6 +405,7 @@ class Settings:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     alert: AlertSettings = field(default_factory=AlertSettings)
     keep: KeepSettings = field(default_factory=KeepSettings)
+    backfill: BackfillSettings = field(default_factory=BackfillSettings)
 
     @property
     def journal_dir(self) -> Path:

@@ -1,29 +1,28 @@
 """How does candle history come in, and what bars does it make?
 
 A file of candles becomes rows of `candles`, as they stand, and bars with origin `candle`. What candles cannot say
-stays null: flow always, and the number of trades where the file has none. A candle without volume is the venue's
-word that nothing printed; a candle that is absent is `unknown`, unless the import states that this source leaves
-silent bars out.
+stays null: flow always, and the number of trades where the file has none. Which bars they make is said in
+`ingest.history.candle_bars`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.captures import content_id
+from ingest.history.candle_bars import Absent, bars_of
 from storage.clock import MS_NS, US_NS, iso, width_ns
-from storage.contracts import BARS, CANDLES
+from storage.contracts import CANDLES
 from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake import Lake
 from storage.settings import Settings
-
-Absent = Literal["unknown", "quiet"]
 
 # Names by which files call our columns; the first that a file has is taken.
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {
@@ -50,6 +49,7 @@ class Imported:
         candles: candles in the file.
         bars: bars derived, absent candles included.
         quiet: bars of them in which nothing printed, by the venue's word or the import's.
+        halted: bars in which no coin of the venue printed.
         unknown: bars whose candle is absent.
         written: rows new to the lake, by table.
     """
@@ -60,6 +60,7 @@ class Imported:
     candles: int
     bars: int
     quiet: int
+    halted: int
     unknown: int
     written: dict[str, int]
 
@@ -108,8 +109,11 @@ def import_candles(
     source = f"{path.name}#{content_id(path)}"
     candles = _candles(run, width, step_ns, lag_ns, source)
     good, _ = CANDLES.validate(candles)  # what the lake will refuse must make no bar either
-    run.register("good", good)
-    bars = _bars(run, width, step_ns, lag_ns, absent)
+    # A candle that was refused still says that its instrument was there.
+    spans = run.execute(
+        "SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument"
+    ).to_arrow_table()
+    bars = bars_of(good, spans, width=width, step_ns=step_ns, lag_ns=lag_ns, absent=absent)
     written: dict[str, int] = {}
     commit = lake.commit(
         {"candles": candles, "bars": bars},
@@ -117,11 +121,7 @@ def import_candles(
         inputs={"file": path.name, "sha256": content_id(path)},
     )
     written |= commit.rows
-    counts = (
-        dict(run.execute("SELECT status, count(*) FROM bars GROUP BY status", []).fetchall())
-        if bars.num_rows
-        else {}
-    )
+    counts = Counter(bars["status"].to_pylist())
     span = run.execute("SELECT min(t_ns), max(t_ns) FROM raw").fetchone()
     names = run.execute("SELECT DISTINCT instrument FROM raw ORDER BY 1").fetchall()
     assert span is not None
@@ -131,8 +131,9 @@ def import_candles(
         to_ns=int(span[1]) + step_ns,
         candles=candles.num_rows,
         bars=bars.num_rows,
-        quiet=int(counts.get("quiet", 0)),
-        unknown=int(counts.get("unknown", 0)),
+        quiet=counts["quiet"],
+        halted=counts["halted"],
+        unknown=counts["unknown"],
         written=written,
     )
 
@@ -226,52 +227,6 @@ def _candles(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: i
     return rows.select(CANDLES.schema.names)
 
 
-def _bars(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: int, absent: Absent) -> pa.Table:
-    """Return one bar per instrument and grid step between its first and its last candle."""
-    rows = run.execute(
-        f"""
-        WITH spans AS (SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument),
-        sound AS (
-            SELECT instrument, epoch_us(ts_open) * 1000 AS t_ns, open, high, low, close, volume, trades FROM good
-        ),
-        grid AS (
-            SELECT instrument, unnest(generate_series(first_ns, last_ns, ?)) AS t_ns FROM spans
-        ),
-        dense AS (
-            SELECT g.instrument, g.t_ns, c.open, c.high, c.low, c.close, c.volume, c.trades,
-                   c.t_ns IS NULL AS is_absent,
-                   c.t_ns IS NOT NULL AND (c.volume > 0 OR coalesce(c.trades, 0) > 0) AS is_printed
-            FROM grid g LEFT JOIN sound c USING (instrument, t_ns)
-        )
-        SELECT instrument, ? AS width,
-               make_timestamptz(t_ns // {US_NS}) AS ts_open,
-               make_timestamptz((t_ns + ?) // {US_NS}) AS ts_close,
-               CAST(0 AS INTEGER) AS revision,
-               CASE WHEN is_printed THEN 'printed' WHEN is_absent THEN ? ELSE 'quiet' END AS status,
-               CASE WHEN is_absent AND ? = 'unknown' THEN 'candle absent' ELSE '' END AS cause,
-               'always' AS session, 'candle' AS origin,
-               CAST(0 AS BIGINT) AS observed_ms, false AS repaired, false AS certified,
-               CASE WHEN is_printed THEN open END AS open, CASE WHEN is_printed THEN high END AS high,
-               CASE WHEN is_printed THEN low END AS low, CASE WHEN is_printed THEN close END AS close,
-               CASE WHEN is_absent AND ? = 'unknown' THEN NULL ELSE coalesce(volume, 0) END AS volume,
-               CAST(NULL AS DOUBLE) AS buy_volume, CAST(NULL AS DOUBLE) AS notional, CAST(NULL AS DOUBLE) AS vwap,
-               CASE WHEN is_absent AND ? = 'quiet' THEN 0 WHEN NOT is_absent AND NOT is_printed THEN 0
-                    ELSE trades END AS trades,
-               true AS trades_applicable,
-               CAST(NULL AS DOUBLE) AS bid, CAST(NULL AS DOUBLE) AS ask, CAST(NULL AS DOUBLE) AS bid_size,
-               CAST(NULL AS DOUBLE) AS ask_size, CAST(NULL AS BIGINT) AS quote_age_ms,
-               CAST(NULL AS DOUBLE) AS funding_rate, CAST(NULL AS DOUBLE) AS open_interest,
-               CAST(NULL AS DOUBLE) AS oracle, CAST(NULL AS DOUBLE) AS mark, CAST(NULL AS BIGINT) AS context_age_ms,
-               t_ns + ? AS ts_knowable_ns
-        FROM dense ORDER BY instrument, t_ns
-        """,
-        [step_ns, width, step_ns, absent, absent, absent, absent, step_ns + lag_ns],
-    ).to_arrow_table()
-    bars = rows.select(BARS.schema.names)
-    run.register("bars", bars)
-    return bars
-
-
 def check_absent(text: str) -> Absent:
     """Return what a missing candle means.
 
@@ -289,5 +244,6 @@ def describe(done: Imported) -> str:
     """Return one line for people about an import."""
     return (
         f"{done.candles:,} candles of {len(done.instruments)} instruments, {iso(done.from_ns)} to {iso(done.to_ns)}: "
-        f"{done.bars:,} bars, {done.quiet:,} quiet, {done.unknown:,} unknown"
+        f"{done.bars:,} bars, {done.quiet:,} quiet, {done.halted:,} halted, "
+        f"{done.unknown:,} unknown"
     )

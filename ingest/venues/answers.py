@@ -12,6 +12,7 @@ from typing import Any, Final
 from ingest.venues.board import Board
 from ingest.venues.candles import INTERVAL_MINUTES
 from ingest.venues.frames import decimal_text
+from ingest.venues.past import Past
 from ingest.venues.subscriptions import Refused, Subscription
 from ingest.venues.universe import FIRST_DEX
 
@@ -26,10 +27,14 @@ class Answers:
     Args:
         board: what the venue knows.
         status_ms: tells the venue's present, which `exchangeStatus` gives.
+        past: candles that were recorded, instead of those made of prints.
     """
 
-    def __init__(self, board: Board, status_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, board: Board, status_ms: Callable[[], int] | None = None, *, past: Past | None = None
+    ) -> None:
         self._board = board
+        self._past = past
         self._status_ms = status_ms or (lambda: board.now_ms)
 
     def info(self, body: bytes) -> str:
@@ -90,6 +95,8 @@ class Answers:
         if interval not in INTERVAL_MINUTES:
             raise Refused(UNREADABLE)
         start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self._board.now_ms)
+        if self._past is not None:
+            return f"[{','.join(self._past.candles(request['coin'], interval, start_ms, end_ms))}]"
         book = self._board.candles(request["coin"])
         return "[]" if book is None else f"[{','.join(book.between(interval, start_ms, end_ms))}]"
 

@@ -33,6 +33,7 @@ from ingest.venues.faults import Fault, MarketChange, Window
 from ingest.venues.frames import Print
 from ingest.venues.line import Stats
 from ingest.venues.market import Source
+from ingest.venues.past import Past
 from ingest.venues.pump import Pace, Pump
 from ingest.venues.relay import Generation, Relay
 from ingest.venues.session import Session
@@ -47,7 +48,7 @@ class SimulatedVenue:
     """A server for one source; an async context manager.
 
     Args:
-        source: a `Market` or a `Tape`; served once.
+        source: a `Market`, a `Tape` or a `Past`; served once.
         clock: see the module.
         speed: real clock only: times as fast as the source's own time, 0 for flat out.
         time_source: real clock only.
@@ -128,7 +129,7 @@ class SimulatedVenue:
             pump=self._pump,
             plan=plan,
             relay=relay,
-            answers=Answers(board, self._pump.status_ms),
+            answers=Answers(board, self._pump.status_ms, past=source if isinstance(source, Past) else None),
             stats=stats,
             pace=pace,
             time_source=clock_source,

@@ -23,8 +23,11 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -75,6 +78,28 @@ def step_progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=notes, transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda name: progress.update(task, advance=1, description=name)
+
+
+class _StepsPerMinute(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Show the pace of late."""
+        return Text(f"{task.speed * 60:,.0f} steps/min" if task.speed else "", style="dim")
+
+
+@contextlib.contextmanager
+def paced_progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar of steps with pace and time left on standard error; yield what takes (done, total, name)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _StepsPerMinute(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True, speed_estimate_period=120) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
 
 
 def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, Any]]) -> Any:

@@ -16,8 +16,8 @@ from storage.contracts import CONTRACTS
 from storage.lake import Lake
 from storage.settings import Settings, load_settings
 
-# `batches` says who wrote what when, which a replay does otherwise.
-TABLES: Final = tuple(name for name in CONTRACTS if name != "batches")
+# These say who wrote what when, and when a lake was made, which a replay does otherwise.
+TABLES: Final = tuple(name for name in CONTRACTS if name not in ("batches", "migrations"))
 _OURS: Final = ("batch", "ts_ingested_ns")
 
 _UNLIKE: Final = """

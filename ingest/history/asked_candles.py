@@ -27,8 +27,8 @@ from ingest.history.around import Market, look_around
 from ingest.history.asked import Asks, Noted
 from ingest.history.backfill import committed
 from ingest.history.candle_bars import Absent, bars_of
+from ingest.history.reconcile import INTERVALS
 from ingest.history.steps import Step, Taken, Wish
-from ingest.repairs import INTERVALS
 from storage.clock import MS_NS, floor_ns, iso, width_ns
 from storage.contracts import CANDLES
 from storage.errors import RangeError, SettingsError, VenueError

@@ -61,6 +61,8 @@ _FLUSH_S = 0.02
 _LOOK_S = 1.0
 _START_S = 10.0
 _ROTATE_LOOK_S = 30.0
+# Now and then much code runs that is not needed again for long: a large batch, a rotation.
+_RELEASE_S = 300.0
 # More than this waiting for a pipeline that is being made ready, and the sockets wait too.
 _MOST_WAITING = 200_000
 
@@ -369,19 +371,18 @@ class Recorder:
             await run_whole(self._intake.journal.sync)
 
     async def _commit_loop(self) -> None:
-        has_released = False
+        released_s = 0.0
         while not self._ending.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
             self._bars_out.clear()
-            if not self._ending.is_set():  # the end sends what is left
-                await self._commits.send()
-                await asyncio.to_thread(trim)
-                if (
-                    self._commits.written and not has_released
-                ):  # all that a recording needs has been used once
-                    has_released = True
-                    await asyncio.to_thread(release_starters)
+            if self._ending.is_set():
+                return  # the end sends what is left
+            await self._commits.send()
+            await asyncio.to_thread(trim)
+            if self._commits.written and time.monotonic() > released_s + _RELEASE_S:
+                await asyncio.to_thread(release_starters)
+                released_s = time.monotonic()
 
     async def _rotate_loop(self) -> None:
         """Rotate when it is time; and early, when the lake is back that had to be given up on: that catches up."""

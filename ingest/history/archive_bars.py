@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ingest.fold import Folded, fold
+from ingest.history.fill_columns import Fills
 from ingest.sessions import session_at
 from storage.clock import MS_NS, US_NS, width_ns
 from storage.contracts import BARS
@@ -52,7 +53,7 @@ def awake(beats_ms: Array, silence_ms: int) -> Array:
 
 
 def make_bars(
-    prints: Array,
+    prints: Fills,
     instruments: Sequence[str],
     parts_ms: Array,
     width: str,
@@ -64,7 +65,7 @@ def make_bars(
     """Return an hour's bars of the instruments that printed in it.
 
     Args:
-        prints: (n,) of `fill_columns.FILL`, in the order in which they happened.
+        prints: in the order in which they were written.
         instruments: ids by the code in `coin`.
         parts_ms: (k, 2) what is proven, see `awake`.
         width: of the bars; it divides the stretch.
@@ -75,7 +76,7 @@ def make_bars(
     steps = (to_ms - from_ms) // step_ms
     # What the lake will refuse must make no bar either.
     sound = (prints["price"] > 0) & (prints["price"] <= _LARGEST_PRICE) & (prints["size"] <= _LARGEST_SIZE)
-    prints = prints[sound & (prints["size"] > 0)]
+    prints = prints.at(sound & (prints["size"] > 0))
     present = np.unique(prints["coin"])
     bar = np.searchsorted(present, prints["coin"]) * steps + (prints["time_ms"] - from_ms) // step_ms
     order = np.lexsort((prints["time_ms"], bar))

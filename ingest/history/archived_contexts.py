@@ -8,8 +8,9 @@ receipt, and the row is knowable `bars.history_lag_ms` later.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import duckdb
 import pyarrow as pa
@@ -113,13 +114,13 @@ def context_rows(
     """Return rows of `contexts`, in the file's order, and the lines that say nothing."""
     bad: list[BadLine] = []
 
-    def note(row: Any) -> str:
+    def note(row: Any) -> Literal["skip", "error"]:
         reason = f"{row.actual_columns} columns, not {row.expected_columns}"
         bad.append(BadLine(0, int(row.number), row.text.encode(), reason))
         return "skip"
 
     texts = csv.read_csv(
-        pa.py_buffer(body),
+        io.BytesIO(body),
         read_options=csv.ReadOptions(use_threads=False),  # only then are lines numbered
         parse_options=csv.ParseOptions(invalid_row_handler=note),
         convert_options=csv.ConvertOptions(
@@ -128,7 +129,7 @@ def context_rows(
             strings_can_be_null=False,
         ),
     )
-    kinds = {coin: kind_of(coin) for coin in texts["coin"].unique().to_pylist()}
+    kinds = {coin: kind_of(coin) for coin in map(str, texts["coin"].unique().to_pylist())}
     run = duckdb.connect()
     run.execute("SET TimeZone = 'UTC'")
     run.register("texts", texts.append_column("line", pa.array(range(1, texts.num_rows + 1), pa.int64())))
@@ -140,10 +141,10 @@ def context_rows(
     run.execute(
         f"""CREATE TEMP TABLE said AS
             WITH mine AS (
-                SELECT *, TRY_CAST(time AS TIMESTAMPTZ) AS at, {read} FROM texts JOIN kinds USING (coin)
+                SELECT *, TRY_CAST(time AS TIMESTAMPTZ) AS moment, {read} FROM texts JOIN kinds USING (coin)
                 WHERE len(?) = 0 OR list_contains(?, coin)
             )
-            SELECT *, epoch_us(at) * 1000 AS at_ns, at IS NULL OR {unread} AS is_bad FROM mine""",
+            SELECT *, epoch_us(moment) * 1000 AS at_ns, moment IS NULL OR {unread} AS is_bad FROM mine""",
         [list(wanted), list(wanted)],
     )
     ours = ", ".join(f"our_{name} AS {name}" for name in _NUMBERS)

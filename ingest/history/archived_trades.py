@@ -8,7 +8,7 @@ have had them (the print's time and `bars.history_lag_ms`), so that two runs wri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -223,7 +223,7 @@ def trade_rows(hour: Hour, instruments: Sequence[str], names: Sequence[str], lag
         names: of the objects, by number.
         lag_ms: a print counts as knowable so long after its time.
     """
-    prints = hour.prints[np.argsort(hour.prints["time_ms"], kind="stable")]
+    prints = hour.prints.at(np.argsort(hour.prints["time_ms"], kind="stable"))
     count = len(prints)
     knowable_ns = (prints["time_ms"] + lag_ms) * MS_NS
     columns: dict[str, Any] = {
@@ -253,7 +253,7 @@ def refused(
     for item in odd:
         coin, time_ms, tid = item.unpaired.key
         raw = msgspec.json.encode(item.unpaired.fills)
-        source = f"{names[int(item.first['object'])]}:{int(item.first['line'])}:{coin}:{time_ms}:{tid}"
+        source = f"{names[item.object]}:{item.line}:{coin}:{time_ms}:{tid}"
         rows.append((item.unpaired.reason, raw, source))
     return contracts.QUARANTINE.rows(
         [
@@ -263,7 +263,7 @@ def refused(
     )
 
 
-def _pick(texts: Sequence[str], codes: Any) -> Any:
+def _pick(texts: Iterable[str], codes: Any) -> Any:
     """Return a column of texts by their codes; each text is held once."""
     return pa.DictionaryArray.from_arrays(
         pa.array(np.asarray(codes).astype(np.int32), pa.int32()), pa.array(list(texts), pa.string())

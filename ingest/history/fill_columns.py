@@ -6,7 +6,8 @@ are, is paired by arrays; the rest goes through `ingest.history.fills.Pairing`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -25,29 +26,67 @@ from ingest.rows import ZERO_HASH
 T = TypeVar("T")
 Array = NDArray[Any]
 
-FILL: Final = np.dtype(
-    [
-        ("coin", "i4"),
-        ("side", "i1"),
-        ("crossed", "?"),
-        ("twap", "?"),
-        ("object", "i4"),
-        ("line", "i8"),
-        ("time_ms", "i8"),
-        ("tid", "i8"),
-        ("oid", "i8"),
-        ("price", "f8"),
-        ("size", "f8"),
-    ]
-)
-"""A fill; of a print, `side` is the aggressor's: 1 bought, -1 sold, 0 neither."""
+_COLUMNS: Final = {
+    "coin": "i4",
+    "side": "i1",
+    "crossed": "?",
+    "twap": "?",
+    "object": "i4",
+    "line": "i8",
+    "time_ms": "i8",
+    "tid": "i8",
+    "oid": "i8",
+    "price": "f8",
+    "size": "f8",
+}
+
+
+class Fills:
+    """Fills, or prints, by column; one array each, since gathering rows of one array took four times as long.
+
+    `coin` is a code, `object` the number of the object and `line` that of the line in it; of a print, `side` is the
+    aggressor's: 1 bought, -1 sold, 0 neither.
+    """
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: Mapping[str, Array]) -> None:
+        self._columns = dict(columns)
+
+    def __len__(self) -> int:
+        return len(self._columns["coin"])
+
+    def __getitem__(self, name: str) -> Array:
+        return self._columns[name]
+
+    def at(self, chosen: Array) -> Fills:
+        """Return those at some places, or where a mask holds."""
+        return Fills({name: column[chosen] for name, column in self._columns.items()})
+
+    @staticmethod
+    def join(parts: Sequence[Fills]) -> Fills:
+        """Return all of several."""
+        columns = {}
+        for name, kind in _COLUMNS.items():
+            columns[name] = np.concatenate([*(part[name] for part in parts), np.empty(0, kind)])
+        return Fills(columns)
+
 
 # Prints of `node_trades` have no tid. Theirs are made above 2^50, where the venue's own end.
 _MADE_TID: Final = 1 << 50
 
 
+class UserFill(msgspec.Struct, array_like=True, gc=False):
+    """A user, who is left where he is, and his fill; a tuple would be the garbage collector's to look at."""
+
+    user: msgspec.Raw
+    fill: Fill
+
+
 class BlockLine(msgspec.Struct, gc=False):
-    events: list[tuple[str, Fill]]
+    """A block and its fills."""
+
+    events: list[UserFill]
 
 
 class _Party(msgspec.Struct, gc=False):
@@ -84,10 +123,11 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """Fills that make no print, and the rule they break; `first` is the first of them."""
+    """Fills that make no print, and the rule they break; where the first of them stands."""
 
     unpaired: Unpaired
-    first: Array
+    object: int
+    line: int
 
 
 class Reader(Generic[T]):
@@ -129,15 +169,15 @@ class Hour:
     """What was read of an hour.
 
     Args:
-        prints: (n,) of `FILL`, in the order in which the archive wrote them.
+        prints: in the order in which the archive wrote them.
         coins: names by code.
-        beats_ms: times at which any coin's fill was written, rising.
+        beats_ms: times at which any coin's fill was written, in order.
         odd: fills that make no print.
         bad: lines that say nothing.
         left_out: fills that are no trades by their own word, such as settlements.
     """
 
-    prints: Array
+    prints: Fills
     coins: list[str]
     beats_ms: Array
     odd: list[Odd] = field(default_factory=list)
@@ -159,8 +199,8 @@ class HourReader:
         self._from_ms, self._to_ms, self._spill_ms = from_ms, to_ms, spill_ms
         self._wanted = frozenset(coins)
         self._codes = Codes()
-        self._fills: list[Array] = []
-        self._prints: list[Array] = []
+        self._fills: list[Fills] = []
+        self._prints: list[Fills] = []
         self._beats: list[Array] = []
         self._bad: list[BadLine] = []
         self._left_out = 0
@@ -168,7 +208,7 @@ class HourReader:
     def add(self, pieces: Iterable[bytes], form: Form, object_number: int) -> None:
         """Take an object; of a neighbour no more is decoded than may hold the hour's events."""
         reader: Reader[Any] = Reader(_KINDS[form])
-        take: Callable[[list[Any], Array], tuple[Array, list[int]]] = getattr(self, f"_take_{form}")
+        take: Callable[[list[Any], Array, int], tuple[Fills, list[int]]] = getattr(self, f"_take_{form}")
         line = 0
         for piece in pieces:
             first, last = self._ends(piece, reader, form)
@@ -178,149 +218,170 @@ class HourReader:
             if first is not None and first >= self._to_ms + self._spill_ms:
                 break
             items, numbers, bad, line = reader.read(piece, object_number, line)
-            rows, beats = take(items, numbers)
-            rows["object"] = object_number
+            rows, beats = take(items, numbers, object_number)
+            del items  # while they are still in the cache
             inside = (rows["time_ms"] >= self._from_ms) & (rows["time_ms"] < self._to_ms)
-            (self._prints if form == "trades" else self._fills).append(rows if inside.all() else rows[inside])
+            (self._prints if form == "trades" else self._fills).append(
+                rows if inside.all() else rows.at(inside)
+            )
             self._beats.append(np.array(beats, np.int64))
             self._bad += bad
 
     def finish(self) -> Hour:
         """Return the hour."""
         names = list(self._codes)
-        fills = np.concatenate([*self._fills, np.empty(0, FILL)])
-        paired, odd = pair(fills, names)
-        prints = np.concatenate([*self._prints, paired])
+        prints, odd = pair(Fills.join(self._fills), names)
         if self._prints:
-            prints = _distinct(prints)
-        beats = np.unique(np.concatenate([*self._beats, np.empty(0, np.int64)]))
+            prints = _distinct(Fills.join([*self._prints, prints]))
+        beats = np.sort(np.concatenate([*self._beats, np.empty(0, np.int64)]))
         return Hour(prints, names, beats, odd, self._bad, self._left_out)
 
     def _ends(self, piece: bytes, reader: Reader[Any], form: Form) -> tuple[int | None, int | None]:
         """Return the times of a piece's first and last line; None where they say none."""
+        if form != "trades":
+            first, last = _TIME.search(piece), _TIME.match(piece, max(0, piece.rfind(b'"time"')))
+            return (int(first[1]), int(last[1])) if first and last else (None, None)
         head = piece[: piece.find(b"\n") + 1] or piece
         tail = piece[piece.rstrip().rfind(b"\n") + 1 :]
-        found = []
-        for line in (head, tail):
-            items = reader.read(line, 0, 0)[0]
-            times = [time for item in items for time in _times(item, form)]
-            found.append(times[0] if times else None)
-        return found[0], found[1]
+        items = [*reader.read(head, 0, 0)[0], *reader.read(tail, 0, 0)[0]]
+        times = _iso_ms([item.time for item in items]).tolist()
+        return (times[0], times[-1]) if times else (None, None)
 
-    def _take_blocks(self, blocks: list[BlockLine], numbers: Array) -> tuple[Array, list[int]]:
+    def _take_blocks(
+        self, blocks: list[BlockLine], numbers: Array, object_number: int
+    ) -> tuple[Fills, list[int]]:
         events = [block.events for block in blocks]
-        beats = [event[0][1].time for event in events if event]
-        fills = [event[1] for event in chain.from_iterable(events)]
-        return self._columns(fills, np.repeat(numbers, [len(event) for event in events])), beats
+        beats = [event[0].fill.time for event in events if event]
+        fills = [event.fill for event in chain.from_iterable(events)]
+        numbers = np.repeat(numbers, [len(event) for event in events])
+        return self._columns(fills, numbers, object_number), beats
 
-    def _take_fills(self, lines: list[tuple[str, Fill]], numbers: Array) -> tuple[Array, list[int]]:
-        fills = [line[1] for line in lines]
-        return self._columns(fills, numbers), [fill.time for fill in fills]
+    def _take_fills(
+        self, lines: list[UserFill], numbers: Array, object_number: int
+    ) -> tuple[Fills, list[int]]:
+        fills = [line.fill for line in lines]
+        return self._columns(fills, numbers, object_number), [fill.time for fill in fills]
 
-    def _take_trades(self, lines: list[_Print], numbers: Array) -> tuple[Array, list[int]]:
+    def _take_trades(
+        self, lines: list[_Print], numbers: Array, object_number: int
+    ) -> tuple[Fills, list[int]]:
         times = _iso_ms([line.time for line in lines])
         kept = [n for n, line in enumerate(lines) if not self._wanted or line.coin in self._wanted]
-        rows = np.empty(len(kept), FILL)
-        if kept:
-            chosen = [lines[n] for n in kept]
-            rows["coin"] = [self._codes[item.coin] for item in chosen]
-            rows["side"] = [1 if item.side == "B" else -1 for item in chosen]
-            rows["price"], rows["size"] = [item.px for item in chosen], [item.sz for item in chosen]
-            rows["tid"] = [made_tid(item.hash, *(party.oid for party in item.side_info)) for item in chosen]
-            rows["twap"] = [item.hash == ZERO_HASH for item in chosen]
-            rows["time_ms"], rows["line"] = times[kept], numbers[kept]
-            rows["crossed"], rows["oid"] = True, 0
-        return rows, times.tolist()
+        chosen = [lines[n] for n in kept]
+        columns: dict[str, Any] = {
+            "coin": [self._codes[item.coin] for item in chosen],
+            "side": [1 if item.side == "B" else -1 for item in chosen],
+            "crossed": np.ones(len(kept)),
+            "twap": [item.hash == ZERO_HASH for item in chosen],
+            "object": np.full(len(kept), object_number),
+            "line": numbers[kept],
+            "time_ms": times[kept],
+            "tid": [made_tid(item.hash, *(party.oid for party in item.side_info)) for item in chosen],
+            "oid": np.zeros(len(kept)),
+            "price": [item.px for item in chosen],
+            "size": [item.sz for item in chosen],
+        }
+        return Fills({name: np.array(columns[name], kind) for name, kind in _COLUMNS.items()}), times.tolist()
 
-    def _columns(self, fills: list[Fill], line: Array) -> Array:
-        dirs = [fill.dir for fill in fills]
-        if self._wanted or not NO_TRADES.isdisjoint(dirs):
+    def _columns(self, fills: list[Fill], line: Array, object_number: int) -> Fills:
+        if self._wanted or not NO_TRADES.isdisjoint(map(_DIR, fills)):
             wanted = self._wanted
             kept = [n for n, fill in enumerate(fills) if fill.dir not in NO_TRADES]
             self._left_out += len(fills) - len(kept)
             kept = [n for n in kept if not wanted or fills[n].coin in wanted]
             fills, line = [fills[n] for n in kept], line[kept]
-        rows = np.empty(len(fills), FILL)
-        for name, column in zip(_READ, map(list, zip(*map(_VALUES, fills), strict=True)), strict=False):
-            rows[name] = column
-        codes = self._codes
-        rows["coin"] = [codes[fill.coin] for fill in fills]
-        rows["side"] = [_SIDES.get(fill.side, 0) for fill in fills]
-        rows["twap"] = [fill.hash == ZERO_HASH for fill in fills]
-        rows["line"] = line
-        return rows
+        count, codes = len(fills), self._codes
+        columns: dict[str, Array] = {
+            name: np.fromiter(map(value, fills), kind, count) for name, (value, kind) in _VALUES.items()
+        }
+        columns["coin"] = np.fromiter(map(codes.__getitem__, map(_COIN, fills)), np.int32, count)
+        sides = "".join(map(_SIDE, fills)).encode("ascii", "replace")
+        if len(sides) != count:
+            sides = bytes(ord(fill.side) if fill.side in ("A", "B") else 0 for fill in fills)
+        columns["side"] = _SIDES[np.frombuffer(sides, np.uint8)]
+        columns["twap"] = np.array([fill.hash == ZERO_HASH for fill in fills], np.bool_)
+        columns["line"], columns["object"] = line, np.full(count, object_number, np.int32)
+        return Fills(columns)
 
 
-_KINDS: Final[dict[Form, Any]] = {"blocks": BlockLine, "fills": tuple[str, Fill], "trades": _Print}
-_SIDES: Final = {"B": 1, "A": -1}
-_READ: Final = ("time_ms", "tid", "oid", "price", "size", "crossed")
-_VALUES: Final = attrgetter("time", "tid", "oid", "px", "sz", "crossed")
+_KINDS: Final[dict[Form, Any]] = {"blocks": BlockLine, "fills": UserFill, "trades": _Print}
+_TIME: Final = re.compile(rb'"time"\s*:\s*(\d+)')
+_COIN, _DIR, _SIDE = attrgetter("coin"), attrgetter("dir"), attrgetter("side")
+_SIDES: Final = np.zeros(256, np.int8)
+_SIDES[ord("B")], _SIDES[ord("A")] = 1, -1
+# An attribute at a time: an array takes it from C to C (20 ns a fill, where tuples of all of them take 500).
+_VALUES: Final = {
+    "time_ms": (attrgetter("time"), np.int64),
+    "tid": (attrgetter("tid"), np.int64),
+    "oid": (attrgetter("oid"), np.int64),
+    "price": (attrgetter("px"), np.float64),
+    "size": (attrgetter("sz"), np.float64),
+    "crossed": (attrgetter("crossed"), np.bool_),
+}
 
 
-def pair(fills: Array, coins: Sequence[str]) -> tuple[Array, list[Odd]]:
+def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[Odd]]:
     """Return the prints that fills make, in the order of their first fill, and what makes none.
 
     Args:
-        fills: (m,) of `FILL`, in any order; the same fill may come more than once.
+        fills: in any order; the same fill may come more than once.
         coins: names by code.
     """
     if not len(fills):
         return fills, []
-    by_tid = np.argsort(fills["tid"], kind="stable")
+    # Not stable, which takes ten times as long: what shares a tid is two of a trade, or looked at one by one.
+    by_tid = np.argsort(fills["tid"])
     tid = fills["tid"][by_tid]
     starts = np.flatnonzero(np.concatenate(([True], tid[1:] != tid[:-1])))
-    counts = np.diff(np.append(starts, len(tid)))
-    twos = starts[counts == 2]
-    at_one, at_other = by_tid[twos], by_tid[twos + 1]
-    one, other = fills[at_one], fills[at_other]
-    fits = (one["side"] * other["side"] == -1) & (one["crossed"] != other["crossed"]) & (one["price"] > 0)
+    twos = starts[np.diff(np.append(starts, len(tid))) == 2]
+    one, other = by_tid[twos], by_tid[twos + 1]
+    is_taker = fills["crossed"][one]
+    fits = fills["side"][one] * fills["side"][other] == -1
+    fits &= is_taker != fills["crossed"][other]
     for name in ("coin", "time_ms", "price", "size"):
-        fits &= one[name] == other[name]
-    fits &= one["size"] > 0
-    taker = np.where(one["crossed"], at_one, at_other)[fits]
+        fits &= fills[name][one] == fills[name][other]
+    fits &= (fills["price"][one] > 0) & (fills["size"][one] > 0)
+    taker, first = np.where(is_taker, one, other)[fits], np.minimum(one, other)[fits]
     is_left = np.ones(len(fills), np.bool_)
-    is_left[at_one[fits]] = is_left[at_other[fits]] = False
-    firsts = at_one[fits]
-    left = np.flatnonzero(is_left)
+    is_left[one[fits]] = is_left[other[fits]] = False
     odd: list[Odd] = []
-    if len(left):
-        more, odd = _pair_slowly(fills, left, coins)
-        taker = np.concatenate((taker, more[:, 0]))
-        firsts = np.concatenate((firsts, more[:, 1]))
-    return fills[taker[np.argsort(firsts, kind="stable")]], odd
+    if is_left.any():
+        more, odd = _pair_slowly(fills, np.flatnonzero(is_left), coins)
+        taker, first = np.append(taker, more[:, 0]), np.append(first, more[:, 1])
+    return fills.at(taker[np.argsort(first)]), odd
 
 
-def _pair_slowly(fills: Array, left: Array, coins: Sequence[str]) -> tuple[Array, list[Odd]]:
+def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array, list[Odd]]:
     """Return (taker, first) of each print among fills that are not two of one tid, and what makes none."""
     pairing = Pairing()
     where: dict[tuple[str, int, int], dict[tuple[str, int], int]] = {}
     for n in left.tolist():
-        row = fills[n]
-        fill = _as_fill(row, coins)
+        fill = _as_fill(fills, n, coins)
         pairing.add([fill])
         where.setdefault(fill.key, {}).setdefault((fill.side, fill.oid), n)
     trades, unpaired = pairing.settle()
     found = []
     for trade in trades:
-        places = where[trade.coin, trade.time_ms, trade.tid]
-        taker = next(n for n in places.values() if fills[n]["crossed"])
-        found.append((taker, min(places.values())))
-    odd = [Odd(item, fills[min(where[item.key].values())]) for item in unpaired]
+        places = where[trade.coin, trade.time_ms, trade.tid].values()
+        found.append((next(n for n in places if fills["crossed"][n]), min(places)))
+    odd = []
+    for item in unpaired:
+        first = min(where[item.key].values())
+        odd.append(Odd(item, int(fills["object"][first]), int(fills["line"][first])))
     return np.array(found, np.int64).reshape(-1, 2), odd
 
 
-def _as_fill(row: Any, coins: Sequence[str]) -> Fill:
-    side = {1: "B", -1: "A"}.get(int(row["side"]), "?")
+def _as_fill(fills: Fills, n: int, coins: Sequence[str]) -> Fill:
     return Fill(
-        coin=coins[int(row["coin"])],
-        px=float(row["price"]),
-        sz=float(row["size"]),
-        side=side,
-        time=int(row["time_ms"]),
-        oid=int(row["oid"]),
-        crossed=bool(row["crossed"]),
-        tid=int(row["tid"]),
-        hash=ZERO_HASH if row["twap"] else "",
+        coin=coins[int(fills["coin"][n])],
+        px=float(fills["price"][n]),
+        sz=float(fills["size"][n]),
+        side={1: "B", -1: "A"}.get(int(fills["side"][n]), "?"),
+        time=int(fills["time_ms"][n]),
+        oid=int(fills["oid"][n]),
+        crossed=bool(fills["crossed"][n]),
+        tid=int(fills["tid"][n]),
+        hash=ZERO_HASH if fills["twap"][n] else "",
     )
 
 
@@ -334,16 +395,11 @@ def made_tid(tx_hash: str, buyer_oid: int, seller_oid: int) -> int:
     return _MADE_TID + (int.from_bytes(blake2b(said, digest_size=8).digest(), "big") >> 14)
 
 
-def _distinct(prints: Array) -> Array:
+def _distinct(prints: Fills) -> Fills:
     """Return prints once each, the first of each key, in their order."""
-    _, firsts = np.unique(prints[["coin", "time_ms", "tid"]], return_index=True)
-    return prints[np.sort(firsts)]
-
-
-def _times(item: Any, form: Form) -> list[int]:
-    if form == "blocks":
-        return [item.events[0][1].time] if item.events else []
-    return [item[1].time] if form == "fills" else _iso_ms([item.time]).tolist()
+    keys = np.column_stack([prints[name] for name in ("coin", "time_ms", "tid")])
+    _, firsts = np.unique(keys, axis=0, return_index=True)
+    return prints.at(np.sort(firsts))
 
 
 def _iso_ms(times: list[datetime]) -> Array:

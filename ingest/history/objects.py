@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal
@@ -27,8 +27,8 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 _MANIFEST: Final = "manifest.json"
-# Pieces of a few megabytes cost nothing in speed, and bound what an hour of fills (300 MB of JSON) takes of memory.
-PIECE_BYTES: Final = 4 << 20
+# What is made of a piece stays in the processor's cache; 4 MB took a third longer.
+PIECE_BYTES: Final = 1 << 18
 
 State = Literal["held", "absent"]
 
@@ -152,7 +152,7 @@ class Objects:
         _settle(part, path)
 
 
-def whole_lines(path: Path, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
+def whole_lines(path: Path, piece_bytes: int = PIECE_BYTES) -> Generator[bytes, None, None]:
     """Yield the content of an LZ4 file in pieces of about a size that end with a line."""
     rest = b""
     with pa.input_stream(str(path), compression="lz4") as stream:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from serving.commands.common import console, notes, settings_of
+from serving.commands.common import console, notes, run_until_stopped, settings_of
 
 _From = Annotated[
     str, typer.Option("--from", help="First instant, such as 2025-07-29 or 2025-07-29T14:00:00Z.")
@@ -112,12 +111,24 @@ def _backfill(
         console.print(cost.text(), highlight=False, soft_wrap=True)
         if not dry_run:
             check_cost(cost, settings.archive, is_agreed=is_agreed)
-        done = _driver()(source, wish, lake, settings, dry_run=dry_run, console=console)
-        if inspect.iscoroutine(done):
-            asyncio.run(done)
+        _run(source, wish, lake, settings, dry_run=dry_run)
 
 
-def _driver() -> Callable[..., Any]:
-    """Return what takes a source's steps one by one."""
-    driver: Callable[..., Any] = importlib.import_module("ingest.history.backfill").run_backfill
-    return driver
+def _run(source: Any, wish: Any, lake: Any, settings: Any, *, dry_run: bool) -> None:
+    """Let the driver take the source's steps, and show what it does."""
+    driver = importlib.import_module("ingest.history.backfill")
+    showing = importlib.import_module("serving.commands.backfill")
+    with showing.told("fetching from the archive", dry_run=dry_run) as telling:
+        done = run_until_stopped(
+            lambda stop: driver.run_backfill(
+                [source],
+                wish,
+                lake,
+                settings,
+                dry_run=dry_run,
+                stop=stop,
+                on_plan=telling.plan,
+                on_step=telling.step,
+            )
+        )
+    showing.show_done(done, dry_run=dry_run)

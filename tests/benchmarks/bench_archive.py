@@ -41,7 +41,12 @@ def make_hour(path: Path, *, blocks: int = BLOCKS, seed: int = 7) -> tuple[int, 
         trades += made
         events = [event for _ in range(made) for event in _trade(draw, time_ms)]
         stamp = f"2025-07-29T14:{number * 60 // blocks:02d}:00.010000000"
-        block = {"local_time": stamp, "block_time": stamp, "block_number": number + 676_000_000, "events": events}
+        block = {
+            "local_time": stamp,
+            "block_time": stamp,
+            "block_number": number + 676_000_000,
+            "events": events,
+        }
         lines.append(json.dumps(block, separators=(",", ":")).encode() + b"\n")
     body = b"".join(lines)
     with pa.output_stream(str(path), compression="lz4") as sink:
@@ -60,7 +65,11 @@ def _trade(draw: random.Random, time_ms: int) -> list[list[Any]]:
         crossed = (side == "B") == is_buy
         more = {"side": side, "time": time_ms, "startPosition": f"{draw.uniform(-900, 900):.3f}"}
         more |= {"dir": draw.choice(("Open Long", "Close Long", "Open Short", "Close Short"))}
-        more |= {"closedPnl": f"{draw.uniform(-90, 90):.6f}", "hash": tx, "oid": draw.randrange(10**11, 2 * 10**11)}
+        more |= {
+            "closedPnl": f"{draw.uniform(-90, 90):.6f}",
+            "hash": tx,
+            "oid": draw.randrange(10**11, 2 * 10**11),
+        }
         more |= {"crossed": crossed, "fee": f"{draw.uniform(0, 9):.6f}", "tid": tid, "feeToken": "USDC"}
         if draw.random() < 0.5:
             more |= {"cloid": f"0x{draw.getrandbits(128):032x}"}
@@ -90,6 +99,10 @@ def fills_into_rows() -> Iterator[Figure]:
         size_bytes, trades = make_hour(path)
         rows = into_rows(path)
         assert rows.num_rows == trades == read_only(path) // 2
-        taken = measure({"ours": lambda: into_rows(path), "lz4 and msgspec alone": lambda: read_only(path)}, rounds=ROUNDS)
+        taken = measure(
+            {"ours": lambda: into_rows(path), "lz4 and msgspec alone": lambda: read_only(path)}, rounds=ROUNDS
+        )
         rate = size_bytes / taken["ours"] / 1e6
-        yield from figures("fills by block into rows", taken, ours="ours", value=rate, unit="MB of JSON/s of one core")
+        yield from figures(
+            "fills by block into rows", taken, ours="ours", value=rate, unit="MB of JSON/s of one core"
+        )

@@ -23,7 +23,7 @@ _Yes = Annotated[bool, typer.Option("--yes", help="Pay also what costs more than
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands to `tickwalk backfill`."""
+    """Add the commands to those that fill in the past."""
     app.command()(trades)
     app.command()(books)
     app.command()(contexts)

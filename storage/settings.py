@@ -379,15 +379,56 @@ class KeepSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class BackfillSettings:
-    """What filling in history costs."""
+class ArchiveSettings:
+    """Where objects lie that tell of what no API gives any more, and what fetching them may cost.
 
+    Credentials are those of the AWS tools (`AWS_PROFILE`, an instance role, ...); there is no setting for them.
+    """
+
+    node_data: str = "s3://hl-mainnet-node-data"
+    """Where the trades and fills that nodes wrote lie: `s3://bucket/prefix`, or `https://...` of a copy."""
+    market_data: str = "s3://hyperliquid-archive"
+    """Where books and contexts lie, likewise."""
+    endpoint: str = ""
+    """The address that speaks S3; empty: that of the AWS tools (`AWS_ENDPOINT_URL`), else Amazon's."""
+    region: str = ""
+    """The region of the buckets; empty: that of the AWS tools."""
+    requester_pays: bool = True
+    """Whoever reads pays, and says so with each request; false for a copy of one's own."""
     usd_per_gb: float = 0.09
-    """What a gigabyte of an archive costs whose reader pays; AWS asks 0.09 USD outside of its own network."""
+    """What a gigabyte costs that leaves the region; 0 within it."""
+    usd_per_1000: float = 0.0004
+    """What 1,000 requests cost."""
+    limit_usd: float = 10.0
+    """A backfill that costs more than this is refused without `--yes`."""
+    tries: int = 6
+    """How often an object is asked for when the archive is slow, busy or breaks off."""
+    backoff_s: float = 1.0
+    """Longest wait before the second try; it doubles with each further one, up to a minute."""
+    timeout_s: float = 60.0
+    """Silence of an answer after which it is asked for anew."""
+    retry_h: float = 6.0
+    """Hours after which an object that was absent is asked for again."""
+    late_days: float = 40.0
+    """An object that is absent so long after its time counts as lost: what its neighbours hold is taken without it."""
+    spill_s: float = 120.0
+    """How far the events in an object may lie out of its hour, and out of order."""
+    silence_s: float = 60.0
+    """A stretch without a fill of any coin for longer than this proves nothing: the writer may have stood still."""
 
     def __post_init__(self) -> None:
-        if self.usd_per_gb < 0:
-            raise SettingsError(f"backfill.usd_per_gb is {self.usd_per_gb}", hint="set it to 0 or more")
+        for name in ("tries", "backoff_s", "timeout_s", "retry_h", "spill_s", "silence_s"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"archive.{name} is {getattr(self, name)}", hint="set it above zero")
+        for name in ("usd_per_gb", "usd_per_1000", "limit_usd", "late_days"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"archive.{name} is {getattr(self, name)}", hint="set it to 0 or more")
+        for name in ("node_data", "market_data"):
+            if not getattr(self, name).startswith(("s3://", "http://", "https://")):
+                raise SettingsError(
+                    f"archive.{name} is {getattr(self, name)!r}",
+                    hint="write s3://bucket/prefix or https://...",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +446,7 @@ class Settings:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     alert: AlertSettings = field(default_factory=AlertSettings)
     keep: KeepSettings = field(default_factory=KeepSettings)
-    backfill: BackfillSettings = field(default_factory=BackfillSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
 
     @property
     def journal_dir(self) -> Path:
@@ -421,6 +462,11 @@ class Settings:
     def lake_dir(self) -> Path:
         """The catalog and the Parquet files of the tables."""
         return self.home / "lake"
+
+    @property
+    def archive_dir(self) -> Path:
+        """Objects of archives as they were fetched, with a manifest beside each day's."""
+        return self.home / "archive"
 
     @property
     def models_dir(self) -> Path:

@@ -120,7 +120,7 @@ async def make_plan(sources: Sequence[Source], wish: Wish, lake: Lake, settings:
         minutes=float(max(0, math.ceil(weight / a_minute) - 1)),
         size_bytes=sum(step.size_bytes or 0 for _, step in left),
         unsized=sum(step.size_bytes is None for _, step in left),
-        usd=paid / _GB * settings.backfill.usd_per_gb,
+        usd=paid / _GB * settings.archive.usd_per_gb,
     )
 
 

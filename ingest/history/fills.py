@@ -17,7 +17,7 @@ import msgspec
 from storage.errors import VenueError
 
 # What changes a position without a trade in the book.
-_NO_TRADES: Final = frozenset(
+NO_TRADES: Final = frozenset(
     {
         "Spot Dust Conversion",
         "Settlement",
@@ -35,7 +35,7 @@ Key = tuple[str, int, int]
 """(coin, time in ms, tid): the venue's key of a trade."""
 
 
-class Fill(msgspec.Struct, frozen=True):
+class Fill(msgspec.Struct, frozen=True, gc=False):
     """One side of a trade; prices and sizes come as decimal strings, `time` in ms."""
 
     coin: str
@@ -113,7 +113,7 @@ class Pairing:
     def add(self, fills: Iterable[Fill]) -> None:
         """Take fills."""
         for fill in fills:
-            if fill.dir in _NO_TRADES:
+            if fill.dir in NO_TRADES:
                 self.left_out += 1
                 continue
             held = self._open.setdefault(fill.key, {}).setdefault((fill.side, fill.oid), fill)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.commands import backfill_archive
 from serving.commands.common import console, notes, paced_progress, run_until_stopped, settings_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ DryRun = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    # The archive's verbs are added to `backfill` here.
+    backfill_archive.add_to(backfill)
     app.add_typer(backfill, name="backfill")
 
 
@@ -162,7 +163,7 @@ def describe_plan(plan: Plan) -> list[str]:
     unsized = f", and {plan.unsized} objects of unknown size" if plan.unsized else ""
     lines.append(f"  download  about {plan.size_bytes / 1e6:,.1f} MB{unsized}")
     if plan.usd or (plan.unsized and not plan.weight):
-        lines.append(f"  price     {plan.usd:,.2f} USD for the reader, at backfill.usd_per_gb")
+        lines.append(f"  price     {plan.usd:,.2f} USD for the reader, at archive.usd_per_gb")
     return lines
 
 

@@ -13,16 +13,25 @@ import pyarrow as pa
 import pytest
 
 from ingest.history.fills import Pairing, read_fills
-from ingest.history.objects import FILLS, Objects, hour_keys, open_archive
-from storage.clock import NS, parse_time_ns
+from ingest.history.layouts import BLOCKS, HOUR_NS, hour_key, with_neighbours
+from ingest.history.objects import Objects
+from ingest.history.stores import Store, open_store
+from storage.clock import NS, floor_ns, parse_time_ns
 from storage.errors import CaptureError, SettingsError, VenueError
+from storage.settings import ArchiveSettings
 from tests.ingest.faults.test_f28 import HOUR_MS, a_block, a_trade
 
 HOUR = parse_time_ns("2025-07-29T14:00:00Z")
+FILLS = BLOCKS.folder
 KEY = f"{FILLS}/20250729/14.lz4"
+HURRIED = ArchiveSettings(tries=2, backoff_s=0.01)
 LATER = HOUR + 30 * 86_400 * NS
 
 Put = Callable[[str, bytes], None]
+
+
+def open_at(where: str) -> Store:
+    return open_store(where, HURRIED)
 
 
 def packed(*lines: bytes) -> bytes:
@@ -100,7 +109,7 @@ def test_f27_an_hour_that_is_late_is_absent_and_asked_for_again(
     place: tuple[str, Put], tmp_path: Path
 ) -> None:
     address, put = place
-    objects = Objects(open_archive(address), tmp_path / "held", retry_s=3_600.0)
+    objects = Objects(open_at(address), tmp_path / "held", retry_s=3_600.0)
     first = objects.fetch(KEY, LATER)
     assert (first.state, first.reason) == ("absent", "refused or not there")
     with pytest.raises(CaptureError, match="is not held"):
@@ -128,20 +137,20 @@ def test_f27_an_hour_without_its_content_is_absent_and_not_an_hour_without_trade
 ) -> None:
     address, put = place
     put(KEY, body)
-    entry = Objects(open_archive(address), tmp_path / "held").fetch(KEY, LATER)
+    entry = Objects(open_at(address), tmp_path / "held").fetch(KEY, LATER)
     assert entry.state == "absent"
     assert entry.reason.startswith(reason)
     assert not (tmp_path / "held" / KEY).exists()
 
 
 def test_f27_a_refusal_is_an_absence_and_a_failure_is_not_noted(site: str, tmp_path: Path) -> None:
-    objects = Objects(open_archive(site), tmp_path / "held")
+    objects = Objects(open_at(site), tmp_path / "held")
     assert objects.fetch("secret/20250729/1.lz4", LATER).state == "absent"
     with pytest.raises(VenueError, match="answered 500"):
         objects.fetch("broken/20250729/1.lz4", LATER)
     assert objects.entry("broken/20250729/1.lz4") is None
     with pytest.raises(VenueError, match="cannot be reached"):
-        Objects(open_archive("http://127.0.0.1:9"), tmp_path).fetch(KEY, LATER)
+        Objects(open_at("http://127.0.0.1:9"), tmp_path).fetch(KEY, LATER)
 
 
 def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
@@ -149,7 +158,7 @@ def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
 ) -> None:
     address, put = place
     put(KEY, packed(b"one"))
-    objects = Objects(open_archive(address), tmp_path / "held")
+    objects = Objects(open_at(address), tmp_path / "held")
     held = objects.fetch(KEY, LATER)
     (tmp_path / "held" / KEY).write_bytes(packed(b"two"))
     with pytest.raises(CaptureError, match="other bytes than were fetched"):
@@ -165,8 +174,8 @@ def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
     address, put = place
     put(KEY, packed(a_block(*a_trade(1, at_s=10.0))))
     put(f"{FILLS}/20250729/15.lz4", packed(a_block(*a_trade(2, at_s=3_599.9), *a_trade(3, at_s=3_700.0))))
-    objects, pairing = Objects(open_archive(address), tmp_path / "held"), Pairing()
-    keys = hour_keys(FILLS, HOUR, HOUR + 3_600 * NS)
+    objects, pairing = Objects(open_at(address), tmp_path / "held"), Pairing()
+    keys = [BLOCKS.key(at_ns) for at_ns in with_neighbours(HOUR)]
     assert [objects.fetch(key, LATER).state for key in keys] == ["absent", "held", "held"]
     for key in keys[1:]:
         for line in objects.lines(key):
@@ -177,6 +186,11 @@ def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
 
 def test_f27_hours_are_named_as_the_archive_names_them() -> None:
     night = parse_time_ns("2025-12-31T23:59:59Z")
-    assert hour_keys("x", night, night + NS) == ["x/20251231/22.lz4", "x/20251231/23.lz4", "x/20260101/0.lz4"]
+    hours = with_neighbours(floor_ns(night, HOUR_NS))
+    assert [hour_key("x", at_ns) for at_ns in hours] == [
+        "x/20251231/22.lz4",
+        "x/20251231/23.lz4",
+        "x/20260101/0.lz4",
+    ]
     with pytest.raises(SettingsError, match="is no archive"):
-        open_archive("ftp://host/x")
+        open_at("ftp://host/x")

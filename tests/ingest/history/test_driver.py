@@ -13,7 +13,7 @@ from serving.commands.backfill import describe_plan
 from storage.contracts import FUNDING
 from storage.errors import RangeError, SettingsError, VenueError
 from storage.lake import Lake
-from storage.settings import BackfillSettings, Settings
+from storage.settings import ArchiveSettings, Settings
 from tests.storage.rows import BTC
 
 WISH = Wish(0, 100)
@@ -114,5 +114,5 @@ def test_a_day_that_cannot_be_meant_is_refused() -> None:
 
 
 def test_a_price_below_zero_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"backfill.usd_per_gb is -1"):
-        BackfillSettings(usd_per_gb=-1.0)
+    with pytest.raises(SettingsError, match=r"archive.usd_per_gb is -1"):
+        ArchiveSettings(usd_per_gb=-1.0)

@@ -330,12 +330,12 @@ async def test_f33_held_back_sockets_stop_reading_and_lose_nothing(settings: Set
     async with serve(flood, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         # Nobody reads for longer than these, and no busy machine takes as long between two frames.
-        chosen = quick(settings, ack_timeout_s=60.0, ping_s=60.0, pong_timeout_s=1.0, socket_silence_s=1.0)
+        chosen = quick(settings, ack_timeout_s=60.0, ping_s=60.0, pong_timeout_s=2.0, socket_silence_s=2.0)
         async with listening([feed(url, ("trades", "BTC"))], chosen) as (sockets, ears):
             await ears.until(lambda: len(ears.frames) > 10)
             sockets.pause()
             with pytest.raises(TimeoutError):
-                await ears.until(lambda: len(ears.frames) == count, timeout_s=2.5)
+                await ears.until(lambda: len(ears.frames) == count, timeout_s=4.5)
             held = len(ears.frames)
             assert held < count
             assert len(sent) < count, "the venue waits"

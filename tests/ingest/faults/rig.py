@@ -225,7 +225,7 @@ async def live(
         faults=faults,
         **(venue or {}),
     )
-    async with served, asyncio.timeout(120):
+    async with served, asyncio.timeout(220):
         if has_chain:
             changes["record"] = {"explorer_url": served.explorer_url} | changes.get("record", {})
         run = Live(served, configured(settings, served, **changes), time=time)
@@ -254,7 +254,7 @@ async def live(
             run.read(lake, *tables)
 
 
-async def until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(is_so: Callable[[], bool], timeout_s: float = 180.0) -> None:
     """Wait for something that has no event, turn by turn of the loop."""
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - what a simulated venue has done so far has no event

@@ -45,10 +45,10 @@ def asked(run: Any, method: str) -> list[tuple[int, str, str]]:
 async def test_f04_pings_keep_a_quiet_socket_which_the_venue_would_close(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, ping_s: float, connections: int
 ) -> None:
-    """Nothing is sent of either coin; the venue drops a connection that it sent nothing for 2.5 s."""
+    """Nothing is sent of either coin; the venue drops a connection that it sent nothing for 5 s."""
     quiet = (Silence(coin="BTC"), Silence(coin="SOL"))
     record = {"ping_s": ping_s, "pong_timeout_s": 1.0, "silence_least_s": 900.0, "silence_most_s": 900.0}
-    async with live(settings, monkeypatch, *quiet, venue={"idle_close_s": 2.5}, record=record) as run:
+    async with live(settings, monkeypatch, *quiet, venue={"idle_close_s": 5.0}, record=record) as run:
         if connections == 1:
             await run.heard("pong", 15)
         await until(lambda: run.venue.stats.by_feed["hyperliquid"] >= connections)

@@ -18,30 +18,30 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.clock import TimeSource, WallTime
 from storage.code import code_version
-from storage.connection import connect, first_line, locked, quoted, redacted, retry, rollback
+from storage.connection import connect, first_line, quoted, redacted, retry, rollback
 from storage.contract import Contract
-from storage.contracts import BATCHES, CONTRACTS, MIGRATIONS, QUARANTINE
+from storage.contracts import BATCHES, CONTRACTS, QUARANTINE
 from storage.errors import LakeError
+from storage.held import against_held, contradicted, insert
 from storage.known import known_views
+from storage.layout import bring_to_layout, lacking
 from storage.logs import get_logger
-from storage.migrations import Held, refuse_newer, rows_of, steps_to_take
+from storage.refused import as_quarantine, distinct
 from storage.settings import LakeSettings, Settings
+from storage.turns import READERS_PATIENCE_S, Turns
 from storage.validate import SMALL_BATCH_ROWS
 
 logger = get_logger(__name__)
 
-READERS_PATIENCE_S: Final = 5.0
-"""How long maintenance keeps new readers waiting for one that reads for long, before it gives way."""
-
 _NO_SNAPSHOT: Final = "No snapshot found"
+_UNKNOWN: Final = (duckdb.CatalogException, duckdb.BinderException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,9 @@ class Lake:
         self._clock = clock
         self._attach = attach
         self._options = options
-        self._lock_path = settings.lake_dir / "commit.lock"
-        self._door, self._room = settings.lake_dir / "door.lock", settings.lake_dir / "read.lock"
-        self._is_sqlite = not settings.lake.catalog or settings.lake.catalog.startswith("sqlite:")
+        is_sqlite = not settings.lake.catalog or settings.lake.catalog.startswith("sqlite:")
+        self._turns = Turns(settings.lake_dir, readers_wait=is_sqlite)
         self._attached: set[int] = set()
-        self._is_alone = False
 
     @classmethod
     def open(cls, settings: Settings, *, read_only: bool = False, clock: TimeSource | None = None) -> Self:
@@ -121,7 +119,7 @@ class Lake:
             with lake.exclusive():
                 lake._connection.execute(lake._attach_as("lake", "READ_ONLY" if read_only else ""))
                 lake._connection.execute("USE lake")
-                lake._bring_to_layout(read_only=read_only)
+                bring_to_layout(lake._connection, now_ns=lake._clock.now_ns(), read_only=read_only)
         except duckdb.Error as error:
             lake.close()
             raise LakeError(f"the lake's catalog cannot be opened: {redacted(str(error))}") from None
@@ -164,11 +162,11 @@ class Lake:
             LakeError: the query fails, or the snapshot does not exist.
         """
         schema = "lake" if at is None else self._attach_at(at)
-        if not sql.strip():
+        if not _is_statement(sql):
             raise LakeError("the query is empty", hint='ask something, as in "SHOW TABLES"')
         cursor = self._connection.cursor()
         try:
-            with self._reading():
+            with self._turns.reading():
                 cursor.execute(f"USE {schema}")
                 if known_at_ns is not None:
                     for statement in known_views(schema, known_at_ns, sql):
@@ -179,6 +177,8 @@ class Lake:
         except duckdb.Error as error:
             if at is not None and _NO_SNAPSHOT in str(error):
                 raise _expired(at, error) from error
+            if isinstance(error, _UNKNOWN) and (what := lacking(self._connection, schema, first_line(error))):
+                raise _older(what, at) from error
             raise LakeError(f"the query failed: {first_line(error)}", sql=sql) from error
         finally:
             cursor.close()
@@ -232,7 +232,7 @@ class Lake:
             good, bad = CONTRACTS[name].validate(rows)
             fitting[name] = good
             if bad.num_rows:
-                refused.append(_as_quarantine(name, bad, batch_id, self._clock.now_ns()))
+                refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
         is_small = sum(rows.num_rows for rows in fitting.values()) < SMALL_BATCH_ROWS
         try:
             with self.exclusive(patience_s), self._in_one_thread(is_small):
@@ -262,15 +262,15 @@ class Lake:
             conflicts: list[pa.Table] = []
             for name, rows in tables.items():
                 if rows.num_rows:
-                    fresh, conflict = self._against_held(CONTRACTS[name], rows)
-                    written[name] = self._insert(CONTRACTS[name], fresh, stamp)
+                    fresh, conflict = against_held(run, CONTRACTS[name], rows)
+                    written[name] = insert(run, CONTRACTS[name], fresh, stamp)
                     if conflict.num_rows:
-                        conflicts.append(_as_quarantine(name, conflict, batch_id, stamp[0]))
+                        conflicts.append(as_quarantine(name, conflict, batch_id, stamp[0]))
             turned_away = [*refused, *conflicts]
             if turned_away:
-                quarantine, _ = self._against_held(QUARANTINE, _distinct(pa.concat_tables(turned_away)))
-                written["quarantine"] = written.get("quarantine", 0) + self._insert(
-                    QUARANTINE, quarantine, stamp
+                quarantine, _ = against_held(run, QUARANTINE, distinct(pa.concat_tables(turned_away)))
+                written["quarantine"] = written.get("quarantine", 0) + insert(
+                    run, QUARANTINE, quarantine, stamp
                 )
                 logger.warning("rows quarantined", batch=batch_id, rows=sum(t.num_rows for t in turned_away))
             record = {
@@ -279,7 +279,7 @@ class Lake:
                 "inputs": json.dumps(inputs),
                 "code": code_version(),
             }
-            self._insert(BATCHES, BATCHES.rows([record | {"ts_knowable_ns": stamp[0]}]), stamp)
+            insert(run, BATCHES, BATCHES.rows([record | {"ts_knowable_ns": stamp[0]}]), stamp)
             run.execute(
                 "CALL lake.set_commit_message('tickwalk', ?, extra_info => ?)",
                 [batch_id, json.dumps({"code": code_version(), "inputs": inputs})],
@@ -308,46 +308,6 @@ class Lake:
         assert found is not None
         return int(found[0])
 
-    def _against_held(self, contract: Contract, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Return the rows to insert and those that contradict a row already held, with the reason."""
-        run, keys = self._connection, ", ".join(contract.identity)
-        held = f"(SELECT * FROM {contract.name} {_near(contract)})"
-        bounds = _bounds(contract, rows)
-        # A join loses the order of its rows, and that of prints at one instant is known by nothing else.
-        run.register("incoming", rows.append_column("row_at", pa.array(range(rows.num_rows), pa.int64())))
-        fresh = run.execute(
-            f"FROM incoming ANTI JOIN {held} USING ({keys}) ORDER BY row_at", bounds
-        ).to_arrow_table()
-        unlike = rows.slice(0, 0)
-        if fresh.num_rows < rows.num_rows:
-            same = _equal((*contract.identity, *contract.content))
-            unlike = run.execute(
-                f"SELECT n.* FROM incoming n SEMI JOIN {held} h USING ({keys}) "
-                f"WHERE NOT EXISTS (SELECT 1 FROM {held} h WHERE {same})",
-                bounds * 2,
-            ).to_arrow_table()
-        if contract.revises and unlike.num_rows:
-            run.register("changed", unlike)
-            revised = run.execute(
-                "SELECT n.* REPLACE (CAST(n.revision + 1 + h.top"
-                f" - min(n.revision) OVER (PARTITION BY {_of('n', contract.identity)}) AS INTEGER) AS revision)"
-                f" FROM changed n JOIN (SELECT {keys}, max(revision) AS top, arg_max(observed_ms, revision) AS watched"
-                f" FROM {held} GROUP BY {keys}) h USING ({keys})"
-                # The next revision of the same computation, or another one that watched no less and knows something.
-                " WHERE n.revision > h.top OR (n.observed_ms >= h.watched AND n.status <> 'unknown')",
-                bounds,
-            ).to_arrow_table()
-            run.unregister("changed")
-            names = rows.column_names
-            fresh, unlike = pa.concat_tables([fresh.select(names), revised.select(names)]), rows.slice(0, 0)
-        run.unregister("incoming")
-        reason = pa.array(
-            [f"{contract.name} holds the same key with other values"] * unlike.num_rows, pa.string()
-        )
-        return fresh.select(rows.column_names), unlike.select(rows.column_names).append_column(
-            "reason", reason
-        )
-
     def contradicts(self, contract: Contract, rows: pa.Table) -> list[bool]:
         """Say of each row whether the table holds its key with other values, so that a commit would refuse it.
 
@@ -358,30 +318,10 @@ class Lake:
         cursor = self._connection.cursor()
         try:
             cursor.execute("USE lake")
-            place = pa.array(range(rows.num_rows), pa.int64())
-            cursor.register("given", rows.select(contract.schema.names).append_column("place", place))
-            same = f"coalesce(bool_or({_equal(contract.content)}), false)"
-            with self._reading():
-                found = cursor.execute(
-                    f"SELECT count(h.batch) > 0 AND NOT {same} AS is_other"
-                    f" FROM given n LEFT JOIN {contract.name} h ON {_equal(contract.identity)}"
-                    " GROUP BY n.place ORDER BY n.place"
-                ).fetchall()
-            return [bool(row[0]) for row in found]
+            with self._turns.reading():
+                return contradicted(cursor, contract, rows)
         finally:
             cursor.close()
-
-    def _insert(self, contract: Contract, rows: pa.Table, stamp: tuple[int, str]) -> int:
-        if rows.num_rows == 0:
-            return 0
-        self._connection.register("incoming", rows.select(contract.schema.names))
-        self._connection.execute(
-            # By name: a column that was added later stands last in the table.
-            f"INSERT INTO {contract.name} BY NAME SELECT *, ? AS ts_ingested_ns, ? AS batch FROM incoming",
-            list(stamp),
-        )
-        self._connection.unregister("incoming")
-        return rows.num_rows
 
     # Keeping in order.
 
@@ -391,10 +331,9 @@ class Lake:
         Raises:
             LakeError: someone else held it for longer than `patience_s`.
         """
-        return locked(self._lock_path, patience_s)
+        return self._turns.exclusive(patience_s)
 
-    @contextmanager
-    def alone(self, patience_s: float = READERS_PATIENCE_S) -> Iterator[None]:
+    def alone(self, patience_s: float = READERS_PATIENCE_S) -> AbstractContextManager[None]:
         """Hold the commit lock while nobody reads: for maintenance that takes entries out of the catalog.
 
         A SQLite catalog is not read as of one instant: to a transaction that began before a merge, files that were
@@ -403,28 +342,7 @@ class Lake:
         Raises:
             LakeError: someone read, or wrote, for longer than `patience_s`.
         """
-        if not self._is_sqlite:
-            with self.exclusive():
-                yield
-            return
-        # New readers wait at the door; those who read may end. Only then is the commit lock taken, so that a long
-        # query delays readers for `patience_s` at most, and writers not at all.
-        with locked(self._door), locked(self._room, patience_s), self.exclusive():
-            self._is_alone = True
-            try:
-                yield
-            finally:
-                self._is_alone = False
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        if self._is_alone or not self._is_sqlite:
-            yield
-            return
-        with locked(self._door, shared=True):
-            pass
-        with locked(self._room, shared=True):
-            yield
+        return self._turns.alone(patience_s)
 
     def call(self, sql: str, params: Sequence[object] = ()) -> pa.Table:
         """Run a statement of maintenance, within `alone`; rows go through `commit`.
@@ -447,39 +365,6 @@ class Lake:
         """Where the Parquet files lie: a folder, or `s3://...`."""
         return self.settings.data or str(self._settings.lake_dir / "data")
 
-    def _held(self) -> Held:
-        held: dict[str, set[str]] = {}
-        for table, column in self._connection.execute(
-            "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake'"
-        ).fetchall():
-            held.setdefault(table, set()).add(column)
-        return held
-
-    def _bring_to_layout(self, *, read_only: bool) -> None:
-        """Refuse a lake of a newer release, and take the steps that one of an older release lacks."""
-        run, held, number = self._connection, self._held(), 0
-        if "migrations" in held:
-            found = run.execute("SELECT max(number) FROM migrations").fetchone()
-            number = found[0] if found and found[0] else 0
-        refuse_newer(held, number)
-        if read_only:
-            return
-        steps, due = steps_to_take(held, number)
-        if not (steps or due):
-            return
-        run.execute("BEGIN TRANSACTION")
-        try:
-            for step in steps:
-                run.execute(step)
-            now_ns = self._clock.now_ns()
-            self._insert(MIGRATIONS, rows_of(due, code=code_version(), now_ns=now_ns), (now_ns, "migration"))
-            run.execute("COMMIT")
-        except BaseException:
-            rollback(run)
-            raise
-        if held:
-            logger.info("lake migrated", steps=[step.name for step in due], statements=len(steps))
-
 
 def _expired(at: int, error: duckdb.Error) -> LakeError:
     return LakeError(
@@ -488,42 +373,21 @@ def _expired(at: int, error: duckdb.Error) -> LakeError:
     )
 
 
-def _near(contract: Contract) -> str:
-    return f"WHERE {contract.time} BETWEEN ? AND ?" if contract.time else ""
-
-
-def _bounds(contract: Contract, rows: pa.Table) -> list[object]:
-    if contract.time is None:
-        return []
-    span: Any = pc.min_max(rows[contract.time]).as_py()
-    return [span["min"], span["max"]]
-
-
-def _equal(names: Sequence[str]) -> str:
-    return " AND ".join(f"n.{name} IS NOT DISTINCT FROM h.{name}" for name in names)
-
-
-def _of(alias: str, names: Sequence[str]) -> str:
-    return ", ".join(f"{alias}.{name}" for name in names)
-
-
-def _distinct(rows: pa.Table) -> pa.Table:
-    first = rows.select(list(QUARANTINE.key)).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
-    kept = first.group_by(list(QUARANTINE.key)).aggregate([("row", "min")])["row_min"]
-    return rows.take(kept)
-
-
-def _as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa.Table:
-    plain = rows.drop(["reason"]).to_pylist()
-    return QUARANTINE.rows(
-        [
-            {
-                "table_name": table,
-                "reason": reason,
-                "raw": json.dumps(row, default=str).encode(),
-                "source": f"{row.get('journal') or row.get('source') or batch_id}:{row.get('frame', number)}",
-                "ts_knowable_ns": row.get("ts_knowable_ns") or now_ns,
-            }
-            for number, (row, reason) in enumerate(zip(plain, rows["reason"].to_pylist(), strict=True))
-        ]
+def _older(what: str, at: int | None) -> LakeError:
+    """Return what a reader is told of a lake, or a snapshot, that an older release made."""
+    if at is not None:
+        return LakeError(
+            f"snapshot {at} is of an older layout: it has no {what}", hint="ask for a later snapshot"
+        )
+    return LakeError(
+        f"the lake is of an older layout: it has no {what}",
+        hint="whatever opens it for writing brings it to this release's layout, such as: tickwalk lake compact",
     )
+
+
+def _is_statement(sql: str) -> bool:
+    """Say whether a text holds a statement at all, and not only space and comments; one that is wrong may."""
+    try:
+        return bool(duckdb.extract_statements(sql))
+    except duckdb.Error:
+        return True

@@ -103,7 +103,7 @@ def test_what_is_free_stays_until_the_grace_is_over(settings: Settings) -> None:
 def test_maintenance_waits_for_readers_and_gives_way_to_long_ones(settings: Settings) -> None:
     with Lake.open(settings) as lake, Lake.open(settings, read_only=True) as reader:
         with (
-            reader._reading(),
+            reader._turns.reading(),
             pytest.raises(LakeError, match=r"held the lake's lock for 0\.1 s"),
             lake.alone(patience_s=0.1),
         ):

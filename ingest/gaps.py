@@ -9,21 +9,30 @@ import pyarrow as pa
 from storage.clock import US_NS
 from storage.lake import Lake
 
-# A hole that a candle has counted is proven bar by bar; those rows cover it.
+# What the venue has told whole (bar by bar by its candle, or in its archive) covers holes, all of one or a part.
 _GAPS: Final = """
     WITH newest AS (
         SELECT * FROM coverage
         QUALIFY row_number() OVER (
             PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
     ),
+    told AS (
+        SELECT instrument, channel, ts_from, ts_to, evidence = 'venue_statement' AND (kind = 'watched' OR bridged)
+               AS is_told, kind, cause, evidence, bridged, journal FROM newest
+    ),
+    islands AS (
+        SELECT *, coalesce(ts_from > max(ts_to) OVER (
+            PARTITION BY instrument, channel ORDER BY ts_from, ts_to
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS is_first
+        FROM told WHERE is_told
+    ),
     proven AS (
-        SELECT instrument, channel, ts_from, ts_to FROM newest
-        WHERE kind = 'gap' AND bridged AND evidence = 'venue_statement'
+        SELECT instrument, channel, min(ts_from) AS ts_from, max(ts_to) AS ts_to FROM (
+            SELECT *, count(*) FILTER (is_first) OVER (
+                PARTITION BY instrument, channel ORDER BY ts_from, ts_to) AS island FROM islands)
+        GROUP BY instrument, channel, island
     ),
-    holes AS (
-        SELECT instrument, channel, ts_from, ts_to, cause, evidence, bridged, journal FROM newest
-        WHERE kind = 'gap' AND NOT (bridged AND evidence = 'venue_statement')
-    ),
+    holes AS (FROM told WHERE kind = 'gap' AND NOT is_told),
     judged AS (
         SELECT holes.*, coalesce((
             SELECT sum(epoch_us(least(p.ts_to, holes.ts_to)) - epoch_us(greatest(p.ts_from, holes.ts_from)))

@@ -119,8 +119,9 @@ def gaps(
 ) -> None:
     """List missing prints: where nobody watched, why, and what proved that nothing is missing.
 
-    A gap is repaired when the prints that the venue resent reach back over it (`overlap`), or when its own candle
-    counts as many trades as we hold (`venue_statement`). Where several sockets watch, a gap is where none did.
+    A gap is repaired when the prints that the venue resent reach back over it (`overlap`), or when the venue itself
+    tells it whole (`venue_statement`): its candles count as many trades as we hold, or its archive was written
+    throughout. Where several sockets watch, a gap is where none did.
 
     With `--differ`: bars that claim to be whole and say something else than the venue's candle, figure by figure.
     """

@@ -9,7 +9,7 @@ import pytest
 
 from serving import cli
 from storage.settings import Settings
-from tests.storage.homes import filled
+from tests.storage.homes import filled, make_old
 
 
 def run(settings: Settings, *arguments: str) -> int:
@@ -45,3 +45,32 @@ def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
     assert "no longer holds snapshot" in said("lake", "unpin", "mine")
     assert run(settings, "lake", "pin", "gone", "--at", "0") == 2
     assert "snapshot 0 does not exist or has expired" in capsys.readouterr().err
+
+
+READ_ONLY = (
+    ("gaps",),
+    ("instruments",),
+    ("explain", "BTC", "2026-01-01T00:00"),
+    ("reference", "fees"),
+    ("quarantine", "list"),
+    ("models",),
+    ("lake", "status"),
+    ("sql", "FROM bars_latest"),
+)
+
+
+def test_every_command_that_only_reads_says_that_a_lake_is_too_old_and_what_to_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_old(settings)
+    for command in READ_ONLY:
+        assert run(settings, *command) == 2, command
+        said = " ".join(capsys.readouterr().err.split())
+        assert "the lake is of an older layout: it has no " in said, (command, said)
+        assert "such as: tickwalk lake compact" in said
+        assert "Traceback" not in said
+    assert run(settings, "lake", "compact") == 0
+    capsys.readouterr()
+    assert run(settings, "gaps") == 0
+    assert run(settings, "lake", "status") == 0

@@ -109,6 +109,12 @@ def test_reading_where_there_is_no_lake_says_how_to_make_one(settings: Settings)
         Lake.open(settings, read_only=True)
 
 
+@pytest.mark.parametrize("text", ["", " \n", "-- nothing", "/* nothing */ ;", ";"])
+def test_a_query_that_asks_nothing_is_refused(settings: Settings, text: str) -> None:
+    with Lake.open(settings) as lake, pytest.raises(LakeError, match=r"the query is empty.*SHOW TABLES"):
+        lake.query(text)
+
+
 def test_a_read_only_lake_refuses_to_write(settings: Settings) -> None:
     Lake.open(settings).close()
     with (

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import pytest
 
 from storage.clock import ManualTime
-from storage.connection import connect
 from storage.contracts import CONTRACTS, MIGRATIONS
 from storage.errors import LakeError
 from storage.history import snapshot_ids
 from storage.lake import Lake
 from storage.migrations import LAYOUT, STEPS
 from storage.settings import Settings
-from tests.storage.homes import filled
-
-# Some of the first release's tables, as it made them; pins had no event, and there were no migrations.
-OLD: Final = """
-    CREATE TABLE pins (pin VARCHAR, snapshot BIGINT, content VARCHAR, ts_knowable_ns BIGINT,
-        ts_ingested_ns BIGINT, batch VARCHAR);
-    CREATE TABLE batches (batch_id VARCHAR, rows VARCHAR, inputs VARCHAR, code VARCHAR, ts_knowable_ns BIGINT,
-        ts_ingested_ns BIGINT, batch VARCHAR);
-    CREATE TABLE funding (instrument VARCHAR, ts_event TIMESTAMPTZ, funding_rate DOUBLE, premium DOUBLE,
-        interval_h INTEGER, ts_knowable_ns BIGINT, ts_ingested_ns BIGINT, batch VARCHAR);
-    INSERT INTO pins VALUES ('night', 3, 'hash', 5, 5, 'p');
-    INSERT INTO batches VALUES ('p', '{"pins": 1}', '{}', 'old', 5, 5, 'p');
-    INSERT INTO funding VALUES ('x', make_timestamptz(0), 0.1, NULL, 1, 5, 5, 'f');
-"""
-
-
-def make_old(settings: Settings) -> None:
-    settings.ensure_home()
-    catalog = f"sqlite:{settings.lake_dir / 'catalog.sqlite'}"
-    run = connect(settings.lake, catalog)
-    run.execute(
-        f"ATTACH 'ducklake:{catalog}' AS lake (DATA_PATH '{settings.lake_dir / 'data'}', "
-        "DATA_INLINING_ROW_LIMIT 0, META_JOURNAL_MODE 'WAL')"
-    )
-    run.execute("USE lake")
-    run.execute(OLD)
-    run.close()
+from tests.storage.homes import filled, make_old
 
 
 def test_a_lake_of_the_first_release_is_migrated_with_its_rows_whole(settings: Settings) -> None:
@@ -93,3 +64,24 @@ def test_a_column_that_nobody_here_knows_is_of_a_newer_release(settings: Setting
 
 def test_steps_are_numbered_without_a_hole() -> None:
     assert [step.number for step in STEPS] == list(range(1, LAYOUT + 1))
+
+
+def test_what_an_older_lake_lacks_is_told_to_who_only_reads(settings: Settings) -> None:
+    make_old(settings)
+    said = "the lake is of an older layout: it has no {} .*brings it to this release's layout"
+    with Lake.open(settings, read_only=True) as lake:
+        old = lake.snapshot()
+        with pytest.raises(LakeError, match=said.format("table fees")):
+            lake.query("SELECT * FROM fees")
+        with pytest.raises(LakeError, match=said.format("table pins_held")):
+            lake.query("SELECT * FROM pins_held")
+        with pytest.raises(LakeError, match=said.format("column event of pins")):
+            lake.query("SELECT event FROM pins")
+        with pytest.raises(LakeError, match=r"the query failed: .*frees does not exist"):
+            lake.query("SELECT * FROM frees")
+    with Lake.open(settings) as lake:
+        assert lake.query("SELECT * FROM fees").num_rows == 0
+        with pytest.raises(LakeError, match=rf"snapshot {old} is of an older layout: it has no table fees"):
+            lake.query("SELECT * FROM fees", at=old)
+        with pytest.raises(LakeError, match=r"the query failed: .*column"):
+            lake.query("SELECT event FROM trades")

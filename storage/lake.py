@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,9 @@ READERS_PATIENCE_S: Final = 5.0
 
 _NO_SNAPSHOT: Final = "No snapshot found"
 
+Stamp = tuple[int, str]
+"""What every row is stamped with: `ts_ingested_ns` and `batch`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -59,6 +62,22 @@ class Commit:
     rows: Mapping[str, int]
     refused: int
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written within one transaction.
+
+    Args:
+        rows: by table.
+        refused: rows for `quarantine`.
+    """
+
+    rows: dict[str, int]
+    refused: list[pa.Table]
+
+
+Write = Callable[[duckdb.DuckDBPyConnection, Stamp], Written]
 
 
 class Lake:
@@ -232,21 +251,51 @@ class Lake:
             good, bad = CONTRACTS[name].validate(rows)
             fitting[name] = good
             if bad.num_rows:
-                refused.append(_as_quarantine(name, bad, batch_id, self._clock.now_ns()))
+                refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
+
+        def write(_: duckdb.DuckDBPyConnection, stamp: Stamp) -> Written:
+            done = Written({}, list(refused))
+            for name, rows in fitting.items():
+                if rows.num_rows:
+                    done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
+                    if conflict.num_rows:
+                        done.refused.append(as_quarantine(name, conflict, batch_id, stamp[0]))
+            return done
+
         is_small = sum(rows.num_rows for rows in fitting.values()) < SMALL_BATCH_ROWS
+        return self.once(write, batch_id=batch_id, inputs=inputs, patience_s=patience_s, is_small=is_small)
+
+    def once(
+        self,
+        write: Write,
+        *,
+        batch_id: str,
+        inputs: Mapping[str, object] | None = None,
+        patience_s: float = math.inf,
+        is_small: bool = False,
+    ) -> Commit:
+        """Do in one transaction what `write` does, with what it turned away and the row of `batches`: whole, and once.
+
+        Args:
+            write: given the connection, in a transaction, and the stamp; called again where the catalog was locked.
+            batch_id, inputs, patience_s: as for `commit`.
+            is_small: a thread of its own would cost more than it saves.
+
+        Raises:
+            LakeError: the catalog stayed locked, or refused the batch.
+        """
         try:
             with self.exclusive(patience_s), self._in_one_thread(is_small):
                 return retry(
-                    lambda: self._commit_once(fitting, refused, batch_id, dict(inputs or {})),
+                    lambda: self._once(write, batch_id, dict(inputs or {})),
                     tries=self._settings.lake.commit_tries,
                 )
         except duckdb.Error as error:
             raise LakeError(f"batch {batch_id} could not be committed: {first_line(error)}") from error
 
-    def _commit_once(
+    def _once(
         self,
-        tables: Mapping[str, pa.Table],
-        refused: Sequence[pa.Table],
+        write: Write,
         batch_id: str,
         inputs: Mapping[str, object],
     ) -> Commit:
@@ -257,22 +306,16 @@ class Lake:
             if known and known[0]:
                 run.execute("ROLLBACK")
                 return Commit(self._newest(), {}, 0, False)
-            stamp = (self._clock.now_ns(), batch_id)
-            written: dict[str, int] = {}
-            conflicts: list[pa.Table] = []
-            for name, rows in tables.items():
-                if rows.num_rows:
-                    fresh, conflict = self._against_held(CONTRACTS[name], rows)
-                    written[name] = self._insert(CONTRACTS[name], fresh, stamp)
-                    if conflict.num_rows:
-                        conflicts.append(_as_quarantine(name, conflict, batch_id, stamp[0]))
-            turned_away = [*refused, *conflicts]
-            if turned_away:
-                quarantine, _ = self._against_held(QUARANTINE, _distinct(pa.concat_tables(turned_away)))
+            stamp = self.stamp(batch_id)
+            done = write(run, stamp)
+            written = done.rows
+            refused = sum(rows.num_rows for rows in done.refused)
+            if refused:
+                quarantine, _ = self._against_held(QUARANTINE, _distinct(pa.concat_tables(done.refused)))
                 written["quarantine"] = written.get("quarantine", 0) + self._insert(
                     QUARANTINE, quarantine, stamp
                 )
-                logger.warning("rows quarantined", batch=batch_id, rows=sum(t.num_rows for t in turned_away))
+                logger.warning("rows quarantined", batch=batch_id, rows=refused)
             record = {
                 "batch_id": batch_id,
                 "rows": json.dumps(written),
@@ -288,7 +331,22 @@ class Lake:
         except BaseException:
             rollback(run)
             raise
-        return Commit(self._newest(), written, sum(t.num_rows for t in turned_away), True)
+        return Commit(self._newest(), written, refused, True)
+
+    def stamp(self, batch_id: str) -> Stamp:
+        """Return what the rows of a batch are stamped with now."""
+        return self._clock.now_ns(), batch_id
+
+    def add(self, contract: Contract, rows: pa.Table, stamp: Stamp) -> tuple[int, pa.Table]:
+        """Write, within `once`, the rows that are not held; return how many, and those that contradict what is held.
+
+        Args:
+            contract: the table's; the rows fit it.
+            rows: its columns.
+            stamp: of the rows.
+        """
+        fresh, conflict = self._against_held(contract, rows)
+        return self._insert(contract, fresh, stamp), conflict
 
     @contextmanager
     def _in_one_thread(self, is_small: bool) -> Iterator[None]:
@@ -371,7 +429,7 @@ class Lake:
         finally:
             cursor.close()
 
-    def _insert(self, contract: Contract, rows: pa.Table, stamp: tuple[int, str]) -> int:
+    def _insert(self, contract: Contract, rows: pa.Table, stamp: Stamp) -> int:
         if rows.num_rows == 0:
             return 0
         self._connection.register("incoming", rows.select(contract.schema.names))
@@ -513,7 +571,8 @@ def _distinct(rows: pa.Table) -> pa.Table:
     return rows.take(kept)
 
 
-def _as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa.Table:
+def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int, *, first: int = 0) -> pa.Table:
+    """Return rows of `quarantine` for rows that have a column `reason`; `first` is the number of the first of them."""
     plain = rows.drop(["reason"]).to_pylist()
     return QUARANTINE.rows(
         [
@@ -524,6 +583,6 @@ def _as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa
                 "source": f"{row.get('journal') or row.get('source') or batch_id}:{row.get('frame', number)}",
                 "ts_knowable_ns": row.get("ts_knowable_ns") or now_ns,
             }
-            for number, (row, reason) in enumerate(zip(plain, rows["reason"].to_pylist(), strict=True))
+            for number, (row, reason) in enumerate(zip(plain, rows["reason"].to_pylist(), strict=True), first)
         ]
     )

@@ -13,12 +13,11 @@ else becomes a revision, and any other contradiction goes to quarantine.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,6 +28,7 @@ from storage.lake import Commit, Lake, Stamp, Written, as_quarantine
 from storage.logs import get_logger
 from storage.parquet import ROW_GROUP_ROWS, Folder, TunedFile
 from storage.upkeep import MERGE_BELOW_BYTES
+from storage.validate import rise
 
 logger = get_logger(__name__)
 
@@ -224,20 +224,9 @@ def _cut(contract: Contract, piece: pa.Table) -> int:
 def _in_order(contract: Contract, rows: pa.Table) -> pa.Table:
     """Return rows by span and time; those of one instant stay as they came, for prints are ordered by nothing else."""
     names = _order(contract)
-    if rows.num_rows < 2 or not names or _is_in_order([rows[name] for name in names]):
+    if rows.num_rows < 2 or rise(rows, names)[1]:
         return rows
     return rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in names]))
-
-
-def _is_in_order(columns: Sequence[pa.ChunkedArray[Any]]) -> bool:
-    """Say whether no row is less than the one before it."""
-    falls = np.zeros(len(columns[0]) - 1, dtype=bool)
-    tied = ~falls
-    for column in columns:
-        before, after = column[:-1], column[1:]
-        falls |= tied & pc.less(after, before).to_numpy()
-        tied &= pc.equal(after, before).to_numpy()
-    return not falls.any()
 
 
 def _spans_of(contract: Contract, rows: pa.Table) -> _Spans:

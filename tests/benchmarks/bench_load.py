@@ -47,7 +47,7 @@ def write_plain(path: Path, rows: Iterable[pa.Table]) -> int:
         # By the million, as a whole table would be written: a table of one instrument would make a group of its own.
         stream = iter(rows)
         while some := list(islice(stream, 24)):
-            writer.write_table(pa.concat_tables(some).combine_chunks())
+            writer.write_table(pa.concat_tables(some))
     for target in (path, path.parent):
         handle = os.open(target, os.O_RDONLY)
         os.fsync(handle)

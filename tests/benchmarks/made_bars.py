@@ -88,14 +88,15 @@ def _bars_of(number: int, count: int) -> pa.Table:
         "certified": random.random(count) < 0.9,
     }
     always["notional"] = np.where(is_quiet, 0.0, volume * printed["vwap"])
-    same = {
+    same: dict[str, Any] = {
         "instrument": instrument(number),
         "width": "1m",
         "cause": "",
         "session": "always",
         "origin": "live",
+        "repaired": False,
+        "trades_applicable": True,
     }
-    same |= {"repaired": False, "trades_applicable": True}
     columns = {name: pa.array(values, mask=is_quiet) for name, values in printed.items()}
     columns |= {name: pa.array(values) for name, values in always.items()}
     columns |= {name: pa.repeat(pa.scalar(value), count) for name, value in same.items()}

@@ -91,6 +91,11 @@ class Contract:
         return next((name for name in self.key if name.startswith("ts_")), None)
 
     @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The key's texts: of what a row is, such as an instrument and a width."""
+        return tuple(c.name for c in self.columns if c.name in self.key and c.type == TEXT)
+
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema of a batch, without the lake's stamps."""
         return pa.schema([pa.field(c.name, c.type, c.nullable) for c in self.columns])
@@ -126,6 +131,14 @@ class Contract:
         Raises:
             ContractError: a column is missing or cannot be cast to its type.
         """
+        return split_by_schema(self, self.typed(batch))
+
+    def typed(self, batch: pa.Table) -> pa.Table:
+        """Return a batch with the columns of `schema` in their order and types; nulls are not looked at.
+
+        Raises:
+            ContractError: a column is missing or cannot be cast to its type.
+        """
         missing = [name for name in self.schema.names if name not in batch.column_names]
         if missing:
             raise ContractError(f"{self.name} batch lacks column {missing[0]!r}", hint="see docs/tables.md")
@@ -133,10 +146,9 @@ class Contract:
         # Types may be cast; whether a null is allowed is the schema's to say, row by row.
         target = pa.schema([pa.field(item.name, item.type) for item in self.schema])
         try:
-            batch = batch.cast(target)
+            return batch.cast(target)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ContractError(f"{self.name} batch does not fit its types: {error}") from error
-        return split_by_schema(self, batch)
 
 
 STAMPS: Final = (

@@ -9,8 +9,16 @@ import pyarrow as pa
 from storage.contracts import QUARANTINE
 
 
-def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa.Table:
-    """Return rows of `quarantine` for rows of a table, which have their reason in the column `reason`."""
+def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int, *, first: int = 0) -> pa.Table:
+    """Return rows of `quarantine` for rows of a table, which have their reason in the column `reason`.
+
+    Args:
+        table: whose rows they are.
+        rows: its columns, and `reason`.
+        batch_id: that brought them.
+        now_ns: the present, for rows without a time of their own.
+        first: the number of the first of them.
+    """
     plain = rows.drop(["reason"]).to_pylist()
     return QUARANTINE.rows(
         [
@@ -21,7 +29,7 @@ def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int) -> pa.
                 "source": f"{row.get('journal') or row.get('source') or batch_id}:{row.get('frame', number)}",
                 "ts_knowable_ns": row.get("ts_knowable_ns") or now_ns,
             }
-            for number, (row, reason) in enumerate(zip(plain, rows["reason"].to_pylist(), strict=True))
+            for number, (row, reason) in enumerate(zip(plain, rows["reason"].to_pylist(), strict=True), first)
         ]
     )
 

@@ -4,14 +4,17 @@ One contract becomes two pandera schemas, the same rules on two engines: pandas 
 rows, measured; polars 9-19) and polars for large ones (tens of millions of rows a second). A recorder meets small
 ones only, and so never loads polars.
 
-pandera takes about a millisecond a column, however few its rows. So a column whose nulls and extremes show that no
-value in it breaks a rule is not given to it; it says of all others which rows, and why.
+pandera takes about a millisecond a column and a rule, however few the rows. So what a batch as a whole proves is not
+asked of each of its rows: a column whose nulls and extremes show that no value in it breaks a rule, a pair that no
+row has in the wrong order, a key as often distinct as there are rows. pandera says of all else which rows, and why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -51,12 +54,60 @@ def failures_of(contract: Contract, batch: pa.Table) -> dict[int, str]:
     """Return the numbers of the rows of a typed batch that do not fit the contract, each with every rule it breaks."""
     if batch.num_rows == 0:
         return {}
-    # What a whole column's extremes prove need not be asked of each value: nearly all columns of nearly all batches.
-    doubtful = tuple(c.name for c in contract.columns if not _is_proven(c, batch[c.name]))
-    used = {*doubtful, *contract.key, *(name for pair in contract.ordered for name in pair)}
+    # What the whole batch proves need not be asked of each row: nearly all columns and rules of nearly all batches.
+    doubtful = _Doubtful(
+        tuple(c.name for c in contract.columns if not _is_proven(c, batch[c.name])),
+        tuple(pair for pair in contract.ordered if not _is_ordered(batch, *pair)),
+        not is_unique(batch, contract.key),
+    )
+    if doubtful == _NOTHING:
+        return {}
+    used = {*doubtful.columns, *chain.from_iterable(doubtful.ordered), *contract.key}
     batch = batch.select([name for name in batch.column_names if name in used])
     small = batch.num_rows < SMALL_BATCH_ROWS
     return _failures_small(contract, batch, doubtful) if small else _failures(contract, batch, doubtful)
+
+
+class _Doubtful(NamedTuple):
+    """What a batch does not prove as a whole: columns, pairs, and whether its key is unique."""
+
+    columns: tuple[str, ...]
+    ordered: tuple[tuple[str, str], ...]
+    key: bool
+
+
+_NOTHING: Final = _Doubtful((), (), False)
+
+
+def _is_ordered(batch: pa.Table, low: str, high: str) -> bool:
+    return pc.all(pc.less_equal(batch[low], batch[high])).as_py() is not False
+
+
+def is_unique(batch: pa.Table, key: Sequence[str]) -> bool:
+    """Say whether no two rows of a batch have the same key."""
+    if batch.num_rows < 2:
+        return True
+    # Rows in the order of their key are shown to be distinct at a fraction of what counting them takes.
+    is_whole = not any(batch[name].null_count for name in key)
+    return (is_whole and rise(batch, key)[0]) or batch.group_by(list(key)).aggregate(
+        []
+    ).num_rows == batch.num_rows
+
+
+def rise(batch: pa.Table, names: Sequence[str]) -> tuple[bool, bool]:
+    """Say whether every row is greater than the one before it, and whether none is less.
+
+    Args:
+        batch: two rows or more, no value of these columns null.
+        names: compared in this order, texts by their bytes.
+    """
+    less = greater = np.zeros(batch.num_rows - 1, dtype=bool)
+    for name in names:
+        before, after = batch[name][:-1], batch[name][1:]
+        tied = ~(less | greater)
+        less = less | tied & pc.less(after, before).to_numpy()
+        greater = greater | tied & pc.greater(after, before).to_numpy()
+    return bool(greater.all()), not less.any()
 
 
 def _is_proven(column: Column, values: pa.ChunkedArray[Any]) -> bool:
@@ -77,7 +128,7 @@ def _is_proven(column: Column, values: pa.ChunkedArray[Any]) -> bool:
     return is_above and (high is None or found["max"] <= high)
 
 
-def _failures_small(contract: Contract, batch: pa.Table, doubtful: tuple[str, ...]) -> dict[int, str]:
+def _failures_small(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
     try:
         _pandas_schema(contract.name, doubtful).validate(_as_pandas(batch), lazy=True)
     except SchemaErrors as error:
@@ -93,7 +144,7 @@ def _as_pandas(batch: pa.Table) -> pd.DataFrame:
     return batch.to_pandas(ignore_metadata=True, strings_to_categorical=True)
 
 
-def _failures(contract: Contract, batch: pa.Table, doubtful: tuple[str, ...]) -> dict[int, str]:
+def _failures(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
     import polars as pl
 
     frame = pl.from_arrow(batch)
@@ -121,40 +172,42 @@ def _show(value: object) -> str:
 
 
 @cache
-def _pandas_schema(name: str, doubtful: tuple[str, ...]) -> Any:
+def _pandas_schema(name: str, doubtful: _Doubtful) -> Any:
     contract = _contract(name)
     checks = [
-        pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in contract.ordered
+        pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
     ]
     key = list(contract.key)
-    checks.append(pandas_api.Check(lambda frame: ~frame.duplicated(key), name=_KEY_RULE))
+    if doubtful.key:
+        checks.append(pandas_api.Check(lambda frame: ~frame.duplicated(key), name=_KEY_RULE))
     columns = {
         c.name: pandas_api.Column(None, _checks(pandas_api, c), nullable=c.nullable)
         for c in contract.columns
-        if c.name in doubtful
+        if c.name in doubtful.columns
     }
     return pandas_api.DataFrameSchema(columns, checks=checks)
 
 
 @cache
-def _polars_schema(name: str, doubtful: tuple[str, ...]) -> Any:
+def _polars_schema(name: str, doubtful: _Doubtful) -> Any:
     import pandera.polars as polars_api
     import polars as pl
 
     contract = _contract(name)
     checks = [
-        polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in contract.ordered
+        polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
     ]
     key = list(contract.key)
-    checks.append(
-        polars_api.Check(
-            lambda data: data.lazyframe.select(pl.struct(key).is_first_distinct()), name=_KEY_RULE
+    if doubtful.key:
+        checks.append(
+            polars_api.Check(
+                lambda data: data.lazyframe.select(pl.struct(key).is_first_distinct()), name=_KEY_RULE
+            )
         )
-    )
     columns = {
         c.name: polars_api.Column(None, _checks(polars_api, c), nullable=c.nullable)
         for c in contract.columns
-        if c.name in doubtful
+        if c.name in doubtful.columns
     }
     return polars_api.DataFrameSchema(columns, checks=checks)
 

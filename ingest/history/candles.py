@@ -22,6 +22,7 @@ from storage.clock import MS_NS, US_NS, iso, width_ns
 from storage.contracts import CANDLES
 from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake import Lake
+from storage.load import load
 from storage.settings import Settings
 
 # Names by which files call our columns; the first that a file has is taken.
@@ -115,8 +116,9 @@ def import_candles(
     ).to_arrow_table()
     bars = bars_of(good, spans, width=width, step_ns=step_ns, lag_ns=lag_ns, absent=absent)
     written: dict[str, int] = {}
-    commit = lake.commit(
-        {"candles": candles, "bars": bars},
+    commit = load(
+        lake,
+        {"candles": [candles], "bars": [bars]},
         batch_id=f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}",
         inputs={"file": path.name, "sha256": content_id(path)},
     )

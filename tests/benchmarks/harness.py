@@ -47,10 +47,10 @@ def bench(function: Bench) -> Bench:
     return function
 
 
-def measure(
+def sample(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int, clock: Clock = "cpu", warm_ups: int = 1
-) -> dict[str, float]:
-    """Return the median seconds of each contender.
+) -> dict[str, list[float]]:
+    """Return the seconds of each contender in each round.
 
     Args:
         contenders: what to run, by name; each is called once a round, in this order.
@@ -67,7 +67,15 @@ def measure(
             run()
             if turn >= warm_ups:
                 seconds[name].append(read() - began)
-    return {name: median(taken) for name, taken in seconds.items()}
+    return seconds
+
+
+def measure(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, clock: Clock = "cpu", warm_ups: int = 1
+) -> dict[str, float]:
+    """Return the median seconds of each contender; see `sample`."""
+    taken = sample(contenders, rounds=rounds, clock=clock, warm_ups=warm_ups)
+    return {name: median(seconds) for name, seconds in taken.items()}
 
 
 def figures(name: str, taken: Mapping[str, float], *, ours: str, value: float, unit: str) -> Iterator[Figure]:

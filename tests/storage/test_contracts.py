@@ -43,12 +43,37 @@ def test_a_broken_rule_is_named_with_the_value(changes: dict[str, Any], reason: 
 @given(st.lists(st.sampled_from(range(len(BREACHES))), min_size=1, max_size=30))
 def test_both_engines_refuse_the_same_rows(picks: list[int]) -> None:
     rows = TRADES.rows([trade(tid + 1, **BREACHES[pick][0]) for tid, pick in enumerate(picks)])
-    every = tuple(TRADES.schema.names)
+    every = validate._Doubtful(tuple(TRADES.schema.names), TRADES.ordered, True)
     small = validate._failures_small(TRADES, rows, every)
     large = validate._failures(TRADES, rows, every)
     assert set(small) == set(large) == {row for row, pick in enumerate(picks) if pick}
     # What the columns' extremes prove is what pandera would have said of each value.
     assert validate.failures_of(TRADES, rows) == small
+
+
+ROWS: list[dict[str, Any]] = [
+    {},
+    {"low": 200.0},
+    {"low": None},
+    {"buy_volume": 3.0},
+    {"ts_open": None},
+    {"volume": None},
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(range(len(ROWS)))), min_size=1, max_size=20))
+def test_what_a_batch_proves_as_a_whole_is_what_either_engine_says(picks: list[tuple[int, int]]) -> None:
+    """Keys that repeat, and pairs in the wrong order: what is not asked of each row would have been found sound."""
+    rows = BARS.rows([bar(minute, **ROWS[pick]) for minute, pick in picks])
+    every = validate._Doubtful(tuple(BARS.schema.names), BARS.ordered, True)
+    found = validate.failures_of(BARS, rows)
+    assert found == validate._failures_small(BARS, rows, every)
+    assert set(found) == set(validate._failures(BARS, rows, every))
+    kept = [
+        minute for row, (minute, pick) in enumerate(picks) if row not in found and "ts_open" not in ROWS[pick]
+    ]
+    assert len(kept) == len(set(kept))
 
 
 def test_only_the_second_of_one_key_is_refused() -> None:

@@ -89,6 +89,23 @@ def test_the_past_reads_as_it_was(settings: Settings) -> None:
             count(lake, "trades", at=999)
 
 
+def test_a_lake_that_connects_anew_goes_on_where_it_was(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection gathers memory with each commit, so a recorder's is made anew now and then."""
+    monkeypatch.setattr("storage.lake._FRESH_COMMITS", 2)
+    with Lake.open(settings) as lake:
+        before = lake._connection
+        marks = []
+        for number in range(5):
+            done = lake.commit({"trades": TRADES.rows([trade(number)])}, batch_id=str(number))
+            marks.append(done.snapshot)
+            assert count(lake, "trades", at=marks[0]) == 1
+        assert lake._connection is not before
+        assert [count(lake, "trades", at=mark) for mark in marks] == [1, 2, 3, 4, 5]
+        assert not lake.commit({"trades": TRADES.rows([trade(0)])}, batch_id="0").is_new
+
+
 def test_every_snapshot_names_its_inputs_and_code(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         done = lake.commit(

@@ -1,0 +1,38 @@
+"""How much memory does a load of so many bars take? A process of its own, so that nothing else is in its figure."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from storage.lake import Lake
+from storage.load import load
+from storage.settings import load_settings
+from storage.verify import verify
+from tests.benchmarks.made_bars import made_bars
+
+
+def main(rows: int) -> None:
+    """Load bars into a fresh lake, have it verified, and print rows, seconds and the most that was resident."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Lake.open(load_settings(overrides={"home": Path(folder, "home")}, environ={})) as lake,
+    ):
+        began_s = time.monotonic()
+        done = load(lake, {"bars": made_bars(rows)}, batch_id="bars")
+        seconds = round(time.monotonic() - began_s, 1)
+        resident_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        paths = list(Path(lake.data).rglob("load-*.parquet"))
+        size_bytes = sum(path.stat().st_size for path in paths)
+        assert lake.query("SELECT count(*) AS n FROM bars")["n"][0].as_py() == rows
+        assert verify(lake, now_ns=time.time_ns()).findings == ()
+    said = {"rows": done.rows["bars"], "seconds": seconds, "resident_mb": resident_mb}
+    print(json.dumps(said | {"files": len(paths), "size_bytes": size_bytes}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from storage.clock import ManualTime
@@ -217,3 +219,15 @@ def test_a_home_may_be_named_from_here_or_from_the_root(
         with Lake.open(load_settings(overrides={"home": home}, environ={})) as lake:
             lake.commit({"trades": TRADES.rows([trade(number)])}, batch_id=str(number))
             assert count(lake, "trades") == number + 1
+
+
+def test_no_connection_takes_an_extension_without_a_signature(settings: Settings, tmp_path: Path) -> None:
+    """Also not a later one of the process, which need not check those of the lake again."""
+    package = files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
+    forged = bytearray((package / "httpfs.duckdb_extension").read_bytes())
+    forged[len(forged) // 2] ^= 1
+    path = tmp_path / "httpfs.duckdb_extension"
+    path.write_bytes(forged)
+    for _ in range(2):
+        with Lake.open(settings) as lake, pytest.raises(LakeError, match="signature"):
+            lake.query(f"LOAD '{path}'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ingest.history.asked import PREFIX
 from ingest.history.over_rest import Wanted
 from ingest.venues.faults import FailInfo
 from ingest.venues.past import Past
@@ -145,7 +146,7 @@ async def test_what_cannot_be_meant_is_refused_and_leaves_no_recording(
     async with serving(Past(NOW_NS, {("BTC", "1m"): candles(10)})) as venue:
         with pytest.raises(kind, match=text):
             await fill_in(settings_for(settings, venue), **changes)  # type: ignore[arg-type]
-    assert not list(settings.journal_dir.iterdir())
+    assert not list(settings.journal_dir.glob(f"{PREFIX}*"))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,6 @@ async def test_a_dry_run_costs_two_questions_and_leaves_nothing(settings: Settin
     pages = [step for _, step in plan.steps if step.weight]
     assert (len(pages), len(plan.steps) - len(pages)) == (6, 4)
     assert plan.weight == sum(20 + -(-step.size_bytes // 140 // 60) for step in pages if step.size_bytes)
-    assert (plan.usd, plan.size_bytes) == (0.0, 4_999 * 140)
-    assert not list(settings.journal_dir.iterdir())
+    assert (plan.cost.is_paid, plan.cost.size_bytes) == (False, 4_999 * 140)
+    assert not list(settings.journal_dir.glob(f"{PREFIX}*"))
     assert tables(settings)["candles"].num_rows == 0

@@ -175,7 +175,6 @@ async def test_ctrl_c_ends_between_two_steps_and_says_what_is_left(settings: Set
 
 @pytest.mark.drill
 @pytest.mark.timeout(3_600)
-@pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 async def test_whole_recorded_files_over_the_socket(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +27,6 @@ from tests.drills.candles_of_capture import WIDTH_MS, candles_of, lines_of, writ
 CAPTURE: Final = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 SOME_LINES: Final = 11_000
 """About five minutes."""
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 
 Bar = tuple[str, int]
 """(coin, open in ms)"""
@@ -239,7 +237,6 @@ def test_each_mistake_refuses_exactly_its_bar_and_a_second_run_adds_nothing(
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-@LONG
 @pytest.mark.parametrize("mistake", [*SEEN, sides_are_swapped])
 def test_one_mistake_at_a_time(
     settings: Settings, tmp_path: Path, slice_of_tape: Tape, mistake: Mistake
@@ -255,7 +252,6 @@ def test_one_mistake_at_a_time(
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-@LONG
 def test_the_whole_capture(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = lines_of(recorded(CAPTURE))
     done = certified(settings, lines, candles_of(lines), tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -28,12 +27,6 @@ from tests.ingest.ears import quick
 
 NOW_NS = parse_time_ns("2025-05-20T00:00:30")
 MINUTES = Wanted("candles")
-# All that two runs must agree in; `source` and `ts_ingested_ns` name the run.
-TABLES = {
-    "candles": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM candles ORDER BY ALL",
-    "bars": "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM bars ORDER BY ALL",
-    "funding": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM funding ORDER BY ALL",
-}
 
 
 def candles(
@@ -128,16 +121,6 @@ def read(settings: Settings, sql: str, *params: object) -> pa.Table:
     """Return what a query of a home's lake gives."""
     with Lake.open(settings) as lake:
         return lake.query(sql, params)
-
-
-def tables(settings: Settings) -> dict[str, pa.Table]:
-    """Return all rows that a backfill makes, without what names its run."""
-    return {name: read(settings, sql) for name, sql in TABLES.items()}
-
-
-def at_home(settings: Settings, home: Path) -> Settings:
-    """Return the same settings of another home."""
-    return dataclasses.replace(settings, home=home)
 
 
 @contextmanager

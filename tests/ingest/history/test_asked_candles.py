@@ -13,7 +13,7 @@ from storage.contracts import BARS
 from storage.errors import InstrumentError, RangeError, SettingsError, VenueError
 from storage.lake import Lake
 from storage.settings import Settings
-from tests.ingest.history.pasts import NOW_NS, candles, fill_in, read, serving, settings_for, tables
+from tests.ingest.history.pasts import NOW_NS, candles, fill_in, read, serving, settings_for
 from tests.storage.rows import bar
 
 MINUTE_NS = 60 * NS
@@ -196,4 +196,4 @@ async def test_a_dry_run_costs_two_questions_and_leaves_nothing(settings: Settin
     assert plan.weight == sum(20 + -(-step.size_bytes // 140 // 60) for step in pages if step.size_bytes)
     assert (plan.cost.is_paid, plan.cost.size_bytes) == (False, 4_999 * 140)
     assert not list(settings.journal_dir.glob(f"{PREFIX}*"))
-    assert tables(settings)["candles"].num_rows == 0
+    assert read(settings, "FROM candles").num_rows == 0

@@ -76,6 +76,6 @@ def show_done(done: Backfilled, *, dry_run: bool) -> None:
             f"absent    {len(done.absent):,} steps; the next run asks for them again", highlight=False
         )
         for step, reason in done.absent[:5]:
-            console.print(f"  {step.about}: {reason}", highlight=False, markup=False)
+            console.print(f"  {step.about}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if done.is_stopped:
         console.print(f"stopped   {done.left:,} steps are left; the same command goes on", highlight=False)

@@ -162,7 +162,17 @@ async def test_refusals_errors_and_pages_are_asked_again(settings: Settings, fau
         assert (await fill_in(settings_for(settings, venue))).rows["candles"] == 9
 
 
-async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (FailInfo(status=429, retry_after_s=0, times=10_000), "it answered 429"),
+        (FailInfo(status=500, times=10_000), "it answered 500"),
+        (FailInfo(status=200, html=True, times=10_000), "which is no JSON"),
+    ],
+)
+async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
+    settings: Settings, fault: FailInfo, reason: str
+) -> None:
     past = Past(NOW_NS, {("BTC", "1m"): candles(100), ("ETH", "1m"): candles(100)})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue, rest_timeout_s=0.3)
@@ -170,14 +180,14 @@ async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
         def fail(step: object, done: object) -> None:
             if not failing:
                 failing.append(step)
-                venue.inject(FailInfo(status=200, html=True, times=10_000))
+                venue.inject(fault)
 
         failing: list[object] = []
         with pytest.raises(
             VenueError, match=r"1m candles of ETH, .*: the venue did not answer candleSnapshot"
         ) as seen:
             await fill_in(chosen, coins=("BTC", "ETH"), on_step=fail)
-    assert "which is no JSON" in seen.value.message
+    assert seen.value.message.endswith(reason)
     assert "1 of 3 steps are in the lake, and the same command goes on" in seen.value.hint
     async with serving(past) as venue:
         done = await fill_in(settings_for(settings, venue), coins=("BTC", "ETH"))

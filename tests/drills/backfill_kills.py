@@ -55,6 +55,9 @@ ROWS: Final = {
     "coverage": "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM coverage ORDER BY ALL",
 }
 _LOOK_S: Final = 0.005
+# A step, or an opened lake, takes about so long.
+_A_STEP_S: Final = 0.4
+_STARTS: Final = 4
 _PATIENCE_S: Final = 120.0
 
 
@@ -108,7 +111,7 @@ class Report:
         )
 
 
-def drill(folder: Path, work: Work, *, kills: int, seed: int, longest_s: float) -> Report:
+def drill(folder: Path, work: Work, *, kills: int, seed: int, most_steps: int = 4) -> Report:
     """Kill backfills at random moments; check the laws, and return the figures.
 
     Args:
@@ -116,7 +119,7 @@ def drill(folder: Path, work: Work, *, kills: int, seed: int, longest_s: float) 
         work: what each home is to hold in the end.
         kills: how often.
         seed: draws the moments.
-        longest_s: a process goes on from zero up to this long after it has begun.
+        most_steps: a process is killed after it has acknowledged from none up to so many, somewhere in the next.
     """
     configure_logs(level="error")
     draw = random.Random(seed)
@@ -132,7 +135,9 @@ def drill(folder: Path, work: Work, *, kills: int, seed: int, longest_s: float) 
             while not is_ended:
                 life = _Life(home, work, values)
                 before = len(life.noted())
-                is_ended = killed == kills or not life.kill_after(draw.uniform(0.0, longest_s))
+                # Of so many kills one strikes in the start, where there is nothing to wait for.
+                steps_more = 0 if killed % _STARTS == 0 else draw.randint(0, most_steps)
+                is_ended = killed == kills or not life.kill(steps_more, draw.uniform(0.0, _A_STEP_S))
                 if is_ended:
                     life.end()
                 else:
@@ -174,8 +179,11 @@ class _Life:
             self._process.join(_LOOK_S)
             assert self._process.is_alive(), f"it ended with {self._process.exitcode} before it began"
 
-    def kill_after(self, seconds: float) -> bool:
-        """Kill it, and say whether it was still at work."""
+    def kill(self, steps: int, seconds: float) -> bool:
+        """Kill it some time after it has acknowledged some steps, and say whether it was still at work."""
+        until = len(self.noted()) + steps
+        while len(self.noted()) < until and self._process.is_alive():
+            self._process.join(_LOOK_S)
         self._process.join(seconds)
         if not self._process.is_alive():
             return False

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from ingest.history.backfill import Backfilled
 from ingest.history.over_rest import Wanted, backfill_over_rest
@@ -101,6 +100,7 @@ async def serving(past: Past, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
 
 
 async def fill_in(
+    lake: Lake,
     settings: Settings,
     wanted: Wanted = MINUTES,
     *,
@@ -111,16 +111,8 @@ async def fill_in(
     **more: Any,
 ) -> Backfilled:
     """Fill in what is wanted, by a clock that stands still."""
-    with Lake.open(settings) as lake:
-        return await backfill_over_rest(
-            wanted, Wish(from_ns, to_ns, tuple(coins)), lake, settings, clock=ManualTime(now_ns), **more
-        )
-
-
-def read(settings: Settings, sql: str, *params: object) -> pa.Table:
-    """Return what a query of a home's lake gives."""
-    with Lake.open(settings) as lake:
-        return lake.query(sql, params)
+    wish = Wish(from_ns, to_ns, tuple(coins))
+    return await backfill_over_rest(wanted, wish, lake, settings, clock=ManualTime(now_ns), **more)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from tests.ingest.history.pasts import (
     NOW_NS,
     candles,
     fill_in,
-    read,
     serving,
     settings_for,
 )
@@ -77,7 +76,7 @@ async def process(settings: Settings, info_url: str, *arguments: str) -> asyncio
 
 
 async def test_an_answer_is_on_disk_before_a_row_is_made_of_it_and_the_next_start_of_a_recorder_uses_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lake refuses the first page: it is in the journal, which stays unsealed, and recovery makes its rows."""
 
@@ -89,27 +88,26 @@ async def test_an_answer_is_on_disk_before_a_row_is_made_of_it_and_the_next_star
         with monkeypatch.context() as patched:
             patched.setattr(Lake, "commit", refuse)
             with pytest.raises(LakeError, match="the disk is full"):
-                await fill_in(chosen)
+                await fill_in(lake, chosen)
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     kinds = [record.kind for record in read_journal(folder)]
     assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == (Kind.STARTED, {Kind.ANSWER}, Kind.STOPPED)
     assert not (folder / SEALED).exists()
-    with Lake.open(settings) as lake:
-        assert recover(settings, lake) == [folder.name]
-        assert lake.query("FROM candles").num_rows == 119
-        assert lake.query("FROM bars").num_rows == 119
+    assert recover(settings, lake) == [folder.name]
+    assert lake.query("FROM candles").num_rows == 119
+    assert lake.query("FROM bars").num_rows == 119
 
 
-async def test_a_recording_that_the_lake_has_may_leave_the_disk(settings: Settings) -> None:
+async def test_a_recording_that_the_lake_has_may_leave_the_disk(settings: Settings, lake: Lake) -> None:
     async with serving(past()) as venue:
-        await fill_in(settings_for(settings, venue))
+        await fill_in(lake, settings_for(settings, venue))
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     kept = dataclasses.replace(settings, keep=dataclasses.replace(settings.keep, journal_days=1.0))
     done = keep_journal(kept, now_ns=WallTime().now_ns() + 2 * DAY_NS)
     assert (done.removed, done.failed) == ([folder.name], {})
 
 
-async def test_ctrl_c_ends_between_two_steps_and_says_what_is_left(settings: Settings) -> None:
+async def test_ctrl_c_ends_between_two_steps_and_says_what_is_left(settings: Settings, lake: Lake) -> None:
     venue_past = past()
     begun: list[asyncio.subprocess.Process] = []
     venue_past.on_asked = (  # type: ignore[method-assign]
@@ -123,6 +121,5 @@ async def test_ctrl_c_ends_between_two_steps_and_says_what_is_left(settings: Set
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     assert (folder / SEALED).exists()
     assert (
-        read(settings, "SELECT count(*) AS n FROM batches WHERE batch_id LIKE 'candles:%'")["n"][0].as_py()
-        == 1
+        lake.query("SELECT count(*) AS n FROM batches WHERE batch_id LIKE 'candles:%'")["n"][0].as_py() == 1
     )

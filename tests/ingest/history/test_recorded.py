@@ -84,17 +84,15 @@ def statuses(held: Held) -> list[tuple[str, int, str]]:
     )
 
 
-async def candles_come_back(settings: Settings, width: str, *, newest: int) -> Mapping[str, int]:
+async def candles_come_back(settings: Settings, lake: Lake, width: str, *, newest: int) -> Mapping[str, int]:
     """Backfill a recorded file with a halt in it, compare every row and bar, and return how many of each status."""
     held = with_a_halt(recorded_candles(recorded(CANDLES.format(width)), width, newest=newest), steps=3)
     first_ns = min(rows[0].open_ms for rows in held.values()) * MS_NS
     async with serving(Past(NOW_NS, held)) as venue:
-        done = await fill_in(
-            settings_for(settings, venue), Wanted("candles", width), coins=("*",), from_ns=first_ns
-        )
-    with Lake.open(settings, read_only=True) as lake:
-        found = [tuple(row.values()) for row in lake.query(SAID, (width,)).to_pylist()]
-        bars = [tuple(row.values()) for row in lake.query(BARS, (width,)).to_pylist()]
+        chosen = settings_for(settings, venue)
+        done = await fill_in(lake, chosen, Wanted("candles", width), coins=("*",), from_ns=first_ns)
+    found = [tuple(row.values()) for row in lake.query(SAID, (width,)).to_pylist()]
+    bars = [tuple(row.values()) for row in lake.query(BARS, (width,)).to_pylist()]
     assert_same(found, sorted((coin, *row) for (coin, _), rows in held.items() for row in rows))
     assert_same(bars, statuses(held))
     assert (done.rows["candles"], done.refused) == (len(found), 0)
@@ -103,14 +101,15 @@ async def candles_come_back(settings: Settings, width: str, *, newest: int) -> M
     return counts
 
 
-async def funding_comes_back(settings: Settings, paid: Sequence[Funding], *, to_ns: int) -> None:
+async def funding_comes_back(settings: Settings, lake: Lake, paid: Sequence[Funding], *, to_ns: int) -> None:
     """Backfill payments, and compare every row and for how many hours it was."""
     async with serving(Past(to_ns, fundings=paid)) as venue:
         chosen = settings_for(settings, venue)
-        done = await fill_in(chosen, Wanted("funding"), coins=("*",), from_ns=0, to_ns=to_ns, now_ns=to_ns)
+        done = await fill_in(
+            lake, chosen, Wanted("funding"), coins=("*",), from_ns=0, to_ns=to_ns, now_ns=to_ns
+        )
     assert done.rows == {"funding": len(paid)}
-    with Lake.open(settings, read_only=True) as lake:
-        found = [tuple(row.values()) for row in lake.query(PAID).to_pylist()]
+    found = [tuple(row.values()) for row in lake.query(PAID).to_pylist()]
     assert_same(
         found,
         [
@@ -120,50 +119,50 @@ async def funding_comes_back(settings: Settings, paid: Sequence[Funding], *, to_
     )
 
 
-def replayed(settings: Settings, home: Path) -> int:
+def replayed(settings: Settings, lake: Lake, home: Path) -> int:
     """Assert that the recordings of a home alone give its rows in another; return how many rows those are."""
     again = dataclasses.replace(settings, home=home)
     queries = [
         f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {name} ORDER BY ALL"
         for name in ("candles", "bars", "funding")
     ]
-    with Lake.open(settings, read_only=True) as lake:
-        expected = [lake.query(query) for query in queries]
-    with Lake.open(again) as lake:
+    expected = [lake.query(query) for query in queries]
+    with Lake.open(again) as other:
         for folder in sorted(settings.journal_dir.glob(f"{PREFIX}*")):
-            replay(folder, again, lake)
+            replay(folder, again, other)
         for query, rows in zip(queries, expected, strict=True):
-            assert lake.query(query).equals(rows), query
+            assert other.query(query).equals(rows), query
     return sum(rows.num_rows for rows in expected)
 
 
 async def test_some_recorded_candles_and_payments_come_back_as_they_were_and_again_from_the_journals(
-    settings: Settings, tmp_path: Path
+    settings: Settings, lake: Lake, tmp_path: Path
 ) -> None:
     """The last 12 hours of 12 coins in 5 minutes, with a halt; payments of a week around the change to one hour."""
-    counts = await candles_come_back(settings, "5m", newest=150)
+    counts = await candles_come_back(settings, lake, "5m", newest=150)
     assert counts["printed"] > 1_700
     to_ns = parse_time_ns("2023-06-12")
-    await funding_comes_back(settings, recorded_fundings(recorded(FUNDING), to="2023-06-12"), to_ns=to_ns)
-    assert replayed(settings, tmp_path / "again") > 4_000
+    paid = recorded_fundings(recorded(FUNDING), to="2023-06-12")
+    await funding_comes_back(settings, lake, paid, to_ns=to_ns)
+    assert replayed(settings, lake, tmp_path / "again") > 4_000
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(1_800)
 async def test_whole_recorded_files_over_the_socket(
-    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: Settings, lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All that the venue would serve of the recorded files, and all funding; and again from the journals."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     said = []
     for width in ("5m", "15m", "1h"):
-        counts = await candles_come_back(settings, width, newest=REACH)
+        counts = await candles_come_back(settings, lake, width, newest=REACH)
         said.append(f"{width} {dict(counts)}")
     paid = recorded_fundings(recorded(FUNDING))
-    await funding_comes_back(settings, paid, to_ns=floor_ns(NOW_NS, DAY_NS) + 30 * NS)
+    await funding_comes_back(settings, lake, paid, to_ns=floor_ns(NOW_NS, DAY_NS) + 30 * NS)
     took_s = loop.time() - began_s
-    rows = replayed(settings, tmp_path / "again")
+    rows = replayed(settings, lake, tmp_path / "again")
     with capsys.disabled():
         print(f"\ncandles: {'; '.join(said)}; {len(paid):,} payments; over sockets in {took_s:.0f} s")
         print(f"{rows:,} rows again from the journals in {loop.time() - began_s - took_s:.0f} s")

@@ -22,24 +22,19 @@ Role = Literal["maker", "taker"]
 BASE: Final = "base"
 
 _DOCS: Final = "the page on fees of the documents at hyperliquid.gitbook.io"
+_FLAT: Final = "from June 2023 a flat 2.5, whose day is not said; by volume since March 11 (2024), base 3.5"
 _MAY_2025: Final = "announced 2025-04-29 for 2025-05-05 03:00 UTC"
 _SEEN: Final = "an answer to userFees of 2026-09-26 (docs.rs/crate/df-hyperliquid-core) has it"
 _GAIAEX: Final = (
     "fee_rate in GaiaEx's documentation of /health, read 2026-08-22; for which role it does not say"
 )
 
-# (venue, kind, role, bps, in force from, source). What is not written anywhere that was read has no row: the maker's
-# fee before May 2025, spot before May 2025, and markets of deployers (HIP-3), who set their own scale.
+# (venue, kind, role, bps, in force from, source). The taker's of perps are those of `training/costs.py`, which no room
+# below it may read: one base fee of 3.5 until May 2025, so that no early year looks cheaper than it may have been.
+# What is not written anywhere that was read has no row: the maker's fee and spot before May 2025, and markets of
+# deployers (HIP-3), who set their own scale.
 _KNOWN: Final = (
-    (
-        "hyperliquid",
-        "perp",
-        "taker",
-        2.5,
-        "2023-06-01",
-        f"{_DOCS}: introduced in June 2023, flat; the day is not said",
-    ),
-    ("hyperliquid", "perp", "taker", 3.5, "2024-03-11", f"{_DOCS}: by 14 days' volume since March 11 (2024)"),
+    ("hyperliquid", "perp", "taker", 3.5, "2023-02-26", f"{_DOCS}: {_FLAT}; the higher holds throughout"),
     ("hyperliquid", "perp", "taker", 4.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
     ("hyperliquid", "perp", "maker", 1.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
     ("hyperliquid", "spot", "taker", 7.0, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),

@@ -1,7 +1,12 @@
-"""What every test may ask for: a home of its own, and the recorded data where it is there."""
+"""What every test may ask for: a home of its own, and the recorded data where it is there.
+
+The long form of a drill carries `@pytest.mark.drill` alone; it runs where `DRILL` is set, as `make drill` does.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,14 @@ from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Leave out the long forms unless they are asked for."""
+    if not os.environ.get("DRILL"):
+        for item in items:
+            if item.get_closest_marker("drill"):
+                item.add_marker(pytest.mark.skip(reason="the long form: DRILL=1, as make drill sets it"))
 
 
 @pytest.fixture(autouse=True)

@@ -43,10 +43,12 @@ class Fee:
     taker_bps: float
 
 
-# Perps of the first dex, base tier: the venue raised the taker fee from 3.5 to 4.5 bp on 2025-05-05.
+# Perps of the first dex, base tier: the venue raised the taker fee from 3.5 to 4.5 bp on 2025-05-05 at 03:00 UTC.
+# The table `fees` says the same (`tickwalk reference seed`); a ledger takes it from the code, so that a night can be
+# rebuilt whatever the table holds by then.
 FEES: Final = (
     Fee("hyperliquid", 0, 3.5),
-    Fee("hyperliquid", parse_time_ns("2025-05-05"), 4.5),
+    Fee("hyperliquid", parse_time_ns("2025-05-05T03:00"), 4.5),
 )
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ingest.fold import Folded, fold
-from ingest.history.fill_columns import Fills
+from ingest.history.pairs import Fills
 from ingest.sessions import session_at
 from storage.clock import MS_NS, US_NS, width_ns
 from storage.contracts import BARS

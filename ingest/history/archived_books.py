@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from ingest.books import unusable_book
 from ingest.decode import BookData
+from ingest.history.archive_lines import BadLine, Reader
 from ingest.history.archived_trades import refused
-from ingest.history.fill_columns import BadLine, Reader
 from ingest.history.layouts import BOOKS, BOOKS_FROM_NS, book_key, check_wish, day_text, hours_of
 from ingest.history.objects import Objects
 from ingest.history.steps import Step, Taken, Wish

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.csv as csv
 
+from ingest.history.archive_lines import BadLine
 from ingest.history.archived_trades import refused
-from ingest.history.fill_columns import BadLine
 from ingest.history.layouts import CONTEXTS, CONTEXTS_FROM_NS, check_wish, context_key, day_text, days_of
 from ingest.history.objects import Objects
 from ingest.history.steps import Step, Taken, Wish

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.history.archive_bars import HELD, awake, beside, make_bars, span_us
-from ingest.history.fill_columns import BadLine, Hour, HourReader, Odd
+from ingest.history.archive_lines import BadLine
+from ingest.history.fill_columns import Hour, HourReader
 from ingest.history.layouts import (
     HOUR_NS,
     LAYOUTS,
@@ -28,6 +29,7 @@ from ingest.history.layouts import (
     with_neighbours,
 )
 from ingest.history.objects import Objects
+from ingest.history.pairs import Odd
 from ingest.history.steps import Step, Taken, Wish
 from ingest.venues.hyperliquid import instrument_id
 from storage import contracts

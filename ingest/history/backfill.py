@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from ingest.history.allowance import weight_per_minute
+from ingest.history.cost import Cost, cost_of
 from ingest.history.steps import Source, Step, Taken, Wish
 from storage.clock import iso
 from storage.errors import RangeError, VenueError
@@ -25,7 +27,6 @@ T = TypeVar("T")
 
 # A step that is under way when someone stops may end within this; one that waits for the budget would take a minute.
 _PATIENCE_S: Final = 5.0
-_GB: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +38,17 @@ class Plan:
         held: steps whose batch is in the lake.
         weight: what the steps that are left cost of the venue's budget.
         minutes: how long that budget takes; 0 for less than one minute's worth, since it may be spent at once.
-        size_bytes: what is downloaded, as far as it can be told.
-        unsized: steps whose size nobody can tell.
-        usd: price of what comes from archives whose reader pays.
+        cost: what is downloaded, and its price where whoever reads pays.
     """
 
     steps: tuple[tuple[Source, Step], ...]
     held: int
     weight: int
     minutes: float
-    size_bytes: int
-    unsized: int
-    usd: float
+    cost: Cost
 
 
-NOTHING: Final = Plan((), 0, 0, 0.0, 0, 0, 0.0)
+NOTHING: Final = Plan((), 0, 0, 0.0, Cost())
 
 
 @dataclass(slots=True)
@@ -111,16 +108,13 @@ async def make_plan(sources: Sequence[Source], wish: Wish, lake: Lake, settings:
     listed = [(source, step) for source in sources for step in await source.steps(wish)]
     held = committed(lake, [step.key for _, step in listed])
     left = tuple((source, step) for source, step in listed if step.key not in held)
-    weight, a_minute = sum(step.weight for _, step in left), settings.record.rest_weight_per_minute
-    paid = sum(step.size_bytes or 0 for _, step in left if not step.weight)
+    weight = sum(step.weight for _, step in left)
     return Plan(
         steps=left,
         held=len(listed) - len(left),
         weight=weight,
-        minutes=float(max(0, math.ceil(weight / a_minute) - 1)),
-        size_bytes=sum(step.size_bytes or 0 for _, step in left),
-        unsized=sum(step.size_bytes is None for _, step in left),
-        usd=paid / _GB * settings.archive.usd_per_gb,
+        minutes=float(max(0, math.ceil(weight / weight_per_minute(settings)) - 1)),
+        cost=cost_of([step for _, step in left], settings.archive),
     )
 
 
@@ -152,7 +146,7 @@ async def run_backfill(
         dry_run: make the plan only.
         stop: ends it in order between two steps; a step that takes longer than some seconds is given up.
         goes_on: a step that cannot be taken counts as absent, and the next one is tried.
-        on_plan: is told what is left before the first step.
+        on_plan: is told what is left before the first step; what it raises ends the backfill.
         on_step: is told of each step that was taken or is absent.
 
     Raises:

@@ -1,7 +1,8 @@
 """What does it cost to fetch what a backfill needs, where whoever reads pays?
 
 Prices are settings (`archive.usd_per_gb`, `archive.usd_per_1000`): Amazon's depend on where the reader stands. What is
-on the disk already costs nothing. A size that nobody tells beforehand makes the price a question, not a guess.
+on the disk already costs nothing, and so does a question over REST, which has a weight instead. A size that nobody
+tells beforehand makes the price a question, not a guess.
 """
 
 from __future__ import annotations
@@ -19,27 +20,19 @@ _GB: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What steps would fetch.
+    """What steps download.
 
     Args:
-        steps: how many there are.
-        fetching: steps that download something, so far as is known.
         size_bytes: of what is known.
-        unknown: steps whose size nobody tells.
-        usd: for what is known; 0 where the reader does not pay.
+        unsized: steps whose size nobody tells.
+        is_paid: whether any of it has a price.
+        usd: for what is known.
     """
 
-    steps: int
-    fetching: int
-    size_bytes: int
-    unknown: int
-    usd: float
-
-    def text(self) -> str:
-        """Return one line for people."""
-        size = f"{self.size_bytes / _GB:,.3f} GB"
-        line = f"{self.steps:,} steps, {self.fetching:,} of them fetch {size} for about {self.usd:,.2f} USD"
-        return line + (f"; of {self.unknown:,} more nobody tells the size" if self.unknown else "")
+    size_bytes: int = 0
+    unsized: int = 0
+    is_paid: bool = False
+    usd: float = 0.0
 
 
 def cost_of(steps: Sequence[Step], archive: ArchiveSettings) -> Cost:
@@ -50,12 +43,13 @@ def cost_of(steps: Sequence[Step], archive: ArchiveSettings) -> Cost:
         archive: the prices.
     """
     sizes = [step.size_bytes for step in steps]
-    known = [size for size in sizes if size]
-    total = sum(known)
     # Objects are listed once a day or so: too few to count beside those that are fetched.
-    requests = sum(1 for size in sizes if size != 0)
-    usd = total / _GB * archive.usd_per_gb + requests / 1_000 * archive.usd_per_1000
-    return Cost(len(steps), len(known), total, sizes.count(None), usd if archive.requester_pays else 0.0)
+    paid = [step.size_bytes for step in steps if not step.weight and step.size_bytes != 0]
+    usd = (
+        sum(size or 0 for size in paid) / _GB * archive.usd_per_gb + len(paid) / 1_000 * archive.usd_per_1000
+    )
+    is_paid = bool(paid) and archive.requester_pays
+    return Cost(sum(size or 0 for size in sizes), sizes.count(None), is_paid, usd if is_paid else 0.0)
 
 
 def check_cost(cost: Cost, archive: ArchiveSettings, *, is_agreed: bool) -> None:
@@ -64,7 +58,7 @@ def check_cost(cost: Cost, archive: ArchiveSettings, *, is_agreed: bool) -> None
     Raises:
         RangeError: it does.
     """
-    if is_agreed or not archive.requester_pays:
+    if is_agreed or not cost.is_paid:
         return
     if cost.usd > archive.limit_usd:
         raise RangeError(
@@ -73,8 +67,8 @@ def check_cost(cost: Cost, archive: ArchiveSettings, *, is_agreed: bool) -> None
             hint="say --yes to pay it, or ask for less with --from, --to and --coin",
             usd=cost.usd,
         )
-    if cost.unknown:
+    if cost.unsized:
         raise RangeError(
-            f"nobody tells the size of {cost.unknown:,} objects, so their price is not known",
+            f"nobody tells the size of {cost.unsized:,} objects, so their price is not known",
             hint="say --yes to fetch them all the same",
         )

@@ -1,76 +1,30 @@
 """How do the lines of an hour become columns of prints, at the speed at which JSON can be read?
 
-Fills are read into columns piece by piece, and paired all at once: what is one B and one A of one trade, as nearly all
-are, is paired by arrays; the rest goes through `ingest.history.fills.Pairing`, one by one, which knows the reasons.
+Fills are read into columns piece by piece, and paired when all objects of the hour were read (`ingest.history.pairs`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.history.fills import NO_TRADES, Fill, Pairing, Unpaired
+from ingest.history.archive_lines import BadLine, Reader
+from ingest.history.fills import NO_TRADES, Fill
 from ingest.history.layouts import Form
+from ingest.history.pairs import COLUMNS, Fills, Odd, distinct, pair
 from ingest.rows import ZERO_HASH
 
-T = TypeVar("T")
 Array = NDArray[Any]
-
-_COLUMNS: Final = {
-    "coin": "i4",
-    "side": "i1",
-    "crossed": "?",
-    "twap": "?",
-    "object": "i4",
-    "line": "i8",
-    "time_ms": "i8",
-    "tid": "i8",
-    "oid": "i8",
-    "price": "f8",
-    "size": "f8",
-}
-
-
-class Fills:
-    """Fills, or prints, by column; one array each, since gathering rows of one array took four times as long.
-
-    `coin` is a code, `object` the number of the object and `line` that of the line in it; of a print, `side` is the
-    aggressor's: 1 bought, -1 sold, 0 neither.
-    """
-
-    __slots__ = ("_columns",)
-
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self._columns = dict(columns)
-
-    def __len__(self) -> int:
-        return len(self._columns["coin"])
-
-    def __getitem__(self, name: str) -> Array:
-        return self._columns[name]
-
-    def at(self, chosen: Array) -> Fills:
-        """Return those at some places, or where a mask holds."""
-        return Fills({name: column[chosen] for name, column in self._columns.items()})
-
-    @staticmethod
-    def join(parts: Sequence[Fills]) -> Fills:
-        """Return all of several."""
-        columns = {}
-        for name, kind in _COLUMNS.items():
-            columns[name] = np.concatenate([*(part[name] for part in parts), np.empty(0, kind)])
-        return Fills(columns)
-
 
 # Prints of `node_trades` have no tid. Theirs are made above 2^50, where the venue's own end.
 _MADE_TID: Final = 1 << 50
@@ -109,59 +63,6 @@ class Codes(dict[str, int]):
     def __missing__(self, text: str) -> int:
         self[text] = code = len(self)
         return code
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that is none of its layout's, and why."""
-
-    object: int
-    line: int
-    raw: bytes
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Odd:
-    """Fills that make no print, and the rule they break; where the first of them stands."""
-
-    unpaired: Unpaired
-    object: int
-    line: int
-
-
-class Reader(Generic[T]):
-    """Reads lines of one layout, all of a piece at once where that goes."""
-
-    def __init__(self, kind: Any) -> None:
-        self._decoder = msgspec.json.Decoder(kind, strict=False)
-
-    def read(
-        self, piece: bytes, object_number: int, first_line: int
-    ) -> tuple[list[T], Array, list[BadLine], int]:
-        """Return what the lines of a piece say, the number of each, those that say nothing, and the next number."""
-        try:
-            items: list[T] = self._decoder.decode_lines(piece)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._one_by_one(piece, object_number, first_line)
-        count = len(items)
-        return items, np.arange(first_line, first_line + count), [], first_line + count
-
-    def _one_by_one(
-        self, piece: bytes, object_number: int, first_line: int
-    ) -> tuple[list[T], Array, list[BadLine], int]:
-        items: list[T] = []
-        numbers: list[int] = []
-        bad: list[BadLine] = []
-        lines = [line for line in piece.split(b"\n") if line.strip()]
-        for number, line in enumerate(lines, first_line):
-            try:
-                items.append(self._decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                bad.append(BadLine(object_number, number, line, f"the line does not fit its layout: {error}"))
-            else:
-                numbers.append(number)
-        return items, np.array(numbers, np.int64), bad, first_line + len(lines)
 
 
 @dataclass(slots=True)
@@ -232,7 +133,7 @@ class HourReader:
         names = list(self._codes)
         prints, odd = pair(Fills.join(self._fills), names)
         if self._prints:
-            prints = _distinct(Fills.join([*self._prints, prints]))
+            prints = distinct(Fills.join([*self._prints, prints]))
         beats = np.sort(np.concatenate([*self._beats, np.empty(0, np.int64)]))
         return Hour(prints, names, beats, odd, self._bad, self._left_out)
 
@@ -281,7 +182,7 @@ class HourReader:
             "price": [item.px for item in chosen],
             "size": [item.sz for item in chosen],
         }
-        return Fills({name: np.array(columns[name], kind) for name, kind in _COLUMNS.items()}), times.tolist()
+        return Fills({name: np.array(columns[name], kind) for name, kind in COLUMNS.items()}), times.tolist()
 
     def _columns(self, fills: list[Fill], line: Array, object_number: int) -> Fills:
         if self._wanted or not NO_TRADES.isdisjoint(map(_DIR, fills)):
@@ -320,71 +221,6 @@ _VALUES: Final = {
 }
 
 
-def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[Odd]]:
-    """Return the prints that fills make, in the order of their first fill, and what makes none.
-
-    Args:
-        fills: in any order; the same fill may come more than once.
-        coins: names by code.
-    """
-    if not len(fills):
-        return fills, []
-    # Not stable, which takes ten times as long: what shares a tid is two of a trade, or looked at one by one.
-    by_tid = np.argsort(fills["tid"])
-    tid = fills["tid"][by_tid]
-    starts = np.flatnonzero(np.concatenate(([True], tid[1:] != tid[:-1])))
-    twos = starts[np.diff(np.append(starts, len(tid))) == 2]
-    one, other = by_tid[twos], by_tid[twos + 1]
-    is_taker = fills["crossed"][one]
-    fits = fills["side"][one] * fills["side"][other] == -1
-    fits &= is_taker != fills["crossed"][other]
-    for name in ("coin", "time_ms", "price", "size"):
-        fits &= fills[name][one] == fills[name][other]
-    fits &= (fills["price"][one] > 0) & (fills["size"][one] > 0)
-    taker, first = np.where(is_taker, one, other)[fits], np.minimum(one, other)[fits]
-    is_left = np.ones(len(fills), np.bool_)
-    is_left[one[fits]] = is_left[other[fits]] = False
-    odd: list[Odd] = []
-    if is_left.any():
-        more, odd = _pair_slowly(fills, np.flatnonzero(is_left), coins)
-        taker, first = np.append(taker, more[:, 0]), np.append(first, more[:, 1])
-    return fills.at(taker[np.argsort(first)]), odd
-
-
-def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array, list[Odd]]:
-    """Return (taker, first) of each print among fills that are not two of one tid, and what makes none."""
-    pairing = Pairing()
-    where: dict[tuple[str, int, int], dict[tuple[str, int], int]] = {}
-    for n in left.tolist():
-        fill = _as_fill(fills, n, coins)
-        pairing.add([fill])
-        where.setdefault(fill.key, {}).setdefault((fill.side, fill.oid), n)
-    trades, unpaired = pairing.settle()
-    found = []
-    for trade in trades:
-        places = where[trade.coin, trade.time_ms, trade.tid].values()
-        found.append((next(n for n in places if fills["crossed"][n]), min(places)))
-    odd = []
-    for item in unpaired:
-        first = min(where[item.key].values())
-        odd.append(Odd(item, int(fills["object"][first]), int(fills["line"][first])))
-    return np.array(found, np.int64).reshape(-1, 2), odd
-
-
-def _as_fill(fills: Fills, n: int, coins: Sequence[str]) -> Fill:
-    return Fill(
-        coin=coins[int(fills["coin"][n])],
-        px=float(fills["price"][n]),
-        sz=float(fills["size"][n]),
-        side={1: "B", -1: "A"}.get(int(fills["side"][n]), "?"),
-        time=int(fills["time_ms"][n]),
-        oid=int(fills["oid"][n]),
-        crossed=bool(fills["crossed"][n]),
-        tid=int(fills["tid"][n]),
-        hash=ZERO_HASH if fills["twap"][n] else "",
-    )
-
-
 def made_tid(tx_hash: str, buyer_oid: int, seller_oid: int) -> int:
     """Return a trade id for a print of `node_trades`, which has none: of its transaction and both orders.
 
@@ -393,13 +229,6 @@ def made_tid(tx_hash: str, buyer_oid: int, seller_oid: int) -> int:
     """
     said = f"{tx_hash}|{buyer_oid}|{seller_oid}".encode()
     return _MADE_TID + (int.from_bytes(blake2b(said, digest_size=8).digest(), "big") >> 14)
-
-
-def _distinct(prints: Fills) -> Fills:
-    """Return prints once each, the first of each key, in their order."""
-    keys = np.column_stack([prints[name] for name in ("coin", "time_ms", "tid")])
-    _, firsts = np.unique(keys, axis=0, return_index=True)
-    return prints.at(np.sort(firsts))
 
 
 def _iso_ms(times: list[datetime]) -> Array:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ingest.history.allowance import allowance
 from ingest.history.asked import PREFIX, Asks, JournalledRest, Reread
 from ingest.history.asked_candles import AskedCandles
 from ingest.history.backfill import NOTHING, Backfilled, Plan, check_wish, run_backfill
@@ -81,6 +82,7 @@ async def backfill_over_rest(
         RangeError: the range cannot be meant, or the venue has nothing of it.
         InstrumentError: the venue does not know a coin.
         VenueError: the venue cannot be reached or refuses; the same call goes on from there.
+        JournalError: another backfill of this home is asking.
     """
     clock = clock or WallTime()
     check_wish(wish, clock.now_ns())
@@ -91,36 +93,32 @@ async def backfill_over_rest(
         "settings": about_settings(settings),
     }
     name = f"{PREFIX}{wanted.what}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-    folder = settings.journal_dir / name
-    async with Rest(settings, clock=clock) as rest:
-        with JournalledRest(
-            rest, folder, about, keeps=not dry_run, segment_bytes=settings.record.segment_bytes
-        ) as asks:
-            source = wanted.source(asks, lake, settings)
-            plans: list[Plan] = []
+    bytes_most, plans = settings.record.segment_bytes, list[Plan]()
 
-            def planned(plan: Plan) -> None:
-                plans.append(plan)
-                if on_plan is not None:
-                    on_plan(plan)
+    def planned(plan: Plan) -> None:
+        plans.append(plan)
+        if on_plan is not None:
+            on_plan(plan)
 
-            try:
-                done = await run_backfill(
-                    [source],
-                    wish,
-                    lake,
-                    settings,
-                    dry_run=dry_run,
-                    stop=stop,
-                    on_plan=planned,
-                    on_step=on_step,
-                )
-            except TickwalkError as error:
-                # What the lake refused is made again by a replay; what the venue refused is not in the journal.
-                _end(asks, lake, error.message, is_used=bool(plans), is_whole=isinstance(error, VenueError))
-                raise
-            cause = "stopped" if done.is_stopped else "end of backfill"
-            _end(asks, lake, cause, is_used=bool(done.taken or done.absent), is_whole=True)
+    async with contextlib.AsyncExitStack() as held:
+        budget = held.enter_context(allowance(settings, clock, is_noted=not dry_run))
+        rest = await held.enter_async_context(Rest(settings, budget, clock=clock))
+        asks = held.enter_context(
+            JournalledRest(
+                rest, settings.journal_dir / name, about, keeps=not dry_run, segment_bytes=bytes_most
+            )
+        )
+        source = wanted.source(asks, lake, settings)
+        try:
+            done = await run_backfill(
+                [source], wish, lake, settings, dry_run=dry_run, stop=stop, on_plan=planned, on_step=on_step
+            )
+        except TickwalkError as error:
+            # What the lake refused is made again by a replay; what the venue refused is not in the journal.
+            _end(asks, lake, error.message, is_used=bool(plans), is_whole=isinstance(error, VenueError))
+            raise
+        cause = "stopped" if done.is_stopped else "end of backfill"
+        _end(asks, lake, cause, is_used=bool(done.taken or done.absent), is_whole=True)
     return done
 
 

@@ -1,26 +1,27 @@
-"""Commands that fill in the past from the venue: candles and funding over REST."""
+"""Commands that fill in the past: candles and funding from the venue over REST, the rest from its archives."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.commands import backfill_archive
-from serving.commands.common import console, notes, paced_progress, run_until_stopped, settings_of
+from serving.commands.common import run_until_stopped, settings_of
+from serving.commands.telling import show_done, told
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Coroutine
 
-    from rich.console import Console
-
+    from ingest.history.archived import Kind
     from ingest.history.backfill import Backfilled, Plan
     from ingest.history.over_rest import Wanted
-    from ingest.history.steps import Step
+    from storage.lake import Lake
     from storage.settings import Settings
+
+    Work = Callable[..., Coroutine[Any, Any, Backfilled]]
+    """Takes the lake, and the driver's keywords."""
 
 backfill = typer.Typer(
     no_args_is_help=True,
@@ -29,18 +30,25 @@ backfill = typer.Typer(
 
 From = Annotated[str | None, typer.Option("--from", help="First instant, as in 2026-01-31; UTC.")]
 To = Annotated[str | None, typer.Option("--to", help="First instant that is left out; by default now.")]
+Since = Annotated[
+    str, typer.Option("--from", help="First instant, as in 2025-07-29 or 2025-07-29T14:00; UTC.")
+]
+Until = Annotated[str, typer.Option("--to", help="First instant that is left out.")]
 Coins = Annotated[
     list[str] | None,
     typer.Option("--coin", help="Coin, byte-exact, or a pattern such as `xyz:*`; by default `record.coins`."),
 ]
+AllCoins = Annotated[
+    list[str] | None, typer.Option("--coin", help="Coin, byte-exact; all by default. Repeat it.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what it would ask for, and what that costs.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Pay also what costs more than archive.limit_usd.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    backfill_archive.add_to(backfill)
     app.add_typer(backfill, name="backfill")
 
 
@@ -67,7 +75,7 @@ def candles(
     from ingest.history.over_rest import Wanted
 
     wanted = Wanted("candles", width, check_absent(absent))
-    _fill_in(settings_of(context), wanted, since, until, coin, dry_run=dry_run)
+    _over_rest(settings_of(context), wanted, since, until, coin, dry_run=dry_run)
 
 
 @backfill.command()
@@ -80,10 +88,43 @@ def funding(
     """
     from ingest.history.over_rest import Wanted
 
-    _fill_in(settings_of(context), Wanted("funding"), since, until, coin, dry_run=dry_run)
+    _over_rest(settings_of(context), Wanted("funding"), since, until, coin, dry_run=dry_run)
 
 
-def _fill_in(
+def _archive_command(kind: Kind, about: str) -> None:
+    """Add a command that reads a kind of history from an archive."""
+
+    def command(
+        context: typer.Context,
+        since: Since,
+        until: Until,
+        coin: AllCoins = None,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+    ) -> None:
+        _from_archive(settings_of(context), kind, since, until, coin, dry_run=dry_run, is_agreed=yes)
+
+    backfill.command(kind, help=about)(command)
+
+
+_archive_command(
+    "trades",
+    """Fetch trades that nodes wrote down, hour by hour, and make bars of them.
+
+    An object holds all coins, so naming a few makes the tables smaller and not the price. Bars are made of widths
+    that divide an hour.
+    """,
+)
+_archive_command(
+    "books", "Fetch books of 20 levels, an hour and coin at a time; about two snapshots a second."
+)
+_archive_command(
+    "contexts",
+    "Fetch contexts (oracle, mark, predicted funding, open interest), a day at a time; a row a minute and coin.",
+)
+
+
+def _over_rest(
     settings: Settings,
     wanted: Wanted,
     since: str | None,
@@ -95,93 +136,56 @@ def _fill_in(
     from ingest.history.over_rest import backfill_over_rest
     from ingest.history.steps import Wish
     from storage.clock import WallTime, parse_time_ns
-    from storage.lake import Lake
 
     wish = Wish(
         parse_time_ns(since) if since else 0,
         parse_time_ns(until) if until else WallTime().now_ns(),
         tuple(coins or ()),
     )
+
+    def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, Backfilled]:
+        return backfill_over_rest(wanted, wish, lake, settings, **how)
+
+    _fill_in(f"asking for {wanted.what}", work, settings, dry_run=dry_run, is_agreed=True)
+
+
+def _from_archive(
+    settings: Settings,
+    kind: Kind,
+    since: str,
+    until: str,
+    coins: list[str] | None,
+    *,
+    dry_run: bool,
+    is_agreed: bool,
+) -> None:
+    from ingest.history.archived import archived
+    from ingest.history.backfill import run_backfill
+    from ingest.history.steps import Wish
+    from storage.clock import parse_time_ns
+
+    wish = Wish(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
+
+    def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, Backfilled]:
+        return run_backfill([archived(kind, lake, settings)], wish, lake, settings, **how)
+
+    _fill_in(f"fetching {kind} from the archive", work, settings, dry_run=dry_run, is_agreed=is_agreed)
+
+
+def _fill_in(label: str, work: Work, settings: Settings, *, dry_run: bool, is_agreed: bool) -> None:
+    """Tell the plan, refuse what is too dear, let the driver work, and show what it did."""
+    from ingest.history.cost import check_cost
+    from storage.lake import Lake
+
     settings.ensure_home()
-    with Lake.open(settings) as lake, told(f"asking for {wanted.what}", dry_run=dry_run) as telling:
+    with Lake.open(settings) as lake, told(label, dry_run=dry_run) as telling:
 
-        async def work(stop: asyncio.Event) -> Backfilled:
-            return await backfill_over_rest(
-                wanted,
-                wish,
-                lake,
-                settings,
-                dry_run=dry_run,
-                stop=stop,
-                on_plan=telling.plan,
-                on_step=telling.step,
-            )
+        def planned(plan: Plan) -> None:
+            telling.plan(plan)
+            check_cost(plan.cost, settings.archive, is_agreed=is_agreed or dry_run)
 
-        done: Backfilled = run_until_stopped(work)
+        def go(stop: asyncio.Event) -> Coroutine[Any, Any, Backfilled]:
+            return work(lake, dry_run=dry_run, stop=stop, on_plan=planned, on_step=telling.step)
+
+        done: Backfilled = run_until_stopped(go)
     show_done(done, dry_run=dry_run)
-
-
-class Telling:
-    """Tells a person of a backfill while it runs."""
-
-    def __init__(self, advance: Callable[[int, int, str], None], out: Console) -> None:
-        self._advance, self._out = advance, out
-
-    def plan(self, plan: Plan) -> None:
-        """Say what is left before the first step."""
-        for line in describe_plan(plan):
-            self._out.print(line, highlight=False, markup=False, soft_wrap=True)
-        self._advance(0, len(plan.steps), "")
-
-    def step(self, step: Step, done: Backfilled) -> None:
-        """Move the bar."""
-        self._advance(done.taken + len(done.absent), len(done.plan.steps), step.about)
-
-
-@contextlib.contextmanager
-def told(label: str, *, dry_run: bool) -> Iterator[Telling]:
-    """Show the plan, and unless it is all that is wanted a bar with pace and time left."""
-    if dry_run:
-        yield Telling(lambda *_: None, console)
-        return
-    with paced_progress(label) as advance:
-        yield Telling(advance, notes)
-
-
-def describe_plan(plan: Plan) -> list[str]:
-    """Return what a plan costs, one line a matter."""
-    if not plan.steps:
-        return [f"nothing to do: all {plan.held} steps are in the lake"]
-    first, last = plan.steps[0][1], plan.steps[-1][1]
-    lines = [f"{len(plan.steps)} steps, {plan.held} more are in the lake already"]
-    lines += [f"  first     {first.about}", f"  last      {last.about}"]
-    if plan.weight:
-        wait = f"about {plan.minutes:,.0f} minutes" if plan.minutes else "less than a minute"
-        lines.append(
-            f"  budget    {plan.weight:,} of the venue's weight, {wait} at record.rest_weight_per_minute"
-        )
-    unsized = f", and {plan.unsized} objects of unknown size" if plan.unsized else ""
-    lines.append(f"  download  about {plan.size_bytes / 1e6:,.1f} MB{unsized}")
-    if plan.usd or (plan.unsized and not plan.weight):
-        lines.append(f"  price     {plan.usd:,.2f} USD for the reader, at archive.usd_per_gb")
-    return lines
-
-
-def show_done(done: Backfilled, *, dry_run: bool) -> None:
-    """Print what a backfill did."""
-    if dry_run:
-        notes.print("nothing was asked for: --dry-run", highlight=False)
-        return
-    rows = ", ".join(f"{name} {count:,}" for name, count in sorted(done.rows.items()) if count) or "nothing"
-    console.print(f"steps     {done.taken:,} taken, {done.plan.held:,} were in the lake", highlight=False)
-    console.print(f"new rows  {rows}", highlight=False)
-    if done.refused:
-        console.print(f"refused   {done.refused:,} rows, see the table quarantine", highlight=False)
-    if done.absent:
-        console.print(
-            f"absent    {len(done.absent):,} steps; the next run asks for them again", highlight=False
-        )
-        for step, reason in done.absent[:5]:
-            console.print(f"  {step.about}: {reason}", highlight=False, markup=False)
-    if done.is_stopped:
-        console.print(f"stopped   {done.left:,} steps are left; the same command goes on", highlight=False)

@@ -136,7 +136,6 @@ def test_its_files_are_private(live: Live) -> None:
 
 
 @pytest.mark.drill
-@pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
     """The day is the run's partition, as the schedule and a backfill would give it."""
     recipe = furnish(live.settings)

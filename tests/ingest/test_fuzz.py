@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import pytest
 
@@ -36,7 +35,6 @@ def test_every_mutated_frame_is_stored_known_told_or_in_quarantine() -> None:
 
 @pytest.mark.drill
 @pytest.mark.timeout(7_200)
-@pytest.mark.skipif(not os.environ.get("DRILL"), reason="DRILL=1 runs a million mutated frames")
 def test_a_million_mutated_frames_are_accounted_for(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs(level="error")
     account, pipeline, made = fuzz(load_settings(environ={}), records(2026, MANY, real_frames(3_000)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -90,12 +89,7 @@ async def test_stale_shows_as_such_with_the_message_that_says_it(settings: Setti
         pytest.param(
             10.0,
             15.0,
-            marks=(
-                pytest.mark.drill,
-                pytest.mark.skipif(
-                    "DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it"
-                ),
-            ),
+            marks=pytest.mark.drill,
         ),
     ],
     ids=["soon", "by default"],

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from storage.clock import DAY_NS, NS
 from storage.errors import JournalError, SettingsError
 from storage.lake import Lake
 from storage.settings import Settings, load_settings
+from tests.storage.servers import KEY, s3
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_NS = 1_767_571_200 * NS
@@ -58,23 +58,7 @@ def has_all(name: str) -> int | None:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket of a real S3 server on this machine."""
-    moto = pytest.importorskip("moto.server")
-    import boto3
-
-    with ExitStack() as undo:
-        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        undo.callback(server.stop)
-        patch = undo.enter_context(pytest.MonkeyPatch.context())
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "made",
-            "AWS_SECRET_ACCESS_KEY": "made",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="ticks")
+    with pytest.MonkeyPatch.context() as patch, s3(patch, "ticks"):
         yield "ticks"
 
 
@@ -275,4 +259,4 @@ def test_a_removal_that_was_cut_off_is_ended_by_the_next_pass(settings: Settings
 def test_s3_takes_its_address_and_keys_from_the_usual_places(bucket: str) -> None:
     store = open_store(f"s3://{bucket}/a/b/")
     assert isinstance(store, S3Store)
-    assert not {"made"} & set(map(str, vars(store).values()))
+    assert not {KEY} & set(map(str, vars(store).values()))

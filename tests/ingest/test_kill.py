@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numba
@@ -32,7 +31,6 @@ def test_killed_at_random_moments_nothing_older_than_100_ms_is_lost_and_nothing_
 
 @pytest.mark.drill
 @pytest.mark.timeout(5_400)
-@pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 def test_200_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = drill(tmp_path, kills=200, seed=5, longest_s=3.0, activity=30.0)
     with capsys.disabled():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -35,7 +34,6 @@ from tests.drills.running import port_of, quick
 BUSY: Final = "binance/ws_20240808_btc_eth_as_hyperliquid.ndjson.gz"
 FOUR_COINS: Final = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 SOME_FRAMES: Final = {BUSY: 20_000, FOUR_COINS: 5_000}
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 
 Frames = list[tuple[int, bytes]]
 
@@ -108,7 +106,6 @@ async def test_some_frames_of_a_tape_flat_out(settings: Settings, tmp_path: Path
 
 @pytest.mark.drill
 @pytest.mark.timeout(1_800)
-@LONG
 @pytest.mark.parametrize(("name", "speed"), [(BUSY, 0.0), (FOUR_COINS, 0.0), (BUSY, 1.0)])
 async def test_a_whole_tape(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, speed: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -112,16 +111,13 @@ def causes(settings: Settings, kind: str) -> set[str]:
     return {str(cause).partition(";")[0] for cause in rows["cause"].to_pylist()}
 
 
-LONG: Final = (
-    pytest.mark.drill,
-    pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it"),
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
-    [pytest.param(["stalled"], id="stalled"), pytest.param([*FAULTS], id="each in turn", marks=LONG)],
+    [
+        pytest.param(["stalled"], id="stalled"),
+        pytest.param([*FAULTS], id="each in turn", marks=pytest.mark.drill),
+    ],
 )
 async def test_whatever_befalls_one_socket_its_twin_keeps_every_bar_whole(
     settings: Settings, tmp_path: Path, faults: list[str]

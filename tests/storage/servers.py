@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 BUCKET: Final = "tickwalk"
-_KEY: Final = "a-key-of-the-tests"
+KEY: Final = "a-key-of-the-tests"
 
 
 @contextmanager
@@ -47,20 +47,27 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run moto's S3 on a port of its own, with a bucket, and credentials in the environment; yield its address."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+def s3(monkeypatch: pytest.MonkeyPatch, bucket: str = BUCKET) -> Iterator[str]:
+    """Run moto's S3 on a port of its own, with a bucket; yield its address. Skips where it is absent.
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _KEY)
-    server = ThreadedMotoServer(port=0, verbose=False)
+    The environment has what the AWS tools look for: address, region and keys.
+    """
+    moto = pytest.importorskip("moto.server")
+    import boto3
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     address = f"http://{host}:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
     try:
-        client: Any = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
-        client.create_bucket(Bucket=BUCKET)
+        boto3.client("s3").create_bucket(Bucket=bucket)
         yield address
     finally:
         server.stop()

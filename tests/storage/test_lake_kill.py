@@ -70,7 +70,6 @@ def test_killed_in_commits_and_in_upkeep_nothing_acknowledged_is_lost(tmp_path: 
 
 @pytest.mark.drill
 @pytest.mark.timeout(3_600)
-@pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 def test_100_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = drill(tmp_path, kills=int(os.environ.get("DRILL_KILLS", "100")), seed=7, longest_s=2.0)
     with capsys.disabled():

@@ -20,7 +20,6 @@ from tests.storage.servers import BUCKET, postgres, s3
 
 ALL: Final[Mapping[str, Role]] = {"w1": "write", "w2": "write", "r1": "read", "r2": "read", "tidy": "tidy"}
 FEW: Final[Mapping[str, Role]] = {"w1": "write", "w2": "write", "r1": "read"}
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 
 
 def together(
@@ -80,7 +79,6 @@ def test_the_same_with_the_data_in_s3(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.drill
 @pytest.mark.timeout(2_400)
-@LONG
 @pytest.mark.parametrize("where", ["sqlite", "postgres", "s3"])
 def test_ten_minutes(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

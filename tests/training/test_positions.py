@@ -17,7 +17,7 @@ from training.positions import Market, PositionRule, run_ledger
 
 MINUTE_NS = 60 * 10**9
 NAN = math.nan
-FEE_CHANGE_NS = parse_time_ns("2025-05-05")
+FEE_CHANGE_NS = parse_time_ns("2025-05-05T03:00")
 
 
 def market_of(

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.storage.servers import s3
 
 Put = Callable[[str, bytes], None]
 
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[str]:
-    moto = pytest.importorskip("moto.server")
-    import boto3
-
-    with ExitStack() as undo:
-        made = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        made.start()
-        undo.callback(made.stop)
-        patch = undo.enter_context(pytest.MonkeyPatch.context())
-        host, port = made.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "made")
-        boto3.client("s3").create_bucket(Bucket="archive")
+    with pytest.MonkeyPatch.context() as patch, s3(patch, "archive"):
         yield "archive"
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,8 +80,10 @@ def site(tmp_path: Path) -> Iterator[tuple[str, type[Stalling]]]:
         server.shutdown()
 
 
-def fill_home(where: str, home: Path, before_commit: int, reached: Event | None) -> None:
-    """Take all steps; before the commit of one, say so and wait to be killed."""
+def fill_home(
+    where: str, home: Path, before_commit: int = 0, reached: Event | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Take all steps, and return all rows; before the commit of one, say so and wait to be killed."""
     settings = load_settings(overrides={"home": home}, environ={})
 
     class Halting(Lake):
@@ -96,34 +99,32 @@ def fill_home(where: str, home: Path, before_commit: int, reached: Event | None)
     with Halting.open(settings) as lake:
         source = ArchivedTrades(objects_at(where, home), settings, ManualTime(LATER), query=lake.query)
         asyncio.run(fill_in(source, WISH, lake))
+        return {table: rows(lake, table) for table in TABLES}
 
 
 def test_killed_while_it_fetches_and_before_it_commits_the_next_run_ends_with_the_same_rows(
     site: tuple[str, type[Stalling]], tmp_path: Path
 ) -> None:
     where, server = site
-    fill_home(where, tmp_path / "whole", 0, None)
-    spawn = multiprocessing.get_context("spawn")
+    whole = fill_home(where, tmp_path / "whole")
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload([__name__])
     killed = tmp_path / "killed"
     server.stalls_at = "15.lz4"
-    fetching = spawn.Process(target=fill_home, args=(where, killed, 0, None))
+    fetching = fork.Process(target=fill_home, args=(where, killed))
     fetching.start()
     assert server.stalled.wait(60.0)
     fetching.kill()
     fetching.join()
     key = killed / "archive" / BLOCKS.key(HOUR + HOUR_NS)
     assert not key.exists(), "half an object has no name"
-    reached = spawn.Event()
-    committing = spawn.Process(target=fill_home, args=(where, killed, 2, reached))
+    reached = fork.Event()
+    committing = fork.Process(target=fill_home, args=(where, killed, 2, reached))
     committing.start()
     assert reached.wait(60.0)
     committing.kill()
     committing.join()
     assert key.exists()
-    fill_home(where, killed, 0, None)
-    found = []
-    for home in (tmp_path / "whole", killed):
-        with Lake.open(load_settings(overrides={"home": home}, environ={}), read_only=True) as lake:
-            found.append({table: rows(lake, table) for table in TABLES})
-    assert len(found[0]["trades"]) > 300
-    assert found[0] == found[1]
+    found = fill_home(where, killed)
+    assert len(found["trades"]) > 300
+    assert found == whole

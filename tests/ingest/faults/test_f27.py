@@ -6,7 +6,6 @@ import functools
 import http.server
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from storage.clock import NS, floor_ns, parse_time_ns
 from storage.errors import CaptureError, SettingsError, VenueError
 from storage.settings import ArchiveSettings
 from tests.ingest.faults.test_f28 import HOUR_MS, a_block, a_trade
+from tests.storage.servers import s3
 
 HOUR = parse_time_ns("2025-07-29T14:00:00Z")
 FILLS = BLOCKS.folder
@@ -77,20 +77,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket of an S3 server on this machine."""
-    moto = pytest.importorskip("moto.server")
-    import boto3
-
-    with ExitStack() as undo:
-        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        undo.callback(server.stop)
-        patch = undo.enter_context(pytest.MonkeyPatch.context())
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "made")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="archive")
+    with pytest.MonkeyPatch.context() as patch, s3(patch, "archive"):
         yield "archive"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from ingest.history.backfill import Backfilled
 from ingest.history.over_rest import Wanted, backfill_over_rest
@@ -28,12 +26,6 @@ from tests.ingest.ears import quick
 
 NOW_NS = parse_time_ns("2025-05-20T00:00:30")
 MINUTES = Wanted("candles")
-# All that two runs must agree in; `source` and `ts_ingested_ns` name the run.
-TABLES = {
-    "candles": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM candles ORDER BY ALL",
-    "bars": "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM bars ORDER BY ALL",
-    "funding": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM funding ORDER BY ALL",
-}
 
 
 def candles(
@@ -108,6 +100,7 @@ async def serving(past: Past, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
 
 
 async def fill_in(
+    lake: Lake,
     settings: Settings,
     wanted: Wanted = MINUTES,
     *,
@@ -118,26 +111,8 @@ async def fill_in(
     **more: Any,
 ) -> Backfilled:
     """Fill in what is wanted, by a clock that stands still."""
-    with Lake.open(settings) as lake:
-        return await backfill_over_rest(
-            wanted, Wish(from_ns, to_ns, tuple(coins)), lake, settings, clock=ManualTime(now_ns), **more
-        )
-
-
-def read(settings: Settings, sql: str, *params: object) -> pa.Table:
-    """Return what a query of a home's lake gives."""
-    with Lake.open(settings) as lake:
-        return lake.query(sql, params)
-
-
-def tables(settings: Settings) -> dict[str, pa.Table]:
-    """Return all rows that a backfill makes, without what names its run."""
-    return {name: read(settings, sql) for name, sql in TABLES.items()}
-
-
-def at_home(settings: Settings, home: Path) -> Settings:
-    """Return the same settings of another home."""
-    return dataclasses.replace(settings, home=home)
+    wish = Wish(from_ns, to_ns, tuple(coins))
+    return await backfill_over_rest(wanted, wish, lake, settings, clock=ManualTime(now_ns), **more)
 
 
 @contextmanager

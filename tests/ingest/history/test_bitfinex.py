@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pyarrow.compute as pc
@@ -18,7 +17,6 @@ from tests.conftest import recorded
 
 @pytest.mark.drill
 @pytest.mark.timeout(1_800)
-@pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 def test_a_million_minutes_with_absent_ones_quiet(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:

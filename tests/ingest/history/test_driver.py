@@ -9,7 +9,7 @@ import pytest
 
 from ingest.history.backfill import check_wish, make_plan, run_backfill
 from ingest.history.steps import Step, Taken, Wish
-from serving.commands.backfill import describe_plan
+from serving.commands.telling import describe_plan
 from storage.contracts import FUNDING
 from storage.errors import RangeError, SettingsError, VenueError
 from storage.lake import Lake
@@ -53,15 +53,20 @@ async def test_a_plan_tells_steps_weight_minutes_bytes_and_price(settings: Setti
     asked = [Step(f"asked {n}", "a page", weight=300, size_bytes=1_000_000) for n in range(5)]
     with Lake.open(settings) as lake:
         plan = await make_plan([Shelf(*objects(1, 2)), Shelf(*asked)], WISH, lake, settings)
-    assert (len(plan.steps), plan.weight, plan.minutes, plan.size_bytes) == (7, 1_500, 2.0, 20_005_000_000)
-    assert plan.usd == pytest.approx(20 * 0.09)
+    assert (len(plan.steps), plan.weight, plan.minutes, plan.cost.size_bytes) == (
+        7,
+        1_500,
+        3.0,
+        20_005_000_000,
+    )
+    assert plan.cost.usd == pytest.approx(20 * 0.09 + 2 * 0.0004 / 1_000)
     text = "\n".join(describe_plan(plan))
     for part in (
         "7 steps, 0 more",
         "object 1",
-        "1,500 of the venue's weight, about 2 minutes",
+        "1,500 of the venue's weight, about 3 minutes at a backfill's share",
         "20,005.0 MB",
-        "1.80 USD",
+        "about 1.80 USD",
     ):
         assert part in text
 

@@ -9,9 +9,10 @@ from ingest.history.paid_funding import FIRST_NS, intervals
 from ingest.venues.past import Past
 from storage.clock import DAY_NS, parse_time_ns
 from storage.errors import InstrumentError, RangeError
+from storage.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
-from tests.ingest.history.pasts import fill_in, read, recorded_fundings, serving, settings_for
+from tests.ingest.history.pasts import fill_in, recorded_fundings, serving, settings_for
 
 HOUR_MS = 3_600_000
 FUNDING = Wanted("funding")
@@ -36,6 +37,7 @@ def test_the_spacing_tells_for_how_long_a_payment_was(hours: list[float], expect
 
 async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is_equal(
     settings: Settings,
+    lake: Lake,
 ) -> None:
     """Real payments of three coins over four pages, among them a gap of two hours at all coins at once."""
     coins = ("BTC", "ETH", "SOL")
@@ -43,16 +45,14 @@ async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is
     to_ns = parse_time_ns("2023-07-10")
     async with serving(Past(to_ns, fundings=paid)) as venue:
         chosen = settings_for(settings, venue)
-        done = await fill_in(chosen, FUNDING, coins=coins, from_ns=0, to_ns=to_ns, now_ns=to_ns)
+        done = await fill_in(lake, chosen, FUNDING, coins=coins, from_ns=0, to_ns=to_ns, now_ns=to_ns)
     assert done.rows == {"funding": len(paid)}
-    rows = read(
-        chosen,
+    rows = lake.query(
         "SELECT split_part(instrument, '|', 3) AS coin, epoch_ms(ts_event) AS t, funding_rate FROM funding "
         "ORDER BY t, coin",
     )
     assert [tuple(row.values()) for row in rows.to_pylist()] == [(p.coin, p.time_ms, p.rate) for p in paid]
-    spans = read(
-        chosen,
+    spans = lake.query(
         "SELECT interval_h, count(*) // 3 AS n, min(epoch_ms(ts_event)) // 3600000 AS first, "
         "max(epoch_ms(ts_event)) // 3600000 AS last FROM funding GROUP BY interval_h ORDER BY first",
     )
@@ -63,7 +63,7 @@ async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is
     ]
 
 
-async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: Settings) -> None:
+async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: Settings, lake: Lake) -> None:
     """Payments every half an hour fill more than a page of the venue's."""
     from ingest.venues.frames import Funding
 
@@ -74,15 +74,15 @@ async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: S
     ]
     async with serving(Past(to_ns, fundings=reversed(paid))) as venue:
         chosen = settings_for(settings, venue)
-        done = await fill_in(chosen, FUNDING, from_ns=to_ns - 20 * DAY_NS, to_ns=to_ns, now_ns=to_ns)
+        done = await fill_in(lake, chosen, FUNDING, from_ns=to_ns - 20 * DAY_NS, to_ns=to_ns, now_ns=to_ns)
     assert done.rows == {"funding": 899}
 
 
-async def test_what_pays_no_funding_is_refused(settings: Settings) -> None:
+async def test_what_pays_no_funding_is_refused(settings: Settings, lake: Lake) -> None:
     to_ns = parse_time_ns("2025-05-20")
     async with serving(Past(to_ns, coins=("BTC", "@107"))) as venue:
         chosen = settings_for(settings, venue)
         with pytest.raises(InstrumentError, match="only perpetuals pay funding"):
-            await fill_in(chosen, FUNDING, coins=("@107",), to_ns=to_ns, now_ns=to_ns)
+            await fill_in(lake, chosen, FUNDING, coins=("@107",), to_ns=to_ns, now_ns=to_ns)
         with pytest.raises(RangeError, match=r"no funding is told of between 1970.* it begins at 2023-05-12"):
-            await fill_in(chosen, FUNDING, from_ns=0, to_ns=FIRST_NS - DAY_NS, now_ns=to_ns)
+            await fill_in(lake, chosen, FUNDING, from_ns=0, to_ns=FIRST_NS - DAY_NS, now_ns=to_ns)

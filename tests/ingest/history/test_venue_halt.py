@@ -17,7 +17,7 @@ from storage.contracts import CANDLES
 from storage.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
-from tests.ingest.history.pasts import NOW_NS, candles, fill_in, read, serving, settings_for
+from tests.ingest.history.pasts import NOW_NS, candles, fill_in, serving, settings_for
 
 STEP_NS = 60 * NS
 
@@ -79,21 +79,21 @@ def test_thin_coins_make_next_to_no_halt() -> None:
     assert sum(line.count("q") for line in found.values()) > 40_000
 
 
-async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(settings: Settings) -> None:
+async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(
+    settings: Settings, lake: Lake
+) -> None:
     """A halt of five minutes; BTC alone is asked for first, and again last."""
     flat = range(40, 45)
     held = {(coin, "1m"): candles(90, flat=flat) for coin in ("BTC", "ETH", "SOL", "OP")}
     query = "SELECT status, count(*) AS n FROM bars_latest WHERE status <> 'printed' GROUP BY status"
     async with serving(Past(NOW_NS, held)) as venue:
         chosen = settings_for(settings, venue)
-        await fill_in(chosen)
-        assert read(chosen, query).to_pylist() == [{"status": "quiet", "n": 5}], (
-            "one coin alone shows no halt"
-        )
-        await fill_in(chosen, coins=("*",))
-        assert read(chosen, query).to_pylist() == [{"status": "halted", "n": 20}]
-        await fill_in(chosen, from_ns=NOW_NS - 5_000 * NS)
-        assert read(chosen, query).to_pylist() == [{"status": "halted", "n": 20}]
+        await fill_in(lake, chosen)
+        assert lake.query(query).to_pylist() == [{"status": "quiet", "n": 5}], "one coin alone shows no halt"
+        await fill_in(lake, chosen, coins=("*",))
+        assert lake.query(query).to_pylist() == [{"status": "halted", "n": 20}]
+        await fill_in(lake, chosen, from_ns=NOW_NS - 5_000 * NS)
+        assert lake.query(query).to_pylist() == [{"status": "halted", "n": 20}]
 
 
 def test_recorded_candles_with_a_made_up_halt(settings: Settings, tmp_path: Path) -> None:

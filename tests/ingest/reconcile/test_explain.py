@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,28 @@ from tests.ingest.script import START_NS, Script
 AT = "2025-09-04T19:47:30Z"
 
 
+Home = tuple[Settings, Lake]
+"""A home, and its lake, open: each opening costs some tenths of a second."""
+
+
 @pytest.fixture(scope="module")
-def replayed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Two minutes of a capture."""
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Two minutes of a capture, only to be read."""
     folder = tmp_path_factory.mktemp("explain")
     settings = Settings(home=folder / "home")
     capture = folder / "capture.ndjson"
     capture.write_text("".join(lines_of(recorded("hyperliquid/ws_20250904_4coins.ndjson.gz"), 4_500)))
     with Lake.open(settings) as lake:
         replay(capture, settings, lake)
-    return settings
+        yield settings, lake
 
 
-def told(settings: Settings, name: str = "BTC", at: str = AT, width: str = "1m") -> str:
-    with Lake.open(settings, read_only=True) as lake:
-        return "\n".join(explain(lake, settings, name=name, at_ns=parse_time_ns(at), width=width))
+def told(home: Home, name: str = "BTC", at: str = AT, width: str = "1m") -> str:
+    settings, lake = home
+    return "\n".join(explain(lake, settings, name=name, at_ns=parse_time_ns(at), width=width))
 
 
-def test_each_number_is_traced_to_a_print_its_frame_and_its_bytes(replayed: Settings) -> None:
+def test_each_number_is_traced_to_a_print_its_frame_and_its_bytes(replayed: Home) -> None:
     text = told(replayed)
     assert "hyperliquid|perp|BTC, 1m bar 2025-09-04T19:47:00.000Z to 2025-09-04T19:48:00.000Z" in text
     assert re.search(
@@ -56,11 +61,14 @@ def test_each_number_is_traced_to_a_print_its_frame_and_its_bytes(replayed: Sett
     )
     assert re.search(r"snapshot \d+", text)
     assert re.search(r"the \d+ prints in the lake give the same numbers", text)
-    with Lake.open(replayed, read_only=True) as lake:
-        prints = lake.query(
+    prints = (
+        replayed[1]
+        .query(
             "SELECT tid, price, frame, journal FROM trades WHERE instrument = 'hyperliquid|perp|BTC' "
             "AND ts_event >= '2025-09-04 19:47:00+00' AND ts_event < '2025-09-04 19:48:00+00' ORDER BY ts_event, rowid"
-        ).to_pylist()
+        )
+        .to_pylist()
+    )
     for what, item in (("open", prints[0]), ("close", prints[-1])):
         assert re.search(rf"{what}\b.*: {item['price']:.12g} x .* tid {item['tid']},", text)
         assert f"frame {item['frame']} of {item['journal']}, connection 0, 000000.twj block at" in text
@@ -70,21 +78,23 @@ def test_each_number_is_traced_to_a_print_its_frame_and_its_bytes(replayed: Sett
     assert len(text.splitlines()) < 45
 
 
-def test_a_journal_that_is_gone_is_said_to_be(replayed: Settings, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(replayed.home, home)
-    settings = dataclasses.replace(replayed, home=home)
+def test_a_journal_that_is_gone_is_said_to_be(replayed: Home, tmp_path: Path) -> None:
+    shutil.copytree(replayed[0].home, tmp_path / "home")
+    settings = dataclasses.replace(replayed[0], home=tmp_path / "home")
     (folder,) = [path for path in settings.journal_dir.iterdir() if path.is_dir()]
     shutil.rmtree(folder)
-    assert "its journal is not on this disk" in told(settings)
     note = {"recording": folder.name, "removed": "2026-01-01T00:00:00.000Z", "copy": "s3://vault/x"}
-    (settings.journal_dir / "removed.ndjson").write_text(json.dumps(note) + "\n")
-    said = "left this disk on 2026-01-01T00:00:00.000Z (keep.journal_days); its copy is in s3://vault/x"
-    assert said in told(settings)
-    assert "prints in the lake give the same numbers" in told(settings)
+    with Lake.open(settings, read_only=True) as lake:
+        assert "its journal is not on this disk" in told((settings, lake))
+        (settings.journal_dir / "removed.ndjson").write_text(json.dumps(note) + "\n")
+        text = told((settings, lake))
+    assert (
+        "left this disk on 2026-01-01T00:00:00.000Z (keep.journal_days); its copy is in s3://vault/x" in text
+    )
+    assert "prints in the lake give the same numbers" in text
 
 
-def test_what_is_not_there_is_said_with_what_is(replayed: Settings) -> None:
+def test_what_is_not_there_is_said_with_what_is(replayed: Home) -> None:
     with pytest.raises(InstrumentError, match="the lake holds no 1m bar of 'btc'"):
         told(replayed, "btc")
     with pytest.raises(InstrumentError, match="no 5m bar of 'BTC'"):
@@ -100,10 +110,10 @@ def test_a_name_of_two_instruments_is_ambiguous(settings: Settings) -> None:
             script = Script().open(0).alive(0.6, 125)
             chosen = dataclasses.replace(settings, record=dataclasses.replace(settings.record, venue=venue))
             replay(script.write(settings.journal_dir / venue), chosen, lake)
-    two = "'BTC' is 2 instruments: hyperliquid|perp|BTC, other|perp|BTC"
-    with pytest.raises(InstrumentError, match=re.escape(two)):
-        told(settings, "BTC", "2026-01-05T00:00:30Z")
-    assert "quiet" in told(settings, "other|perp|BTC", "2026-01-05T00:00:30Z")
+        two = "'BTC' is 2 instruments: hyperliquid|perp|BTC, other|perp|BTC"
+        with pytest.raises(InstrumentError, match=re.escape(two)):
+            told((settings, lake), "BTC", "2026-01-05T00:00:30Z")
+        assert "quiet" in told((settings, lake), "other|perp|BTC", "2026-01-05T00:00:30Z")
 
 
 def test_a_gap_a_repair_a_discrepancy_and_a_certificate_are_told(settings: Settings) -> None:
@@ -130,14 +140,14 @@ def test_a_gap_a_repair_a_discrepancy_and_a_certificate_are_told(settings: Setti
     script.answer(400, {"type": "candleSnapshot", "req": req}, [candle, wrong]).clock(500)
     with Lake.open(settings) as lake:
         replay(script.write(settings.journal_dir / "made"), settings, lake)
-    blind = told(settings, at="2026-01-05T00:00:00Z")
+        blind, whole, unlike = (
+            told((settings, lake), at=f"2026-01-05T00:0{at}Z") for at in ("0:00", "1:59", "2:30")
+        )
     assert "blind (connection lost)" in blind
     assert "gap 2026-01-05T00:00:" in blind
     assert "short: ours 1 trade, the venue's trades not counted" in blind
-    whole = told(settings, at="2026-01-05T00:01:59Z")
     assert "1: printed, certified, live" in whole
     assert "(close +280.000 s)" in whole
-    unlike = told(settings, at="2026-01-05T00:02:30Z")
     assert "trades: ours 1, theirs 2 (revision 0, T+2m, 2026-01-05T00:06:40.000Z)" in unlike
 
 
@@ -147,7 +157,7 @@ def test_a_bar_without_prints_behind_it_shows_its_candle(settings: Settings) -> 
     file = write_candles([row, row | {"t": row["t"] + 60_000}], settings.home.parent / "some.parquet")
     with Lake.open(settings) as lake:
         import_candles(file, settings, lake, width="1m")
-    text = told(settings, at="2026-01-05")
+        text = told((settings, lake), at="2026-01-05")
     assert "derived from the venue's candle below: there are no prints behind it" in text
     assert "open 100, high 100, low 100, close 100, volume 2, trades 2; some.parquet#" in text
 
@@ -177,9 +187,9 @@ async def test_a_recording_of_a_venue_is_explained_down_to_its_connection(settin
 
 
 def test_frames_are_found_by_their_numbers_and_damage_hides_only_its_own(
-    replayed: Settings, tmp_path: Path
+    replayed: Home, tmp_path: Path
 ) -> None:
-    (folder,) = [path for path in replayed.journal_dir.iterdir() if path.is_dir()]
+    (folder,) = [path for path in replayed[0].journal_dir.iterdir() if path.is_dir()]
     records = {record.frame: record for record in read_journal(folder)}
     wanted = [0, 1, len(records) // 2, len(records) - 1]
     found = find_records(folder, [*wanted, len(records) + 5])
@@ -197,9 +207,9 @@ def test_frames_are_found_by_their_numbers_and_damage_hides_only_its_own(
     assert set(find_records(copy, wanted)) >= {wanted[3]}
 
 
-def test_the_command_prints_it_and_errors_name_the_next_step(replayed: Settings) -> None:
-    run = CliRunner().invoke(app, ["--home", str(replayed.home), "explain", "BTC", AT])
+def test_the_command_prints_it_and_errors_name_the_next_step(replayed: Home) -> None:
+    run = CliRunner().invoke(app, ["--home", str(replayed[0].home), "explain", "BTC", AT])
     assert run.exit_code == 0, run.output
     assert "prints and frames:" in run.output
-    shown = CliRunner().invoke(app, ["--home", str(replayed.home), "explain", "BTC", "2026-01-01"])
+    shown = CliRunner().invoke(app, ["--home", str(replayed[0].home), "explain", "BTC", "2026-01-01"])
     assert isinstance(shown.exception, RangeError)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +27,6 @@ from tests.drills.candles_of_capture import WIDTH_MS, candles_of, lines_of, writ
 CAPTURE: Final = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 SOME_LINES: Final = 11_000
 """About five minutes."""
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 
 Bar = tuple[str, int]
 """(coin, open in ms)"""
@@ -131,22 +129,20 @@ def certified(settings: Settings, lines: list[str], candles: list[dict[str, Any]
         return certify(lake, settings)
 
 
-def refused(settings: Settings) -> dict[Bar, set[str]]:
+def refused(lake: Lake) -> dict[Bar, set[str]]:
     """Return what differs, by bar."""
     found: dict[Bar, set[str]] = {}
-    with Lake.open(settings, read_only=True) as lake:
-        rows = lake.query("SELECT instrument, epoch_ms(ts_open) AS t, differs FROM discrepancies").to_pylist()
+    rows = lake.query("SELECT instrument, epoch_ms(ts_open) AS t, differs FROM discrepancies").to_pylist()
     for row in rows:
         found.setdefault((row["instrument"].rsplit("|", 1)[1], row["t"]), set()).add(row["differs"])
     return found
 
 
-def whole_bars(settings: Settings) -> set[Bar]:
-    with Lake.open(settings, read_only=True) as lake:
-        rows = lake.query(
-            "SELECT split_part(instrument, '|', 3) AS coin, epoch_ms(ts_open) AS t FROM bars_latest "
-            "WHERE certified AND width = '1m'"
-        ).to_pylist()
+def whole_bars(lake: Lake) -> set[Bar]:
+    rows = lake.query(
+        "SELECT split_part(instrument, '|', 3) AS coin, epoch_ms(ts_open) AS t FROM bars_latest "
+        "WHERE certified AND width = '1m'"
+    ).to_pylist()
     return {(row["coin"], row["t"]) for row in rows}
 
 
@@ -218,13 +214,14 @@ def test_each_mistake_refuses_exactly_its_bar_and_a_second_run_adds_nothing(
     for bar, mistake in mistakes.items():
         lines = lines_with(lines, bar, mistake)
     first = certified(settings, lines, candles, tmp_path)
-    check(refused(settings), mistakes)
-    assert not set(refused(settings)) & whole_bars(settings)
-    assert bar_of(candles, "ETH", 1) in whole_bars(settings)
     assert first.differ == 6
 
     names = ("bars", "discrepancies", "repairs")
     with Lake.open(settings) as lake:
+        found, whole = refused(lake), whole_bars(lake)
+        check(found, mistakes)
+        assert not set(found) & whole
+        assert bar_of(candles, "ETH", 1) in whole
         before = [lake.query(f"SELECT * FROM {name} ORDER BY ALL") for name in names]
         again = certify(lake, settings)
         after = [lake.query(f"SELECT * FROM {name} ORDER BY ALL") for name in names]
@@ -239,7 +236,6 @@ def test_each_mistake_refuses_exactly_its_bar_and_a_second_run_adds_nothing(
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-@LONG
 @pytest.mark.parametrize("mistake", [*SEEN, sides_are_swapped])
 def test_one_mistake_at_a_time(
     settings: Settings, tmp_path: Path, slice_of_tape: Tape, mistake: Mistake
@@ -249,18 +245,20 @@ def test_one_mistake_at_a_time(
         home, folder, bar = Settings(home=tmp_path / coin / "home"), tmp_path / coin, bar_of(candles, coin, 2)
         folder.mkdir()
         done = certified(home, lines_with(lines, bar, mistake), candles, folder)
-        check(refused(home), {bar: mistake})
-        assert done.certified >= 14 - len(refused(home))
+        with Lake.open(home, read_only=True) as lake:
+            found = refused(lake)
+        check(found, {bar: mistake})
+        assert done.certified >= 14 - len(found)
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-@LONG
 def test_the_whole_capture(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = lines_of(recorded(CAPTURE))
     done = certified(settings, lines, candles_of(lines), tmp_path)
     with capsys.disabled():
         for row in done.shares.to_pylist():
             print(f"\n{row}", end="")
-    assert refused(settings) == {}
+    with Lake.open(settings, read_only=True) as lake:
+        assert refused(lake) == {}
     assert all(row["share"] > 0.8 for row in done.shares.to_pylist())

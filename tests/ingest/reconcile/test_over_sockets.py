@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from tests.drills.homes import assert_equal, read_tables, replay_all
 from tests.ingest.faults.rig import BY_NAME, live, market, since_s
 
 COINS = ("BTC", "SOL")
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 
 
 @pytest.mark.drill
-@LONG
 async def test_a_recorder_certifies_what_it_watched_and_its_replay_the_same(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ def lake(settings: Settings) -> Iterator[Lake]:
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """Only to be read."""
     with Lake.open(Settings(home=tmp_path_factory.mktemp("seeded"))) as opened:
-        assert seed_fees(opened).rows == {"fees": 7}
+        assert seed_fees(opened).rows == {"fees": 6}
         assert not seed_fees(opened).is_new, "a second time adds nothing"
         yield opened
 
@@ -64,7 +64,7 @@ def put(lake: Lake, number: int = 0, **rows: list[dict[str, Any]]) -> None:
 
 def test_the_taker_fee_is_that_in_force(seeded: Lake) -> None:
     said = {
-        "2023-07-01": 2.5,
+        "2023-02-26": 3.5,
         "2024-03-11": 3.5,
         "2025-05-05T02:59:59": 3.5,
         "2025-05-05T03:00:00": 4.5,
@@ -73,12 +73,19 @@ def test_the_taker_fee_is_that_in_force(seeded: Lake) -> None:
     assert {at: fee_bps(seeded, "hyperliquid", BTC, "taker", parse_time_ns(at)) for at in said} == said
 
 
-def test_the_fees_agree_with_those_of_the_position_ledger_where_candles_reach(seeded: Lake) -> None:
-    """Training has a table of its own, without the flat fee before March 2024 and by the day."""
-    from training.costs import Costs, taker_fee_bps
+def test_the_fees_are_those_of_the_position_ledger(seeded: Lake) -> None:
+    """Training has a table of its own, which no room below it may read: they agree before and at every change."""
+    from training.costs import FEES, Costs, taker_fee_bps
 
-    for at in ("2024-03-12", "2024-09-04", "2025-05-04", "2025-05-06", "2026-01-01"):
-        at_ns = parse_time_ns(at)
+    held = seeded.query(
+        "SELECT epoch_us(ts_from) * 1000 AS t FROM fees WHERE role = 'taker' AND kind = 'perp'"
+    )
+    instants = {
+        at_ns + by for at_ns in (*held["t"].to_pylist(), *(fee.from_ns for fee in FEES)) for by in (-US_NS, 0)
+    }
+    compared = sorted(at_ns for at_ns in instants if at_ns >= parse_time_ns("2023-02-26"))
+    assert len(compared) == 5
+    for at_ns in compared:
         ledger = taker_fee_bps(BTC, at_ns, Costs(half_spread_bps=1.0))[0]
         assert fee_bps(seeded, "hyperliquid", BTC, "taker", at_ns) == ledger
 
@@ -214,7 +221,7 @@ def test_the_commands_answer(settings: Settings, lake: Lake) -> None:
     shown = CliRunner().invoke(app, ["--home", str(settings.home), "reference", "fees"])
     assert isinstance(shown.exception, RangeError)
     assert "tickwalk reference seed" in shown.exception.hint
-    assert told("seed") == "7 new rows of fees\n"
+    assert told("seed") == "6 new rows of fees\n"
     assert ",taker,3.5," in told("fees", "--at", "2025-01-01", "--format", "csv")
     assert "hyperliquid|perp|A,listed" in told("instruments", "--at", "2026-01-20", "--format", "csv")
     assert "1,hyperliquid|perp|A,10.0,listed" in told(

@@ -1,0 +1,56 @@
+"""How are the lines of an archive's object read, all of a piece at once where that goes, and the bad ones named?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is none of its layout's, and why."""
+
+    object: int
+    line: int
+    raw: bytes
+    reason: str
+
+
+class Reader(Generic[T]):
+    """Reads lines of one layout."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.json.Decoder(kind, strict=False)
+
+    def read(
+        self, piece: bytes, object_number: int, first_line: int
+    ) -> tuple[list[T], NDArray[Any], list[BadLine], int]:
+        """Return what the lines of a piece say, the number of each, those that say nothing, and the next number."""
+        try:
+            items: list[T] = self._decoder.decode_lines(piece)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._one_by_one(piece, object_number, first_line)
+        count = len(items)
+        return items, np.arange(first_line, first_line + count), [], first_line + count
+
+    def _one_by_one(
+        self, piece: bytes, object_number: int, first_line: int
+    ) -> tuple[list[T], NDArray[Any], list[BadLine], int]:
+        items: list[T] = []
+        numbers: list[int] = []
+        bad: list[BadLine] = []
+        lines = [line for line in piece.split(b"\n") if line.strip()]
+        for number, line in enumerate(lines, first_line):
+            try:
+                items.append(self._decoder.decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                bad.append(BadLine(object_number, number, line, f"the line does not fit its layout: {error}"))
+            else:
+                numbers.append(number)
+        return items, np.array(numbers, np.int64), bad, first_line + len(lines)

@@ -118,7 +118,7 @@ def import_candles(
     commit = lake.commit(
         {"candles": candles, "bars": bars},
         batch_id=f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}",
-        inputs={"file": path.name, "sha256": content_id(path)},
+        inputs={"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)},
     )
     written |= commit.rows
     counts = Counter(bars["status"].to_pylist())

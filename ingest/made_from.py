@@ -8,6 +8,7 @@ only the rows themselves are left.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from ingest.history.asked import PREFIX
 from ingest.journal import hold_recording, read_batches, segments
 from ingest.replay import CAPTURE, about_recording
 from storage.errors import JournalError, TickwalkError
+from storage.history import NOTES, tables_at
 from storage.lake import Lake
 from storage.salvage import readable
 from storage.settings import Settings
@@ -27,6 +29,7 @@ Kind = Literal["recording", "capture", "backfill", "bars of a backfill", "archiv
 # Who wrote what no journal holds: nothing to make it from, and nothing wrong with that.
 _NO_SOURCE: Final = "no journal holds it: a command wrote it, or a night"
 _BARS: Final = "candle bars:"
+_FRAMES: Final = re.compile(r"(?:live|replay):(.+?):(\d+)-(\d+)(?::\w+)?")
 _KINDS: Final[dict[str, Kind]] = {CAPTURE: "capture", PREFIX: "backfill"}
 # These name snapshots of their own lake; see `ingest.rebuild`.
 _PINS: Final = frozenset({"pins"})
@@ -73,15 +76,44 @@ class Source:
 
 
 def batches_of(lake: Lake) -> list[Batch]:
-    """Return the commits of a lake, oldest first, as far as its files still tell."""
-    rows = lake.query(
-        f"SELECT batch_id, inputs, rows, ts_ingested_ns {readable(lake, 'batches').among()}"
-    ).to_pylist()
+    """Return the commits of a lake, oldest first; those that its files no longer tell of are told from their rows."""
+    kept = readable(lake, "batches")
+    rows = lake.query(f"SELECT batch_id, inputs, rows, ts_ingested_ns {kept.among()}").to_pylist()
     found = [
         Batch(row["batch_id"], json.loads(row["inputs"]), json.loads(row["rows"]), row["ts_ingested_ns"])
         for row in rows
     ]
+    if kept.lost:
+        found += _batches_of_rows(lake, {batch.batch_id for batch in found})
     return sorted(found, key=lambda batch: batch.ingested_ns)
+
+
+def _batches_of_rows(lake: Lake, known: set[str]) -> list[Batch]:
+    """Return what rows say of batches that are not known: which tables, when, and of a recording which frames."""
+    rows: dict[str, dict[str, int]] = {}
+    ingested: dict[str, int] = {}
+    for table in tables_at(lake, with_rows=True):
+        if table in NOTES and table not in _PINS:
+            continue
+        counted = lake.query(
+            "SELECT batch, count(*) AS rows, min(ts_ingested_ns) AS first_ns"
+            f" FROM {readable(lake, table).relation} GROUP BY batch"
+        ).to_pylist()
+        for row in counted:
+            if row["batch"] not in known:
+                rows.setdefault(row["batch"], {})[table] = row["rows"]
+                ingested[row["batch"]] = min(row["first_ns"], ingested.get(row["batch"], row["first_ns"]))
+    return [Batch(name, _inputs_of(name), counts, ingested[name]) for name, counts in rows.items()]
+
+
+def _inputs_of(batch_id: str) -> dict[str, Any]:
+    """Return what the id of a batch says it was made from.
+
+    >>> _inputs_of("live:monday:0-99")
+    {'recording': 'monday', 'frames': [0, 99]}
+    """
+    found = _FRAMES.fullmatch(batch_id)
+    return {"recording": found[1], "frames": [int(found[2]), int(found[3])]} if found else {}
 
 
 def sources_of(

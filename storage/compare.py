@@ -66,8 +66,8 @@ def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[Compared]:
 
 
 def _compare_table(new: Lake, old: Lake, ours: Readable, theirs: Readable | None) -> Compared:
-    if theirs is None:
-        return Compared(ours.table, 0, 0, _rows(new, ours))
+    if theirs is None or not theirs.files:
+        return Compared(ours.table, 0, 0, _rows(new, ours) if ours.files else 0)
     # An older layout lacks columns; what both have is compared.
     ours_too = set(CONTRACTS[ours.table].schema.names)
     shared = [name for name in _columns(old, theirs) if name in ours_too]

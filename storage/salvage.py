@@ -26,11 +26,13 @@ class Readable:
     Args:
         table: its name.
         relation: what stands behind FROM: the table itself, or its files that are whole.
-        lost: the files that are not.
+        files: how many it has.
+        lost: those that are not whole.
     """
 
     table: str
     relation: str
+    files: int
     lost: tuple[str, ...] = ()
 
     def among(self, condition: str = "true") -> str:
@@ -55,7 +57,7 @@ def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> 
     else:
         gone = {row["path"] for row in named if _absolute(row["path"]) in lost}
     if not gone:
-        return Readable(table, table)
+        return Readable(table, table, len(named))
     relation = f"SELECT * FROM {table} WHERE false"
     if whole := [row["path"] for row in named if row["path"] not in gone]:
         files = ", ".join(quoted(_literally(path)) for path in whole)
@@ -64,7 +66,7 @@ def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> 
             " UNION ALL BY NAME SELECT COLUMNS(name -> NOT starts_with(name, '_ducklake'))"
             f" FROM read_parquet([{files}], union_by_name => true)"
         )
-    return Readable(table, f"({relation})", tuple(sorted(gone)))
+    return Readable(table, f"({relation})", len(named), tuple(sorted(gone)))
 
 
 def measure(lake: Lake, path: str) -> tuple[int, int | None]:

@@ -39,10 +39,7 @@ def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame)
         now_ns: the present.
         reads_same: judges pins of nights, which have a hash of their own.
     """
-    try:
-        alike = _as_many(new, rows_by_table(old, pin.snapshot))
-    except LakeError:  # files of it are gone; the hash alone can tell
-        alike = []
+    alike = _as_many(new, rows) if (rows := _rows_at(old, pin.snapshot)) is not None else []
     # The newest first: a night's range is often as it was, whatever came behind it.
     for at in dict.fromkeys([new.snapshot(), *alike]):
         is_same = (
@@ -63,11 +60,20 @@ def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame)
     return Repinned(pin, None, "no snapshot holds the same rows")
 
 
+def _rows_at(old: Lake, at: int) -> dict[str, int] | None:
+    """Return how many rows each table of a snapshot has; None where files of it are gone."""
+    try:
+        return rows_by_table(old, at)
+    except LakeError:
+        return None
+
+
 def _as_many(lake: Lake, rows: dict[str, int]) -> list[int]:
     """Return the snapshots of a lake that have so many rows in each table, newest first, by what its batches say."""
     wanted = Counter({name: count for name, count in rows.items() if name not in NOTES})
     commits = lake.query(
-        "SELECT snapshot_id AS id, rows FROM lake.snapshots() JOIN batches ON commit_message = batch_id ORDER BY id"
+        "SELECT s.snapshot_id AS id, b.rows FROM lake.snapshots() s JOIN batches b ON s.commit_message = b.batch_id"
+        " ORDER BY id"
     )
     held: Counter[str] = Counter()
     found = []

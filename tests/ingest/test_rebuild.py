@@ -118,6 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archived(settings)
     with Lake.open(settings) as lake:
         seed_fees(lake)
+        pin(lake, "early", now_ns=1)
         lake.commit({"versions": VERSIONS.rows([VERSION])}, batch_id="versions-n")
         pin(lake, "mine", now_ns=1)
     return settings.home
@@ -176,12 +177,13 @@ def test_a_lake_made_anew_is_the_same(home: Settings, held: Tables) -> None:
     assert done.kept is not None
     assert (done.kept / "catalog.sqlite").exists()
     assert not (home.home / "rebuilding").exists()
-    (again,) = done.pins
+    again = {item.pin.name: item.snapshot for item in done.pins}
     with Lake.open(home, read_only=True) as lake:
-        assert [(item.name, item.snapshot) for item in pins(lake)] == [("mine", again.snapshot)]
-        assert pins(lake)[0].content.startswith(ROWS_HASH)
+        assert {item.name: item.snapshot for item in pins(lake)} == again
+        assert [item.content[: len(ROWS_HASH)] for item in pins(lake)] == [ROWS_HASH] * 2
+        assert [lake.query("FROM versions", at=again[name]).num_rows for name in ("early", "mine")] == [0, 1]
         # The version names a snapshot of the lake before, which holds nothing here.
-        assert held_snapshots(lake) == {again.snapshot: ("mine",)}
+        assert held_snapshots(lake) == {again["early"]: ("early",), again["mine"]: ("mine",)}
 
 
 def test_a_lake_that_lost_files_is_whole_again(home: Settings, held: Tables) -> None:

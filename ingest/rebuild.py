@@ -21,6 +21,7 @@ from ingest.made_from import Source, sources_of
 from ingest.remake import Bytes, Made, Maker
 from storage.clock import NS, TimeSource, WallTime
 from storage.compare import Compared, compare
+from storage.connection import locked
 from storage.errors import LakeError
 from storage.history import Pin, Step, no_step, pins
 from storage.lake import Lake
@@ -137,18 +138,19 @@ def _pins(old: Lake) -> tuple[list[Pin], str]:
 def _fresh(settings: Settings, to: Path | None) -> Iterator[Path]:
     """Give an empty folder to build in; what was built there goes where it cannot be ended."""
     home = to or settings.home / _SCRATCH
-    if to is None and home.exists():
-        shutil.rmtree(home)  # one that was cut off left it
-    if home.exists() and any(home.iterdir()):
-        raise LakeError(f"{home} is not empty", hint="name a folder that is empty, or not there yet")
-    home.mkdir(parents=True, exist_ok=True)
-    try:
-        yield home
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
-        raise
-    if to is None:
-        shutil.rmtree(home)
+    with locked(settings.lake_dir / "rebuild.lock", 0.0):
+        if to is None and home.exists():
+            shutil.rmtree(home)  # one that was killed left it
+        if home.exists() and any(home.iterdir()):
+            raise LakeError(f"{home} is not empty", hint="name a folder that is empty, or not there yet")
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            yield home
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        if to is None:
+            shutil.rmtree(home)
 
 
 def _swap(settings: Settings, home: Path, old: Lake, began: int, now_ns: int) -> Path:

@@ -11,16 +11,16 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 
+from storage.connection import scratch
 from storage.contracts import CONTRACTS
 from storage.history import NOTES, Step, no_step, tables_at
 from storage.lake import Lake
 from storage.salvage import Readable, readable
 
 # A row is 24 bytes here: so many rows of a lake are compared at a time.
-_AT_ONCE: Final = 10_000_000
+_AT_ONCE: Final = 4_000_000
 
 _COUNT: Final = """
     SELECT coalesce(sum(least(ours, theirs)), 0) AS equal, coalesce(sum(greatest(theirs - ours, 0)), 0) AS missing,
@@ -91,7 +91,7 @@ def _hashed(lake: Lake, rows: Readable, columns: list[str], part: int, parts: in
 
 
 def _count(ours: pa.Table, theirs: pa.Table) -> list[int]:
-    with duckdb.connect() as run:
+    with scratch() as run:
         run.register("our_rows", ours)
         run.register("their_rows", theirs)
         found = run.execute(_COUNT).fetchone()

@@ -44,13 +44,24 @@ def connect(settings: LakeSettings, catalog: str) -> duckdb.DuckDBPyConnection:
         package = files(f"duckdb_extension_{name}")
         path = package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
         connection.execute(f"LOAD {quoted(str(path))}")
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among rows
+    _settle(connection)
     # DuckDB 1.5.5 takes a registered Arrow table for one row and joins it by nested loops otherwise.
     connection.execute("SET asof_loop_join_threshold = 0")
     if settings.data.startswith("s3://"):
         connection.execute(_s3_secret(settings))
     return connection
+
+
+def scratch() -> duckdb.DuckDBPyConnection:
+    """Return an empty database in memory, for what is computed beside a lake."""
+    connection = duckdb.connect()
+    _settle(connection)
+    return connection
+
+
+def _settle(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among rows
 
 
 def _s3_secret(settings: LakeSettings) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,9 @@ from serving.commands.common import Format, byte_progress, notes, print_table, s
 if TYPE_CHECKING:
     from ingest.made_from import Source
     from ingest.rebuild import Rebuilt
+    from storage.history import Pin
+    from storage.lake import Lake
+    from storage.settings import Settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,7 +38,7 @@ def make_anew(
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Swap also where the new lake lacks rows of the old one.")
     ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to print the comparison.")] = "table",
+    form: Annotated[Format, typer.Option("--format", help="How to print what is told of it.")] = "table",
 ) -> None:
     """Make the lake anew from all that the home still holds: journal, objects of archives, imported files.
 
@@ -46,13 +50,12 @@ def make_anew(
     from ingest.rebuild import find_sources, rebuild
     from storage.compare import compared_tables
     from storage.errors import LakeError
-    from training.pinned import reads_as_pinned
 
     settings = settings_of(context)
     with byte_progress("looking at the journal", journal_bytes(settings)) as advance:
         sources = find_sources(settings, on_bytes=advance)
     if not (yes or to):
-        _show_sources(sources)
+        _show_sources(sources, form)
         notes.print(
             "nothing was done; to do it: tickwalk lake rebuild --yes, or --to FOLDER to look at it first",
             highlight=False,
@@ -66,7 +69,7 @@ def make_anew(
                 sources,
                 to=to,
                 accepts_missing=accept_missing,
-                reads_same=lambda pin, held, at: reads_as_pinned(settings, pin, held, at),
+                reads_same=partial(_reads_same, settings),
                 on_bytes=read,
                 on_step=step,
             )
@@ -77,6 +80,13 @@ def make_anew(
     _show_rebuilt(done, form)
     place = f"the old lake is kept in {done.kept}" if done.kept else f"the new lake is the home {done.home}"
     notes.print(place, highlight=False, markup=False, soft_wrap=True)
+
+
+def _reads_same(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
+    """Judge the pin of a night, for which all of torch is loaded."""
+    from training.pinned import reads_as_pinned
+
+    return reads_as_pinned(settings, pin, lake, at)
 
 
 @contextlib.contextmanager
@@ -92,7 +102,7 @@ def _progress(total_bytes: int, steps: int) -> Iterator[tuple[Callable[[int], No
         )
 
 
-def _show_sources(sources: list[Source]) -> None:
+def _show_sources(sources: list[Source], form: Format) -> None:
     """Print what is made again, and what is not and why, by kind."""
     import pyarrow as pa
 
@@ -110,7 +120,7 @@ def _show_sources(sources: list[Source]) -> None:
         for (kind, why), found in kinds.items()
     ]
     if rows:
-        print_table(pa.Table.from_pylist(rows), "table")
+        print_table(pa.Table.from_pylist(rows), form)
 
 
 def _show_rebuilt(done: Rebuilt, form: Format) -> None:

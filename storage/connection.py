@@ -39,13 +39,24 @@ def connect(settings: LakeSettings, catalog: str) -> duckdb.DuckDBPyConnection:
     names = ["postgres_scanner" if catalog.startswith("postgres") else "sqlite_scanner"]
     names += ["httpfs"] if "://" in settings.data else []
     connection = _with_extensions([*names, "ducklake"])
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among rows
+    _settle(connection)
     # DuckDB 1.5.5 takes a registered Arrow table for one row and joins it by nested loops otherwise.
     connection.execute("SET asof_loop_join_threshold = 0")
     if settings.data.startswith("s3://"):
         connection.execute(_s3_secret(settings))
     return connection
+
+
+def scratch() -> duckdb.DuckDBPyConnection:
+    """Return an empty database in memory, for what is computed beside a lake."""
+    connection = duckdb.connect()
+    _settle(connection)
+    return connection
+
+
+def _settle(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among rows
 
 
 def _with_extensions(names: Sequence[str]) -> duckdb.DuckDBPyConnection:

@@ -23,8 +23,16 @@ from storage.lake import Lake
 CATALOG: Final = "__ducklake_metadata_lake"
 """The catalog's own tables, as the extension attaches them: read through the same library that writes them."""
 ROWS_HASH: Final = "rows:"
-# What a lake notes about itself: a lake that was built anew says otherwise.
-_NOTES: Final = frozenset({"batches", "pins", "migrations"})
+# What a lake notes about itself; one that was built anew says otherwise.
+NOTES: Final = frozenset({"batches", "pins", "migrations"})
+
+# A version that was carried over from the lake before names a snapshot of that one; its night's pin was set anew.
+_VERSIONS: Final = """
+    SELECT DISTINCT v.version, v.inputs FROM versions v ANTI JOIN (
+        FROM batches WHERE json_extract_string(inputs, '$.carried') = 'true'
+    ) c ON v.batch = c.batch_id
+    ORDER BY v.version
+"""
 
 Step = Callable[[str], None]
 
@@ -88,8 +96,7 @@ def held_snapshots(lake: Lake) -> dict[int, tuple[str, ...]]:
     holders: dict[int, list[str]] = {}
     for item in pins(lake):
         holders.setdefault(item.snapshot, []).append(item.name)
-    named = lake.query("SELECT DISTINCT version, inputs FROM versions ORDER BY version").to_pylist()
-    for row in named:
+    for row in lake.query(_VERSIONS).to_pylist():
         snapshot = json.loads(row["inputs"]).get("snapshot")
         if snapshot is not None:
             holders.setdefault(int(snapshot), []).append(f"version {row['version']}")
@@ -188,7 +195,7 @@ def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step) -> str:
     stamps = ", ".join(field.name for field in STAMPS)
     facts = []
     for name in tables_at(lake, at, with_rows=True):
-        if name not in _NOTES:
+        if name not in NOTES:
             row = lake.query(
                 f"WITH told AS (SELECT * EXCLUDE ({stamps}) FROM {name}),"
                 " texts AS (SELECT CAST(to_json(told) AS VARCHAR) AS text FROM told)"

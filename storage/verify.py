@@ -6,17 +6,17 @@ at work by their age alone, so they are removed only when they are older than `l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.errors import LakeError
-from storage.history import CATALOG, ROWS_HASH, Step, no_step, pins, rows_hash, snapshot_ids, tables_at
+from storage.history import CATALOG, ROWS_HASH, Pin, Step, no_step, pins, rows_hash, snapshot_ids, tables_at
 from storage.lake import Lake
+from storage.salvage import measure, readable
 from storage.upkeep import grace_begins
 
 Kind = Literal["missing", "damaged", "orphan", "batch", "pin"]
@@ -93,7 +93,7 @@ def verify(
     on_step("files")
     orphans = sorted(there - {file.path for file in named} - freed)
     found += [Finding("orphan", path, "no catalog entry names this file") for path in orphans]
-    batches, unlike = _compare_batches(lake)
+    batches, unlike = _compare_batches(lake, {item.name for item in found})
     found += unlike
     on_step("batches")
     held = pins(lake) if with_pins else []
@@ -101,8 +101,8 @@ def verify(
     for pin in held:
         if pin.snapshot not in readable:
             found.append(Finding("pin", pin.name, f"snapshot {pin.snapshot} is no longer there"))
-        elif pin.content.startswith(ROWS_HASH) and rows_hash(lake, pin.snapshot) != pin.content:
-            found.append(Finding("pin", pin.name, f"the rows of snapshot {pin.snapshot} read otherwise"))
+        elif pin.content.startswith(ROWS_HASH) and (flaw := _compare_rows(lake, pin)):
+            found.append(Finding("pin", pin.name, flaw))
         on_step(f"pin {pin.name}")
     removed = _remove_orphans(lake, orphans, now_ns) if mend and orphans else ()
     return Verified(
@@ -173,7 +173,7 @@ def _on_disk(lake: Lake) -> set[str]:
 def _look_at(lake: Lake, file: _File) -> Finding | None:
     """Return what is wrong with a file: it is absent, cannot be read, or has not the rows that were written."""
     try:
-        rows, size_bytes = _measure(lake, file.path)
+        rows, size_bytes = measure(lake, file.path)
     except FileNotFoundError:
         # Merged and removed since it was named, or truly gone.
         is_named = any(other.path == file.path for other in _named(lake))
@@ -189,26 +189,18 @@ def _look_at(lake: Lake, file: _File) -> Finding | None:
     return None
 
 
-def _measure(lake: Lake, path: str) -> tuple[int, int | None]:
-    """Return a file's rows, and its size where the disk tells it."""
-    if "://" not in path:
-        return pq.read_metadata(path).num_rows, Path(path).stat().st_size
-    if not lake.query("SELECT file FROM glob(?)", [path]).num_rows:
-        raise FileNotFoundError(path)
-    rows = lake.query("SELECT sum(num_rows) AS rows FROM parquet_file_metadata(?)", [path])["rows"][0]
-    return int(rows.as_py()), None
-
-
-def _compare_batches(lake: Lake) -> tuple[int, list[Finding]]:
-    """Return how many batches there are, and those whose rows are not as many as were committed."""
+def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[Finding]]:
+    """Return how many batches there are, and those whose rows, but for lost files, are not as many as were written."""
     found: list[Finding] = []
+    batches = readable(lake, "batches", lost=lost).relation
     for table in tables_at(lake):
         if table in _NO_BATCH:
             continue
+        rows_of = readable(lake, table, lost=lost).relation
         rows = lake.query(
             f"""
-            WITH said AS (SELECT batch_id, coalesce(CAST(rows->>'$.{table}' AS BIGINT), 0) AS said FROM batches),
-                 held AS (SELECT batch AS batch_id, count(*) AS held FROM {table} GROUP BY batch)
+            WITH said AS (SELECT batch_id, coalesce(CAST(rows->>'$.{table}' AS BIGINT), 0) AS said FROM {batches}),
+                 held AS (SELECT batch AS batch_id, count(*) AS held FROM {rows_of} GROUP BY batch)
             SELECT batch_id, coalesce(said, 0) AS said, coalesce(held, 0) AS held
             FROM said FULL JOIN held USING (batch_id)
             WHERE coalesce(said, 0) <> coalesce(held, 0) ORDER BY batch_id
@@ -222,7 +214,16 @@ def _compare_batches(lake: Lake) -> tuple[int, list[Finding]]:
             )
             for row in rows.to_pylist()
         ]
-    return int(lake.query("SELECT count(*) AS rows FROM batches")["rows"][0].as_py()), found
+    return int(lake.query(f"SELECT count(*) AS rows FROM {batches}")["rows"][0].as_py()), found
+
+
+def _compare_rows(lake: Lake, pin: Pin) -> str:
+    """Return what is wrong with the rows that a pin covers, or nothing."""
+    try:
+        is_same = rows_hash(lake, pin.snapshot) == pin.content
+    except LakeError as error:
+        return f"the rows of snapshot {pin.snapshot} cannot be read: {error.message}"
+    return "" if is_same else f"the rows of snapshot {pin.snapshot} read otherwise"
 
 
 def _remove_orphans(lake: Lake, orphans: Sequence[str], now_ns: int) -> list[str]:

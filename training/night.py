@@ -6,9 +6,9 @@ the features, the seed and this room's code; so the same night cannot give two r
 
 The folder `models/nights/<night>/`:
 
-    night.json              night, recipe, since_ns, until_ns, instruments, snapshot, content_hash, feature_set,
-                            feature_names, feature_fingerprint, seed, grace_ms, training_code, code, lock,
-                            torch_version, device
+    night.json              night, recipe, since_ns, until_ns, instruments, snapshot, content_hash, funding_hash,
+                            feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code, code,
+                            lock, torch_version, device
     panel.safetensors       the panel (features.build.read_panel)
     features.safetensors    the block (features.build.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid where known
@@ -59,6 +59,7 @@ from training.folder import NightFolder, training_code
 from training.foldrun import train_members
 from training.folds import draw
 from training.members import OnEpoch
+from training.pinned import funding_hash, read_funding
 from training.prepare import count_data, describe_fold, make_data, plan_night, read_fold
 from training.recipes import get_recipe
 from training.verdict import close_night
@@ -104,6 +105,7 @@ def open_night(
         identity = {
             "recipe": plan.to_plain(),
             "content_hash": content_hash(panel),
+            "funding_hash": funding_hash(read_funding(lake, panel, at=snapshot)),
             "feature_fingerprint": fingerprint(features),
             "seed": settings.training.seed,
             "training_code": training_code(),

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 
 from features.build import build_features
-from features.panel import Panel, content_hash, load_panel
+from features.panel import Panel
 from features.proof import prove
 from storage.clock import NS, iso
 from storage.contracts import STATUSES
-from storage.errors import CheckpointError, LakeError, LeakError
+from storage.errors import CheckpointError, LeakError
 from storage.lake import Lake
 from training.folder import NightData, NightFolder
 from training.foldrun import FoldRows, fold_rows
 from training.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows
 from training.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
+from training.pinned import read_pinned
 from training.recipes import Recipe
-
-_MINUTE_NS: Final = 60 * NS
 
 
 def make_data(folder: NightFolder, lake: Lake) -> NightData:
@@ -33,24 +32,7 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
         LeakError: a feature looks ahead.
     """
     facts, recipe = folder.facts, folder.recipe
-    grace_ns = facts["grace_ms"] * 1_000_000
-    panel = load_panel(
-        lake,
-        width=recipe.width,
-        since_ns=facts["since_ns"],
-        until_ns=facts["until_ns"],
-        instruments=facts["instruments"],
-        origins=recipe.origins,
-        at=facts["snapshot"],
-        grace_ns=grace_ns,
-    )
-    found = content_hash(panel)
-    if found != facts["content_hash"]:
-        raise LakeError(
-            f"night {facts['night']} was opened on rows with hash {facts['content_hash'][:12]}, "
-            f"they now have {found[:12]}",
-            hint="the lake was edited under a pinned snapshot; open a new night",
-        )
+    panel, funding = read_pinned(folder, lake)
     block = build_features(panel, recipe.feature_set)
     if block.fingerprint != facts["feature_fingerprint"]:
         raise CheckpointError(
@@ -59,41 +41,14 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
             hint="open a new night: tickwalk nightly",
         )
     _prove(folder, panel, recipe, facts["seed"])
-    labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
+    labels = make_labels(panel, recipe.label, grace_ns=facts["grace_ms"] * 1_000_000)
     return NightData(
         panel=panel,
         block=block,
         labels=labels,
         past=trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale,
-        funding_paid=read_funding(lake, panel, at=facts["snapshot"]),
+        funding_paid=funding,
     )
-
-
-def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
-    """Return the funding rates that fell due within each bar, (S, T), or `None` where the lake holds none.
-
-    A payment on a bar's close belongs to that bar. Times are taken to the nearest minute, since the venue's own
-    carry some milliseconds of jitter (measured: up to 0.2 s after the hour).
-    """
-    rows = lake.query(
-        "SELECT instrument, epoch_us(ts_event) * 1000 AS at_ns, funding_rate FROM funding "
-        "WHERE list_contains(?, instrument) AND epoch_us(ts_event) BETWEEN ? AND ? ORDER BY instrument, ts_event",
-        (
-            list(panel.instruments),
-            int(panel.ts_open_ns[0] - _MINUTE_NS) // 1000,
-            int(panel.ts_close_ns[-1] + _MINUTE_NS) // 1000,
-        ),
-        at=at,
-    )
-    if rows.num_rows == 0:
-        return None
-    due_ns = (rows["at_ns"].to_numpy() + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
-    step = (due_ns - int(panel.ts_open_ns[0]) - 1) // panel.width_ns
-    which = np.array([panel.instruments.index(name) for name in rows["instrument"].to_pylist()])
-    inside = (step >= 0) & (step < panel.n_steps)
-    paid = np.zeros(panel.status.shape)
-    np.add.at(paid, (which[inside], step[inside]), rows["funding_rate"].to_numpy()[inside])
-    return paid
 
 
 def count_data(data: NightData) -> dict[str, Any]:

@@ -218,6 +218,7 @@ def _register(
     kept = (
         "snapshot",
         "content_hash",
+        "funding_hash",
         "feature_fingerprint",
         "code",
         "training_code",

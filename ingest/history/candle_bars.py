@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-import duckdb
 import pyarrow as pa
 
 from storage.clock import US_NS
+from storage.connection import scratch
 from storage.contracts import BARS
 
 Absent = Literal["unknown", "quiet"]
@@ -118,8 +118,7 @@ def bars_of(
         lag_ns: a bar is knowable so long after its close.
         absent: what a missing candle means.
     """
-    with duckdb.connect() as run:
-        run.execute("SET TimeZone = 'UTC'")
+    with scratch() as run:
         run.register("good", good)
         run.register("spans", spans)
         run.execute(_SOUND)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ingest.captures import content_id
 from ingest.history.candle_bars import Absent, bars_of
 from storage.clock import MS_NS, US_NS, iso, width_ns
+from storage.connection import scratch
 from storage.contracts import CANDLES
 from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake import Lake
@@ -101,8 +102,7 @@ def import_candles(
     if table.num_rows == 0:
         raise RangeError(f"{path} holds no candle", hint="check the file; an empty import changes nothing")
     width = width or _guess_width(table)
-    run = duckdb.connect()
-    run.execute("SET TimeZone = 'UTC'")
+    run = scratch()
     run.register("raw", table)
     lag_ns = settings.bars.history_lag_ms * MS_NS
     step_ns = width_ns(width)
@@ -120,7 +120,7 @@ def import_candles(
         lake,
         {"candles": [candles], "bars": [bars]},
         batch_id=f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}",
-        inputs={"file": path.name, "sha256": content_id(path)},
+        inputs={"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)},
     )
     written |= commit.rows
     counts = Counter(bars["status"].to_pylist())
@@ -159,8 +159,7 @@ def _read(path: Path, venue: str, kind: str) -> pa.Table:
             )
         found[ours] = name
     trades = next((lower[alias] for alias in _TRADES_ALIASES if alias in lower), None)
-    run = duckdb.connect()
-    run.execute("SET TimeZone = 'UTC'")
+    run = scratch()
     run.register("file", table)
     is_number = pa.types.is_integer(table.schema.field(found["t"]).type)
     time = f'"{found["t"]}"'
@@ -184,7 +183,7 @@ def _read(path: Path, venue: str, kind: str) -> pa.Table:
 
 
 def _guess_width(table: pa.Table) -> str:
-    run = duckdb.connect()
+    run = scratch()
     run.register("raw", table)
     found = run.execute(
         "SELECT mode(step) FROM (SELECT t_ns - lag(t_ns) OVER (PARTITION BY instrument ORDER BY t_ns) AS step FROM raw)"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from serving.commands import rebuild
 from serving.commands.common import Format, console, notes, print_table, settings_of, step_progress
 
 lake = typer.Typer(
@@ -18,6 +19,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
+    rebuild.add_to(lake)
     app.add_typer(lake, name="lake")
 
 

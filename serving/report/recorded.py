@@ -12,6 +12,7 @@ from typing import Any, Final
 from ingest.coverage import TRADES
 from storage.clock import NS, US_NS, width_ns
 from storage.lake import Lake
+from training.pinned import pinned_at
 
 SIMULATED: Final = "simulated"
 """Recordings of a simulated venue have names that begin with this."""
@@ -219,7 +220,7 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> Recorded:
     Raises:
         LakeError: the snapshot is gone.
     """
-    recipe, at = night["recipe"], int(night["snapshot"])
+    recipe, at = night["recipe"], pinned_at(lake, night)
     start_ns, stop_ns, width = int(night["since_ns"]), int(night["until_ns"]), str(recipe["width"])
     names, reach = list(night["instruments"]), (start_ns // US_NS, stop_ns // US_NS)
     bin_ns = choose_bin_ns(start_ns, stop_ns, bar_ns=width_ns(width))

@@ -47,6 +47,40 @@ def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
     assert "snapshot 0 does not exist or has expired" in capsys.readouterr().err
 
 
+def test_a_lake_is_made_anew_only_when_it_is_asked_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled(settings)
+    before = sorted(path.name for path in settings.home.iterdir())
+    assert run(settings, "lake", "rebuild") == 0
+    said = capsys.readouterr()
+    assert "carried over: no journal holds it" in " ".join(said.out.split())
+    assert "nothing was done; to do it: tickwalk lake rebuild --yes" in said.err
+    assert sorted(path.name for path in settings.home.iterdir()) == before
+    assert run(settings, "lake", "pin", "mine") == 0
+    gone = sorted((settings.lake_dir / "data").rglob("funding/*.parquet"))[0]
+    gone.unlink()
+    capsys.readouterr()
+    assert run(settings, "lake", "verify") == 1
+    assert "its 1 rows are gone" in capsys.readouterr().out
+    # Nothing in the home gives that row again: it is told, and the pin that covered it is not set again.
+    assert run(settings, "lake", "rebuild", "--yes", "--format", "json") == 0
+    said = capsys.readouterr()
+    rows = {row["table"]: row for row in map(json.loads, said.out.splitlines())}
+    assert rows["trades"] == {"table": "trades", "equal": 9, "missing": 0, "extra": 0, "files_lost": 0}
+    assert (rows["funding"]["equal"], rows["funding"]["files_lost"]) == (2, 1)
+    told = " ".join(said.err.split())
+    assert (
+        "3 x other: 14 rows carried over, 1 rows are lost with the old lake's files (no journal holds it"
+        in told
+    )
+    assert "pin mine of snapshot 4 is not set again: no snapshot holds the same rows" in told
+    assert "the old lake is kept in" in told
+    assert len(list(settings.home.glob("lake-before-*"))) == 1
+    assert run(settings, "lake", "verify") == 0
+
+
 READ_ONLY = (
     ("gaps",),
     ("instruments",),

@@ -39,33 +39,29 @@ def test_a_whole_lake_has_nothing_to_find(lake: Lake) -> None:
 
 
 def test_a_file_that_is_gone_is_named(lake: Lake, settings: Settings) -> None:
+    pin(lake, "mine", now_ns=NOW_NS)
     gone = files_of(settings, "trades")[1]
     gone.unlink()
-    (finding,) = [item for item in verify_files(lake) if item.kind == "missing"]
-    assert (finding.name, finding.detail) == (str(gone.absolute()), "its 3 rows are gone")
+    missing, batch, held = verify(lake, now_ns=NOW_NS).findings
+    assert missing == Finding("missing", str(gone.absolute()), "its 3 rows are gone")
+    assert batch == Finding("batch", "b1", "trades holds 0 of its rows, and 3 were written")
+    assert (held.kind, held.name) == ("pin", "mine")
+    assert held.detail.startswith(f"the rows of snapshot {lake.snapshot() - 1} cannot be read")
 
 
 def test_a_file_with_other_rows_is_named(lake: Lake, settings: Settings) -> None:
     path = files_of(settings, "trades")[0]
     pq.write_table(pq.read_table(path).slice(0, 1), path)
-    assert "it has 1 rows, and 3 were written" in {item.detail for item in verify_files(lake)}
+    assert "it has 1 rows, and 3 were written" in {
+        item.detail for item in verify(lake, now_ns=NOW_NS).findings
+    }
 
 
 def test_a_torn_file_is_named(lake: Lake, settings: Settings) -> None:
     path = files_of(settings, "trades")[0]
     path.write_bytes(path.read_bytes()[:-20])
-    (finding,) = [item for item in verify_files(lake) if item.kind == "damaged"]
+    (finding,) = [item for item in verify(lake, now_ns=NOW_NS).findings if item.kind == "damaged"]
     assert (finding.name, "cannot be read" in finding.detail) == (str(path.absolute()), True)
-
-
-def verify_files(lake: Lake) -> tuple[Finding, ...]:
-    """Verify where rows cannot be read, and so neither batches nor pins."""
-    from storage import verify as module
-
-    named = module._named(lake)
-    found = tuple(item for file in named if (item := module._look_at(lake, file)) is not None)
-    assert len(named) > 9
-    return found
 
 
 def test_a_batch_that_lost_rows_is_named(lake: Lake) -> None:

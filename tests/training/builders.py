@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,21 @@ def settings_in(home: Path, *, seed: int = 7) -> Settings:
     return Settings(home=home, training=TrainingSettings(device="cpu", seed=seed, threads=1))
 
 
-def fill_lake(settings: Settings, log_price: np.ndarray, *, width: str = "1m") -> None:
-    """Commit one printed bar per instrument and step, knowable a second after its close."""
+def fill_lake(
+    settings: Settings,
+    log_price: np.ndarray,
+    *,
+    width: str = "1m",
+    but: Mapping[int, Collection[int]] | None = None,
+) -> None:
+    """Commit one printed bar per instrument and step, knowable a second after its close.
+
+    Args:
+        settings: the home.
+        log_price: (S, T).
+        width: of the bars.
+        but: steps that are left out, by instrument.
+    """
     step_ns = width_ns(width)
     n_instruments, n_steps = log_price.shape
     opens = START_NS + step_ns * np.arange(n_steps, dtype=np.int64)
@@ -139,7 +153,9 @@ def fill_lake(settings: Settings, log_price: np.ndarray, *, width: str = "1m") -
         for item in BARS.schema
     ]
     rows = pa.table(arrays, names=BARS.schema.names)
+    absent = {instrument * n_steps + step for instrument, steps in (but or {}).items() for step in steps}
+    rows = rows.filter(pa.array([number not in absent for number in range(count)]))
     with Lake.open(settings) as lake:
         done = lake.commit({"bars": rows}, batch_id=f"bars-{n_steps}", inputs={})
-    assert done.rows["bars"] == count
+    assert done.rows["bars"] == count - len(absent)
     assert done.refused == 0

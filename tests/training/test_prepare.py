@@ -12,7 +12,7 @@ from storage.contracts import FUNDING
 from storage.lake import Lake
 from storage.settings import Settings
 from tests.training.builders import MINUTE_NS, START_NS, panel_of
-from training.prepare import read_funding
+from training.pinned import read_funding
 
 HOUR_NS = 60 * MINUTE_NS
 FIRST_HOUR_NS = -(-START_NS // HOUR_NS) * HOUR_NS

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -229,11 +230,15 @@ def _in_order(contract: Contract, rows: pa.Table) -> pa.Table:
 
 
 def _spans_of(contract: Contract, rows: pa.Table) -> _Spans:
-    time = _time(contract)
-    ends: Any = [(time, "min"), (time, "max")]
-    found = rows.group_by(list(contract.texts)).aggregate(ends).to_pylist()
-    first, last = (f"{time}_{end}" for end in ("min", "max"))
-    return {tuple(row[name] for name in contract.texts): (row[first], row[last]) for row in found}
+    """Return the spans of rows that are in order."""
+    begins = np.arange(rows.num_rows) == 0
+    for name in contract.texts:
+        begins[1:] |= pc.not_equal(rows[name][1:], rows[name][:-1]).to_numpy()
+    firsts = np.flatnonzero(begins)
+    lasts = np.append(firsts[1:], rows.num_rows) - 1
+    names = zip(*(rows[name].take(firsts).to_pylist() for name in contract.texts), strict=True)
+    ends = (rows[_time(contract)].take(at).to_pylist() for at in (firsts, lasts))
+    return dict(zip(names, zip(*ends, strict=True), strict=True))
 
 
 def _time_held(lake: Lake, contract: Contract) -> _Span | None:

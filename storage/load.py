@@ -35,6 +35,9 @@ from storage.validate import rise
 
 logger = get_logger(__name__)
 
+# From here on a load is faster than a commit: at 40,000 bars both took 160 ms of processor time, at 200,000 half of it
+# (2026-11-26); and below, few files come from it.
+BULK_ROWS: Final = 50_000
 PIECE_ROWS: Final = 4 * ROW_GROUP_ROWS
 # Compaction leaves such files as they are.
 _FILE_BYTES: Final = 2 * MERGE_BELOW_BYTES
@@ -110,6 +113,15 @@ def load(
         staged.tidy()
         logger.info("rows loaded", batch=batch_id, rows=done.rows, files=len(staged.parts))
     return done
+
+
+def write_batch(
+    lake: Lake, tables: Mapping[str, pa.Table], *, batch_id: str, inputs: Mapping[str, object] | None = None
+) -> Commit:
+    """Write a batch that is in memory, by a commit or a load, whichever is faster for as many rows."""
+    if sum(rows.num_rows for rows in tables.values()) < BULK_ROWS:
+        return lake.commit(tables, batch_id=batch_id, inputs=inputs)
+    return load(lake, {name: [rows] for name, rows in tables.items()}, batch_id=batch_id, inputs=inputs)
 
 
 class _Staged:

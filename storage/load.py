@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,6 +36,9 @@ from storage.validate import rise
 
 logger = get_logger(__name__)
 
+# From here on a load is faster than a commit: at 40,000 bars both took 160 ms of processor time, at 200,000 half of it
+# (2026-11-26); and below, few files come from it.
+BULK_ROWS: Final = 50_000
 PIECE_ROWS: Final = 4 * ROW_GROUP_ROWS
 # Compaction leaves such files as they are.
 _FILE_BYTES: Final = 2 * MERGE_BELOW_BYTES
@@ -110,6 +114,15 @@ def load(
         staged.tidy()
         logger.info("rows loaded", batch=batch_id, rows=done.rows, files=len(staged.parts))
     return done
+
+
+def write_batch(
+    lake: Lake, tables: Mapping[str, pa.Table], *, batch_id: str, inputs: Mapping[str, object] | None = None
+) -> Commit:
+    """Write a batch that is in memory, by a commit or a load, whichever is faster for as many rows."""
+    if sum(rows.num_rows for rows in tables.values()) < BULK_ROWS:
+        return lake.commit(tables, batch_id=batch_id, inputs=inputs)
+    return load(lake, {name: [rows] for name, rows in tables.items()}, batch_id=batch_id, inputs=inputs)
 
 
 class _Staged:
@@ -230,11 +243,15 @@ def _in_order(contract: Contract, rows: pa.Table) -> pa.Table:
 
 
 def _spans_of(contract: Contract, rows: pa.Table) -> _Spans:
-    time = _time(contract)
-    ends: Any = [(time, "min"), (time, "max")]
-    found = rows.group_by(list(contract.texts)).aggregate(ends).to_pylist()
-    first, last = (f"{time}_{end}" for end in ("min", "max"))
-    return {tuple(row[name] for name in contract.texts): (row[first], row[last]) for row in found}
+    """Return the spans of rows that are in order."""
+    begins = np.arange(rows.num_rows) == 0
+    for name in contract.texts:
+        begins[1:] |= pc.not_equal(rows[name][1:], rows[name][:-1]).to_numpy()
+    firsts = np.flatnonzero(begins)
+    lasts = np.append(firsts[1:], rows.num_rows) - 1
+    names = zip(*(rows[name].take(firsts).to_pylist() for name in contract.texts), strict=True)
+    ends = (rows[_time(contract)].take(at).to_pylist() for at in (firsts, lasts))
+    return dict(zip(names, zip(*ends, strict=True), strict=True))
 
 
 def _time_held(lake: Lake, contract: Contract) -> _Span | None:

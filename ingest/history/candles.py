@@ -23,7 +23,7 @@ from storage.connection import scratch
 from storage.contracts import CANDLES
 from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake import Lake
-from storage.load import load
+from storage.load import write_batch
 from storage.settings import Settings
 
 # Names by which files call our columns; the first that a file has is taken.
@@ -116,9 +116,9 @@ def import_candles(
     ).to_arrow_table()
     bars = bars_of(good, spans, width=width, step_ns=step_ns, lag_ns=lag_ns, absent=absent)
     written: dict[str, int] = {}
-    commit = load(
+    commit = write_batch(
         lake,
-        {"candles": [candles], "bars": [bars]},
+        {"candles": candles, "bars": bars},
         batch_id=f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}",
         inputs={"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)},
     )

@@ -30,9 +30,9 @@ from storage.settings import load_settings
 from tests.benchmarks.harness import Figure, bench, figures, measure
 from tests.benchmarks.made_bars import FIRST_MIN, MONTH, instrument, made_bars
 
-ROWS: Final = 24 * MONTH
-"""A month of 24 instruments: a million rows."""
-ROUNDS: Final = 5
+ROWS: Final = 48 * MONTH
+"""A month of 48 instruments: two million rows."""
+ROUNDS: Final = 3
 READS: Final = 15
 MEMORY_ROWS: Final = 50_000_000 if "DRILL" in os.environ else 4_000_000
 LIMIT_MB: Final = 2_000

@@ -10,21 +10,24 @@ import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import pyarrow as pa
+
 from storage.clock import DAY_NS
 from storage.history import held_snapshots, rows_hash
-from storage.lake import Lake
+from storage.lake import Commit, Lake
+from storage.load import load
 from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
 from storage.upkeep import compact, expire, remove_freed
 from tests.storage.rows import TRADES_A_BATCH, batch
 
-Role = Literal["write", "read", "tidy"]
+Role = Literal["write", "load", "read", "tidy"]
 
 COUNTS: Final = """
     SELECT (SELECT count(*) FROM trades) AS trades, (SELECT count(*) FROM bars) AS bars,
@@ -47,7 +50,7 @@ def start(
 
     Args:
         role: what it does, again and again.
-        name: its own; a writer's instrument.
+        name: its own; a writer's or a loader's instrument.
         settings: those that differ from the defaults; `home` among them.
         notes: a folder; the process appends a line to the file `name` for everything that it has done.
         seconds: how long it goes on, and then until it has done `least` such things.
@@ -123,16 +126,29 @@ def _run(role: Role, turn: Turn, environ: dict[str, str]) -> None:
     configure_logs(level="error")
     settings = turn.begin()
     with Lake.open(settings, read_only=role == "read") as lake:
-        {"write": _write, "read": _read, "tidy": _tidy}[role](lake, turn)
+        {"write": _write, "load": _load, "read": _read, "tidy": _tidy}[role](lake, turn)
 
 
 def _write(lake: Lake, turn: Turn) -> None:
+    _again_and_again(turn, lambda tables, batch_id: lake.commit(tables, batch_id=batch_id))
+
+
+def _load(lake: Lake, turn: Turn) -> None:
+    _again_and_again(
+        turn,
+        lambda tables, batch_id: load(
+            lake, {name: [rows] for name, rows in tables.items()}, batch_id=batch_id
+        ),
+    )
+
+
+def _again_and_again(turn: Turn, write: Callable[[dict[str, pa.Table], str], Commit]) -> None:
     first = len(noted(turn.notes, turn.name))
     for number in itertools.count(first):
         if not turn.goes_on():
             return
         # One that was committed and not acknowledged is asked for again, under the same id.
-        lake.commit(batch(number, turn.name), batch_id=f"{turn.name}-{number}")
+        write(batch(number, turn.name), f"{turn.name}-{number}")
         turn.note(number)
 
 

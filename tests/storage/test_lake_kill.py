@@ -1,4 +1,4 @@
-"""Does the lake survive `kill -9` in a commit and in upkeep: what was acknowledged is there, and litter is named?"""
+"""Does the lake survive `kill -9` in a commit, a load and upkeep: what was acknowledged is there, litter is named?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -19,10 +20,11 @@ from tests.drills.lake_process import Role, assert_whole, noted, start
 from tests.storage.rows import batch
 
 _LOOK_S = 0.01
+_ROLES: Final[tuple[Role, ...]] = ("load", "tidy", "write")
 
 
 def drill(folder: Path, *, kills: int, seed: int, longest_s: float) -> str:
-    """Kill writers and tidiers in turn at random moments of their work; check after each, and return the figures.
+    """Kill loaders, tidiers and writers in turn at random moments; check after each, and return the figures.
 
     Args:
         folder: an empty one.
@@ -33,12 +35,16 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float) -> str:
     values: Mapping[str, object] = {"home": folder / "home", "lake.keep_snapshots_days": 1.0}
     settings, notes, draw = load_settings(overrides=values, environ={}), folder / "notes", random.Random(seed)
     notes.mkdir()
+
+    def told() -> dict[str, list[str]]:
+        return {name: noted(notes, name) for name in ("write", "load")} | {"first": ["0"]}
+
     with Lake.open(settings) as lake:
         at = lake.commit(batch(0, "first"), batch_id="first-0").snapshot
         held = pin(lake, "first", now_ns=1, snapshot=at)
     orphans = 0
     for number in range(kills):
-        role: Role = "tidy" if number % 2 else "write"
+        role = _ROLES[number % len(_ROLES)]
         lock = settings.lake_dir / "commit.lock"
         begun_ns = time.time_ns()
         process = start(role, role, values, notes, seconds=3_600)
@@ -51,20 +57,20 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float) -> str:
         process.join()
         with Lake.open(settings) as lake:
             # What was committed and not acknowledged is whole or absent: the writer asks for it again.
-            assert_whole(lake, {"write": noted(notes, "write"), "first": ["0"]})
+            assert_whole(lake, told())
             later_ns = time.time_ns() + 30 * DAY_NS
             found = verify(lake, now_ns=later_ns, mend=True, with_pins=False)
             assert {item.kind for item in found.findings} <= {"orphan"}, found.findings
             assert len(found.removed) == len(found.findings)
             orphans += len(found.removed)
     with Lake.open(settings) as lake:
-        batches = assert_whole(lake, {"write": noted(notes, "write"), "first": ["0"]})
+        batches = assert_whole(lake, told())
         assert verify(lake, now_ns=time.time_ns()).findings == ()
         assert rows_hash(lake, at) == held.content
     return f"{kills} kills, {batches} batches whole, {orphans} orphans named and removed"
 
 
-def test_killed_in_commits_and_in_upkeep_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+def test_killed_in_loads_commits_and_upkeep_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     drill(tmp_path, kills=4, seed=3, longest_s=0.6)
 
 

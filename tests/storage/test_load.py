@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -211,31 +213,43 @@ def test_a_large_file_is_not_merged(settings: Settings, monkeypatch: pytest.Monk
         assert len(files(settings, "load")) == 2
 
 
-def test_a_file_cut_short_before_it_was_registered_is_an_orphan_that_is_mended(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+def _load_and_wait(home: Path, told: Connection) -> None:
+    """Load, and wait for ever where the files are on the disk and nothing names them."""
+
+    class Waits(Lake):
+        def once(self, *_: Any, **__: Any) -> Any:
+            told.send("staged")
+            told.recv()
+
+    with Waits.open(load_settings(overrides={"home": home}, environ={})) as lake:
+        load(lake, {"bars": [bars(50, 60)], "trades": [batch(90)["trades"]]}, batch_id="a")
+
+
+def test_killed_before_its_files_are_registered_a_load_leaves_orphans_that_are_mended(
+    settings: Settings,
 ) -> None:
-    """What a `kill -9` between the files and their registration leaves."""
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object, **__: object) -> None:
-        raise Killed
-
     with Lake.open(filled(settings)) as lake:
         before = lake.snapshot()
-        with monkeypatch.context() as patch:
-            patch.setattr(lake, "once", die)
-            with pytest.raises(Killed):
-                load(lake, {"bars": [bars(50, 60)]}, batch_id="a")
-    (left,) = files(settings, "load")
+    mine, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_load_and_wait, args=(settings.home, theirs)
+    )
+    process.start()
+    assert mine.poll(60)
+    process.kill()
+    process.join()
+    left = [str(path.absolute()) for path in files(settings, "load")]
+    assert len(left) == 2
     with Lake.open(settings) as lake:
         assert lake.snapshot() == before
         found = verify(lake, now_ns=LATER_NS, mend=True)
-        assert [(item.kind, item.name) for item in found.findings] == [("orphan", str(left.absolute()))]
-        assert found.removed == (str(left.absolute()),)
-        assert not left.exists()
-        assert load(lake, {"bars": [bars(50, 60)]}, batch_id="a").rows == {"bars": 10}
+        assert sorted((item.kind, item.name) for item in found.findings) == [
+            ("orphan", path) for path in left
+        ]
+        assert sorted(found.removed) == left
+        assert files(settings, "load") == []
+        again = load(lake, {"bars": [bars(50, 60)], "trades": [batch(90)["trades"]]}, batch_id="a")
+        assert again.rows == {"bars": 10, "trades": 3}
         assert verify(lake, now_ns=LATER_NS).findings == ()
 
 

@@ -18,8 +18,8 @@ from tests.drills.lake_process import Role, assert_whole, noted, start
 from tests.storage.rows import batch
 from tests.storage.servers import BUCKET, postgres, s3
 
-ALL: Final[Mapping[str, Role]] = {"w1": "write", "w2": "write", "r1": "read", "r2": "read", "tidy": "tidy"}
-FEW: Final[Mapping[str, Role]] = {"w1": "write", "w2": "write", "r1": "read"}
+ALL: Final[Mapping[str, Role]] = {"w1": "write", "w2": "load", "r1": "read", "r2": "read", "tidy": "tidy"}
+FEW: Final[Mapping[str, Role]] = {"w1": "write", "w2": "load", "r1": "read"}
 
 
 def together(

@@ -92,8 +92,8 @@ def _fill(
 ) -> None:
     """Compute the steps of one part, from as far before it as the features look back."""
     start, stop = part
-    stream = Stream(features, block_steps=block)
     rows = values.shape[0]
+    stream = Stream(features, rows=rows, block_steps=block)
     stack = torch.empty((len(features), rows, block), dtype=torch.float32, device=values.device)
     places = stack.unbind(0)
     for at in range(max(start - max(item.lookback_bars for item in features), 0), stop, block):

@@ -9,16 +9,14 @@ whoever remembers what was shifted (features/stream.py), and gives the bits that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.proxy import GraphAppendingTracer
 
 from features.inputs import LEAVES, View
 from features.spec import Feature
-from features.windows import shift
 from storage.errors import ContractError
 
 
@@ -52,17 +50,6 @@ def trace(features: Sequence[Feature]) -> fx.Graph:
 def placeholders(graph: fx.Graph) -> tuple[str, ...]:
     """Return the leaves that a graph reads, in the order of its placeholders."""
     return tuple(node.meta["leaf"] for node in graph.nodes if node.op == "placeholder")
-
-
-def shifts(graph: fx.Graph) -> list[fx.Node]:
-    """Return the nodes that look at another step."""
-    return [node for node in graph.nodes if node.target is shift]
-
-
-def compiled(graph: fx.Graph) -> Callable[..., tuple[Tensor, ...]]:
-    """Return a graph as a Python function; a tensor that is not needed any more is let go at once."""
-    function: Callable[..., tuple[Tensor, ...]] = fx.GraphModule(torch.nn.Module(), graph).forward
-    return function
 
 
 def _placeholder(graph: fx.Graph, leaf: str) -> fx.Node:

@@ -1,33 +1,53 @@
 """How are features computed block after block, each bar once?
 
-A stream runs a plan over stretches of `block_steps` bars and remembers, of every tensor that is shifted, the last
-blocks that a shift may ask for. A shift by whole blocks is then one of those as it stands; any other is put
-together from two. Nothing is computed twice, however long the windows: a block of one bar is the live step
-(features/step.py), and blocks that fit the cache are the build (features/build.py).
+A stream runs the plan of a set (features/plan.py) over blocks of `block_steps` bars and remembers, of every tensor
+that is shifted, the last blocks that a shift may ask for. A shift by whole blocks is then one of those as it stands,
+and any other is put together from two. So nothing is computed twice, however long the windows: a block of one bar is
+the live step (features/step.py), and blocks that fit the cache are the build (features/build.py).
+
+Simple operations run in one compiled loop (features/machine.py), everything else through torch, on the same memory.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
+from features import machine
 from features.inputs import View, leaves_of
 from features.panel import COLUMNS, PRINTED, Panel
-from features.plan import compiled, placeholders, shifts, trace
+from features.plan import placeholders, trace
 from features.spec import Feature, evaluate
+from features.windows import shift
 from storage.clock import NS
 from storage.contracts import STATUSES
 from storage.errors import ContractError
 
-_CHECK_INSTRUMENTS: Final = 4
-_CHECK_STEPS: Final = 40
-"""Steps beyond the lookback on which a plan is compared with the functions it was made of."""
+Shape: TypeAlias = Literal["full", "row", "flat"]
+"""(S, T), (1, T) or (T,). On the machine every value is full: a row is written out once for each instrument."""
+
+_OPERATIONS: Final[dict[Any, int]] = {
+    operator.add: machine.ADD, torch.add: machine.ADD,
+    operator.sub: machine.SUB, torch.sub: machine.SUB,
+    operator.mul: machine.MUL, torch.mul: machine.MUL, operator.and_: machine.MUL,
+    operator.truediv: machine.DIV, torch.div: machine.DIV,
+    torch.where: machine.WHERE, torch.isnan: machine.IS_NAN,
+    operator.eq: machine.EQ, operator.ne: machine.NE, operator.ge: machine.GE, operator.gt: machine.GT,
+    operator.le: machine.LE, operator.lt: machine.LT,
+    operator.or_: machine.OR, operator.invert: machine.NOT, operator.neg: machine.NEG,
+    torch.abs: machine.ABS, torch.maximum: machine.MAX, torch.minimum: machine.MIN,
+}  # fmt: skip
+_LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
+_EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
+"""What float64 holds exactly."""
 
 
 class Stream:
@@ -35,153 +55,361 @@ class Stream:
 
     Args:
         features: what to compute.
+        rows: S of every block.
         block_steps: T of every block.
 
     Raises:
         ContractError: a feature looks back by other means than `features.windows`.
     """
 
-    def __init__(self, features: Sequence[Feature], *, block_steps: int) -> None:
-        self._plan = plan(tuple(features))
-        self._past = self._plan.past(block_steps)
+    def __init__(self, features: Sequence[Feature], *, rows: int, block_steps: int) -> None:
+        self._run = _Run(program(tuple(features), block_steps), rows, block_steps)
 
     @property
     def leaves(self) -> tuple[str, ...]:
         """The leaves that are read."""
-        return self._plan.leaves
+        return self._run.program.leaves
 
-    def push(self, leaves: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return the raw value of each feature on the next block, (S, T) or (T,) float64, NaN where unknown.
+    def push(self, leaves: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the raw value of each feature on the next block, (S, T) float64, NaN where unknown.
 
         What a feature reads before the first block is missing to it; the caller knows how many blocks there were.
+        The tensors are the stream's own and hold until the next push.
 
         Args:
-            leaves: as `features.inputs.leaves_of` returns them, of `block_steps` steps; they must not be changed
-                afterwards.
+            leaves: as `features.inputs.leaves_of` returns them, of `block_steps` steps.
         """
-        return self._plan.run(*(leaves[name] for name in self._plan.leaves), *self._past)
+        return self._run.push([leaves[name] for name in self.leaves])
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A graph whose shifts are handed to it.
+class _Call:
+    """One operation through torch; a `_Ref` among its arguments stands for a value."""
+
+    function: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    out: _Ref
+
+
+@dataclass(frozen=True, slots=True)
+class _Ref:
+    """A value: where it lies on the machine (`place`), or in which box a thing of torch's own lies."""
+
+    place: int = -1
+    box: int = -1
+    dtype: torch.dtype | None = None
+    shape: Shape = "full"
+
+
+@dataclass(slots=True)
+class Program:
+    """A plan as lists of instructions, between which torch is called.
 
     Args:
         leaves: what it reads, by name.
-        run: takes these leaves, then what `past` returned; returns the raw value of each feature.
-        shifted: for each tensor that is shifted, what stands before the first bar, and by how many bars.
+        inputs: where each leaf goes.
+        outputs: where the raw value of each feature lies.
+        parts: instructions and calls, in order.
+        bases, rings, backs: of each place the first block, how many blocks take turns there, and how many pushes
+            ago the one was that it means.
+        fills: what stands in each block before the first push; constants stay there.
+        boxes: how many things of torch's own there are.
     """
 
-    leaves: tuple[str, ...]
-    run: Callable[..., tuple[Tensor, ...]]
-    shifted: tuple[tuple[float, tuple[int, ...]], ...]
+    leaves: tuple[str, ...] = ()
+    inputs: list[_Ref] = field(default_factory=list)
+    outputs: list[_Ref] = field(default_factory=list)
+    parts: list[machine.Code | _Call] = field(default_factory=list)
+    bases: list[int] = field(default_factory=list)
+    rings: list[int] = field(default_factory=list)
+    backs: list[int] = field(default_factory=list)
+    fills: list[float] = field(default_factory=list)
+    boxes: int = 0
 
-    def past(self, block_steps: int) -> list[Callable[[Tensor], Tensor]]:
-        """Return an empty memory for blocks of so many steps."""
-        made: list[Callable[[Tensor], Tensor]] = []
-        for fill, bars in self.shifted:
-            past = _Past(fill, bars, block_steps)
-            made += [past.push, *(past.back(n) for n in bars)]
-        return made
+
+class _Run:
+    """A program with the memory that it works on."""
+
+    def __init__(self, program: Program, rows: int, steps: int) -> None:
+        self.program = program
+        self._rows, self._steps, self._pushes = rows, steps, 0
+        cells = rows * steps
+        self._arena = np.repeat(np.array(program.fills), cells)
+        self._memory = torch.from_numpy(self._arena)
+        self._bases, self._rings, self._backs = (
+            np.array(part, dtype=np.int64) for part in (program.bases, program.rings, program.backs)
+        )
+        self._places = np.zeros_like(self._bases)
+        self._boxes: list[Any] = [None] * program.boxes
+
+    def push(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Run once over the next block."""
+        self._pushes += 1
+        self._places = (self._bases + (self._pushes - self._backs) % self._rings) * (self._rows * self._steps)
+        for ref, leaf in zip(self.program.inputs, leaves, strict=True):
+            self._put(ref, leaf)
+        for part in self.program.parts:
+            if isinstance(part, _Call):
+                args, kwargs = (map_aggregate(side, self._get) for side in (part.args, part.kwargs))
+                self._put(part.out, part.function(*args, **kwargs))
+            else:
+                machine.run(part, self._places, self._arena, self._rows, self._steps)
+        return [self._block(ref.place) for ref in self.program.outputs]
+
+    def _block(self, place: int) -> Tensor:
+        size = (self._rows, self._steps)
+        return self._memory.as_strided(size, (self._steps, 1), int(self._places[place]))
+
+    def _put(self, ref: _Ref, value: Any) -> None:
+        if ref.box >= 0:
+            # A view of a block would change when another value takes its place.
+            is_view = (
+                isinstance(value, Tensor) and value.untyped_storage().data_ptr() == self._memory.data_ptr()
+            )
+            self._boxes[ref.box] = value.clone() if is_view else value
+        else:
+            self._block(ref.place).copy_(value)
+
+    def _get(self, ref: Any) -> Any:
+        if not isinstance(ref, _Ref):
+            return ref
+        if ref.box >= 0:
+            return self._boxes[ref.box]
+        block = self._block(ref.place)
+        if ref.shape != "full":
+            block = block[:1] if ref.shape == "row" else block[0]
+        return block if ref.dtype == torch.float64 else block.to(ref.dtype)
 
 
 @lru_cache
-def plan(features: tuple[Feature, ...]) -> Plan:
-    """Return the plan of these features, compared with the functions themselves on a drawn panel."""
-    graph = trace(features)
-    leaves = placeholders(graph)
-    by_source: dict[tuple[fx.Node, str], list[fx.Node]] = {}
-    for node in shifts(graph):
-        by_source.setdefault((node.args[0], repr(node.kwargs["fill"])), []).append(node)  # type: ignore[arg-type]
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    shifted = []
-    for place, ((source, fill), readers) in enumerate(by_source.items()):
-        with graph.inserting_before(first):
-            push = graph.placeholder(f"push_{place}")
-            backs = [graph.placeholder(f"back_{place}_{node.args[1]}") for node in readers]
-        with graph.inserting_after(source if source.op != "placeholder" else first.prev):
-            kept = graph.call_method("__call__", (push, source))
-        for back, node in zip(backs, readers, strict=True):
-            node.op, node.target, node.args, node.kwargs = "call_method", "__call__", (back, kept), {}
-        shifted.append((float(fill), tuple(int(back.name.rpartition("_")[2]) for back in backs)))
-    made = Plan(leaves, compiled(graph), tuple(shifted))
-    _compare(made, features)
+def program(features: tuple[Feature, ...], block_steps: int) -> Program:
+    """Return the program of these features, compared with the functions themselves on a drawn panel."""
+    made = _Compiler(trace(features), block_steps).program
+    _compare(made, features, block_steps)
     return made
 
 
-class _Past:
-    """What one tensor was before, for the shifts that ask for it.
+class _Compiler:
+    """Turns a graph into a program; each node becomes a place on the machine, or a box."""
 
-    A shift by whole blocks is a block as it came. For the others the newest stretch lies in one piece of memory,
-    longer than a block by the deepest of them, and each is a view of it. Two such pieces take turns, since no
-    part of one can be copied over itself.
+    def __init__(self, graph: fx.Graph, block_steps: int) -> None:
+        self.program = Program(leaves=placeholders(graph))
+        self._steps = block_steps
+        self._refs: dict[fx.Node, _Ref] = {}
+        self._constants: dict[str, int] = {}
+        self._histories: dict[tuple[fx.Node, str], tuple[int, int]] = {}
+        self._code: list[list[int]] = []
+        self._free: list[int] = []
+        nodes = list(graph.nodes)
+        _note_kinds(graph)
+        self._output = nodes[-1]
+        self._readers = {node: len(node.users) for node in nodes}
+        self._deepest: dict[tuple[fx.Node, str], int] = {}
+        for node in nodes:
+            if node.target is shift:
+                key, bars = _shifted(node)
+                self._deepest[key] = max(self._deepest.get(key, 0), bars)
+        for node in _scheduled(nodes[:-1]):
+            self._take(node)
+        self._flush()
+        self.program.outputs = [self._refs[node] for node in self._output.args[0]]
 
-    Args:
-        fill: what stands before the first block.
-        bars: how far back each shift reaches.
-        block_steps: T of a block.
-    """
+    def _take(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._refs[node] = self._new(node)
+            self.program.inputs.append(self._refs[node])
+        elif node.target is shift and _is_simple(node):
+            self._refs[node] = self._past(node)
+        elif node.op == "call_method" and _is_simple(node):  # a change of type, of what float64 holds anyway
+            (source,) = node.all_input_nodes
+            self._refs[node] = self._new(node)
+            self._code.append([machine.COPY, self._refs[node].place, self._refs[source].place, 0, 0])
+        elif _is_simple(node):
+            operands = [self._operand(argument) for argument in node.args]
+            self._refs[node] = self._new(node)
+            self._code.append(
+                [_OPERATIONS[node.target], self._refs[node].place, *operands, *[0] * (3 - len(operands))]
+            )
+        else:
+            self._call(node)
+        self._remember(node)
+        for source in node.all_input_nodes:
+            self._readers[source] -= 1
+            if not self._readers[source]:
+                self._let_go(source)
 
-    def __init__(self, fill: float, bars: Sequence[int], block_steps: int) -> None:
-        self._fill, self._steps = fill, block_steps
-        self._depth = max((n for n in bars if n % block_steps), default=0)
-        self._blocks = 1 + max((n // block_steps for n in bars if n % block_steps == 0), default=0)
-        self._at = 0
-        self._is_part = False
-        self._ring: list[Tensor] = []
-        self._pieces: list[Tensor] = []
+    def _call(self, node: fx.Node) -> None:
+        self._flush()
+        args, kwargs = (_with(side, self._refs) for side in (node.args, node.kwargs))
+        function = _function(node)
+        self._refs[node] = self._new(node)
+        self.program.parts.append(_Call(function, args, kwargs, self._refs[node]))
 
-    def push(self, x: Tensor) -> Tensor:
-        """Take the next block."""
-        if not self._ring:
-            self._begin(x)
-        self._at += 1
-        if self._depth:
-            old, new = self._pieces[(self._at - 1) % 2], self._pieces[self._at % 2]
-            new[:, : self._depth] = old[:, self._steps :]
-            new[:, self._depth :] = x
-        if self._blocks > 1:
-            self._ring[self._at % self._blocks] = x.clone() if self._is_part else x
-        return x
-
-    def back(self, bars: int) -> Callable[[Tensor], Tensor]:
-        """Return a function that returns what the newest block was `bars` bars earlier."""
+    def _past(self, node: fx.Node) -> _Ref:
+        """Return the place of a shift: a block of its history, or one put together from two."""
+        key, bars = _shifted(node)
+        base, count = self._histories[key]
         whole, rest = divmod(bars, self._steps)
+        later = self._place(base, count, whole)
         if not rest:
-            return lambda _: self._ring[(self._at - whole) % self._blocks]
-        start = self._depth - bars
-        return lambda _: self._pieces[self._at % 2][:, start : start + self._steps]
+            return _Ref(later, dtype=node.meta["dtype"], shape=node.meta["shape"])
+        ref = self._new(node)
+        self._code.append([machine.SHIFT, ref.place, later, self._place(base, count, whole + 1), rest])
+        return ref
 
-    def _begin(self, x: Tensor) -> None:
-        # A block that is a view, as that of another shift, would change under us.
-        self._is_part = x.untyped_storage().nbytes() > x.nbytes
-        self._ring = [torch.full_like(x, self._fill)] * self._blocks
-        shape = (x.shape[0], self._depth + self._steps)
-        self._pieces = [torch.full(shape, self._fill, dtype=x.dtype, device=x.device) for _ in range(2)]
+    def _remember(self, node: fx.Node) -> None:
+        """Keep a history of a node that is shifted, one for each thing that may stand before its first block."""
+        for (source, fill), deepest in self._deepest.items():
+            if source is node:
+                count = -(-deepest // self._steps) + 1
+                base = len(self.program.fills)
+                self.program.fills += [float(fill)] * count
+                self._histories[source, fill] = base, count
+                self._code.append([machine.COPY, self._place(base, count, 0), self._refs[node].place, 0, 0])
+
+    def _new(self, node: fx.Node) -> _Ref:
+        if "shape" not in node.meta or node.meta["dtype"] not in _EXACT:
+            self.program.boxes += 1
+            return _Ref(box=self.program.boxes - 1)
+        if not self._free:
+            self.program.fills.append(0.0)
+            self._free.append(self._place(len(self.program.fills) - 1, 1, 0))
+        return _Ref(self._free.pop(), dtype=node.meta["dtype"], shape=node.meta["shape"])
+
+    def _let_go(self, node: fx.Node) -> None:
+        ref = self._refs[node]
+        if ref.place >= 0 and self.program.rings[ref.place] == 1:
+            self._free.append(ref.place)
+
+    def _operand(self, argument: Any) -> int:
+        if isinstance(argument, fx.Node):
+            return self._refs[argument].place
+        if (told := repr(float(argument))) not in self._constants:
+            self.program.fills.append(float(argument))
+            self._constants[told] = self._place(len(self.program.fills) - 1, 1, 0)
+        return self._constants[told]
+
+    def _place(self, base: int, ring: int, back: int) -> int:
+        self.program.bases.append(base)
+        self.program.rings.append(ring)
+        self.program.backs.append(back)
+        return len(self.program.bases) - 1
+
+    def _flush(self) -> None:
+        if self._code:
+            self.program.parts.append(np.array(self._code, dtype=np.int64))
+            self._code = []
 
 
-def _compare(made: Plan, features: tuple[Feature, ...]) -> None:
-    """Refuse a plan that does not give the bits of the functions it was made of.
+def _shifted(node: fx.Node) -> tuple[tuple[fx.Node, str], int]:
+    source, bars = node.args
+    assert isinstance(source, fx.Node)
+    assert isinstance(bars, int)
+    return (source, repr(node.kwargs["fill"])), bars
+
+
+def _function(node: fx.Node) -> Callable[..., Any]:
+    function: Callable[..., Any] = (
+        getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
+    )
+    return function
+
+
+def _with(side: Any, values: Mapping[fx.Node, Any]) -> Any:
+    """Return arguments of a node with values in place of nodes."""
+    return map_aggregate(side, lambda item: values[item] if isinstance(item, fx.Node) else item)
+
+
+def _note_kinds(graph: fx.Graph) -> None:
+    """Note on each node what type and shape its value has, as seen on a small panel."""
+    leaves = leaves_of(_drawn(7))
+    values: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            value: Any = leaves[node.meta["leaf"]]
+        elif node.op == "output":
+            break
+        else:
+            args, kwargs = (
+                fx.map_arg(side, lambda source: values[source]) for side in (node.args, node.kwargs)
+            )
+            function = getattr(Tensor, node.target) if node.op == "call_method" else node.target
+            value = function(*args, **kwargs)
+        values[node] = value
+        shapes: dict[Any, Shape] = {(_CHECK_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
+        if isinstance(value, Tensor) and tuple(value.shape) in shapes:
+            node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
+
+
+def _is_simple(node: fx.Node) -> bool:
+    """Say whether the machine computes a node: it knows the operation, and float64 holds all that takes part."""
+    sources = node.all_input_nodes
+    if not sources or any(item.meta.get("dtype") not in _EXACT for item in (node, *sources)):
+        return False
+    if node.target is shift:
+        return True
+    if node.op == "call_method":
+        return node.target == "to" and node.meta["dtype"] == node.args[1] and node.args[1] != torch.uint8 and (
+            torch.float64 not in [item.meta["dtype"] for item in sources]
+        )  # fmt: skip
+    if node.target in _LOGICAL and node.meta["dtype"] != torch.bool:
+        return False
+    is_plain = all(isinstance(item, fx.Node | bool | int | float) for item in node.args)
+    return node.target in _OPERATIONS and is_plain and not node.kwargs
+
+
+def _scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Return the nodes in an order in which as few calls as can be interrupt the machine."""
+    waiting, done, order = nodes, set[fx.Node](), list[fx.Node]()
+    for is_turn in _turns():
+        if not waiting:
+            return order
+        left = []
+        for node in waiting:
+            is_machine = node.op == "placeholder" or _is_simple(node)
+            if is_machine == is_turn and done.issuperset(node.all_input_nodes):
+                done.add(node)
+                order.append(node)
+            else:
+                left.append(node)
+        waiting = left
+    raise AssertionError
+
+
+def _turns() -> Any:
+    while True:
+        yield True
+        yield False
+
+
+_CHECK_INSTRUMENTS: Final = 4
+_CHECK_STEPS: Final = 40
+"""Steps beyond the lookback on which a program is compared with the functions it was made of."""
+
+
+def _compare(made: Program, features: tuple[Feature, ...], block_steps: int) -> None:
+    """Refuse a program that does not give the bits of the functions it was made of.
 
     It cannot where a feature reaches for other steps by itself (`cumsum`, `unfold`, a slice): such a function
     would see a block and take it for the panel.
     """
     deepest = max(item.lookback_bars for item in features)
-    panel = _drawn(deepest + _CHECK_STEPS)
+    blocks = -(-(deepest + _CHECK_STEPS) // block_steps)
+    panel = _drawn(blocks * block_steps)
     shape = (panel.n_instruments, panel.n_steps)
     with torch.inference_mode():
         expected = evaluate(View(leaves_of(panel)), features, shape=shape)
-        past = made.past(_CHECK_STEPS // 2)
-        blocks = []
-        for start in range(panel.n_steps % (_CHECK_STEPS // 2), panel.n_steps, _CHECK_STEPS // 2):
-            leaves = leaves_of(panel.steps(start, start + _CHECK_STEPS // 2))
-            blocks.append(made.run(*(leaves[name] for name in made.leaves), *past))
+        run = _Run(made, shape[0], block_steps)
+        got: list[list[Tensor]] = []
+        for start in range(0, panel.n_steps, block_steps):
+            leaves = leaves_of(panel.steps(start, start + block_steps))
+            got.append([raw.clone() for raw in run.push([leaves[name] for name in made.leaves])])
         for place, (item, (value, mask)) in enumerate(zip(features, expected, strict=True)):
-            got = torch.cat([block[place].expand(shape[0], _CHECK_STEPS // 2) for block in blocks[-2:]], 1)
-            known = mask[:, -_CHECK_STEPS:]
-            same = torch.where(known, got, 0.0).contiguous().view(torch.int64)
-            wanted = value[:, -_CHECK_STEPS:].contiguous().view(torch.int64)
-            if not torch.equal(same, wanted) or bool((known != torch.isfinite(got.to(torch.float32))).any()):
+            raw = torch.cat([block[place] for block in got], 1)[:, item.lookback_bars :]
+            value, mask = value[:, item.lookback_bars :], mask[:, item.lookback_bars :]
+            is_same = torch.where(mask, raw, 0.0).view(torch.int64) == value.contiguous().view(torch.int64)
+            if not bool((is_same & (mask == torch.isfinite(raw.to(torch.float32)))).all()):
                 raise ContractError(
                     f"feature {item.name} gives other values block by block than over a whole panel",
                     hint="look back by features.windows alone (shift, sum_over, carry, ...), or declare the lookback "

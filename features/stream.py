@@ -260,18 +260,26 @@ class _Compiler:
 
     def _remember(self, node: fx.Node) -> None:
         """Keep a history of a node that is shifted, one for each thing that may stand before its first block."""
-        for (source, fill), deepest in self._deepest.items():
-            if source is node:
-                count = -(-deepest // self._steps) + 1
-                base = len(self.program.fills)
-                self.program.fills += [float(fill)] * count
-                self._histories[source, fill] = base, count
-                self._code.append([machine.COPY, self._place(base, count, 0), self._refs[node].place, 0, 0])
+        for key in self._deepest:
+            if key[0] is node and key not in self._histories:
+                place = self._begin_history(key)
+                self._code.append([machine.COPY, place, self._refs[node].place, 0, 0])
+
+    def _begin_history(self, key: tuple[fx.Node, str]) -> int:
+        """Return the place of the newest block of a history."""
+        count = -(-self._deepest[key] // self._steps) + 1
+        base = len(self.program.fills)
+        self.program.fills += [float(key[1])] * count
+        self._histories[key] = base, count
+        return self._place(base, count, 0)
 
     def _new(self, node: fx.Node) -> _Ref:
         if "shape" not in node.meta or node.meta["dtype"] not in _EXACT:
             self.program.boxes += 1
             return _Ref(box=self.program.boxes - 1)
+        if key := next((key for key in self._deepest if key[0] is node), None):
+            # It is written where it is remembered.
+            return _Ref(self._begin_history(key), dtype=node.meta["dtype"], shape=node.meta["shape"])
         if not self._free:
             self.program.fills.append(0.0)
             self._free.append(self._place(len(self.program.fills) - 1, 1, 0))
@@ -309,11 +317,8 @@ def _shifted(node: fx.Node) -> tuple[tuple[fx.Node, str], int]:
     return (source, repr(node.kwargs["fill"])), bars
 
 
-def _function(node: fx.Node) -> Callable[..., Any]:
-    function: Callable[..., Any] = (
-        getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
-    )
-    return function
+def _function(node: fx.Node) -> Any:
+    return getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
 
 
 def _with(side: Any, values: Mapping[fx.Node, Any]) -> Any:

@@ -164,7 +164,8 @@ def evaluate(
     for item in features:
         raw = item.function(*(view[name] for name in item.inputs), **dict(item.params)).expand(shape)
         step = torch.arange(shape[1], device=raw.device)
-        mask = torch.isfinite(raw) & (step >= item.lookback_bars)
+        # A number that float32 cannot hold is no number to whoever reads the table.
+        mask = torch.isfinite(raw.to(torch.float32)) & (step >= item.lookback_bars)
         results.append((torch.where(mask, raw, 0.0), mask))
     return results
 

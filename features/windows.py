@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 MIN_SHARE: Final = 0.8
 """A window counts as observed where at least this share of its bars was."""
@@ -25,10 +26,17 @@ MIN_SHARE: Final = 0.8
 def shift(x: Tensor, bars: int, *, fill: float = math.nan) -> Tensor:
     """Return what `x` was `bars` bars earlier; `fill` where that lies before the panel.
 
+    Everything here that looks back does it by this function, and through torch's own protocol: so whoever writes
+    a plan (features/plan.py) sees a shift as one step, and a live stream can remember instead of computing again.
+
     Args:
         x: (S, T), any dtype.
         bars: at least 0.
     """
+    if bars == 0:
+        return x
+    if has_torch_function_unary(x):
+        return handle_torch_function(shift, (x,), x, bars, fill=fill)
     return pad(x, (bars, 0), value=fill)[:, : x.shape[1]]
 
 
@@ -39,18 +47,17 @@ def sum_over(x: Tensor, bars: int) -> Tensor:
         x: (S, T), without NaN.
         bars: at least 1.
     """
-    # part[:, j] is the sum over the `span` bars from j on; total[:, j] over the first `covered` of them.
-    part = pad(x, (bars - 1, 0))
-    length = part.shape[1]
-    total, covered, span = part, 0, 1
+    # `part` is the sum over the `span` bars up to each bar. The window is made of such parts, the shortest first
+    # in time; `covered` of its bars are in `total`.
+    part, total, covered, span = x, None, 0, 1
     while True:
         if bars & span:
-            kept = length - covered - span + 1
-            total = part if covered == 0 else total[:, :kept] + part[:, covered : covered + kept]
             covered += span
-        if 2 * span > bars:
+            piece = shift(part, bars - covered, fill=0.0)
+            total = piece if total is None else total + piece
+        if total is not None and 2 * span > bars:
             return total
-        part = part[:, :-span] + part[:, span:]
+        part = shift(part, span, fill=0.0) + part
         span *= 2
 
 

@@ -474,6 +474,11 @@ class Settings:
         return self.home / "models"
 
     @property
+    def features_dir(self) -> Path:
+        """Features by day, and panels that were read before; all of it can be made again."""
+        return self.home / "features"
+
+    @property
     def reports_dir(self) -> Path:
         """One page a night."""
         return self.home / "reports"

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from features.build import read_block, read_panel, write_block, write_panel
+from features.files import read_block, read_panel, write_block, write_panel
 from features.panel import Panel
 from features.spec import FeatureBlock
 from storage.code import code_version, lock_hash

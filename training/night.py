@@ -9,8 +9,8 @@ The folder `models/nights/<night>/`:
     night.json              night, recipe, since_ns, until_ns, instruments, snapshot, content_hash, funding_hash,
                             feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code, code,
                             lock, torch_version, device
-    panel.safetensors       the panel (features.build.read_panel)
-    features.safetensors    the block (features.build.read_block)
+    panel.safetensors       the panel (features.files.read_panel)
+    features.safetensors    the block (features.files.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid where known
     panel.json              steps, instruments, rows (labelled), status (counts by status), basis (labels of mid and
                             of print), valid_share (by feature), funding_share (of instrument-hours; null: none)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from features.panel import COLUMNS, PRINTED, Panel
@@ -126,3 +127,25 @@ def table_of(panel: Panel) -> pa.Table:
     for name in COLUMNS:
         columns[name] = pa.array(panel.column(name).numpy().ravel(), from_pandas=True)
     return pa.table(columns)
+
+
+def stored_rows(panel: Panel, *, lag_ms: int = 0) -> pa.Table:
+    """Return a panel's cells as rows of `bars` for the lake; a step that is `unknown` has no row."""
+    cells = table_of(panel).filter(pa.array((panel.status != CODE["unknown"]).numpy().ravel()))
+    opens = cells["ts_open"].cast(pa.int64())
+    close_us = opens.to_numpy() + panel.width_ns // US_NS
+    told = {name: cells[name] for name in cells.column_names} | {
+        "ts_close": pa.array(close_us),
+        "ts_knowable_ns": pa.array(close_us * US_NS + lag_ms * 1_000_000),
+    }
+    base: dict[str, Any] = {
+        "width": f"{panel.width_ns // MINUTE_NS}m", "revision": 0, "cause": "", "session": "always",
+        "origin": "live", "repaired": False, "certified": False, "trades_applicable": True,
+    }  # fmt: skip
+    columns = []
+    for item in BARS.schema:
+        column = told.get(item.name, pa.array([base.get(item.name)] * cells.num_rows, item.type))
+        if pa.types.is_integer(item.type) and item.name in COLUMNS:
+            column = pc.floor(column)
+        columns.append(column.cast(item.type))
+    return pa.Table.from_arrays(columns, schema=BARS.schema)

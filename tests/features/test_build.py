@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import features.build
-from features.build import build_features, read_block, read_panel, write_block, write_panel
+import features.files
+from features.build import build_features
+from features.files import read_block, read_panel, write_block, write_panel
 from features.inputs import View, leaves_of
 from features.panel import content_hash
 from features.sets import FEATURE_SETS, fingerprint, get_set
@@ -161,7 +163,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.build.os, "fsync", full_disk)
+    monkeypatch.setattr(features.files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_block(path, BLOCKS["live"])
     assert path.read_bytes() == before

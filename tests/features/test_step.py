@@ -1,0 +1,96 @@
+"""A live step gives what the build gives, bar for bar, whenever it began."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from features.build import build_features
+from features.sets import FEATURE_SETS, get_set
+from features.spec import feature
+from features.step import Live
+from features.stream import Stream
+from storage.errors import ContractError
+from tests.features.panels import MINUTE_NS, random_panel
+
+PANEL = random_panel(5, 500, seed=2)
+
+
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_every_step_has_the_bits_of_the_build(name: str) -> None:
+    block = build_features(PANEL, name)
+    live = Live(get_set(name), PANEL.instruments, PANEL.width_ns)
+    for at in range(PANEL.n_steps):
+        row = live.step(PANEL.steps(at, at + 1))
+        assert row.ts_open_ns == PANEL.ts_open_ns[at]
+        assert torch.equal(row.mask, block.mask[:, at])
+        assert torch.equal(row.values.view(torch.int32), block.values[:, at].contiguous().view(torch.int32))
+    assert block.mask.any(dim=1).any(dim=0).all()
+
+
+def test_a_state_that_begins_late_goes_on_as_if_it_had_always_run() -> None:
+    block = build_features(PANEL, "live")
+    live = Live.after(PANEL.steps(0, 300), "live")
+    for at in range(300, 330):
+        row = live.step(PANEL.steps(at, at + 1))
+        assert torch.equal(row.mask, block.mask[:, at])
+        assert torch.equal(row.values, block.values[:, at])
+
+
+def test_a_bar_left_out_or_of_others_is_refused() -> None:
+    live = Live.after(PANEL.steps(0, 20), "candles")
+    with pytest.raises(ContractError, match=r"the next bar opens at 2025-.*, not at 2025-"):
+        live.step(PANEL.steps(21, 22))
+    with pytest.raises(ContractError, match="takes one bar of the 5 instruments it began with, not 1 of 4"):
+        live.step(PANEL.select([0, 1, 2, 3]).steps(20, 21))
+    later = replace(PANEL.steps(20, 21), ts_open_ns=PANEL.ts_open_ns[20:21])
+    assert live.step(later).ts_open_ns - PANEL.ts_open_ns[19] == MINUTE_NS
+
+
+@feature(lookback_bars=3, inputs=("volume",), unit="base", source="planted")
+def looks_back_by_itself(volume: Tensor) -> Tensor:
+    """Volume three bars ago.
+
+    Formula: v[t-3]
+
+    Missing: no volume then.
+    """
+    return torch.roll(volume, 3, dims=1)
+
+
+@feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
+def chooses_by_value(volume: Tensor) -> Tensor:
+    """Volume, if there is any.
+
+    Formula: v
+
+    Missing: never.
+    """
+    return volume if bool(volume.sum() > 0) else -volume
+
+
+@feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
+def writes_into_its_input(volume: Tensor) -> Tensor:
+    """Volume and one.
+
+    Formula: v + 1
+
+    Missing: no volume.
+    """
+    return volume.add_(1.0)
+
+
+@pytest.mark.parametrize(
+    ("planted", "told"),
+    [
+        (looks_back_by_itself, "looks_back_by_itself gives other values block by block"),
+        (chooses_by_value, "chooses_by_value cannot be written down as a graph"),
+        (writes_into_its_input, "calls add_ on a tensor"),
+    ],
+)
+def test_a_feature_that_cannot_be_streamed_is_refused_by_name(planted: object, told: str) -> None:
+    with pytest.raises(ContractError, match=told):
+        Stream((planted,), rows=2, block_steps=16)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch
 from features.build import build_features
 from features.panel import Panel, content_hash, load_panel
 from features.proof import prove
+from features.sets import columns_of, get_set
 from storage.clock import NS, iso
 from storage.contracts import STATUSES
 from storage.errors import CheckpointError, LakeError, LeakError
@@ -41,6 +42,7 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
         until_ns=facts["until_ns"],
         instruments=facts["instruments"],
         origins=recipe.origins,
+        joined=columns_of(get_set(recipe.feature_set)),
         at=facts["snapshot"],
         grace_ns=grace_ns,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.inputs import View, leaves_of
+from features.inputs import CADENCES, View, leaves_of
 from features.panel import Panel
 from features.sets import FEATURE_SETS
 from features.spec import Feature, evaluate
@@ -19,6 +19,8 @@ FEATURES = {item.name: item for features in FEATURE_SETS.values() for item in fe
 # Windows are summed pairwise here and exactly in the reference, and a variance comes from two means: a few
 # hundred roundings of 1e-16 on numbers of order one. The market's mean is rounded to 1e-12.
 TOLERANCE = 1e-10
+DRAWN = random_panel(4, 320, seed=3)
+ROWS = Rows(DRAWN)
 
 
 def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
@@ -28,14 +30,15 @@ def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_feature_agrees_with_a_slow_loop(name: str) -> None:
-    item, panel = FEATURES[name], random_panel(4, 260, seed=3)
-    rows = Rows(panel)
+    item, panel, rows = FEATURES[name], DRAWN, ROWS
     value, mask = cells(panel, item)
-    loop = REFERENCES[item.function.__name__]
+    loop, knobs = REFERENCES[item.function.__name__], dict[str, object](item.params)
+    if item.inputs[0].startswith(tuple(f"{cadence}_" for cadence in CADENCES)):
+        knobs["cadence"] = item.inputs[0].partition("_")[0]
     valid = 0
     for s in range(panel.n_instruments):
         for t in range(panel.n_steps):
-            expected = loop(rows, s, t, **dict(item.params)) if t >= item.lookback_bars else None
+            expected = loop(rows, s, t, **knobs) if t >= item.lookback_bars else None
             assert mask[s, t] == (expected is not None), (s, t, expected)
             if expected is not None:
                 valid += 1

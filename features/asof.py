@@ -2,14 +2,14 @@
 
 Joins in time go through `asof_join`, so "knowable" has one meaning: at a close the newest row counts that was
 knowable by then, `ts_knowable <= ts_close`, and its age runs from when it was.
-How old a row may be is decided by who reads it (features/inputs.py); here a row is read back as far as the widest
-of those limits, so that no value depends on where a panel begins.
+A row counts for a stated time only, so that no value depends on where a panel begins; who reads it may want it
+younger (features/inputs.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -35,8 +35,10 @@ DEPTH_LEVELS: Final = 5
 CADENCE_NS: Final = 60 * NS
 """Over how long it is counted how often books come."""
 _MODES: Final = ("fast", "slow", "relay")
-_PAID_BACK_NS: Final = 9 * 3_600 * NS
-_RELAY_BACK_NS: Final = 300 * NS
+PAID_NS: Final = 9 * 3_600 * NS
+"""How long a payment of funding counts: they came every 8 hours once."""
+RELAY_NS: Final = 300 * NS
+"""How long a relay's lag counts."""
 _RELAYS: Final = "gaiaex|"
 _RELAY_CHANNEL: Final = "gaiaex relay"
 
@@ -72,7 +74,7 @@ ORDER BY instrument, ts_knowable_ns, ts_event
 _RELAY: Final = """
 SELECT channel AS instrument, ts_knowable_ns, p50_ms AS relay_lag_ms
 FROM lags
-WHERE channel = $1 AND p50_ms IS NOT NULL AND ts_knowable_ns > $2 AND ts_knowable_ns <= $3
+WHERE channel = $3 AND p50_ms IS NOT NULL AND ts_knowable_ns > $1 AND ts_knowable_ns <= $2
 ORDER BY ts_knowable_ns, ts_from, journal
 """
 
@@ -95,10 +97,10 @@ class Grid:
         """Return how many steps hold a span."""
         return -(-span_ns // self.width_ns)
 
-    def window(self, back_steps: int) -> tuple[int, int]:
-        """Return after which and until which instant a row must be knowable, `back_steps` before the first step."""
+    def window(self, span_ns: int) -> tuple[int, int]:
+        """Return after and until when the rows were knowable that count: a span, in whole steps, before the first."""
         first_open_ns = int(self.ts_close_ns[0]) - self.width_ns
-        return first_open_ns - back_steps * self.width_ns, int(self.ts_close_ns[-1])
+        return first_open_ns - self.steps_in(span_ns) * self.width_ns, int(self.ts_close_ns[-1])
 
 
 def join_columns(lake: Lake, columns: Collection[str], grid: Grid, *, at: int | None) -> dict[str, Tensor]:
@@ -120,7 +122,12 @@ def join_columns(lake: Lake, columns: Collection[str], grid: Grid, *, at: int | 
 
 
 def asof_join(
-    rows: pa.Table, columns: Sequence[str], *, instruments: Sequence[str], at_ns: npt.NDArray[np.int64]
+    rows: pa.Table,
+    columns: Sequence[str],
+    *,
+    instruments: Sequence[str],
+    at_ns: npt.NDArray[np.int64],
+    oldest_ns: int,
 ) -> tuple[dict[str, Numbers], Numbers]:
     """Return the newest row of each instrument that was knowable at each instant.
 
@@ -130,6 +137,7 @@ def asof_join(
         columns: what to return of a row.
         instruments: (S,) ids.
         at_ns: (T,) int64, rising.
+        oldest_ns: a row counts while it has been knowable for less than this.
 
     Returns:
         name -> (S, T) float64, NaN where no row was known or it says nothing; and the age of the row in
@@ -144,9 +152,9 @@ def asof_join(
     for place, name in enumerate(instruments):
         if name not in names:
             continue
-        start, stop = np.searchsorted(code, [names[name], names[name] + 1])
+        start, stop = np.searchsorted(code, [names[name], names[name] + 1]).tolist()
         newest = np.searchsorted(known_ns[start:stop], at_ns, side="right") - 1
-        is_known = newest >= 0
+        is_known = (newest >= 0) & (known_ns[start + np.maximum(newest, 0)] > at_ns - oldest_ns)
         row = start + newest[is_known]
         age_ms[place, is_known] = (at_ns[is_known] - known_ns[row]) / MS_NS
         for column, value in values.items():
@@ -156,29 +164,26 @@ def asof_join(
 
 def _books(lake: Lake, grid: Grid, at: int | None) -> dict[str, Numbers]:
     """Return depth, age and cadence of the books that come most often; a tie goes to the first of `_MODES`."""
-    back_steps = grid.steps_in(CADENCE_NS)
-    after_ns, until_ns = grid.window(back_steps)
-    rows = lake.query(_BOOKS, (after_ns, until_ns, list(grid.instruments), grid.width_ns), at=at)
+    rows = lake.query(_BOOKS, (*grid.window(CADENCE_NS), list(grid.instruments), grid.width_ns), at=at)
+    span_ns = grid.steps_in(CADENCE_NS) * grid.width_ns
     told, counts = [], []
     for mode in _MODES:
         part = rows.filter(pc.equal(rows["mode"], pa.scalar(mode)))
-        found, age_ms = asof_join(
-            part, ("bid_depth", "ask_depth"), instruments=grid.instruments, at_ns=grid.ts_close_ns
-        )
-        told.append(found | {"book_age_ms": age_ms})
-        counts.append(_count_back(part, grid, back_steps))
+        told.append(_joined(part, ("bid_depth", "ask_depth"), "book_age_ms", grid, span_ns))
+        counts.append(_count_back(part, grid))
     count = np.stack(counts)
     often = np.argmax(count, axis=0)[None]
     chosen = {
         name: np.take_along_axis(np.stack([of_mode[name] for of_mode in told]), often, axis=0)[0]
         for name in told[0]
     }
-    span_ms, most = back_steps * grid.width_ns / MS_NS, count.max(axis=0)
-    return chosen | {"book_cadence_ms": np.where(most > 0, span_ms / np.maximum(most, 1), np.nan)}
+    most = count.max(axis=0)
+    return chosen | {"book_cadence_ms": np.where(most > 0, span_ns / MS_NS / np.maximum(most, 1), np.nan)}
 
 
-def _count_back(rows: pa.Table, grid: Grid, back_steps: int) -> npt.NDArray[np.int64]:
-    """Return how many books became known in the `back_steps` steps up to each close, (S, T)."""
+def _count_back(rows: pa.Table, grid: Grid) -> npt.NDArray[np.int64]:
+    """Return how many books became known within `CADENCE_NS` up to each close, in whole steps, (S, T)."""
+    back_steps = grid.steps_in(CADENCE_NS)
     names, code = _coded(rows["instrument"])
     places = np.array([grid.instruments.index(name) for name in names], dtype=np.int64)
     counted = np.zeros((len(grid.instruments), back_steps + len(grid.ts_close_ns)), dtype=np.int64)
@@ -191,22 +196,26 @@ def _count_back(rows: pa.Table, grid: Grid, back_steps: int) -> npt.NDArray[np.i
 
 def _paid(lake: Lake, grid: Grid, at: int | None) -> dict[str, Numbers]:
     """Return the last payment of funding, for an hour, and its age."""
-    after_ns, until_ns = grid.window(grid.steps_in(_PAID_BACK_NS))
-    rows = lake.query(_PAID, (after_ns, until_ns, list(grid.instruments)), at=at)
-    found, age_ms = asof_join(rows, ("paid_rate",), instruments=grid.instruments, at_ns=grid.ts_close_ns)
-    return found | {"paid_age_ms": age_ms}
+    rows = lake.query(_PAID, (*grid.window(PAID_NS), list(grid.instruments)), at=at)
+    return _joined(rows, ("paid_rate",), "paid_age_ms", grid, PAID_NS)
 
 
 def _relay_lag(lake: Lake, grid: Grid, at: int | None) -> dict[str, Numbers]:
     """Return the lag of all relayed books together, for the instruments that are relayed; NaN for others."""
-    after_ns, until_ns = grid.window(grid.steps_in(_RELAY_BACK_NS))
-    rows = lake.query(_RELAY, (_RELAY_CHANNEL, after_ns, until_ns), at=at)
-    found, age_ms = asof_join(rows, ("relay_lag_ms",), instruments=(_RELAY_CHANNEL,), at_ns=grid.ts_close_ns)
+    rows = lake.query(_RELAY, (*grid.window(RELAY_NS), _RELAY_CHANNEL), at=at)
+    whole = replace(grid, instruments=(_RELAY_CHANNEL,))
+    found = _joined(rows, ("relay_lag_ms",), "relay_age_ms", whole, RELAY_NS)
     is_relay = np.array([name.startswith(_RELAYS) for name in grid.instruments])[:, None]
-    return {
-        "relay_lag_ms": np.where(is_relay, found["relay_lag_ms"], np.nan),
-        "relay_age_ms": np.where(is_relay, age_ms, np.nan),
-    }
+    return {name: np.where(is_relay, value, np.nan) for name, value in found.items()}
+
+
+def _joined(
+    rows: pa.Table, columns: Sequence[str], age: str, grid: Grid, oldest_ns: int
+) -> dict[str, Numbers]:
+    found, age_ms = asof_join(
+        rows, columns, instruments=grid.instruments, at_ns=grid.ts_close_ns, oldest_ns=oldest_ns
+    )
+    return found | {age: age_ms}
 
 
 def _coded(column: pa.ChunkedArray[Any]) -> tuple[dict[str, int], npt.NDArray[np.int64]]:

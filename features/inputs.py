@@ -24,9 +24,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from features.asof import PAID_NS, RELAY_NS
 from features.panel import AMOUNTS, COLUMNS, CONTEXTS, PRICES, PRINTED, QUIET, QUOTES, Panel
 from features.windows import carry, shift
-from storage.clock import DAY_NS, NS
+from storage.clock import DAY_NS, MS_NS, NS
 
 CARRY_BARS: Final = 32
 """A last price is carried at most `CARRY_BARS - 1` bars; a power of two."""
@@ -34,10 +35,6 @@ QUOTE_LIMIT_MS: Final = 300_000
 """A quote that did not change for longer is missing: a venue sends one at each change, and books move."""
 CONTEXT_LIMIT_MS: Final = 120_000
 """A context older than this is missing: venues send one every few seconds."""
-PAID_LIMIT_MS: Final = 9 * 3_600_000
-"""A payment longer ago is missing: funding was paid every 8 hours until 2023-06, and hourly since."""
-RELAY_LIMIT_MS: Final = 300_000
-"""A relay's lag measured longer ago is missing: it is measured minute by minute, where the book moves."""
 CADENCES: Final = {"fast": (0.0, 1_000.0, 5_000.0), "slow": (2_500.0, 10_000.0, 30_000.0)}
 """Cadences of books by name: least and most milliseconds between two, and the age from which one is missing.
 Hyperliquid sent 20 levels every 0.5 s until 2026-06 and its archive still does, as `fast` books of 5 levels do;
@@ -208,8 +205,8 @@ def _states() -> Iterable[Input]:
     for names, age, limit_ms in (
         ((*QUOTES, "quote_age_ms"), "quote_age_ms", QUOTE_LIMIT_MS),
         ((*CONTEXTS, "context_age_ms"), "context_age_ms", CONTEXT_LIMIT_MS),
-        (("paid_rate", "paid_age_ms"), "paid_age_ms", PAID_LIMIT_MS),
-        (("relay_lag_ms", "relay_age_ms"), "relay_age_ms", RELAY_LIMIT_MS),
+        (("paid_rate", "paid_age_ms"), "paid_age_ms", PAID_NS / MS_NS),
+        (("relay_lag_ms", "relay_age_ms"), "relay_age_ms", RELAY_NS / MS_NS),
     ):
         for name in names:
             leaves = (f"panel.{name}", "observed", f"panel.{age}")

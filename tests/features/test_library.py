@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from features.inputs import CADENCES, View, leaves_of
-from features.panel import Panel
+from features.inputs import CADENCES, View, leader_of, leaves_of
+from features.panel import PRINTED, Panel
 from features.sets import FEATURE_SETS
 from features.spec import Feature, evaluate
 from tests.features.panels import CODE, random_panel
@@ -109,6 +110,124 @@ def test_a_column_that_the_panel_lacks_is_missing_throughout() -> None:
     assert series(panel, "mark") == [NAN, NAN]
 
 
+def test_where_there_is_no_trade_feed_silence_says_nothing() -> None:
+    """GaiaEx sends books only: a bar that was watched throughout has quotes, and no zeros for prints."""
+    panel = bars(
+        volume=[0.0, None],
+        bid=[1.0, 1.0],
+        trades_applicable=[0.0, 1.0],
+        status=["quiet", "quiet"],
+    )
+    assert series(panel, "volume") == [NAN, 0.0]
+    assert series(panel, "bid") == [1.0, 1.0]
+    long = bars(trades_applicable=[0.0] * 200, bid=[1.0] * 200, ask=[2.0] * 200, status=["quiet"] * 200)
+    assert cells(long, FEATURES["relative_spread"])[1].all()
+    for name in ("empty_share_30", "print_rate_30", "parkinson_volatility_60", "volume_score_120"):
+        assert not cells(long, FEATURES[name])[1].any(), name
+
+
+def walk(*, jumps: dict[int, float] | None = None, steps: int = 400) -> list[float]:
+    """Return closes of a random walk of 0.1 % a bar, with moves added at some bars."""
+    moves = np.random.default_rng(5).normal(0.0, 1e-3, steps)
+    for at, size in (jumps or {}).items():
+        moves[at] += size
+    return (100.0 * np.exp(np.cumsum(moves))).tolist()
+
+
+def last(panel: Panel, name: str, row: int = 0) -> float:
+    value, mask = cells(panel, FEATURES[name])
+    assert mask[row, -1], name
+    return float(value[row, -1])
+
+
+def test_a_jump_is_told_from_volatility() -> None:
+    status = ["printed"] * 400
+    calm = bars(close=walk(), status=status)
+    jumped = bars(close=walk(jumps={390: 0.02, 395: -0.02, 398: -0.02}), status=status)
+    assert last(calm, "jump_share_120") < 0.15
+    assert last(jumped, "jump_share_120") > 0.8
+    assert last(jumped, "realised_volatility_120") > 2.5 * last(calm, "realised_volatility_120")
+    assert last(jumped, "bipower_volatility_120") < 1.7 * last(calm, "bipower_volatility_120")
+    assert (last(calm, "jump_balance_15"), last(jumped, "jump_balance_15")) == (0.0, pytest.approx(-1.0))
+    assert last(jumped, "semivariance_balance_60") < -0.2
+
+
+def test_a_market_that_turns_wild_or_calm_changes_its_state() -> None:
+    moves = np.random.default_rng(2).normal(0.0, 1e-3, 600)
+    moves[300:450] *= 5.0
+    close = (100.0 * np.exp(np.cumsum(moves))).tolist()
+    panel = bars(close=close, volume=[5.0] * 600, status=["printed"] * 600)
+    state = cells(panel, FEATURES["volatility_state_120"])[0][0]
+    assert set(state[305:330]) == {1.0}
+    assert set(state[460:480]) == {-1.0}
+    assert (state[200:300] == 0.0).mean() > 0.8
+    hard = cells(panel, FEATURES["illiquidity_state_120"])[0][0]
+    assert set(hard[305:320]) == {1.0}
+
+
+def follower(lag: int) -> Panel:
+    """Return Bitcoin, one that does the same `lag` bars later and twice as far, and Ether, which is on its own."""
+    draw = np.random.default_rng(1)
+    led, own = draw.normal(0.0, 1e-3, 300), draw.normal(0.0, 1e-3, 300)
+    moves = np.stack([led, 2.0 * np.roll(led, lag), own])
+    panel = random_panel(3, 300)
+    return Panel(
+        instruments=("venue|perp|BTC", "venue|perp|DOGE", "venue|perp|ETH"),
+        width_ns=panel.width_ns,
+        ts_open_ns=panel.ts_open_ns,
+        values={"close": torch.from_numpy(100.0 * np.exp(np.cumsum(moves, axis=1)))},
+        status=torch.full_like(panel.status, PRINTED),
+    )
+
+
+def test_one_that_follows_is_told_from_one_that_goes_along() -> None:
+    after, along = follower(1), follower(0)
+    assert last(after, "btc_lead_120", row=1) == pytest.approx(1.0)
+    assert abs(last(along, "btc_lead_120", row=1)) < 0.3
+    assert abs(last(after, "eth_lead_120", row=1)) < 0.3
+    assert last(along, "btc_beta_120", row=1) == pytest.approx(2.0)
+    assert abs(last(after, "btc_beta_120", row=1)) < 0.6
+    assert last(along, "btc_residual_5", row=1) == pytest.approx(0.0, abs=1e-9)
+    for row in range(3):
+        assert last(along, "btc_return_5", row) == last(along, "log_return_5", 0)
+
+
+def test_a_panel_without_a_leader_has_nothing_to_follow() -> None:
+    panel = follower(1)
+    alone = panel.select([1])
+    led = [item for item in FEATURES.values() if item.function.__module__ == "features.leaders"]
+    assert len(led) == 8
+    for item in led:
+        assert cells(panel, item)[1].any(), item.name
+        assert not cells(alone, item)[1].any(), item.name
+
+
+def test_the_leader_is_the_one_that_prints_whatever_the_order() -> None:
+    names = ["gaiaex|perp|BTC", "hyperliquid|perp|BTC", "hyperliquid|perp|xyz:BTC", "hyperliquid|spot|BTC"]
+    for order in (names, names[::-1]):
+        assert leader_of(order, "BTC") == "hyperliquid|perp|BTC"
+    assert leader_of(["other|perp|BTC", "gaiaex|perp|BTC"], "BTC") == "gaiaex|perp|BTC"
+    assert leader_of(["hyperliquid|perp|WBTC"], "BTC") is None
+
+
+def test_a_wholly_blind_hour_is_missing_and_passes() -> None:
+    """A window of 120 bars bears 24 that are missing; then nothing is valid but the clock, until prices are back."""
+    panel = random_panel(4, 400, seed=8)
+    status = panel.status.clone()
+    status[:, 200:260] = CODE["blind"]
+    status[:, 260:] = PRINTED
+    prices = torch.linspace(1.0, 2.0, 400, dtype=torch.float64).expand(4, 400)
+    holed = replace(panel, status=status, values=panel.values | {"close": prices})
+    for item in FEATURES.values():
+        value, mask = cells(holed, item)
+        assert np.isfinite(value).all()
+        if not item.is_clock:
+            assert not mask[:, 225:260].any(), item.name
+    mask = cells(holed, FEATURES["log_return_15"])[1]
+    assert not mask[:, 260:275].any()
+    assert mask[:, 275:].all()
+
+
 @pytest.mark.parametrize("volume", [7.3, 0.1, 3.0, 1e-3, 12_345.678, 2e9])
 def test_volume_that_never_varies_has_no_score(volume: float) -> None:
     """What rounding leaves of its variance is not a variance."""
@@ -144,8 +263,10 @@ def test_equal_returns_share_a_rank() -> None:
 
 def test_one_instrument_has_no_rank_and_no_market() -> None:
     panel = random_panel(1, 200)
-    for name in ("return_rank_5", "market_residual_5"):
-        assert not cells(panel, FEATURES[name])[1].any()
+    across = [item for item in FEATURES.values() if item.function.__module__ == "features.cross"]
+    assert len(across) == 7
+    for item in across:
+        assert not cells(panel, item)[1].any(), item.name
 
 
 def test_a_wholly_blind_panel_is_missing_but_for_the_clock() -> None:

@@ -116,8 +116,6 @@ _LIVE: Final = (
     microprice_distance,
     *quote_flow.values(),
     quote_age,
-    *depth_imbalance.values(),
-    *book_age.values(),
     funding_level,
     *funding_change.values(),
     funding_due,
@@ -141,8 +139,10 @@ _WIDE: Final = (
     *btc_beta.values(),
     *volatility_state.values(),
     *illiquidity_state.values(),
+    *depth_imbalance.values(),
     *book_depth.values(),
     *depth_behind.values(),
+    *book_age.values(),
     mark_gap,
     open_interest_change[15],
     funding_paid,
@@ -161,9 +161,9 @@ FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "liv
 
 _PURPOSE: Final = {
     "candles": "What candle history carries: prices and volume, without prints, sides, quotes or contexts.",
-    "live": "What the recorder sees of every perp: the candle set, then sides, prints, quotes, books and contexts.",
-    "wide": "All there is: the live set, then what some instruments have (sessions, relays, payments) and more of "
-    "each family.",
+    "live": "What the recorder sees of every perp: the candle set, then sides, prints, quotes and contexts.",
+    "wide": "All there is: the live set, then more of each family and what only some recordings hold: books of a "
+    "cadence, payments, relays and sessions.",
 }
 
 _HEAD: Final = """\

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.asof import JOINED, asof_join
+from features.asof import BOOK_COLUMNS, JOINED, asof_join
 from features.inputs import View, leaves_of
 from features.panel import Panel, load_panel
 from features.sets import columns_of, get_set
@@ -140,7 +140,9 @@ def test_depths_are_missing_where_books_come_at_another_cadence(lake: Lake) -> N
 
 def test_where_a_panel_begins_changes_nothing_that_is_joined(lake: Lake) -> None:
     draw = np.random.default_rng(0)
-    known_ns = np.sort(draw.choice((STEPS + 2) * 60_000, 600, replace=False)) * MS_NS + START_NS - 2 * MINUTE_NS
+    known_ns = (
+        np.sort(draw.choice((STEPS + 2) * 60_000, 600, replace=False)) * MS_NS + START_NS - 2 * MINUTE_NS
+    )
     rows = [
         book(
             int(at_ns), mode=str(draw.choice(["slow", "fast"])), bid_sz=[float(draw.random())], bid_px=[10.0]
@@ -226,8 +228,8 @@ def test_a_snapshot_is_joined_as_it_was(lake: Lake) -> None:
 def test_only_what_a_set_reads_is_joined(lake: Lake) -> None:
     lake.commit({"books": BOOKS.rows([book(START_NS + NS)])}, batch_id="books")
     assert not set(load(lake, joined=()).values) & set(JOINED)
-    assert not columns_of(get_set("candles")) & set(JOINED)
-    books = columns_of(get_set("live")) & set(JOINED)
-    assert books == {"bid_depth", "ask_depth", "book_age_ms", "book_cadence_ms"}
-    assert set(load(lake, joined=tuple(books)).values) & set(JOINED) == books
+    assert set(load(lake, joined=("bid_depth", "close")).values) & set(JOINED) == set(BOOK_COLUMNS)
+    assert not columns_of(get_set("live")) & set(JOINED)
     assert columns_of(get_set("wide")) >= set(JOINED)
+    [depth] = [item for item in get_set("wide") if item.name == "depth_imbalance_fast"]
+    assert columns_of([depth]) == set(BOOK_COLUMNS)

@@ -63,7 +63,7 @@ def test_sets_hold_each_name_once_and_share_one_definition() -> None:
         assert len(set(names)) == len(names), name
     assert set(get_set("candles")) < set(get_set("live")) < set(get_set("wide"))
     assert len(get_set("candles")) == 29
-    assert len(get_set("live")) == 52
+    assert len(get_set("live")) == 48
     assert len(get_set("wide")) == 79
 
 

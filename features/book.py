@@ -110,7 +110,7 @@ def spread_ratio(bid: Tensor, ask: Tensor, *, bars: int) -> Tensor:
     inputs=("bid", "ask", "bid_size", "ask_size"),
     unit="mean sizes of the best queues",
     source="Cont, Kukanov and Stoikov (2014), The Price Impact of Order Book Events, J. Financial Econometrics "
-    "12(1), equation 4, from close to close",
+    "12(1), from close to close",
 )
 def quote_flow(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor, *, bars: int) -> Tensor:
     """Order flow imbalance: what was added to the bid and taken from the ask, from close to close, over n bars.

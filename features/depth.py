@@ -60,7 +60,7 @@ def depth_imbalance(bid_depth: Tensor, ask_depth: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("fast_bid_depth", "fast_ask_depth", "bid", "ask"),
     unit="ln(quote units)",
-    source="Kyle (1985), Continuous Auctions and Insider Trading, Econometrica 53(6), section 2" + _CADENCE,
+    source="Kyle (1985), Continuous Auctions and Insider Trading, Econometrica 53(6)" + _CADENCE,
 )
 def book_depth(bid_depth: Tensor, ask_depth: Tensor, bid: Tensor, ask: Tensor) -> Tensor:
     """How much stands in the book.

@@ -260,7 +260,8 @@ def describe_sets() -> str:
     for members in told.values():
         first = members[0]
         names = ", ".join(f"`{item.name}`" for item in members)
-        lines.append(f"| {names} | {first.summary} | {first.formula} | {first.missing} | {first.source} |")
+        cells = (names, first.summary, first.formula, first.missing, first.source)
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ _BIPOWER: Final = (
 
 _JUMP_BARS: Final = 60
 _JUMP_LIMIT: Final = 4.0
-"""A return is a jump beyond so many times the volatility before it; in 10^4 quiet bars about one is, by chance."""
+"""A return is a jump beyond so many times the volatility before it; of 10^4 normal returns about one is, by chance."""
 
 
 def bipower_variance(step_return: Tensor, bars: int) -> Tensor:
@@ -93,8 +93,7 @@ def bipower_volatility(step_return: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars - 1,
     inputs=("step_return",),
     unit="share, 0 to 1",
-    source=_BIPOWER
-    + ", section 3.2; relative as in Huang and Tauchen (2005), J. Financial Econometrics 3(4)",
+    source=_BIPOWER + "; relative as in Huang and Tauchen (2005), J. Financial Econometrics 3(4)",
 )
 def jump_share(step_return: Tensor, *, bars: int) -> Tensor:
     """Share of the variance of n bars that came in jumps.
@@ -115,7 +114,7 @@ def jump_share(step_return: Tensor, *, bars: int) -> Tensor:
     inputs=("step_return",),
     unit="bars",
     source="Lee and Mykland (2008), Jumps in Financial Markets: A New Nonparametric Test and Jump Dynamics, "
-    "Review of Financial Studies 21(6), equation 7",
+    "Review of Financial Studies 21(6)",
 )
 def jump_balance(step_return: Tensor, *, bars: int) -> Tensor:
     """Jumps up less jumps down in n bars.

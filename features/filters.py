@@ -1,18 +1,19 @@
 """What is the decayed mean, the extreme or the co-movement of the last n bars, in the same bits however panels are cut?
 
 As in features/windows.py everything is made by doubling, and ends after n bars: an exponential filter that ran on
-for ever would carry the first bar of the panel into every later one.
+for ever would carry the first bar of the panel into every later one. Sums over one window are made in one pass.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from features.windows import MIN_SHARE, mean_over, observed_over, shift
+from features.windows import MIN_SHARE, count_over, shift, sum_over
 
 # Below this share of the squared mean, a variance is what rounding left of a constant.
 _CONSTANT: Final = 1e-10
@@ -38,21 +39,22 @@ def decayed_sum_over(x: Tensor, bars: int, half_life: float) -> Tensor:
         span *= 2
 
 
-def decayed_mean_over(x: Tensor, bars: int, half_life: float) -> Tensor:
-    """Return the mean of what is there of each bar and the `bars - 1` before it, the newer the heavier.
+def decayed_means_over(parts: Sequence[Tensor], bars: int, half_life: float) -> list[Tensor]:
+    """Return the means of each bar and the `bars - 1` before it, the newer the heavier, over where all parts exist.
 
     Args:
-        x: (S, T) float64, NaN where missing.
+        parts: each (S, T) float64, NaN where missing.
 
     Returns:
-        (S, T) float64; NaN where less than `MIN_SHARE` of the weight, or of the bars, is there.
+        Of each part (S, T) float64; NaN where less than `MIN_SHARE` of the whole window's weight is there.
     """
-    there = ~torch.isnan(x)
-    weight = decayed_sum_over(there.to(torch.float64), bars, half_life)
-    mean = decayed_sum_over(torch.where(there, x, 0.0), bars, half_life) / weight
+    there = ~torch.isnan(sum(parts[1:], parts[0]))
+    known = [there.to(torch.float64), *(torch.where(there, part, 0.0) for part in parts)]
+    weight, *sums = _apart(decayed_sum_over(_together(known), bars, half_life), len(known))
+    whole = math.fsum(2.0 ** (-age / half_life) for age in range(bars))
     # A hair below, so that the order of the additions cannot decide at the limit itself.
-    least = (MIN_SHARE - 1e-9) * _whole_weight(bars, half_life)
-    return torch.where((weight >= least) & observed_over(there, bars), mean, math.nan)
+    is_enough = weight >= (MIN_SHARE - 1e-9) * whole
+    return [torch.where(is_enough, part / weight, math.nan) for part in sums]
 
 
 def max_over(x: Tensor, bars: int) -> Tensor:
@@ -84,20 +86,26 @@ def moments_over(x: Tensor, y: Tensor, bars: int) -> tuple[Tensor, Tensor, Tenso
         a variance is no more than rounding.
     """
     both = ~torch.isnan(x) & ~torch.isnan(y)
-    x, y = torch.where(both, x, math.nan), torch.where(both, y, math.nan)
-    mean_x, mean_y = mean_over(x, bars), mean_over(y, bars)
-    covariance = mean_over(x * y, bars) - mean_x * mean_y
-    square_x, square_y = mean_over(x * x, bars), mean_over(y * y, bars)
+    x, y = torch.where(both, x, 0.0), torch.where(both, y, 0.0)
+    count = count_over(both, bars)
+    count = torch.where(count >= MIN_SHARE * bars, count, math.nan)
+    sums = _apart(sum_over(_together([x, y, x * y, x * x, y * y]), bars), 5)
+    mean_x, mean_y, product, square_x, square_y = (part / count for part in sums)
     return (
-        covariance,
+        product - mean_x * mean_y,
         _variance(square_x, square_x - mean_x * mean_x),
         _variance(square_y, square_y - mean_y * mean_y),
     )
 
 
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Return k tensors of (S, T) below each other, (k S, T): one pass over them has the bits of k passes."""
+    return torch.cat(list(parts))
+
+
+def _apart(whole: Tensor, count: int) -> list[Tensor]:
+    return list(whole.reshape(count, -1, whole.shape[1]).unbind())
+
+
 def _variance(square: Tensor, variance: Tensor) -> Tensor:
     return torch.where(variance > _CONSTANT * square, variance, math.nan)
-
-
-def _whole_weight(bars: int, half_life: float) -> float:
-    return math.fsum(2.0 ** (-age / half_life) for age in range(bars))

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from features.filters import decayed_mean_over
+from features.filters import decayed_means_over
 from features.spec import family
 
 _SHORT: Final = 8.0
@@ -34,20 +34,16 @@ _LIQUIDITY: Final = (
 
 def volatility_ratio(step_return: Tensor, bars: int) -> Tensor:
     """Return the log of the short over the long volatility, (S, T)."""
-    square = step_return * step_return
-    long = decayed_mean_over(square, bars, _LONG)
-    ratio = torch.where(long > 0.0, decayed_mean_over(square, bars, _SHORT) / long, math.nan)
-    return torch.where(ratio > 0.0, torch.log(ratio) / 2.0, math.nan)
+    square = [step_return * step_return]
+    [short], [long] = decayed_means_over(square, bars, _SHORT), decayed_means_over(square, bars, _LONG)
+    return torch.where((short > 0.0) & (long > 0.0), torch.log(short / long) / 2.0, math.nan)
 
 
 def illiquidity_ratio(step_return: Tensor, log_price: Tensor, volume: Tensor, bars: int) -> Tensor:
     """Return the log of the short over the long illiquidity, (S, T)."""
-    size, traded = torch.abs(step_return), torch.exp(log_price) * volume
-    both = ~torch.isnan(size) & ~torch.isnan(traded)
-    size, traded = torch.where(both, size, math.nan), torch.where(both, traded, math.nan)
-    per_short = decayed_mean_over(size, bars, _SHORT) / decayed_mean_over(traded, bars, _SHORT)
-    per_long = decayed_mean_over(size, bars, _LONG) / decayed_mean_over(traded, bars, _LONG)
-    ratio = per_short / per_long
+    pair = [torch.abs(step_return), torch.exp(log_price) * volume]
+    (moved, traded), (moved_long, traded_long) = (decayed_means_over(pair, bars, h) for h in (_SHORT, _LONG))
+    ratio = moved / traded / (moved_long / traded_long)
     return torch.where((ratio > 0.0) & (ratio < math.inf), torch.log(ratio), math.nan)
 
 
@@ -69,7 +65,7 @@ def volatility_regime(step_return: Tensor, *, bars: int) -> Tensor:
     Formula: ln(V8 / V40) / 2, Vh the mean of r[i]^2 over the returns that exist in t-n+1..t, weighted by
     2^(-age / h)
 
-    Missing: returns with 80 % of the weight or of the bars do not exist, or the price did not move.
+    Missing: less than 80 % of either weight belongs to returns that exist, or the price did not move.
     """
     return volatility_ratio(step_return, bars)
 
@@ -104,8 +100,8 @@ def illiquidity_regime(step_return: Tensor, log_price: Tensor, volume: Tensor, *
     Formula: ln(L8 / L40), Lh = mean of |r[i]| / mean of p[i] volume[i] over the bars that have both in t-n+1..t,
     each weighted by 2^(-age / h), p the last print's price
 
-    Missing: bars with 80 % of the weight, or 80 % of the bars, do not have both, the price did not move, or nothing
-    was traded.
+    Missing: less than 80 % of either weight belongs to bars that have both, the price did not move, or nothing was
+    traded.
     """
     return illiquidity_ratio(step_return, log_price, volume, bars)
 

@@ -364,7 +364,7 @@ def _decayed(cells: list[Cell], half_life: float) -> Cell:
     weights = [2.0 ** (-age / half_life) for age in reversed(range(len(cells)))]
     known = [(cell, weight) for cell, weight in zip(cells, weights, strict=True) if cell is not None]
     weight = math.fsum(weight for _, weight in known)
-    if not _enough(len(known), len(cells)) or weight < 0.8 * math.fsum(weights) - 1e-9:
+    if weight < 0.8 * math.fsum(weights) - 1e-9:
         return None
     return math.fsum(cell * weight for cell, weight in known) / weight
 

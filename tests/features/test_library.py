@@ -210,6 +210,44 @@ def test_the_leader_is_the_one_that_prints_whatever_the_order() -> None:
     assert leader_of(["hyperliquid|perp|WBTC"], "BTC") is None
 
 
+def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:
+    panel = bars(volume=[0.0] * 200, bid=[1.0] * 200, ask=[2.0] * 200, status=["quiet"] * 200)
+    known = {name for name, item in FEATURES.items() if not item.is_clock and cells(panel, item)[1].any()}
+    assert known == {
+        "empty_share_30",
+        "print_rate_30",
+        "parkinson_volatility_60",
+        "relative_spread",
+        "spread_ratio_60",
+    }
+    assert last(panel, "empty_share_30") == 1.0
+    assert last(panel, "print_rate_30") == 0.0
+
+
+def test_a_halt_is_a_hole_and_a_recycled_name_another_instrument() -> None:
+    """The old BTC ends where the new one begins; a window of 120 bars outlives it by 24 at most."""
+    old = ["printed"] * 200 + ["halted"] * 5 + ["printed"] * 45 + ["unlisted"] * 150
+    new = ["unlisted"] * 250 + ["printed"] * 150
+    prices = torch.linspace(1.0, 2.0, 400, dtype=torch.float64).repeat(2, 1)
+    panel = Panel(
+        instruments=("hyperliquid|perp|BTC", "hyperliquid|perp|BTC~2"),
+        width_ns=60 * 10**9,
+        ts_open_ns=60 * 10**9 * np.arange(400, dtype=np.int64),
+        values=dict.fromkeys(("close", "high", "low", "volume"), prices),
+        status=torch.tensor([[CODE[s] for s in old], [CODE[s] for s in new]], dtype=torch.uint8),
+    )
+    for item in FEATURES.values():
+        value, mask = cells(panel, item)
+        assert np.isfinite(value).all()
+        if item.function.__module__ in ("features.returns", "features.volatility", "features.flow"):
+            assert not mask[0, 275:].any(), item.name
+            assert not mask[1, :250].any(), item.name
+    mask = cells(panel, FEATURES["log_return_5"])[1]
+    assert not mask[0, 200:210].any(), "a return spanned the halt"
+    assert mask[0, 210:250].all()
+    assert mask[1, 255:].all()
+
+
 def test_a_wholly_blind_hour_is_missing_and_passes() -> None:
     """A window of 120 bars bears 24 that are missing; then nothing is valid but the clock, until prices are back."""
     panel = random_panel(4, 400, seed=8)

@@ -1,7 +1,7 @@
 """What is the decayed mean, the extreme or the co-movement of the last n bars, in the same bits however panels are cut?
 
 As in features/windows.py everything is made by doubling, and ends after n bars: an exponential filter that ran on
-for ever would carry the first bar of the panel into every later one. Sums over one window are made in one pass.
+for ever would carry the first bar of the panel into every later one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def decayed_means_over(parts: Sequence[Tensor], bars: int, half_life: float) -> 
     """
     there = ~torch.isnan(sum(parts[1:], parts[0]))
     known = [there.to(torch.float64), *(torch.where(there, part, 0.0) for part in parts)]
-    weight, *sums = _apart(decayed_sum_over(_together(known), bars, half_life), len(known))
+    weight, *sums = (decayed_sum_over(part, bars, half_life) for part in known)
     whole = math.fsum(2.0 ** (-age / half_life) for age in range(bars))
     # A hair below, so that the order of the additions cannot decide at the limit itself.
     is_enough = weight >= (MIN_SHARE - 1e-9) * whole
@@ -89,22 +89,14 @@ def moments_over(x: Tensor, y: Tensor, bars: int) -> tuple[Tensor, Tensor, Tenso
     x, y = torch.where(both, x, 0.0), torch.where(both, y, 0.0)
     count = count_over(both, bars)
     count = torch.where(count >= MIN_SHARE * bars, count, math.nan)
-    sums = _apart(sum_over(_together([x, y, x * y, x * x, y * y]), bars), 5)
-    mean_x, mean_y, product, square_x, square_y = (part / count for part in sums)
+    mean_x, mean_y, product, square_x, square_y = (
+        sum_over(part, bars) / count for part in (x, y, x * y, x * x, y * y)
+    )
     return (
         product - mean_x * mean_y,
         _variance(square_x, square_x - mean_x * mean_x),
         _variance(square_y, square_y - mean_y * mean_y),
     )
-
-
-def _together(parts: Sequence[Tensor]) -> Tensor:
-    """Return k tensors of (S, T) below each other, (k S, T): one pass over them has the bits of k passes."""
-    return torch.cat(list(parts))
-
-
-def _apart(whole: Tensor, count: int) -> list[Tensor]:
-    return list(whole.reshape(count, -1, whole.shape[1]).unbind())
 
 
 def _variance(square: Tensor, variance: Tensor) -> Tensor:

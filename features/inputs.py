@@ -40,9 +40,8 @@ CADENCES: Final = {"fast": (0.0, 1_000.0, 5_000.0), "slow": (2_500.0, 10_000.0, 
 Hyperliquid sent 20 levels every 0.5 s until 2026-06 and its archive still does, as `fast` books of 5 levels do;
 its slow books come every 5 s since 2026-07-25."""
 
-LEADERS: Final = {"btc": "BTC", "eth": "ETH"}
-"""The perps that others are said to follow, by name of input."""
-_LEADING_VENUE: Final = "hyperliquid|"
+LEADERS: Final = {"btc": "hyperliquid|perp|BTC", "eth": "hyperliquid|perp|ETH"}
+"""The instruments that others are said to follow, by name of input."""
 
 _HOUR_NS: Final = 3_600 * NS
 _WEEK_NS: Final = 7 * DAY_NS
@@ -254,21 +253,11 @@ def leaves_of(panel: Panel) -> dict[str, Tensor]:
     leaves = {f"panel.{name}": panel.column(name) for name in COLUMNS}
     leaves[STATUS] = panel.status
     leaves[CLOCK] = torch.from_numpy(panel.ts_close_ns).to(panel.status.device)
-    for name, symbol in LEADERS.items():
+    for name, leader in LEADERS.items():
         leaves[f"panel.is_{name}"] = torch.zeros_like(panel.status, dtype=torch.bool)
-        if (leader := leader_of(panel.instruments, symbol)) is not None:
+        if leader in panel.instruments:
             leaves[f"panel.is_{name}"][panel.instruments.index(leader)] = True
     return leaves
-
-
-def leader_of(instruments: Iterable[str], symbol: str) -> str | None:
-    """Return the perp of that symbol; where several venues have it, Hyperliquid's, which prints.
-
-    >>> leader_of(["gaiaex|perp|BTC", "hyperliquid|perp|BTC", "hyperliquid|perp|ETH"], "BTC")
-    'hyperliquid|perp|BTC'
-    """
-    found = [name for name in instruments if name.endswith(f"|perp|{symbol}")]
-    return min(found, key=lambda name: (not name.startswith(_LEADING_VENUE), name), default=None)
 
 
 class View:

@@ -1,7 +1,7 @@
 """Where do Bitcoin and Ether go, and does an instrument follow them?
 
-The leader is the panel's own perp of that name (`features.inputs.leader_of`); a panel that lacks it has none of these
-features. For the leader itself they are what the formulas say: its own return, a beta of one.
+The leaders are Hyperliquid's perps (`features.inputs.LEADERS`), read from the panel itself; a panel that lacks one has
+none of its features. For the leader itself they are what the formulas say: its own return, a beta of one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def follows(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tenso
 def btc_return(btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Tensor:
     """Return of Bitcoin over n bars, beside every instrument.
 
-    Formula: ln p[t] - ln p[t-n], p the last print's price of the panel's BTC perp
+    Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's BTC perp
 
     Missing: the panel has no BTC perp, or that has no n-bar return.
     """
@@ -56,7 +56,7 @@ def btc_return(btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Ten
 def eth_return(eth_log_price: Tensor, eth_observed: Tensor, *, bars: int) -> Tensor:
     """Return of Ether over n bars, beside every instrument.
 
-    Formula: ln p[t] - ln p[t-n], p the last print's price of the panel's ETH perp
+    Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's ETH perp
 
     Missing: the panel has no ETH perp, or that has no n-bar return.
     """

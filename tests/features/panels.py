@@ -63,7 +63,7 @@ def random_panel(
     values["session"] = draw.choice([0.0, 1.0, 2.0, 3.0], shape)
     values["trades_applicable"] = np.ones(shape)
     return Panel(
-        instruments=tuple(f"venue|perp|{name}" for name in _names(n_instruments)),
+        instruments=tuple(f"hyperliquid|perp|{name}" for name in _names(n_instruments)),
         width_ns=MINUTE_NS,
         ts_open_ns=start_ns + MINUTE_NS * np.arange(n_steps, dtype=np.int64),
         values={name: torch.from_numpy(values[name].astype(np.float64)) for name in COLUMNS},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.inputs import CADENCES, View, leader_of, leaves_of
+from features.inputs import CADENCES, View, leaves_of
 from features.panel import PRINTED, Panel
 from features.sets import FEATURE_SETS
 from features.spec import Feature, evaluate
@@ -172,7 +172,7 @@ def follower(lag: int) -> Panel:
     moves = np.stack([led, 2.0 * np.roll(led, lag), own])
     panel = random_panel(3, 300)
     return Panel(
-        instruments=("venue|perp|BTC", "venue|perp|DOGE", "venue|perp|ETH"),
+        instruments=("hyperliquid|perp|BTC", "hyperliquid|perp|DOGE", "hyperliquid|perp|ETH"),
         width_ns=panel.width_ns,
         ts_open_ns=panel.ts_open_ns,
         values={"close": torch.from_numpy(100.0 * np.exp(np.cumsum(moves, axis=1)))},
@@ -193,21 +193,14 @@ def test_one_that_follows_is_told_from_one_that_goes_along() -> None:
 
 
 def test_a_panel_without_a_leader_has_nothing_to_follow() -> None:
+    """Whether nobody is there, or another venue's: a relay's book of BTC prints nothing."""
     panel = follower(1)
-    alone = panel.select([1])
+    alone = replace(panel.select([1, 0]), instruments=("hyperliquid|perp|DOGE", "gaiaex|perp|BTC"))
     led = [item for item in FEATURES.values() if item.function.__module__ == "features.leaders"]
     assert len(led) == 8
     for item in led:
         assert cells(panel, item)[1].any(), item.name
         assert not cells(alone, item)[1].any(), item.name
-
-
-def test_the_leader_is_the_one_that_prints_whatever_the_order() -> None:
-    names = ["gaiaex|perp|BTC", "hyperliquid|perp|BTC", "hyperliquid|perp|xyz:BTC", "hyperliquid|spot|BTC"]
-    for order in (names, names[::-1]):
-        assert leader_of(order, "BTC") == "hyperliquid|perp|BTC"
-    assert leader_of(["other|perp|BTC", "gaiaex|perp|BTC"], "BTC") == "gaiaex|perp|BTC"
-    assert leader_of(["hyperliquid|perp|WBTC"], "BTC") is None
 
 
 def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:

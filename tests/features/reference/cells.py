@@ -68,7 +68,7 @@ class Rows:
         return None if code is None else SESSIONS[int(code)]
 
     def leader(self, symbol: str) -> int | None:
-        found = [s for s, name in enumerate(self.instruments) if name.endswith(f"|perp|{symbol}")]
+        found = [s for s, name in enumerate(self.instruments) if name == f"hyperliquid|perp|{symbol}"]
         return found[0] if found else None
 
     @cache  # noqa: B019  (as long as the test)

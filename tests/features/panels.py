@@ -10,7 +10,7 @@ import torch
 
 from features.panel import COLUMNS, PRINTED, Panel
 from storage.clock import NS, US_NS
-from storage.contracts import BARS, STATUSES
+from storage.contracts import BARS, SESSIONS, STATUSES
 
 MINUTE_NS = 60 * NS
 START_NS = 1_757_000_000 * NS // MINUTE_NS * MINUTE_NS
@@ -155,4 +155,6 @@ def table_of(panel: Panel) -> pa.Table:
     }
     for name in COLUMNS:
         columns[name] = pa.array(panel.column(name).numpy().ravel(), from_pandas=True)
+    columns["session"] = pa.array(SESSIONS).take(columns["session"].cast(pa.int64()))
+    columns["trades_applicable"] = columns["trades_applicable"].cast(pa.bool_())
     return pa.table(columns)

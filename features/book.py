@@ -1,4 +1,4 @@
-"""What do the best bid and ask say at the close?
+"""What do the best bid and ask say at the close, now and against what is usual?
 
 A crossed pair of quotes (ask below bid) is missing: the two sides were not of one moment.
 """
@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from features.spec import feature
+from features.spec import family, feature
+from features.windows import mean_over, shift
 
 
 @feature(
@@ -66,3 +67,70 @@ def microprice_distance(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Te
     weighted = (bid * ask_size + ask * bid_size) / both
     mid = (bid + ask) / 2.0
     return torch.where((both > 0.0) & (ask >= bid), 1e4 * (weighted - mid) / mid, math.nan)
+
+
+@feature(
+    lookback_bars=0,
+    inputs=("quote_age_ms",),
+    unit="ln(1 + s)",
+    source="Hyperliquid docs, WebSocket / bbo: sent only where best bid or ask changed in a block (as of 2026-08-22)",
+)
+def quote_age(quote_age_ms: Tensor) -> Tensor:
+    """Age of the quotes.
+
+    Formula: ln(1 + seconds since the best bid or ask last changed), as of the close
+
+    Missing: no quotes, quotes known to be older than 300 s, or a bar that was not observed.
+    """
+    return torch.log1p(quote_age_ms / 1_000.0)
+
+
+@family(
+    bars=(60,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("bid", "ask"),
+    unit="log",
+    source="Chordia, Roll and Subrahmanyam (2001), Market Liquidity and Trading Activity, J. Finance 56(2)",
+)
+def spread_ratio(bid: Tensor, ask: Tensor, *, bars: int) -> Tensor:
+    """Spread against what is usual.
+
+    Formula: ln(s[t] / mean of s over t-n+1..t), s the spread over the mid at each close
+
+    Missing: no spread now, quotes at fewer than 80 % of the n closes, or a spread of zero; crossed quotes are
+    left out.
+    """
+    spread = torch.where(ask >= bid, (ask - bid) / (bid + ask), math.nan)
+    return torch.where(spread > 0.0, torch.log(spread / mean_over(spread, bars)), math.nan)
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: bars,
+    inputs=("bid", "ask", "bid_size", "ask_size"),
+    unit="mean sizes of the best queues",
+    source="Cont, Kukanov and Stoikov (2014), The Price Impact of Order Book Events, J. Financial Econometrics "
+    "12(1), from close to close",
+)
+def quote_flow(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor, *, bars: int) -> Tensor:
+    """Order flow imbalance: what was added to the bid and taken from the ask, from close to close, over n bars.
+
+    Formula: n mean of e[i] / mean of (bid_size + ask_size) / 2, over the bars in t-n+1..t that have both;
+    e[i] = bid_size[i] (where bid[i] >= bid[i-1]) - bid_size[i-1] (where bid[i] <= bid[i-1])
+    - ask_size[i] (where ask[i] <= ask[i-1]) + ask_size[i-1] (where ask[i] >= ask[i-1])
+
+    Missing: quotes at both ends of fewer than 80 % of the n bars, or empty queues; what came and went within a bar
+    is not seen.
+    """
+    rose = _side_flow(bid, bid_size)
+    fell = _side_flow(-ask, ask_size)
+    queue = torch.where(torch.isnan(rose - fell), math.nan, (bid_size + ask_size) / 2.0)
+    usual = mean_over(queue, bars)
+    return torch.where(usual > 0.0, bars * mean_over(rose - fell, bars) / usual, math.nan)
+
+
+def _side_flow(price: Tensor, size: Tensor) -> Tensor:
+    """Return what was added at the best price of one side; a better price is a greater one."""
+    before, held = shift(price, 1), shift(size, 1)
+    flow = torch.where(price >= before, size, 0.0) - torch.where(price <= before, held, 0.0)
+    return torch.where(torch.isnan(price - before) | torch.isnan(size) | torch.isnan(held), math.nan, flow)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from features.returns import log_change
 from features.spec import family
+from features.windows import mean_over, shift
 
 MIN_INSTRUMENTS: Final = 3
 """With fewer, a rank is no more than a sign and a market is no more than the other instrument."""
@@ -22,8 +23,38 @@ MIN_INSTRUMENTS: Final = 3
 _FIXED: Final = 2.0**40
 
 
+def rank_of(x: Tensor) -> Tensor:
+    """Return the rank of each instrument at each step, -0.5 to 0.5; equal ones share theirs.
+
+    Args:
+        x: (S, T) float64, NaN where missing.
+    """
+    there = torch.isfinite(x)
+    count = there.sum(dim=0)
+    # What is missing sorts behind everything, so it counts for nobody.
+    across = torch.where(there, x, math.inf).t().contiguous()
+    ordered = across.sort(dim=1).values
+    lower = torch.searchsorted(ordered, across)
+    not_higher = torch.searchsorted(ordered, across, right=True)
+    place = (lower + not_higher - 1).t().to(torch.float64) / 2.0
+    return torch.where(there & (count >= MIN_INSTRUMENTS), place / (count - 1) - 0.5, math.nan)
+
+
+def market_of(x: Tensor) -> Tensor:
+    """Return the mean over the instruments that have a value, rounded to 1e-12, (1, T); NaN below `MIN_INSTRUMENTS`.
+
+    Args:
+        x: (S, T) float64, |x| below 8, NaN where missing.
+    """
+    there = torch.isfinite(x)
+    count = there.sum(dim=0, keepdim=True)
+    fixed = torch.round(torch.where(there, x, 0.0) * _FIXED).to(torch.int64)
+    mean = fixed.sum(dim=0, keepdim=True).to(torch.float64) / _FIXED / count
+    return torch.where(count >= MIN_INSTRUMENTS, mean, math.nan)
+
+
 @family(
-    bars=(5,),
+    bars=(5, 60),
     lookback_bars=lambda bars: bars,
     inputs=("log_price", "observed"),
     unit="share, -0.5 to 0.5",
@@ -38,16 +69,7 @@ def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
 
     Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
     """
-    change = log_change(log_price, observed, bars)
-    there = torch.isfinite(change)
-    count = there.sum(dim=0)
-    # What is missing sorts behind everything, so it counts for nobody.
-    across = torch.where(there, change, math.inf).t().contiguous()
-    ordered = across.sort(dim=1).values
-    lower = torch.searchsorted(ordered, across)
-    not_higher = torch.searchsorted(ordered, across, right=True)
-    place = (lower + not_higher - 1).t().to(torch.float64) / 2.0
-    return torch.where(there & (count >= MIN_INSTRUMENTS), place / (count - 1) - 0.5, math.nan)
+    return rank_of(log_change(log_price, observed, bars))
 
 
 @family(
@@ -67,8 +89,79 @@ def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor
     Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
     """
     change = log_change(log_price, observed, bars)
-    there = torch.isfinite(change)
-    count = there.sum(dim=0)
-    fixed = torch.round(torch.where(there, change, 0.0) * _FIXED).to(torch.int64)
-    market = fixed.sum(dim=0).to(torch.float64) / _FIXED / count
-    return torch.where(there & (count >= MIN_INSTRUMENTS), change - market, math.nan)
+    return change - market_of(change)
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="log",
+    source="Brown and Warner (1985), Using Daily Stock Returns: The Case of Event Studies, "
+    "J. Financial Economics 14(1), equally weighted index",
+)
+def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Return of the market over n bars, beside every instrument.
+
+    Formula: mean of r[t] over the instruments that have one, r the n-bar log return, rounded to 1e-12
+
+    Missing: fewer than 3 instruments have an n-bar return.
+    """
+    return market_of(log_change(log_price, observed, bars))
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="log",
+    source="Christie and Huang (1995), Following the Pied Piper: Do Individual Returns Herd around the Market?, "
+    "Financial Analysts Journal 51(4)",
+)
+def market_dispersion(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """How far the instruments' n-bar returns lie apart.
+
+    Formula: mean of |r[t] - m[t]| over the instruments that have a return, r the n-bar log return and m its mean,
+    both rounded to 1e-12
+
+    Missing: fewer than 3 instruments have an n-bar return.
+    """
+    change = log_change(log_price, observed, bars)
+    return market_of(torch.abs(change - market_of(change)))
+
+
+@family(
+    bars=(30,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return",),
+    unit="share, -0.5 to 0.5",
+    source="Ang, Hodrick, Xing and Zhang (2006), The Cross-Section of Volatility and Expected Returns, "
+    "J. Finance 61(1)",
+)
+def volatility_rank(step_return: Tensor, *, bars: int) -> Tensor:
+    """Rank of the realised volatility among the instruments.
+
+    Formula: as `return_rank`, of the mean of r[i]^2 over the one-bar returns that exist in t-n+1..t
+
+    Missing: fewer than 80 % of the instrument's n returns exist, or fewer than 3 instruments have a volatility.
+    """
+    return rank_of(mean_over(step_return * step_return, bars))
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars,
+    inputs=("volume",),
+    unit="share, -0.5 to 0.5",
+    source="Gervais, Kaniel and Mingelgrin (2001), The High-Volume Return Premium, J. Finance 56(3)",
+)
+def volume_rank(volume: Tensor, *, bars: int) -> Tensor:
+    """Rank of the volume of this bar, against the bars before it, among the instruments.
+
+    Formula: as `return_rank`, of volume[t] / mean of volume over t-n..t-1
+
+    Missing: this instrument's volume, or fewer than 80 % of the n before it, or those are all zero; or fewer than 3
+    instruments have such a ratio.
+    """
+    usual = shift(mean_over(volume, bars), 1)
+    return rank_of(torch.where(usual > 0.0, volume / usual, math.nan))

@@ -8,11 +8,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from features.filters import moments_over
 from features.spec import family
 from features.windows import mean_over, shift
 
 # Below this share of the squared mean, a variance is what rounding left of a constant.
 _CONSTANT: Final = 1e-10
+_USUAL_BARS: Final = 120
 
 
 @family(
@@ -35,6 +37,48 @@ def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     bought = mean_over(torch.where(both, buy_volume, math.nan), bars)
     traded = mean_over(torch.where(both, volume, math.nan), bars)
     return torch.where(traded > 0.0, 2.0 * (bought / traded) - 1.0, math.nan)
+
+
+@family(
+    bars=(5, 30),
+    lookback_bars=lambda bars: max(bars, _USUAL_BARS) - 1,
+    inputs=("buy_volume", "volume"),
+    unit="bars of usual volume",
+    source="Chordia and Subrahmanyam (2004), Order imbalance and individual stock returns, J. Financial Economics "
+    "72(3); the aggressor's side is the venue's own (WsTrade.side)",
+)
+def signed_flow(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
+    """Volume bought less volume sold by aggressors over n bars, against the usual volume of a bar.
+
+    Formula: n mean of (2 buy_volume - volume) over t-n+1..t / mean of volume over t-119..t, over the bars observed
+
+    Missing: side and volume known for fewer than 80 % of the n bars, volume for fewer than 80 % of the 120, or no
+    volume in them at all. A quiet bar adds zero.
+    """
+    usual = mean_over(volume, _USUAL_BARS)
+    signed = bars * mean_over(2.0 * buy_volume - volume, bars)
+    return torch.where(usual > 0.0, signed / usual, math.nan)
+
+
+@family(
+    bars=(60,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return", "buy_volume", "volume"),
+    unit="bp per bar of usual volume",
+    source="Kyle (1985), Continuous Auctions and Insider Trading, Econometrica 53(6), lambda by least squares as in "
+    "Hasbrouck (1991), Measuring the Information Content of Stock Trades, J. Finance 46(1), without its lags",
+)
+def price_impact(step_return: Tensor, buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
+    """How far the price moves with one usual bar's volume of net buying.
+
+    Formula: 1e4 m cov(r, x) / var(x), r the one-bar log return, x = 2 buy_volume - volume, m the mean of volume;
+    over the bars in t-n+1..t where r and x exist, m over those observed
+
+    Missing: r and x exist for fewer than 80 % of the n bars, or x does not vary.
+    """
+    signed = 2.0 * buy_volume - volume
+    covariance, _, variance = moments_over(step_return, signed, bars)
+    return 1e4 * mean_over(volume, bars) * (covariance / variance)
 
 
 @family(
@@ -100,15 +144,16 @@ def print_rate(trades: Tensor, *, bars: int) -> Tensor:
 @family(
     bars=(30,),
     lookback_bars=lambda bars: bars - 1,
-    inputs=("quiet", "observed"),
+    inputs=("silent", "taped"),
     unit="share, 0 to 1",
     source="Bandi, Kolokolov, Pirino and Reno (2020), Zeros, Management Science 66(8)",
 )
-def empty_share(quiet: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+def empty_share(silent: Tensor, taped: Tensor, *, bars: int) -> Tensor:
     """Share of n bars in which nothing printed while we watched.
 
     Formula: quiet bars / observed bars, of t-n+1..t
 
-    Missing: fewer than 80 % of the n bars observed. A bar that nobody watched is not an empty one.
+    Missing: fewer than 80 % of the n bars observed, or the venue has no trade feed. A bar that nobody watched is
+    not an empty one.
     """
-    return mean_over(torch.where(observed, quiet.to(torch.float64), math.nan), bars)
+    return mean_over(torch.where(taped, silent.to(torch.float64), math.nan), bars)

@@ -6,7 +6,10 @@ bar allows it to be read, or something that many features derive from columns, s
 - A bar is *observed* where it is `printed` or `quiet`; any other status (`blind`, `unknown`, `halted`,
   `unlisted`) is missing throughout, even where some of it was seen.
 - A quiet bar is proven silence: its volume, flow and prints are zeros, and it has no price of its own. The
-  last price is carried through quiet bars only, never over a hole, and `price_age` says for how long.
+  last price is carried through quiet bars only, never over a hole, and `price_age` says for how long. Where the
+  venue has no trade feed (GaiaEx) silence says nothing: volume, flow and prints are missing.
+- A state as of the close (quote, context, book, last payment, relay lag) is missing once it is known to be older
+  than its limit, and its age is an input of its own.
 - A missing value is NaN, not a value with a mask beside it: arithmetic passes it on by itself, an exported
   graph has half the inputs, and a mask that somebody forgot shows as a hole instead of as a zero.
 """
@@ -21,9 +24,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from features.panel import AGES, AMOUNTS, CONTEXTS, PRICES, PRINTED, QUIET, QUOTES, Panel
-from features.windows import carry
-from storage.clock import DAY_NS
+from features.asof import PAID_NS, RELAY_NS
+from features.panel import AMOUNTS, COLUMNS, CONTEXTS, PRICES, PRINTED, QUIET, QUOTES, Panel
+from features.windows import carry, shift
+from storage.clock import DAY_NS, MS_NS, NS
 
 CARRY_BARS: Final = 32
 """A last price is carried at most `CARRY_BARS - 1` bars; a power of two."""
@@ -31,11 +35,26 @@ QUOTE_LIMIT_MS: Final = 300_000
 """A quote that did not change for longer is missing: a venue sends one at each change, and books move."""
 CONTEXT_LIMIT_MS: Final = 120_000
 """A context older than this is missing: venues send one every few seconds."""
+CADENCES: Final = {"fast": (0.0, 1_000.0, 5_000.0), "slow": (2_500.0, 10_000.0, 30_000.0)}
+"""Cadences of books by name: least and most milliseconds between two, and the age from which one is missing.
+Hyperliquid sent 20 levels every 0.5 s until 2026-06 and its archive still does, as `fast` books of 5 levels do;
+its slow books come every 5 s since 2026-07-25."""
+
+LEADERS: Final = {"btc": "hyperliquid|perp|BTC", "eth": "hyperliquid|perp|ETH"}
+"""The instruments that others are said to follow, by name of input."""
+
+_HOUR_NS: Final = 3_600 * NS
+_WEEK_NS: Final = 7 * DAY_NS
+_SUNDAY_NS: Final = 3 * DAY_NS  # 1970-01-04; the epoch was a Thursday
 
 CLOCK: Final = "panel.ts_close_ns"
 STATUS: Final = "panel.status"
-_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES)
-LEAVES: Final = (CLOCK, STATUS, *(f"panel.{name}" for name in _COLUMNS))
+LEAVES: Final = (
+    CLOCK,
+    STATUS,
+    *(f"panel.{name}" for name in COLUMNS),
+    *(f"panel.is_{name}" for name in LEADERS),
+)
 """What a panel itself holds, as it holds it; features read the inputs made from these."""
 
 
@@ -73,19 +92,49 @@ def observed(printed: Tensor, quiet: Tensor) -> Tensor:
     return printed | quiet
 
 
+def silent(quiet: Tensor, trades_applicable: Tensor) -> Tensor:
+    """Return where it is proven that nothing printed, (S, T) bool; a venue without a trade feed proves nothing."""
+    return quiet & (trades_applicable != 0.0)
+
+
+def taped(printed: Tensor, silent: Tensor) -> Tensor:
+    """Return where every print of the bar is known, (S, T) bool."""
+    return printed | silent
+
+
+def where_observed(x: Tensor, observed: Tensor) -> Tensor:
+    """Return what is so whether or not anything printed, where we watched."""
+    return torch.where(observed, x, math.nan)
+
+
 def where_printed(x: Tensor, printed: Tensor) -> Tensor:
     """Return a price: it exists where something printed."""
     return torch.where(printed, x, math.nan)
 
 
-def zero_where_quiet(x: Tensor, printed: Tensor, quiet: Tensor) -> Tensor:
+def zero_where_silent(x: Tensor, printed: Tensor, silent: Tensor) -> Tensor:
     """Return an amount: what printed, and a proven zero where nothing did."""
-    return torch.where(quiet, 0.0, torch.where(printed, x, math.nan))
+    return torch.where(silent, 0.0, torch.where(printed, x, math.nan))
 
 
 def while_fresh(x: Tensor, observed: Tensor, age_ms: Tensor, *, limit_ms: float) -> Tensor:
     """Return a state as of the close, where the bar was watched and the state is not known to be stale."""
     return torch.where(observed & ~(age_ms > limit_ms), x, math.nan)
+
+
+def while_in_cadence(
+    x: Tensor,
+    observed: Tensor,
+    age_ms: Tensor,
+    cadence_ms: Tensor,
+    *,
+    least_ms: float,
+    most_ms: float,
+    limit_ms: float,
+) -> Tensor:
+    """Return a state of the book as of the close, where books come as often as a feature needs them."""
+    is_regime = (cadence_ms >= least_ms) & (cadence_ms <= most_ms)
+    return torch.where(observed & is_regime & (age_ms <= limit_ms), x, math.nan)
 
 
 def last_log_price(close: Tensor, quiet: Tensor) -> Tensor:
@@ -98,28 +147,87 @@ def last_price_age(close: Tensor, quiet: Tensor) -> Tensor:
     return carry(torch.where(torch.isnan(close), close, 0.0), quiet, CARRY_BARS, ageing=1.0)
 
 
-def share_of_day(ts_close_ns: Tensor) -> Tensor:
-    """Return which share of the UTC day has passed at each close, (T,) float64 in [0, 1)."""
-    return (ts_close_ns % DAY_NS).to(torch.float64) / DAY_NS
+def step_change(x: Tensor) -> Tensor:
+    """Return the change over one bar."""
+    return x - shift(x, 1)
+
+
+def of_leader(x: Tensor, is_leader: Tensor) -> Tensor:
+    """Return the row of the one instrument that leads, (1, T); NaN throughout where the panel lacks it.
+
+    A greatest value and not a sum: it is exact, and in no order.
+    """
+    led = torch.where(is_leader & ~torch.isnan(x), x, -math.inf).amax(dim=0, keepdim=True)
+    return torch.where(torch.isinf(led), math.nan, led)
+
+
+def is_leader_observed(observed: Tensor, is_leader: Tensor) -> Tensor:
+    """Return where the one instrument that leads was observed, (1, T) bool."""
+    return (observed & is_leader).any(dim=0, keepdim=True)
+
+
+def share_of(ts_close_ns: Tensor, *, span_ns: float) -> Tensor:
+    """Return which share of the UTC hour, day or week has passed at each close, (T,) float64 in [0, 1).
+
+    Args:
+        span_ns: how long it is; whole ones of each began at the first Sunday, and a week begins on one.
+    """
+    return ((ts_close_ns - _SUNDAY_NS) % int(span_ns)).to(torch.float64) / span_ns
 
 
 def _declared() -> Iterable[Input]:
     yield Input("printed", printed, (STATUS,))
     yield Input("quiet", quiet, (STATUS,))
     yield Input("observed", observed, ("printed", "quiet"))
+    yield Input("silent", silent, ("quiet", "panel.trades_applicable"))
+    yield Input("taped", taped, ("printed", "silent"))
+    yield from _prints()
+    yield from _states()
+    yield from _books()
+    yield from _leaders()
+    for name, span_ns in (("hour", _HOUR_NS), ("day", DAY_NS), ("week", _WEEK_NS)):
+        yield Input(f"{name}_share", share_of, (CLOCK,), params=(("span_ns", span_ns),))
+
+
+def _prints() -> Iterable[Input]:
     for name in PRICES:
         yield Input(name, where_printed, (f"panel.{name}", "printed"))
     for name in AMOUNTS:
-        yield Input(name, zero_where_quiet, (f"panel.{name}", "printed", "quiet"))
-    for name in QUOTES:
-        leaves = (f"panel.{name}", "observed", "panel.quote_age_ms")
-        yield Input(name, while_fresh, leaves, params=(("limit_ms", QUOTE_LIMIT_MS),))
-    for name in CONTEXTS:
-        leaves = (f"panel.{name}", "observed", "panel.context_age_ms")
-        yield Input(name, while_fresh, leaves, params=(("limit_ms", CONTEXT_LIMIT_MS),))
+        yield Input(name, zero_where_silent, (f"panel.{name}", "printed", "silent"))
     yield Input("log_price", last_log_price, ("close", "quiet"), lookback_bars=CARRY_BARS - 1)
     yield Input("price_age", last_price_age, ("close", "quiet"), lookback_bars=CARRY_BARS - 1)
-    yield Input("day_share", share_of_day, (CLOCK,))
+    yield Input("step_return", step_change, ("log_price",), lookback_bars=1)
+
+
+def _states() -> Iterable[Input]:
+    yield Input("session", where_observed, ("panel.session", "observed"))
+    for names, age, limit_ms in (
+        ((*QUOTES, "quote_age_ms"), "quote_age_ms", QUOTE_LIMIT_MS),
+        ((*CONTEXTS, "context_age_ms"), "context_age_ms", CONTEXT_LIMIT_MS),
+        (("paid_rate", "paid_age_ms"), "paid_age_ms", PAID_NS / MS_NS),
+        (("relay_lag_ms", "relay_age_ms"), "relay_age_ms", RELAY_NS / MS_NS),
+    ):
+        for name in names:
+            leaves = (f"panel.{name}", "observed", f"panel.{age}")
+            yield Input(name, while_fresh, leaves, params=(("limit_ms", limit_ms),))
+
+
+def _books() -> Iterable[Input]:
+    for cadence, (least_ms, most_ms, limit_ms) in CADENCES.items():
+        for name in ("bid_depth", "ask_depth", "book_age_ms"):
+            yield Input(
+                f"{cadence}_{name}",
+                while_in_cadence,
+                (f"panel.{name}", "observed", "panel.book_age_ms", "panel.book_cadence_ms"),
+                params=(("least_ms", least_ms), ("most_ms", most_ms), ("limit_ms", limit_ms)),
+            )
+
+
+def _leaders() -> Iterable[Input]:
+    for name in LEADERS:
+        yield Input(f"{name}_log_price", of_leader, ("log_price", f"panel.is_{name}"))
+        yield Input(f"{name}_step_return", step_change, (f"{name}_log_price",), lookback_bars=1)
+        yield Input(f"{name}_observed", is_leader_observed, ("observed", f"panel.is_{name}"))
 
 
 INPUTS: Final[dict[str, Input]] = {item.name: item for item in _declared()}
@@ -142,9 +250,13 @@ def reads_clock(names: Iterable[str]) -> bool:
 
 def leaves_of(panel: Panel) -> dict[str, Tensor]:
     """Return what inputs are made from, by name."""
-    leaves = {f"panel.{name}": panel.column(name) for name in _COLUMNS}
+    leaves = {f"panel.{name}": panel.column(name) for name in COLUMNS}
     leaves[STATUS] = panel.status
     leaves[CLOCK] = torch.from_numpy(panel.ts_close_ns).to(panel.status.device)
+    for name, leader in LEADERS.items():
+        leaves[f"panel.is_{name}"] = torch.zeros_like(panel.status, dtype=torch.bool)
+        if leader in panel.instruments:
+            leaves[f"panel.is_{name}"][panel.instruments.index(leader)] = True
     return leaves
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from features.asof import JOINED, Grid, join_columns
 from storage.clock import US_NS, floor_ns, iso, width_ns
-from storage.contracts import STATUSES
+from storage.contracts import SESSIONS, STATUSES
 from storage.errors import ContractError, InstrumentError, RangeError
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ AMOUNTS: Final = ("volume", "buy_volume", "notional", "trades")
 QUOTES: Final = ("bid", "ask", "bid_size", "ask_size")
 CONTEXTS: Final = ("funding_rate", "open_interest", "oracle", "mark")
 AGES: Final = ("quote_age_ms", "context_age_ms", "observed_ms")
-COLUMNS: Final[tuple[str, ...]] = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES)
-"""The columns of `bars` that a panel carries as numbers."""
+SAID: Final = ("session", "trades_applicable")
+_BAR_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES, *SAID)
+COLUMNS: Final[tuple[str, ...]] = (*_BAR_COLUMNS, *JOINED)
+"""The columns that a panel carries as numbers: those of `bars` (`session` as its index in `SESSIONS`), and those
+that are joined as of the close (features/asof.py)."""
 
 ORIGINS: Final = ("live", "venue_replay", "candle")
 """Origins that a live system, or the import of history, writes; `recent` and `archive` are repairs."""
@@ -46,7 +50,7 @@ UNKNOWN: Final = _CODES["unknown"]
 
 _SELECT: Final = f"""
 WITH knowable AS (
-    SELECT instrument, ts_open, revision, status, {", ".join(COLUMNS)}
+    SELECT instrument, ts_open, revision, status, {", ".join(_BAR_COLUMNS)}
     FROM bars
     WHERE width = ?
       AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
@@ -56,7 +60,7 @@ WITH knowable AS (
 ), served AS (
     SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
 )
-SELECT instrument, ts_open, status, {", ".join(COLUMNS)}
+SELECT instrument, ts_open, status, {", ".join(_BAR_COLUMNS)}
 FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
 ORDER BY instrument, ts_open
 """
@@ -164,6 +168,7 @@ def load_panel(
     until_ns: int | None = None,
     instruments: Sequence[str] | None = None,
     origins: Sequence[str] = ORIGINS,
+    joined: Collection[str] = (),
     at: int | None = None,
     grace_ns: int,
 ) -> Panel:
@@ -175,6 +180,7 @@ def load_panel(
         since_ns, until_ns: bounds of `ts_open`; an open one ends at the first or last bar there is.
         instruments: ids; by default every one that has a bar in the range.
         origins: how a row may have reached us.
+        joined: what to join beside the bars, names of `JOINED`: what a feature set reads (`features.sets.columns_of`).
         at: a snapshot of the lake; by default the newest.
         grace_ns: a revision counts that was knowable this long after its bar's close.
 
@@ -199,7 +205,9 @@ def load_panel(
             hint='see what there is: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
             'FROM bars GROUP BY ALL"',
         )
-    return panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
+    panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
+    grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
+    return replace(panel, values=panel.values | join_columns(lake, joined, grid, at=at))
 
 
 def query_bars(
@@ -269,7 +277,7 @@ def panel_from_table(
     for name in COLUMNS:
         if name in bars.column_names:
             flat = np.full(len(names) * n_steps, np.nan)
-            flat[cell] = bars[name].cast(pa.float64()).to_numpy()
+            flat[cell] = _numbers(bars[name])
             values[name] = torch.from_numpy(flat.reshape(len(names), n_steps))
     return Panel(
         instruments=names,
@@ -318,6 +326,13 @@ def _status_codes(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.uint8]:
         strange = column.filter(pc.is_null(codes))[0].as_py()
         raise ContractError(f"bar status {strange!r} is none of {', '.join(STATUSES)}")
     return codes.to_numpy().astype(np.uint8)
+
+
+def _numbers(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float64]:
+    """Return a column as numbers; the session, which is text, as its index in `SESSIONS`."""
+    if pa.types.is_string(column.type):
+        return pc.index_in(column, value_set=pa.array(SESSIONS)).cast(pa.float64()).to_numpy(False)
+    return column.cast(pa.float64()).to_numpy()
 
 
 def _ceil_ns(t_ns: int, step_ns: int) -> int:

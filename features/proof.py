@@ -189,7 +189,10 @@ class _Proof:
         return compared
 
     def shuffle(self) -> int:
-        order = torch.randperm(self._panel.n_instruments, generator=self._random)
+        # Each takes the place of the next in a ring, so that none can keep its own by chance.
+        ring = torch.randperm(self._panel.n_instruments, generator=self._random)
+        order = torch.empty_like(ring)
+        order[ring] = ring.roll(1)
         before = [(value[order], mask[order]) for value, mask in self.before]
         told = "the instruments were put in another order"
         return self._must_hold("shuffle", self._panel.select(order.tolist()), told, before=before)

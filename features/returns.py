@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from features.filters import max_over
 from features.spec import family, feature
-from features.windows import observed_over, shift
+from features.windows import mean_over, observed_over, shift
 
 
 def log_change(log_price: Tensor, observed: Tensor, bars: int) -> Tensor:
@@ -38,6 +39,66 @@ def log_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     since n counts steps of the clock and not prints.
     """
     return log_change(log_price, observed, bars)
+
+
+@family(
+    bars=(30, 120),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="standard deviations",
+    source="Moskowitz, Ooi and Pedersen (2012), Time Series Momentum, J. Financial Economics 104(2), equation 1",
+)
+def momentum(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Return over n bars, in units of what the volatility of those bars would make of it.
+
+    Formula: (ln p[t] - ln p[t-n]) / (s sqrt(n)), s the realised volatility of the n one-bar returns
+
+    Missing: the n-bar return is, or fewer than 80 % of the one-bar returns exist, or the price never moved.
+    """
+    step = log_price - shift(log_price, 1)
+    spread = torch.sqrt(bars * mean_over(step * step, bars))
+    return torch.where(spread > 0.0, log_change(log_price, observed, bars) / spread, math.nan)
+
+
+@family(
+    bars=(60,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("log_price", "high", "low", "observed"),
+    unit="share, 0 to 1",
+    source="George and Hwang (2004), The 52-Week High and Momentum Investing, J. Finance 59(5)",
+)
+def range_position(log_price: Tensor, high: Tensor, low: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Where the last price stands between the lowest and the highest print of n bars.
+
+    Formula: (ln p[t] - ln L) / (ln H - ln L), L the least low and H the greatest high of the bars that printed
+    in t-n+1..t
+
+    Missing: no price now, fewer than 80 % of the n bars observed, or the price never moved.
+    """
+    top, bottom = max_over(torch.log(high), bars), -max_over(-torch.log(low), bars)
+    is_known = observed_over(observed, bars) & (top > bottom)
+    return torch.where(is_known, (log_price - bottom) / (top - bottom), math.nan)
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price",),
+    unit="ratio",
+    source="Lo and MacKinlay (1988), Stock Market Prices Do Not Follow Random Walks, "
+    "Review of Financial Studies 1(1), with q = 5",
+)
+def variance_ratio(log_price: Tensor, *, bars: int) -> Tensor:
+    """Whether five-bar returns move more (trend) or less (return) than five one-bar returns would.
+
+    Formula: mean of q[i]^2 / (5 mean of r[i]^2) - 1, q[i] = ln p[i] - ln p[i-5] over t-n+5..t, r[i] = ln p[i] -
+    ln p[i-1] over t-n+1..t
+
+    Missing: fewer than 80 % of either kind exist, or the price never moved.
+    """
+    one, five = log_price - shift(log_price, 1), log_price - shift(log_price, 5)
+    single = mean_over(one * one, bars)
+    return torch.where(single > 0.0, mean_over(five * five, bars - 4) / (5.0 * single) - 1.0, math.nan)
 
 
 @feature(

@@ -13,27 +13,93 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
-from features.book import microprice_distance, queue_imbalance, relative_spread
-from features.calendar import hour_cos, hour_sin
-from features.cross import market_residual, return_rank
-from features.flow import empty_share, flow_imbalance, print_rate, volume_score, vwap_distance
-from features.funding import funding_level, mark_basis
-from features.inputs import INPUTS, Input
-from features.returns import log_return, price_age
+from features.book import (
+    microprice_distance,
+    queue_imbalance,
+    quote_age,
+    quote_flow,
+    relative_spread,
+    spread_ratio,
+)
+from features.calendar import (
+    hour_cos,
+    hour_sin,
+    session_extended,
+    session_internal,
+    session_regular,
+    week_cos,
+    week_sin,
+)
+from features.cross import (
+    market_dispersion,
+    market_residual,
+    market_return,
+    return_rank,
+    volatility_rank,
+    volume_rank,
+)
+from features.depth import book_age, book_depth, depth_behind, depth_imbalance
+from features.flow import (
+    empty_share,
+    flow_imbalance,
+    price_impact,
+    print_rate,
+    signed_flow,
+    volume_score,
+    vwap_distance,
+)
+from features.funding import (
+    context_age,
+    funding_change,
+    funding_due,
+    funding_level,
+    funding_paid,
+    funding_paid_age,
+    mark_basis,
+    mark_gap,
+    mid_basis,
+    open_interest_change,
+)
+from features.inputs import INPUTS, LEAVES, Input
+from features.leaders import btc_beta, btc_lead, btc_residual, btc_return, eth_lead, eth_return
+from features.panel import COLUMNS
+from features.regime import illiquidity_regime, illiquidity_state, volatility_regime, volatility_state
+from features.relay import relay_lag, relay_lag_age
+from features.returns import log_return, momentum, price_age, range_position, variance_ratio
 from features.spec import Feature, evaluate
 from features.version import reached_sources
-from features.volatility import parkinson_volatility, realised_volatility
+from features.volatility import (
+    bipower_volatility,
+    jump_balance,
+    jump_share,
+    parkinson_volatility,
+    realised_volatility,
+    semivariance_balance,
+)
 from storage.errors import SettingsError
 
 _CANDLES: Final = (
     *log_return.values(),
+    *momentum.values(),
+    *range_position.values(),
+    price_age,
     *realised_volatility.values(),
     *parkinson_volatility.values(),
+    *bipower_volatility.values(),
+    *jump_share.values(),
+    *semivariance_balance.values(),
     *volume_score.values(),
     *empty_share.values(),
-    price_age,
     *return_rank.values(),
+    *volatility_rank.values(),
     *market_residual.values(),
+    *market_return.values(),
+    btc_return[1],
+    eth_return[1],
+    *btc_lead.values(),
+    *btc_residual.values(),
+    *volatility_regime.values(),
+    *illiquidity_regime.values(),
     hour_sin,
     hour_cos,
 )
@@ -41,21 +107,63 @@ _CANDLES: Final = (
 _LIVE: Final = (
     *_CANDLES,
     *flow_imbalance.values(),
+    signed_flow[5],
     *vwap_distance.values(),
     *print_rate.values(),
     relative_spread,
+    *spread_ratio.values(),
     queue_imbalance,
     microprice_distance,
+    *quote_flow.values(),
+    quote_age,
     funding_level,
+    *funding_change.values(),
+    funding_due,
     mark_basis,
+    mid_basis,
+    open_interest_change[60],
+    context_age,
 )
 
-FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE}
+_WIDE: Final = (
+    *_LIVE,
+    *variance_ratio.values(),
+    *jump_balance.values(),
+    signed_flow[30],
+    *price_impact.values(),
+    *volume_rank.values(),
+    *market_dispersion.values(),
+    btc_return[5],
+    eth_return[5],
+    *eth_lead.values(),
+    *btc_beta.values(),
+    *volatility_state.values(),
+    *illiquidity_state.values(),
+    *depth_imbalance.values(),
+    *book_depth.values(),
+    *depth_behind.values(),
+    *book_age.values(),
+    mark_gap,
+    open_interest_change[15],
+    funding_paid,
+    funding_paid_age,
+    relay_lag,
+    relay_lag_age,
+    week_sin,
+    week_cos,
+    session_regular,
+    session_extended,
+    session_internal,
+)
+
+FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE, "wide": _WIDE}
 """Sets by name; the order is that of a block's last axis, and part of the fingerprint."""
 
 _PURPOSE: Final = {
     "candles": "What candle history carries: prices and volume, without prints, sides, quotes or contexts.",
-    "live": "What the recorder sees: the candle set, then sides, prints, quotes and contexts.",
+    "live": "What the recorder sees of every perp: the candle set, then sides, prints, quotes and contexts.",
+    "wide": "All there is: the live set, then more of each family and what only some recordings hold: books of a "
+    "cadence, payments, relays and sessions.",
 }
 
 _HEAD: Final = """\
@@ -73,6 +181,8 @@ What a missing print looks like:
   needs it is masked, never zero.
 - A quiet bar is proven silence: volume, flow and prints are zero, and the last price is carried through it, at
   most 31 bars, with its age beside it.
+- A quote, a context, a book, a payment or a relay's lag counts until it is older than its limit; its age stands
+  beside it.
 - No price is carried over a hole, and no one-bar return spans one.
 - A window is known where at least 80 % of its bars were observed.
 - A step whose lookback reaches before the panel is masked, so no value depends on where a panel was cut.
@@ -114,6 +224,12 @@ def fingerprint(features: tuple[Feature, ...]) -> str:
     return hashlib.sha256(payload.encode()).hexdigest()
 
 
+def columns_of(features: Iterable[Feature]) -> frozenset[str]:
+    """Return which columns of a panel the features are made from."""
+    leaves = {leaf for item in _inputs_of(features).values() for leaf in item.inputs if leaf in LEAVES}
+    return frozenset(leaf.removeprefix("panel.") for leaf in leaves) & frozenset(COLUMNS)
+
+
 def describe_sets() -> str:
     """Return the page that lists every set and every feature, in Markdown."""
     lines = [_HEAD]
@@ -144,7 +260,8 @@ def describe_sets() -> str:
     for members in told.values():
         first = members[0]
         names = ", ".join(f"`{item.name}`" for item in members)
-        lines.append(f"| {names} | {first.summary} | {first.formula} | {first.missing} | {first.source} |")
+        cells = (names, first.summary, first.formula, first.missing, first.source)
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from features.spec import family
 from features.windows import mean_over, shift
+
+_BIPOWER: Final = (
+    "Barndorff-Nielsen and Shephard (2004), Power and Bipower Variation with Stochastic Volatility and Jumps, "
+    "J. Financial Econometrics 2(1)"
+)
+
+_JUMP_BARS: Final = 60
+_JUMP_LIMIT: Final = 4.0
+"""A return is a jump beyond so many times the volatility before it; of 10^4 normal returns about one is, by chance."""
+
+
+def bipower_variance(step_return: Tensor, bars: int) -> Tensor:
+    """Return the variance of a bar from products of neighbouring returns, which a single jump does not move.
+
+    Args:
+        step_return: (S, T) float64, NaN where missing.
+        bars: how many returns; they have `bars - 1` pairs of neighbours.
+    """
+    size = torch.abs(step_return)
+    return math.pi / 2.0 * mean_over(size * shift(size, 1), bars - 1)
 
 
 @family(
@@ -34,17 +55,97 @@ def realised_volatility(log_price: Tensor, *, bars: int) -> Tensor:
 @family(
     bars=(60,),
     lookback_bars=lambda bars: bars - 1,
-    inputs=("high", "low", "quiet"),
+    inputs=("high", "low", "silent"),
     unit="log per sqrt(bar)",
     source="Parkinson (1980), The Extreme Value Method for Estimating the Variance of the Rate of Return, "
     "J. Business 53(1)",
 )
-def parkinson_volatility(high: Tensor, low: Tensor, quiet: Tensor, *, bars: int) -> Tensor:
+def parkinson_volatility(high: Tensor, low: Tensor, silent: Tensor, *, bars: int) -> Tensor:
     """Volatility from the ranges of n bars.
 
     Formula: sqrt(mean of ln(high/low)^2 over the bars observed in t-n+1..t / (4 ln 2))
 
     Missing: fewer than 80 % of the n bars observed. A quiet bar has no range: zero.
     """
-    log_range = torch.where(quiet, 0.0, torch.log(high / low))
+    log_range = torch.where(silent, 0.0, torch.log(high / low))
     return torch.sqrt(mean_over(log_range * log_range, bars) / (4.0 * math.log(2.0)))
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return",),
+    unit="log per sqrt(bar)",
+    source=_BIPOWER,
+)
+def bipower_volatility(step_return: Tensor, *, bars: int) -> Tensor:
+    """Volatility of n one-bar returns without their jumps.
+
+    Formula: sqrt(pi / 2 mean of |r[i]| |r[i-1]| over the pairs that exist in t-n+2..t), r the one-bar log returns
+
+    Missing: fewer than 80 % of the n - 1 pairs exist.
+    """
+    return torch.sqrt(bipower_variance(step_return, bars))
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return",),
+    unit="share, 0 to 1",
+    source=_BIPOWER + "; relative as in Huang and Tauchen (2005), J. Financial Econometrics 3(4)",
+)
+def jump_share(step_return: Tensor, *, bars: int) -> Tensor:
+    """Share of the variance of n bars that came in jumps.
+
+    Formula: max(V - B, 0) / V, V the mean of r[i]^2 over the returns that exist in t-n+1..t, B the square of
+    the bipower volatility of the same bars
+
+    Missing: fewer than 80 % of the n returns or of their n - 1 pairs exist, or the price never moved.
+    """
+    variance = mean_over(step_return * step_return, bars)
+    jumps = torch.clamp(variance - bipower_variance(step_return, bars), min=0.0)
+    return torch.where(variance > 0.0, jumps / variance, math.nan)
+
+
+@family(
+    bars=(15,),
+    lookback_bars=lambda bars: bars - 1 + _JUMP_BARS,
+    inputs=("step_return",),
+    unit="bars",
+    source="Lee and Mykland (2008), Jumps in Financial Markets: A New Nonparametric Test and Jump Dynamics, "
+    "Review of Financial Studies 21(6)",
+)
+def jump_balance(step_return: Tensor, *, bars: int) -> Tensor:
+    """Jumps up less jumps down in n bars.
+
+    Formula: sum of sign(r[i]) over t-n+1..t where |r[i]| > 4 b[i-1], b the bipower volatility of the 60 returns
+    before
+
+    Missing: fewer than 80 % of the n bars have both a return and a volatility to judge it by.
+    """
+    usual = shift(torch.sqrt(bipower_variance(step_return, _JUMP_BARS)), 1)
+    jump = torch.where(torch.abs(step_return) > _JUMP_LIMIT * usual, torch.sign(step_return), 0.0)
+    return bars * mean_over(torch.where(torch.isnan(usual) | torch.isnan(step_return), math.nan, jump), bars)
+
+
+@family(
+    bars=(60,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return",),
+    unit="share, -1 to 1",
+    source="Barndorff-Nielsen, Kinnebrock and Shephard (2010), Measuring Downside Risk: Realised Semivariance, "
+    "in Volatility and Time Series Econometrics, Oxford",
+)
+def semivariance_balance(step_return: Tensor, *, bars: int) -> Tensor:
+    """Whether the variance of n bars came from rises or from falls.
+
+    Formula: (sum of r[i]^2 where r[i] > 0, less where r[i] < 0) / sum of r[i]^2, over the returns that exist in
+    t-n+1..t
+
+    Missing: fewer than 80 % of the n returns exist, or the price never moved.
+    """
+    square = step_return * step_return
+    variance = mean_over(square, bars)
+    balance = mean_over(square * torch.sign(step_return), bars)
+    return torch.where(variance > 0.0, balance / variance, math.nan)

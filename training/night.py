@@ -46,7 +46,7 @@ from typing import Any
 import torch
 
 from features.panel import content_hash, load_panel
-from features.sets import fingerprint, get_set
+from features.sets import columns_of, fingerprint, get_set
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code import code_version, lock_hash
 from storage.contracts import PINS
@@ -99,6 +99,7 @@ def open_night(
             until_ns=parse_time_ns(until) if until else None,
             instruments=plan.instruments or None,
             origins=plan.origins,
+            joined=columns_of(features),
             at=snapshot,
             grace_ns=settings.bars.grace_ns,
         )

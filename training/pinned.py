@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from features.panel import Panel, content_hash, load_panel
+from features.sets import columns_of, get_set
 from storage.clock import NS
 from storage.errors import LakeError, TickwalkError
 from storage.history import Pin, pins
@@ -70,6 +71,7 @@ def _read(folder: NightFolder, lake: Lake, at: int) -> tuple[Panel, np.ndarray |
         until_ns=facts["until_ns"],
         instruments=facts["instruments"],
         origins=recipe.origins,
+        joined=columns_of(get_set(recipe.feature_set)),
         at=at,
         grace_ns=facts["grace_ms"] * 1_000_000,
     )

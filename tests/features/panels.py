@@ -11,7 +11,7 @@ import torch
 
 from features.panel import COLUMNS, PRINTED, Panel
 from storage.clock import NS, US_NS
-from storage.contracts import BARS, STATUSES
+from storage.contracts import BARS, SESSIONS, STATUSES
 
 MINUTE_NS = 60 * NS
 START_NS = 1_757_000_000 * NS // MINUTE_NS * MINUTE_NS
@@ -60,13 +60,43 @@ def random_panel(
     values["close"][seen] = price[seen]
     for name in ("buy_volume", "bid", "ask", "bid_size", "funding_rate", "quote_age_ms", "oracle"):
         values[name][draw.random(shape) < 0.04] = np.nan
+    values |= _joined(draw, shape)
+    values["session"] = draw.choice([0.0, 1.0, 2.0, 3.0], shape)
+    values["trades_applicable"] = np.ones(shape)
     return Panel(
-        instruments=tuple(f"venue|perp|C{i:02d}" for i in range(n_instruments)),
+        instruments=tuple(f"hyperliquid|perp|{name}" for name in _names(n_instruments)),
         width_ns=MINUTE_NS,
         ts_open_ns=start_ns + MINUTE_NS * np.arange(n_steps, dtype=np.int64),
         values={name: torch.from_numpy(values[name].astype(np.float64)) for name in COLUMNS},
         status=torch.from_numpy(status),
     )
+
+
+def _names(count: int) -> list[str]:
+    """Return sorted names, the two that lead among them."""
+    return sorted(["BTC", "ETH", *(f"C{i:02d}" for i in range(2, count))][:count])
+
+
+def _joined(
+    draw: np.random.Generator, shape: tuple[int, int]
+) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Return what is joined as of the close: books of every cadence, in stretches; payments; a relay's lag."""
+    cadence_ms = draw.choice([500.0, 1_500.0, 5_000.0], (shape[0], shape[1] // 40 + 1)).repeat(40, axis=1)
+    joined = {
+        "bid_depth": draw.exponential(50.0, shape),
+        "ask_depth": draw.exponential(50.0, shape),
+        "book_cadence_ms": cadence_ms[:, : shape[1]],
+        "book_age_ms": cadence_ms[:, : shape[1]] * draw.uniform(0.0, 8.0, shape),
+        "paid_rate": draw.normal(1e-5, 1e-5, shape),
+        "paid_age_ms": draw.uniform(0.0, 10 * 3_600_000.0, shape),
+        "relay_lag_ms": draw.exponential(300.0, shape),
+        "relay_age_ms": draw.uniform(0.0, 330_000.0, shape),
+    }
+    for value in joined.values():
+        value[draw.random(shape) < 0.04] = np.nan
+    for name in ("bid_depth", "ask_depth"):
+        joined[name][draw.random(shape) < 0.1] = 0.0
+    return joined
 
 
 def _statuses(draw: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -126,6 +156,8 @@ def table_of(panel: Panel) -> pa.Table:
     }
     for name in COLUMNS:
         columns[name] = pa.array(panel.column(name).numpy().ravel(), from_pandas=True)
+    columns["session"] = pa.array(SESSIONS).take(columns["session"].cast(pa.int64()))
+    columns["trades_applicable"] = columns["trades_applicable"].cast(pa.bool_())
     return pa.table(columns)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from features.inputs import View, leaves_of
-from features.panel import Panel
+from features.inputs import CADENCES, View, leaves_of
+from features.panel import PRINTED, Panel
 from features.sets import FEATURE_SETS
 from features.spec import Feature, evaluate
 from tests.features.panels import CODE, random_panel
@@ -19,6 +20,8 @@ FEATURES = {item.name: item for features in FEATURE_SETS.values() for item in fe
 # Windows are summed pairwise here and exactly in the reference, and a variance comes from two means: a few
 # hundred roundings of 1e-16 on numbers of order one. The market's mean is rounded to 1e-12.
 TOLERANCE = 1e-10
+DRAWN = random_panel(4, 320, seed=3)
+ROWS = Rows(DRAWN)
 
 
 def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
@@ -28,14 +31,15 @@ def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_feature_agrees_with_a_slow_loop(name: str) -> None:
-    item, panel = FEATURES[name], random_panel(4, 260, seed=3)
-    rows = Rows(panel)
+    item, panel, rows = FEATURES[name], DRAWN, ROWS
     value, mask = cells(panel, item)
-    loop = REFERENCES[item.function.__name__]
+    loop, knobs = REFERENCES[item.function.__name__], dict[str, object](item.params)
+    if item.inputs[0].startswith(tuple(f"{cadence}_" for cadence in CADENCES)):
+        knobs["cadence"] = item.inputs[0].partition("_")[0]
     valid = 0
     for s in range(panel.n_instruments):
         for t in range(panel.n_steps):
-            expected = loop(rows, s, t, **dict(item.params)) if t >= item.lookback_bars else None
+            expected = loop(rows, s, t, **knobs) if t >= item.lookback_bars else None
             assert mask[s, t] == (expected is not None), (s, t, expected)
             if expected is not None:
                 valid += 1
@@ -106,6 +110,155 @@ def test_a_column_that_the_panel_lacks_is_missing_throughout() -> None:
     assert series(panel, "mark") == [NAN, NAN]
 
 
+def test_where_there_is_no_trade_feed_silence_says_nothing() -> None:
+    """GaiaEx sends books only: a bar that was watched throughout has quotes, and no zeros for prints."""
+    panel = bars(
+        volume=[0.0, None],
+        bid=[1.0, 1.0],
+        trades_applicable=[0.0, 1.0],
+        status=["quiet", "quiet"],
+    )
+    assert series(panel, "volume") == [NAN, 0.0]
+    assert series(panel, "bid") == [1.0, 1.0]
+    long = bars(trades_applicable=[0.0] * 200, bid=[1.0] * 200, ask=[2.0] * 200, status=["quiet"] * 200)
+    assert cells(long, FEATURES["relative_spread"])[1].all()
+    for name in ("empty_share_30", "print_rate_30", "parkinson_volatility_60", "volume_score_120"):
+        assert not cells(long, FEATURES[name])[1].any(), name
+
+
+def walk(*, jumps: dict[int, float] | None = None, steps: int = 400) -> list[float]:
+    """Return closes of a random walk of 0.1 % a bar, with moves added at some bars."""
+    moves = np.random.default_rng(5).normal(0.0, 1e-3, steps)
+    for at, size in (jumps or {}).items():
+        moves[at] += size
+    return (100.0 * np.exp(np.cumsum(moves))).tolist()
+
+
+def last(panel: Panel, name: str, row: int = 0) -> float:
+    value, mask = cells(panel, FEATURES[name])
+    assert mask[row, -1], name
+    return float(value[row, -1])
+
+
+def test_a_jump_is_told_from_volatility() -> None:
+    status = ["printed"] * 400
+    calm = bars(close=walk(), status=status)
+    jumped = bars(close=walk(jumps={390: 0.02, 395: -0.02, 398: -0.02}), status=status)
+    assert last(calm, "jump_share_120") < 0.15
+    assert last(jumped, "jump_share_120") > 0.8
+    assert last(jumped, "realised_volatility_120") > 2.5 * last(calm, "realised_volatility_120")
+    assert last(jumped, "bipower_volatility_120") < 1.7 * last(calm, "bipower_volatility_120")
+    assert (last(calm, "jump_balance_15"), last(jumped, "jump_balance_15")) == (0.0, pytest.approx(-1.0))
+    assert last(jumped, "semivariance_balance_60") < -0.2
+
+
+def test_a_market_that_turns_wild_or_calm_changes_its_state() -> None:
+    moves = np.random.default_rng(2).normal(0.0, 1e-3, 600)
+    moves[300:450] *= 5.0
+    close = (100.0 * np.exp(np.cumsum(moves))).tolist()
+    panel = bars(close=close, volume=[5.0] * 600, status=["printed"] * 600)
+    state = cells(panel, FEATURES["volatility_state_120"])[0][0]
+    assert set(state[305:330]) == {1.0}
+    assert set(state[460:480]) == {-1.0}
+    assert (state[200:300] == 0.0).mean() > 0.8
+    hard = cells(panel, FEATURES["illiquidity_state_120"])[0][0]
+    assert set(hard[305:320]) == {1.0}
+
+
+def follower(lag: int) -> Panel:
+    """Return Bitcoin, one that does the same `lag` bars later and twice as far, and Ether, which is on its own."""
+    draw = np.random.default_rng(1)
+    led, own = draw.normal(0.0, 1e-3, 300), draw.normal(0.0, 1e-3, 300)
+    moves = np.stack([led, 2.0 * np.roll(led, lag), own])
+    panel = random_panel(3, 300)
+    return Panel(
+        instruments=("hyperliquid|perp|BTC", "hyperliquid|perp|DOGE", "hyperliquid|perp|ETH"),
+        width_ns=panel.width_ns,
+        ts_open_ns=panel.ts_open_ns,
+        values={"close": torch.from_numpy(100.0 * np.exp(np.cumsum(moves, axis=1)))},
+        status=torch.full_like(panel.status, PRINTED),
+    )
+
+
+def test_one_that_follows_is_told_from_one_that_goes_along() -> None:
+    after, along = follower(1), follower(0)
+    assert last(after, "btc_lead_120", row=1) == pytest.approx(1.0)
+    assert abs(last(along, "btc_lead_120", row=1)) < 0.3
+    assert abs(last(after, "eth_lead_120", row=1)) < 0.3
+    assert last(along, "btc_beta_120", row=1) == pytest.approx(2.0)
+    assert abs(last(after, "btc_beta_120", row=1)) < 0.6
+    assert last(along, "btc_residual_5", row=1) == pytest.approx(0.0, abs=1e-9)
+    for row in range(3):
+        assert last(along, "btc_return_5", row) == last(along, "log_return_5", 0)
+
+
+def test_a_panel_without_a_leader_has_nothing_to_follow() -> None:
+    """Whether nobody is there, or another venue's: a relay's book of BTC prints nothing."""
+    panel = follower(1)
+    alone = replace(panel.select([1, 0]), instruments=("hyperliquid|perp|DOGE", "gaiaex|perp|BTC"))
+    led = [item for item in FEATURES.values() if item.function.__module__ == "features.leaders"]
+    assert len(led) == 8
+    for item in led:
+        assert cells(panel, item)[1].any(), item.name
+        assert not cells(alone, item)[1].any(), item.name
+
+
+def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:
+    panel = bars(volume=[0.0] * 200, bid=[1.0] * 200, ask=[2.0] * 200, status=["quiet"] * 200)
+    known = {name for name, item in FEATURES.items() if not item.is_clock and cells(panel, item)[1].any()}
+    assert known == {
+        "empty_share_30",
+        "print_rate_30",
+        "parkinson_volatility_60",
+        "relative_spread",
+        "spread_ratio_60",
+    }
+    assert last(panel, "empty_share_30") == 1.0
+    assert last(panel, "print_rate_30") == 0.0
+
+
+def test_a_halt_is_a_hole_and_a_recycled_name_another_instrument() -> None:
+    """The old BTC ends where the new one begins; a window of 120 bars outlives it by 24 at most."""
+    old = ["printed"] * 200 + ["halted"] * 5 + ["printed"] * 45 + ["unlisted"] * 150
+    new = ["unlisted"] * 250 + ["printed"] * 150
+    prices = torch.linspace(1.0, 2.0, 400, dtype=torch.float64).repeat(2, 1)
+    panel = Panel(
+        instruments=("hyperliquid|perp|BTC", "hyperliquid|perp|BTC~2"),
+        width_ns=60 * 10**9,
+        ts_open_ns=60 * 10**9 * np.arange(400, dtype=np.int64),
+        values=dict.fromkeys(("close", "high", "low", "volume"), prices),
+        status=torch.tensor([[CODE[s] for s in old], [CODE[s] for s in new]], dtype=torch.uint8),
+    )
+    for item in FEATURES.values():
+        value, mask = cells(panel, item)
+        assert np.isfinite(value).all()
+        if item.function.__module__ in ("features.returns", "features.volatility", "features.flow"):
+            assert not mask[0, 275:].any(), item.name
+            assert not mask[1, :250].any(), item.name
+    mask = cells(panel, FEATURES["log_return_5"])[1]
+    assert not mask[0, 200:210].any(), "a return spanned the halt"
+    assert mask[0, 210:250].all()
+    assert mask[1, 255:].all()
+
+
+def test_a_wholly_blind_hour_is_missing_and_passes() -> None:
+    """A window of 120 bars bears 24 that are missing; then nothing is valid but the clock, until prices are back."""
+    panel = random_panel(4, 400, seed=8)
+    status = panel.status.clone()
+    status[:, 200:260] = CODE["blind"]
+    status[:, 260:] = PRINTED
+    prices = torch.linspace(1.0, 2.0, 400, dtype=torch.float64).expand(4, 400)
+    holed = replace(panel, status=status, values=panel.values | {"close": prices})
+    for item in FEATURES.values():
+        value, mask = cells(holed, item)
+        assert np.isfinite(value).all()
+        if not item.is_clock:
+            assert not mask[:, 225:260].any(), item.name
+    mask = cells(holed, FEATURES["log_return_15"])[1]
+    assert not mask[:, 260:275].any()
+    assert mask[:, 275:].all()
+
+
 @pytest.mark.parametrize("volume", [7.3, 0.1, 3.0, 1e-3, 12_345.678, 2e9])
 def test_volume_that_never_varies_has_no_score(volume: float) -> None:
     """What rounding leaves of its variance is not a variance."""
@@ -141,8 +294,10 @@ def test_equal_returns_share_a_rank() -> None:
 
 def test_one_instrument_has_no_rank_and_no_market() -> None:
     panel = random_panel(1, 200)
-    for name in ("return_rank_5", "market_residual_5"):
-        assert not cells(panel, FEATURES[name])[1].any()
+    across = [item for item in FEATURES.values() if item.function.__module__ == "features.cross"]
+    assert len(across) == 7
+    for item in across:
+        assert not cells(panel, item)[1].any(), item.name
 
 
 def test_a_wholly_blind_panel_is_missing_but_for_the_clock() -> None:

@@ -61,9 +61,10 @@ def test_sets_hold_each_name_once_and_share_one_definition() -> None:
     for name, features in FEATURE_SETS.items():
         names = [item.name for item in features]
         assert len(set(names)) == len(names), name
-    assert set(get_set("candles")) < set(get_set("live"))
-    assert len(get_set("candles")) == 14
-    assert len(get_set("live")) == 24
+    assert set(get_set("candles")) < set(get_set("live")) < set(get_set("wide"))
+    assert len(get_set("candles")) == 29
+    assert len(get_set("live")) == 48
+    assert len(get_set("wide")) == 79
 
 
 def test_the_candle_set_reads_nothing_that_candles_lack() -> None:

@@ -1,0 +1,143 @@
+"""Where do Bitcoin and Ether go, and does an instrument follow them?
+
+The leaders are Hyperliquid's perps (`features.inputs.LEADERS`), read from the panel itself; a panel that lacks one has
+none of its features. For the leader itself they are what the formulas say: its own return, a beta of one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from features.filters import moments_over
+from features.returns import log_change
+from features.spec import family
+from features.windows import shift
+
+_FOLLOWING: Final = (
+    "Lo and MacKinlay (1990), When Are Contrarian Profits Due to Stock Market Overreaction?, "
+    "Review of Financial Studies 3(2), cross-autocorrelations"
+)
+_BETA_BARS: Final = 120
+
+
+def follows(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tensor:
+    """Return the correlation of one-bar returns with the leader's of the bar before, over `bars - 1` pairs."""
+    covariance, variance, of_leader = moments_over(step_return, shift(leader_step_return, 1), bars - 1)
+    return covariance / torch.sqrt(variance * of_leader)
+
+
+@family(
+    bars=(1, 5),
+    lookback_bars=lambda bars: bars,
+    inputs=("btc_log_price", "btc_observed"),
+    unit="log",
+    source=_FOLLOWING,
+)
+def btc_return(btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Tensor:
+    """Return of Bitcoin over n bars, beside every instrument.
+
+    Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's BTC perp
+
+    Missing: the panel has no BTC perp, or that has no n-bar return.
+    """
+    return log_change(btc_log_price, btc_observed, bars)
+
+
+@family(
+    bars=(1, 5),
+    lookback_bars=lambda bars: bars,
+    inputs=("eth_log_price", "eth_observed"),
+    unit="log",
+    source=_FOLLOWING,
+)
+def eth_return(eth_log_price: Tensor, eth_observed: Tensor, *, bars: int) -> Tensor:
+    """Return of Ether over n bars, beside every instrument.
+
+    Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's ETH perp
+
+    Missing: the panel has no ETH perp, or that has no n-bar return.
+    """
+    return log_change(eth_log_price, eth_observed, bars)
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return", "btc_step_return"),
+    unit="correlation",
+    source=_FOLLOWING,
+)
+def btc_lead(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tensor:
+    """Whether an instrument does what Bitcoin did one bar before.
+
+    Formula: corr(r[i], b[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, b those of BTC
+
+    Missing: the panel has no BTC perp, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
+    """
+    return follows(step_return, btc_step_return, bars)
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return", "eth_step_return"),
+    unit="correlation",
+    source=_FOLLOWING,
+)
+def eth_lead(step_return: Tensor, eth_step_return: Tensor, *, bars: int) -> Tensor:
+    """Whether an instrument does what Ether did one bar before.
+
+    Formula: corr(r[i], e[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, e those of ETH
+
+    Missing: the panel has no ETH perp, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
+    """
+    return follows(step_return, eth_step_return, bars)
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return", "btc_step_return"),
+    unit="log per log",
+    source="Sharpe (1964), Capital Asset Prices, J. Finance 19(3), with Bitcoin for the market",
+)
+def btc_beta(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tensor:
+    """How far an instrument moves with Bitcoin.
+
+    Formula: cov(r, b) / var(b) over the returns that both have in t-n+1..t, r the one-bar log returns, b those of BTC
+
+    Missing: the panel has no BTC perp, fewer than 80 % of the n pairs exist, or either price never moved.
+    """
+    covariance, own, of_leader = moments_over(step_return, btc_step_return, bars)
+    return torch.where(torch.isnan(own), own, covariance / of_leader)
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: max(bars, _BETA_BARS - 1),
+    inputs=("log_price", "observed", "btc_log_price", "btc_observed", "step_return", "btc_step_return"),
+    unit="log",
+    source="Chan (1993), Imperfect Information and Cross-Autocorrelation among Stock Prices, J. Finance 48(4)",
+)
+def btc_residual(
+    log_price: Tensor,
+    observed: Tensor,
+    btc_log_price: Tensor,
+    btc_observed: Tensor,
+    step_return: Tensor,
+    btc_step_return: Tensor,
+    *,
+    bars: int,
+) -> Tensor:
+    """Return over n bars beyond what Bitcoin's return explains: what may still be caught up with.
+
+    Formula: r - beta b, r and b the n-bar log returns of the instrument and of BTC, beta over the 120 bars to t
+
+    Missing: either n-bar return or the beta is.
+    """
+    covariance, _, of_leader = moments_over(step_return, btc_step_return, _BETA_BARS)
+    led = log_change(btc_log_price, btc_observed, bars)
+    return log_change(log_price, observed, bars) - covariance / of_leader * led

@@ -55,9 +55,12 @@ _CHECKS: Final = {
     "future": "everything after a bar replaced",
     "past": "everything before the lookback replaced",
     "cut": "a piece of the panel against the whole",
+    "blocks": "night by night against the whole",
+    "stream": "bar by bar against the whole",
     "shuffle": "instruments in another order",
     "shift": "the clock moved by whole days",
 }
+_HIDDEN: Final = "later rows hidden in the lake"
 _BASIS: Final = {"mid": "mid of the closing quote", "print": "last print, where no quote is known"}
 
 
@@ -85,8 +88,12 @@ def make_health(facts: Facts) -> Health:
             for item in recorded.refused[:_MOST_REASONS]
         ),
         refused_more=sum(item.rows for item in recorded.refused[_MOST_REASONS:]),
-        checks=tuple(
-            (said, words.count(facts.proof.get("compared", {}).get(name))) for name, said in _CHECKS.items()
+        checks=(
+            *(
+                (said, words.count(facts.proof.get("compared", {}).get(name)))
+                for name, said in _CHECKS.items()
+            ),
+            (_HIDDEN, words.count(facts.proof["hindsight"]["compared"])),
         ),
     )
 

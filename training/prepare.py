@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from features.build import build_features
+from features.health import check_health
 from features.hindsight import Load, prove_hindsight
 from features.panel import Panel, content_hash, load_panel
 from features.proof import PROOF_STEPS, prove
@@ -34,6 +35,7 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
         LakeError: the pinned rows read otherwise than when the night was opened.
         CheckpointError: the features' code changed since.
         LeakError: a feature looks ahead.
+        ContractError: a feature is not fit to learn from (features/health.py).
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
@@ -64,6 +66,9 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
     # An instrument that listed later is not in the lake as it was known before, so none is insisted on.
     load_known = partial(load, since_ns=newest_ns, instruments=recipe.instruments or None)
     _prove(folder, panel, lake, load_known, grace_ns=grace_ns)
+    health = check_health(block, panel, split_ns=_newest_test_ns(panel, recipe))
+    folder.write("health.json", health.to_dict())
+    health.refuse()
     labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
     return NightData(
         panel=panel,
@@ -194,6 +199,12 @@ def _prove(folder: NightFolder, panel: Panel, lake: Lake, load: Load, *, grace_n
         raise
     passed = {"passed": True, "reason": ""}
     folder.write("proof.json", passed | proof.to_dict() | {"hindsight": hindsight.to_dict()})
+
+
+def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:
+    """Return where the newest share of the range begins that is as long as a fold's test window."""
+    start_ns, stop_ns = int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])
+    return stop_ns - int((stop_ns - start_ns) * recipe.folds.test_share) // panel.width_ns * panel.width_ns
 
 
 def _labelled(labels: Labels, steps: np.ndarray) -> int:

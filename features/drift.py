@@ -64,8 +64,11 @@ def ks(trained: Figures, recent: Figures) -> float:
 
 
 def _edges(trained: Figures) -> Figures:
-    inner = np.unique(np.quantile(trained, np.linspace(0.0, 1.0, _BINS + 1)[1:-1]))
-    return np.sort(np.concatenate([inner, np.nextafter(inner, math.inf)]))
+    inner, times = np.unique(np.quantile(trained, np.linspace(0.0, 1.0, _BINS + 1)[1:-1]), return_counts=True)
+    # Only a value that is several deciles at once: bins of single values would see a rank among 11 instruments as
+    # unlike one among 12.
+    spikes = inner[(times > 1) | (len(inner) == 1)]
+    return np.sort(np.concatenate([inner, np.nextafter(spikes, math.inf)]))
 
 
 def _binned(values: Figures, edges: Figures) -> Figures:

@@ -12,12 +12,13 @@ import numpy as np
 from markupsafe import Markup
 
 from features.drift import Figures
-from features.health import PSI_MUCH, PSI_SOME, Health
+from features.health import PSI_MUCH, PSI_SOME, Finding, Health
 from serving.report import svg, words
 
 _ROW_PX: Final = 14.0
 _MOST_INSTRUMENTS: Final = 40
-_MOST_NAMES: Final = 14
+_MOST_NAMES: Final = 16
+_LONGEST_NAME: Final = 10
 _MOST_FINDINGS: Final = 24
 _MOST_NAMED: Final = 6
 _PSI_SHOWN: Final = 1.0
@@ -44,10 +45,10 @@ class FeatureRow:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A finding, for reading."""
+    """What is found of one feature or of several alike, for reading."""
 
     is_refusal: bool
-    feature: str
+    features: str
     instruments: str
     what: str
     reason: str
@@ -77,7 +78,7 @@ def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> 
     """
     names = words.short_names(health.instruments)
     shown = _shown(health)
-    findings = sorted(health.findings, key=lambda item: item.verdict != "refuse")
+    findings = _told(health, names)
     return Features(
         rows=tuple(_row(health, place, shown, list(names.values())) for place in range(len(health.names))),
         names=_names([list(names.values())[row] for row in shown]),
@@ -85,21 +86,33 @@ def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> 
         axis=svg.value_ticks(_PSI_AXIS, [(_bent(at), text) for at, text in _LABELS]),
         trained=words.span(health.since_ns, health.split_ns),
         recent=words.span(health.split_ns, health.until_ns),
-        findings=tuple(
-            Told(
-                is_refusal=item.verdict == "refuse",
-                feature=item.feature,
-                instruments="all"
-                if len(item.instruments) == len(names) > 1
-                else words.listed([names[name] for name in item.instruments], _MOST_NAMED),
-                what=item.what,
-                reason=item.reason,
-            )
-            for item in findings[:_MOST_FINDINGS]
-        ),
+        findings=tuple(findings[:_MOST_FINDINGS]),
         findings_left_out=max(len(findings) - _MOST_FINDINGS, 0),
         checks=tuple(checks),
     )
+
+
+def _told(health: Health, names: dict[str, str]) -> list[Told]:
+    """Return the findings, refusals first; features of which the same is said stand together."""
+
+    def alike(item: Finding) -> tuple[bool, str, str, tuple[str, ...]]:
+        return (item.verdict != "refuse", item.what, item.reason, item.instruments)
+
+    rows = []
+    order = {alike(item): place for place, item in reversed(list(enumerate(health.findings)))}
+    ranked = sorted(health.findings, key=lambda item: (item.verdict != "refuse", order[alike(item)]))
+    for (is_warning, what, reason, instruments), run in groupby(ranked, key=alike):
+        told = words.listed([names[name] for name in instruments], _MOST_NAMED)
+        rows.append(
+            Told(
+                is_refusal=not is_warning,
+                features=", ".join(item.feature for item in run),
+                instruments="all" if len(instruments) == len(names) > 1 else told,
+                what=what,
+                reason=reason,
+            )
+        )
+    return rows
 
 
 def _shown(health: Health) -> list[int]:
@@ -149,6 +162,8 @@ def _heat(feature: str, cells: Sequence[tuple[str, float]]) -> Markup:
             )
         )
     mean = _mean(np.array([share for _, share in cells]))
+    if len(cells) <= _MOST_NAMES:
+        drawn += _ticks((n / len(cells) for n in range(1, len(cells))), class_="seam")
     return svg.picture(
         *drawn, height=_ROW_PX, label=f"{feature}: known on {words.percent(mean)}", class_="heat"
     )
@@ -178,26 +193,29 @@ def _filled(share: float) -> float:
 
 
 def _names(names: Sequence[str]) -> Markup:
-    """Return the instruments' names under the heat map, or how many there are where they do not fit."""
+    """Return the instruments' names under the heat map, downwards; or how many there are where they do not fit."""
+    height = 18.0
     if len(names) > _MOST_NAMES:
-        marks = [
-            svg.el(
-                "text", f"{len(names)} instruments; point at a cell for its own", x=0.0, y=13.0, class_="tick"
-            )
-        ]
+        said = f"{len(names)} instruments; point at a cell for its own"
+        marks = [svg.el("text", said, x=0.0, y=13.0, class_="tick")]
     else:
+        shown = [
+            name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+            for name in names
+        ]
+        height = 8.0 + 7.5 * max(map(len, shown), default=0)
         marks = [
             svg.el(
                 "text",
-                name[:8],
+                name,
                 x=svg.percent((n + 0.5) / len(names)),
-                y=13.0,
-                text_anchor="middle",
+                y=4.0,
+                writing_mode="vertical-rl",
                 class_="tick",
             )
-            for n, name in enumerate(names)
+            for n, name in enumerate(shown)
         ]
-    return svg.el("svg", *marks, class_="pic", width="100%", height=18.0, aria_hidden="true")
+    return svg.el("svg", *marks, class_="pic", width="100%", height=height, aria_hidden="true")
 
 
 # Bars of drift.

@@ -20,6 +20,8 @@ from features.spec import Feature, evaluate
 from features.version import reached_sources
 from storage.errors import ContractError
 
+EDITION: Final = "edition.json"
+"""What a night's is called in its folder."""
 SUFFIX: Final = ".edition.json"
 """What the edition of a block in `x.safetensors` is called: `x.edition.json`."""
 
@@ -41,20 +43,24 @@ class Difference:
     what: str
 
 
-def edition_of(features: Sequence[Feature]) -> dict[str, Any]:
+def edition_of(features: Sequence[Feature], *, feature_set: str = "") -> dict[str, Any]:
     """Return what the code of these features says now, for JSON."""
     sources: dict[str, str] = {}
-    told = {}
+    told = []
     for item in features:
         reached = reached_of(item)
         sources |= {name: _hash(text) for name, text in reached.items()}
-        told[item.name] = {
-            "inputs": list(item.inputs),
-            "lookback_bars": item.lookback_bars,
-            "params": dict(item.params),
-            "reaches": sorted(reached),
-        }
+        told.append(
+            {
+                "name": item.name,
+                "inputs": list(item.inputs),
+                "lookback_bars": item.lookback_bars,
+                "params": dict(item.params),
+                "reaches": sorted(reached),
+            }
+        )
     return {
+        "feature_set": feature_set,
         "fingerprint": fingerprint(tuple(features)),
         "features": told,
         "sources": dict(sorted(sources.items())),
@@ -82,9 +88,10 @@ def inputs_of(item: Feature) -> list[Input]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
     """Return what differs between two editions, in the order of the new one, then what went."""
     found = []
-    before = dict(old["features"])
+    before = {item["name"]: item for item in old["features"]}
     places = {name: place for place, name in enumerate(before)}
-    for place, (name, now) in enumerate(new["features"].items()):
+    for place, now in enumerate(new["features"]):
+        name = now["name"]
         then = before.pop(name, None)
         if then is None:
             found.append(Difference(name, "came", f"place {place}"))
@@ -116,7 +123,7 @@ def read_edition(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as an edition of features: {error}",
             hint="it is written beside a block by: tickwalk features build",
         ) from error
-    if not {"features", "sources", "fingerprint"} <= told.keys():
+    if not {"feature_set", "features", "sources", "fingerprint"} <= told.keys():
         raise ContractError(f"{path} holds no edition of features")
     return told
 

@@ -47,7 +47,7 @@ from typing import Any
 
 import torch
 
-from features.edition import edition_of
+from features.edition import EDITION, edition_of
 from features.panel import content_hash, load_panel
 from features.sets import fingerprint, get_set
 from storage.clock import TimeSource, WallTime, parse_time_ns
@@ -120,7 +120,7 @@ def open_night(
         pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"], "event": "pinned"}
         rows = PINS.rows([pin | {"ts_knowable_ns": WallTime().now_ns()}])
         lake.commit({"pins": rows}, batch_id=f"pin-{night}-{snapshot}", inputs={"snapshot": snapshot})
-    folder.write("edition.json", edition_of(features))
+    folder.write(EDITION, edition_of(features, feature_set=plan.feature_set))
     folder.write(
         "night.json",
         identity

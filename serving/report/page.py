@@ -81,6 +81,13 @@ def render(facts: Facts) -> str:
     )
 
 
+def write_features(path: Path, health: Health) -> Path:
+    """Write a page of one block's features alone, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, render_features(health).encode())
+    return path
+
+
 def render_features(health: Health) -> str:
     """Return a page of one block's features alone."""
     refused = len(health.refusals)

@@ -24,7 +24,7 @@ def test_the_same_code_differs_nowhere() -> None:
     edition = edition_of(get_set("live"))
     assert differences(edition, json.loads(json.dumps(edition_of(get_set("live"))))) == []
     assert edition["fingerprint"] == fingerprint(get_set("live"))
-    assert list(edition["features"]) == [item.name for item in get_set("live")]
+    assert [item["name"] for item in edition["features"]] == [item.name for item in get_set("live")]
 
 
 def test_what_came_went_and_moved_is_named() -> None:

@@ -214,8 +214,8 @@ def health_of(block: FeatureBlock, panel: Panel, *, newest: float) -> Health:
     return check_health(block, panel, split_ns=int(panel.ts_open_ns[split]))
 
 
-def health_rows(health: Health) -> pa.Table:
-    """Return one row a feature: how much is known, and how far it drifted."""
+def health_rows(health: Health, *, is_short: bool) -> pa.Table:
+    """Return one row a feature: how much is known, and how far it drifted; short ones fit a terminal."""
     rows = []
     for place, name in enumerate(health.names):
         figures = {key: getattr(health, key)[place] for key in ("coverage", "nulls", "psi", "ks")}
@@ -231,7 +231,8 @@ def health_rows(health: Health) -> pa.Table:
                 "most_ks": _figure(np.nanmax, figures["ks"]),
             }
         )
-    return pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows)
+    return table.drop_columns(["least_known", "constant_on", "most_ks"]) if is_short else table
 
 
 def _figure(of: Any, figures: np.ndarray) -> float | None:

@@ -179,7 +179,7 @@ def health(
     with notes.status("building features"):
         panel = bars.load()
         found = health_of(build_features(panel, feature_set), panel, newest=newest)
-    print_table(health_rows(found), form)
+    print_table(health_rows(found, is_short=form == "table"), form)
     for item in found.findings:
         told = (
             f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"

@@ -20,8 +20,14 @@ from storage.contracts import STATUSES
 from storage.lake import Lake
 
 _MOST_ROWS: Final = 16
+_FIRST: Final = (
+    "SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars WHERE width = ? AND list_contains(?, origin)"
+)
 _MOST_COLUMNS: Final = 5
 
+_FIRST: Final = """
+    SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars WHERE width = ? AND list_contains(?, origin)
+"""
 # The rule of `features.panel.load_panel`: of each bar, the last revision that was knowable at its close plus the grace.
 _SERVED: Final = """
     SELECT epoch_us(ts_open) * 1000 AS open_ns, epoch_us(ts_close) * 1000 AS close_ns, revision, cause, origin,
@@ -54,7 +60,9 @@ def explain_cell(lake: Lake, *, feature: str, name: str, at_ns: int, width: str,
     item, step_ns = find_feature(feature), width_ns(width)
     open_ns = floor_ns(at_ns, step_ns)
     instrument = find_instrument(lake, name, width, open_ns)
-    since_ns = open_ns - item.lookback_bars * step_ns
+    # A block begins with the lake's first bar, and is masked where a lookback reaches before it.
+    first_ns = lake.query(_FIRST, (width, list(ORIGINS)))["first_ns"][0].as_py()
+    since_ns = max(open_ns - item.lookback_bars * step_ns, first_ns or open_ns)
     panel = load_panel(lake, width=width, since_ns=since_ns, until_ns=open_ns + step_ns, grace_ns=grace_ns)
     row = panel.instruments.index(instrument)
     bounds = (since_ns // US_NS, open_ns // US_NS)

@@ -29,7 +29,8 @@ def first_move(
     before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], seen: slice = ALL
 ) -> tuple[int, int] | None:
     """Return instrument and step of the earliest value in `seen` whose bits or mask differ, if any."""
-    bits = [value.contiguous().view(torch.int64) for value in (before[0], after[0])]
+    whole = torch.int64 if before[0].dtype == torch.float64 else torch.int32
+    bits = [value.contiguous().view(whole) for value in (before[0], after[0])]
     moved = ((bits[0] != bits[1]) | (before[1] != after[1]))[:, seen]
     if not bool(moved.any()):
         return None

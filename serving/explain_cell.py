@@ -20,9 +20,6 @@ from storage.contracts import STATUSES
 from storage.lake import Lake
 
 _MOST_ROWS: Final = 16
-_FIRST: Final = (
-    "SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars WHERE width = ? AND list_contains(?, origin)"
-)
 _MOST_COLUMNS: Final = 5
 
 _FIRST: Final = """

@@ -19,6 +19,7 @@ _CHECKS: Final = {
     "cut": "a piece of the panel against the whole",
     "blocks": "night by night against the whole",
     "stream": "bar by bar against the whole",
+    "build": "the block as it is built against what was proven",
     "shuffle": "instruments in another order",
     "shift": "the clock moved by whole days",
 }

@@ -172,7 +172,7 @@ def test_prove_tells_what_was_compared(home: Path, capsys: pytest.CaptureFixture
     text = said(capsys)
     assert f"set {name}, {len(get_set(name))} features" in text
     counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none moved", text)]
-    assert len(counts) == 8
+    assert len(counts) == 9
     assert min(counts) > 400
     assert re.search(r"planted leaks \d+ caught, all of them", text)
 

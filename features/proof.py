@@ -7,24 +7,23 @@ not catch them is itself broken, and fails.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
-from features.build import on_one_core
-from features.inputs import View, leaves_of
+from features.build import build_features, on_one_core
+from features.canaries import canary_looks_ahead, canary_reaches_back, canary_remembers
+from features.moved import ALL, Results, blind, evaluate_on, first_move, leak
 from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import fingerprint, get_set
-from features.spec import Feature, evaluate, feature
-from features.windows import shift
-from storage.clock import DAY_NS, iso
+from features.spec import Feature
+from storage.clock import DAY_NS
 from storage.contracts import STATUSES
-from storage.errors import LeakError, RangeError
+from storage.errors import RangeError
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
@@ -33,9 +32,8 @@ PROOF_STEPS: Final = 2000
 """A longer panel is proven on its newest steps."""
 _CUTS: Final = 4
 _MARGIN_STEPS: Final = 8
-_ALL: Final = slice(0, None)
-
-Results: TypeAlias = list[tuple[Tensor, Tensor]]
+_NIGHTS: Final = 5
+_LIVE_STEPS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +64,34 @@ class ProofResult:
         return asdict(self) | {"unproven": list(self.unproven)}
 
 
-@feature(lookback_bars=15, inputs=("log_price",), unit="log", source="planted: it must be caught")
-def canary_looks_ahead(log_price: Tensor) -> Tensor:
-    """Mean log price of a window centred on the bar.
-
-    Formula: mean of ln p over t-15..t+15
-
-    Missing: no price in the window.
-    """
-    ahead = pad(log_price, (15, 15), value=math.nan).unfold(1, 31, 1)
-    return ahead.nanmean(dim=2)
-
-
-@feature(lookback_bars=0, inputs=("log_price",), unit="log", source="planted: it must be caught")
-def canary_reaches_back(log_price: Tensor) -> Tensor:
-    """Log price one bar before the lookback that is declared.
-
-    Formula: ln p[t-32], where 31 bars are declared
-
-    Missing: no price there.
-    """
-    return shift(log_price, canary_reaches_back.lookback_bars + 1)
-
-
 def prove(panel: Panel, feature_set: str, *, seed: int) -> ProofResult:
-    """Prove a set on a panel; see `prove_features`."""
-    return prove_features(panel, get_set(feature_set), seed=seed, feature_set=feature_set)
+    """Prove a set on a panel, see `prove_features`; and that what is built of it is what was proven.
+
+    - `build`: the block that `build_features` makes holds, bit for bit, what was proven, rounded to float32.
+
+    Raises:
+        LeakError: a value moved, or was built otherwise; it names the feature, the instrument and the bar. Or a
+            canary was missed.
+        RangeError: the panel is shorter than the deepest lookback.
+    """
+    panel = panel.steps(-PROOF_STEPS, None)
+    result = prove_features(panel, get_set(feature_set), seed=seed, feature_set=feature_set)
+    return replace(result, compared=result.compared | {"build": _built_as_proven(panel, feature_set)})
+
+
+def _built_as_proven(panel: Panel, feature_set: str) -> int:
+    features, block = get_set(feature_set), build_features(panel, feature_set)
+    with torch.inference_mode(), on_one_core():
+        proven = evaluate_on(panel, features)
+    compared = 0
+    for place, (item, (value, mask)) in enumerate(zip(features, proven, strict=True)):
+        expected = value.to(torch.float32)
+        if (
+            moved := first_move((expected, mask), (block.values[:, :, place], block.mask[:, :, place]))
+        ) is not None:
+            raise leak("build", item, panel, moved, "it was built as a block")
+        compared += int(mask.sum())
+    return compared
 
 
 def prove_features(
@@ -102,6 +102,8 @@ def prove_features(
     - `future`: everything after a bar is replaced; nothing at or before it moves.
     - `past`: everything older than a feature's lookback is replaced; nothing from the bar on moves.
     - `cut`: a piece of the panel gives the same bits as the whole.
+    - `blocks`: so do nights one after another, each from its own new bars and the lookback before them.
+    - `stream`: so does bar after bar, each from the lookback before it: what a live scorer sees.
     - `shuffle`: instruments in another order give the same values in that order.
     - `shift`: the clock moved by whole days moves nothing that did not declare the clock.
 
@@ -120,6 +122,8 @@ def prove_features(
             "future": proof.future(),
             "past": proof.past(),
             "cut": proof.cut(),
+            "blocks": proof.blocks(),
+            "stream": proof.stream(),
             "shuffle": proof.shuffle(),
             "shift": proof.shift(),
         }
@@ -143,7 +147,8 @@ class _Proof:
     """The checks on one panel; each returns how many valid values it compared."""
 
     def __init__(self, panel: Panel, features: tuple[Feature, ...], seed: int) -> None:
-        deepest = max(item.lookback_bars for item in (*features, canary_looks_ahead, canary_reaches_back))
+        canaries = (canary_looks_ahead, canary_reaches_back, canary_remembers)
+        deepest = max(item.lookback_bars for item in (*features, *canaries))
         if panel.n_steps < deepest + 2 * _MARGIN_STEPS or not panel.n_instruments:
             raise RangeError(
                 f"a panel of {panel.n_instruments} instruments and {panel.n_steps} steps is too small to prove "
@@ -153,8 +158,9 @@ class _Proof:
         self.caught = 0
         self._panel = panel
         self._features = features
+        self._deepest = deepest
         self._random = torch.Generator().manual_seed(seed)
-        self.before = _evaluate(panel, features)
+        self.before = evaluate_on(panel, features)
         self._cuts = [self._draw(deepest, panel.n_steps - _MARGIN_STEPS) for _ in range(_CUTS)]
 
     def future(self) -> int:
@@ -188,6 +194,40 @@ class _Proof:
             compared += self._must_hold("cut", piece, told, before=whole, from_lookback=True)
         return compared
 
+    def blocks(self) -> int:
+        edges = torch.linspace(0, self._panel.n_steps, _NIGHTS + 1).to(torch.int64).tolist()
+        spans = [(int(start), int(stop)) for start, stop in itertools.pairwise(edges)]
+        return self._piecewise("blocks", spans, "it was computed night by night")
+
+    def stream(self) -> int:
+        newest = self._panel.n_steps
+        spans = [(step, step + 1) for step in range(max(newest - _LIVE_STEPS, self._deepest), newest)]
+        return self._piecewise("stream", spans, "it was computed bar by bar")
+
+    def _piecewise(self, check: str, spans: Sequence[tuple[int, int]], told: str) -> int:
+        """Compare spans of steps, each computed from its own bars and the lookback before them, with the whole."""
+        items = [*self._features, canary_remembers]
+        found = []
+        for start, stop in spans:
+            first = max(start - self._deepest, 0)
+            parts = evaluate_on(self._panel.steps(first, stop), items)
+            found.append([(value[:, start - first :], mask[:, start - first :]) for value, mask in parts])
+        seen, compared = slice(spans[0][0], spans[-1][1]), 0
+        whole = [*self.before, *evaluate_on(self._panel, [canary_remembers])]
+        for i, item in enumerate(items):
+            joined = [torch.cat([part[i][side] for part in found], dim=1) for side in (0, 1)]
+            before = (whole[i][0][:, seen], whole[i][1][:, seen])
+            place = first_move(before, (joined[0], joined[1]))
+            if item is canary_remembers:
+                if place is None:
+                    raise blind(check, item.name)
+                self.caught += 1
+            elif place is not None:
+                raise leak(check, item, self._panel, (place[0], place[1] + spans[0][0]), told)
+            else:
+                compared += int(before[1].sum())
+        return compared
+
     def shuffle(self) -> int:
         # Each takes the place of the next in a ring, so that none can keep its own by chance.
         ring = torch.randperm(self._panel.n_instruments, generator=self._random)
@@ -210,31 +250,26 @@ class _Proof:
         told: str,
         *,
         before: Results | None = None,
-        seen: slice = _ALL,
+        seen: slice = ALL,
         from_lookback: bool = False,
         places: Sequence[int] | None = None,
     ) -> int:
         """Compare features on the changed panel with what they were; return how many valid values there were."""
         places = range(len(self._features)) if places is None else places
         before, compared = before or self.before, 0
-        after = _evaluate(changed, [self._features[i] for i in places])
+        after = evaluate_on(changed, [self._features[i] for i in places])
         for i, new in zip(places, after, strict=True):
             if from_lookback:
                 seen = slice(self._features[i].lookback_bars, None)
-            if (place := _first_move(before[i], new, seen)) is not None:
-                raise _leak(check, self._features[i], changed, place, told)
+            if (place := first_move(before[i], new, seen)) is not None:
+                raise leak(check, self._features[i], changed, place, told)
             compared += int(before[i][1][:, seen].sum())
         return compared
 
     def _must_catch(self, check: str, canary: Feature, changed: Panel, seen: slice) -> None:
-        before, after = _evaluate(self._panel, [canary]), _evaluate(changed, [canary])
-        if _first_move(before[0], after[0], seen) is None:
-            raise LeakError(
-                f"the proof is blind: its check of the {check} did not catch {canary.name}",
-                hint="mend features/proof.py before anything else; until then nothing is proven",
-                check=check,
-                feature=canary.name,
-            )
+        before, after = evaluate_on(self._panel, [canary]), evaluate_on(changed, [canary])
+        if first_move(before[0], after[0], seen) is None:
+            raise blind(check, canary.name)
         self.caught += 1
 
     def _replace(self, start: int, stop: int) -> Panel:
@@ -259,34 +294,3 @@ class _Proof:
 
     def _draw(self, low: int, high: int) -> int:
         return int(torch.randint(low, high, (1,), generator=self._random))
-
-
-def _evaluate(panel: Panel, features: Sequence[Feature]) -> Results:
-    return evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
-
-
-def _first_move(
-    before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], seen: slice
-) -> tuple[int, int] | None:
-    """Return instrument and step of the earliest value in `seen` whose bits or mask differ, if any."""
-    bits = [value.contiguous().view(torch.int64) for value in (before[0], after[0])]
-    moved = ((bits[0] != bits[1]) | (before[1] != after[1]))[:, seen]
-    if not bool(moved.any()):
-        return None
-    step, row = moved.t().nonzero()[0].tolist()
-    return int(row), int(step) + (seen.start or 0)
-
-
-def _leak(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: str) -> LeakError:
-    row, step = place
-    instrument, ts_open_ns = panel.instruments[row], int(panel.ts_open_ns[step])
-    return LeakError(
-        f"feature {item.name} of {instrument} moved at bar {iso(ts_open_ns)} (step {step}) when {told}",
-        hint=f"it declares a lookback of {item.lookback_bars} bars of {', '.join(item.inputs)}; "
-        "mend the function or its declaration",
-        check=check,
-        feature=item.name,
-        instrument=instrument,
-        ts_open_ns=ts_open_ns,
-        step=step,
-    )

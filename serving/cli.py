@@ -20,6 +20,7 @@ from serving.commands import (
     certify,
     data,
     explain,
+    features,
     keep,
     lake,
     models,
@@ -88,6 +89,7 @@ alert.add_to(app)
 keep.add_to(app)
 certify.add_to(app)
 explain.add_to(app)
+features.add_to(app)
 reference.add_to(app)
 lake.add_to(app)
 quarantine.add_to(app)

@@ -67,7 +67,7 @@ def explain(lake: Lake, settings: Settings, *, name: str, at_ns: int, width: str
         RangeError: no bar of it holds that instant.
     """
     open_ns = floor_ns(at_ns, width_ns(width))
-    instrument = _find(lake, name, width, open_ns)
+    instrument = find_instrument(lake, name, width, open_ns)
     bar_of = [instrument, width, open_ns // US_NS]
     revisions = lake.query(_REVISIONS, bar_of).to_pylist()
     bar = revisions[-1]
@@ -91,7 +91,7 @@ def explain(lake: Lake, settings: Settings, *, name: str, at_ns: int, width: str
     ]
 
 
-def _find(lake: Lake, name: str, width: str, open_ns: int) -> str:
+def find_instrument(lake: Lake, name: str, width: str, open_ns: int) -> str:
     """Return the id of the instrument whose bar it is."""
     held = lake.query(
         """SELECT instrument, epoch_us(min(ts_open)) * 1000 AS from_ns, epoch_us(max(ts_close)) * 1000 AS to_ns,

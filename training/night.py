@@ -14,7 +14,9 @@ The folder `models/nights/<night>/`:
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid where known
     panel.json              steps, instruments, rows (labelled), status (counts by status), basis (labels of mid and
                             of print), valid_share (by feature), funding_share (of instrument-hours; null: none)
-    proof.json              passed, and what features.proof compared
+    edition.json            what the features' code said (features.edition), for `tickwalk features diff`
+    proof.json              passed, and what features.proof and features.hindsight compared
+    health.json             coverage, nulls, drift by feature and instrument, and what the limits say (features.health)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
                             test, purged, embargoed}, leaks: {label, embargo, shared}}], leaks (total), drawing (text)
     fold-XX/<member>/       a member is a model, or `model+1` for its second seed:
@@ -45,6 +47,7 @@ from typing import Any
 
 import torch
 
+from features.edition import EDITION, edition_of
 from features.panel import content_hash, load_panel
 from features.sets import columns_of, fingerprint, get_set
 from storage.clock import TimeSource, WallTime, parse_time_ns
@@ -120,6 +123,7 @@ def open_night(
         pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"], "event": "pinned"}
         rows = PINS.rows([pin | {"ts_knowable_ns": WallTime().now_ns()}])
         lake.commit({"pins": rows}, batch_id=f"pin-{night}-{snapshot}", inputs={"snapshot": snapshot})
+    folder.write(EDITION, edition_of(features, feature_set=plan.feature_set))
     folder.write(
         "night.json",
         identity
@@ -149,6 +153,7 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
         CheckpointError: the code changed since the night was opened; so in every step that has work left.
         LakeError: the pinned rows read otherwise than when the night was opened.
         LeakError: a feature looks ahead.
+        ContractError: a feature is not fit to learn from.
     """
     folder = NightFolder.find(settings, night)
     if folder.has("panel.json"):

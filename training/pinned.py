@@ -8,7 +8,8 @@ refused. The number of its snapshot is that of its pin: a lake that was made ane
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -62,19 +63,23 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
     return [content_hash(panel), funding_hash(funding)] == [pin.content, facts.get("funding_hash")]
 
 
-def _read(folder: NightFolder, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
+def panel_loader(folder: NightFolder, at: int) -> Callable[..., Panel]:
+    """Return `load_panel` for a night's bars at a snapshot; it still takes the lake, a beginning, and instruments."""
     facts, recipe = folder.facts, folder.recipe
-    panel = load_panel(
-        lake,
+    return partial(
+        load_panel,
         width=recipe.width,
-        since_ns=facts["since_ns"],
         until_ns=facts["until_ns"],
-        instruments=facts["instruments"],
         origins=recipe.origins,
         joined=columns_of(get_set(recipe.feature_set)),
         at=at,
         grace_ns=facts["grace_ms"] * 1_000_000,
     )
+
+
+def _read(folder: NightFolder, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
+    facts = folder.facts
+    panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
     return panel, read_funding(lake, panel, at=at)
 
 

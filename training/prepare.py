@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from features.build import build_features
+from features.health import check_health
+from features.hindsight import Load, prove_hindsight
 from features.panel import Panel
-from features.proof import prove
+from features.proof import PROOF_STEPS, prove
+from features.sets import get_set
 from storage.clock import NS, iso
 from storage.contracts import STATUSES
 from storage.errors import CheckpointError, LeakError
@@ -19,7 +23,7 @@ from training.folder import NightData, NightFolder
 from training.foldrun import FoldRows, fold_rows
 from training.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows
 from training.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
-from training.pinned import read_pinned
+from training.pinned import panel_loader, pinned_at, read_pinned
 from training.recipes import Recipe
 
 
@@ -30,8 +34,10 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
         LakeError: the pinned rows read otherwise than when the night was opened.
         CheckpointError: the features' code changed since.
         LeakError: a feature looks ahead.
+        ContractError: a feature is not fit to learn from (features/health.py).
     """
     facts, recipe = folder.facts, folder.recipe
+    grace_ns = facts["grace_ms"] * 1_000_000
     panel, funding = read_pinned(folder, lake)
     block = build_features(panel, recipe.feature_set)
     if block.fingerprint != facts["feature_fingerprint"]:
@@ -40,8 +46,18 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
             f"their code is now {block.fingerprint[:12]}",
             hint="open a new night: tickwalk nightly",
         )
-    _prove(folder, panel, recipe, facts["seed"])
-    labels = make_labels(panel, recipe.label, grace_ns=facts["grace_ms"] * 1_000_000)
+    newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
+    # An instrument that listed later is not in the lake as it was known before, so none is insisted on.
+    load_known = partial(
+        panel_loader(folder, pinned_at(lake, facts)),
+        since_ns=newest_ns,
+        instruments=recipe.instruments or None,
+    )
+    _prove(folder, panel, lake, load_known, grace_ns=grace_ns)
+    health = check_health(block, panel, split_ns=_newest_test_ns(panel, recipe))
+    folder.write("health.json", health.to_dict())
+    health.refuse()
+    labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
     return NightData(
         panel=panel,
         block=block,
@@ -131,13 +147,25 @@ def read_fold(entry: dict[str, Any]) -> Fold:
     return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
 
 
-def _prove(folder: NightFolder, panel: Panel, recipe: Recipe, seed: int) -> None:
+def _prove(folder: NightFolder, panel: Panel, lake: Lake, load: Load, *, grace_ns: int) -> None:
+    """Prove the features on the panel and from the lake, and write what was compared, or why it failed."""
+    facts, recipe = folder.facts, folder.recipe
     try:
-        proof = prove(panel, recipe.feature_set, seed=seed)
+        proof = prove(panel, recipe.feature_set, seed=facts["seed"])
+        hindsight = prove_hindsight(
+            lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"]
+        )
     except LeakError as error:
         folder.write("proof.json", {"passed": False, "reason": error.message})
         raise
-    folder.write("proof.json", {"passed": True, "reason": ""} | proof.to_dict())
+    passed = {"passed": True, "reason": ""}
+    folder.write("proof.json", passed | proof.to_dict() | {"hindsight": hindsight.to_dict()})
+
+
+def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:
+    """Return where the newest share of the range begins that is as long as a fold's test window."""
+    start_ns, stop_ns = int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])
+    return stop_ns - int((stop_ns - start_ns) * recipe.folds.test_share) // panel.width_ns * panel.width_ns
 
 
 def _labelled(labels: Labels, steps: np.ndarray) -> int:

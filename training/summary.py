@@ -73,8 +73,15 @@ def _notes(folder: NightFolder, recipe: Recipe) -> list[str]:
             f"{counts['basis']['print']} labels are returns of last prints, which bounce between bid and ask, and "
             f"a half spread of {costs.half_spread_bps:g} bp is assumed where a bar has no quote"
         )
-    if unproven := folder.read("proof.json").get("unproven"):
+    proof = folder.read("proof.json")
+    if unproven := proof.get("unproven"):
         notes.append(f"nowhere valid on these bars, so not proven: {', '.join(unproven)}")
+    if suspects := [
+        f"{name} ({bars} bars ahead: {agreed:+.2f})" for name, bars, agreed in proof["hindsight"]["suspects"]
+    ]:
+        notes.append(
+            f"foretells later returns better than is honest, look at its inputs: {', '.join(suspects)}"
+        )
     bare = [name for name, valid in counts["valid_share"].items() if valid < 0.5]
     if bare:
         notes.append(f"valid on less than half of the rows: {', '.join(bare)}")

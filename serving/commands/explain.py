@@ -1,4 +1,4 @@
-"""The command that explains one bar."""
+"""The command that explains one bar, or what a feature says of it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,35 @@ def explain(
     width: Annotated[
         str | None, typer.Option(help="Width of the bar; by default the first of bars.widths.")
     ] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option(help="Explain this feature's cell instead: value, mask, window, knowable time."),
+    ] = None,
 ) -> None:
-    """Explain one bar: its revisions, the prints behind each number, their frames in the journal, what was watched."""
-    from serving.explain import explain as lines_of
+    """Explain one bar: its revisions, the prints behind each number, their frames in the journal, what was watched.
+
+    With --feature, explain what that feature says of the bar, and the rows that it came from.
+    """
     from storage.clock import parse_time_ns
     from storage.lake import Lake
 
-    settings = settings_of(context)
+    settings, at_ns = settings_of(context), parse_time_ns(time)
+    bar_width = width or settings.bars.width
     with Lake.open(settings, read_only=True) as lake:
-        lines = lines_of(
-            lake, settings, name=instrument, at_ns=parse_time_ns(time), width=width or settings.bars.width
-        )
+        if feature is None:
+            from serving.explain import explain as lines_of
+
+            lines = lines_of(lake, settings, name=instrument, at_ns=at_ns, width=bar_width)
+        else:
+            from serving.explain_cell import explain_cell
+
+            lines = explain_cell(
+                lake,
+                feature=feature,
+                name=instrument,
+                at_ns=at_ns,
+                width=bar_width,
+                grace_ns=settings.bars.grace_ns,
+            )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from features.health import Health
 from features.panel import PRINTED, QUIET, Panel
 from serving.report.recorded import Recorded, read_recorded
 from storage.clock import width_ns
@@ -39,7 +40,7 @@ class Facts:
         leaks: its total.
         metrics: by fold and member (`model`, or `model+1` for a second seed).
         recipe: the night's recipe.
-        shares: (feature, instrument, share of bars on which it is known), in the order of both.
+        health: of the night's features.
         holes: runs of bars that nobody vouches for, by instrument and time.
         label_span_ns: from a decision to the end of its label's span, which is what a purge removes.
         recorded: what the lake says, at the night's snapshot.
@@ -55,7 +56,7 @@ class Facts:
     leaks: int
     metrics: dict[tuple[int, str], dict[str, Any]]
     recipe: Recipe
-    shares: tuple[tuple[str, str, float], ...]
+    health: Health
     holes: tuple[Hole, ...]
     label_span_ns: int
     recorded: Recorded
@@ -87,7 +88,6 @@ def read_facts(settings: Settings, night: str) -> Facts:
     verdict = folder.read("verdict.json", step="judge_night")
     plan, recipe = folder.read("folds.json", step="plan_folds"), folder.recipe
     data = folder.read_data()
-    known = data.block.mask.double().mean(dim=1).tolist()
     metrics = {
         (entry["index"], name): folder.read(f"{folder.member(entry['index'], *member)}/metrics.json")
         for entry in plan["folds"]
@@ -107,11 +107,7 @@ def read_facts(settings: Settings, night: str) -> Facts:
         leaks=int(plan["leaks"]),
         metrics=metrics,
         recipe=recipe,
-        shares=tuple(
-            (feature, instrument, known[row][column])
-            for column, feature in enumerate(data.block.names)
-            for row, instrument in enumerate(data.block.instruments)
-        ),
+        health=Health.from_dict(folder.read("health.json", step="build_panel")),
         holes=tuple(find_holes(data.panel)),
         label_span_ns=int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0]),
         recorded=recorded,

@@ -1,9 +1,8 @@
-"""How sound was the data: what each feature could see, what labels stand on, what was refused?"""
+"""How sound was the data: what labels stand on, where bars came from, what was refused?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final
 
 from markupsafe import Markup
@@ -13,17 +12,6 @@ from serving.report.facts import Facts
 
 _ROW_PX: Final = 14.0
 _MOST_REASONS: Final = 12
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRow:
-    """One feature's mask."""
-
-    name: str
-    picture: Markup
-    masked: str
-    worst: str
-    worst_masked: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +27,6 @@ class Refusal:
 class Health:
     """The section."""
 
-    features: tuple[FeatureRow, ...]
     basis: Markup
     basis_said: tuple[tuple[str, str, str], ...]
     labelled: str
@@ -48,16 +35,8 @@ class Health:
     origins: tuple[tuple[str, str], ...]
     refused: tuple[Refusal, ...]
     refused_more: int
-    checks: tuple[tuple[str, str], ...]
 
 
-_CHECKS: Final = {
-    "future": "everything after a bar replaced",
-    "past": "everything before the lookback replaced",
-    "cut": "a piece of the panel against the whole",
-    "shuffle": "instruments in another order",
-    "shift": "the clock moved by whole days",
-}
 _BASIS: Final = {"mid": "mid of the closing quote", "print": "last print, where no quote is known"}
 
 
@@ -68,7 +47,6 @@ def make_health(facts: Facts) -> Health:
     total = sum(panel["basis"].values())
     cells = panel["steps"] * panel["instruments"]
     return Health(
-        features=_features(facts),
         basis=_basis(panel["basis"], total),
         basis_said=tuple(
             (name, words.count(n), f"{words.percent(n / total) if total else words.NOTHING}: {_BASIS[name]}")
@@ -85,41 +63,7 @@ def make_health(facts: Facts) -> Health:
             for item in recorded.refused[:_MOST_REASONS]
         ),
         refused_more=sum(item.rows for item in recorded.refused[_MOST_REASONS:]),
-        checks=tuple(
-            (said, words.count(facts.proof.get("compared", {}).get(name))) for name, said in _CHECKS.items()
-        ),
     )
-
-
-def _features(facts: Facts) -> tuple[FeatureRow, ...]:
-    names = words.short_names(facts.night["instruments"])
-    rows = []
-    for feature, run in groupby(facts.shares, key=lambda item: item[0]):
-        known = {names[instrument]: share for _, instrument, share in run}
-        mean = facts.panel["valid_share"][feature]
-        worst = min(known, key=lambda name: known[name])
-        are_alike = len(known) > 1 and len(set(known.values())) == 1
-        drawn = [
-            svg.block(0, mean, top=2, height=_ROW_PX - 4, class_="known"),
-            svg.block(mean, 1, top=2, height=_ROW_PX - 4, class_="masked"),
-            *(
-                svg.el(
-                    "line", x1=svg.percent(share), x2=svg.percent(share), y1=0.0, y2=_ROW_PX, class_="each"
-                )
-                for share in sorted(set(known.values()))
-            ),
-        ]
-        said = f"{feature}: masked on {words.percent(1 - mean)} of bars"
-        rows.append(
-            FeatureRow(
-                name=feature,
-                picture=svg.picture(*drawn, height=_ROW_PX, label=said),
-                masked=words.percent(1 - mean),
-                worst="all alike" if are_alike else worst,
-                worst_masked=words.percent(1 - known[worst]),
-            )
-        )
-    return tuple(rows)
 
 
 def _basis(basis: dict[str, int], total: int) -> Markup:

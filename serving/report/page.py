@@ -9,10 +9,12 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from features.health import PSI_MUCH, PSI_SOME, Health
 from serving.report import words
 from serving.report.claims import make_claims
 from serving.report.coverage import make_coverage
 from serving.report.facts import Facts, read_facts
+from serving.report.features import make_features
 from serving.report.folds import make_folds
 from serving.report.health import make_health
 from serving.report.learning import make_learning
@@ -54,6 +56,56 @@ def write_report(settings: Settings, night: str) -> str:
 
 def render(facts: Facts) -> str:
     """Return the page."""
+    night = facts.night
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            night=night["night"],
+            recipe=facts.recipe.name,
+            reach=words.span(night["since_ns"], night["until_ns"]),
+            width=facts.recipe.width,
+            instruments=len(night["instruments"]),
+            costs_named=COSTS,
+            claims=make_claims(facts),
+            verdict=make_verdict(facts),
+            coverage=make_coverage(facts),
+            folds=make_folds(facts),
+            learning=make_learning(facts),
+            skill=make_skill(facts),
+            money=make_money(facts),
+            features=make_features(facts.health, checks=words.proven(facts.proof)),
+            health=make_health(facts),
+            provenance=make_provenance(facts),
+        )
+    )
+
+
+def write_features(path: Path, health: Health) -> Path:
+    """Write a page of one block's features alone, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, render_features(health).encode())
+    return path
+
+
+def render_features(health: Health) -> str:
+    """Return a page of one block's features alone."""
+    refused = len(health.refusals)
+    return (
+        _environment()
+        .get_template("features_page.html.j2")
+        .render(
+            feature_set=health.feature_set,
+            fingerprint=health.fingerprint[:12],
+            instruments=len(health.instruments),
+            verdict=f"refused, {refused} limits broken" if refused else "fit to learn from",
+            features=make_features(health),
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Return what fills templates in: everything is escaped but our own style and pictures."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -61,28 +113,10 @@ def render(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    night = facts.night
     # Ours, and free of data: the one text beside our own SVG that is not escaped.
     style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704
-    return environment.get_template("page.html.j2").render(
-        style=style,
-        policy=POLICY,
-        night=night["night"],
-        recipe=facts.recipe.name,
-        reach=words.span(night["since_ns"], night["until_ns"]),
-        width=facts.recipe.width,
-        instruments=len(night["instruments"]),
-        costs_named=COSTS,
-        claims=make_claims(facts),
-        verdict=make_verdict(facts),
-        coverage=make_coverage(facts),
-        folds=make_folds(facts),
-        learning=make_learning(facts),
-        skill=make_skill(facts),
-        money=make_money(facts),
-        health=make_health(facts),
-        provenance=make_provenance(facts),
-    )
+    environment.globals |= {"style": style, "policy": POLICY, "psi_some": PSI_SOME, "psi_much": PSI_MUCH}
+    return environment
 
 
 def _write_whole(path: Path, content: bytes) -> None:

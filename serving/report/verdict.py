@@ -142,7 +142,7 @@ def _tiles(facts: Facts) -> tuple[Tile, ...]:
 def _proof(facts: Facts) -> str:
     if not facts.proof["passed"]:
         return f"feature proof failed: {facts.proof['reason']}"
-    caught = facts.proof.get("canaries_caught", 0)
+    caught = facts.proof["canaries_caught"] + facts.proof["hindsight"]["canaries_caught"]
     return f"features proven to look back only; {words.count(caught)} planted leaks were all caught"
 
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from storage.clock import DAY_NS, NS
 
 MINUS: Final = "\N{MINUS SIGN}"
 NOTHING: Final = "\N{EN DASH}"
 """Stands where a figure is undefined."""
+
+_CHECKS: Final = {
+    "future": "everything after a bar replaced",
+    "past": "everything before the lookback replaced",
+    "cut": "a piece of the panel against the whole",
+    "blocks": "night by night against the whole",
+    "stream": "bar by bar against the whole",
+    "build": "the block as it is built against what was proven",
+    "shuffle": "instruments in another order",
+    "shift": "the clock moved by whole days",
+}
+"""What each check of the feature proof changes."""
 
 
 def plain(value: float | None, digits: int = 2) -> str:
@@ -122,6 +134,19 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     """Return names with commas; beyond `most`, how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def proven(proof: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a proof changed (`proof.json`), and how many values it compared; nothing where it failed."""
+    if not proof["passed"]:
+        return []
+    found = [(said, count(proof["compared"][name])) for name, said in _CHECKS.items()]
+    hidden = proof["hindsight"]
+    return [
+        *found,
+        (f"later rows hidden in the lake, at {len(hidden['cuts'])} bars", count(hidden["compared"])),
+        ("set beside the returns that came after", count(hidden["foretold"])),
+    ]
 
 
 def _minus(text: str, digits: int) -> str:

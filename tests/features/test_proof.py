@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import features.proof
+from features.build import build_features
 from features.inputs import CLOCK, INPUTS, Input
 from features.panel import Panel
 from features.proof import PROOF_STEPS, canary_looks_ahead, prove, prove_features
 from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import Feature, feature
+from features.spec import Feature, FeatureBlock, feature
 from features.windows import sum_over
 from storage.clock import iso
 from storage.errors import LeakError, RangeError
@@ -37,9 +38,9 @@ def planted(function: object, *, lookback_bars: int = 0, inputs: tuple[str, ...]
 def test_every_set_is_proven(name: str, seed: int) -> None:
     result = prove(random_panel(5, 420, seed=seed + 10), name, seed=seed)
     assert result.fingerprint == fingerprint(get_set(name))
-    assert set(result.compared) == {"future", "past", "cut", "shuffle", "shift"}
-    assert min(result.compared.values()) > 5_000, "too little was compared"
-    assert result.canaries_caught == 5
+    assert set(result.compared) == {"future", "past", "cut", "blocks", "stream", "build", "shuffle", "shift"}
+    assert min(result.compared.values()) > 1_000, "too little was compared"
+    assert result.canaries_caught == 7
     assert result.unproven == ()
 
 
@@ -142,6 +143,22 @@ def test_a_feature_that_is_not_pure_is_caught() -> None:
         prove_features(PANEL, [planted(lambda volume: volume + next(calls), inputs=("volume",))], seed=0)
 
 
+def test_a_block_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bit of one cell of 50,000, and one mask."""
+    for part in ("values", "mask"):
+
+        def nudged(panel: Panel, feature_set: str, part: str = part) -> FeatureBlock:
+            block = build_features(panel, feature_set)
+            held = getattr(block, part).clone()
+            cell = (1, 300, block.names.index("log_return_5"))
+            held[cell] = torch.nextafter(held[cell], torch.tensor(1.0)) if part == "values" else ~held[cell]
+            return replace(block, **{part: held})
+
+        monkeypatch.setattr(features.proof, "build_features", nudged)
+        with pytest.raises(LeakError, match=r"log_return_5 of \S+ moved .*\(step 300\) when it was built"):
+            prove(PANEL, "candles", seed=0)
+
+
 def test_a_proof_that_changes_nothing_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features.proof._Proof, "_replace", lambda self, start, stop: self._panel)
     with pytest.raises(
@@ -160,7 +177,7 @@ def test_a_canary_that_does_not_leak_fails_the_proof(monkeypatch: pytest.MonkeyP
 def test_the_canaries_are_caught_on_a_panel_that_was_never_watched() -> None:
     blind = replace(PANEL, status=torch.full_like(PANEL.status, CODE["blind"]))
     result = prove(blind, "live", seed=0)
-    assert result.canaries_caught == 5
+    assert result.canaries_caught == 7
     assert set(result.unproven) == {item.name for item in get_set("live") if not item.is_clock}
 
 

@@ -9,11 +9,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from features.health import Health
 from serving.report import write_report
 from serving.report.coverage import make_coverage
 from serving.report.facts import Facts, read_facts
+from serving.report.features import make_features
 from serving.report.page import LATEST, POLICY, render
 from serving.report.recorded import BarCount, Watched, choose_bin_ns
 from storage.contracts import BARS, COVERAGE, STATUSES
@@ -92,7 +95,7 @@ def test_every_link_leads_to_a_section(written: str) -> None:
     links = {held["href"] for tag, held in page.elements if tag == "a"}
     sections = {f"#{held['id']}" for tag, held in page.elements if tag == "section"}
     assert links == sections
-    assert len(sections) == 8
+    assert len(sections) == 9
 
 
 def test_every_picture_has_a_name(written: str) -> None:
@@ -275,6 +278,31 @@ def test_holes_that_no_gap_explains_are_listed(facts: Facts) -> None:
     assert [(hole.instrument, hole.bars, hole.status) for hole in holes] == [("ETH", "4", "unknown")]
 
 
+# Features.
+
+
+def test_every_finding_stands_with_its_reason_and_every_feature_with_its_figures(
+    facts: Facts, written: str
+) -> None:
+    text = " ".join(Page(written).text.split())
+    assert facts.health.findings
+    for item in facts.health.findings:
+        assert f"{item.what} {item.reason}" in text
+    for name in facts.health.names:
+        assert f"{name}: known on" in written
+    assert "later rows hidden in the lake, at 3 bars" in text
+
+
+def test_a_cell_is_filled_by_what_is_known_of_it(facts: Facts) -> None:
+    """One feature that is never known on one instrument, and wholly on another."""
+    coverage = facts.health.coverage.copy()
+    coverage[0] = [0.0, 0.4, 1.0]
+    [row, *_] = make_features(dataclasses.replace(facts.health, coverage=coverage)).rows
+    cells = row.heat.split("<g>")[1:]
+    assert ["s-unknown" in cell for cell in cells] == [True, False, False]
+    assert [re.findall(r'fill-opacity="([0-9.]+)"', cell) for cell in cells] == [[], ["0.4"], ["1"]]
+
+
 # Folds, skill, money.
 
 
@@ -326,7 +354,7 @@ def test_unknown_night_is_refused(judged: tuple[Settings, str]) -> None:
 def test_page_of_a_long_night_stays_small(facts: Facts) -> None:
     page = render(_long(facts))
     assert len(page.encode()) < 1_500_000
-    assert len(Page(page).of("heat")) == 12
+    assert len(Page(page).of("heat")) == 12 + len(facts.health.names)
 
 
 def _long(facts: Facts) -> Facts:
@@ -383,9 +411,20 @@ def _long(facts: Facts) -> Facts:
         metrics=metrics,
         summary=facts.summary | {"models": models, "equity": {"ts_ns": times, "net": net}},
         holes=tuple(dataclasses.replace(facts.holes[0], instrument=name) for name in names),
-        shares=tuple((feature, name, 0.9) for feature in facts.panel["valid_share"] for name in names),
+        health=_spread(facts.health, names),
         recorded=dataclasses.replace(facts.recorded, bin_ns=bin_ns, bars=bars, spans=spans),
     )
+
+
+def _spread(health: Health, names: list[str]) -> Health:
+    """Return the health of more instruments, every cell different."""
+    shape = (len(health.names), len(names))
+    figures = {
+        name: np.linspace(0.0, 0.99, shape[0] * shape[1]).reshape(shape)
+        for name in ("coverage", "nulls", "constant", "psi", "ks", "usual")
+    }
+    findings = tuple(dataclasses.replace(item, instruments=tuple(names)) for item in health.findings)
+    return dataclasses.replace(health, instruments=tuple(names), findings=findings, **figures)
 
 
 def test_recipe_in_full_is_the_recipe(facts: Facts, written: str) -> None:

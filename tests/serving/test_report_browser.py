@@ -11,8 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
+from features.health import Health
 from serving.report import write_report
+from serving.report.page import write_features
 from storage.settings import Settings
+from training.folder import NightFolder
 
 CHROMIUM = shutil.which("chromium")
 
@@ -81,7 +84,7 @@ def page(judged: tuple[Settings, str]) -> Path:
 def test_page_opens_without_error_or_request(page: Path, tmp_path: Path) -> None:
     found = visit(page, tmp_path)
     assert found.title.startswith("Refused: ")
-    assert found.dom.count("<section") == 8
+    assert found.dom.count("<section") == 9
     assert found.console == []
     assert found.requests == []
 
@@ -109,8 +112,26 @@ def test_policy_stops_even_what_stands_in_the_page(page: Path, tmp_path: Path) -
     assert len(found.console) == 2
 
 
+@pytest.fixture(scope="module")
+def features_page(judged: tuple[Settings, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a block's features alone, as `tickwalk features health --page` writes it."""
+    folder = NightFolder.find(*judged)
+    health = Health.from_dict(folder.read("health.json"))
+    return write_features(tmp_path_factory.mktemp("pages") / "features.html", health)
+
+
+def test_page_of_features_opens_without_error_or_request(features_page: Path, tmp_path: Path) -> None:
+    found = visit(features_page, tmp_path)
+    assert found.title == "Features of set candles"
+    assert found.dom.count("<section") == 1
+    assert found.console == []
+    assert found.requests == []
+
+
 @pytest.mark.parametrize("width", [390, 1200])
-def test_page_fits_its_window(page: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("which", ["page", "features_page"])
+def test_page_fits_its_window(which: str, request: pytest.FixtureRequest, tmp_path: Path, width: int) -> None:
+    page: Path = request.getfixturevalue(which)
     text = page.read_text(encoding="utf-8")
     # Only without its policy can a script in the page measure it.
     start = text.index("<meta http-equiv")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from serving.report import money, recorded, svg, words
+from serving.report import features, money, recorded, svg, words
 from storage.clock import DAY_NS, NS
 
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)
@@ -36,7 +36,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("module", [money, recorded, svg, words])
+@pytest.mark.parametrize("module", [features, money, recorded, svg, words])
 def test_examples_in_docstrings_hold(module: object) -> None:
     done = doctest.testmod(module)  # type: ignore[arg-type]
     assert done.attempted > 0

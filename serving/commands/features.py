@@ -1,0 +1,192 @@
+"""Commands for features: what there is, what changed, build, prove, health."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+
+from serving.commands.common import Format, console, notes, print_table, settings_of, step_progress
+from storage.errors import LeakError
+
+features = typer.Typer(
+    no_args_is_help=True, help="What features there are, what changed, and whether they look ahead."
+)
+
+Set = Annotated[
+    str, typer.Argument(metavar="SET", help="A feature set; `tickwalk features list` names them.")
+]
+Width = Annotated[str | None, typer.Option(help="Width of the bars; by default the first of bars.widths.")]
+Since = Annotated[str | None, typer.Option(help="First bar, ISO 8601, UTC.")]
+Until = Annotated[str | None, typer.Option(help="End of the bars, ISO 8601, UTC.")]
+At = Annotated[int | None, typer.Option(help="Snapshot of the lake to read; the newest by default.")]
+Instruments = Annotated[
+    list[str] | None, typer.Option("--instrument", help="An id; may be given several times.")
+]
+Form = Annotated[Format, typer.Option("--format", help="How to print.")]
+Share = Annotated[
+    float, typer.Option("--newest", help="Share of the range, the newest, that is held against the rest.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(features, name="features")
+
+
+@features.command("list")
+def list_features(
+    feature_set: Annotated[str | None, typer.Argument(metavar="[SET]", help="Only this set.")] = None,
+    form: Form = "table",
+) -> None:
+    """List the feature sets, or the features of one with unit, lookback, inputs and source."""
+    from serving.features import list_rows, list_sets
+
+    if feature_set is None and form == "table":
+        print_table(list_sets(), form)
+        return
+    print_table(list_rows(feature_set, is_short=form == "table"), form)
+
+
+@features.command()
+def show(
+    feature: Annotated[str, typer.Argument(help="Its name; `tickwalk features list` names them.")],
+    code: Annotated[bool, typer.Option("--code", help="Print the source of all that it reaches.")] = False,
+) -> None:
+    """Show all about one feature: formula, missing policy, inputs, the code it reaches, its fingerprint."""
+    from serving.features import describe
+
+    for line in describe(feature, with_code=code):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@features.command()
+def diff(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="A night's id, a block, or an edition's file.")],
+    other: Annotated[
+        str | None, typer.Argument(help="Another of them; by default the code as it stands here.")
+    ] = None,
+    form: Form = "table",
+) -> None:
+    """Tell which features came, went or changed since a night or a block was made, and through which function."""
+    from features.edition import differences
+    from serving.features import edition_now, find_edition
+
+    settings = settings_of(context)
+    old = find_edition(settings, what)
+    new = find_edition(settings, other) if other else edition_now(old["feature_set"])
+    found = differences(old, new)
+    if not found:
+        console.print(f"the same {len(new['features'])} features, by the same code", highlight=False)
+        return
+    rows = [{"feature": item.feature, "change": item.change, "what": item.what} for item in found]
+    print_table(pa.Table.from_pylist(rows), form)
+
+
+@features.command()
+def build(
+    context: typer.Context,
+    feature_set: Set,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="The block's file; by default `features/SET-WIDTH.safetensors` of the home."),
+    ] = None,
+    width: Width = None,
+    since: Since = None,
+    until: Until = None,
+    at: At = None,
+    instrument: Instruments = None,
+    newest: Share = 0.2,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Write it even where its health refuses it.")
+    ] = False,
+) -> None:
+    """Build a set over a range of the lake into a block on disk; one that is not fit to learn from is refused."""
+    from features.build import build_features
+    from features.files import write_block
+    from serving.features import Bars, health_of, write_edition
+
+    settings = settings_of(context)
+    bars = Bars.of(settings, width=width, since=since, until=until, at=at, instruments=instrument)
+    path = to or settings.home / "features" / f"{feature_set}-{bars.width}.safetensors"
+    with step_progress("reading bars", 4) as advance:
+        panel = bars.load()
+        advance("computing features")
+        block = build_features(panel, feature_set)
+        advance("judging their health")
+        health = health_of(block, panel, newest=newest)
+        if not anyway:
+            health.refuse()
+        advance("writing")
+        write_block(path, block)
+        write_edition(path, feature_set)
+    console.print(
+        f"{path.resolve()}: {len(block.instruments)} instruments x {len(block.ts_open_ns):,} bars x "
+        f"{len(block.names)} features, {len(health.findings)} findings",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@features.command()
+def prove(
+    context: typer.Context,
+    feature_set: Set,
+    width: Width = None,
+    since: Since = None,
+    until: Until = None,
+    at: At = None,
+    instrument: Instruments = None,
+    seed: Annotated[int, typer.Option(help="Seed of the cuts, the order and what replaces values.")] = 0,
+) -> None:
+    """Prove on the lake's newest bars that no feature of a set looks ahead; ends with 1, naming it, where one does."""
+    from serving.features import Bars, prove_set
+
+    bars = Bars.of(settings_of(context), width=width, since=since, until=until, at=at, instruments=instrument)
+    try:
+        with notes.status("proving"):
+            lines = prove_set(bars, feature_set, seed=seed)
+    except LeakError as error:
+        notes.print(f"leak: {error.message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        notes.print(f"next: {error.hint}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@features.command()
+def health(
+    context: typer.Context,
+    feature_set: Set,
+    width: Width = None,
+    since: Since = None,
+    until: Until = None,
+    at: At = None,
+    instrument: Instruments = None,
+    newest: Share = 0.2,
+    page: Annotated[Path | None, typer.Option(help="Also draw it, as one HTML file.")] = None,
+    form: Form = "table",
+) -> None:
+    """Judge a set on the lake's bars: coverage, nulls, drift; ends with 1 where a limit refuses it."""
+    from features.build import build_features
+    from serving.features import Bars, health_of, health_rows
+    from serving.report.page import write_features
+
+    settings = settings_of(context)
+    bars = Bars.of(settings, width=width, since=since, until=until, at=at, instruments=instrument)
+    with notes.status("building features"):
+        panel = bars.load()
+        found = health_of(build_features(panel, feature_set), panel, newest=newest)
+    print_table(health_rows(found, is_short=form == "table"), form)
+    for item in found.findings:
+        told = (
+            f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"
+        )
+        notes.print(told, highlight=False, markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(str(write_features(page, found).resolve()), highlight=False, soft_wrap=True)
+    if found.refusals:
+        raise typer.Exit(1)

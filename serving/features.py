@@ -1,0 +1,270 @@
+"""What do the feature commands do: which bars, which words, which files?"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from features.edition import EDITION, SUFFIX, edition_of, edition_path, inputs_of, reached_of, read_edition
+from features.health import Health, check_health
+from features.hindsight import prove_hindsight
+from features.inputs import CLOCK, LEAVES, STATUS
+from features.panel import Panel, load_panel
+from features.proof import PROOF_STEPS, prove
+from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.spec import Feature, FeatureBlock
+from serving.report import words
+from storage.clock import parse_time_ns
+from storage.errors import SettingsError
+from storage.lake import Lake
+from storage.settings import Settings
+from training.folder import NightFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Which bars of a home's lake are meant.
+
+    Args:
+        settings: whose lake, and whose grace.
+        width, since_ns, until_ns, at, instruments: as in `features.panel.load_panel`.
+    """
+
+    settings: Settings
+    width: str
+    since_ns: int | None
+    until_ns: int | None
+    at: int | None
+    instruments: tuple[str, ...] | None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        width: str | None,
+        since: str | None,
+        until: str | None,
+        at: int | None,
+        instruments: Sequence[str] | None,
+    ) -> Self:
+        """Return what the options of a command mean."""
+        return cls(
+            settings=settings,
+            width=width or settings.bars.width,
+            since_ns=parse_time_ns(since) if since else None,
+            until_ns=parse_time_ns(until) if until else None,
+            at=at,
+            instruments=tuple(instruments) if instruments else None,
+        )
+
+    def load(self) -> Panel:
+        """Return the panel."""
+        with Lake.open(self.settings, read_only=True) as lake:
+            return self.load_from(lake, since_ns=self.since_ns)
+
+    def load_from(self, lake: Lake, *, since_ns: int | None) -> Panel:
+        """Return the panel of a lake that is open, from a bar on."""
+        return load_panel(
+            lake,
+            width=self.width,
+            since_ns=since_ns,
+            until_ns=self.until_ns,
+            instruments=self.instruments,
+            at=self.at,
+            grace_ns=self.settings.bars.grace_ns,
+        )
+
+
+# Words.
+
+
+def list_sets() -> pa.Table:
+    """Return one row a set."""
+    rows = [
+        {
+            "set": name,
+            "features": len(held),
+            "lookback_bars": max(item.lookback_bars for item in held),
+            "fingerprint": fingerprint(held)[:12],
+        }
+        for name, held in FEATURE_SETS.items()
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def list_rows(feature_set: str | None, *, is_short: bool) -> pa.Table:
+    """Return one row a feature of a set, or of every set; short ones fit a terminal."""
+    rows = [
+        {
+            "set": name,
+            "feature": item.name,
+            "unit": item.unit,
+            "back" if is_short else "lookback_bars": item.lookback_bars,
+            "inputs": ", ".join(item.inputs),
+            "source": item.source.partition(")")[0] + ")" if is_short and ")" in item.source else item.source,
+        }
+        for name in ([feature_set] if feature_set else FEATURE_SETS)
+        for item in get_set(name)
+    ]
+    table = pa.Table.from_pylist(rows)
+    return table.drop_columns(["set", "inputs"]) if is_short else table
+
+
+def describe(name: str, *, with_code: bool) -> Iterator[str]:
+    """Yield lines about a feature.
+
+    Raises:
+        SettingsError: there is no such feature.
+    """
+    item = find_feature(name)
+    yield f"{item.name}: {item.summary}"
+    told = {
+        "formula": item.formula,
+        "unit": item.unit,
+        "missing": item.missing,
+        "lookback": f"{item.lookback_bars} bars before its own, {item.own_lookback_bars} of them read by itself",
+        "source": item.source,
+        "sets": ", ".join(key for key, held in FEATURE_SETS.items() if item in held),
+        "fingerprint": fingerprint((item,)),
+    }
+    for key, value in told.items():
+        yield f"  {key:12} {value}"
+    yield "inputs:"
+    for found in inputs_of(item):
+        limits = ", ".join(f"{key} {value:g}" for key, value in found.params)
+        yield f"  {found.name:12} from {', '.join(found.inputs)}" + (f" ({limits})" if limits else "")
+    yield "code:"
+    for key, text in sorted(reached_of(item).items()):
+        yield f"  {key}" + (f" = {text}" if "\n" not in text and len(text) < 60 else "")
+        if with_code and "\n" in text:
+            yield from (f"    {line}" for line in text.rstrip().splitlines())
+
+
+def find_feature(name: str) -> Feature:
+    """Return a feature of any set by its name.
+
+    Raises:
+        SettingsError: there is no such feature; the nearest is named.
+    """
+    held = {item.name: item for features in FEATURE_SETS.values() for item in features}
+    if name not in held:
+        nearest = difflib.get_close_matches(name, held, n=1, cutoff=0.0)[0]
+        raise SettingsError(
+            f"no feature is called {name!r}", hint=f"use {nearest}, or see: tickwalk features list"
+        )
+    return held[name]
+
+
+def leaves_read(item: Feature) -> list[str]:
+    """Return the panel's columns that a feature is made from."""
+    named = {part for found in inputs_of(item) for part in found.inputs}
+    return [leaf.removeprefix("panel.") for leaf in LEAVES if leaf in named and leaf not in (CLOCK, STATUS)]
+
+
+# Proof.
+
+
+def prove_set(bars: Bars, feature_set: str, *, seed: int) -> list[str]:
+    """Prove a set on bars of the lake; return what was compared, line by line.
+
+    Raises:
+        LeakError: a feature looks ahead, or the proof is blind.
+        RangeError: there are too few bars.
+    """
+    with Lake.open(bars.settings, read_only=True) as lake:
+        panel = bars.load_from(lake, since_ns=bars.since_ns).steps(-PROOF_STEPS, None)
+        proof = prove(panel, feature_set, seed=seed)
+        load = partial(bars.load_from, since_ns=int(panel.ts_open_ns[0]))
+        hindsight = prove_hindsight(
+            lake, load, get_set(feature_set), grace_ns=bars.settings.bars.grace_ns, seed=seed
+        )
+    told = {"passed": True} | proof.to_dict() | {"hindsight": hindsight.to_dict()}
+    reach = words.span(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]))
+    lines = [
+        f"set {feature_set}, {len(get_set(feature_set))} features, code {proof.fingerprint[:12]}: nothing looks ahead",
+        f"on {proof.instruments} instruments x {proof.steps:,} {bars.width} bars, {reach} UTC",
+        *(f"  {said:52} {count:>14} values, none moved" for said, count in words.proven(told)[:-1]),
+        f"  {'beside the returns that came after':52} {hindsight.foretold:>14,} pairs, none is one",
+        f"  {'planted leaks':52} {proof.canaries_caught + hindsight.canaries_caught:>14} caught, all of them",
+    ]
+    if proof.unproven:
+        lines.append(f"nowhere known on these bars, so not proven: {', '.join(proof.unproven)}")
+    for name, ahead, agreed in hindsight.suspects:
+        lines.append(f"look at {name}: it foretells the return of {ahead} bars to {agreed:+.2f}")
+    return lines
+
+
+# Health.
+
+
+def health_of(block: FeatureBlock, panel: Panel, *, newest: float) -> Health:
+    """Return the health of a block, its newest share of steps held against the rest."""
+    if not 0.0 < newest < 1.0:
+        raise SettingsError(f"--newest is {newest:g}; it is a share between 0 and 1", hint="use 0.2")
+    split = int(panel.n_steps * (1.0 - newest))
+    return check_health(block, panel, split_ns=int(panel.ts_open_ns[split]))
+
+
+def health_rows(health: Health, *, is_short: bool) -> pa.Table:
+    """Return one row a feature: how much is known, and how far it drifted; short ones fit a terminal."""
+    rows = []
+    for place, name in enumerate(health.names):
+        figures = {key: getattr(health, key)[place] for key in ("coverage", "nulls", "psi", "ks")}
+        rows.append(
+            {
+                "feature": name,
+                "known": _figure(np.nanmean, figures["coverage"]),
+                "least_known": _figure(np.nanmin, figures["coverage"]),
+                "nulls": _figure(np.nanmean, figures["nulls"]),
+                "constant_on": int(np.nansum(health.constant[place])),
+                "psi": _figure(np.nanmedian, figures["psi"]),
+                "most_psi": _figure(np.nanmax, figures["psi"]),
+                "most_ks": _figure(np.nanmax, figures["ks"]),
+            }
+        )
+    table = pa.Table.from_pylist(rows)
+    return table.drop_columns(["least_known", "constant_on", "most_ks"]) if is_short else table
+
+
+def _figure(of: Any, figures: np.ndarray) -> float | None:
+    return round(float(of(figures)), 4) if np.isfinite(figures).any() else None
+
+
+# Editions.
+
+
+def write_edition(block: Path, feature_set: str) -> None:
+    """Write the edition of a set, as its code stands here, beside a block."""
+    edition_path(block).write_text(
+        json.dumps(edition_now(feature_set), indent=1, sort_keys=True), encoding="utf-8"
+    )
+
+
+def edition_now(feature_set: str) -> dict[str, Any]:
+    """Return the edition of a set as its code stands here."""
+    return edition_of(get_set(feature_set), feature_set=feature_set)
+
+
+def find_edition(settings: Settings, what: str) -> dict[str, Any]:
+    """Return the edition of a night by its id, of a block or an edition by its file, or of a checkpoint by its folder.
+
+    Raises:
+        ContractError: nothing readable lies there.
+        GateError: no night has that id.
+    """
+    path = Path(what)
+    if path.is_dir():
+        held = [folder / EDITION for folder in (path.resolve(), *path.resolve().parents)]
+        return read_edition(next((found for found in held if found.exists()), held[0]))
+    if path.suffix:
+        return read_edition(path if path.name.endswith(SUFFIX) else edition_path(path))
+    return read_edition(NightFolder.find(settings, what).path / EDITION)

@@ -1,0 +1,264 @@
+"""What could each feature see, on which instrument, and how far is it from what the model learned from?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+from markupsafe import Markup
+
+from features.drift import Figures
+from features.health import PSI_MUCH, PSI_SOME, Finding, Health
+from serving.report import svg, words
+
+_ROW_PX: Final = 14.0
+_MOST_INSTRUMENTS: Final = 40
+_MOST_NAMES: Final = 16
+_LONGEST_NAME: Final = 10
+_MOST_FINDINGS: Final = 24
+_MOST_NAMED: Final = 6
+_PSI_SHOWN: Final = 1.0
+"""Where the axis of the index ends; farther ones stop there, and their number is beside them."""
+_STEPS: Final = 20
+_LABELS: Final = ((0.0, "0"), (PSI_SOME, "0.1"), (PSI_MUCH, "0.25"), (0.5, "0.5"), (1.0, "1 or more"))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """One feature: its heat map of coverage, its bars of drift."""
+
+    name: str
+    heat: Markup
+    known: str
+    least: str
+    least_on: str
+    bars: Markup
+    psi: str
+    psi_on: str
+    ks: str
+    is_far: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is found of one feature or of several alike, for reading."""
+
+    is_refusal: bool
+    features: str
+    instruments: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The section."""
+
+    rows: tuple[FeatureRow, ...]
+    names: Markup
+    left_out: int
+    axis: Markup
+    trained: str
+    recent: str
+    findings: tuple[Told, ...]
+    findings_left_out: int
+    checks: tuple[tuple[str, str], ...]
+
+
+def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> Features:
+    """Return the section.
+
+    Args:
+        health: of the block.
+        checks: what the proof did, and how many values it compared.
+    """
+    names = words.short_names(health.instruments)
+    shown = _shown(health)
+    findings = _told(health, names)
+    return Features(
+        rows=tuple(_row(health, place, shown, list(names.values())) for place in range(len(health.names))),
+        names=_names([list(names.values())[row] for row in shown]),
+        left_out=len(names) - len(shown),
+        axis=svg.value_ticks(_PSI_AXIS, [(_bent(at), text) for at, text in _LABELS]),
+        trained=words.span(health.since_ns, health.split_ns),
+        recent=words.span(health.split_ns, health.until_ns),
+        findings=tuple(findings[:_MOST_FINDINGS]),
+        findings_left_out=max(len(findings) - _MOST_FINDINGS, 0),
+        checks=tuple(checks),
+    )
+
+
+def _told(health: Health, names: dict[str, str]) -> list[Told]:
+    """Return the findings, refusals first; features of which the same is said stand together."""
+
+    def alike(item: Finding) -> tuple[bool, str, str, tuple[str, ...]]:
+        return (item.verdict != "refuse", item.what, item.reason, item.instruments)
+
+    rows = []
+    order = {alike(item): place for place, item in reversed(list(enumerate(health.findings)))}
+    ranked = sorted(health.findings, key=lambda item: (item.verdict != "refuse", order[alike(item)]))
+    for (is_warning, what, reason, instruments), run in groupby(ranked, key=alike):
+        told = words.listed([names[name] for name in instruments], _MOST_NAMED)
+        rows.append(
+            Told(
+                is_refusal=not is_warning,
+                features=", ".join(item.feature for item in run),
+                instruments="all" if len(instruments) == len(names) > 1 else told,
+                what=what,
+                reason=reason,
+            )
+        )
+    return rows
+
+
+def _shown(health: Health) -> list[int]:
+    """Return the instruments that are drawn, in their order; with more than fit, those that lack the most."""
+    known = np.nan_to_num(health.coverage).mean(axis=0)
+    worst = sorted(range(len(known)), key=lambda row: (known[row], row))[:_MOST_INSTRUMENTS]
+    return sorted(worst)
+
+
+def _row(health: Health, place: int, shown: Sequence[int], names: Sequence[str]) -> FeatureRow:
+    feature, coverage, psi = health.names[place], health.coverage[place], health.psi[place]
+    mean, least = _mean(coverage), _first(np.argsort(coverage), coverage)
+    farthest = _first(np.argsort(-psi), psi)
+    are_alike = len(set(coverage[np.isfinite(coverage)].tolist())) == 1 < len(names)
+    return FeatureRow(
+        name=feature,
+        heat=_heat(feature, [(names[row], float(coverage[row])) for row in shown]),
+        known=words.percent(mean),
+        least=words.NOTHING if least is None else words.percent(float(coverage[least])),
+        least_on="" if least is None else "all alike" if are_alike else names[least],
+        bars=_bars(feature, psi, health.usual[place]),
+        psi=words.NOTHING if farthest is None else words.plain(float(psi[farthest])),
+        psi_on="" if farthest is None else names[farthest],
+        ks=words.NOTHING if farthest is None else words.plain(float(health.ks[place][farthest])),
+        is_far=farthest is not None and float(psi[farthest]) > PSI_MUCH,
+    )
+
+
+# The heat map: instruments from left to right.
+
+
+def _heat(feature: str, cells: Sequence[tuple[str, float]]) -> Markup:
+    drawn, at = [], 0
+    for (_, filled), run in groupby(cells, key=lambda cell: (math.isnan(cell[1]), _filled(cell[1]))):
+        members = list(run)
+        start, stop = at / len(cells), (at + len(members)) / len(cells)
+        at += len(members)
+        said = words.listed([f"{name} {words.percent(share)}" for name, share in members], _MOST_NAMED)
+        drawn.append(
+            svg.el(
+                "g",
+                svg.el("title", f"{feature}, known on: {said}"),
+                svg.block(
+                    start, stop, top=0, height=_ROW_PX, class_="s-unknown" if filled == 0.0 else "masked"
+                ),
+                *([_shade(start, stop, filled)] if filled > 0.0 else []),
+            )
+        )
+    mean = _mean(np.array([share for _, share in cells]))
+    if len(cells) <= _MOST_NAMES:
+        drawn += _ticks((n / len(cells) for n in range(1, len(cells))), class_="seam")
+    return svg.picture(
+        *drawn, height=_ROW_PX, label=f"{feature}: known on {words.percent(mean)}", class_="heat"
+    )
+
+
+def _shade(start: float, stop: float, filled: float) -> Markup:
+    return svg.el(
+        "rect",
+        class_="known",
+        fill_opacity=filled,
+        x=svg.percent(start),
+        y=0.0,
+        width=svg.percent(stop - start),
+        height=_ROW_PX,
+    )
+
+
+def _filled(share: float) -> float:
+    """Return how strongly a cell is filled, in steps; only nothing is nothing, and only all is all.
+
+    >>> [_filled(x) for x in (0.0, 0.001, 0.97, 0.999, 1.0)]
+    [0.0, 0.05, 0.95, 0.95, 1.0]
+    """
+    if math.isnan(share) or share in (0.0, 1.0):
+        return 0.0 if math.isnan(share) else share
+    return min(max(math.floor(share * _STEPS), 1), _STEPS - 1) / _STEPS
+
+
+def _names(names: Sequence[str]) -> Markup:
+    """Return the instruments' names under the heat map, downwards; or how many there are where they do not fit."""
+    height = 18.0
+    if len(names) > _MOST_NAMES:
+        said = f"{len(names)} instruments; point at a cell for its own"
+        marks = [svg.el("text", said, x=0.0, y=13.0, class_="tick")]
+    else:
+        shown = [
+            name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+            for name in names
+        ]
+        height = 8.0 + 7.5 * max(map(len, shown), default=0)
+        marks = [
+            svg.el(
+                "text",
+                name,
+                x=svg.percent((n + 0.5) / len(names)),
+                y=4.0,
+                writing_mode="vertical-rl",
+                class_="tick",
+            )
+            for n, name in enumerate(shown)
+        ]
+    return svg.el("svg", *marks, class_="pic", width="100%", height=height, aria_hidden="true")
+
+
+# Bars of drift.
+
+
+def _bent(index: float) -> float:
+    """Return where an index lies: by its square root, so that small ones can be told apart."""
+    return math.sqrt(min(index, _PSI_SHOWN))
+
+
+_PSI_AXIS: Final = svg.Linear(0.0, 1.06)
+
+
+def _bars(feature: str, psi: Figures, usual: Figures) -> Markup:
+    """Return a bar to the instruments' median, a tick for each, and a mark where the training window itself lies."""
+    found = psi[np.isfinite(psi)]
+    lines = svg.rules_down((_PSI_AXIS.share(_bent(limit)) for limit in (PSI_SOME, PSI_MUCH)), height=_ROW_PX)
+    if not len(found):
+        return svg.picture(lines, height=_ROW_PX, label=f"{feature}: too little to say whether it drifted")
+    median, within = float(np.median(found)), float(np.nanmedian(usual))
+    class_ = "psi-much" if median > PSI_MUCH else "psi-some" if median > PSI_SOME else "psi-none"
+    return svg.picture(
+        svg.block(0.0, _PSI_AXIS.share(_bent(median)), top=2, height=_ROW_PX - 4, class_=class_),
+        lines,
+        *_ticks(sorted({round(_PSI_AXIS.share(_bent(at)), 3) for at in found.tolist()}), class_="each"),
+        *_ticks([_PSI_AXIS.share(_bent(within))], class_="usual"),
+        height=_ROW_PX,
+        label=f"{feature}: PSI {median:.2f} in the middle of its instruments, {found.max():.2f} at most, "
+        f"{within:.2f} within the training window",
+    )
+
+
+def _ticks(shares: Iterable[float], *, class_: str) -> list[Markup]:
+    return [
+        svg.el("line", x1=svg.percent(at), x2=svg.percent(at), y1=0.0, y2=_ROW_PX, class_=class_)
+        for at in shares
+    ]
+
+
+def _mean(figures: Figures) -> float:
+    known = figures[np.isfinite(figures)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _first(order: np.ndarray, figures: Figures) -> int | None:
+    return next((int(row) for row in order if math.isfinite(figures[row])), None)

@@ -1,0 +1,329 @@
+"""The commands of features, each on a lake: list, show, diff, build, prove, health, and explain --feature."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from features.build import build_features
+from features.files import read_block
+from features.edition import read_edition
+from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.spec import Feature, feature
+from serving import cli
+from storage.clock import ManualTime, iso
+from storage.lake import Lake
+from storage.settings import Settings
+from tests.features.panels import MINUTE_NS, START_NS, bar_rows
+from tests.features.test_hindsight import LISTED_AT, NAMES, STEPS, drawn_rows, load
+from tests.features.test_sets import load_feature
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    with Lake.open(Settings(home=folder), clock=ManualTime(START_NS)) as lake:
+        lake.commit({"bars": bar_rows(drawn_rows())}, batch_id="drawn")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file and no variable of the person who runs the tests is read."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def planted() -> Iterator[None]:
+    """Whatever a test puts into a set is taken out again."""
+    held = dict(FEATURE_SETS)
+    yield
+    FEATURE_SETS.clear()
+    FEATURE_SETS.update(held)
+    fingerprint.cache_clear()
+
+
+def run(home: Path, *arguments: str) -> int:
+    try:
+        cli.main(["--home", str(home), *arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).split())
+
+
+def test_list_names_every_feature_of_every_set(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(home, "features", "list", "--format", "json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["set"], row["feature"]) for row in rows] == [
+        (name, item.name) for name, held in FEATURE_SETS.items() for item in held
+    ]
+    assert all(row["unit"] and row["source"] and row["inputs"] for row in rows)
+    assert run(home, "features", "list") == 0
+    assert "live" in said(capsys)
+    assert run(home, "features", "list", "candles") == 0
+    assert "log_return_5" in said(capsys)
+
+
+def test_show_tells_the_formula_the_inputs_the_code_and_the_fingerprint(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = next(item for item in get_set("live") if item.name == "log_return_5")
+    assert run(home, "features", "show", item.name) == 0
+    text = said(capsys)
+    told = (
+        item.formula,
+        item.missing,
+        item.unit,
+        item.source,
+        fingerprint((item,)),
+        "features.windows.carry",
+    )
+    assert all(" ".join(part.split()) in text for part in told)
+    assert "def carry" not in text
+    assert run(home, "features", "show", item.name, "--code") == 0
+    assert "def carry" in said(capsys)
+    assert run(home, "features", "show", "log_retrn_5") == 2
+    assert "no feature is called 'log_retrn_5'" in said(capsys)
+
+
+def test_build_writes_the_block_that_the_library_builds(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "week.safetensors"
+    assert run(home, "features", "build", "live", "--to", str(path)) == 0
+    assert f"3 instruments x {STEPS} bars x {len(get_set('live'))} features" in said(capsys)
+    block = read_block(path)
+    with Lake.open(Settings(home=home), read_only=True) as lake:
+        expected = build_features(load(lake), "live")
+    assert torch.equal(block.values.view(torch.int32), expected.values.view(torch.int32))
+    assert torch.equal(block.mask, expected.mask)
+    assert block.mask.sum() > 10_000
+    assert read_edition(tmp_path / "week.edition.json")["fingerprint"] == block.fingerprint
+
+
+def test_build_lies_in_the_home_by_default_and_takes_a_range(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since, until = (iso(START_NS + step * MINUTE_NS) for step in (10, 300))
+    options = ("--since", since, "--until", until, "--instrument", NAMES[0], "--anyway")
+    assert run(home, "features", "build", "candles", *options) == 0
+    block = read_block(home / "features" / "candles-1m.safetensors")
+    assert block.instruments == NAMES[:1]
+    assert (iso(int(block.ts_open_ns[0])), len(block.ts_open_ns)) == (since, 290)
+    assert "1 instruments x 290 bars" in said(capsys)
+
+
+def test_a_block_that_is_not_fit_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = drawn_rows()
+    for row in rows:
+        if row["step"] >= 336:  # the newest fifth: the contexts have stopped
+            row["funding_rate"] = None
+    with Lake.open(Settings(home=tmp_path), clock=ManualTime(START_NS)) as lake:
+        lake.commit({"bars": bar_rows(rows)}, batch_id="drawn")
+    path = tmp_path / "block.safetensors"
+    assert run(tmp_path, "features", "build", "live", "--to", str(path)) == 2
+    text = said(capsys)
+    assert "not fit to learn from: funding_level of venue|perp|" in text
+    assert "its source stopped" in text
+    assert not path.exists()
+    assert run(tmp_path, "features", "health", "live") == 1
+    assert "refuse: funding_level" in said(capsys)
+    assert run(tmp_path, "features", "build", "live", "--to", str(path), "--anyway") == 0
+    assert path.exists()
+
+
+def test_health_is_printed_and_drawn(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "pages" / "health.html"
+    assert run(home, "features", "health", "live", "--page", str(page), "--format", "json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["feature"] for row in rows] == [item.name for item in get_set("live")]
+    # The third instrument is in the panel from the start and in the lake from step 300 on; 151 steps are lookback.
+    spread = next(row for row in rows if row["feature"] == "relative_spread")
+    assert spread["least_known"] == pytest.approx((STEPS - LISTED_AT) / (STEPS - 151), abs=1e-4)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("known on") > len(get_set("live"))
+    assert "fit to learn from" in text
+    assert run(home, "features", "health", "live", "--newest", "1.5") == 2
+    assert "--newest is 1.5; it is a share between 0 and 1" in said(capsys)
+
+
+# Proof.
+
+
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_prove_tells_what_was_compared(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert run(home, "features", "prove", name) == 0
+    text = said(capsys)
+    assert f"set {name}, {len(get_set(name))} features" in text
+    counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none moved", text)]
+    assert len(counts) == 9
+    assert min(counts) > 400
+    assert re.search(r"planted leaks \d+ caught, all of them", text)
+
+
+def centred_window(log_price: Tensor) -> Tensor:
+    return pad(log_price, (2, 2), value=math.nan).unfold(1, 5, 1).nanmean(dim=2)
+
+
+def full_sample_z_score(log_price: Tensor) -> Tensor:
+    there = torch.nan_to_num(log_price)
+    return (log_price - there.mean(dim=1, keepdim=True)) / there.std(dim=1, keepdim=True)
+
+
+def label_among_features(log_price: Tensor) -> Tensor:
+    return pad(log_price, (0, 15), value=math.nan)[:, 15:] - log_price
+
+
+def leaky(function: object) -> Feature:
+    function.__doc__ = "Planted.\n\nFormula: none\n\nMissing: never"
+    declare = feature(lookback_bars=15, inputs=("log_price",), unit="1", source="a test")
+    return declare(function)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [centred_window, full_sample_z_score, label_among_features])
+def test_prove_ends_with_one_and_names_feature_instrument_and_bar(
+    home: Path, capsys: pytest.CaptureFixture[str], planted: None, function: object
+) -> None:
+    leak = leaky(function)
+    FEATURE_SETS["candles"] = (*FEATURE_SETS["candles"], leak)
+    assert run(home, "features", "prove", "candles") == 1
+    text = said(capsys)
+    found = re.search(
+        rf"leak: feature {leak.name} of (\S+) moved at bar (\S+) \(step \d+\) when everything", text
+    )
+    assert found is not None, text
+    assert found[1] in NAMES
+    assert iso(START_NS) <= found[2] < iso(START_NS + STEPS * MINUTE_NS)
+    assert "mend the function or its declaration" in text
+
+
+def test_prove_finds_a_label_that_lies_in_the_lake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Lake.open(Settings(home=tmp_path), clock=ManualTime(START_NS)) as lake:
+        lake.commit({"bars": bar_rows(drawn_rows(lie_bars=5))}, batch_id="drawn")
+    assert run(tmp_path, "features", "prove", "live") == 1
+    assert "leak: feature funding_level of venue|perp|" in (text := said(capsys))
+    assert "is the return of the 5 bars after it" in text
+
+
+def test_prove_of_too_few_bars_says_how_many_it_needs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(home, "features", "prove", "candles", "--since", iso(START_NS + 400 * MINUTE_NS)) == 2
+    assert "too small to prove features that reach 151 bars back" in said(capsys)
+
+
+# Differences.
+
+
+def test_diff_tells_a_block_from_the_code_as_it_stands(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], planted: None
+) -> None:
+    path = tmp_path / "week.safetensors"
+    FEATURE_SETS["candles"] = (*get_set("candles")[:-1], load_feature(tmp_path))
+    assert run(home, "features", "build", "candles", "--to", str(path)) == 0
+    assert run(home, "features", "diff", str(path)) == 0
+    assert f"the same {len(get_set('candles'))} features, by the same code" in said(capsys)
+    FEATURE_SETS["candles"] = (
+        *get_set("candles")[1:-1],
+        load_feature(tmp_path, factor="9.0"),
+        get_set("live")[-1],
+    )
+    fingerprint.cache_clear()
+    assert run(home, "features", "diff", str(path), "--format", "json") == 0
+    rows = {row["feature"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert (rows["strange"]["change"], rows["strange"]["what"]) == ("changed code", "strange_room.helper")
+    assert rows["log_return_1"]["change"] == "went"
+    assert rows[get_set("live")[-1].name]["change"] == "came"
+    assert run(home, "features", "diff", str(path), str(tmp_path / "week.edition.json")) == 0
+    assert "by the same code" in said(capsys)
+
+
+def test_diff_tells_a_night_and_its_checkpoints(
+    judged: tuple[Settings, str], capsys: pytest.CaptureFixture[str], planted: None
+) -> None:
+    settings, night = judged
+    folder = settings.models_dir / "nights" / night
+    place = len(get_set("candles")) - 1
+    FEATURE_SETS["candles"] = get_set("candles")[:-1]
+    for what in (night, str(folder), str(folder / "deploy"), str(folder / "fold-00" / "mlp")):
+        assert run(settings.home, "features", "diff", what, "--format", "json") == 0
+        [row] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert row == {"feature": "hour_cos", "change": "went", "what": f"place {place}"}
+    assert run(settings.home, "features", "diff", "yesterday") == 2
+    assert "no night is called 'yesterday'" in said(capsys)
+
+
+# One cell.
+
+
+def explained(
+    home: Path, capsys: pytest.CaptureFixture[str], step: int, name: str, coin: str = "A"
+) -> list[str]:
+    at = iso(START_NS + step * MINUTE_NS + 7 * 10**9)
+    assert run(home, "explain", coin, at, "--feature", name) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_cell_is_explained_with_value_mask_rows_and_knowable_time(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Lake.open(Settings(home=home), read_only=True) as lake:
+        panel = load(lake)
+    block = build_features(panel, "candles")
+    place = block.names.index("log_return_5")
+    step = next(t for t in range(200, 300) if block.mask[0, t, place])
+    lines = explained(home, capsys, step, "log_return_5")
+    text = "\n".join(lines)
+    value = float(re.search(r"value +(\S+) log; mask 1", text)[1])  # type: ignore[index]
+    assert value == pytest.approx(float(block.values[0, step, place]), rel=1e-6)
+    assert "knowable  2025" in text
+    assert "(close +0.300 s)" in text
+    moving = [line for line in lines if re.match(r" +\*2025", line)]
+    assert 2 <= len(moving) <= 12
+    assert iso(START_NS + step * MINUTE_NS) in moving[-1]
+    # What stands in the row is what the panel holds.
+    close = panel.column("close")[0, step]
+    if math.isfinite(close):
+        assert f"{float(close):.8g}" in moving[-1]
+    assert len(lines) <= 30, "it must fit a screen"
+
+
+def test_a_missing_cell_says_what_its_policy_is_and_what_its_window_held(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\n".join(explained(home, capsys, 20, "log_return_5"))
+    assert "mask 0, it is missing" in text
+    assert "more lie before the lake's first bar, so it is missing" in text
+    assert "fewer than 80 % of the n bars observed" in text
+
+
+def test_a_cell_across_instruments_says_that_it_reads_the_others(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\n".join(explained(home, capsys, STEPS - 1, "return_rank_5"))
+    assert "it reads the 2 other instruments of the panel too; alone it would say nothing" in text
+
+
+def test_a_cell_that_does_not_exist_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = iso(START_NS)
+    assert run(home, "explain", "A", at, "--feature", "nothing") == 2
+    assert "no feature is called 'nothing'" in said(capsys)
+    assert run(home, "explain", "C", at, "--feature", "hour_sin") == 2
+    assert "has no 1m bar at" in said(capsys)

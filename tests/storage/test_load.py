@@ -253,6 +253,20 @@ def test_killed_before_its_files_are_registered_a_load_leaves_orphans_that_are_m
         assert verify(lake, now_ns=LATER_NS).findings == ()
 
 
+def test_a_home_with_loaded_files_may_be_moved_and_its_table_may_grow_a_column(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Lake.open(settings) as lake:
+        load(lake, {"bars": [bars(0, 5)]}, batch_id="a")
+        before = rows_of(lake, "bars")
+    settings.home.rename(tmp_path / "moved")
+    with Lake.open(load_settings(overrides={"home": tmp_path / "moved"}, environ={})) as lake:
+        assert rows_of(lake, "bars") == before
+        lake._connection.execute("ALTER TABLE bars ADD COLUMN later VARCHAR DEFAULT 'not said'")
+        assert rows_of(lake, "bars") == [row | {"later": "not said"} for row in before]
+        assert len(before) == 5
+
+
 def test_a_file_that_cannot_be_written_is_told_and_nothing_is_loaded(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         before = lake.snapshot()

@@ -18,21 +18,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.contract import Contract
 from storage.contracts import CONTRACTS
 from storage.errors import ContractError
-from storage.history import CATALOG
 from storage.lake import Commit, Lake, Stamp, Written
 from storage.logs import get_logger
-from storage.migrations import SQL_TYPES
 from storage.parquet import ROW_GROUP_ROWS, Folder, TunedFile
 from storage.refused import as_quarantine
+from storage.spans import Spans, cut, held_in, in_order, meets, place, spans_of, time_held
 from storage.upkeep import MERGE_BELOW_BYTES
-from storage.validate import rise
 
 logger = get_logger(__name__)
 
@@ -45,10 +41,6 @@ _FILE_BYTES: Final = 2 * MERGE_BELOW_BYTES
 # They are held in memory until the commit; a stream that has more is not what it is taken for.
 _MOST_REFUSED: Final = 100_000
 
-_Span = tuple[Any, Any]
-_Spans = dict[tuple[str, ...], _Span]
-"""First and last instant of each instrument, width, or whatever texts the key has."""
-
 
 @dataclass(slots=True)
 class _Part:
@@ -58,20 +50,20 @@ class _Part:
     file: TunedFile
     is_beside: bool
     rows: int = 0
-    spans: _Spans = field(default_factory=dict)
+    spans: Spans = field(default_factory=dict)
     last: tuple[Any, ...] = ()
 
-    def is_before(self, piece: pa.Table, spans: _Spans) -> bool:
+    def is_before(self, piece: pa.Table, spans: Spans) -> bool:
         """Say whether no key of a piece is in this part: all come after its last, or after their own span."""
-        if _place(self.contract, piece, 0) > self.last:
+        if place(self.contract, piece, 0) > self.last:
             return True
         return all(name not in self.spans or self.spans[name][1] < span[0] for name, span in spans.items())
 
-    def take(self, piece: pa.Table, spans: _Spans) -> None:
+    def take(self, piece: pa.Table, spans: Spans) -> None:
         """Write a piece that this part is before."""
         self.file.write(piece)
         self.rows += piece.num_rows
-        self.last = max(self.last, _place(self.contract, piece, -1))
+        self.last = max(self.last, place(self.contract, piece, -1))
         for name, (first, last) in spans.items():
             known = self.spans.get(name, (first, last))
             self.spans[name] = (min(known[0], first), max(known[1], last))
@@ -138,15 +130,15 @@ class _Staged:
     def take(self, contract: Contract, stream: Iterable[pa.Table]) -> None:
         """Write a table's stream into files."""
         part: _Part | None = None
-        held = _time_held(self._lake, contract)
+        held = time_held(self._lake, contract)
         for piece in _pieces(contract, stream):
             good, bad = contract.validate(piece)
             self._refuse(contract, bad)
             if not good.num_rows:
                 continue
-            good = _in_order(contract, good)
-            spans = _spans_of(contract, good)
-            is_beside = _meets(held, spans) and self._lake.query(*_held_in(contract, spans)).num_rows > 0
+            good = in_order(contract, good)
+            spans = spans_of(contract, good)
+            is_beside = meets(held, spans) and self._lake.query(*held_in(contract, spans)).num_rows > 0
             if part is not None and not (
                 part.is_beside == is_beside
                 and part.file.size_bytes < _FILE_BYTES
@@ -185,7 +177,7 @@ class _Staged:
         for part in self.parts:
             name = part.contract.name
             done.rows.setdefault(name, 0)
-            if not (part.is_beside or run.execute(*_held_in(part.contract, part.spans)).fetchone()):
+            if not (part.is_beside or run.execute(*held_in(part.contract, part.spans)).fetchone()):
                 run.execute("CALL ducklake_add_data_files('lake', ?, ?)", [name, [part.file.path]])
                 done.rows[name] += part.rows
                 continue
@@ -220,89 +212,8 @@ def _pieces(contract: Contract, stream: Iterable[pa.Table]) -> Iterator[pa.Table
         while rows >= PIECE_ROWS:
             whole = pa.concat_tables(waiting)
             piece = whole.slice(0, PIECE_ROWS)
-            piece = piece.slice(0, _cut(contract, piece))
+            piece = piece.slice(0, cut(contract, piece))
             yield piece
             waiting, rows = [whole.slice(piece.num_rows)], rows - piece.num_rows
     if rows:
         yield pa.concat_tables(waiting)
-
-
-def _cut(contract: Contract, piece: pa.Table) -> int:
-    """Return how many rows of a piece come before the instant of its last one; all, where that is every row's."""
-    times = piece[_time(contract)]
-    other: Any = pc.indices_nonzero(pc.not_equal(times, times[-1]))
-    return other[-1].as_py() + 1 if len(other) else piece.num_rows
-
-
-def _in_order(contract: Contract, rows: pa.Table) -> pa.Table:
-    """Return rows by span and time; those of one instant stay as they came, for prints are ordered by nothing else."""
-    names = _order(contract)
-    if rows.num_rows < 2 or rise(rows, names)[1]:
-        return rows
-    return rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in names]))
-
-
-def _spans_of(contract: Contract, rows: pa.Table) -> _Spans:
-    """Return the spans of rows that are in order."""
-    begins = np.arange(rows.num_rows) == 0
-    for name in contract.texts:
-        begins[1:] |= pc.not_equal(rows[name][1:], rows[name][:-1]).to_numpy()
-    firsts = np.flatnonzero(begins)
-    lasts = np.append(firsts[1:], rows.num_rows) - 1
-    names = zip(*(rows[name].take(firsts).to_pylist() for name in contract.texts), strict=True)
-    ends = (rows[_time(contract)].take(at).to_pylist() for at in (firsts, lasts))
-    return dict(zip(names, zip(*ends, strict=True), strict=True))
-
-
-def _time_held(lake: Lake, contract: Contract) -> _Span | None:
-    """Return the first and the last instant that a table has ever held, as its catalog notes; None where it is empty.
-
-    Asking which rows are held takes a tenth of the time of writing as many, and most history is of another time.
-    """
-    time = _time(contract)
-    kind = SQL_TYPES[contract.schema.field(time).type]
-    found = lake.query(
-        f"""
-        SELECT CAST(s.min_value AS {kind}) AS first, CAST(s.max_value AS {kind}) AS last
-        FROM {CATALOG}.ducklake_table t JOIN {CATALOG}.ducklake_column c USING (table_id)
-        JOIN {CATALOG}.ducklake_table_column_stats s USING (table_id, column_id)
-        WHERE t.table_name = ? AND c.column_name = ? AND s.min_value IS NOT NULL
-        """,
-        [contract.name, time],
-    ).to_pylist()
-    return (found[0]["first"], found[0]["last"]) if found else None
-
-
-def _meets(held: _Span | None, spans: _Spans) -> bool:
-    return held is not None and any(first <= held[1] and held[0] <= last for first, last in spans.values())
-
-
-def _held_in(contract: Contract, spans: _Spans) -> tuple[str, list[Any]]:
-    """Return the query that has a row where the table holds any in the spans, with its values."""
-    names, time = contract.texts, _time(contract)
-    texts = [list(values) for values in zip(*spans, strict=True)]
-    firsts, lasts = [first for first, _ in spans.values()], [last for _, last in spans.values()]
-    given = ", ".join(f"unnest(?) AS {name}" for name in (*names, "first", "last"))
-    same = " AND ".join([*(f"h.{name} = s.{name}" for name in names), f"h.{time} BETWEEN s.first AND s.last"])
-    # The bounds of all are for the catalog, which then names the files that may hold one.
-    near = " AND ".join(f"h.{name} BETWEEN ? AND ?" for name in (*names, time))
-    bounds = [bound for values in (*texts, [*firsts, *lasts]) for bound in (min(values), max(values))]
-    return (
-        f"WITH span AS (SELECT {given}) SELECT 1 FROM {contract.name} h JOIN span s ON {same} WHERE {near} LIMIT 1",
-        [*texts, firsts, lasts, *bounds],
-    )
-
-
-def _place(contract: Contract, rows: pa.Table, at: int) -> tuple[Any, ...]:
-    """Return what the order of rows goes by, of one of them."""
-    return tuple(rows[name][at].as_py() for name in _order(contract))
-
-
-def _order(contract: Contract) -> tuple[str, ...]:
-    return (*contract.texts, _time(contract))
-
-
-def _time(contract: Contract) -> str:
-    if contract.time is None:
-        raise ContractError(f"{contract.name} has no time in its key, so it cannot be loaded in bulk")
-    return contract.time

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from storage.contract import STAMPS, Contract
+from storage.errors import LakeError
 from storage.settings import LakeSettings
 
 ROW_GROUP_ROWS: Final = 1 << 16
@@ -39,11 +42,15 @@ class Folder:
         self.where = where.rstrip("/")
         self._is_local = "://" not in where
         self._files: Any = fs.LocalFileSystem() if self._is_local else _s3(settings)
+        self._changed: list[Path] = []
 
     def create(self, name: str) -> pa.NativeFile:
         """Open a new file for writing."""
         if self._is_local:
-            Path(self.where).mkdir(parents=True, exist_ok=True)
+            folder = Path(self.where).absolute()
+            new = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
+            folder.mkdir(parents=True, exist_ok=True)
+            self._changed = [folder, *(place.parent for place in new)]
         stream: pa.NativeFile = self._files.open_output_stream(self._key(name))
         return stream
 
@@ -55,9 +62,7 @@ class Folder:
     def settle(self, name: str) -> None:
         """Wait until the disk has a file that was closed, and its name; S3 has it once it is closed."""
         if self._is_local:
-            path = Path(self.where, name).absolute()
-            # The folders above may be new as well.
-            for place in (path, *list(path.parents)[:3]):
+            for place in (Path(self.where, name), *self._changed):
                 handle = os.open(place, os.O_RDONLY)
                 try:
                     os.fsync(handle)
@@ -98,12 +103,16 @@ class TunedFile:
             contract: the table's.
             stamp: `ts_ingested_ns` and `batch` of every row.
             rows: some that it will hold, by which the encodings are chosen.
+
+        Raises:
+            LakeError: the file cannot be written, now or later.
         """
         self._folder, self.name, self._stamp = folder, name, stamp
         schema = contract.stored_schema
         # The batch is one text in all rows: a dictionary from the start, so that it is not looked up row by row.
         self._schema = schema.set(len(schema) - 1, pa.field("batch", _ONE_OF_FEW, False))
-        self._stream = folder.create(name)
+        with self._is_told():
+            self._stream = folder.create(name)
         differences = [item.name for item in schema if _rises(contract, item)]
         by_dictionary: Any = [
             item.name for item in schema if item.name not in differences and _repeats(item, rows)
@@ -134,15 +143,16 @@ class TunedFile:
         batch = pa.DictionaryArray.from_arrays(of_first, pa.array([self._stamp[1]]))
         stamps = [pa.repeat(pa.scalar(self._stamp[0], STAMPS[0].type), count), batch]
         columns = [*rows.columns, *(pa.chunked_array([item]) for item in stamps)]
-        self._writer.write_table(
-            pa.Table.from_arrays(columns, schema=self._schema), row_group_size=ROW_GROUP_ROWS
-        )
+        stamped = pa.Table.from_arrays(columns, schema=self._schema)
+        with self._is_told():
+            self._writer.write_table(stamped, row_group_size=ROW_GROUP_ROWS)
 
     def close(self) -> None:
         """End the file; the disk has it then."""
-        self._writer.close()
-        self._stream.close()
-        self._folder.settle(self.name)
+        with self._is_told():
+            self._writer.close()
+            self._stream.close()
+            self._folder.settle(self.name)
 
     def read(self, most: int) -> Iterator[pa.Table]:
         """Yield the rows of a file that was closed, without their stamps, so many at a time at most."""
@@ -152,9 +162,21 @@ class TunedFile:
                 yield pa.Table.from_batches([batch])
 
     def remove(self) -> None:
-        """Remove the file, closed or not."""
-        self._stream.close()
-        self._folder.remove(self.name)
+        """Remove the file, closed or not; where that fails it is an orphan."""
+        with suppress(OSError):
+            self._stream.close()
+        with suppress(OSError):
+            self._folder.remove(self.name)
+
+    @contextmanager
+    def _is_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LakeError(
+                f"{self.path} cannot be written: {error}",
+                hint="nothing was loaded; look at the room and the rights there",
+            ) from error
 
 
 def _rises(contract: Contract, field: pa.Field[Any]) -> bool:

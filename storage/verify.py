@@ -1,7 +1,7 @@
 """Is all of the lake where its catalog says, and as it was written: files, batches, pins; and what lies there besides?
 
-A `kill -9` in a commit leaves files that no catalog entry names. They harm nothing, and are told apart from a commit
-at work by their age alone, so they are removed only when they are older than `lake.grace_h`.
+A `kill -9` in a commit or a load leaves files that no catalog entry names. They harm nothing, and are told apart from
+a load at work by their age alone, so they are removed only when they are older than `lake.grace_h`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def verify(
         with_pins: also read the rows that pins cover, which takes the longest.
         on_step: is told each of `verify_steps`.
     """
-    with lake.alone():  # no commit is at work: what the catalog does not name, nothing will
+    with (
+        lake.alone()
+    ):  # no commit is at work: what the catalog does not name, nothing will, but a load that goes on
         named, freed = _named(lake), _freed(lake)
         there = _on_disk(lake)
     on_step("files that are named")

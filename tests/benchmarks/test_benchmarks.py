@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from storage.clock import width_ns
 from storage.contracts import CONTRACTS
+from tests.benchmarks import bench_commit, bench_load, bench_reads
 from tests.benchmarks.bench_bars import check_equal, fold_duckdb, fold_ours, fold_polars, make_prints
 from tests.benchmarks.bench_commit import make_batch
 from tests.benchmarks.harness import figures, measure
+from tests.benchmarks.made_bars import made_bars
 
 
 @pytest.mark.parametrize("width", ["1m", "1h"])
@@ -56,3 +61,33 @@ def test_contenders_take_turns() -> None:
 def test_a_ratio_says_how_many_times_as_fast_we_are() -> None:
     (figure,) = figures("x", {"ours": 2.0, "theirs": 5.0}, ours="ours", value=1.0, unit="ms")
     assert (figure.against, figure.ratio) == ("theirs", 2.5)
+
+
+def test_made_bars_fit_their_contract_and_come_instrument_by_instrument() -> None:
+    tables = list(made_bars(250, minutes=100))
+    good, bad = CONTRACTS["bars"].validate(pa.concat_tables(tables))
+    assert (good.num_rows, bad.num_rows, [table.num_rows for table in tables]) == (250, 0, [100, 100, 50])
+    assert all(good[name].null_count < good.num_rows for name in good.column_names)
+    assert good["instrument"].to_pylist() == sorted(good["instrument"].to_pylist())
+
+
+def test_a_load_and_a_plain_write_hold_the_same_rows() -> None:
+    taken, sizes = bench_load.alternate(list(made_bars(300, minutes=100)), rounds=1)
+    assert set(taken) == set(sizes) == {bench_load.OURS, bench_load.AGAINST}
+    reads = bench_load.alternate_reads(list(made_bars(300, minutes=100)), rounds=1)
+    assert set(reads) == set(taken)
+
+
+def test_a_read_gives_the_same_rows_after_any_number_of_commits(tmp_path: Path) -> None:
+    homes = bench_reads.make_homes(tmp_path, (2, 4))
+    taken = bench_reads.read_all(homes, rounds=1)
+    assert [set(by_commits) for by_commits in taken.values()] == [{2, 4}] * 3
+
+
+def test_the_parts_of_a_commit_are_measured() -> None:
+    taken = bench_commit.alternate(2, "cpu")
+    assert {name: len(seconds) for name, seconds in taken.items()} == {
+        bench_commit.OURS: 2,
+        bench_commit.CHECKS: 2,
+        bench_commit.AGAINST: 2,
+    }

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from features.build import build_features
-from features.files import read_block
 from features.edition import read_edition
+from features.files import read_block
 from features.sets import FEATURE_SETS, fingerprint, get_set
 from features.spec import Feature, feature
 from serving import cli

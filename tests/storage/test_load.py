@@ -22,7 +22,7 @@ from storage.contracts import BARS, CONTRACTS, TRADES
 from storage.errors import ContractError, LakeError
 from storage.history import pin, rows_hash
 from storage.lake import Lake
-from storage.load import load
+from storage.load import load, write_batch
 from storage.settings import Settings, load_settings
 from storage.upkeep import compact, expire, remove_freed
 from storage.verify import verify
@@ -253,6 +253,50 @@ def test_killed_before_its_files_are_registered_a_load_leaves_orphans_that_are_m
         assert verify(lake, now_ns=LATER_NS).findings == ()
 
 
+def test_a_home_with_loaded_files_may_be_moved_and_its_table_may_grow_a_column(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Lake.open(settings) as lake:
+        load(lake, {"bars": [bars(0, 5)]}, batch_id="a")
+        before = rows_of(lake, "bars")
+    settings.home.rename(tmp_path / "moved")
+    with Lake.open(load_settings(overrides={"home": tmp_path / "moved"}, environ={})) as lake:
+        assert rows_of(lake, "bars") == before
+        lake._connection.execute("ALTER TABLE bars ADD COLUMN later VARCHAR DEFAULT 'not said'")
+        assert rows_of(lake, "bars") == [row | {"later": "not said"} for row in before]
+        assert len(before) == 5
+
+
+def test_a_file_that_cannot_be_written_is_told_and_nothing_is_loaded(settings: Settings) -> None:
+    with Lake.open(settings) as lake:
+        before = lake.snapshot()
+        place = settings.lake_dir / "data" / "main"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "bars").write_text("in the way")
+        with pytest.raises(LakeError, match=r"main/bars/load-.* cannot be written: .*File exists"):
+            load(lake, {"trades": [batch(1)["trades"]], "bars": [bars(0, 3)]}, batch_id="a")
+        assert (lake.snapshot(), files(settings, "load")) == (before, [])
+
+
+def test_a_table_without_a_time_in_its_key_is_no_bulk(settings: Settings) -> None:
+    rows = CONTRACTS["batches"].empty()
+    with Lake.open(settings) as lake, pytest.raises(ContractError, match="batches has no time in its key"):
+        load(lake, {"batches": [rows]}, batch_id="a")
+
+
+def test_a_batch_in_memory_is_loaded_where_it_is_large(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BULK_ROWS", 10)
+    with Lake.open(settings) as lake:
+        for number, rows in enumerate((9, 10)):
+            done = write_batch(
+                lake, {"bars": bars(0, rows, f"C{number}")}, batch_id=f"{number}", inputs={"n": 1}
+            )
+            assert done.rows == {"bars": rows}
+            assert len(files(settings, "load")) == number
+
+
 def test_a_failed_registration_commits_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     write = module._Staged.write
 
@@ -307,7 +351,7 @@ def _load_in_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-@budget(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@budget(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     minutes=st.lists(st.tuples(st.sampled_from(["BTC", "ETH", "SOL"]), st.integers(0, 30)), max_size=60),
     size=st.integers(1, 20),

@@ -32,6 +32,8 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _SCRATCH: Final = "rebuilding"
+# A query that runs for long should not undo the work of an hour.
+_READERS_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def _swap(settings: Settings, home: Path, old: Lake, began: int, now_ns: int) ->
         LakeError: someone wrote to the old one since.
     """
     kept = settings.home / f"lake-before-{datetime.fromtimestamp(now_ns / NS, UTC):%Y%m%dT%H%M%SZ}"
-    with old.alone():
+    with old.alone(_READERS_S):
         if old.snapshot() != began:
             raise LakeError(
                 "someone wrote to the lake while it was made anew, and the old one stays",

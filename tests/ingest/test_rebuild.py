@@ -26,7 +26,7 @@ from ingest.records import Kind
 from ingest.reference import seed_fees
 from ingest.venues.frames import Funding
 from ingest.venues.past import Past
-from storage.clock import ManualTime
+from storage.clock import ManualTime, parse_time_ns
 from storage.contracts import TRADES, VERSIONS
 from storage.errors import LakeError
 from storage.history import ROWS_HASH, held_snapshots, pin, pins
@@ -64,8 +64,9 @@ class Shelf:
 
 
 async def live(settings: Settings) -> None:
-    """Record a simulated market, and fill in a past over REST from another venue that is simulated."""
+    """Record a simulated market twice, the second time from where the first ended; fill in another past over REST."""
     await record(settings, name="monday", span_s=90.0)
+    await record(settings, name="tuesday", span_s=60.0, start_ns=parse_time_ns("2026-01-05T00:02:05Z"))
     hours = [
         Funding("BTC", NOW_NS // 1_000_000 // 3_600_000 * 3_600_000 - n * 3_600_000, 1e-5, 0.0)
         for n in range(9)
@@ -162,7 +163,7 @@ def test_a_lake_made_anew_is_the_same(home: Settings, held: Tables) -> None:
     done = made_anew(home, on_step=seen.append)
     kinds = Counter((item.source.kind, item.why == "") for item in done.made)
     assert kinds == {
-        ("recording", True): 1, ("backfill", True): 2, ("bars of a backfill", True): 1, ("file", True): 1,
+        ("recording", True): 2, ("backfill", True): 2, ("bars of a backfill", True): 1, ("file", True): 1,
         ("archive", True): 1, ("other", False): 2,
     }  # fmt: skip
     assert sum(item.carried for item in done.made) == 8, "seven rows of fees and the version"
@@ -240,12 +241,17 @@ def test_a_journal_that_lost_frames_is_not_taken_for_whole_and_what_nothing_give
     body[half : half + 2_000] = bytes(2_000)
     segment.write_bytes(body)
     data_files(home, "contexts")[0].unlink()
-    done = made_anew(home)
-    (monday,) = [item for item in done.made if item.source.name == "monday"]
+    with pytest.raises(LakeError, match=r"lacks \d+ rows of the old one") as seen:
+        made_anew(home)
+    done = seen.value.facts["rebuilt"]
+    assert isinstance(done, Rebuilt)
+    monday, tuesday = [item for item in done.made if item.source.kind == "recording"]
     assert monday.why.startswith("its journal lacks frame ")
     assert monday.lost == monday.source.batches[0].rows["contexts"] > 10
     assert monday.carried == monday.source.rows - monday.lost
-    assert done.missing == 0
+    # Made again is the other one, but without the context that its first bars had taken over.
+    assert tuesday.why == ""
+    assert {item.table for item in done.compared if item.missing} == {"bars"}
 
 
 class Stop(BaseException):

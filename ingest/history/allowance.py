@@ -51,7 +51,8 @@ class _NotedBudget(Budget):
     def charge(self, weight: int, now_s: float) -> None:
         """Spend, and write it down."""
         super().charge(weight, now_s)
-        self._note(self._clock.now_ns(), weight)
+        if weight:
+            self._note(self._clock.now_ns(), weight)
 
     def _note(self, now_ns: int, weight: int) -> None:
         self._handle.write(f"{now_ns} {weight}\n")

@@ -80,28 +80,58 @@ def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[Odd]]:
         fills: in any order; the same fill may come more than once.
         coins: names by code.
     """
-    if not len(fills):
-        return fills, []
-    # Not stable, which takes ten times as long: what shares a tid is two of a trade, or looked at one by one.
-    by_tid = np.argsort(fills["tid"])
-    tid = fills["tid"][by_tid]
-    starts = np.flatnonzero(np.concatenate(([True], tid[1:] != tid[:-1])))
-    twos = starts[np.diff(np.append(starts, len(tid))) == 2]
-    one, other = by_tid[twos], by_tid[twos + 1]
-    is_taker = fills["crossed"][one]
-    fits = fills["side"][one] * fills["side"][other] == -1
-    fits &= is_taker != fills["crossed"][other]
-    for name in ("coin", "time_ms", "price", "size"):
-        fits &= fills[name][one] == fills[name][other]
-    fits &= (fills["price"][one] > 0) & (fills["size"][one] > 0)
-    taker, first = np.where(is_taker, one, other)[fits], np.minimum(one, other)[fits]
     is_left = np.ones(len(fills), np.bool_)
-    is_left[one[fits]] = is_left[other[fits]] = False
+    takers, firsts = [], []
+    for look in (_side_by_side, _by_tid):
+        one, other = look(fills["tid"], np.flatnonzero(is_left))
+        fits = _fit(fills, one, other)
+        one, other = one[fits], other[fits]
+        is_left[one] = is_left[other] = False
+        takers.append(np.where(fills["crossed"][one], one, other))
+        firsts.append(np.minimum(one, other))
+        if not is_left.any():
+            break
     odd: list[Odd] = []
     if is_left.any():
         more, odd = _pair_slowly(fills, np.flatnonzero(is_left), coins)
-        taker, first = np.append(taker, more[:, 0]), np.append(first, more[:, 1])
-    return fills.at(taker[np.argsort(first)]), odd
+        takers.append(more[:, 0])
+        firsts.append(more[:, 1])
+    taker = np.concatenate(takers)
+    # Those that lie side by side are in order already.
+    return fills.at(taker if len(takers) == 1 else taker[np.argsort(np.concatenate(firsts))]), odd
+
+
+def _side_by_side(tid: Array, left: Array) -> tuple[Array, Array]:  # noqa: ARG001 - the first look is at all
+    """Return the places of two that follow each other, as a node writes them, and share a tid that no other has."""
+    one = np.flatnonzero(tid[1:] == tid[:-1])
+    in_order = np.sort(tid[one])
+    is_other = np.ones(len(tid), np.bool_)
+    is_other[one] = is_other[one + 1] = False
+    others = tid[is_other]
+    at = np.minimum(np.searchsorted(in_order, others), max(0, len(in_order) - 1))
+    again = others[in_order[at] == others] if len(in_order) else others[:0]
+    again = np.concatenate([again, in_order[1:][in_order[1:] == in_order[:-1]]])
+    one = one[~np.isin(tid[one], again)] if len(again) else one
+    return one, one + 1
+
+
+def _by_tid(tid: Array, left: Array) -> tuple[Array, Array]:
+    """Return the places of two, wherever they lie among what is left, that share a tid which no other of those has."""
+    # Not stable, which takes ten times as long: what shares a tid is two of a trade, or looked at one by one.
+    by_tid = left[np.argsort(tid[left])]
+    tid = tid[by_tid]
+    starts = np.flatnonzero(np.concatenate(([True], tid[1:] != tid[:-1])))
+    twos = starts[np.diff(np.append(starts, len(tid))) == 2]
+    return by_tid[twos], by_tid[twos + 1]
+
+
+def _fit(fills: Fills, one: Array, other: Array) -> Array:
+    """Say of each two whether they are one trade."""
+    fits: Array = fills["side"][one] * fills["side"][other] == -1
+    fits &= fills["crossed"][one] != fills["crossed"][other]
+    for name in ("coin", "time_ms", "price", "size"):
+        fits &= fills[name][one] == fills[name][other]
+    return fits & (fills["price"][one] > 0) & (fills["size"][one] > 0)
 
 
 def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array, list[Odd]]:

@@ -6,11 +6,16 @@ import asyncio
 
 import pytest
 
+from ingest.budget import weight_of
 from ingest.history.allowance import allowance, weight_per_minute
 from ingest.rest import Rest
+from ingest.venues.past import Past
 from storage.clock import NS, ManualTime
 from storage.errors import JournalError
+from storage.lake import Lake
 from storage.settings import Settings
+from tests.ingest.history.pasts import NOW_NS as PAST_NS
+from tests.ingest.history.pasts import candles, fill_in, serving, settings_for
 
 VENUES_LIMIT = 1_200
 # An answer's rows are charged once it is there: a whole page of candles, to each of the two.
@@ -47,6 +52,14 @@ async def test_what_one_spent_counts_for_the_next_until_a_minute_is_over(setting
     with allowance(settings, clock) as budget:
         assert budget.spent(loop.time()) == 0
     assert (settings.journal_dir / "backfill.budget").read_text() == ""
+
+
+async def test_what_a_backfill_asks_is_noted_as_it_is_asked(settings: Settings, lake: Lake) -> None:
+    async with serving(Past(PAST_NS, {("BTC", "1m"): candles(100)})) as venue:
+        done = await fill_in(lake, settings_for(settings, venue))
+    notes = (settings.journal_dir / "backfill.budget").read_text().splitlines()
+    asked_first = weight_of({"type": "exchangeStatus"}) + weight_of({"type": "meta"})
+    assert sum(int(line.split()[1]) for line in notes) == done.plan.weight + asked_first
 
 
 async def test_a_second_backfill_of_a_home_waits_for_its_turn_and_a_look_does_not(settings: Settings) -> None:

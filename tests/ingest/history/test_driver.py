@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ingest.history.backfill import check_wish, make_plan, run_backfill
+from ingest.history.cost import check_cost, cost_of
 from ingest.history.steps import Step, Taken, Wish
 from serving.commands.telling import describe_plan
 from storage.contracts import FUNDING
@@ -121,3 +122,15 @@ def test_a_day_that_cannot_be_meant_is_refused() -> None:
 def test_a_price_below_zero_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"archive.usd_per_gb is -1"):
         ArchiveSettings(usd_per_gb=-1.0)
+
+
+def test_a_price_that_nobody_can_tell_is_agreed_to_or_refused() -> None:
+    archive = ArchiveSettings()
+    cost = cost_of(
+        [*objects(1, 2, size_bytes=None), Step("asked", "a page", weight=20, size_bytes=9)], archive
+    )
+    with pytest.raises(RangeError, match=r"nobody tells the size of 2 objects.*say --yes"):
+        check_cost(cost, archive, is_agreed=False)
+    check_cost(cost, archive, is_agreed=True)
+    own = ArchiveSettings(requester_pays=False)
+    check_cost(cost_of(objects(1, size_bytes=None), own), own, is_agreed=False)

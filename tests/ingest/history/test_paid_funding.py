@@ -11,12 +11,10 @@ from storage.clock import DAY_NS, parse_time_ns
 from storage.errors import InstrumentError, RangeError
 from storage.lake import Lake
 from storage.settings import Settings
-from tests.conftest import recorded
-from tests.ingest.history.pasts import fill_in, recorded_fundings, serving, settings_for
+from tests.ingest.history.pasts import fill_in, serving, settings_for
 
 HOUR_MS = 3_600_000
 FUNDING = Wanted("funding")
-FILE = "hyperliquid/funding_1h_to_20250520.parquet"
 
 
 @pytest.mark.parametrize(
@@ -33,34 +31,6 @@ FILE = "hyperliquid/funding_1h_to_20250520.parquet"
 )
 def test_the_spacing_tells_for_how_long_a_payment_was(hours: list[float], expected: list[int]) -> None:
     assert intervals([int(hour * HOUR_MS) for hour in hours]) == expected
-
-
-async def test_the_change_from_8_hours_to_one_is_told_as_it_was_and_every_row_is_equal(
-    settings: Settings,
-    lake: Lake,
-) -> None:
-    """Real payments of three coins over four pages, among them a gap of two hours at all coins at once."""
-    coins = ("BTC", "ETH", "SOL")
-    paid = recorded_fundings(recorded(FILE), coins, to="2023-07-10")
-    to_ns = parse_time_ns("2023-07-10")
-    async with serving(Past(to_ns, fundings=paid)) as venue:
-        chosen = settings_for(settings, venue)
-        done = await fill_in(lake, chosen, FUNDING, coins=coins, from_ns=0, to_ns=to_ns, now_ns=to_ns)
-    assert done.rows == {"funding": len(paid)}
-    rows = lake.query(
-        "SELECT split_part(instrument, '|', 3) AS coin, epoch_ms(ts_event) AS t, funding_rate FROM funding "
-        "ORDER BY t, coin",
-    )
-    assert [tuple(row.values()) for row in rows.to_pylist()] == [(p.coin, p.time_ms, p.rate) for p in paid]
-    spans = lake.query(
-        "SELECT interval_h, count(*) // 3 AS n, min(epoch_ms(ts_event)) // 3600000 AS first, "
-        "max(epoch_ms(ts_event)) // 3600000 AS last FROM funding GROUP BY interval_h ORDER BY first",
-    )
-    changed_h = parse_time_ns("2023-06-08") // 3_600_000_000_000
-    assert [(row["interval_h"], row["first"], row["last"]) for row in spans.to_pylist()] == [
-        (8, FIRST_NS // 3_600_000_000_000, changed_h),
-        (1, changed_h + 1, parse_time_ns("2023-07-09T23:00") // 3_600_000_000_000),
-    ]
 
 
 async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: Settings, lake: Lake) -> None:

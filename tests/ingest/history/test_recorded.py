@@ -138,11 +138,14 @@ def replayed(settings: Settings, lake: Lake, home: Path) -> int:
 async def test_some_recorded_candles_and_payments_come_back_as_they_were_and_again_from_the_journals(
     settings: Settings, lake: Lake, tmp_path: Path
 ) -> None:
-    """The last 12 hours of 12 coins in 5 minutes, with a halt; payments of a week around the change to one hour."""
+    """The last 12 hours of 12 coins in 5 minutes, with a halt; payments of three coins over four pages.
+
+    Among the payments are the change from 8 hours to one and a gap of two hours at all coins at once.
+    """
     counts = await candles_come_back(settings, lake, "5m", newest=150)
     assert counts["printed"] > 1_700
-    to_ns = parse_time_ns("2023-06-12")
-    paid = recorded_fundings(recorded(FUNDING), to="2023-06-12")
+    to_ns = parse_time_ns("2023-07-10")
+    paid = recorded_fundings(recorded(FUNDING), ("BTC", "ETH", "SOL"), to="2023-07-10")
     await funding_comes_back(settings, lake, paid, to_ns=to_ns)
     assert replayed(settings, lake, tmp_path / "again") > 4_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tests.features.reference.cells import (
+from tests.features.loops.cells import (
     Cell,
     Rows,
     mean_of,
@@ -16,7 +16,7 @@ from tests.features.reference.cells import (
     steps_of,
     window,
 )
-from tests.features.reference.prices import log_return
+from tests.features.loops.prices import log_return
 
 
 def return_rank(rows: Rows, s: int, t: int, bars: int) -> Cell:

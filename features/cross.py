@@ -105,9 +105,9 @@ def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
 
     Formula: mean of r[t] over the instruments that have one, r the n-bar log return, rounded to 1e-12
 
-    Missing: fewer than 3 instruments have an n-bar return.
+    Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
     """
-    return market_of(log_change(log_price, observed, bars))
+    return torch.where(observed, market_of(log_change(log_price, observed, bars)), math.nan)
 
 
 @family(
@@ -124,10 +124,10 @@ def market_dispersion(log_price: Tensor, observed: Tensor, *, bars: int) -> Tens
     Formula: mean of |r[t] - m[t]| over the instruments that have a return, r the n-bar log return and m its mean,
     both rounded to 1e-12
 
-    Missing: fewer than 3 instruments have an n-bar return.
+    Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
     """
     change = log_change(log_price, observed, bars)
-    return market_of(torch.abs(change - market_of(change)))
+    return torch.where(observed, market_of(torch.abs(change - market_of(change))), math.nan)
 
 
 @family(

@@ -6,6 +6,7 @@ none of its features. For the leader itself they are what the formulas say: its 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -32,35 +33,35 @@ def follows(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tenso
 @family(
     bars=(1, 5),
     lookback_bars=lambda bars: bars,
-    inputs=("btc_log_price", "btc_observed"),
+    inputs=("observed", "btc_log_price", "btc_observed"),
     unit="log",
     source=_FOLLOWING,
 )
-def btc_return(btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Tensor:
+def btc_return(observed: Tensor, btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Tensor:
     """Return of Bitcoin over n bars, beside every instrument.
 
     Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's BTC perp
 
-    Missing: the panel has no BTC perp, or that has no n-bar return.
+    Missing: the instrument's own bar was not observed, the panel has no BTC perp, or that has no n-bar return.
     """
-    return log_change(btc_log_price, btc_observed, bars)
+    return torch.where(observed, log_change(btc_log_price, btc_observed, bars), math.nan)
 
 
 @family(
     bars=(1, 5),
     lookback_bars=lambda bars: bars,
-    inputs=("eth_log_price", "eth_observed"),
+    inputs=("observed", "eth_log_price", "eth_observed"),
     unit="log",
     source=_FOLLOWING,
 )
-def eth_return(eth_log_price: Tensor, eth_observed: Tensor, *, bars: int) -> Tensor:
+def eth_return(observed: Tensor, eth_log_price: Tensor, eth_observed: Tensor, *, bars: int) -> Tensor:
     """Return of Ether over n bars, beside every instrument.
 
     Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's ETH perp
 
-    Missing: the panel has no ETH perp, or that has no n-bar return.
+    Missing: the instrument's own bar was not observed, the panel has no ETH perp, or that has no n-bar return.
     """
-    return log_change(eth_log_price, eth_observed, bars)
+    return torch.where(observed, log_change(eth_log_price, eth_observed, bars), math.nan)
 
 
 @family(

@@ -206,6 +206,11 @@ def load_panel(
             'FROM bars GROUP BY ALL"',
         )
     panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
+    return with_joined(panel, lake, joined, at=at)
+
+
+def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | None) -> Panel:
+    """Return a panel with what a lake knew beside its bars; see `features.asof.join_columns`."""
     grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
     return replace(panel, values=panel.values | join_columns(lake, joined, grid, at=at))
 

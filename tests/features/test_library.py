@@ -217,6 +217,28 @@ def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:
     assert last(panel, "print_rate_30") == 0.0
 
 
+def test_one_without_bars_has_the_clock_alone_and_moves_nobody() -> None:
+    panel = random_panel(4, 300, seed=8)
+    status = panel.status.clone()
+    status[1] = CODE["unknown"]
+    absent = replace(
+        panel,
+        status=status,
+        values={
+            name: value.index_fill(0, torch.tensor([1]), math.nan) for name, value in panel.values.items()
+        },
+    )
+    compared = 0
+    for item in FEATURES.values():
+        value, mask = cells(absent, item)
+        assert mask[1].all() if item.is_clock else not mask[1].any(), item.name
+        without, known = cells(absent.select([0, 2, 3]), item)
+        assert (mask[[0, 2, 3]] == known).all(), item.name
+        assert (value[[0, 2, 3]] == without).all(), item.name
+        compared += int(known.sum())
+    assert compared > 20_000
+
+
 def test_a_halt_is_a_hole_and_a_recycled_name_another_instrument() -> None:
     """The old BTC ends where the new one begins; a window of 120 bars outlives it by 24 at most."""
     old = ["printed"] * 200 + ["halted"] * 5 + ["printed"] * 45 + ["unlisted"] * 150

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tests.features.reference.cells import Cell, Rows, mean_of, ratio_of, window
+from tests.features.loops.cells import Cell, Rows, mean_of, ratio_of, window
 
 
 def relative_spread(rows: Rows, s: int, t: int) -> Cell:

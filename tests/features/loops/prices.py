@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from tests.features.reference.cells import (
+from tests.features.loops.cells import (
     Cell,
     Rows,
     enough,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tests.features.reference.cells import (
+from tests.features.loops.cells import (
     Cell,
     Rows,
     enough,

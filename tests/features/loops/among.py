@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tests.features.reference.cells import (
+from tests.features.loops.cells import (
     Cell,
     Rows,
     mean_of,
@@ -16,7 +16,7 @@ from tests.features.reference.cells import (
     steps_of,
     window,
 )
-from tests.features.reference.prices import log_return
+from tests.features.loops.prices import log_return
 
 
 def return_rank(rows: Rows, s: int, t: int, bars: int) -> Cell:
@@ -24,7 +24,7 @@ def return_rank(rows: Rows, s: int, t: int, bars: int) -> Cell:
 
 
 def market_residual(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    own, mean = log_return(rows, s, t, bars), market_return(rows, s, t, bars)
+    own, mean = log_return(rows, s, t, bars), _market(rows, t, bars)
     return None if own is None or mean is None else own - mean
 
 
@@ -42,13 +42,20 @@ def _rank(every: list[Cell], s: int) -> Cell:
 
 
 def market_return(rows: Rows, s: int, t: int, bars: int) -> Cell:
+    mean = _market(rows, t, bars)
+    return mean if rows.is_observed(s, t) else None
+
+
+def _market(rows: Rows, t: int, bars: int) -> Cell:
     return _over([log_return(rows, other, t, bars) for other in range(rows.n_instruments)])
 
 
 def market_dispersion(rows: Rows, s: int, t: int, bars: int) -> Cell:
     every = [log_return(rows, other, t, bars) for other in range(rows.n_instruments)]
     mean = _over(every)
-    return None if mean is None else _over([None if cell is None else abs(cell - mean) for cell in every])
+    if mean is None or not rows.is_observed(s, t):
+        return None
+    return _over([None if cell is None else abs(cell - mean) for cell in every])
 
 
 def volatility_rank(rows: Rows, s: int, t: int, bars: int) -> Cell:
@@ -71,11 +78,11 @@ def _of_leader(loop: Callable[..., Cell], rows: Rows, symbol: str, t: int, *args
 
 
 def btc_return(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    return _of_leader(log_return, rows, "BTC", t, bars)
+    return _of_leader(log_return, rows, "BTC", t, bars) if rows.is_observed(s, t) else None
 
 
 def eth_return(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    return _of_leader(log_return, rows, "ETH", t, bars)
+    return _of_leader(log_return, rows, "ETH", t, bars) if rows.is_observed(s, t) else None
 
 
 def _lead(rows: Rows, symbol: str, s: int, t: int, bars: int) -> Cell:

@@ -182,15 +182,12 @@ def load_panel(
         RangeError: no bar fits.
         InstrumentError: an instrument that was asked for has none.
     """
-    bars = query_bars(
-        lake,
-        width=width,
-        since_ns=since_ns,
-        until_ns=until_ns,
-        instruments=instruments,
-        origins=origins,
-        at=at,
-        grace_ns=grace_ns,
+    width_ns(width)  # an unknown width is refused here, not found to have no bars
+    first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
+    last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
+    wanted = sorted(set(instruments)) if instruments is not None else []
+    bars = lake.query(
+        _SELECT, (width, first_us, last_us, list(origins), instruments is None, wanted, grace_ns), at=at
     )
     if bars.num_rows == 0:
         raise RangeError(
@@ -200,27 +197,6 @@ def load_panel(
             'FROM bars GROUP BY ALL"',
         )
     return panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
-
-
-def query_bars(
-    lake: Lake,
-    *,
-    width: str,
-    since_ns: int | None,
-    until_ns: int | None,
-    instruments: Sequence[str] | None,
-    origins: Sequence[str],
-    at: int | None,
-    grace_ns: int,
-) -> pa.Table:
-    """Return the rows of `load_panel`, which says what it is asked; there may be none."""
-    width_ns(width)  # an unknown width is refused here, not found to have no bars
-    first_us = -(2**62) // US_NS if since_ns is None else since_ns // US_NS
-    last_us = 2**62 // US_NS if until_ns is None else until_ns // US_NS
-    wanted = sorted(set(instruments)) if instruments is not None else []
-    return lake.query(
-        _SELECT, (width, first_us, last_us, list(origins), instruments is None, wanted, grace_ns), at=at
-    )
 
 
 def panel_from_table(

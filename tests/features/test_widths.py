@@ -24,7 +24,8 @@ HOURS = 200
 
 def hours(seed: int = 1) -> Panel:
     clock = FIRST_NS + HOUR_NS * np.arange(HOURS, dtype=np.int64)
-    return replace(random_panel(3, HOURS, seed=seed), width_ns=HOUR_NS, ts_open_ns=clock)
+    panel = random_panel(4, HOURS, seed=seed).select([0, 1, 2])
+    return replace(panel, width_ns=HOUR_NS, ts_open_ns=clock)
 
 
 WIDE = hours()

@@ -18,10 +18,8 @@ from features.sets import fingerprint, get_set
 from features.spec import Feature, FeatureBlock
 from features.stream import Stream
 
-_BLOCK_CELLS: Final = 25_600
-"""Cells (S * T) of a block: what a step of the plan reads and writes stays in a core's cache (measured: the best of
-6,400 to 409,600 on a core with 1 MB)."""
-_BLOCK_CELLS_ON_DEVICE: Final = 4_000_000
+_BLOCK_CELLS: Final = 12_800
+"""Cells (S * T) of a block: few calls, and what is remembered between blocks still fits the cache."""
 _LEAST_BLOCKS: Final = 8
 """A thread is worth its warm-up when it has so many blocks to compute."""
 
@@ -62,8 +60,7 @@ def compute(panel: Panel, features: tuple[Feature, ...]) -> tuple[Tensor, Tensor
     values = torch.empty(shape, dtype=torch.float32, device=device)
     mask = torch.empty(shape, dtype=torch.bool, device=device)
     lookbacks = [item.lookback_bars for item in features]
-    cells = _BLOCK_CELLS if device.type == "cpu" else _BLOCK_CELLS_ON_DEVICE
-    block = 2 ** max((cells // max(shape[0], 1)).bit_length() - 1, 0)
+    block = 2 ** max((_BLOCK_CELLS // max(shape[0], 1)).bit_length() - 1, 0)
     parts = _parts(shape[1], max(block * _LEAST_BLOCKS, 2 * max(lookbacks)), torch.get_num_threads())
     leaves = leaves_of(panel)
 

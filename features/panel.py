@@ -188,15 +188,12 @@ def load_panel(
         RangeError: no bar fits.
         InstrumentError: an instrument that was asked for has none.
     """
-    bars = query_bars(
-        lake,
-        width=width,
-        since_ns=since_ns,
-        until_ns=until_ns,
-        instruments=instruments,
-        origins=origins,
-        at=at,
-        grace_ns=grace_ns,
+    width_ns(width)  # an unknown width is refused here, not found to have no bars
+    first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
+    last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
+    wanted = sorted(set(instruments)) if instruments is not None else []
+    bars = lake.query(
+        _SELECT, (width, first_us, last_us, list(origins), instruments is None, wanted, grace_ns), at=at
     )
     if bars.num_rows == 0:
         raise RangeError(
@@ -213,27 +210,6 @@ def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | 
     """Return a panel with what a lake knew beside its bars; see `features.asof.join_columns`."""
     grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
     return replace(panel, values=panel.values | join_columns(lake, joined, grid, at=at))
-
-
-def query_bars(
-    lake: Lake,
-    *,
-    width: str,
-    since_ns: int | None,
-    until_ns: int | None,
-    instruments: Sequence[str] | None,
-    origins: Sequence[str],
-    at: int | None,
-    grace_ns: int,
-) -> pa.Table:
-    """Return the rows of `load_panel`, which says what it is asked; there may be none."""
-    width_ns(width)  # an unknown width is refused here, not found to have no bars
-    first_us = -(2**62) // US_NS if since_ns is None else since_ns // US_NS
-    last_us = 2**62 // US_NS if until_ns is None else until_ns // US_NS
-    wanted = sorted(set(instruments)) if instruments is not None else []
-    return lake.query(
-        _SELECT, (width, first_us, last_us, list(origins), instruments is None, wanted, grace_ns), at=at
-    )
 
 
 def panel_from_table(

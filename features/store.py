@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from features.build import build_features
+from features.cache import STRETCH_CELLS, load_stretch
 from features.files import block_writer, read_block, write_block, write_text
-from features.panel import ORIGINS, UNKNOWN, Nanoseconds, Panel, content_hash, panel_from_table, query_bars
+from features.panel import ORIGINS, UNKNOWN, Nanoseconds, Panel, content_hash
 from features.sets import fingerprint, get_set
 from features.spec import FeatureBlock
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_CELLS: Final = 2_000_000
-"""Bars that are read and built at a time: a week of 200 instruments, about 2 GB while the lake answers."""
 _OVERLAP_NS: Final = 3600 * NS
 """Batches are looked for that the lake stamped up to this long before the newest one seen: clocks are set back."""
 _MANIFEST: Final = "manifest.json"
@@ -179,12 +178,21 @@ def update(
     # Read the days that may have changed, and build those that did.
     doubtful = _doubtful(held, new, touched, lookback_ns)
     new.days = {_name(day): held.days[_name(day)] for day in new.opens if day not in doubtful}
-    most = max(1, _CELLS * step_ns // (DAY_NS * new.instruments))
+    most = max(1, STRETCH_CELLS * step_ns // (DAY_NS * new.instruments))
     built: list[int] = []
     rows = 0
     for run in _runs(sorted(doubtful), most):
         span = new.span(run[0] - lookback_ns, run[-1] + DAY_NS)
-        panel = _load(lake, question, *span, at=at)
+        panel = load_stretch(
+            lake,
+            width=question.width,
+            start_ns=span[0],
+            stop_ns=span[1],
+            instruments=question.instruments,
+            origins=question.origins,
+            at=at,
+            grace_ns=question.grace_ns,
+        )
         for day in run:
             seen = panel.slice(*new.span(day - lookback_ns, day + DAY_NS))
             new.days[_name(day)] = content_hash(seen.select(_present(seen)))[:16]
@@ -277,8 +285,8 @@ def _look(
         list(question.origins),
         question.instruments is None,
         list(question.instruments or ()),
-        -(2**62) // US_NS if since_ns is None else since_ns // US_NS,
-        2**62 // US_NS if until_ns is None else until_ns // US_NS,
+        -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS),
+        2**62 // US_NS if until_ns is None else -(-until_ns // US_NS),
         question.grace_ns,
         held.mark_ns - _OVERLAP_NS if is_same else 0,
         held.batches if is_same else [],
@@ -327,24 +335,6 @@ def _build(
         write_block(folder / new.file(day), part)
         rows += part.mask.shape[0] * part.mask.shape[1]
     return rows
-
-
-def _load(lake: Lake, question: Question, start_ns: int, stop_ns: int, *, at: int) -> Panel:
-    """Read the bars of a stretch that may hold none, or not of every instrument that is asked for."""
-    bars = query_bars(
-        lake,
-        width=question.width,
-        since_ns=start_ns,
-        until_ns=stop_ns,
-        instruments=question.instruments,
-        origins=question.origins,
-        at=at,
-        grace_ns=question.grace_ns,
-    )
-    if bars.num_rows:
-        return panel_from_table(bars, width=question.width, since_ns=start_ns, until_ns=stop_ns)
-    clock = np.arange(start_ns, stop_ns, width_ns(question.width), dtype=np.int64)
-    return Panel((), width_ns(question.width), clock, {}, torch.zeros((0, len(clock)), dtype=torch.uint8))
 
 
 def _blank(block: FeatureBlock, held: _Manifest) -> FeatureBlock:

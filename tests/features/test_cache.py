@@ -1,0 +1,100 @@
+"""A panel that was read before is a file, and the same panel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import features.cache
+from features.cache import cached_panel, load_stretch, trim
+from features.panel import Panel, content_hash, load_panel
+from storage.clock import DAY_NS, NS, ManualTime
+from storage.errors import RangeError
+from storage.lake import Lake
+from storage.settings import Settings
+from tests.features.panels import MINUTE_NS, START_NS, random_panel, stored_rows
+
+PANEL = random_panel(4, 3_000)
+ASKED: dict[str, Any] = {"width": "1m", "grace_ns": 2 * NS}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("home")
+    with Lake.open(Settings(home=path), clock=ManualTime(START_NS)) as lake:
+        # A day without a bar, and one instrument that comes late.
+        lake.commit({"bars": stored_rows(PANEL.steps(0, 400))}, batch_id="first")
+        lake.commit({"bars": stored_rows(PANEL.select([0, 2]).steps(2_900, 3_000))}, batch_id="last")
+    return path
+
+
+@pytest.fixture
+def lake(home: Path) -> Iterator[Lake]:
+    with Lake.open(Settings(home=home), clock=ManualTime(START_NS)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"since_ns": START_NS + 7 * MINUTE_NS + 1, "until_ns": START_NS + 2_950 * MINUTE_NS},
+        {"instruments": [PANEL.instruments[3], PANEL.instruments[1]]},
+        {"at": 2},
+    ],
+)
+@pytest.mark.parametrize("cells", [1, 2_000_000])
+def test_a_cached_panel_is_the_panel(
+    lake: Lake, tmp_path: Path, more: dict[str, Any], cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features.cache, "STRETCH_CELLS", cells)
+    whole = load_panel(lake, **ASKED, **more)
+    assert content_hash(cached_panel(tmp_path, lake, **ASKED, **more)) == content_hash(whole)
+    assert int(whole.printed.sum()) > 300
+
+
+def test_the_second_time_nothing_is_read(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cached_panel(tmp_path, lake, **ASKED)
+
+    def refuse(*_: object, **__: object) -> Panel:
+        raise AssertionError("the lake was read again")
+
+    monkeypatch.setattr(features.cache, "_write", refuse)
+    assert content_hash(cached_panel(tmp_path, lake, **ASKED)) == content_hash(first)
+    for other in ({"grace_ns": 0}, {"at": 2}, {"until_ns": START_NS + 9 * MINUTE_NS}):
+        with pytest.raises(AssertionError, match="read again"):
+            cached_panel(tmp_path, lake, **(ASKED | other))
+
+
+def test_another_lake_with_the_same_snapshots_is_another(lake: Lake, tmp_path: Path) -> None:
+    cached_panel(tmp_path, lake, **ASKED)
+    with Lake.open(Settings(home=tmp_path / "other"), clock=ManualTime(START_NS)) as other:
+        for batch in ("first", "last"):
+            other.commit({"bars": stored_rows(PANEL.steps(10, 20))}, batch_id=batch)
+        assert other.snapshot() == lake.snapshot()
+        assert cached_panel(tmp_path, other, **ASKED).n_steps == 10
+
+
+def test_a_stretch_without_bars_is_an_empty_panel(lake: Lake) -> None:
+    asked: dict[str, Any] = ASKED | {"origins": ("live",), "at": lake.snapshot()}
+    start_ns = START_NS + 1_000 * MINUTE_NS
+    for instruments in (None, PANEL.instruments):
+        panel = load_stretch(
+            lake, start_ns=start_ns, stop_ns=start_ns + 9 * MINUTE_NS, instruments=instruments, **asked
+        )
+        assert (panel.instruments, panel.n_steps) == ((), 9)
+    with pytest.raises(RangeError, match="no 1m bar of origin"):
+        cached_panel(Path(), lake, **ASKED, since_ns=START_NS + 9 * DAY_NS)
+
+
+def test_old_files_go_and_the_one_in_use_stays(tmp_path: Path) -> None:
+    for age, name in enumerate("abcd"):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (1_000 - age, 1_000 - age))
+    trim(tmp_path, limit_bytes=250, keep=tmp_path / "d.safetensors")
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "d"]

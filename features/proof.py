@@ -15,8 +15,9 @@ from typing import Final
 
 import torch
 
-from features.build import build_features, on_one_core
+from features.build import on_one_core
 from features.canaries import canary_looks_ahead, canary_reaches_back, canary_remembers
+from features.made import made_as_proven
 from features.moved import ALL, Results, blind, evaluate_on, first_move, leak
 from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import fingerprint, get_set
@@ -65,33 +66,16 @@ class ProofResult:
 
 
 def prove(panel: Panel, feature_set: str, *, seed: int) -> ProofResult:
-    """Prove a set on a panel, see `prove_features`; and that what is built of it is what was proven.
-
-    - `build`: the block that `build_features` makes holds, bit for bit, what was proven, rounded to float32.
+    """Prove a set on a panel, see `prove_features`; and that what is made of it is what was proven (features/made.py).
 
     Raises:
-        LeakError: a value moved, or was built otherwise; it names the feature, the instrument and the bar. Or a
+        LeakError: a value moved, or was made otherwise; it names the feature, the instrument and the bar. Or a
             canary was missed.
         RangeError: the panel is shorter than the deepest lookback.
     """
     panel = panel.steps(-PROOF_STEPS, None)
     result = prove_features(panel, get_set(feature_set), seed=seed, feature_set=feature_set)
-    return replace(result, compared=result.compared | {"build": _built_as_proven(panel, feature_set)})
-
-
-def _built_as_proven(panel: Panel, feature_set: str) -> int:
-    features, block = get_set(feature_set), build_features(panel, feature_set)
-    with torch.inference_mode(), on_one_core():
-        proven = evaluate_on(panel, features)
-    compared = 0
-    for place, (item, (value, mask)) in enumerate(zip(features, proven, strict=True)):
-        expected = value.to(torch.float32)
-        if (
-            moved := first_move((expected, mask), (block.values[:, :, place], block.mask[:, :, place]))
-        ) is not None:
-            raise leak("build", item, panel, moved, "it was built as a block")
-        compared += int(mask.sum())
-    return compared
+    return replace(result, compared=result.compared | made_as_proven(panel, feature_set))
 
 
 def prove_features(

@@ -14,7 +14,7 @@ from features.moved import evaluate_on
 from features.panel import ORIGINS, UNKNOWN, Panel, load_panel
 from features.spec import Feature
 from serving.explain import find_instrument
-from serving.features import find_feature, leaves_read
+from serving.feature_words import find_feature, leaves_read
 from storage.clock import NS, US_NS, floor_ns, iso, width_ns
 from storage.contracts import STATUSES
 from storage.lake import Lake

@@ -1,10 +1,9 @@
-"""What do the feature commands do: which bars, which words, which files?"""
+"""What do the feature commands do: which bars are read, what is proven and judged, where does it lie?"""
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from features.edition import EDITION, SUFFIX, edition_of, edition_path, inputs_of, reached_of, read_edition
+from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
 from features.health import Health, check_health
 from features.hindsight import prove_hindsight
-from features.inputs import CLOCK, LEAVES, STATUS
 from features.panel import Panel, load_panel
 from features.proof import PROOF_STEPS, prove
-from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import Feature, FeatureBlock
+from features.sets import get_set
+from features.spec import FeatureBlock
 from serving.report import words
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
@@ -82,92 +80,6 @@ class Bars:
             at=self.at,
             grace_ns=self.settings.bars.grace_ns,
         )
-
-
-# Words.
-
-
-def list_sets() -> pa.Table:
-    """Return one row a set."""
-    rows = [
-        {
-            "set": name,
-            "features": len(held),
-            "lookback_bars": max(item.lookback_bars for item in held),
-            "fingerprint": fingerprint(held)[:12],
-        }
-        for name, held in FEATURE_SETS.items()
-    ]
-    return pa.Table.from_pylist(rows)
-
-
-def list_rows(feature_set: str | None, *, is_short: bool) -> pa.Table:
-    """Return one row a feature of a set, or of every set; short ones fit a terminal."""
-    rows = [
-        {
-            "set": name,
-            "feature": item.name,
-            "unit": item.unit,
-            "back" if is_short else "lookback_bars": item.lookback_bars,
-            "inputs": ", ".join(item.inputs),
-            "source": item.source.partition(")")[0] + ")" if is_short and ")" in item.source else item.source,
-        }
-        for name in ([feature_set] if feature_set else FEATURE_SETS)
-        for item in get_set(name)
-    ]
-    table = pa.Table.from_pylist(rows)
-    return table.drop_columns(["set", "inputs"]) if is_short else table
-
-
-def describe(name: str, *, with_code: bool) -> Iterator[str]:
-    """Yield lines about a feature.
-
-    Raises:
-        SettingsError: there is no such feature.
-    """
-    item = find_feature(name)
-    yield f"{item.name}: {item.summary}"
-    told = {
-        "formula": item.formula,
-        "unit": item.unit,
-        "missing": item.missing,
-        "lookback": f"{item.lookback_bars} bars before its own, {item.own_lookback_bars} of them read by itself",
-        "source": item.source,
-        "sets": ", ".join(key for key, held in FEATURE_SETS.items() if item in held),
-        "fingerprint": fingerprint((item,)),
-    }
-    for key, value in told.items():
-        yield f"  {key:12} {value}"
-    yield "inputs:"
-    for found in inputs_of(item):
-        limits = ", ".join(f"{key} {value:g}" for key, value in found.params)
-        yield f"  {found.name:12} from {', '.join(found.inputs)}" + (f" ({limits})" if limits else "")
-    yield "code:"
-    for key, text in sorted(reached_of(item).items()):
-        yield f"  {key}" + (f" = {text}" if "\n" not in text and len(text) < 60 else "")
-        if with_code and "\n" in text:
-            yield from (f"    {line}" for line in text.rstrip().splitlines())
-
-
-def find_feature(name: str) -> Feature:
-    """Return a feature of any set by its name.
-
-    Raises:
-        SettingsError: there is no such feature; the nearest is named.
-    """
-    held = {item.name: item for features in FEATURE_SETS.values() for item in features}
-    if name not in held:
-        nearest = difflib.get_close_matches(name, held, n=1, cutoff=0.0)[0]
-        raise SettingsError(
-            f"no feature is called {name!r}", hint=f"use {nearest}, or see: tickwalk features list"
-        )
-    return held[name]
-
-
-def leaves_read(item: Feature) -> list[str]:
-    """Return the panel's columns that a feature is made from."""
-    named = {part for found in inputs_of(item) for part in found.inputs}
-    return [leaf.removeprefix("panel.") for leaf in LEAVES if leaf in named and leaf not in (CLOCK, STATUS)]
 
 
 # Proof.

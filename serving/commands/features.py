@@ -42,7 +42,7 @@ def list_features(
     form: Form = "table",
 ) -> None:
     """List the feature sets, or the features of one with unit, lookback, inputs and source."""
-    from serving.features import list_rows, list_sets
+    from serving.feature_words import list_rows, list_sets
 
     if feature_set is None and form == "table":
         print_table(list_sets(), form)
@@ -56,7 +56,7 @@ def show(
     code: Annotated[bool, typer.Option("--code", help="Print the source of all that it reaches.")] = False,
 ) -> None:
     """Show all about one feature: formula, missing policy, inputs, the code it reaches, its fingerprint."""
-    from serving.features import describe
+    from serving.feature_words import describe
 
     for line in describe(feature, with_code=code):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+import features.made
 import features.proof
 from features.build import build_features
 from features.inputs import CLOCK, INPUTS, Input
@@ -154,7 +155,7 @@ def test_a_block_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.Monke
             held[cell] = torch.nextafter(held[cell], torch.tensor(1.0)) if part == "values" else ~held[cell]
             return replace(block, **{part: held})
 
-        monkeypatch.setattr(features.proof, "build_features", nudged)
+        monkeypatch.setattr(features.made, "build_features", nudged)
         with pytest.raises(LeakError, match=r"log_return_5 of \S+ moved .*\(step 300\) when it was built"):
             prove(PANEL, "candles", seed=0)
 

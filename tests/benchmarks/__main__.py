@@ -8,11 +8,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from storage.logs import configure_logs
 from tests.benchmarks.harness import BENCHES
 
 
 def main(arguments: list[str]) -> int:
     """Run the benchmarks whose module or full name is `arguments[0]`, or all, and return the exit status."""
+    configure_logs(level="warning")  # to standard error, as what runs
     for path in sorted(Path(__file__).parent.glob("bench_*.py")):
         importlib.import_module(f"tests.benchmarks.{path.stem}")
     wanted = arguments[0] if arguments else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from storage.lake import Lake
 from storage.load import load
+from storage.logs import configure_logs
 from storage.settings import load_settings
 from storage.verify import verify
 from tests.benchmarks.made_bars import made_bars
@@ -18,6 +19,7 @@ from tests.benchmarks.made_bars import made_bars
 
 def main(rows: int) -> None:
     """Load bars into a fresh lake, have it verified, and print rows, seconds and the most that was resident."""
+    configure_logs(level="warning")
     with (
         tempfile.TemporaryDirectory() as folder,
         Lake.open(load_settings(overrides={"home": Path(folder, "home")}, environ={})) as lake,

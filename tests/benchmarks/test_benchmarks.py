@@ -78,6 +78,12 @@ def test_a_load_and_a_plain_write_hold_the_same_rows() -> None:
     assert set(reads) == set(taken)
 
 
+def test_the_memory_of_a_load_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_load, "MEMORY_ROWS", 100)
+    (figure,) = bench_load.memory()
+    assert (figure.unit, 50 < figure.value < bench_load.LIMIT_MB) == ("MB", True)
+
+
 def test_a_read_gives_the_same_rows_after_any_number_of_commits(tmp_path: Path) -> None:
     homes = bench_reads.make_homes(tmp_path, (2, 4))
     taken = bench_reads.read_all(homes, rounds=1)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -40,8 +41,10 @@ CADENCES: Final = {"fast": (0.0, 1_000.0, 5_000.0), "slow": (2_500.0, 10_000.0, 
 Hyperliquid sent 20 levels every 0.5 s until 2026-06 and its archive still does, as `fast` books of 5 levels do;
 its slow books come every 5 s since 2026-07-25."""
 
-LEADERS: Final = {"btc": "hyperliquid|perp|BTC", "eth": "hyperliquid|perp|ETH"}
-"""The instruments that others are said to follow, by name of input."""
+LEADERS: Final = {"btc": "BTC", "eth": "ETH"}
+"""The symbols that others are said to follow, by name of input."""
+_RELAYED: Final = {"gaiaex": "hyperliquid"}
+"""Venues that show another's books, and so follow its leaders."""
 
 _HOUR_NS: Final = 3_600 * NS
 _WEEK_NS: Final = 7 * DAY_NS
@@ -53,7 +56,7 @@ LEAVES: Final = (
     CLOCK,
     STATUS,
     *(f"panel.{name}" for name in COLUMNS),
-    *(f"panel.is_{name}" for name in LEADERS),
+    *(f"panel.{name}_row" for name in LEADERS),
 )
 """What a panel itself holds, as it holds it; features read the inputs made from these."""
 
@@ -152,18 +155,18 @@ def step_change(x: Tensor) -> Tensor:
     return x - shift(x, 1)
 
 
-def of_leader(x: Tensor, is_leader: Tensor) -> Tensor:
-    """Return the row of the one instrument that leads, (1, T); NaN throughout where the panel lacks it.
+def of_leader(x: Tensor, row: Tensor) -> Tensor:
+    """Return what each instrument's leader has, (S, T) float64; NaN where the panel lacks the leader.
 
-    A greatest value and not a sum: it is exact, and in no order.
+    Args:
+        row: (S, T) int64, the leader's place among the instruments; -1: the panel lacks it.
     """
-    led = torch.where(is_leader & ~torch.isnan(x), x, -math.inf).amax(dim=0, keepdim=True)
-    return torch.where(torch.isinf(led), math.nan, led)
+    return torch.where(row >= 0, torch.gather(x, 0, torch.clamp(row, min=0)), math.nan)
 
 
-def is_leader_observed(observed: Tensor, is_leader: Tensor) -> Tensor:
-    """Return where the one instrument that leads was observed, (1, T) bool."""
-    return (observed & is_leader).any(dim=0, keepdim=True)
+def is_leader_observed(observed: Tensor, row: Tensor) -> Tensor:
+    """Return where each instrument's leader was observed, (S, T) bool."""
+    return (row >= 0) & torch.gather(observed, 0, torch.clamp(row, min=0))
 
 
 def share_of(ts_close_ns: Tensor, *, span_ns: float) -> Tensor:
@@ -225,9 +228,9 @@ def _books() -> Iterable[Input]:
 
 def _leaders() -> Iterable[Input]:
     for name in LEADERS:
-        yield Input(f"{name}_log_price", of_leader, ("log_price", f"panel.is_{name}"))
+        yield Input(f"{name}_log_price", of_leader, ("log_price", f"panel.{name}_row"))
         yield Input(f"{name}_step_return", step_change, (f"{name}_log_price",), lookback_bars=1)
-        yield Input(f"{name}_observed", is_leader_observed, ("observed", f"panel.is_{name}"))
+        yield Input(f"{name}_observed", is_leader_observed, ("observed", f"panel.{name}_row"))
 
 
 INPUTS: Final[dict[str, Input]] = {item.name: item for item in _declared()}
@@ -253,11 +256,29 @@ def leaves_of(panel: Panel) -> dict[str, Tensor]:
     leaves = {f"panel.{name}": panel.column(name) for name in COLUMNS}
     leaves[STATUS] = panel.status
     leaves[CLOCK] = torch.from_numpy(panel.ts_close_ns).to(panel.status.device)
-    for name, leader in LEADERS.items():
-        leaves[f"panel.is_{name}"] = torch.zeros_like(panel.status, dtype=torch.bool)
-        if leader in panel.instruments:
-            leaves[f"panel.is_{name}"][panel.instruments.index(leader)] = True
+    for name, symbol in LEADERS.items():
+        row = leader_rows(panel.instruments, symbol).to(panel.status.device)
+        leaves[f"panel.{name}_row"] = row[:, None].expand(panel.status.shape)
     return leaves
+
+
+@lru_cache
+def leader_rows(instruments: tuple[str, ...], symbol: str) -> Tensor:
+    """Return where among the instruments the leader of each stands, (S,) int64; -1 where it is not there.
+
+    It is the perp, or else the spot pair, of that symbol at the instrument's own venue; at the one that is relayed,
+    where the venue relays. So who else is in a panel does not decide who leads.
+
+    >>> leader_rows(("bitfinex|spot|BTC", "gaiaex|perp|SOL", "hyperliquid|perp|BTC", "hyperliquid|spot|@1"), "BTC")
+    tensor([0, 2, 2, 2])
+    """
+    place = {name: row for row, name in enumerate(instruments)}
+    rows = []
+    for name in instruments:
+        venue = name.partition("|")[0]
+        leaders = [f"{_RELAYED.get(venue, venue)}|{kind}|{symbol}" for kind in ("perp", "spot")]
+        rows.append(next((place[leader] for leader in leaders if leader in place), -1))
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 class View:

@@ -1,7 +1,8 @@
 """Where do Bitcoin and Ether go, and does an instrument follow them?
 
-The leaders are Hyperliquid's perps (`features.inputs.LEADERS`), read from the panel itself; a panel that lacks one has
-none of its features. For the leader itself they are what the formulas say: its own return, a beta of one.
+The leaders are those of the instrument's own venue (`features.inputs.leader_rows`), read from the panel itself; where
+it lacks one, its features are missing. For the leader itself they are what the formulas say: its own return, a beta of
+one.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def follows(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tenso
 def btc_return(observed: Tensor, btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Tensor:
     """Return of Bitcoin over n bars, beside every instrument.
 
-    Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's BTC perp
+    Formula: ln p[t] - ln p[t-n], p the last print's price of BTC at the instrument's venue
 
-    Missing: the instrument's own bar was not observed, the panel has no BTC perp, or that has no n-bar return.
+    Missing: the instrument's own bar was not observed, the panel lacks BTC, or that has no n-bar return.
     """
     return torch.where(observed, log_change(btc_log_price, btc_observed, bars), math.nan)
 
@@ -57,9 +58,9 @@ def btc_return(observed: Tensor, btc_log_price: Tensor, btc_observed: Tensor, *,
 def eth_return(observed: Tensor, eth_log_price: Tensor, eth_observed: Tensor, *, bars: int) -> Tensor:
     """Return of Ether over n bars, beside every instrument.
 
-    Formula: ln p[t] - ln p[t-n], p the last print's price of Hyperliquid's ETH perp
+    Formula: ln p[t] - ln p[t-n], p the last print's price of ETH at the instrument's venue
 
-    Missing: the instrument's own bar was not observed, the panel has no ETH perp, or that has no n-bar return.
+    Missing: the instrument's own bar was not observed, the panel lacks ETH, or that has no n-bar return.
     """
     return torch.where(observed, log_change(eth_log_price, eth_observed, bars), math.nan)
 
@@ -76,7 +77,7 @@ def btc_lead(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tens
 
     Formula: corr(r[i], b[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, b those of BTC
 
-    Missing: the panel has no BTC perp, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
+    Missing: the panel lacks BTC, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
     """
     return follows(step_return, btc_step_return, bars)
 
@@ -93,7 +94,7 @@ def eth_lead(step_return: Tensor, eth_step_return: Tensor, *, bars: int) -> Tens
 
     Formula: corr(r[i], e[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, e those of ETH
 
-    Missing: the panel has no ETH perp, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
+    Missing: the panel lacks ETH, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
     """
     return follows(step_return, eth_step_return, bars)
 
@@ -110,7 +111,7 @@ def btc_beta(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tens
 
     Formula: cov(r, b) / var(b) over the returns that both have in t-n+1..t, r the one-bar log returns, b those of BTC
 
-    Missing: the panel has no BTC perp, fewer than 80 % of the n pairs exist, or either price never moved.
+    Missing: the panel lacks BTC, fewer than 80 % of the n pairs exist, or either price never moved.
     """
     covariance, own, of_leader = moments_over(step_return, btc_step_return, bars)
     return torch.where(torch.isnan(own), own, covariance / of_leader)

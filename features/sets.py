@@ -60,7 +60,7 @@ from features.funding import (
     mid_basis,
     open_interest_change,
 )
-from features.inputs import INPUTS, LEAVES, Input
+from features.inputs import INPUTS, LEAVES, Input, leader_rows
 from features.leaders import btc_beta, btc_lead, btc_residual, btc_return, eth_lead, eth_return
 from features.panel import COLUMNS
 from features.regime import illiquidity_regime, illiquidity_state, volatility_regime, volatility_state
@@ -217,7 +217,7 @@ def fingerprint(features: tuple[Feature, ...]) -> str:
         *((item.name, item.inputs, item.own_lookback_bars, item.params) for item in features),
         *((item.name, item.inputs, item.lookback_bars, item.params) for item in inputs.values()),
     ]
-    functions: list[Callable[..., object]] = [evaluate]
+    functions: list[Callable[..., object]] = [evaluate, leader_rows]
     functions += [item.function for item in features]
     functions += [item.function for item in inputs.values()]
     payload = json.dumps({"declared": declared, "sources": reached_sources(functions)}, sort_keys=True)

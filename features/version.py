@@ -38,6 +38,8 @@ class _Walk:
 
     def take(self, label: str, value: object, reader: CodeType | None = None) -> None:
         """Add what `value` is and what it reaches; `label` names a constant, `reader` is the code that names it."""
+        if hasattr(value, "__wrapped__"):  # a function whose results are kept is that function
+            value = inspect.unwrap(value)  # type: ignore[arg-type]
         if isinstance(value, FunctionType | type):
             self._take_code(value)
         elif isinstance(value, ModuleType):

@@ -193,14 +193,24 @@ def test_one_that_follows_is_told_from_one_that_goes_along() -> None:
 
 
 def test_a_panel_without_a_leader_has_nothing_to_follow() -> None:
-    """Whether nobody is there, or another venue's: a relay's book of BTC prints nothing."""
+    """Whether nobody is there, or only another venue's BTC."""
     panel = follower(1)
-    alone = replace(panel.select([1, 0]), instruments=("hyperliquid|perp|DOGE", "gaiaex|perp|BTC"))
+    alone = replace(panel.select([1, 0]), instruments=("hyperliquid|perp|DOGE", "bitfinex|perp|BTC"))
     led = [item for item in FEATURES.values() if item.function.__module__ == "features.leaders"]
     assert len(led) == 8
     for item in led:
         assert cells(panel, item)[1].any(), item.name
-        assert not cells(alone, item)[1].any(), item.name
+        assert not cells(alone, item)[1][0].any(), item.name
+
+
+def test_each_follows_the_leader_of_its_own_venue() -> None:
+    panel = follower(1)
+    names = ("bitfinex|spot|BTC", "gaiaex|perp|DOGE", "hyperliquid|perp|BTC")
+    both = replace(panel, instruments=names)
+    led, own = cells(both, FEATURES["btc_return_1"])[0], cells(both, FEATURES["log_return_1"])[0]
+    for row, leader in ((0, 0), (1, 2), (2, 2)):
+        assert np.array_equal(led[row], own[leader])
+    assert np.count_nonzero(own) > 3 * 250
 
 
 def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:

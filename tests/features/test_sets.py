@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from features.inputs import INPUTS
+from features.inputs import INPUTS, leader_rows
 from features.sets import FEATURE_SETS, describe_sets, fingerprint, get_set
 from features.spec import Feature, feature
 from features.version import reached_sources
@@ -118,6 +118,12 @@ def test_every_function_that_is_reached_is_in_the_version(tmp_path: Path) -> Non
     )
     assert across["features.windows.MIN_SHARE"] == "0.8"
     assert across["features.cross.MIN_INSTRUMENTS"] == "3"
+
+
+def test_a_function_whose_results_are_kept_is_in_the_version() -> None:
+    sources = reached_sources([leader_rows])
+    assert "relayed" in sources["features.inputs.leader_rows"]
+    assert sources["features.inputs._RELAYED['gaiaex']"] == "'hyperliquid'"
 
 
 def test_a_version_is_the_same_in_another_process() -> None:

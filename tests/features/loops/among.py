@@ -72,22 +72,25 @@ def volume_rank(rows: Rows, s: int, t: int, bars: int) -> Cell:
     return _rank(every, s)
 
 
-def _of_leader(loop: Callable[..., Cell], rows: Rows, symbol: str, t: int, *args: int) -> Cell:
-    leader = rows.leader(symbol)
+def _of_leader(loop: Callable[..., Cell], rows: Rows, symbol: str, s: int, t: int, *args: int) -> Cell:
+    leader = rows.leader(symbol, s)
     return None if leader is None else loop(rows, leader, t, *args)
 
 
 def btc_return(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    return _of_leader(log_return, rows, "BTC", t, bars) if rows.is_observed(s, t) else None
+    return _of_leader(log_return, rows, "BTC", s, t, bars) if rows.is_observed(s, t) else None
 
 
 def eth_return(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    return _of_leader(log_return, rows, "ETH", t, bars) if rows.is_observed(s, t) else None
+    return _of_leader(log_return, rows, "ETH", s, t, bars) if rows.is_observed(s, t) else None
 
 
 def _lead(rows: Rows, symbol: str, s: int, t: int, bars: int) -> Cell:
     moments = moments_of(
-        [(step_return(rows, s, i), _of_leader(step_return, rows, symbol, i - 1)) for i in window(t, bars - 1)]
+        [
+            (step_return(rows, s, i), _of_leader(step_return, rows, symbol, s, i - 1))
+            for i in window(t, bars - 1)
+        ]
     )
     return None if moments is None else moments[0] / math.sqrt(moments[1] * moments[2])
 
@@ -102,12 +105,12 @@ def eth_lead(rows: Rows, s: int, t: int, bars: int) -> Cell:
 
 def btc_beta(rows: Rows, s: int, t: int, bars: int) -> Cell:
     moments = moments_of(
-        [(step_return(rows, s, i), _of_leader(step_return, rows, "BTC", i)) for i in window(t, bars)]
+        [(step_return(rows, s, i), _of_leader(step_return, rows, "BTC", s, i)) for i in window(t, bars)]
     )
     return None if moments is None else moments[0] / moments[2]
 
 
 def btc_residual(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    own, led = log_return(rows, s, t, bars), _of_leader(log_return, rows, "BTC", t, bars)
+    own, led = log_return(rows, s, t, bars), _of_leader(log_return, rows, "BTC", s, t, bars)
     beta = btc_beta(rows, s, t, 120)
     return None if own is None or led is None or beta is None else own - beta * led

@@ -67,8 +67,9 @@ class Rows:
         code = self._raw("session", s, t) if self.is_observed(s, t) else None
         return None if code is None else SESSIONS[int(code)]
 
-    def leader(self, symbol: str) -> int | None:
-        found = [s for s, name in enumerate(self.instruments) if name == f"hyperliquid|perp|{symbol}"]
+    def leader(self, symbol: str, s: int) -> int | None:
+        venue = self.instruments[s].split("|")[0]
+        found = [i for i, name in enumerate(self.instruments) if name == f"{venue}|perp|{symbol}"]
         return found[0] if found else None
 
     @cache  # noqa: B019  (as long as the test)

@@ -56,16 +56,23 @@ def _run_rows(code: Any, places: Any, arena: Any, rows: int, steps: int) -> None
         elif op == SHIFT:  # x is the later block, y the one before it
             rest = code[at, 4]
             # Rows lie one behind the other, so all of them move at once; what came in from a neighbour is mended.
+            # Each part is cut out first: an index that is a sum may be negative to the compiler, and costs fivefold.
             if 2 * rest <= steps:
-                o[rest:] = x[: cells - rest]
+                moved = o[rest:]
+                for i in range(cells - rest):
+                    moved[i] = x[i]
                 for begin in range(0, cells, steps):
+                    head, tail = o[begin : begin + rest], y[begin + steps - rest : begin + steps]
                     for i in range(rest):
-                        o[begin + i] = y[begin + steps - rest + i]
+                        head[i] = tail[i]
             else:
-                o[: cells - steps + rest] = y[steps - rest :]
+                moved = y[steps - rest :]
+                for i in range(cells - steps + rest):
+                    o[i] = moved[i]
                 for begin in range(0, cells, steps):
+                    tail, head = o[begin + rest : begin + steps], x[begin : begin + steps - rest]
                     for i in range(steps - rest):
-                        o[begin + rest + i] = x[begin + i]
+                        tail[i] = head[i]
         elif op == IS_NAN:
             for i in range(cells):
                 o[i] = 1.0 if x[i] != x[i] else 0.0

@@ -53,6 +53,12 @@ WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrume
   AND ts_ingested_ns >= ? AND batch NOT IN (SELECT unnest(?::VARCHAR[]))
 GROUP BY day ORDER BY day
 """
+_JOINED: Final = ("books", "funding", "lags")
+"""Tables that a panel may join as of the close; a row counts for less than a day."""
+_JOINED_TOUCHED: Final = """
+SELECT DISTINCT ts_knowable_ns // 86400000000000 AS day FROM {table}
+WHERE ts_ingested_ns >= ? AND batch NOT IN (SELECT unnest(?::VARCHAR[]))
+"""
 _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER BY batch_id"
 
 
@@ -312,7 +318,13 @@ def _look(
         instruments=max([row["instruments"] for row in found] + [held.instruments] * is_same),
         snapshot=at,
     )
-    return new, {row["day"] * DAY_NS for row in found} if is_same else set(new.opens)
+    if not is_same:
+        return new, set(new.opens)
+    touched = {row["day"] * DAY_NS for row in found}
+    for table in _JOINED:
+        rows = lake.query(_JOINED_TOUCHED.format(table=table), asked[-2:], at=at).to_pylist()
+        touched |= {(row["day"] + after) * DAY_NS for row in rows for after in (0, 1)}
+    return new, touched & set(new.opens)
 
 
 def _build(

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from features.build import build_features
 from features.panel import Panel, load_panel
+from features.sets import get_set
 from features.spec import FeatureBlock
 from features.store import Question, UpdateReport, read, update
-from storage.clock import DAY_NS, NS, ManualTime, floor_ns
+from storage.clock import DAY_NS, NS, US_NS, ManualTime, floor_ns
+from storage.contracts import FUNDING
 from storage.errors import ContractError, RangeError
 from storage.lake import Lake
 from storage.settings import Settings
@@ -153,6 +155,24 @@ def test_a_revision_that_was_known_in_time_is_found_whenever_it_comes(home: Home
     assert home.compare() > 20_000
 
 
+def test_payments_that_come_late_have_their_days_read_again(home: Home) -> None:
+    """Other tables are joined to the bars; where one got rows, the days that may read them are compared."""
+    home.add(WHOLE)
+    home.update()
+    paid_ns = MIDNIGHT_NS + 2 * DAY_NS + 3600 * NS
+    row = {
+        "instrument": WHOLE.instruments[0], "ts_event": paid_ns // US_NS, "funding_rate": 1e-5, "interval_h": 1,
+        "source": "test", "ts_knowable_ns": paid_ns + NS,
+    }  # fmt: skip
+    home.clock.advance_to(home.clock.now_ns() + 3600 * NS)
+    home.lake.commit({"funding": FUNDING.rows([row])}, batch_id="paid")
+    report = home.update()
+    assert len(report.built) + len(report.compared) == 4, (
+        "the day, the next, and those that look back on them"
+    )
+    assert home.update().compared == ()
+
+
 def test_days_before_the_first_move_the_head(home: Home) -> None:
     home.add(WHOLE.steps(3 * STEPS, 6 * STEPS))
     home.update()
@@ -170,12 +190,9 @@ def test_a_new_instrument_leaves_older_days_alone(home: Home) -> None:
     block = read(home.root, QUESTION)
     assert len(block.instruments) == 4
     # The calendar is known of what has no bars; nothing else is.
-    known = {
-        name
-        for name, some in zip(block.names, block.mask[3, : 5 * STEPS].any(dim=0).tolist(), strict=True)
-        if some
-    }
-    assert known == {"hour_sin", "hour_cos"}
+    known = block.mask[3, : 5 * STEPS].any(dim=0).tolist()
+    assert known == [item.is_clock for item in get_set("live")]
+    assert any(known)
     assert home.compare() > 10_000
 
 

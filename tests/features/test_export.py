@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -33,10 +31,7 @@ class Graph(nn.Module):
 
 
 # Tracing takes a quarter of a second a function, so every run exports the live set alone.
-LONG = (
-    pytest.mark.drill,
-    pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it"),
-)
+LONG = pytest.mark.drill
 
 
 @pytest.mark.parametrize("name", ["live", pytest.param("wide", marks=LONG)])

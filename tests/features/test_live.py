@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from storage.settings import Settings
 from tests.drills.homes import fresh, replay_all
 
 SET = "live"
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 
 
 def faults(span_s: float) -> list[Fault]:
@@ -207,7 +205,6 @@ def test_the_day_is_proven_from_its_lake(day: Day) -> None:
 
 @pytest.mark.drill
 @pytest.mark.timeout(1_800)
-@LONG
 def test_a_whole_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     began_s = time.monotonic()
     whole = make_day(tmp_path, 24.0)

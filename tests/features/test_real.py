@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -36,7 +35,6 @@ BITFINEX = "bitfinex/candles_1m_20180101_20180430.parquet"
 FOUR_COINS = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 SOME_FRAMES = 32_000
 """Fourteen minutes, the disconnect of 19:58:11 among them."""
-LONG = pytest.mark.skipif("DRILL" not in os.environ, reason="the long form: DRILL=1, as make drill sets it")
 CLOCK_FEATURES = ("hour_sin", "hour_cos")
 
 
@@ -237,7 +235,6 @@ def test_a_real_capture_is_proven_judged_and_drawn(capture: tuple[Settings, Lake
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-@LONG
 def test_the_whole_capture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = replayed(tmp_path, None)
     with Lake.open(settings, read_only=True) as lake:

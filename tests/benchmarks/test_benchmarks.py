@@ -9,12 +9,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 
+from features.build import compute
 from storage.clock import width_ns
 from storage.contracts import CONTRACTS
 from tests.benchmarks import bench_commit, bench_load, bench_reads
 from tests.benchmarks.bench_bars import check_equal, fold_duckdb, fold_ours, fold_polars, make_prints
 from tests.benchmarks.bench_commit import make_batch
+from tests.benchmarks.bench_features import by_duckdb, by_polars, make_panel, ten
+from tests.benchmarks.bench_features import check_equal as check_features
+from tests.benchmarks.bench_features import table_of as feature_table
 from tests.benchmarks.harness import figures, measure
 from tests.benchmarks.made_bars import made_bars
 
@@ -39,6 +44,20 @@ def test_a_difference_between_engines_is_refused() -> None:
     theirs = fold_polars(frame.lazy(), width_ns("1h"))
     with pytest.raises(AssertionError):
         check_equal(fold_ours(prints, width_ns("1h")), theirs.with_columns(pl.col("close") + 0.1).to_arrow())
+
+
+def test_all_engines_compute_equal_features() -> None:
+    panel, features = make_panel(7, 400), ten()
+    table = feature_table(panel)
+    run = duckdb.connect()
+    run.register("bars_table", table)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    values, mask = compute(panel, features)
+    for theirs in (by_duckdb(run), by_polars(frame.lazy()).to_arrow()):
+        assert check_features(values, mask, theirs) > 10 * 7 * 270
+    with pytest.raises(AssertionError, match="log_return_5"):
+        check_features(values * torch.tensor([1.0, 1.01, *[1.0] * 8]), mask, by_duckdb(run))
 
 
 def test_a_batch_fits_its_contracts_and_shares_no_key_with_the_next() -> None:

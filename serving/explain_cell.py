@@ -12,6 +12,7 @@ import torch
 from features.inputs import View, leaves_of
 from features.moved import evaluate_on
 from features.panel import ORIGINS, UNKNOWN, Panel, load_panel
+from features.sets import columns_of
 from features.spec import Feature
 from serving.explain import find_instrument
 from serving.feature_words import find_feature, leaves_read
@@ -60,7 +61,14 @@ def explain_cell(lake: Lake, *, feature: str, name: str, at_ns: int, width: str,
     # A block begins with the lake's first bar, and is masked where a lookback reaches before it.
     first_ns = lake.query(_FIRST, (width, list(ORIGINS)))["first_ns"][0].as_py()
     since_ns = max(open_ns - item.lookback_bars * step_ns, first_ns or open_ns)
-    panel = load_panel(lake, width=width, since_ns=since_ns, until_ns=open_ns + step_ns, grace_ns=grace_ns)
+    panel = load_panel(
+        lake,
+        width=width,
+        since_ns=since_ns,
+        until_ns=open_ns + step_ns,
+        joined=columns_of([item]),
+        grace_ns=grace_ns,
+    )
     row = panel.instruments.index(instrument)
     bounds = (since_ns // US_NS, open_ns // US_NS)
     held = lake.query(_SERVED, (instrument, width, list(ORIGINS), *bounds, grace_ns)).to_pylist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from features.build import build_features
 from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
+from features.files import write_block, write_text
 from features.health import Health, check_health
 from features.hindsight import prove_hindsight
 from features.panel import Panel, load_panel
 from features.proof import PROOF_STEPS, prove
-from features.sets import get_set
+from features.sets import columns_of, get_set
 from features.spec import FeatureBlock
+from features.store import Question, update
 from serving.report import words
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
@@ -33,10 +36,12 @@ class Bars:
 
     Args:
         settings: whose lake, and whose grace.
+        feature_set: whose columns are joined beside the bars.
         width, since_ns, until_ns, at, instruments: as in `features.panel.load_panel`.
     """
 
     settings: Settings
+    feature_set: str
     width: str
     since_ns: int | None
     until_ns: int | None
@@ -47,6 +52,7 @@ class Bars:
     def of(
         cls,
         settings: Settings,
+        feature_set: str,
         *,
         width: str | None,
         since: str | None,
@@ -57,6 +63,7 @@ class Bars:
         """Return what the options of a command mean."""
         return cls(
             settings=settings,
+            feature_set=feature_set,
             width=width or settings.bars.width,
             since_ns=parse_time_ns(since) if since else None,
             until_ns=parse_time_ns(until) if until else None,
@@ -77,21 +84,63 @@ class Bars:
             since_ns=since_ns,
             until_ns=self.until_ns,
             instruments=self.instruments,
+            joined=columns_of(get_set(self.feature_set)),
             at=self.at,
             grace_ns=self.settings.bars.grace_ns,
         )
 
 
+# Building.
+
+
+def build_days(bars: Bars) -> str:
+    """Bring the home's store of a set up to what the lake holds, day by day; return what was done."""
+    settings = bars.settings
+    question = Question(bars.feature_set, bars.width, settings.bars.grace_ns, instruments=bars.instruments)
+    with Lake.open(settings, read_only=True) as lake:
+        done = update(
+            settings.features_dir, lake, question, since_ns=bars.since_ns, until_ns=bars.until_ns, at=bars.at
+        )
+    write_text(done.folder / EDITION, json.dumps(edition_now(bars.feature_set), indent=1, sort_keys=True))
+    return (
+        f"{done.folder.resolve()}: {len(done.built)} days built ({done.rows:,} bars), {len(done.compared)} read again "
+        f"and unchanged, {done.kept} kept; {words.span(done.since_ns, done.until_ns)} UTC"
+    )
+
+
+def build_to(path: Path, bars: Bars, *, newest: float, anyway: bool, on_step: Callable[[str], None]) -> str:
+    """Write one block and its edition; return what was written.
+
+    Raises:
+        ContractError: the block is not fit to learn from; not where `anyway` is true.
+    """
+    panel = bars.load()
+    on_step("computing features")
+    block = build_features(panel, bars.feature_set)
+    on_step("judging their health")
+    health = health_of(block, panel, newest=newest)
+    if not anyway:
+        health.refuse()
+    on_step("writing")
+    write_block(path, block)
+    write_text(edition_path(path), json.dumps(edition_now(bars.feature_set), indent=1, sort_keys=True))
+    return (
+        f"{path.resolve()}: {len(block.instruments)} instruments x {len(block.ts_open_ns):,} bars x "
+        f"{len(block.names)} features, {len(health.findings)} findings"
+    )
+
+
 # Proof.
 
 
-def prove_set(bars: Bars, feature_set: str, *, seed: int) -> list[str]:
+def prove_set(bars: Bars, *, seed: int) -> list[str]:
     """Prove a set on bars of the lake; return what was compared, line by line.
 
     Raises:
         LeakError: a feature looks ahead, or the proof is blind.
         RangeError: there are too few bars.
     """
+    feature_set = bars.feature_set
     with Lake.open(bars.settings, read_only=True) as lake:
         panel = bars.load_from(lake, since_ns=bars.since_ns).steps(-PROOF_STEPS, None)
         proof = prove(panel, feature_set, seed=seed)
@@ -152,13 +201,6 @@ def _figure(of: Any, figures: np.ndarray) -> float | None:
 
 
 # Editions.
-
-
-def write_edition(block: Path, feature_set: str) -> None:
-    """Write the edition of a set, as its code stands here, beside a block."""
-    edition_path(block).write_text(
-        json.dumps(edition_now(feature_set), indent=1, sort_keys=True), encoding="utf-8"
-    )
 
 
 def edition_now(feature_set: str) -> dict[str, Any]:

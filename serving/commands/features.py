@@ -92,7 +92,7 @@ def build(
     feature_set: Set,
     to: Annotated[
         Path | None,
-        typer.Option(help="The block's file; by default `features/SET-WIDTH.safetensors` of the home."),
+        typer.Option(help="Write one block there; refused where its health is not fit to learn from."),
     ] = None,
     width: Width = None,
     since: Since = None,
@@ -101,34 +101,23 @@ def build(
     instrument: Instruments = None,
     newest: Share = 0.2,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Write it even where its health refuses it.")
+        bool, typer.Option("--anyway", help="Write the block even where it is refused.")
     ] = False,
 ) -> None:
-    """Build a set over a range of the lake into a block on disk; one that is not fit to learn from is refused."""
-    from features.build import build_features
-    from features.files import write_block
-    from serving.features import Bars, health_of, write_edition
+    """Build a set over a range of the lake: the days that changed, below the home; or one block, with --to."""
+    from serving.features import Bars, build_days, build_to
 
     settings = settings_of(context)
-    bars = Bars.of(settings, width=width, since=since, until=until, at=at, instruments=instrument)
-    path = to or settings.home / "features" / f"{feature_set}-{bars.width}.safetensors"
-    with step_progress("reading bars", 4) as advance:
-        panel = bars.load()
-        advance("computing features")
-        block = build_features(panel, feature_set)
-        advance("judging their health")
-        health = health_of(block, panel, newest=newest)
-        if not anyway:
-            health.refuse()
-        advance("writing")
-        write_block(path, block)
-        write_edition(path, feature_set)
-    console.print(
-        f"{path.resolve()}: {len(block.instruments)} instruments x {len(block.ts_open_ns):,} bars x "
-        f"{len(block.names)} features, {len(health.findings)} findings",
-        highlight=False,
-        soft_wrap=True,
+    bars = Bars.of(
+        settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
+    if to is None:
+        with notes.status("building the days that changed"):
+            said = build_days(bars)
+    else:
+        with step_progress("reading bars", 4) as advance:
+            said = build_to(to, bars, newest=newest, anyway=anyway, on_step=advance)
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 @features.command()
@@ -145,10 +134,13 @@ def prove(
     """Prove on the lake's newest bars that no feature of a set looks ahead; ends with 1, naming it, where one does."""
     from serving.features import Bars, prove_set
 
-    bars = Bars.of(settings_of(context), width=width, since=since, until=until, at=at, instruments=instrument)
+    settings = settings_of(context)
+    bars = Bars.of(
+        settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
+    )
     try:
         with notes.status("proving"):
-            lines = prove_set(bars, feature_set, seed=seed)
+            lines = prove_set(bars, seed=seed)
     except LeakError as error:
         notes.print(f"leak: {error.message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         notes.print(f"next: {error.hint}", highlight=False, markup=False, soft_wrap=True)
@@ -176,7 +168,9 @@ def health(
     from serving.report.page import write_features
 
     settings = settings_of(context)
-    bars = Bars.of(settings, width=width, since=since, until=until, at=at, instruments=instrument)
+    bars = Bars.of(
+        settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
+    )
     with notes.status("building features"):
         panel = bars.load()
         found = health_of(build_features(panel, feature_set), panel, newest=newest)

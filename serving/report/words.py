@@ -20,6 +20,7 @@ _CHECKS: Final = {
     "blocks": "night by night against the whole",
     "stream": "bar by bar against the whole",
     "build": "the block as it is built against what was proven",
+    "live": "the live step, bar by bar, against what was proven",
     "shuffle": "instruments in another order",
     "shift": "the clock moved by whole days",
 }

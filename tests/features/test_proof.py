@@ -20,6 +20,7 @@ from features.panel import Panel
 from features.proof import PROOF_STEPS, canary_looks_ahead, prove, prove_features
 from features.sets import FEATURE_SETS, fingerprint, get_set
 from features.spec import Feature, FeatureBlock, feature
+from features.step import Live, Row
 from features.windows import sum_over
 from storage.clock import iso
 from storage.errors import LeakError, RangeError
@@ -39,7 +40,17 @@ def planted(function: object, *, lookback_bars: int = 0, inputs: tuple[str, ...]
 def test_every_set_is_proven(name: str, seed: int) -> None:
     result = prove(random_panel(5, 420, seed=seed + 10), name, seed=seed)
     assert result.fingerprint == fingerprint(get_set(name))
-    assert set(result.compared) == {"future", "past", "cut", "blocks", "stream", "build", "shuffle", "shift"}
+    assert set(result.compared) == {
+        "future",
+        "past",
+        "cut",
+        "blocks",
+        "stream",
+        "build",
+        "live",
+        "shuffle",
+        "shift",
+    }
     assert min(result.compared.values()) > 1_000, "too little was compared"
     assert result.canaries_caught == 7
     assert result.unproven == ()
@@ -158,6 +169,23 @@ def test_a_block_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.Monke
         monkeypatch.setattr(features.made, "build_features", nudged)
         with pytest.raises(LeakError, match=r"log_return_5 of \S+ moved .*\(step 300\) when it was built"):
             prove(PANEL, "candles", seed=0)
+
+
+def test_a_live_step_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that forgets one bar."""
+
+    class Forgetful(Live):
+        def step(self, bar: Panel) -> Row:
+            row = super().step(bar)
+            if row.ts_open_ns == int(PANEL.ts_open_ns[-20]):
+                self._stream = Live(get_set("candles"), PANEL.instruments, PANEL.width_ns)._stream
+            return row
+
+    monkeypatch.setattr(features.made, "Live", Forgetful)
+    with pytest.raises(
+        LeakError, match=r"feature log_return_1 of \S+ moved .*\(step 401\) when it was stepped live"
+    ):
+        prove(PANEL, "candles", seed=0)
 
 
 def test_a_proof_that_changes_nothing_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from features.edition import read_edition
 from features.files import read_block
 from features.sets import FEATURE_SETS, fingerprint, get_set
 from features.spec import Feature, feature
+from features.store import Question, read
 from serving import cli
 from storage.clock import ManualTime, iso
 from storage.lake import Lake
@@ -117,13 +118,48 @@ def test_build_writes_the_block_that_the_library_builds(
     assert read_edition(tmp_path / "week.edition.json")["fingerprint"] == block.fingerprint
 
 
-def test_build_lies_in_the_home_by_default_and_takes_a_range(
-    home: Path, capsys: pytest.CaptureFixture[str]
+def test_build_without_a_file_keeps_days_in_the_home_and_builds_only_what_is_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rows = drawn_rows()
+    for number, part in enumerate(
+        ([row for row in rows if row["step"] < 350], [row for row in rows if row["step"] >= 350])
+    ):
+        with Lake.open(Settings(home=tmp_path), clock=ManualTime(START_NS + number)) as lake:
+            lake.commit({"bars": bar_rows(part)}, batch_id=f"part-{number}")
+        assert run(tmp_path, "features", "build", "candles") == 0
+        assert "1 days built" in said(capsys)
+    assert run(tmp_path, "features", "build", "candles") == 0
+    assert "0 days built" in said(capsys)
+    [folder] = (tmp_path / "features").iterdir()
+    assert run(tmp_path, "features", "diff", str(folder)) == 0
+    assert "by the same code" in said(capsys)
+    question = Question("candles", "1m", 2_000_000_000)
+    with Lake.open(Settings(home=tmp_path), read_only=True) as lake:
+        expected = build_features(load(lake), "candles")
+    block = read(tmp_path / "features", question)
+    # A store begins with its UTC day, so what looks back before the lake's first bar sees bars that nobody saw.
+    steps = len(expected.ts_open_ns) - expected.lookback_bars
+    assert torch.equal(block.mask[:, -steps:], expected.mask[:, -steps:])
+    one, other = (held.values[:, -steps:].contiguous().view(torch.int32) for held in (block, expected))
+    assert torch.equal(one, other)
+    assert block.mask[:, -steps:].sum() > 10_000
+
+
+def test_build_takes_a_range(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     since, until = (iso(START_NS + step * MINUTE_NS) for step in (10, 300))
-    options = ("--since", since, "--until", until, "--instrument", NAMES[0], "--anyway")
+    options = (
+        "--since",
+        since,
+        "--until",
+        until,
+        "--instrument",
+        NAMES[0],
+        "--to",
+        str(tmp_path / "a.safetensors"),
+    )
     assert run(home, "features", "build", "candles", *options) == 0
-    block = read_block(home / "features" / "candles-1m.safetensors")
+    block = read_block(tmp_path / "a.safetensors")
     assert block.instruments == NAMES[:1]
     assert (iso(int(block.ts_open_ns[0])), len(block.ts_open_ns)) == (since, 290)
     assert "1 instruments x 290 bars" in said(capsys)
@@ -173,7 +209,7 @@ def test_prove_tells_what_was_compared(home: Path, capsys: pytest.CaptureFixture
     text = said(capsys)
     assert f"set {name}, {len(get_set(name))} features" in text
     counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none moved", text)]
-    assert len(counts) == 9
+    assert len(counts) == 10
     assert min(counts) > 400
     assert re.search(r"planted leaks \d+ caught, all of them", text)
 

@@ -246,7 +246,9 @@ def read(
     """
     folder = root / question.name
     if not (folder / _MANIFEST).exists():
-        raise ContractError(f"nothing was built in {folder} yet", hint="build it: tickwalk features build")
+        raise ContractError(
+            f"nothing was built in {folder} yet", hint="build it first with features.store.update"
+        )
     held = _read_manifest(folder)
     step_ns = width_ns(question.width)
     start_ns = held.start_ns if since_ns is None else since_ns + (-since_ns) % step_ns

@@ -209,6 +209,7 @@ def build_days(days: int, folder: Path) -> dict[str, float]:
     """
     lookback = max(item.lookback_bars for item in get_set(WIDEST))
     per_day = DAY_NS // MINUTE_NS
+    build_features(make_panel(steps=64), WIDEST)  # reads and checks the program, once a process
     seconds, rows = 0.0, 0
     for day in range(days):
         panel = make_panel(

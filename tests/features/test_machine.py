@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from features import machine
-from features.stream import _OPERATIONS
+from features.program import OPERATIONS
 from features.windows import shift
 
 NUMBERS = (0.0, -0.0, 1.0, -1.5, 1e-310, 3e300, math.inf, -math.inf, math.nan, 0.1, 7.0)
@@ -29,10 +29,10 @@ def on_machine(op: int, *operands: torch.Tensor, last: int = 0) -> torch.Tensor:
     return torch.from_numpy(arena[4 * cells :].reshape(ROWS, STEPS))
 
 
-@pytest.mark.parametrize("function", _OPERATIONS, ids=lambda item: item.__name__)
+@pytest.mark.parametrize("function", OPERATIONS, ids=lambda item: item.__name__)
 def test_an_operation_has_torchs_bits_for_every_kind_of_number(function: Any) -> None:
     x, y = PAIRS[:, 0].reshape(ROWS, STEPS), PAIRS[:, 1].reshape(ROWS, STEPS)
-    op = _OPERATIONS[function]
+    op = OPERATIONS[function]
     if function.__name__ in ("and_", "or_", "invert"):
         x, y = x > 0.0, y > 0.0
     if op == machine.WHERE:

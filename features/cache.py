@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +55,7 @@ def cached_panel(
     until_ns: int | None = None,
     instruments: Sequence[str] | None = None,
     origins: Sequence[str] = ORIGINS,
+    joined: Collection[str] = (),
     at: int | None = None,
     grace_ns: int,
 ) -> Panel:
@@ -62,7 +63,7 @@ def cached_panel(
 
     Args:
         root: the home's folder of features (`Settings.features_dir`); panels lie in `panels` below it.
-        lake, width, since_ns, until_ns, instruments, origins, at, grace_ns: as in `load_panel`.
+        lake, width, since_ns, until_ns, instruments, origins, joined, at, grace_ns: as in `load_panel`.
 
     Raises:
         RangeError: no bar fits.
@@ -72,7 +73,7 @@ def cached_panel(
     question = {
         # A lake that was made anew counts its snapshots from 0 again, but at another time.
         "snapshot": [at, *lake.query(_MADE, (at,))["made_us"].to_pylist()],
-        "asked": [width, since_ns, until_ns, wanted, sorted(origins), grace_ns],
+        "asked": [width, since_ns, until_ns, wanted, sorted(origins), sorted(joined), grace_ns],
         "code": _code(),
     }
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
@@ -100,6 +101,7 @@ def cached_panel(
         stop_ns=max(row["last_us"] for row in held) * US_NS + step_ns if until_ns is None else until_ns,
         width=width,
         origins=origins,
+        joined=joined,
         at=at,
         grace_ns=grace_ns,
     )
@@ -115,6 +117,7 @@ def load_stretch(
     stop_ns: int,
     instruments: Sequence[str] | None,
     origins: Sequence[str],
+    joined: Collection[str],
     at: int,
     grace_ns: int,
 ) -> Panel:
@@ -132,6 +135,7 @@ def load_stretch(
                 until_ns=stop_ns,
                 instruments=instruments,
                 origins=origins,
+                joined=joined,
                 at=at,
                 grace_ns=grace_ns,
             )

@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from features.returns import log_change
 from features.spec import family
@@ -33,10 +34,14 @@ def rank_of(x: Tensor) -> Tensor:
     count = there.sum(dim=0)
     # What is missing sorts behind everything, so it counts for nobody.
     across = torch.where(there, x, math.inf).t().contiguous()
-    ordered = across.sort(dim=1).values
-    lower = torch.searchsorted(ordered, across)
-    not_higher = torch.searchsorted(ordered, across, right=True)
-    place = (lower + not_higher - 1).t().to(torch.float64) / 2.0
+    ordered, order = across.sort(dim=1)
+    # Equal ones stand in a run; each gets the middle of the places from its first to its last.
+    at = torch.arange(across.shape[1], device=x.device).expand_as(order)
+    begins = ordered != pad(ordered, (1, 0), value=math.nan)[:, :-1]
+    ends = ordered != pad(ordered, (0, 1), value=math.nan)[:, 1:]
+    first = torch.where(begins, at, 0).cummax(dim=1).values
+    last = torch.where(ends, at, across.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    place = torch.zeros_like(order).scatter(1, order, first + last).t().to(torch.float64) / 2.0
     return torch.where(there & (count >= MIN_INSTRUMENTS), place / (count - 1) - 0.5, math.nan)
 
 

@@ -27,7 +27,7 @@ from features.build import build_features
 from features.cache import STRETCH_CELLS, load_stretch
 from features.files import block_writer, read_block, write_block, write_text
 from features.panel import ORIGINS, UNKNOWN, Nanoseconds, Panel, content_hash
-from features.sets import fingerprint, get_set
+from features.sets import columns_of, fingerprint, get_set
 from features.spec import FeatureBlock
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import ContractError, RangeError
@@ -196,6 +196,7 @@ def update(
             stop_ns=span[1],
             instruments=question.instruments,
             origins=question.origins,
+            joined=columns_of(get_set(question.feature_set)),
             at=at,
             grace_ns=question.grace_ns,
         )

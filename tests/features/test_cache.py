@@ -80,7 +80,7 @@ def test_another_lake_with_the_same_snapshots_is_another(lake: Lake, tmp_path: P
 
 
 def test_a_stretch_without_bars_is_an_empty_panel(lake: Lake) -> None:
-    asked: dict[str, Any] = ASKED | {"origins": ("live",), "at": lake.snapshot()}
+    asked: dict[str, Any] = ASKED | {"origins": ("live",), "joined": (), "at": lake.snapshot()}
     start_ns = START_NS + 1_000 * MINUTE_NS
     for instruments in (None, PANEL.instruments):
         panel = load_stretch(

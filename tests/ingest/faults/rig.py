@@ -243,7 +243,10 @@ async def live(
                 clock = asyncio.create_task(time.run())
                 yield run
                 clock.cancel()  # the market stands still while the recorder ends
-                await settled(lambda: (sum(served.stats.frames.values()), recorder._intake.journal.frames))
+                # Answers to questions go on coming, and are none of what the venue sends by itself.
+                await settled(
+                    lambda: (sum(served.stats.frames.values()), recorder._intake.pipeline.counts.frames)
+                )
                 run.stop.set()
                 run.done = await recording
             finally:

@@ -207,6 +207,7 @@ class Recorder:
         await run_whole(recover, self._settings, self._lake, but=self._name, is_over=is_over)
         if not self._ending.is_set():  # else the next start gives the tables this recording too
             await self._make_ready(started_ns)
+            logger.info("caught up", name=self._name)
 
     def _about(self, registry: Registry, **more: object) -> dict[str, Any]:
         """Return what a recording says of itself in its first record."""

@@ -58,6 +58,7 @@ def assert_nothing_is_lost_by_what_follows(
     assert set(stored_prints(settings)) <= held, "nothing in the tables that the journal does not hold"
     following = tickwalk(settings.home, values, "record")
     until_said(following, "recording recovered")
+    until_said(following, "caught up")
     following.send_signal(signal.SIGINT)
     said, _ = following.communicate(timeout=60)
     assert following.returncode == 0, said

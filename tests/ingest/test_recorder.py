@@ -218,6 +218,7 @@ def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(setting
         second = cli(*start, *run, home=settings.home)
         await_line(second, "recording recovered")  # it records already: frames are journalled meanwhile
         other = next(item for item in settings.journal_dir.iterdir() if item != folder)
+        await_line(second, "caught up")
         wait_for_frames(other, 100)
         second.send_signal(signal.SIGINT)
         output, _ = second.communicate(timeout=60)

@@ -21,8 +21,9 @@ from ingest.venues.faults import (
     Outage,
     RefuseConnections,
 )
+from storage.clock import NS
 from storage.settings import Settings
-from tests.ingest.faults.rig import BTC, SOL, Spoken, live, ms, since_s, statuses, taped, until
+from tests.ingest.faults.rig import BTC, SOL, START_NS, Spoken, live, ms, since_s, statuses, taped, until
 
 
 async def test_f25_an_api_that_is_down_while_the_chain_lives_is_blind_and_never_quiet(
@@ -183,6 +184,8 @@ async def test_f33_while_nobody_can_process_sockets_are_not_read_and_nothing_is_
         settings, monkeypatch, record={"rotate_h": 1.0 / 3_600.0, "coin_silence_s": 900.0}
     ) as run:
         await until(lambda: len(list(run.settings.journal_dir.iterdir())) >= 3)
+        # Enough of the market for whole bars between what began and what ends.
+        await run.until_s(max(120.0, (run.time.now_ns() - START_NS) / NS + 60.0))
     assert run.is_each_print_stored_once()
     assert run.done is not None
     assert run.done.counts.quarantined == 0

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from features.files import panel_writer, read_panel
-from features.panel import COLUMNS, ORIGINS, UNKNOWN, Panel, load_panel
+from features.panel import COLUMNS, ORIGINS, UNKNOWN, Panel, load_panel, no_bars, open_bounds_us
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -81,15 +81,12 @@ def cached_panel(
     if path.exists():
         os.utime(path)
         return read_panel(path)
-    first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
-    last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
-    asked = (width, list(origins), wanted is None, wanted or [], first_us, last_us, grace_ns)
+    asked = (
+        width, list(origins), wanted is None, wanted or [], *open_bounds_us(since_ns, until_ns), grace_ns
+    )  # fmt: skip
     held: list[dict[str, Any]] = lake.query(_HELD, asked, at=at).to_pylist()
     if not held:
-        raise RangeError(
-            f"no {width} bar of origin {' or '.join(origins)} lies in the range",
-            hint='see what there is: tickwalk sql "SELECT width, origin, count(*) FROM bars GROUP BY ALL"',
-        )
+        raise no_bars(width, origins, since_ns, until_ns)
     step_ns = width_ns(width)
     _write(
         path,

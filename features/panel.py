@@ -189,21 +189,32 @@ def load_panel(
         InstrumentError: an instrument that was asked for has none.
     """
     width_ns(width)  # an unknown width is refused here, not found to have no bars
-    first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
-    last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
     wanted = sorted(set(instruments)) if instruments is not None else []
+    bounds_us = open_bounds_us(since_ns, until_ns)
     bars = lake.query(
-        _SELECT, (width, first_us, last_us, list(origins), instruments is None, wanted, grace_ns), at=at
+        _SELECT, (width, *bounds_us, list(origins), instruments is None, wanted, grace_ns), at=at
     )
     if bars.num_rows == 0:
-        raise RangeError(
-            f"no {width} bar of origin {' or '.join(origins)} opens "
-            f"from {_said(since_ns, 'the beginning')} to {_said(until_ns, 'the end')}",
-            hint='see what there is: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
-            'FROM bars GROUP BY ALL"',
-        )
+        raise no_bars(width, origins, since_ns, until_ns)
     panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
     return with_joined(panel, lake, joined, at=at)
+
+
+def open_bounds_us(since_ns: int | None, until_ns: int | None) -> tuple[int, int]:
+    """Return bounds of bars' open in microseconds, as tables have them; an open one lies beyond every bar."""
+    first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
+    last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
+    return first_us, last_us
+
+
+def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None) -> RangeError:
+    """Return what is said where no bar fits a question."""
+    return RangeError(
+        f"no {width} bar of origin {' or '.join(origins)} opens "
+        f"from {_said(since_ns, 'the beginning')} to {_said(until_ns, 'the end')}",
+        hint='see what there is: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
+        'FROM bars GROUP BY ALL"',
+    )
 
 
 def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | None) -> Panel:

@@ -26,7 +26,15 @@ import torch
 from features.build import build_features
 from features.cache import STRETCH_CELLS, load_stretch
 from features.files import block_writer, read_block, write_block, write_text
-from features.panel import ORIGINS, UNKNOWN, Nanoseconds, Panel, content_hash
+from features.panel import (
+    ORIGINS,
+    UNKNOWN,
+    Nanoseconds,
+    Panel,
+    content_hash,
+    no_bars,
+    open_bounds_us,
+)
 from features.sets import columns_of, fingerprint, get_set
 from features.spec import FeatureBlock
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
@@ -294,18 +302,14 @@ def _look(
         list(question.origins),
         question.instruments is None,
         list(question.instruments or ()),
-        -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS),
-        2**62 // US_NS if until_ns is None else -(-until_ns // US_NS),
+        *open_bounds_us(since_ns, until_ns),
         question.grace_ns,
         held.mark_ns - _OVERLAP_NS if is_same else 0,
         held.batches if is_same else [],
     )
     found = lake.query(_TOUCHED, asked, at=at).to_pylist()
     if not found and not is_same:
-        raise RangeError(
-            f"no {question.width} bar of origin {' or '.join(question.origins)} lies in the range",
-            hint='see what there is: tickwalk sql "SELECT width, origin, count(*) FROM bars GROUP BY ALL"',
-        )
+        raise no_bars(question.width, question.origins, since_ns, until_ns)
     mark_ns = max([row["mark_ns"] for row in found] + [held.mark_ns] * is_same)
     seen = lake.query(_BATCHES, (mark_ns - _OVERLAP_NS,), at=at)
     new = _Manifest(

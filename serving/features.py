@@ -101,7 +101,7 @@ def build_days(bars: Bars) -> str:
         done = update(
             settings.features_dir, lake, question, since_ns=bars.since_ns, until_ns=bars.until_ns, at=bars.at
         )
-    write_text(done.folder / EDITION, json.dumps(edition_now(bars.feature_set), indent=1, sort_keys=True))
+    _write_edition(done.folder / EDITION, bars.feature_set)
     return (
         f"{done.folder.resolve()}: {len(done.built)} days built ({done.rows:,} bars), {len(done.compared)} read again "
         f"and unchanged, {done.kept} kept; {words.span(done.since_ns, done.until_ns)} UTC"
@@ -123,7 +123,7 @@ def build_to(path: Path, bars: Bars, *, newest: float, anyway: bool, on_step: Ca
         health.refuse()
     on_step("writing")
     write_block(path, block)
-    write_text(edition_path(path), json.dumps(edition_now(bars.feature_set), indent=1, sort_keys=True))
+    _write_edition(edition_path(path), bars.feature_set)
     return (
         f"{path.resolve()}: {len(block.instruments)} instruments x {len(block.ts_open_ns):,} bars x "
         f"{len(block.names)} features, {len(health.findings)} findings"
@@ -206,6 +206,10 @@ def _figure(of: Any, figures: np.ndarray) -> float | None:
 def edition_now(feature_set: str) -> dict[str, Any]:
     """Return the edition of a set as its code stands here."""
     return edition_of(get_set(feature_set), feature_set=feature_set)
+
+
+def _write_edition(path: Path, feature_set: str) -> None:
+    write_text(path, json.dumps(edition_now(feature_set), indent=1, sort_keys=True))
 
 
 def find_edition(settings: Settings, what: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from ingest.fold import Folded, fold
 from ingest.history.pairs import Fills
 from ingest.sessions import session_at
 from storage.clock import MS_NS, US_NS, width_ns
+from storage.connection import scratch
 from storage.contracts import BARS
 
 Array = NDArray[Any]
@@ -155,8 +155,7 @@ def beside(bars: pa.Table, held: pa.Table) -> pa.Table:
     """
     if not held.num_rows:
         return bars
-    run = duckdb.connect()
-    run.execute("SET TimeZone = 'UTC'")
+    run = scratch()
     run.register("made", bars.append_column("row_at", pa.array(range(bars.num_rows), pa.int64())))
     run.register("held", held)
     market = ", ".join(f"h.{name} AS {name}" for name in _MARKET)

@@ -12,7 +12,6 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-import duckdb
 import pyarrow as pa
 import pyarrow.csv as csv
 
@@ -24,6 +23,7 @@ from ingest.history.steps import Step, Taken, Wish
 from ingest.venues.hyperliquid import VENUE, kind_of
 from storage import contracts
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns
+from storage.connection import scratch
 from storage.settings import Settings
 
 _KEY: Final = "archive:contexts:"
@@ -130,8 +130,7 @@ def context_rows(
         ),
     )
     kinds = {coin: kind_of(coin) for coin in map(str, texts["coin"].unique().to_pylist())}
-    run = duckdb.connect()
-    run.execute("SET TimeZone = 'UTC'")
+    run = scratch()
     run.register("texts", texts.append_column("line", pa.array(range(1, texts.num_rows + 1), pa.int64())))
     run.register("kinds", pa.table({"coin": list(kinds), "kind": list(kinds.values())}))
     read = ", ".join(

@@ -35,8 +35,8 @@ def log_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
 
     Formula: ln p[t] - ln p[t-n], p the last print's price, carried through quiet bars up to 31 bars
 
-    Missing: no price at either end, or fewer than 80 % of the n bars observed; a hole is never stitched,
-    since n counts steps of the clock and not prints.
+    Missing: no price at either end, or fewer than 80 % of the n bars observed. A shorter hole inside is spanned, and
+    its bars count: n are steps of the clock and not prints.
     """
     return log_change(log_price, observed, bars)
 
@@ -117,6 +117,6 @@ def price_age(price_age: Tensor) -> Tensor:
 
     Formula: bars since the last print, 0 where this bar printed; every bar since was quiet
 
-    Missing: after a hole until the next print, and beyond 31 bars.
+    Missing: in a hole, after one until the next print, and beyond 31 bars.
     """
     return price_age

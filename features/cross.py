@@ -1,7 +1,8 @@
 """Where does an instrument stand among the others at the same step?
 
 What is summed over instruments here is summed in integers, so that neither the order of the instruments nor
-the width of a vector register can show in the last bit.
+the width of a vector register can show in the last bit. A plan sees `rank_of` and `market_of` as one step each, as it
+sees a shift (features/windows.py), and features/kernels.py has a faster twin of both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from features.returns import log_change
 from features.spec import family
@@ -21,7 +23,7 @@ MIN_INSTRUMENTS: Final = 3
 """With fewer, a rank is no more than a sign and a market is no more than the other instrument."""
 
 # Log returns in fixed point: 2^-40 is 1e-12, and 2^63 is room for 10^6 instruments at |return| below 8.
-_FIXED: Final = 2.0**40
+FIXED: Final = 2.0**40
 
 
 def rank_of(x: Tensor) -> Tensor:
@@ -30,6 +32,8 @@ def rank_of(x: Tensor) -> Tensor:
     Args:
         x: (S, T) float64, NaN where missing.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(rank_of, (x,), x)
     there = torch.isfinite(x)
     count = there.sum(dim=0)
     # What is missing sorts behind everything, so it counts for nobody.
@@ -53,10 +57,12 @@ def market_of(x: Tensor) -> Tensor:
     Args:
         x: (S, T) float64, |x| below 8, NaN where missing.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(market_of, (x,), x)
     there = torch.isfinite(x)
     count = there.sum(dim=0, keepdim=True)
-    fixed = torch.round(torch.where(there, x, 0.0) * _FIXED).to(torch.int64)
-    mean = fixed.sum(dim=0, keepdim=True).to(torch.float64) / _FIXED / count
+    fixed = torch.round(torch.where(there, x, 0.0) * FIXED).to(torch.int64)
+    mean = fixed.sum(dim=0, keepdim=True).to(torch.float64) / FIXED / count
     return torch.where(count >= MIN_INSTRUMENTS, mean, math.nan)
 
 

@@ -216,7 +216,7 @@ class _Compiler:
             self._code = []
 
 
-def _with(side: Any, values: Mapping[fx.Node, Ref]) -> Any:
+def _with(side: Any, values: Mapping[Any, Any]) -> Any:
     """Return arguments of a node with values in place of nodes."""
     return map_aggregate(side, lambda item: values[item] if isinstance(item, fx.Node) else item)
 

@@ -218,7 +218,8 @@ class Coder:
 
     def _make(self, op: int, out: int, read: list[int]) -> None:
         """Compute a value: in the slot of what is read of it some bars back, in its home, or in any slot."""
-        first, *others = [history for history in self._depths if history[0] == out] or [None]
+        histories = [history for history in self._depths if history[0] == out]
+        first = histories[0] if histories else None
         if first is None and out in self._homes:
             self._put(op, self._home(out), *read)
             return
@@ -226,8 +227,7 @@ class Coder:
         self._put(op, self._in_slot(slot), *read, depth=self._depths[first] if first else 0)
         if first is not None:
             self._put_aside(first, slot)
-        for history in others:
-            assert history is not None
+        for history in histories[1:]:
             self._hold(history, self._in_slot(slot))
         if out in self._homes:
             self._put(machine.COPY, self._home(out), self._in_slot(slot))

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from features import machine
+from features.checked import checked_program
 from features.inputs import leaves_of
 from features.panel import Panel
+from features.program import Program
 from features.sets import fingerprint, get_set
 from features.spec import Feature, FeatureBlock
-from features.stream import program
 from features.tiles import Tiles
 
 _BLOCK_CELLS: Final = 102_400
@@ -65,13 +67,14 @@ def compute(panel: Panel, features: tuple[Feature, ...]) -> tuple[Tensor, Tensor
     rows, steps = panel.n_instruments, panel.n_steps
     values = np.empty((rows, steps, len(features)), dtype=np.float32)
     mask = np.empty(values.shape, dtype=np.bool_)
-    least = max(_LEAST_LOOKBACKS * max(item.lookback_bars for item in features), _BLOCK_STEPS[0])
+    lookbacks = np.array([item.lookback_bars for item in features])
+    least = max(_LEAST_LOOKBACKS * int(lookbacks.max()), _BLOCK_STEPS[0])
     parts = _parts(steps, least, torch.get_num_threads())
-    leaves = leaves_of(panel)
+    leaves, made = leaves_of(panel), checked_program(features)
 
     def fill(part: tuple[int, int]) -> None:
         with torch.inference_mode():
-            _fill(leaves, features, values, mask, part)
+            _fill(leaves, made, lookbacks, values, mask, part)
 
     with on_one_core(), ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(fill, parts))
@@ -89,17 +92,16 @@ def block_steps_of(rows: int, steps: int) -> int:
 
 def _fill(
     leaves: dict[str, Tensor],
-    features: tuple[Feature, ...],
+    made: Program,
+    lookbacks: machine.Numbers,
     values: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
     part: tuple[int, int],
 ) -> None:
     """Compute the steps of one part, from as far before it as the features look back."""
     start, stop = part
-    lookbacks = np.array([item.lookback_bars for item in features])
     first = max(start - int(lookbacks.max()), 0)
     block = block_steps_of(values.shape[0], stop - first)
-    made = program(features)
     run = Tiles(made, values.shape[0], block)
     for at in range(first, stop, block):
         run.push([_cut(leaves[name], at, block) for name in made.leaves])

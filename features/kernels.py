@@ -1,7 +1,7 @@
 """Which functions across instruments have a faster twin that gives the same bits?
 
 A feature is written in torch, and exported as such; a twin here is only ever a shorter way to the same numbers, and a
-program that does not give the bits of the functions is refused (features/stream.py). Ranks are exact halves, and sums
+program that does not give the bits of the functions is refused (features/checked.py). Ranks are exact halves, and sums
 over instruments are sums of integers, so no order of the instruments and no algorithm can show in the last bit.
 """
 

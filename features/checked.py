@@ -1,13 +1,11 @@
-"""How are features computed block after block, each bar once?
+"""Does a program give the bits of the functions that it was made of?
 
-A stream runs the plan of a set (features/plan.py) over blocks of `block_steps` bars and remembers what is read some
-bars back. So nothing is computed twice, however long the windows: a block of one bar is the live step
-(features/step.py), and blocks of hundreds are the build (features/build.py).
+Every program is run once, over blocks and bar by bar, on a drawn panel, and compared with the functions as they stand
+(`features.spec.evaluate`). So a set that cannot be computed block after block is refused before it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -24,45 +22,18 @@ from features.tiles import Tiles
 from storage.errors import ContractError
 
 _CHECK_STEPS: Final = 40
-"""Steps beyond the lookback on which a program is compared with the functions it was made of."""
+"""Steps beyond the lookback on which a program is compared."""
 _CHECK_BLOCK: Final = 64
 
 
-class Stream:
-    """Raw values of features over panels that follow each other without a gap.
-
-    Args:
-        features: what to compute.
-        rows: S of every block.
-        block_steps: T of every block.
-
-    Attributes:
-        leaves: the leaves that are read.
+@lru_cache
+def checked_program(features: tuple[Feature, ...]) -> Program:
+    """Return the program of these features, made and compared once a process.
 
     Raises:
-        ContractError: a feature looks back by other means than `features.windows`.
+        ContractError: a feature cannot be written down as a graph, or looks back by other means than
+            `features.windows`.
     """
-
-    def __init__(self, features: Sequence[Feature], *, rows: int, block_steps: int) -> None:
-        made = program(tuple(features))
-        self.leaves = made.leaves
-        self._run = Rings(made, rows) if block_steps == 1 else Tiles(made, rows, block_steps)
-
-    def push(self, leaves: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the raw value of each feature on the next block, (S, T) float64, NaN where unknown.
-
-        What a feature reads before the first block is missing to it; the caller knows how many blocks there were.
-        The tensors are the stream's own and hold until the next push.
-
-        Args:
-            leaves: as `features.inputs.leaves_of` returns them, of `block_steps` steps.
-        """
-        return self._run.push([leaves[name] for name in self.leaves])
-
-
-@lru_cache
-def program(features: tuple[Feature, ...]) -> Program:
-    """Return the program of these features, compared with the functions themselves on a drawn panel."""
     made = compile_graph(trace(features))
     _compare(made, features)
     return made

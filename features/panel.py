@@ -217,6 +217,14 @@ def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: 
     )
 
 
+def no_bar_of(instrument: str) -> InstrumentError:
+    """Return what is said where an instrument that was asked for has no bar that fits."""
+    return InstrumentError(
+        f"{instrument} has no bar in the range that was asked for",
+        hint='list what there is: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
+    )
+
+
 def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | None) -> Panel:
     """Return a panel with what a lake knew beside its bars; see `features.asof.join_columns`."""
     grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
@@ -302,10 +310,7 @@ def _instrument_index(
     found: list[str] = coded.dictionary.to_pylist()
     names = tuple(sorted(set(found) if instruments is None else set(instruments)))
     if absent := sorted(set(names) - set(found)):
-        raise InstrumentError(
-            f"{absent[0]} has no bar in the range that was asked for",
-            hint='list what there is: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
-        )
+        raise no_bar_of(absent[0])
     if extra := sorted(set(found) - set(names)):
         raise ContractError(f"rows of {extra[0]} were given, which was not asked for")
     place = np.array([names.index(name) for name in found], dtype=np.int64)

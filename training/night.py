@@ -47,8 +47,8 @@ from typing import Any
 
 import torch
 
+from features.cache import cached_panel
 from features.edition import EDITION, edition_of
-from features.panel import content_hash, load_panel
 from features.sets import columns_of, fingerprint, get_set
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code import code_version, lock_hash
@@ -95,7 +95,8 @@ def open_night(
     features = get_set(plan.feature_set)
     with Lake.open(settings) as lake:
         snapshot = lake.snapshot() if at is None else at
-        panel = load_panel(
+        panel, content = cached_panel(
+            settings.features_dir,
             lake,
             width=plan.width,
             since_ns=parse_time_ns(since) if since else None,
@@ -108,7 +109,7 @@ def open_night(
         )
         identity = {
             "recipe": plan.to_plain(),
-            "content_hash": content_hash(panel),
+            "content_hash": content,
             "funding_hash": funding_hash(read_funding(lake, panel, at=snapshot)),
             "feature_fingerprint": fingerprint(features),
             "seed": settings.training.seed,
@@ -160,7 +161,7 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
         return dict(folder.read("panel.json"))
     folder.refuse_other_code()
     with folder.timed("build_panel"), Lake.open(settings, read_only=True) as lake:
-        data = make_data(folder, lake)
+        data = make_data(folder, lake, features_dir=settings.features_dir)
         folder.write_data(data)
     counts = count_data(data)
     folder.write("panel.json", counts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from features.build import build_features
+from features.built import built_block
 from features.health import check_health
 from features.hindsight import Load, prove_hindsight
 from features.panel import Panel
@@ -27,8 +28,14 @@ from training.pinned import panel_loader, pinned_at, read_pinned
 from training.recipes import Recipe
 
 
-def make_data(folder: NightFolder, lake: Lake) -> NightData:
+def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightData:
     """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
+
+    Args:
+        folder: the night.
+        lake: its rows.
+        features_dir: panels and days of features that were made before, by whichever night; what is missing there is
+            made, and nothing in the result tells one from the other.
 
     Raises:
         LakeError: the pinned rows read otherwise than when the night was opened.
@@ -38,8 +45,8 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
-    panel, funding = read_pinned(folder, lake)
-    block = build_features(panel, recipe.feature_set)
+    panel, funding = read_pinned(folder, lake, features_dir=features_dir)
+    block = built_block(features_dir, panel, recipe.feature_set)
     if block.fingerprint != facts["feature_fingerprint"]:
         raise CheckpointError(
             f"night {facts['night']} was opened with features {facts['feature_fingerprint'][:12]}, "

@@ -33,7 +33,8 @@ from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import FEATURE_SETS, get_set
 from features.spec import Feature
 from features.step import Live
-from features.store import Question, update
+from features.manifest import Question
+from features.store import update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime
 from storage.contracts import BARS, STATUSES
 from storage.lake import Lake

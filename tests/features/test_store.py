@@ -15,10 +15,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from features.build import build_features
+from features.manifest import Question
 from features.panel import Panel, load_panel
 from features.sets import get_set
 from features.spec import FeatureBlock
-from features.store import Question, UpdateReport, read, update
+from features.store import UpdateReport, read, update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, floor_ns
 from storage.contracts import FUNDING
 from storage.errors import ContractError, RangeError
@@ -230,7 +231,7 @@ def test_other_features_lie_apart_and_nothing_is_left_over(home: Home) -> None:
     home.add(WHOLE.steps(2 * STEPS, 2 * STEPS + 10))
     home.add(WHOLE.steps(2 * STEPS + 10, 2 * STEPS + 20))
     home.update()
-    files = sorted(path.name[:10] for path in (home.root / QUESTION.name).glob("*-*-*-*.safetensors"))
+    files = sorted(path.name[:10] for path in QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))
     assert len(files) == len(set(files)) == 3
     with pytest.raises(ContractError, match="nothing was built"):
         read(home.root, replace(QUESTION, grace_ns=5))

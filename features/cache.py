@@ -1,9 +1,9 @@
 """Which panels were read from the lake before, so that they need not be read again?
 
 A panel that was asked for is kept as a file under the home, named by all that it depends on (the lake's snapshot, the
-question, and the code that reads) and by the hash of its rows. The same question is then that file, memory-mapped; one
-whose rows do not have that hash any more is damaged, and the lake is read again. A panel is read and written in
-stretches of time, so it may be larger than memory. Files beyond a limit go, the longest unused first.
+question, and the code that reads) and by its checksum. The same question is then that file, memory-mapped; one that
+does not have its checksum any more is removed, and the lake is read again. A panel is read and written in stretches of
+time, so it may be larger than memory. Files beyond a limit go, the longest unused first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from features.asof import JOINED, joined_with
 from features.days import STRETCH_CELLS
-from features.files import panel_writer, read_panel
+from features.files import file_sum, panel_writer, read_panel
 from features.panel import (
     COLUMNS,
     ORIGINS,
@@ -36,7 +36,7 @@ from features.panel import (
 )
 from features.version import room_code
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
-from storage.errors import ContractError, RangeError
+from storage.errors import RangeError
 from storage.logs import get_logger
 
 if TYPE_CHECKING:
@@ -105,18 +105,17 @@ def cached_panel(
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
     folder, stem = root / "panels", f"{width}-{digest[:16]}"
     for path in folder.glob(f"{stem}-*.safetensors"):
-        if (found := _read(path)) is not None:
-            return found
+        if (panel := _read(path)) is not None:
+            return panel, content_hash(panel)
     fresh = folder / f".{stem}.{os.getpid()}.part"
     try:
         _write(fresh, lake, asked, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
-        panel = read_panel(fresh)
-        content = content_hash(panel)
-        path = fresh.rename(folder / f"{stem}-{content[:16]}.safetensors")
+        path = fresh.rename(folder / f"{stem}-{file_sum(fresh):08x}.safetensors")
     finally:
         fresh.unlink(missing_ok=True)
     trim(folder, limit_bytes=LIMIT_BYTES, keep=path)
-    return panel, content
+    panel = read_panel(path)
+    return panel, content_hash(panel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +152,15 @@ def _resolve(
     )
 
 
-def _read(path: Path) -> tuple[Panel, str] | None:
-    """Return a panel and its hash; None where the file is not what its name says, or was just removed."""
+def _read(path: Path) -> Panel | None:
+    """Return a panel; None where the file is not what was written, or was removed a moment ago."""
     try:
-        os.utime(path)
-        panel = read_panel(path)
-        content = content_hash(panel)
-    except (ContractError, FileNotFoundError) as error:
-        logger.warning("damaged panel removed", path=str(path), reason=str(error))
-        path.unlink(missing_ok=True)
+        if path.stem.endswith(f"-{file_sum(path):08x}"):
+            os.utime(path)  # what was used of late stays the longest
+            return read_panel(path)
+    except FileNotFoundError:
         return None
-    if path.stem.endswith(f"-{content[:16]}"):
-        return panel, content
-    logger.warning("damaged panel removed", path=str(path), reason="its rows do not have their hash")
+    logger.warning("damaged panel removed", path=str(path))
     path.unlink(missing_ok=True)
     return None
 

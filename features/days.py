@@ -91,7 +91,12 @@ class Days:
     def build(self, panel: Panel, run: Sequence[Day]) -> Iterator[tuple[Day, FeatureBlock]]:
         """Yield the features of days in a row, of the instruments that have bars."""
         seen = panel.slice(run[0].open_ns - self.lookback_ns, run[-1].open_ns + DAY_NS)
-        block = build_features(seen, self.feature_set)
+        if seen.n_instruments:
+            block = build_features(seen, self.feature_set)
+        else:  # a stretch in which nothing is listed
+            first_ns = int(seen.ts_open_ns[0])
+            none = self.blank(seen.width_ns, first_ns, int(seen.ts_close_ns[-1]), first_ns=first_ns)
+            block = replace(none, values=none.values[:0], mask=none.mask[:0], instruments=())
         for day in run:
             start, stop = np.searchsorted(block.ts_open_ns, [day.open_ns, day.open_ns + DAY_NS])
             rows = index_of(day.rows, len(block.instruments))

@@ -29,11 +29,11 @@ import torch
 
 from features.build import build_features, compute, on_one_core
 from features.files import write_block
+from features.manifest import Question
 from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import FEATURE_SETS, get_set
 from features.spec import Feature
 from features.step import Live
-from features.manifest import Question
 from features.store import update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime
 from storage.contracts import BARS, STATUSES

@@ -11,9 +11,10 @@ import pytest
 
 import features.cache
 from features.cache import cached_panel, load_stretch, trim
+from features.files import write_panel
 from features.panel import Panel, content_hash, load_panel
 from storage.clock import DAY_NS, NS, ManualTime
-from storage.errors import RangeError
+from storage.errors import InstrumentError, RangeError
 from storage.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import MINUTE_NS, START_NS, random_panel, stored_rows
@@ -70,6 +71,46 @@ def test_the_second_time_nothing_is_read(lake: Lake, tmp_path: Path, monkeypatch
     for other in ({"grace_ns": 0}, {"at": 2}, {"until_ns": START_NS + 9 * MINUTE_NS}):
         with pytest.raises(AssertionError, match="read again"):
             cached_panel(tmp_path, lake, **(ASKED | other))
+
+
+def test_whoever_closes_the_open_ends_asks_the_same(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, content = cached_panel(tmp_path, lake, **ASKED)
+    monkeypatch.setattr(features.cache, "_write", None)
+    bounds = {"since_ns": int(panel.ts_open_ns[0]), "until_ns": int(panel.ts_close_ns[-1])}
+    again, told = cached_panel(
+        tmp_path, lake, **ASKED, **bounds, instruments=panel.instruments, at=lake.snapshot()
+    )
+    assert told == content == content_hash(again)
+
+
+@pytest.mark.parametrize("at", [-3, 4_000, 60_000])
+def test_a_damaged_panel_is_read_from_the_lake_again(lake: Lake, tmp_path: Path, at: int) -> None:
+    whole = load_panel(lake, **ASKED)
+    cached_panel(tmp_path, lake, **ASKED)
+    [path] = (tmp_path / "panels").iterdir()
+    body = bytearray(path.read_bytes())
+    body[at] ^= 1
+    path.write_bytes(body)
+    assert cached_panel(tmp_path, lake, **ASKED)[1] == content_hash(whole)
+    [again] = (tmp_path / "panels").iterdir()
+    assert again.read_bytes() != body
+    path.write_bytes(body[:-50])
+    assert cached_panel(tmp_path, lake, **ASKED)[1] == content_hash(whole)
+
+
+def test_on_the_disk_it_is_what_the_panel_of_the_lake_would_be(lake: Lake, tmp_path: Path) -> None:
+    """Bit by bit, missing numbers too: what a night writes does not tell where it read."""
+    for joined in ((), ("paid_rate",)):
+        write_panel(tmp_path / "a.safetensors", load_panel(lake, **ASKED, joined=joined))
+        write_panel(tmp_path / "b.safetensors", cached_panel(tmp_path, lake, **ASKED, joined=joined)[0])
+        assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_an_instrument_without_a_bar_is_refused(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(InstrumentError, match="nobody has no bar in the range that was asked for"):
+        cached_panel(tmp_path, lake, **ASKED, instruments=[PANEL.instruments[0], "nobody"])
 
 
 def test_another_lake_with_the_same_snapshots_is_another(lake: Lake, tmp_path: Path) -> None:

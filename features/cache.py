@@ -224,7 +224,9 @@ def _write(
     days = max(1, STRETCH_CELLS * step_ns // (DAY_NS * len(names)))
     edges = [*range(floor_ns(start_ns, DAY_NS), stop_ns, days * DAY_NS), stop_ns]
     place = {name: row for row, name in enumerate(names)}
-    with panel_writer(path, instruments=names, width_ns=step_ns, ts_open_ns=clock, columns=columns) as file:
+    with panel_writer(
+        path, instruments=names, width_ns=step_ns, ts_open_ns=clock, columns=columns, is_synced=False
+    ) as file:
         for left, right in pairwise(edges):
             begin_ns = max(left, start_ns)
             part = load_stretch(

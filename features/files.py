@@ -46,11 +46,18 @@ class FileWriter:
         path: the file; its folder is made.
         tensors: type and shape by name; the first axis is the instrument, the second the step.
         header: what the numbers are.
+        is_synced: whether closing waits until the disk has it; not for what has checksums and can be made again.
     """
 
     def __init__(
-        self, path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], header: dict[str, Any]
+        self,
+        path: Path,
+        tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        header: dict[str, Any],
+        *,
+        is_synced: bool = True,
     ) -> None:
+        self._is_synced = is_synced
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -108,7 +115,8 @@ class FileWriter:
     ) -> None:
         try:
             if error is None:
-                os.fsync(self._handle)
+                if self._is_synced:
+                    os.fsync(self._handle)
                 self._part.replace(self._path)
                 logger.info("tensors written", path=str(self._path), kind=self._kind, size_bytes=self._size)
         finally:
@@ -142,7 +150,7 @@ def block_writer(
     if sums is not None:
         header |= {"sums": {**sums, "header": _header_sum(header)}}
     tensors = {"values": (torch.float32, shape), "mask": (torch.bool, shape)}
-    return FileWriter(path, tensors, header)
+    return FileWriter(path, tensors, header, is_synced=sums is None)
 
 
 def write_block(path: Path, block: FeatureBlock, *, with_sums: bool = False) -> None:
@@ -151,7 +159,8 @@ def write_block(path: Path, block: FeatureBlock, *, with_sums: bool = False) -> 
     Args:
         path: the file.
         block: what it will hold.
-        with_sums: whether its checksums are written too, so that who reads it can tell damage from features.
+        with_sums: whether its checksums are written too, so that who reads it can tell damage from features; then
+            nobody waits for the disk.
     """
     sums = {name: _sum(getattr(block, name)) for name in ("values", "mask")} if with_sums else None
     with block_writer(path, block, block.ts_open_ns, sums=sums) as file:
@@ -196,11 +205,13 @@ def panel_writer(
     width_ns: int,
     ts_open_ns: npt.NDArray[np.int64],
     columns: tuple[str, ...],
+    is_synced: bool = True,
 ) -> FileWriter:
     """Return a writer of a panel that carries these columns."""
     shape = (len(instruments), len(ts_open_ns))
     tensors = dict.fromkeys(columns, (torch.float64, shape)) | {"status": (torch.uint8, shape)}
-    return FileWriter(path, tensors, {"kind": "panel"} | _axes(instruments, width_ns, ts_open_ns))
+    header = {"kind": "panel"} | _axes(instruments, width_ns, ts_open_ns)
+    return FileWriter(path, tensors, header, is_synced=is_synced)
 
 
 def write_panel(path: Path, panel: Panel) -> None:

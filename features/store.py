@@ -58,6 +58,7 @@ class UpdateReport:
         compared: days that were read again and not built, as their file was there.
         kept: how many days were not touched.
         rows: bars in the days that were built.
+        instruments: the most that a day holds.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class UpdateReport:
     compared: tuple[str, ...]
     kept: int
     rows: int
+    instruments: int
 
 
 def update(
@@ -139,6 +141,7 @@ def update(
         compared=tuple(day_name(open_ns) for open_ns in sorted(doubtful - set(built))),
         kept=len(new.opens) - len(doubtful),
         rows=rows,
+        instruments=new.instruments,
     )
     logger.info("features updated", store=days.folder.name, built=len(built), kept=report.kept, rows=rows)
     return report

@@ -294,11 +294,16 @@ def content_hash(panel: Panel) -> str:
     digest.update(json.dumps([panel.instruments, panel.width_ns, COLUMNS, STATUSES]).encode())
     digest.update(np.ascontiguousarray(panel.ts_open_ns, dtype="<i8").data)
     digest.update(panel.status.cpu().contiguous().numpy().data)
+    data: npt.NDArray[np.float64] = np.empty(panel.status.shape, dtype="<f8")
+    is_nan = np.empty(panel.status.shape, dtype=np.bool_)
     for name in COLUMNS:
-        column = panel.column(name)
-        # One pattern of bits for every NaN.
-        column = torch.where(torch.isnan(column), torch.nan, column)
-        digest.update(np.ascontiguousarray(column.cpu().numpy(), dtype="<f8").data)
+        if name in panel.values:
+            np.copyto(data, panel.values[name].cpu().numpy())
+            # One pattern of bits for every NaN.
+            np.copyto(data, np.nan, where=np.isnan(data, out=is_nan))
+        else:
+            data.fill(np.nan)
+        digest.update(data.data)
     return digest.hexdigest()
 
 

@@ -34,6 +34,7 @@ from features.panel import (
     no_bars,
     open_bounds_us,
 )
+from features.upkeep import trim_files
 from features.version import room_code
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
@@ -111,9 +112,23 @@ def cached_panel(
     try:
         _write(fresh, lake, asked, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
         path = fresh.rename(folder / f"{stem}-{file_sum(fresh):08x}.safetensors")
+    except OSError as error:  # the disk is full, or not ours to write to
+        logger.warning("panel not kept", folder=str(folder), reason=str(error))
+        panel = load_panel(
+            lake,
+            width=width,
+            since_ns=asked.start_ns,
+            until_ns=asked.stop_ns,
+            instruments=asked.names,
+            origins=origins,
+            joined=joined,
+            at=at,
+            grace_ns=grace_ns,
+        )
+        return panel, content_hash(panel)
     finally:
         fresh.unlink(missing_ok=True)
-    trim(folder, limit_bytes=LIMIT_BYTES, keep=path)
+    trim_files(folder.glob("*.safetensors"), limit_bytes=LIMIT_BYTES, keep={path})
     panel = read_panel(path)
     return panel, content_hash(panel)
 
@@ -199,19 +214,6 @@ def load_stretch(
         logger.info("a stretch without bars", width=width, start_ns=start_ns, stop_ns=stop_ns)
     clock = np.arange(start_ns, stop_ns, width_ns(width), dtype=np.int64)
     return Panel((), width_ns(width), clock, {}, torch.zeros((0, len(clock)), dtype=torch.uint8))
-
-
-def trim(folder: Path, *, limit_bytes: int, keep: Path) -> None:
-    """Remove the panels that were unused the longest until the rest is within a limit; `keep` stays."""
-    found = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    size = keep.stat().st_size
-    for path in found:
-        if path != keep:
-            size += path.stat().st_size
-            if size > limit_bytes:
-                size -= path.stat().st_size
-                path.unlink(missing_ok=True)
-                logger.info("panel removed", path=str(path))
 
 
 def _write(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -35,20 +35,31 @@ def trim_days(root: Path, *, limit_bytes: int, keep: Collection[Path] = ()) -> N
         limit_bytes: what they may take together, those of `keep` included.
         keep: files that stay.
     """
-    found = []
+    found: list[Path] = []
     for folder in {path.parent for path in root.glob(f"*/{_FILES}")}:
         named = named_files(folder) if is_current(folder) else set()
-        found += [_Used(path) for path in folder.glob(_FILES) if path.name not in named]
+        found += [path for path in folder.glob(_FILES) if path.name not in named]
+    trim_files(found, limit_bytes=limit_bytes, keep=keep)
+    for path in root.glob("*/.*.part"):
+        if _Used(path).used_ns < time.time_ns() - _ABANDONED_NS:
+            path.unlink(missing_ok=True)
+
+
+def trim_files(found: Iterable[Path], *, limit_bytes: int, keep: Collection[Path]) -> None:
+    """Remove files that can be made again until the rest is within a limit, the longest unused first.
+
+    Args:
+        found: the files.
+        limit_bytes: what they may take together.
+        keep: those of them that stay.
+    """
     size = 0
-    for item in sorted(found, key=lambda item: (item.path not in keep, -item.used_ns)):
+    for item in sorted(map(_Used, found), key=lambda item: (item.path not in keep, -item.used_ns)):
         size += item.size
         if size > limit_bytes and item.path not in keep:
             size -= item.size
             item.path.unlink(missing_ok=True)
-            logger.info("day of features removed", path=str(item.path))
-    for path in root.glob("*/.*.part"):
-        if _Used(path).used_ns < time.time_ns() - _ABANDONED_NS:
-            path.unlink(missing_ok=True)
+            logger.info("unused file removed", path=str(item.path))
 
 
 class _Used:

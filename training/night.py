@@ -16,7 +16,9 @@ The folder `models/nights/<night>/`:
                             of print), valid_share (by feature), funding_share (of instrument-hours; null: none)
     edition.json            what the features' code said (features.edition), for `tickwalk features diff`
     proof.json              passed, and what features.proof and features.hindsight compared
-    health.json             coverage, nulls, drift by feature and instrument, and what the limits say (features.health)
+    health.json             coverage, nulls, drift by feature and instrument, and what the limits say (features.health);
+                            trained_since_ns, trained_until_ns: what the newest share is compared with; champion: the
+                            version that learned from that ("": none, it is the rest of the range)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
                             test, purged, embargoed}, leaks: {label, embargo, shared}}], leaks (total), drawing (text)
     fold-XX/<member>/       a member is a model, or `model+1` for its second seed:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import features.cache
-from features.cache import cached_panel, load_stretch, trim
+from features.cache import cached_panel, load_stretch
 from features.files import write_panel
 from features.panel import Panel, content_hash, load_panel
+from features.upkeep import trim_files
 from storage.clock import DAY_NS, NS, ManualTime
 from storage.errors import InstrumentError, RangeError
 from storage.lake import Lake
@@ -108,6 +109,18 @@ def test_on_the_disk_it_is_what_the_panel_of_the_lake_would_be(lake: Lake, tmp_p
         assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+def test_where_the_disk_is_full_the_lake_is_read(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("features.files.FileWriter.put", full)
+    panel, content = cached_panel(tmp_path, lake, **ASKED)
+    assert content == content_hash(panel) == content_hash(load_panel(lake, **ASKED))
+    assert list((tmp_path / "panels").iterdir()) == []
+
+
 def test_an_instrument_without_a_bar_is_refused(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(InstrumentError, match="nobody has no bar in the range that was asked for"):
         cached_panel(tmp_path, lake, **ASKED, instruments=[PANEL.instruments[0], "nobody"])
@@ -139,5 +152,5 @@ def test_old_files_go_and_the_one_in_use_stays(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(b"x" * 100)
         os.utime(path, (1_000 - age, 1_000 - age))
-    trim(tmp_path, limit_bytes=250, keep=tmp_path / "d.safetensors")
+    trim_files(tmp_path.iterdir(), limit_bytes=250, keep={tmp_path / "d.safetensors"})
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "d"]

@@ -1,6 +1,7 @@
 """What do the best bid and ask say at the close, now and against what is usual?
 
-A crossed pair of quotes (ask below bid) is missing: the two sides were not of one moment.
+A crossed pair of quotes (ask below bid) is missing where a spread or a mid is made of it: the two sides were not of
+one moment. What reads sizes, or each side by itself, takes them as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def relative_spread(bid: Tensor, ask: Tensor) -> Tensor:
 
     Formula: 1e4 (ask - bid) / ((bid + ask) / 2)
 
-    Missing: a side is missing, the quotes are crossed, or they are known to be older than 300 s.
+    Missing: a side is missing, the quotes are crossed or known to be older than 300 s, or the bar was not observed.
     """
     return torch.where(ask >= bid, 2e4 * (ask - bid) / (bid + ask), math.nan)
 
@@ -38,11 +39,12 @@ def relative_spread(bid: Tensor, ask: Tensor) -> Tensor:
     "Market Microstructure and Liquidity 2(2)",
 )
 def queue_imbalance(bid_size: Tensor, ask_size: Tensor) -> Tensor:
-    """Which of the best queues is longer.
+    """Which of the best queues is longer; above 0: the bid's.
 
     Formula: (bid_size - ask_size) / (bid_size + ask_size)
 
-    Missing: a side is missing, both queues are empty, or the quotes are known to be older than 300 s.
+    Missing: a size is missing, both queues are empty, the quotes are known to be older than 300 s, or the bar was not
+    observed.
     """
     both = bid_size + ask_size
     return torch.where(both > 0.0, (bid_size - ask_size) / both, math.nan)
@@ -52,16 +54,16 @@ def queue_imbalance(bid_size: Tensor, ask_size: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("bid", "ask", "bid_size", "ask_size"),
     unit="bp",
-    source="Stoikov (2018), The Micro-Price: A High-Frequency Estimator of Future Prices, "
-    "Quantitative Finance 18(12), the weighted mid",
+    source="Stoikov (2018), The Micro-Price: A High-Frequency Estimator of Future Prices, Quantitative Finance 18(12): "
+    "the weighted mid that it improves on, not its micro-price",
 )
 def microprice_distance(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor) -> Tensor:
-    """Distance of the size-weighted mid from the mid.
+    """Distance of the size-weighted mid from the mid; above 0: the bid's queue is longer.
 
     Formula: 1e4 (w - mid) / mid, w = (bid ask_size + ask bid_size) / (bid_size + ask_size)
 
-    Missing: a side or a size is missing, both queues are empty, the quotes are crossed, or they are known to
-    be older than 300 s.
+    Missing: a side or a size is missing, both queues are empty, the quotes are crossed or known to be older than 300 s,
+    or the bar was not observed.
     """
     both = bid_size + ask_size
     weighted = (bid * ask_size + ask * bid_size) / both
@@ -73,12 +75,13 @@ def microprice_distance(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Te
     lookback_bars=0,
     inputs=("quote_age_ms",),
     unit="ln(1 + s)",
-    source="Hyperliquid docs, WebSocket / bbo: sent only where best bid or ask changed in a block (as of 2026-08-22)",
+    source="Hyperliquid docs, WebSocket / Subscriptions, `WsBbo`: sent only if the bbo changes on a block (as of "
+    "2026-08-22); GaiaEx's are renewed with each book",
 )
 def quote_age(quote_age_ms: Tensor) -> Tensor:
     """Age of the quotes.
 
-    Formula: ln(1 + seconds since the best bid or ask last changed), as of the close
+    Formula: ln(1 + seconds from the newest quote, by the venue's clock, to the close)
 
     Missing: no quotes, quotes known to be older than 300 s, or a bar that was not observed.
     """
@@ -90,15 +93,15 @@ def quote_age(quote_age_ms: Tensor) -> Tensor:
     lookback_bars=lambda bars: bars - 1,
     inputs=("bid", "ask"),
     unit="log",
-    source="Chordia, Roll and Subrahmanyam (2001), Market Liquidity and Trading Activity, J. Finance 56(2)",
+    source="after Chordia, Roll and Subrahmanyam (2001), Market Liquidity and Trading Activity, J. Finance 56(2), who "
+    "follow the spread's changes from day to day",
 )
 def spread_ratio(bid: Tensor, ask: Tensor, *, bars: int) -> Tensor:
-    """Spread against what is usual.
+    """Spread against what is usual; above 0: wider.
 
-    Formula: ln(s[t] / mean of s over t-n+1..t), s the spread over the mid at each close
+    Formula: ln(s[t] / mean of s over the closes in t-n+1..t that have one), s the spread over the mid
 
-    Missing: no spread now, quotes at fewer than 80 % of the n closes, or a spread of zero; crossed quotes are
-    left out.
+    Missing: no spread now, or one of zero, or a spread at fewer than 80 % of the n closes; crossed quotes have none.
     """
     spread = torch.where(ask >= bid, (ask - bid) / (bid + ask), math.nan)
     return torch.where(spread > 0.0, torch.log(spread / mean_over(spread, bars)), math.nan)
@@ -110,14 +113,14 @@ def spread_ratio(bid: Tensor, ask: Tensor, *, bars: int) -> Tensor:
     inputs=("bid", "ask", "bid_size", "ask_size"),
     unit="mean sizes of the best queues",
     source="Cont, Kukanov and Stoikov (2014), The Price Impact of Order Book Events, J. Financial Econometrics "
-    "12(1), from close to close",
+    "12(1), from close to close in place of event to event, over the depth",
 )
 def quote_flow(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor, *, bars: int) -> Tensor:
-    """Order flow imbalance: what was added to the bid and taken from the ask, from close to close, over n bars.
+    """Order flow imbalance of the best quotes over n bars; above 0: added to the bid or taken from the ask.
 
-    Formula: n mean of e[i] / mean of (bid_size + ask_size) / 2, over the bars in t-n+1..t that have both;
-    e[i] = bid_size[i] (where bid[i] >= bid[i-1]) - bid_size[i-1] (where bid[i] <= bid[i-1])
-    - ask_size[i] (where ask[i] <= ask[i-1]) + ask_size[i-1] (where ask[i] >= ask[i-1])
+    Formula: n x / d, x the mean of e[i] and d the mean of (bid_size[i] + ask_size[i]) / 2, over the bars in t-n+1..t
+    that have quotes at both ends; e[i] = bid_size[i] (where bid[i] >= bid[i-1]) - bid_size[i-1] (where
+    bid[i] <= bid[i-1]) - ask_size[i] (where ask[i] <= ask[i-1]) + ask_size[i-1] (where ask[i] >= ask[i-1])
 
     Missing: quotes at both ends of fewer than 80 % of the n bars, or empty queues; what came and went within a bar
     is not seen.

@@ -8,20 +8,28 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from features import machine
+from features.checked import checked_program
 from features.inputs import leaves_of
 from features.panel import Panel
+from features.program import Program
 from features.sets import fingerprint, get_set
 from features.spec import Feature, FeatureBlock
-from features.stream import Stream
+from features.tiles import Tiles
 
-_BLOCK_CELLS: Final = 12_800
-"""Cells (S * T) of a block: few calls, and what is remembered between blocks still fits the cache."""
-_LEAST_BLOCKS: Final = 8
-"""A thread is worth its warm-up when it has so many blocks to compute."""
+_BLOCK_CELLS: Final = 102_400
+"""Cells (S * T) of a block at most: what is written once a block then still fits the outer cache."""
+_BLOCK_STEPS: Final = (64, 2_048)
+"""A block has at least and at most about so many steps: what is remembered is moved once a block, and the bars of one
+instrument should fit the innermost cache."""
+_LEAST_LOOKBACKS: Final = 3
+"""A thread is worth its warm-up when it computes so many times what it must look back."""
 
 
 def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
@@ -56,57 +64,50 @@ def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
 
 def compute(panel: Panel, features: tuple[Feature, ...]) -> tuple[Tensor, Tensor]:
     """Return values and mask of features over a panel, as in `FeatureBlock`."""
-    shape, device = (panel.n_instruments, panel.n_steps, len(features)), panel.status.device
-    values = torch.empty(shape, dtype=torch.float32, device=device)
-    mask = torch.empty(shape, dtype=torch.bool, device=device)
-    lookbacks = [item.lookback_bars for item in features]
-    block = 2 ** max((_BLOCK_CELLS // max(shape[0], 1)).bit_length() - 1, 0)
-    parts = _parts(shape[1], max(block * _LEAST_BLOCKS, 2 * max(lookbacks)), torch.get_num_threads())
-    leaves = leaves_of(panel)
+    rows, steps = panel.n_instruments, panel.n_steps
+    values = np.empty((rows, steps, len(features)), dtype=np.float32)
+    mask = np.empty(values.shape, dtype=np.bool_)
+    lookbacks = np.array([item.lookback_bars for item in features])
+    least = max(_LEAST_LOOKBACKS * int(lookbacks.max()), _BLOCK_STEPS[0])
+    parts = _parts(steps, least, torch.get_num_threads())
+    leaves, made = leaves_of(panel), checked_program(features)
 
     def fill(part: tuple[int, int]) -> None:
         with torch.inference_mode():
-            _fill(leaves, features, values, mask, part, block)
+            _fill(leaves, made, lookbacks, values, mask, part)
 
     with on_one_core(), ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(fill, parts))
-    # A step whose lookback reaches before the panel is invalid.
-    head = torch.arange(min(max(lookbacks), shape[1]), device=device)[:, None] < torch.tensor(
-        lookbacks, device=device
-    )
-    values[:, : len(head)].masked_fill_(head, 0.0)
-    mask[:, : len(head)].masked_fill_(head, False)
-    return values, mask
+    device = panel.status.device
+    return torch.from_numpy(values).to(device), torch.from_numpy(mask).to(device)
+
+
+def block_steps_of(rows: int, steps: int) -> int:
+    """Return how many steps a block has, so that a few of one length make up the steps."""
+    least, most = _BLOCK_STEPS
+    wanted = min(max(_BLOCK_CELLS // max(rows, 1), least), most)
+    blocks = max(-(-steps // wanted), 1)
+    return max(-(-steps // blocks), 1)
 
 
 def _fill(
     leaves: dict[str, Tensor],
-    features: tuple[Feature, ...],
-    values: Tensor,
-    mask: Tensor,
+    made: Program,
+    lookbacks: machine.Numbers,
+    values: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
     part: tuple[int, int],
-    block: int,
 ) -> None:
     """Compute the steps of one part, from as far before it as the features look back."""
     start, stop = part
-    rows = values.shape[0]
-    stream = Stream(features, rows=rows, block_steps=block)
-    stack = torch.empty((len(features), rows, block), dtype=torch.float32, device=values.device)
-    places = stack.unbind(0)
-    for at in range(max(start - max(item.lookback_bars for item in features), 0), stop, block):
-        raw = stream.push({name: _cut(leaves[name], at, block) for name in stream.leaves})
-        if at + block <= start:
-            continue
-        for place, value in zip(places, raw, strict=True):
-            place.copy_(value)
-        # To the order on disk, features last, as one matrix: torch transposes those by tiles.
-        flat = stack.view(len(features), rows * block)
-        known = (flat - flat) == 0.0
-        found = torch.where(known, flat, 0.0).t().contiguous().view(rows, block, -1)
-        known = known.t().contiguous().view(rows, block, -1)
-        skip, keep = max(start - at, 0), min(stop - at, block)
-        values[:, at + skip : at + keep] = found[:, skip:keep]
-        mask[:, at + skip : at + keep] = known[:, skip:keep]
+    first = max(start - int(lookbacks.max()), 0)
+    block = block_steps_of(values.shape[0], stop - first)
+    run = Tiles(made, values.shape[0], block)
+    for at in range(first, stop, block):
+        run.push([_cut(leaves[name], at, block) for name in made.leaves])
+        span = max(start - at, 0), min(stop - at, block)
+        if span[0] < span[1]:
+            run.write_out(span, at + span[0], lookbacks, values, mask)
 
 
 def _cut(leaf: Tensor, start: int, block: int) -> Tensor:

@@ -13,11 +13,15 @@ from storage.contracts import SESSIONS
 
 _SOURCE: Final = (
     "Andersen and Bollerslev (1997), Intraday periodicity and volatility persistence in financial markets, "
-    "J. Empirical Finance 4(2-3)"
+    "J. Empirical Finance 4(2-3), the first harmonic of their Fourier form, unfitted"
 )
-_WEEK: Final = "French (1980), Stock returns and the weekend effect, J. Financial Economics 8(1)"
+_WEEK: Final = (
+    "after French (1980), Stock returns and the weekend effect, J. Financial Economics 8(1), "
+    "a circle in place of his weekdays"
+)
 _SESSION: Final = (
-    "docs.trade.xyz, trading hours (read through a third party in 2026), as ingest/sessions.py labels bars"
+    "docs.trade.xyz, trading hours (read through a third party in 2026, not confirmed by the venue), as "
+    "ingest/sessions.py labels bars"
 )
 
 

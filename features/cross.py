@@ -1,7 +1,8 @@
 """Where does an instrument stand among the others at the same step?
 
 What is summed over instruments here is summed in integers, so that neither the order of the instruments nor
-the width of a vector register can show in the last bit.
+the width of a vector register can show in the last bit. A plan sees `rank_of` and `market_of` as one step each, as it
+sees a shift (features/windows.py), and features/kernels.py has a faster twin of both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from features.returns import log_change
 from features.spec import family
@@ -21,7 +23,7 @@ MIN_INSTRUMENTS: Final = 3
 """With fewer, a rank is no more than a sign and a market is no more than the other instrument."""
 
 # Log returns in fixed point: 2^-40 is 1e-12, and 2^63 is room for 10^6 instruments at |return| below 8.
-_FIXED: Final = 2.0**40
+FIXED: Final = 2.0**40
 
 
 def rank_of(x: Tensor) -> Tensor:
@@ -30,6 +32,8 @@ def rank_of(x: Tensor) -> Tensor:
     Args:
         x: (S, T) float64, NaN where missing.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(rank_of, (x,), x)
     there = torch.isfinite(x)
     count = there.sum(dim=0)
     # What is missing sorts behind everything, so it counts for nobody.
@@ -46,15 +50,19 @@ def rank_of(x: Tensor) -> Tensor:
 
 
 def market_of(x: Tensor) -> Tensor:
-    """Return the mean over the instruments that have a value, rounded to 1e-12, (1, T); NaN below `MIN_INSTRUMENTS`.
+    """Return the mean over the instruments that have a value, each rounded to `_FIXED`, (1, T).
+
+    It is NaN where fewer than `MIN_INSTRUMENTS` have one.
 
     Args:
         x: (S, T) float64, |x| below 8, NaN where missing.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(market_of, (x,), x)
     there = torch.isfinite(x)
     count = there.sum(dim=0, keepdim=True)
-    fixed = torch.round(torch.where(there, x, 0.0) * _FIXED).to(torch.int64)
-    mean = fixed.sum(dim=0, keepdim=True).to(torch.float64) / _FIXED / count
+    fixed = torch.round(torch.where(there, x, 0.0) * FIXED).to(torch.int64)
+    mean = fixed.sum(dim=0, keepdim=True).to(torch.float64) / FIXED / count
     return torch.where(count >= MIN_INSTRUMENTS, mean, math.nan)
 
 
@@ -63,11 +71,11 @@ def market_of(x: Tensor) -> Tensor:
     lookback_bars=lambda bars: bars,
     inputs=("log_price", "observed"),
     unit="share, -0.5 to 0.5",
-    source="Gu, Kelly and Xiu (2020), Empirical Asset Pricing via Machine Learning, "
-    "Review of Financial Studies 33(5), section 2.1",
+    source="after Kelly, Pruitt and Su (2019), Characteristics Are Covariances, J. Financial Economics 134(3), with "
+    "k - 1 for k, so that the ends are reached",
 )
 def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Rank of the n-bar return among the instruments.
+    """Rank of the n-bar return among the instruments; 0.5 has the highest.
 
     Formula: (instruments with a lower return + half the others with an equal one) / (k - 1) - 1/2, k the
     instruments that have an n-bar return at this step
@@ -88,8 +96,8 @@ def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
 def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     """Return over n bars beyond that of the market.
 
-    Formula: r[t] - mean of r[t] over the instruments that have one, r the n-bar log return, the mean rounded
-    to 1e-12
+    Formula: r[t] - mean of r[t] over the instruments that have one, itself among them, r the n-bar log return, rounded
+    to 2^-40 (1e-12) for the mean
 
     Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
     """
@@ -108,7 +116,7 @@ def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor
 def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     """Return of the market over n bars, beside every instrument.
 
-    Formula: mean of r[t] over the instruments that have one, r the n-bar log return, rounded to 1e-12
+    Formula: mean of r[t] over the instruments that have one, r the n-bar log return, rounded to 2^-40 (1e-12)
 
     Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
     """
@@ -120,14 +128,15 @@ def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars,
     inputs=("log_price", "observed"),
     unit="log",
-    source="Christie and Huang (1995), Following the Pied Piper: Do Individual Returns Herd around the Market?, "
-    "Financial Analysts Journal 51(4)",
+    source="the mean absolute deviation of Chang, Cheng and Khorana (2000), An Examination of Herd Behavior in Equity "
+    "Markets: An International Perspective, J. Banking and Finance 24(10); Christie and Huang (1995), Following the "
+    "Pied Piper, Financial Analysts Journal 51(4), take the standard deviation",
 )
 def market_dispersion(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     """How far the instruments' n-bar returns lie apart.
 
-    Formula: mean of |r[t] - m[t]| over the instruments that have a return, r the n-bar log return and m its mean,
-    both rounded to 1e-12
+    Formula: mean of |r[t] - m[t]| over the instruments that have a return, r the n-bar log return and m its mean;
+    what is averaged is rounded to 2^-40 (1e-12), both times
 
     Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
     """
@@ -140,8 +149,8 @@ def market_dispersion(log_price: Tensor, observed: Tensor, *, bars: int) -> Tens
     lookback_bars=lambda bars: bars - 1,
     inputs=("step_return",),
     unit="share, -0.5 to 0.5",
-    source="Ang, Hodrick, Xing and Zhang (2006), The Cross-Section of Volatility and Expected Returns, "
-    "J. Finance 61(1)",
+    source="after Ang, Hodrick, Xing and Zhang (2006), The Cross-Section of Volatility and Expected Returns, "
+    "J. Finance 61(1), total volatility for idiosyncratic",
 )
 def volatility_rank(step_return: Tensor, *, bars: int) -> Tensor:
     """Rank of the realised volatility among the instruments.
@@ -158,7 +167,8 @@ def volatility_rank(step_return: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars,
     inputs=("volume",),
     unit="share, -0.5 to 0.5",
-    source="Gervais, Kaniel and Mingelgrin (2001), The High-Volume Return Premium, J. Finance 56(3)",
+    source="after Gervais, Kaniel and Mingelgrin (2001), The High-Volume Return Premium, J. Finance 56(3), who rank a "
+    "day among the instrument's own days",
 )
 def volume_rank(volume: Tensor, *, bars: int) -> Tensor:
     """Rank of the volume of this bar, against the bars before it, among the instruments.

@@ -19,7 +19,8 @@ from features.inputs import CADENCES
 from features.spec import Feature, feature
 
 _CADENCE: Final = (
-    "; cadences: Hyperliquid docs, WebSocket / l2Book (as of 2026-08-22), slow ones as of 2026-07-25"
+    "; levels: Hyperliquid docs, WebSocket / Subscriptions, `l2Book` (as of 2026-08-22); cadences: client code and "
+    "issue reports (2026-07-25), since those docs say 0.5 s of both"
 )
 
 
@@ -40,11 +41,11 @@ def each_cadence(item: Feature) -> dict[str, Feature]:
     lookback_bars=0,
     inputs=("fast_bid_depth", "fast_ask_depth"),
     unit="share, -1 to 1",
-    source="Cao, Hansch and Wang (2009), The Information Content of an Open Limit-Order Book, "
-    "J. Futures Markets 29(1)" + _CADENCE,
+    source="after Cao, Hansch and Wang (2009), The Information Content of an Open Limit-Order Book, "
+    "J. Futures Markets 29(1), over five levels together in place of each" + _CADENCE,
 )
 def depth_imbalance(bid_depth: Tensor, ask_depth: Tensor) -> Tensor:
-    """Which side of the book is deeper.
+    """Which side of the book is deeper; above 0: the bid's.
 
     Formula: (B - A) / (B + A), B and A the base units on five levels of bid and ask
 
@@ -60,14 +61,16 @@ def depth_imbalance(bid_depth: Tensor, ask_depth: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("fast_bid_depth", "fast_ask_depth", "bid", "ask"),
     unit="ln(quote units)",
-    source="Kyle (1985), Continuous Auctions and Insider Trading, Econometrica 53(6)" + _CADENCE,
+    source="after Chordia, Roll and Subrahmanyam (2001), Market Liquidity and Trading Activity, J. Finance 56(2), "
+    "their dollar depth, on five levels in place of one" + _CADENCE,
 )
 def book_depth(bid_depth: Tensor, ask_depth: Tensor, bid: Tensor, ask: Tensor) -> Tensor:
     """How much stands in the book.
 
-    Formula: ln(B bid + A ask), B and A the base units on five levels of bid and ask
+    Formula: ln(B bid + A ask), B and A the base units on five levels of bid and ask, all of a side valued at its best
+    price, which is the quote's
 
-    Missing: as `depth_imbalance`, or a best price is missing.
+    Missing: as `depth_imbalance`, or the quotes are missing or known to be older than 300 s.
     """
     both = bid_depth * bid + ask_depth * ask
     return torch.where(both > 0.0, torch.log(both), math.nan)
@@ -78,15 +81,16 @@ def book_depth(bid_depth: Tensor, ask_depth: Tensor, bid: Tensor, ask: Tensor) -
     lookback_bars=0,
     inputs=("fast_bid_depth", "fast_ask_depth", "bid_size", "ask_size"),
     unit="log",
-    source="Naes and Skjeltorp (2006), Order Book Characteristics and the Volume-Volatility Relation, "
-    "J. Financial Markets 9(4)" + _CADENCE,
+    source="after Naes and Skjeltorp (2006), Order Book Characteristics and the Volume-Volatility Relation, "
+    "J. Financial Markets 9(4), a ratio of depths in place of their slope" + _CADENCE,
 )
 def depth_behind(bid_depth: Tensor, ask_depth: Tensor, bid_size: Tensor, ask_size: Tensor) -> Tensor:
     """How many times the best queues the book holds.
 
     Formula: ln((B + A) / (bid_size + ask_size)), B and A the base units on five levels of bid and ask
 
-    Missing: as `depth_imbalance`, or a size of the best quotes is missing, or both are zero.
+    Missing: as `depth_imbalance`, or a size of the best quotes is missing or known to be older than 300 s, or both are
+    zero.
     """
     both, best = bid_depth + ask_depth, bid_size + ask_size
     return torch.where((both > 0.0) & (best > 0.0), torch.log(both / best), math.nan)

@@ -88,7 +88,7 @@ def moments_over(x: Tensor, y: Tensor, bars: int) -> tuple[Tensor, Tensor, Tenso
     both = ~torch.isnan(x) & ~torch.isnan(y)
     x, y = torch.where(both, x, 0.0), torch.where(both, y, 0.0)
     count = count_over(both, bars)
-    count = torch.where(count >= MIN_SHARE * bars, count, math.nan)
+    count = torch.where(count >= MIN_SHARE * bars, count.to(torch.float64), math.nan)
     mean_x, mean_y, product, square_x, square_y = (
         sum_over(part, bars) / count for part in (x, y, x * y, x * x, y * y)
     )

@@ -22,15 +22,15 @@ _USUAL_BARS: Final = 120
     lookback_bars=lambda bars: bars - 1,
     inputs=("buy_volume", "volume"),
     unit="share, -1 to 1",
-    source="Chordia, Roll and Subrahmanyam (2002), Order imbalance, liquidity, and market returns, "
-    "J. Financial Economics 65; the aggressor's side is the venue's own (WsTrade.side)",
+    source="after Chordia and Subrahmanyam (2004), Order imbalance and individual stock returns, "
+    "J. Financial Economics 72(3), in base units; the aggressor's side is the venue's own (WsTrade.side), not inferred",
 )
 def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Signed share of the volume that aggressors bought over n bars.
+    """Volume bought less volume sold by aggressors, as a share of the volume of n bars: 1 all bought, -1 all sold.
 
-    Formula: 2 (sum of buy_volume / sum of volume - 1/2), over the bars observed in t-n+1..t
+    Formula: 2 (sum of buy_volume / sum of volume) - 1, over the bars in t-n+1..t where both are known
 
-    Missing: side or volume known for fewer than 80 % of the n bars, or no volume at all (a share of nothing).
+    Missing: side and volume known for fewer than 80 % of the n bars, or no volume at all (a share of nothing).
     A quiet bar adds zero to both sums.
     """
     both = ~torch.isnan(buy_volume) & ~torch.isnan(volume)
@@ -44,13 +44,15 @@ def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: max(bars, _USUAL_BARS) - 1,
     inputs=("buy_volume", "volume"),
     unit="bars of usual volume",
-    source="Chordia and Subrahmanyam (2004), Order imbalance and individual stock returns, J. Financial Economics "
-    "72(3); the aggressor's side is the venue's own (WsTrade.side)",
+    source="after Chordia, Roll and Subrahmanyam (2002), Order imbalance, liquidity, and market returns, "
+    "J. Financial Economics 65(1), against the usual volume; the aggressor's side is the venue's own (WsTrade.side), "
+    "not inferred",
 )
 def signed_flow(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Volume bought less volume sold by aggressors over n bars, against the usual volume of a bar.
+    """Volume bought less volume sold by aggressors over n bars, against the usual volume of a bar; above 0: bought.
 
-    Formula: n mean of (2 buy_volume - volume) over t-n+1..t / mean of volume over t-119..t, over the bars observed
+    Formula: n x / m, x the mean of 2 buy_volume - volume over the bars in t-n+1..t where both are known, m the mean of
+    volume over the bars in t-119..t where it is
 
     Missing: side and volume known for fewer than 80 % of the n bars, volume for fewer than 80 % of the 120, or no
     volume in them at all. A quiet bar adds zero.
@@ -65,16 +67,18 @@ def signed_flow(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars - 1,
     inputs=("step_return", "buy_volume", "volume"),
     unit="bp per bar of usual volume",
-    source="Kyle (1985), Continuous Auctions and Insider Trading, Econometrica 53(6), lambda by least squares as in "
-    "Hasbrouck (1991), Measuring the Information Content of Stock Trades, J. Finance 46(1), without its lags",
+    source="after Kyle (1985), Continuous Auctions and Insider Trading, Econometrica 53(6), the slope lambda by least "
+    "squares on one bar's own flow: Hasbrouck (1991), Measuring the Information Content of Stock Trades, J. Finance "
+    "46(1), with last prices for quotes and without lags",
 )
 def price_impact(step_return: Tensor, buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     """How far the price moves with one usual bar's volume of net buying.
 
     Formula: 1e4 m cov(r, x) / var(x), r the one-bar log return, x = 2 buy_volume - volume, m the mean of volume;
-    over the bars in t-n+1..t where r and x exist, m over those observed
+    over the bars in t-n+1..t where r and x exist, m over those where volume is known; positive where the price goes
+    with the flow
 
-    Missing: r and x exist for fewer than 80 % of the n bars, or x does not vary.
+    Missing: r and x exist for fewer than 80 % of the n bars, or x does not vary. A price that never moved has 0.
     """
     signed = 2.0 * buy_volume - volume
     covariance, _, variance = moments_over(step_return, signed, bars)
@@ -86,13 +90,15 @@ def price_impact(step_return: Tensor, buy_volume: Tensor, volume: Tensor, *, bar
     lookback_bars=lambda bars: bars,
     inputs=("volume",),
     unit="standard deviations",
-    source="Karpoff (1987), The Relation between Price Changes and Trading Volume, JFQA 22(1); square root as "
-    "in Bartlett (1936), Supplement to the J. Royal Statistical Society 3(1)",
+    source="a plain score; why volume: Karpoff (1987), The Relation between Price Changes and Trading Volume, JFQA "
+    "22(1); why its root: Bartlett (1936), The Square Root Transformation in Analysis of Variance, Supplement to the "
+    "J. Royal Statistical Society 3(1)",
 )
 def volume_score(volume: Tensor, *, bars: int) -> Tensor:
-    """Volume of this bar against the n bars before it.
+    """Volume of this bar against the n bars before it; above 0: more than usual.
 
-    Formula: (y[t] - mean(y)) / sd(y), y = sqrt(volume), mean and sd over the bars observed in t-n..t-1
+    Formula: (y[t] - mean(y)) / sd(y), y = sqrt(volume), mean and sd (by the count, not one less) over the bars in
+    t-n..t-1 where volume is known
 
     Missing: this bar's volume, or fewer than 80 % of the n before it; also where those do not vary. A quiet
     bar counts as zero.
@@ -108,14 +114,15 @@ def volume_score(volume: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars - 1,
     inputs=("log_price", "notional", "volume"),
     unit="log",
-    source="Berkowitz, Logue and Noser (1988), The Total Cost of Transactions on the NYSE, J. Finance 43(1)",
+    source="after Berkowitz, Logue and Noser (1988), The Total Cost of Transactions on the NYSE, J. Finance 43(1), "
+    "over n bars in place of their day",
 )
 def vwap_distance(log_price: Tensor, notional: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Distance of the last price from the volume-weighted price of n bars.
+    """Distance of the last price from the volume-weighted price of n bars; positive above it.
 
-    Formula: ln p[t] - ln(sum of notional / sum of volume), over the bars observed in t-n+1..t
+    Formula: ln p[t] - ln(sum of notional / sum of volume), over the bars in t-n+1..t where both are known
 
-    Missing: no price now, notional or volume known for fewer than 80 % of the n bars, or no volume at all.
+    Missing: no price now, notional and volume known for fewer than 80 % of the n bars, or no volume at all.
     A quiet bar adds zero to both sums.
     """
     both = ~torch.isnan(notional) & ~torch.isnan(volume)
@@ -129,12 +136,13 @@ def vwap_distance(log_price: Tensor, notional: Tensor, volume: Tensor, *, bars: 
     lookback_bars=lambda bars: bars - 1,
     inputs=("trades",),
     unit="ln(1 + prints per bar)",
-    source="Dufour and Engle (2000), Time and the Price Impact of a Trade, J. Finance 55(6)",
+    source="after Dufour and Engle (2000), Time and the Price Impact of a Trade, J. Finance 55(6), prints per time for "
+    "their time between prints",
 )
 def print_rate(trades: Tensor, *, bars: int) -> Tensor:
     """How often it printed over n bars.
 
-    Formula: ln(1 + mean of trades), over the bars observed in t-n+1..t
+    Formula: ln(1 + mean of trades), over the bars in t-n+1..t where prints are counted
 
     Missing: prints counted for fewer than 80 % of the n bars. A quiet bar counts as zero.
     """
@@ -146,7 +154,8 @@ def print_rate(trades: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars - 1,
     inputs=("silent", "taped"),
     unit="share, 0 to 1",
-    source="Bandi, Kolokolov, Pirino and Reno (2020), Zeros, Management Science 66(8)",
+    source="Bandi, Kolokolov, Pirino and Reno (2020), Zeros, Management Science 66(8), their idleness: no trading, not "
+    "merely no change of price",
 )
 def empty_share(silent: Tensor, taped: Tensor, *, bars: int) -> Tensor:
     """Share of n bars in which nothing printed while we watched.

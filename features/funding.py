@@ -1,4 +1,8 @@
-"""What does holding the perp cost, how many hold it, and how far is it from what it tracks?"""
+"""What does holding the perp cost, how many hold it, and how far is it from what it tracks?
+
+HIP-3 perps make their premium by another formula, with a multiplier of their own, so their funding is not of one
+measure with that of the first dex (Hyperliquid docs, Trading / Funding, as of 2026-08-22).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def funding_level(funding_rate: Tensor) -> Tensor:
     source="Hyperliquid docs, HyperCore / Oracle and Trading / Robust price indices (as of 2026-08-22)",
 )
 def mark_basis(mark: Tensor, oracle: Tensor) -> Tensor:
-    """Distance of the mark price from the oracle.
+    """Distance of the mark price from the oracle; positive above it.
 
     Formula: 1e4 ln(mark / oracle), as of the close
 
@@ -47,12 +51,12 @@ def mark_basis(mark: Tensor, oracle: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("context_age_ms",),
     unit="ln(1 + s)",
-    source="Hyperliquid docs, WebSocket / activeAssetCtx (as of 2026-08-22)",
+    source="Hyperliquid docs, WebSocket / Subscriptions, `activeAssetCtx` (as of 2026-08-22), which tell no cadence",
 )
 def context_age(context_age_ms: Tensor) -> Tensor:
     """Age of the context: of predicted funding, open interest, mark and oracle.
 
-    Formula: ln(1 + seconds since the context came), as of the close
+    Formula: ln(1 + seconds since the context was received), as of the close
 
     Missing: no context, one known to be older than 120 s, or a bar that was not observed.
     """
@@ -80,7 +84,7 @@ def funding_change(funding_rate: Tensor, *, bars: int) -> Tensor:
     lookback_bars=0,
     inputs=("paid_rate",),
     unit="bp per hour",
-    source="Hyperliquid docs, Info endpoint / fundingHistory (as of 2026-08-22)",
+    source="Hyperliquid docs, Info endpoint / Perpetuals, `fundingHistory` (as of 2026-08-22)",
 )
 def funding_paid(paid_rate: Tensor) -> Tensor:
     """Funding as last paid; positive means that longs paid shorts.
@@ -96,7 +100,7 @@ def funding_paid(paid_rate: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("paid_age_ms",),
     unit="h",
-    source="Hyperliquid docs, Info endpoint / fundingHistory (as of 2026-08-22)",
+    source="Hyperliquid docs, Info endpoint / Perpetuals, `fundingHistory` (as of 2026-08-22)",
 )
 def funding_paid_age(paid_age_ms: Tensor) -> Tensor:
     """Age of the last payment.
@@ -112,13 +116,14 @@ def funding_paid_age(paid_age_ms: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("hour_share",),
     unit="h",
-    source="Hyperliquid docs, Trading / Funding: paid every hour, on the hour (as of 2026-08-22); "
-    "every 8 hours until 2023-06-08",
+    source="Hyperliquid docs, Trading / Funding: paid every hour (as of 2026-08-22); on the hour, and every 8 hours "
+    "until 2023-06-08, as recorded payments show (docs/backfill.md)",
 )
 def funding_due(hour_share: Tensor) -> Tensor:
     """Time to the next payment.
 
-    Formula: 1 - x, x the share of the UTC hour that has passed at the close; at a payment itself 1
+    Formula: 1 - x, x the share of the UTC hour that has passed at the close; at a payment itself 1. It counts to the
+    full hour at any date
 
     Missing: never.
     """
@@ -129,15 +134,16 @@ def funding_due(hour_share: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("bid", "ask", "oracle"),
     unit="bp",
-    source="Hyperliquid docs, Trading / Funding, premium (as of 2026-08-22); Shleifer and Vishny (1997), "
-    "The Limits of Arbitrage, J. Finance 52(1)",
+    source="after Hyperliquid docs, Trading / Funding, premium (as of 2026-08-22), with the mid for the venue's impact "
+    "prices",
 )
 def mid_basis(bid: Tensor, ask: Tensor, oracle: Tensor) -> Tensor:
-    """Distance of the mid from the oracle.
+    """Distance of the mid from the oracle; positive above it.
 
     Formula: 1e4 ln(mid / oracle), mid = (bid + ask) / 2, as of the close
 
-    Missing: quotes or oracle are, or are known to be stale, or the quotes are crossed.
+    Missing: quotes or oracle are missing or known to be older than their limits (300 s, 120 s), the quotes are
+    crossed, or the bar was not observed.
     """
     return torch.where(ask >= bid, 1e4 * torch.log((bid + ask) / (2.0 * oracle)), math.nan)
 
@@ -149,11 +155,12 @@ def mid_basis(bid: Tensor, ask: Tensor, oracle: Tensor) -> Tensor:
     source="Hyperliquid docs, Trading / Robust price indices (as of 2026-08-22)",
 )
 def mark_gap(bid: Tensor, ask: Tensor, mark: Tensor) -> Tensor:
-    """Distance of the mid from the mark price, at which positions are liquidated.
+    """Distance of the mid from the mark price, by which positions are liquidated; positive above it.
 
     Formula: 1e4 ln(mid / mark), mid = (bid + ask) / 2, as of the close
 
-    Missing: quotes or mark are, or are known to be stale, or the quotes are crossed.
+    Missing: quotes or mark are missing or known to be older than their limits (300 s, 120 s), the quotes are
+    crossed, or the bar was not observed.
     """
     return torch.where(ask >= bid, 1e4 * torch.log((bid + ask) / (2.0 * mark)), math.nan)
 
@@ -163,8 +170,9 @@ def mark_gap(bid: Tensor, ask: Tensor, mark: Tensor) -> Tensor:
     lookback_bars=lambda bars: bars,
     inputs=("open_interest",),
     unit="log",
-    source="Bessembinder and Seguin (1993), Price Volatility, Trading Volume, and Market Depth, JFQA 28(1); "
-    "activeAssetCtx `openInterest`, base units",
+    source="after Bessembinder and Seguin (1993), Price Volatility, Trading Volume, and Market Depth: Evidence from "
+    "Futures Markets, JFQA 28(1), the growth for their expected and unexpected parts; activeAssetCtx `openInterest`, "
+    "base units",
 )
 def open_interest_change(open_interest: Tensor, *, bars: int) -> Tensor:
     """Growth of the open interest over n bars.

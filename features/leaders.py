@@ -77,7 +77,7 @@ def btc_lead(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tens
 
     Formula: corr(r[i], b[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, b those of BTC
 
-    Missing: the panel lacks BTC, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
+    Missing: the panel lacks BTC, fewer than 80 % of the n - 1 pairs exist, or either price never moved in them.
     """
     return follows(step_return, btc_step_return, bars)
 
@@ -94,7 +94,7 @@ def eth_lead(step_return: Tensor, eth_step_return: Tensor, *, bars: int) -> Tens
 
     Formula: corr(r[i], e[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, e those of ETH
 
-    Missing: the panel lacks ETH, fewer than 80 % of the n - 1 pairs exist, or either price never moved.
+    Missing: the panel lacks ETH, fewer than 80 % of the n - 1 pairs exist, or either price never moved in them.
     """
     return follows(step_return, eth_step_return, bars)
 
@@ -104,14 +104,15 @@ def eth_lead(step_return: Tensor, eth_step_return: Tensor, *, bars: int) -> Tens
     lookback_bars=lambda bars: bars - 1,
     inputs=("step_return", "btc_step_return"),
     unit="log per log",
-    source="Sharpe (1964), Capital Asset Prices, J. Finance 19(3), with Bitcoin for the market",
+    source="after Sharpe (1964), Capital Asset Prices, J. Finance 19(3), with Bitcoin for the market and no riskless "
+    "rate",
 )
 def btc_beta(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tensor:
     """How far an instrument moves with Bitcoin.
 
     Formula: cov(r, b) / var(b) over the returns that both have in t-n+1..t, r the one-bar log returns, b those of BTC
 
-    Missing: the panel lacks BTC, fewer than 80 % of the n pairs exist, or either price never moved.
+    Missing: the panel lacks BTC, fewer than 80 % of the n pairs exist, or either price never moved in them.
     """
     covariance, own, of_leader = moments_over(step_return, btc_step_return, bars)
     return torch.where(torch.isnan(own), own, covariance / of_leader)
@@ -122,7 +123,8 @@ def btc_beta(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tens
     lookback_bars=lambda bars: max(bars, _BETA_BARS - 1),
     inputs=("log_price", "observed", "btc_log_price", "btc_observed", "step_return", "btc_step_return"),
     unit="log",
-    source="Chan (1993), Imperfect Information and Cross-Autocorrelation among Stock Prices, J. Finance 48(4)",
+    source="the market model of Sharpe (1964), J. Finance 19(3), without its constant; why it may be caught up with: "
+    "Chan (1993), Imperfect Information and Cross-Autocorrelation among Stock Prices, J. Finance 48(4)",
 )
 def btc_residual(
     log_price: Tensor,
@@ -134,11 +136,13 @@ def btc_residual(
     *,
     bars: int,
 ) -> Tensor:
-    """Return over n bars beyond what Bitcoin's return explains: what may still be caught up with.
+    """Return over n bars beyond what Bitcoin's return explains: below 0 it lags behind, and may still catch up.
 
-    Formula: r - beta b, r and b the n-bar log returns of the instrument and of BTC, beta over the 120 bars to t
+    Formula: r - beta b, r and b the n-bar log returns of the instrument and of BTC, beta = cov / var as in `btc_beta`,
+    of the one-bar returns that both have in t-119..t
 
-    Missing: either n-bar return or the beta is.
+    Missing: either n-bar return is, fewer than 80 % of the 120 pairs exist, or BTC's price never moved in them. Where
+    the instrument's own never moved, beta is 0.
     """
     covariance, _, of_leader = moments_over(step_return, btc_step_return, _BETA_BARS)
     led = log_change(btc_log_price, btc_observed, bars)

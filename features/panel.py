@@ -130,7 +130,8 @@ class Panel:
             raise ContractError(f"panel column {name!r} is none of {', '.join(COLUMNS)}")
         if name in self.values:
             return self.values[name]
-        return torch.full(self.status.shape, torch.nan, dtype=torch.float64, device=self.status.device)
+        nothing = torch.full((), torch.nan, dtype=torch.float64, device=self.status.device)
+        return nothing.expand(self.status.shape)
 
     def steps(self, start: int | None = None, stop: int | None = None) -> Panel:
         """Return the steps `start` to `stop` by index, as a Python slice reads them; no data is copied."""

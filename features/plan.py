@@ -4,7 +4,7 @@ A plan is a set's functions, run once on placeholders (torch.fx) instead of tens
 from the leaves of a panel to the raw values. What several features have in common is one node of it. The only
 operation in a plan that looks at another step is `features.windows.shift`, since all windows are built of it; every
 other one reads the steps that it is asked for. So a plan can be run over any stretch of time, one bar included, by
-whoever remembers what was shifted (features/stream.py), and gives the bits that `features.spec.evaluate` gives.
+whoever remembers what was shifted (features/tiles.py, features/rings.py), with the bits of `features.spec.evaluate`.
 """
 
 from __future__ import annotations

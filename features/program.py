@@ -1,70 +1,95 @@
 """How does a plan become instructions?
 
-Each value of a plan (features/plan.py) gets a place in one memory of float64, where the compiled loop of
-features/machine.py works on it, or a box, where a thing of torch's own lies. What is shifted gets a ring of places:
-a block that is written today is read where it stands for as long as a shift may ask for it.
+A program is a plan (features/plan.py) as lists of instructions for the compiled loop (features/machine.py), between
+which torch is called. Its values have numbers and no places: features/tiles.py lays them out for blocks of many bars,
+features/rings.py for one bar after another. A shift is no instruction; it is an operand that is read some bars back.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import map_aggregate
 
 from features import machine
-from features.inputs import leaves_of
-from features.panel import COLUMNS, PRINTED, Panel
+from features.kinds import OPERATIONS, Kind, Shape, function_of, is_zeros, note_kinds, scheduled
 from features.plan import placeholders
 from features.windows import shift
-from storage.clock import NS
-from storage.contracts import STATUSES
-
-Shape: TypeAlias = Literal["full", "row", "flat"]
-"""(S, T), (1, T) or (T,). On the machine every value is full: a row is written out once for each instrument."""
-
-OPERATIONS: Final[dict[Any, int]] = {
-    operator.add: machine.ADD, torch.add: machine.ADD,
-    operator.sub: machine.SUB, torch.sub: machine.SUB,
-    operator.mul: machine.MUL, torch.mul: machine.MUL, operator.and_: machine.MUL,
-    operator.truediv: machine.DIV, torch.div: machine.DIV,
-    torch.where: machine.WHERE, torch.isnan: machine.IS_NAN,
-    operator.eq: machine.EQ, operator.ne: machine.NE, operator.ge: machine.GE, operator.gt: machine.GT,
-    operator.le: machine.LE, operator.lt: machine.LT,
-    operator.or_: machine.OR, operator.invert: machine.NOT, operator.neg: machine.NEG,
-    torch.abs: machine.ABS, torch.maximum: machine.MAX, torch.minimum: machine.MIN,
-}  # fmt: skip
-_LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
-_EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
-"""What float64 holds exactly."""
+from storage.errors import ContractError
 
 
-DRAWN_INSTRUMENTS: Final = 4
+class Operand(NamedTuple):
+    """A value as an instruction reads it: `bars` back, and before the first bar what `before` says."""
+
+    value: int
+    bars: int = 0
+    before: str = "nan"
+
+    @property
+    def history(self) -> tuple[int, str]:
+        """What has to be remembered for it."""
+        return self.value, self.before
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One operation through torch; a `Ref` among its arguments stands for a value."""
+class Instruction(NamedTuple):
+    """One operation of the machine on whole blocks."""
 
-    function: Callable[..., Any]
-    args: Any
-    kwargs: Any
-    out: Ref
+    op: int
+    out: int
+    operands: tuple[Operand, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A value: where it lies on the machine (`place`), or in which box a thing of torch's own lies."""
+    """A value among the arguments of a call, and the type and shape of the tensor that torch knows."""
 
-    place: int = -1
-    box: int = -1
+    value: int
     dtype: torch.dtype | None = None
     shape: Shape = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operation through torch; it is `pointwise`, or looks `across` instruments."""
+
+    function: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    out: int
+    kind: Kind
+
+    @property
+    def reads(self) -> list[int]:
+        """The values among its arguments."""
+        found: list[int] = []
+        map_aggregate(
+            (self.args, self.kwargs), lambda item: found.append(item.value) if isinstance(item, Ref) else None
+        )
+        return found
+
+
+Part = list[Instruction] | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a number stands for.
+
+    Args:
+        is_box: it is a thing of torch's own, which float64 does not hold.
+        is_full: it has a number for each instrument; else torch knows one row, which is written out for each.
+        constant: what it is everywhere, if it is.
+    """
+
+    is_box: bool = False
+    is_full: bool = True
+    constant: float | None = None
 
 
 @dataclass(slots=True)
@@ -73,238 +98,169 @@ class Program:
 
     Args:
         leaves: what it reads, by name.
-        inputs: where each leaf goes.
-        outputs: where the raw value of each feature lies.
+        inputs: the value of each leaf.
+        outputs: the raw value of each feature.
         parts: instructions and calls, in order.
-        bases, rings, backs: of each place the first block, how many blocks take turns there, and how many pushes
-            ago the one was that it means.
-        fills: what stands in each block before the first push; constants stay there.
-        boxes: how many things of torch's own there are.
+        values: what each number stands for.
     """
 
     leaves: tuple[str, ...] = ()
-    inputs: list[Ref] = field(default_factory=list)
-    outputs: list[Ref] = field(default_factory=list)
-    parts: list[machine.Code | Call] = field(default_factory=list)
-    bases: list[int] = field(default_factory=list)
-    rings: list[int] = field(default_factory=list)
-    backs: list[int] = field(default_factory=list)
-    fills: list[float] = field(default_factory=list)
-    boxes: int = 0
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+
+    def depths(self) -> dict[tuple[int, str], int]:
+        """Return how many bars back each history is read."""
+        found: dict[tuple[int, str], int] = {}
+        for part in self.parts:
+            for operand in operands_of(part):
+                if operand.bars:
+                    found[operand.history] = max(found.get(operand.history, 0), operand.bars)
+        return found
 
 
-def compile_graph(graph: fx.Graph, block_steps: int) -> Program:
-    """Return the program of a graph for blocks of so many steps."""
-    return _Compiler(graph, block_steps).program
+def operands_of(part: Part) -> list[Operand]:
+    """Return all that a part reads, in order."""
+    if isinstance(part, Call):
+        return [Operand(value) for value in part.reads]
+    return [operand for instruction in part for operand in instruction.operands]
+
+
+def compile_graph(graph: fx.Graph) -> Program:
+    """Return the program of a graph.
+
+    Raises:
+        ContractError: a feature returns what float64 does not hold.
+    """
+    return _Compiler(graph).program
 
 
 class _Compiler:
-    """Turns a graph into a program; each node becomes a place on the machine, or a box."""
+    """Turns a graph into a program; each node becomes a value, or a value read some bars back."""
 
-    def __init__(self, graph: fx.Graph, block_steps: int) -> None:
+    def __init__(self, graph: fx.Graph) -> None:
         self.program = Program(leaves=placeholders(graph))
-        self._steps = block_steps
-        self._refs: dict[fx.Node, Ref] = {}
+        self._found: dict[fx.Node, Operand] = {}
         self._constants: dict[str, int] = {}
-        self._histories: dict[tuple[fx.Node, str], tuple[int, int]] = {}
-        self._code: list[list[int]] = []
-        self._free: list[int] = []
-        nodes = list(graph.nodes)
-        _note_kinds(graph)
-        self._output = nodes[-1]
-        self._readers = {node: len(node.users) for node in nodes}
-        self._deepest: dict[tuple[fx.Node, str], int] = {}
-        for node in nodes:
-            if node.target is shift:
-                key, bars = _shifted(node)
-                self._deepest[key] = max(self._deepest.get(key, 0), bars)
-        for node in _scheduled(nodes[:-1]):
+        self._code: list[Instruction] = []
+        note_kinds(graph)
+        *nodes, output = graph.nodes
+        for node in scheduled(nodes):
             self._take(node)
+        self.program.outputs = [self._value_of(node) for node in output.args[0]]
         self._flush()
-        self.program.outputs = [self._refs[node] for node in self._output.args[0]]
+        _drop_unread(self.program)
+        for value in self.program.outputs:
+            if self.program.values[value].is_box:
+                raise ContractError(
+                    "a feature returns integers of 64 bits", hint="return float64 of shape (S, T) or (T,)"
+                )
 
     def _take(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self._refs[node] = self._new(node)
-            self.program.inputs.append(self._refs[node])
-        elif node.target is shift and _is_simple(node):
-            self._refs[node] = self._past(node)
-        elif node.op == "call_method" and _is_simple(node):  # a change of type, of what float64 holds anyway
-            (source,) = node.all_input_nodes
-            self._refs[node] = self._new(node)
-            self._code.append([machine.COPY, self._refs[node].place, self._refs[source].place, 0, 0])
-        elif _is_simple(node):
-            operands = [self._operand(argument) for argument in node.args]
-            self._refs[node] = self._new(node)
-            self._code.append(
-                [OPERATIONS[node.target], self._refs[node].place, *operands, *[0] * (3 - len(operands))]
-            )
-        else:
+            self._found[node] = Operand(self._new(node))
+            self.program.inputs.append(self._found[node].value)
+        elif is_zeros(node):
+            self._found[node] = self._operand(0.0)
+        elif node.meta["kind"] != "machine":
             self._call(node)
-        self._remember(node)
-        for source in node.all_input_nodes:
-            self._readers[source] -= 1
-            if not self._readers[source]:
-                self._let_go(source)
+        elif node.target is shift:
+            source, bars = node.args
+            self._found[node] = Operand(self._value_of(source), bars, repr(float(node.kwargs["fill"])))  # type: ignore[arg-type]
+        elif node.op == "call_method":  # a change of type, of what float64 holds anyway
+            self._found[node] = self._found[node.all_input_nodes[0]]
+        else:
+            op, arguments = _fused(node)
+            self._put(node, op, tuple(self._operand(argument) for argument in arguments))
 
     def _call(self, node: fx.Node) -> None:
+        sources = {
+            source: Ref(self._value_of(source), source.meta.get("dtype"), source.meta.get("shape", "full"))
+            for source in node.all_input_nodes
+        }
         self._flush()
-        args, kwargs = (_with(side, self._refs) for side in (node.args, node.kwargs))
-        function = _function(node)
-        self._refs[node] = self._new(node)
-        self.program.parts.append(Call(function, args, kwargs, self._refs[node]))
+        args, kwargs = (_with(side, sources) for side in (node.args, node.kwargs))
+        self._found[node] = Operand(self._new(node))
+        call = Call(function_of(node), args, kwargs, self._found[node].value, node.meta["kind"])
+        self.program.parts.append(call)
 
-    def _past(self, node: fx.Node) -> Ref:
-        """Return the place of a shift: a block of its history, or one put together from two."""
-        key, bars = _shifted(node)
-        base, count = self._histories[key]
-        whole, rest = divmod(bars, self._steps)
-        later = self._place(base, count, whole)
-        if not rest:
-            return Ref(later, dtype=node.meta["dtype"], shape=node.meta["shape"])
-        ref = self._new(node)
-        self._code.append([machine.SHIFT, ref.place, later, self._place(base, count, whole + 1), rest])
-        return ref
+    def _put(self, node: fx.Node, op: int, operands: tuple[Operand, ...]) -> None:
+        self._found[node] = Operand(self._new(node))
+        self._code.append(Instruction(op, self._found[node].value, operands))
 
-    def _remember(self, node: fx.Node) -> None:
-        """Keep a history of a node that is shifted, one for each thing that may stand before its first block."""
-        for key in self._deepest:
-            if key[0] is node and key not in self._histories:
-                place = self._begin_history(key)
-                self._code.append([machine.COPY, place, self._refs[node].place, 0, 0])
-
-    def _begin_history(self, key: tuple[fx.Node, str]) -> int:
-        """Return the place of the newest block of a history."""
-        count = -(-self._deepest[key] // self._steps) + 1
-        base = len(self.program.fills)
-        self.program.fills += [float(key[1])] * count
-        self._histories[key] = base, count
-        return self._place(base, count, 0)
-
-    def _new(self, node: fx.Node) -> Ref:
-        if "shape" not in node.meta or node.meta["dtype"] not in _EXACT:
-            self.program.boxes += 1
-            return Ref(box=self.program.boxes - 1)
-        if key := next((key for key in self._deepest if key[0] is node), None):
-            # It is written where it is remembered.
-            return Ref(self._begin_history(key), dtype=node.meta["dtype"], shape=node.meta["shape"])
-        if not self._free:
-            self.program.fills.append(0.0)
-            self._free.append(self._place(len(self.program.fills) - 1, 1, 0))
-        return Ref(self._free.pop(), dtype=node.meta["dtype"], shape=node.meta["shape"])
-
-    def _let_go(self, node: fx.Node) -> None:
-        ref = self._refs[node]
-        if ref.place >= 0 and self.program.rings[ref.place] == 1:
-            self._free.append(ref.place)
-
-    def _operand(self, argument: Any) -> int:
+    def _operand(self, argument: Any) -> Operand:
         if isinstance(argument, fx.Node):
-            return self._refs[argument].place
-        if (told := repr(float(argument))) not in self._constants:
-            self.program.fills.append(float(argument))
-            self._constants[told] = self._place(len(self.program.fills) - 1, 1, 0)
-        return self._constants[told]
+            return self._found[argument]
+        told = repr(float(argument))
+        if told not in self._constants:
+            self._constants[told] = len(self.program.values)
+            self.program.values.append(Value(constant=float(argument)))
+        return Operand(self._constants[told])
 
-    def _place(self, base: int, ring: int, back: int) -> int:
-        self.program.bases.append(base)
-        self.program.rings.append(ring)
-        self.program.backs.append(back)
-        return len(self.program.bases) - 1
+    def _value_of(self, node: Any) -> int:
+        """Return the value of a node; what is a constant, or read some bars back, gets a value of its own."""
+        found = self._found[node]
+        if found.bars or self.program.values[found.value].constant is not None:
+            self._put(node, machine.COPY, (found,))
+        return self._found[node].value
+
+    def _new(self, node: fx.Node) -> int:
+        is_full = node.meta.get("shape", "full") == "full"
+        self.program.values.append(Value(is_box="dtype" not in node.meta, is_full=is_full))
+        return len(self.program.values) - 1
 
     def _flush(self) -> None:
         if self._code:
-            self.program.parts.append(np.array(self._code, dtype=np.int64))
+            self.program.parts.append(self._code)
             self._code = []
 
 
-def _shifted(node: fx.Node) -> tuple[tuple[fx.Node, str], int]:
-    source, bars = node.args
-    assert isinstance(source, fx.Node)
-    assert isinstance(bars, int)
-    return (source, repr(node.kwargs["fill"])), bars
-
-
-def _function(node: fx.Node) -> Any:
-    return getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
-
-
-def _with(side: Any, values: Mapping[fx.Node, Any]) -> Any:
+def _with(side: Any, values: Mapping[Any, Any]) -> Any:
     """Return arguments of a node with values in place of nodes."""
     return map_aggregate(side, lambda item: values[item] if isinstance(item, fx.Node) else item)
 
 
-def _note_kinds(graph: fx.Graph) -> None:
-    """Note on each node what type and shape its value has, as seen on a small panel."""
-    leaves = leaves_of(drawn_panel(7))
-    values: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            value: Any = leaves[node.meta["leaf"]]
-        elif node.op == "output":
-            break
+def _fused(node: fx.Node) -> tuple[int, Sequence[Any]]:
+    """Return the operation of a node, and what it is done to; some that often follow each other are one.
+
+    What is then read by nobody is dropped later.
+    """
+    first, *others = node.args
+    if node.target is operator.invert and _is(first, torch.isnan):
+        return machine.IS_NUMBER, first.args  # type: ignore[union-attr]
+    if node.target is torch.where and _is(first, operator.ge) and _is(others[0], operator.truediv):
+        # A mean of what is there, where enough is: torch.where(count >= least, total / count, nan)
+        count, least = first.args  # type: ignore[union-attr]
+        total, divisor = others[0].args  # type: ignore[union-attr]
+        if count is divisor and isinstance(least, int | float) and _is_nan(others[1]):
+            return machine.MEAN, (total, count, least)
+    return OPERATIONS[node.target], node.args
+
+
+def _is(argument: Any, target: Any) -> bool:
+    return isinstance(argument, fx.Node) and argument.target is target and argument.meta["kind"] == "machine"
+
+
+def _is_nan(argument: Any) -> bool:
+    return isinstance(argument, float) and math.isnan(argument)
+
+
+def _drop_unread(program: Program) -> None:
+    """Leave out instructions whose values nobody reads."""
+    read = set(program.outputs)
+    parts: list[Part] = []
+    for part in reversed(program.parts):
+        kept: Part = part
+        if not isinstance(part, Call):
+            kept = []
+            for instruction in reversed(part):
+                if instruction.out in read:
+                    kept.append(instruction)
+                    read.update(operand.value for operand in instruction.operands)
+            kept.reverse()
         else:
-            args, kwargs = (
-                fx.map_arg(side, lambda source: values[source]) for side in (node.args, node.kwargs)
-            )
-            function = getattr(Tensor, node.target) if node.op == "call_method" else node.target
-            value = function(*args, **kwargs)
-        values[node] = value
-        shapes: dict[Any, Shape] = {(DRAWN_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
-        if isinstance(value, Tensor) and tuple(value.shape) in shapes:
-            node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
-
-
-def _is_simple(node: fx.Node) -> bool:
-    """Say whether the machine computes a node: it knows the operation, and float64 holds all that takes part."""
-    sources = node.all_input_nodes
-    if not sources or any(item.meta.get("dtype") not in _EXACT for item in (node, *sources)):
-        return False
-    if node.target is shift:
-        return True
-    if node.op == "call_method":
-        return node.target == "to" and node.meta["dtype"] == node.args[1] and node.args[1] != torch.uint8 and (
-            torch.float64 not in [item.meta["dtype"] for item in sources]
-        )  # fmt: skip
-    if node.target in _LOGICAL and node.meta["dtype"] != torch.bool:
-        return False
-    is_plain = all(isinstance(item, fx.Node | bool | int | float) for item in node.args)
-    return node.target in OPERATIONS and is_plain and not node.kwargs
-
-
-def _scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
-    """Return the nodes in an order in which as few calls as can be interrupt the machine."""
-    waiting, done, order = nodes, set[fx.Node](), list[fx.Node]()
-    for is_turn in _turns():
-        if not waiting:
-            return order
-        left = []
-        for node in waiting:
-            is_machine = node.op == "placeholder" or _is_simple(node)
-            if is_machine == is_turn and done.issuperset(node.all_input_nodes):
-                done.add(node)
-                order.append(node)
-            else:
-                left.append(node)
-        waiting = left
-    raise AssertionError
-
-
-def _turns() -> Iterator[bool]:
-    while True:
-        yield True
-        yield False
-
-
-def drawn_panel(steps: int) -> Panel:
-    """Return a panel of noise: most bars printed, some quiet, some missing."""
-    random = torch.Generator().manual_seed(0)
-    shape = (DRAWN_INSTRUMENTS, steps)
-    values = {name: torch.exp(torch.randn(shape, generator=random, dtype=torch.float64)) for name in COLUMNS}
-    drawn = torch.rand(shape, generator=random)
-    status = torch.full(shape, PRINTED, dtype=torch.uint8)
-    status[drawn < 0.2] = STATUSES.index("quiet")
-    status[drawn < 0.02] = STATUSES.index("blind")
-    clock = 60 * NS * np.arange(steps, dtype=np.int64)
-    names = tuple(str(row) for row in range(DRAWN_INSTRUMENTS))
-    return Panel(names, 60 * NS, clock, values, status)
+            read.update(part.reads)
+        if kept:
+            parts.append(kept)
+    program.parts = parts[::-1]

@@ -2,7 +2,7 @@
 
 GaiaEx shows Hyperliquid's books, so the distance between the two is no opportunity but a delay. The recorder measures
 it where the relay shows the same best prices as Hyperliquid's own quotes did before (table `lags`, channel
-`gaiaex relay`): over all relayed books together, minute by minute.
+`gaiaex relay`): over all relayed books together, minute by minute, so every relayed instrument has the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _SOURCE: Final = "GaiaEx docs, ws-public (undated, read 2026-11-23); measured by
 def relay_lag(relay_lag_ms: Tensor) -> Tensor:
     """How long after Hyperliquid the relay shows a change.
 
-    Formula: ln(1 + median lag in milliseconds) of the newest measured minute that was knowable at the close
+    Formula: ln(1 + m), m the median in milliseconds of the lags that are not negative, in the newest measured minute
+    that was knowable at the close
 
     Missing: the instrument is not relayed (GaiaEx), nothing was measured for 300 s, or the bar was not observed.
     """

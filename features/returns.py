@@ -31,12 +31,12 @@ def log_change(log_price: Tensor, observed: Tensor, bars: int) -> Tensor:
     source="Campbell, Lo and MacKinlay (1997), The Econometrics of Financial Markets, section 1.4",
 )
 def log_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Return of the last price over n bars.
+    """Return of the last price over n bars; positive where it rose.
 
     Formula: ln p[t] - ln p[t-n], p the last print's price, carried through quiet bars up to 31 bars
 
-    Missing: no price at either end, or fewer than 80 % of the n bars observed; a hole is never stitched,
-    since n counts steps of the clock and not prints.
+    Missing: no price at either end, or fewer than 80 % of the n bars observed. A shorter hole inside is spanned, and
+    its bars count: n are steps of the clock and not prints.
     """
     return log_change(log_price, observed, bars)
 
@@ -46,12 +46,14 @@ def log_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars,
     inputs=("log_price", "observed"),
     unit="standard deviations",
-    source="Moskowitz, Ooi and Pedersen (2012), Time Series Momentum, J. Financial Economics 104(2), equation 1",
+    source="after Moskowitz, Ooi and Pedersen (2012), Time Series Momentum, J. Financial Economics 104(2), with the "
+    "plain volatility of the same bars for their exponentially weighted one of the time before",
 )
 def momentum(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     """Return over n bars, in units of what the volatility of those bars would make of it.
 
-    Formula: (ln p[t] - ln p[t-n]) / (s sqrt(n)), s the realised volatility of the n one-bar returns
+    Formula: (ln p[t] - ln p[t-n]) / (s sqrt(n)), s = sqrt(mean of r[i]^2 over the returns that exist in t-n+1..t),
+    r[i] = ln p[i] - ln p[i-1]; where all exist it lies within -sqrt(n) and sqrt(n)
 
     Missing: the n-bar return is, or fewer than 80 % of the one-bar returns exist, or the price never moved.
     """
@@ -65,10 +67,11 @@ def momentum(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     lookback_bars=lambda bars: bars - 1,
     inputs=("log_price", "high", "low", "observed"),
     unit="share, 0 to 1",
-    source="George and Hwang (2004), The 52-Week High and Momentum Investing, J. Finance 59(5)",
+    source="after George and Hwang (2004), The 52-Week High and Momentum Investing, J. Finance 59(5), who take price "
+    "over high; the low beside the high, in logs, as in Lane's stochastic %K",
 )
 def range_position(log_price: Tensor, high: Tensor, low: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Where the last price stands between the lowest and the highest print of n bars.
+    """Where the last price stands between the lowest (0) and the highest (1) print of n bars.
 
     Formula: (ln p[t] - ln L) / (ln H - ln L), L the least low and H the greatest high of the bars that printed
     in t-n+1..t
@@ -85,16 +88,17 @@ def range_position(log_price: Tensor, high: Tensor, low: Tensor, observed: Tenso
     lookback_bars=lambda bars: bars,
     inputs=("log_price",),
     unit="ratio",
-    source="Lo and MacKinlay (1988), Stock Market Prices Do Not Follow Random Walks, "
-    "Review of Financial Studies 1(1), with q = 5",
+    source="after Lo and MacKinlay (1988), Stock Market Prices Do Not Follow Random Walks, Review of Financial "
+    "Studies 1(1), overlapping returns, q = 5, without their mean return and without their correction for bias",
 )
 def variance_ratio(log_price: Tensor, *, bars: int) -> Tensor:
-    """Whether five-bar returns move more (trend) or less (return) than five one-bar returns would.
+    """Whether five-bar returns vary more (above 0: trend) or less (below 0: reversal) than one-bar returns tell.
 
     Formula: mean of q[i]^2 / (5 mean of r[i]^2) - 1, q[i] = ln p[i] - ln p[i-5] over t-n+5..t, r[i] = ln p[i] -
     ln p[i-1] over t-n+1..t
 
-    Missing: fewer than 80 % of either kind exist, or the price never moved.
+    Missing: fewer than 80 % of either kind exist, or the price never moved. Either kind needs a price at its own two
+    ends only, so a five-bar return may span a hole of up to four bars.
     """
     one, five = log_price - shift(log_price, 1), log_price - shift(log_price, 5)
     single = mean_over(one * one, bars)
@@ -105,13 +109,14 @@ def variance_ratio(log_price: Tensor, *, bars: int) -> Tensor:
     lookback_bars=0,
     inputs=("price_age",),
     unit="bars",
-    source="Lo and MacKinlay (1990), An econometric analysis of nonsynchronous trading, J. Econometrics 45",
+    source="Lo and MacKinlay (1990), An econometric analysis of nonsynchronous trading, J. Econometrics "
+    "45(1-2), their duration of nontrading",
 )
 def price_age(price_age: Tensor) -> Tensor:
     """Age of the last price.
 
     Formula: bars since the last print, 0 where this bar printed; every bar since was quiet
 
-    Missing: after a hole until the next print, and beyond 31 bars.
+    Missing: in a hole, after one until the next print, and beyond 31 bars.
     """
     return price_age

@@ -13,11 +13,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from features.checked import checked_program
 from features.inputs import leaves_of
 from features.panel import Panel
+from features.rings import Rings
 from features.sets import get_set
 from features.spec import Feature
-from features.stream import Stream
 from storage.clock import iso
 from storage.errors import ContractError
 
@@ -48,7 +49,8 @@ class Live:
 
     def __init__(self, features: tuple[Feature, ...], instruments: tuple[str, ...], width_ns: int) -> None:
         self._instruments, self._width_ns = instruments, width_ns
-        self._stream = Stream(features, rows=len(instruments), block_steps=1)
+        program = checked_program(features)
+        self._leaves, self._run = program.leaves, Rings(program, len(instruments))
         self._lookbacks = torch.tensor([item.lookback_bars for item in features])
         self._bars = 0
         self._next_ns: int | None = None
@@ -86,7 +88,8 @@ class Live:
                 hint="give every step of the clock once; one without rows has the status unknown",
             )
         with torch.inference_mode():
-            raw = self._stream.push(leaves_of(bar))
+            leaves = leaves_of(bar)
+            raw = self._run.push([leaves[name] for name in self._leaves])
             found = torch.cat(raw, 1).to(torch.float32)
             mask = torch.isfinite(found) & (self._bars >= self._lookbacks)
             values = torch.where(mask, found, 0.0)

@@ -111,7 +111,8 @@ def carry(x: Tensor, through: Tensor, bars: int, *, ageing: float = 0.0) -> Tens
     """
     span = 1
     while span < bars:
-        x = torch.where(through, shift(x, span) + ageing * span, x)
+        older = shift(x, span) + ageing * span if ageing else shift(x, span)
+        x = torch.where(through, older, x)
         through = through & shift(through, span, fill=0.0)
         span *= 2
     return x

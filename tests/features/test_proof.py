@@ -177,7 +177,7 @@ def test_a_live_step_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.M
         def step(self, bar: Panel) -> Row:
             row = super().step(bar)
             if row.ts_open_ns == int(PANEL.ts_open_ns[-20]):
-                self._stream = Live(get_set("candles"), PANEL.instruments, PANEL.width_ns)._stream
+                self._run = Live(get_set("candles"), PANEL.instruments, PANEL.width_ns)._run
             return row
 
     monkeypatch.setattr(features.made, "Live", Forgetful)

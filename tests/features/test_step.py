@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from features.build import build_features
+from features.checked import checked_program
 from features.sets import FEATURE_SETS, get_set
 from features.spec import feature
 from features.step import Live
-from features.stream import Stream
 from storage.errors import ContractError
 from tests.features.panels import MINUTE_NS, random_panel
 
@@ -93,4 +93,4 @@ def writes_into_its_input(volume: Tensor) -> Tensor:
 )
 def test_a_feature_that_cannot_be_streamed_is_refused_by_name(planted: object, told: str) -> None:
     with pytest.raises(ContractError, match=told):
-        Stream((planted,), rows=2, block_steps=16)  # type: ignore[arg-type]
+        checked_program((planted,))  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def _lead(rows: Rows, symbol: str, s: int, t: int, bars: int) -> Cell:
             for i in window(t, bars - 1)
         ]
     )
-    return None if moments is None else moments[0] / math.sqrt(moments[1] * moments[2])
+    return None if moments is None else ratio_of(moments[0], math.sqrt(moments[1] * moments[2]))
 
 
 def btc_lead(rows: Rows, s: int, t: int, bars: int) -> Cell:
@@ -103,14 +103,19 @@ def eth_lead(rows: Rows, s: int, t: int, bars: int) -> Cell:
     return _lead(rows, "ETH", s, t, bars)
 
 
-def btc_beta(rows: Rows, s: int, t: int, bars: int) -> Cell:
-    moments = moments_of(
+def _beside_btc(rows: Rows, s: int, t: int, bars: int) -> tuple[float, float, float] | None:
+    return moments_of(
         [(step_return(rows, s, i), _of_leader(step_return, rows, "BTC", s, i)) for i in window(t, bars)]
     )
-    return None if moments is None else moments[0] / moments[2]
+
+
+def btc_beta(rows: Rows, s: int, t: int, bars: int) -> Cell:
+    moments = _beside_btc(rows, s, t, bars)
+    return None if moments is None or moments[1] == 0.0 else ratio_of(moments[0], moments[2])
 
 
 def btc_residual(rows: Rows, s: int, t: int, bars: int) -> Cell:
     own, led = log_return(rows, s, t, bars), _of_leader(log_return, rows, "BTC", s, t, bars)
-    beta = btc_beta(rows, s, t, 120)
+    moments = _beside_btc(rows, s, t, 120)
+    beta = None if moments is None else ratio_of(moments[0], moments[2])
     return None if own is None or led is None or beta is None else own - beta * led

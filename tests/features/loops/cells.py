@@ -123,7 +123,7 @@ def ratio_of(above: Cell, below: Cell) -> Cell:
 
 
 def moments_of(pairs: list[tuple[Cell, Cell]]) -> tuple[float, float, float] | None:
-    """Return covariance and both variances of the pairs that exist, where enough do and both vary."""
+    """Return covariance and both variances of the pairs that exist, where enough do; a variance may be zero."""
     known = [(x, y) for x, y in pairs if x is not None and y is not None]
     if not enough(len(known), len(pairs)):
         return None
@@ -132,4 +132,4 @@ def moments_of(pairs: list[tuple[Cell, Cell]]) -> tuple[float, float, float] | N
     covariance = math.fsum((x - mean_x) * (y - mean_y) for x, y in known) / n
     var_x = math.fsum((x - mean_x) ** 2 for x, _ in known) / n
     var_y = math.fsum((y - mean_y) ** 2 for _, y in known) / n
-    return (covariance, var_x, var_y) if var_x > 0.0 and var_y > 0.0 else None
+    return covariance, var_x, var_y

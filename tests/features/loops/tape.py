@@ -42,7 +42,7 @@ def signed_flow(rows: Rows, s: int, t: int, bars: int) -> Cell:
 def price_impact(rows: Rows, s: int, t: int, bars: int) -> Cell:
     moments = moments_of([(step_return(rows, s, i), _signed(rows, s, i)) for i in window(t, bars)])
     usual = mean_of([rows.amount("volume", s, i) for i in window(t, bars)])
-    return None if moments is None or usual is None else 1e4 * usual * moments[0] / moments[2]
+    return None if moments is None or usual is None else ratio_of(1e4 * usual * moments[0], moments[2])
 
 
 def empty_share(rows: Rows, s: int, t: int, bars: int) -> Cell:

@@ -1,0 +1,75 @@
+"""Does a program give the bits of the functions that it was made of?
+
+Every program is run once, over blocks and bar by bar, on a drawn panel, and compared with the functions as they stand
+(`features.spec.evaluate`). So a set that cannot be computed block after block is refused before it is used.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from features.inputs import View, leaves_of
+from features.kinds import DRAWN_INSTRUMENTS, drawn_panel
+from features.plan import trace
+from features.program import Program, compile_graph
+from features.rings import Rings
+from features.spec import Feature, evaluate
+from features.tiles import Tiles
+from storage.errors import ContractError
+
+_CHECK_STEPS: Final = 40
+"""Steps beyond the lookback on which a program is compared."""
+_CHECK_BLOCK: Final = 64
+
+
+@lru_cache
+def checked_program(features: tuple[Feature, ...]) -> Program:
+    """Return the program of these features, made and compared once a process.
+
+    Raises:
+        ContractError: a feature cannot be written down as a graph, or looks back by other means than
+            `features.windows`.
+    """
+    made = compile_graph(trace(features))
+    _compare(made, features)
+    return made
+
+
+def _compare(made: Program, features: tuple[Feature, ...]) -> None:
+    """Refuse a program that does not give the bits of the functions it was made of, by blocks and bar by bar.
+
+    It cannot where a feature reaches for other steps by itself (`cumsum`, `unfold`, a slice): such a function
+    would see a block and take it for the panel.
+    """
+    deepest = max(item.lookback_bars for item in features)
+    panel = drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
+    with torch.inference_mode():
+        expected = evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+        for steps in (_CHECK_BLOCK, 1):
+            run: Rings | Tiles = (
+                Rings(made, DRAWN_INSTRUMENTS)
+                if steps == 1
+                else Tiles(made, DRAWN_INSTRUMENTS, steps, tile_rows=3)
+            )
+            got: list[list[Tensor]] = []
+            for start in range(0, panel.n_steps, steps):
+                leaves = leaves_of(panel.steps(start, start + steps))
+                got.append([raw.clone() for raw in run.push([leaves[name] for name in made.leaves])])
+            for place, (item, (value, mask)) in enumerate(zip(features, expected, strict=True)):
+                raw = torch.cat([block[place] for block in got], 1)
+                _refuse_others(item, raw, value, mask)
+
+
+def _refuse_others(item: Feature, raw: Tensor, value: Tensor, mask: Tensor) -> None:
+    raw, value, mask = (part[:, item.lookback_bars :] for part in (raw, value, mask))
+    is_same = torch.where(mask, raw, 0.0).view(torch.int64) == value.contiguous().view(torch.int64)
+    if not bool((is_same & (mask == torch.isfinite(raw.to(torch.float32)))).all()):
+        raise ContractError(
+            f"feature {item.name} gives other values block by block than over a whole panel",
+            hint="look back by features.windows alone (shift, sum_over, carry, ...), or declare the lookback "
+            "that the function has",
+        )

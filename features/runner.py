@@ -1,0 +1,61 @@
+"""How does a program call torch, between what the compiled loop does?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.fx.node import map_aggregate
+
+from features.kernels import KERNELS
+from features.program import Call, Program, Ref
+
+
+class Runner:
+    """What a program's values are to torch: blocks of its memory, or things of torch's own.
+
+    Args:
+        program: what is run.
+        arena: its memory.
+    """
+
+    def __init__(self, program: Program, arena: npt.NDArray[np.float64]) -> None:
+        self.program, self.arena = program, arena
+        self.memory = torch.from_numpy(arena)
+        self._boxes: dict[int, Any] = {}
+
+    def block(self, value: int) -> Tensor:
+        """Return where a value lies in the memory, (S, T) float64."""
+        raise NotImplementedError
+
+    def call(self, call: Call) -> None:
+        """Call one of torch's functions on whole blocks, or what gives the same bits faster."""
+        args = map_aggregate(call.args, self._get)
+        if call.function in KERNELS:
+            KERNELS[call.function](*args, out=self.block(call.out))
+        else:
+            self.put(call.out, call.function(*args, **map_aggregate(call.kwargs, self._get)))
+
+    def put(self, value: int, found: Any) -> None:
+        """Take what a leaf holds or a call returned."""
+        if not self.program.values[value].is_box:
+            self.block(value).copy_(found)
+        else:
+            # A view of a block would change when another value takes its place.
+            is_view = (
+                isinstance(found, Tensor) and found.untyped_storage().data_ptr() == self.memory.data_ptr()
+            )
+            self._boxes[value] = found.clone() if is_view else found
+
+    def _get(self, item: Any) -> Any:
+        if not isinstance(item, Ref):
+            return item
+        if self.program.values[item.value].is_box:
+            return self._boxes[item.value]
+        block = self.block(item.value)
+        if item.shape != "full":
+            block = block[:1] if item.shape == "row" else block[0]
+        return block if item.dtype == torch.float64 else block.to(item.dtype)

@@ -34,6 +34,7 @@ DEPTH_LEVELS: Final = 5
 """How many levels a depth adds up: as many as a fast book has."""
 CADENCE_NS: Final = 60 * NS
 """Over how long it is counted how often books come."""
+_TABLES: Final = (BOOK_COLUMNS, PAID_COLUMNS, RELAY_COLUMNS)
 _MODES: Final = ("fast", "slow", "relay")
 PAID_NS: Final = 9 * 3_600 * NS
 """How long a payment of funding counts: they came every 8 hours once."""
@@ -103,6 +104,11 @@ class Grid:
         return first_open_ns - self.steps_in(span_ns) * self.width_ns, int(self.ts_close_ns[-1])
 
 
+def joined_with(columns: Collection[str]) -> tuple[str, ...]:
+    """Return which columns `join_columns` returns for these."""
+    return tuple(name for names in _TABLES if set(names) & set(columns) for name in names)
+
+
 def join_columns(lake: Lake, columns: Collection[str], grid: Grid, *, at: int | None) -> dict[str, Tensor]:
     """Return columns of other tables as of each close.
 
@@ -115,7 +121,7 @@ def join_columns(lake: Lake, columns: Collection[str], grid: Grid, *, at: int | 
         name -> (S, T) float64, NaN where nothing was known; all the columns of each table that was read.
     """
     joined: dict[str, Numbers] = {}
-    for names, join in ((BOOK_COLUMNS, _books), (PAID_COLUMNS, _paid), (RELAY_COLUMNS, _relay_lag)):
+    for names, join in zip(_TABLES, (_books, _paid, _relay_lag), strict=True):
         if set(names) & set(columns):
             joined |= join(lake, grid, at)
     return {name: torch.from_numpy(value) for name, value in joined.items()}

@@ -1,8 +1,9 @@
 """Which panels were read from the lake before, so that they need not be read again?
 
-A panel that was asked for is kept as a file under the home, named by all that it depends on: the lake's snapshot,
-the question, and the code that reads. The same question is then that file, memory-mapped. A panel is read and written
-in stretches of time, so it may be larger than memory. Files beyond a limit go, the longest unused first.
+A panel that was asked for is kept as a file under the home, named by all that it depends on (the lake's snapshot, the
+question, and the code that reads) and by its checksum. The same question is then that file, memory-mapped; one that
+does not have its checksum any more is removed, and the lake is read again. A panel is read and written in stretches of
+time, so it may be larger than memory. Files beyond a limit go, the longest unused first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,8 +20,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from features.files import panel_writer, read_panel
-from features.panel import COLUMNS, ORIGINS, UNKNOWN, Panel, load_panel, no_bars, open_bounds_us
+from features.asof import JOINED, joined_with
+from features.days import STRETCH_CELLS
+from features.files import file_sum, panel_writer, read_panel
+from features.panel import (
+    COLUMNS,
+    ORIGINS,
+    UNKNOWN,
+    Panel,
+    content_hash,
+    load_panel,
+    no_bar_of,
+    no_bars,
+    open_bounds_us,
+)
+from features.upkeep import trim_files
+from features.version import room_code
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -32,9 +47,6 @@ logger = get_logger(__name__)
 
 LIMIT_BYTES: Final = 32 * 1024**3
 """What panels may take on the disk; a year of 200 instruments at one minute takes 18 GB."""
-STRETCH_CELLS: Final = 2_000_000
-"""Bars that are read at a time: a week of 200 instruments, about 2 GB while the lake answers."""
-
 _HELD: Final = """
 SELECT instrument, epoch_us(min(ts_open)) AS first_us, epoch_us(max(ts_open)) AS last_us
 FROM bars
@@ -58,52 +70,114 @@ def cached_panel(
     joined: Collection[str] = (),
     at: int | None = None,
     grace_ns: int,
-) -> Panel:
+) -> tuple[Panel, str]:
     """Return what `load_panel` returns, memory-mapped, from the file of an earlier call where there is one.
 
     Args:
         root: the home's folder of features (`Settings.features_dir`); panels lie in `panels` below it.
         lake, width, since_ns, until_ns, instruments, origins, joined, at, grace_ns: as in `load_panel`.
 
+    Returns:
+        The panel, and the hash of its rows (`features.panel.content_hash`), taken from what is returned.
+
     Raises:
         RangeError: no bar fits.
+        InstrumentError: an instrument that was asked for has none.
     """
     at = lake.snapshot() if at is None else at
-    wanted = None if instruments is None else sorted(set(instruments))
+    asked = _resolve(
+        lake, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments, origins=origins, at=at,
+        grace_ns=grace_ns,
+    )  # fmt: skip
     question = {
         # A lake that was made anew counts its snapshots from 0 again, but at another time.
         "snapshot": [at, *lake.query(_MADE, (at,))["made_us"].to_pylist()],
-        "asked": [width, since_ns, until_ns, wanted, sorted(origins), sorted(joined), grace_ns],
-        "code": _code(),
+        "asked": [
+            width,
+            asked.names,
+            asked.start_ns,
+            asked.stop_ns,
+            sorted(origins),
+            sorted(joined),
+            grace_ns,
+        ],
+        "code": room_code(),
     }
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-    path = root / "panels" / f"{width}-{digest[:16]}.safetensors"
-    if path.exists():
-        os.utime(path)
-        return read_panel(path)
-    asked = (
-        width, list(origins), wanted is None, wanted or [], *open_bounds_us(since_ns, until_ns), grace_ns
-    )  # fmt: skip
-    held: list[dict[str, Any]] = lake.query(_HELD, asked, at=at).to_pylist()
+    folder, stem = root / "panels", f"{width}-{digest[:16]}"
+    for path in folder.glob(f"{stem}-*.safetensors"):
+        if (panel := _read(path)) is not None:
+            return panel, content_hash(panel)
+    fresh = folder / f".{stem}.{os.getpid()}.part"
+    try:
+        _write(fresh, lake, asked, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
+        path = fresh.rename(folder / f"{stem}-{file_sum(fresh):08x}.safetensors")
+    except OSError as error:  # the disk is full, or not ours to write to
+        logger.warning("panel not kept", folder=str(folder), reason=str(error))
+        panel = load_panel(
+            lake,
+            width=width,
+            since_ns=asked.start_ns,
+            until_ns=asked.stop_ns,
+            instruments=asked.names,
+            origins=origins,
+            joined=joined,
+            at=at,
+            grace_ns=grace_ns,
+        )
+        return panel, content_hash(panel)
+    finally:
+        fresh.unlink(missing_ok=True)
+    trim_files(folder.glob("*.safetensors"), limit_bytes=LIMIT_BYTES, keep={path})
+    panel = read_panel(path)
+    return panel, content_hash(panel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question without open ends: the instruments, open of the first step, and the end of the last."""
+
+    names: tuple[str, ...]
+    start_ns: int
+    stop_ns: int
+
+
+def _resolve(
+    lake: Lake, *, width: str, since_ns: int | None, until_ns: int | None, instruments: Sequence[str] | None,
+    origins: Sequence[str], at: int, grace_ns: int,
+) -> _Asked:  # fmt: skip
+    """Close the open ends of a question, so that the same panel is the same question whoever asks."""
+    wanted = None if instruments is None else sorted(set(instruments))
+    bounds = (*open_bounds_us(since_ns, until_ns), grace_ns)
+    held: list[dict[str, Any]] = lake.query(
+        _HELD, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
+    ).to_pylist()
     if not held:
         raise no_bars(width, origins, since_ns, until_ns)
+    names = tuple(row["instrument"] for row in held)
+    if absent := sorted(set(wanted or ()) - set(names)):
+        raise no_bar_of(absent[0])
     step_ns = width_ns(width)
-    _write(
-        path,
-        lake,
-        names=tuple(wanted or (row["instrument"] for row in held)),
-        start_ns=min(row["first_us"] for row in held) * US_NS
-        if since_ns is None
-        else since_ns + -since_ns % step_ns,
-        stop_ns=max(row["last_us"] for row in held) * US_NS + step_ns if until_ns is None else until_ns,
-        width=width,
-        origins=origins,
-        joined=joined,
-        at=at,
-        grace_ns=grace_ns,
+    start_ns, stop_ns = (None if t_ns is None else t_ns + -t_ns % step_ns for t_ns in (since_ns, until_ns))
+    first_ns, last_ns = (
+        side(row[f"{name}_us"] for row in held) * US_NS for side, name in ((min, "first"), (max, "last"))
     )
-    trim(path.parent, limit_bytes=LIMIT_BYTES, keep=path)
-    return read_panel(path)
+    return _Asked(
+        names, first_ns if start_ns is None else start_ns, last_ns + step_ns if stop_ns is None else stop_ns
+    )
+
+
+def _read(path: Path) -> Panel | None:
+    """Return a panel; None where the file is not what was written, or was removed a moment ago."""
+    try:
+        if path.stem.endswith(f"-{file_sum(path):08x}"):
+            os.utime(path)  # what was used of late stays the longest
+            return read_panel(path)
+    except FileNotFoundError:
+        return None
+    logger.warning("damaged panel removed", path=str(path))
+    path.unlink(missing_ok=True)
+    return None
 
 
 def load_stretch(
@@ -142,42 +216,23 @@ def load_stretch(
     return Panel((), width_ns(width), clock, {}, torch.zeros((0, len(clock)), dtype=torch.uint8))
 
 
-def trim(folder: Path, *, limit_bytes: int, keep: Path) -> None:
-    """Remove the panels that were unused the longest until the rest is within a limit; `keep` stays."""
-    found = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    size = keep.stat().st_size
-    for path in found:
-        if path != keep:
-            size += path.stat().st_size
-            if size > limit_bytes:
-                size -= path.stat().st_size
-                path.unlink(missing_ok=True)
-                logger.info("panel removed", path=str(path))
-
-
-@lru_cache
-def _code() -> str:
-    """Return a hash of this room's source: whoever changes how bars are read must not meet what was read before."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
 def _write(
-    path: Path, lake: Lake, *, names: tuple[str, ...], start_ns: int, stop_ns: int, width: str, **asked: Any
+    path: Path, lake: Lake, asked: _Asked, *, width: str, joined: Collection[str], **more: Any
 ) -> None:
     """Write a panel stretch by stretch; what no stretch holds is unknown."""
-    step_ns = width_ns(width)
+    step_ns, names, start_ns, stop_ns = width_ns(width), asked.names, asked.start_ns, asked.stop_ns
+    columns = tuple(name for name in COLUMNS if name not in JOINED or name in joined_with(joined))
     clock = np.arange(start_ns, stop_ns, step_ns, dtype=np.int64)
     days = max(1, STRETCH_CELLS * step_ns // (DAY_NS * len(names)))
     edges = [*range(floor_ns(start_ns, DAY_NS), stop_ns, days * DAY_NS), stop_ns]
     place = {name: row for row, name in enumerate(names)}
-    with panel_writer(path, instruments=names, width_ns=step_ns, ts_open_ns=clock, columns=COLUMNS) as file:
+    with panel_writer(
+        path, instruments=names, width_ns=step_ns, ts_open_ns=clock, columns=columns, is_synced=False
+    ) as file:
         for left, right in pairwise(edges):
             begin_ns = max(left, start_ns)
             part = load_stretch(
-                lake, width=width, start_ns=begin_ns, stop_ns=right, instruments=names, **asked
+                lake, width=width, start_ns=begin_ns, stop_ns=right, instruments=names, joined=joined, **more
             )
             rows = torch.tensor([place[name] for name in part.instruments], dtype=torch.int64)
             step = (begin_ns - start_ns) // step_ns
@@ -185,7 +240,7 @@ def _write(
             status = torch.full(shape, UNKNOWN, dtype=torch.uint8)
             status[rows] = part.status
             file.put("status", status, step=step)
-            for name in COLUMNS:
+            for name in columns:
                 value = torch.full(shape, torch.nan, dtype=torch.float64)
                 value[rows] = part.column(name)
                 file.put(name, value, step=step)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Figures: TypeAlias = npt.NDArray[np.float64]
 
-_LEAST_TRAINED: Final = 400
+LEAST_TRAINED: Final = 400
 _LEAST_RECENT: Final = 100
 """With fewer values than these nothing is said."""
 _MOST_SAMPLES: Final = 4_096
@@ -31,7 +31,7 @@ def drift(trained: Figures, recent: Figures) -> dict[str, float]:
         can be told from how the feature always moves about; `rescaled`, how many widths of `trained` (1st to 99th
         percentile) its median moved.
     """
-    if len(trained) < _LEAST_TRAINED or len(recent) < _LEAST_RECENT:
+    if len(trained) < LEAST_TRAINED or len(recent) < _LEAST_RECENT:
         return {}
     trained, recent = _sampled(trained), _sampled(recent)
     edges = _edges(trained)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ _KEY: Final = "tickwalk"
 _TYPES: Final = {torch.float64: "F64", torch.float32: "F32", torch.bool: "BOOL", torch.uint8: "U8"}
 _ALIGNED: Final = 8
 """A safetensors header is padded so that the numbers behind it begin at a multiple of this."""
+_PIECE: Final = 1 << 24
 
 
 class FileWriter:
@@ -44,11 +46,18 @@ class FileWriter:
         path: the file; its folder is made.
         tensors: type and shape by name; the first axis is the instrument, the second the step.
         header: what the numbers are.
+        is_synced: whether closing waits until the disk has it; not for what has checksums and can be made again.
     """
 
     def __init__(
-        self, path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], header: dict[str, Any]
+        self,
+        path: Path,
+        tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        header: dict[str, Any],
+        *,
+        is_synced: bool = True,
     ) -> None:
+        self._is_synced = is_synced
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -106,7 +115,8 @@ class FileWriter:
     ) -> None:
         try:
             if error is None:
-                os.fsync(self._handle)
+                if self._is_synced:
+                    os.fsync(self._handle)
                 self._part.replace(self._path)
                 logger.info("tensors written", path=str(self._path), kind=self._kind, size_bytes=self._size)
         finally:
@@ -114,8 +124,21 @@ class FileWriter:
             self._part.unlink(missing_ok=True)
 
 
-def block_writer(path: Path, like: FeatureBlock, ts_open_ns: npt.NDArray[np.int64]) -> FileWriter:
-    """Return a writer of a block; `like` tells all about it but its numbers and its clock."""
+def block_writer(
+    path: Path,
+    like: FeatureBlock,
+    ts_open_ns: npt.NDArray[np.int64],
+    *,
+    sums: Mapping[str, int] | None = None,
+) -> FileWriter:
+    """Return a writer of a block; `like` tells all about it but its numbers and its clock.
+
+    Args:
+        path: the file.
+        like: instruments, names and the rest.
+        ts_open_ns: the clock.
+        sums: by tensor, what `_sum` says of it, where it is known beforehand.
+    """
     shape = (len(like.instruments), len(ts_open_ns), len(like.names))
     header = {
         "kind": "features",
@@ -123,25 +146,45 @@ def block_writer(path: Path, like: FeatureBlock, ts_open_ns: npt.NDArray[np.int6
         "names": like.names,
         "fingerprint": like.fingerprint,
         "lookback_bars": like.lookback_bars,
-    }
+    } | _axes(like.instruments, like.width_ns, ts_open_ns)
+    if sums is not None:
+        header |= {"sums": {**sums, "header": _header_sum(header)}}
     tensors = {"values": (torch.float32, shape), "mask": (torch.bool, shape)}
-    return FileWriter(path, tensors, header | _axes(like.instruments, like.width_ns, ts_open_ns))
+    return FileWriter(path, tensors, header, is_synced=sums is None)
 
 
-def write_block(path: Path, block: FeatureBlock) -> None:
-    """Write a block; a reader sees the old file or the new one, never a part."""
-    with block_writer(path, block, block.ts_open_ns) as file:
+def write_block(path: Path, block: FeatureBlock, *, with_sums: bool = False) -> None:
+    """Write a block; a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: the file.
+        block: what it will hold.
+        with_sums: whether its checksums are written too, so that who reads it can tell damage from features; then
+            nobody waits for the disk.
+    """
+    sums = {name: _sum(getattr(block, name)) for name in ("values", "mask")} if with_sums else None
+    with block_writer(path, block, block.ts_open_ns, sums=sums) as file:
         file.put("values", block.values)
         file.put("mask", block.mask)
 
 
-def read_block(path: Path) -> FeatureBlock:
+def read_block(path: Path, *, with_sums: bool = False) -> FeatureBlock:
     """Open a block, memory-mapped.
+
+    Args:
+        path: the file.
+        with_sums: whether all of it is read and compared with the checksums that were written with it.
 
     Raises:
         ContractError: the file is missing, damaged, or holds no features.
     """
     tensors, header = _read(path, "features")
+    told = header.pop("sums", None)
+    if with_sums and told != {
+        **{name: _sum(tensors[name]) for name in tensors},
+        "header": _header_sum(header),
+    }:
+        raise ContractError(f"{path} is damaged: it does not have its own checksums", hint="build it again")
     return FeatureBlock(
         names=tuple(header["names"]),
         values=tensors["values"],
@@ -162,11 +205,13 @@ def panel_writer(
     width_ns: int,
     ts_open_ns: npt.NDArray[np.int64],
     columns: tuple[str, ...],
+    is_synced: bool = True,
 ) -> FileWriter:
     """Return a writer of a panel that carries these columns."""
     shape = (len(instruments), len(ts_open_ns))
     tensors = dict.fromkeys(columns, (torch.float64, shape)) | {"status": (torch.uint8, shape)}
-    return FileWriter(path, tensors, {"kind": "panel"} | _axes(instruments, width_ns, ts_open_ns))
+    header = {"kind": "panel"} | _axes(instruments, width_ns, ts_open_ns)
+    return FileWriter(path, tensors, header, is_synced=is_synced)
 
 
 def write_panel(path: Path, panel: Panel) -> None:
@@ -234,6 +279,25 @@ def _write_all(handle: int, row: npt.NDArray[Any], at: int) -> None:
     while left:  # one call writes 2 GB at most
         done = os.pwrite(handle, left, at)
         left, at = left[done:], at + done
+
+
+def _sum(value: Tensor) -> int:
+    """Return the CRC-32 of a tensor's bytes; it tells damage (2.3 GB/s of one core, measured 2026-11-26)."""
+    data = value.detach().cpu().contiguous()
+    return zlib.crc32((data.view(torch.uint8) if data.dtype == torch.bool else data).numpy().data)
+
+
+def _header_sum(header: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(header, sort_keys=True).encode())
+
+
+def file_sum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    found = 0
+    with path.open("rb") as file:
+        while data := file.read(_PIECE):
+            found = zlib.crc32(data, found)
+    return found
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

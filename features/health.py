@@ -1,22 +1,22 @@
 """Is a block of features fit to learn from: how much is known, what never varies, what drifted since training?
 
-Every figure is of one feature and one instrument. A block is split at an instant: what lies before it is what a
-model learns from (the training window), what lies after it is what the model meets. Limits refuse what no model
-should be trained on, and warn of what a person should know; each says why (`Finding.reason`).
+Every figure is of one feature and one instrument. A block is split at an instant: what lies after it is what a model
+meets, and it is compared with a training window before it: what the model that serves learned from, where that is
+told (`Learned`), and else all that lies before the split. Limits (features/limits.py) refuse what no model should
+be trained on, and warn of what a person should know.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from features.drift import Figures, drift
+from features.drift import LEAST_TRAINED, Figures, drift
+from features.limits import Finding, find
 from features.panel import PRINTED, QUIET, Panel
 from features.sets import FEATURE_SETS
 from features.spec import FeatureBlock
@@ -26,39 +26,24 @@ from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-PSI_SOME: Final = 0.1
-PSI_MUCH: Final = 0.25
-"""Population stability index from which on a distribution has shifted somewhat, or much: the usual limits
-(Siddiqi, 2006, Credit Risk Scorecards)."""
-USUAL_TIMES: Final = 2.0
-"""A drift is told where it is so many times that of the training window's own farthest quarter: features of
-overlapping windows wander, and a limit for independent values would warn every night."""
-DEAD_NULLS: Final = 0.95
-"""A feature that is missing on more of the bars that somebody watched is dead, where it was alive in training."""
-ALIVE_NULLS: Final = 0.5
-RESCALED_RANGES: Final = 10.0
-"""A median that moved by more such widths (1st to 99th percentile in training) is another unit, not a market."""
+LEAST_HELD: Final = 0.5
+"""With less of what the serving model learned from, the range says more of what is usual than that remnant."""
 _LEAST_KNOWN: Final = 100
 _UNLISTED: Final = STATUSES.index("unlisted")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that a limit says.
+class Learned:
+    """What the model that serves learned from.
 
     Args:
-        verdict: `refuse`, or `warn`.
-        feature: which.
-        instruments: on which of them, worst first.
-        what: what was found, with figures.
-        reason: why that matters.
+        version: which model.
+        since_ns, until_ns: open of the first bar, and the end of the last label.
     """
 
-    verdict: Literal["refuse", "warn"]
-    feature: str
-    instruments: tuple[str, ...]
-    what: str
-    reason: str
+    version: str
+    since_ns: int
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +53,10 @@ class Health:
     Args:
         feature_set, fingerprint: of the block.
         names, instruments: the axes.
-        since_ns, split_ns, until_ns: the training window ends, and the recent one begins, at the split.
+        since_ns, until_ns: the block.
+        split_ns: where the recent window begins; it ends with the block.
+        trained_since_ns, trained_until_ns: the training window that it is compared with.
+        champion: the version that learned from that window; empty where it is just what lies before the split.
         coverage: share of the bars since the listing on which it is known.
         nulls: share of the watched bars (printed or quiet) on which it is missing.
         constant: 1.0 where it never varies.
@@ -84,6 +72,9 @@ class Health:
     since_ns: int
     split_ns: int
     until_ns: int
+    trained_since_ns: int
+    trained_until_ns: int
+    champion: str
     coverage: Figures
     nulls: Figures
     constant: Figures
@@ -122,7 +113,8 @@ class Health:
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> Health:
         """Return the health that `to_dict` described."""
-        held: dict[str, Any] = {name: told[name] for name in _TOLD}
+        earlier = {"trained_since_ns": told["since_ns"], "trained_until_ns": told["split_ns"], "champion": ""}
+        held: dict[str, Any] = {name: (earlier | told)[name] for name in _TOLD}
         held |= {name: tuple(told[name]) for name in ("names", "instruments")}
         held |= {name: np.array(told[name], dtype=np.float64) for name in _FIGURES}
         findings = (
@@ -131,11 +123,16 @@ class Health:
         return cls(**held, findings=tuple(findings))
 
 
-_TOLD: Final = ("feature_set", "fingerprint", "names", "instruments", "since_ns", "split_ns", "until_ns")
+_TOLD: Final = (
+    "feature_set", "fingerprint", "names", "instruments", "since_ns", "split_ns", "until_ns",
+    "trained_since_ns", "trained_until_ns", "champion",
+)  # fmt: skip
 _FIGURES: Final = ("coverage", "nulls", "constant", "psi", "ks", "usual")
 
 
-def check_health(block: FeatureBlock, panel: Panel, *, split_ns: int) -> Health:
+def check_health(
+    block: FeatureBlock, panel: Panel, *, split_ns: int, learned: Learned | None = None
+) -> Health:
     """Return the health of a block.
 
     Steps whose lookback reaches before the block are left out: nobody can know them. Features of the clock do not
@@ -144,7 +141,9 @@ def check_health(block: FeatureBlock, panel: Panel, *, split_ns: int) -> Health:
     Args:
         block: features.
         panel: the bars that they were built from, on the same axes.
-        split_ns: where the training window ends.
+        split_ns: where the newest share begins, which is compared with what lies before.
+        learned: what the model that serves learned from. Where the block holds `LEAST_HELD` of that before the split,
+            the newest share is compared with exactly those steps.
 
     Raises:
         ContractError: block and panel do not have the same axes.
@@ -158,6 +157,7 @@ def check_health(block: FeatureBlock, panel: Panel, *, split_ns: int) -> Health:
     listed = status != _UNLISTED
     inside = np.arange(len(block.ts_open_ns)) >= block.lookback_bars
     recent = block.ts_open_ns >= split_ns
+    trained, champion = _training_window(block, split_ns, learned)
     clocks = {item.name for item in FEATURE_SETS.get(block.feature_set, ()) if item.is_clock}
     for place, name in enumerate(block.names):
         for row in range(len(block.instruments)):
@@ -167,15 +167,15 @@ def check_health(block: FeatureBlock, panel: Panel, *, split_ns: int) -> Health:
             found = {
                 "coverage": _share(known & counted, counted),
                 "nulls": _share(~known & seen, seen),
-                "ago": _share(~known & seen & ~recent, seen & ~recent),
+                "ago": _share(~known & seen & trained, seen & trained),
                 "of_late": _share(~known & seen & recent, seen & recent),
                 "constant": float(known.sum() >= _LEAST_KNOWN and np.ptp(value[known]) == 0.0),
             }
             if name not in clocks:
-                found |= drift(value[known & inside & ~recent], value[known & inside & recent])
+                found |= drift(value[known & inside & trained], value[known & inside & recent])
             for figure, number in found.items():
                 figures[figure][place, row] = number
-    findings = tuple(_findings(block, figures))
+    findings = tuple(find(block, figures))
     logger.info("features checked", feature_set=block.feature_set, findings=len(findings))
     return Health(
         feature_set=block.feature_set,
@@ -185,6 +185,9 @@ def check_health(block: FeatureBlock, panel: Panel, *, split_ns: int) -> Health:
         since_ns=int(block.ts_open_ns[0]),
         split_ns=split_ns,
         until_ns=int(block.ts_open_ns[-1]) + block.width_ns,
+        trained_since_ns=int(block.ts_open_ns[trained][0]) if trained.any() else split_ns,
+        trained_until_ns=int(block.ts_open_ns[trained][-1]) + block.width_ns if trained.any() else split_ns,
+        champion=champion,
         coverage=figures["coverage"],
         nulls=figures["nulls"],
         constant=figures["constant"],
@@ -195,91 +198,28 @@ def check_health(block: FeatureBlock, panel: Panel, *, split_ns: int) -> Health:
     )
 
 
+def _training_window(
+    block: FeatureBlock, split_ns: int, learned: Learned | None
+) -> tuple[npt.NDArray[np.bool_], str]:
+    """Return which steps the newest share is compared with, and which version learned from them.
+
+    Steps of the newest share are not compared with themselves, even where the model has learned from them too.
+    """
+    before: npt.NDArray[np.bool_] = block.ts_open_ns < split_ns
+    if learned is None:
+        return before, ""
+    held = before & (block.ts_open_ns >= learned.since_ns)
+    held &= block.ts_open_ns + block.width_ns <= learned.until_ns
+    asked = (learned.until_ns - learned.since_ns) // block.width_ns
+    counted = int((held[block.lookback_bars :]).sum())
+    if counted < max(LEAST_HELD * asked, LEAST_TRAINED):
+        return before, ""
+    return held, learned.version
+
+
 def _share(part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> float:
     return float(part.sum() / whole.sum()) if whole.any() else math.nan
 
 
 def _plain(figures: Figures) -> list[list[float | None]]:
     return [[None if math.isnan(x) else round(x, 6) for x in row] for row in figures.tolist()]
-
-
-# Limits.
-
-
-def _findings(block: FeatureBlock, figures: dict[str, Figures]) -> Iterator[Finding]:
-    unsound = ~torch.isfinite(block.values) | ((block.values != 0.0) & ~block.mask)
-    for place, name in enumerate(block.names):
-        of = {figure: numbers[place] for figure, numbers in figures.items()}
-        told = _teller(name, block.instruments)
-        bad = unsound[:, :, place].any(dim=1).cpu().numpy()
-        if bad.any():
-            yield told(
-                "refuse",
-                bad,
-                bad * 1.0,
-                "holds values that are not numbers, or are not zero where masked",
-                "a network that meets NaN forgets everything; no function may let one out",
-            )
-        was_alive = of["ago"] <= ALIVE_NULLS
-        died = was_alive & (of["of_late"] >= DEAD_NULLS)
-        if died.any():
-            yield told(
-                "refuse" if 2 * died.sum() >= was_alive.sum() else "warn",
-                died,
-                of["of_late"],
-                f"is missing on {DEAD_NULLS:.0%} or more of the watched bars of late, and was there in training",
-                "its source stopped: a model would learn from what it will never see again",
-            )
-        rescaled = of["rescaled"] > RESCALED_RANGES
-        if rescaled.any():
-            yield told(
-                "refuse" if 2 * rescaled.sum() >= np.isfinite(of["psi"]).sum() else "warn",
-                rescaled,
-                of["rescaled"],
-                f"moved by up to {np.nanmax(of['rescaled']):,.0f} times all that training saw of it",
-                "that is another unit at its source, not another market",
-            )
-        yield from _warnings(of, told, ~died & ~rescaled)
-
-
-def _warnings(
-    of: dict[str, Figures], told: Callable[..., Finding], left: npt.NDArray[np.bool_]
-) -> Iterator[Finding]:
-    never = of["coverage"] == 0.0
-    if never.any():
-        yield told(
-            "warn",
-            never,
-            of["nulls"],
-            "is never known",
-            "the data does not carry what it reads, or the range is too short; it is a column of zeros to a model",
-        )
-    constant = of["constant"] > 0.0
-    if constant.any():
-        yield told(
-            "warn", constant, of["constant"], "never varies", "it teaches nothing, or its source is frozen"
-        )
-    judged = left & np.isfinite(of["psi"])
-    drifted = judged & (of["psi"] > PSI_MUCH) & (of["psi"] > USUAL_TIMES * of["usual"])
-    if drifted.any() and 2 * drifted.sum() >= judged.sum():
-        worst = int(np.nanargmax(np.where(drifted, of["psi"], math.nan)))
-        yield told(
-            "warn",
-            drifted,
-            of["psi"],
-            f"drifted: PSI up to {of['psi'][worst]:.2f} (KS {of['ks'][worst]:.2f}), where no quarter of the training "
-            f"window was further than {of['usual'][worst]:.2f} from the whole",
-            "the model meets what it has seldom seen; its test figures may be of another market",
-        )
-
-
-def _teller(name: str, instruments: tuple[str, ...]) -> Callable[..., Finding]:
-    """Return a function that makes findings about a feature, the instruments ordered by a figure."""
-
-    def told(
-        verdict: Literal["refuse", "warn"], where: npt.NDArray[np.bool_], by: Figures, what: str, reason: str
-    ) -> Finding:
-        order = sorted(np.flatnonzero(where).tolist(), key=lambda row: (-np.nan_to_num(by[row]), row))
-        return Finding(verdict, name, tuple(instruments[row] for row in order), what, reason)
-
-    return told

@@ -218,6 +218,14 @@ def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: 
     )
 
 
+def no_bar_of(instrument: str) -> InstrumentError:
+    """Return what is said where an instrument that was asked for has no bar that fits."""
+    return InstrumentError(
+        f"{instrument} has no bar in the range that was asked for",
+        hint='list what there is: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
+    )
+
+
 def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | None) -> Panel:
     """Return a panel with what a lake knew beside its bars; see `features.asof.join_columns`."""
     grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
@@ -287,11 +295,16 @@ def content_hash(panel: Panel) -> str:
     digest.update(json.dumps([panel.instruments, panel.width_ns, COLUMNS, STATUSES]).encode())
     digest.update(np.ascontiguousarray(panel.ts_open_ns, dtype="<i8").data)
     digest.update(panel.status.cpu().contiguous().numpy().data)
+    data: npt.NDArray[np.float64] = np.empty(panel.status.shape, dtype="<f8")
+    is_nan = np.empty(panel.status.shape, dtype=np.bool_)
     for name in COLUMNS:
-        column = panel.column(name)
-        # One pattern of bits for every NaN.
-        column = torch.where(torch.isnan(column), torch.nan, column)
-        digest.update(np.ascontiguousarray(column.cpu().numpy(), dtype="<f8").data)
+        if name in panel.values:
+            np.copyto(data, panel.values[name].cpu().numpy())
+            # One pattern of bits for every NaN.
+            np.copyto(data, np.nan, where=np.isnan(data, out=is_nan))
+        else:
+            data.fill(np.nan)
+        digest.update(data.data)
     return digest.hexdigest()
 
 
@@ -303,10 +316,7 @@ def _instrument_index(
     found: list[str] = coded.dictionary.to_pylist()
     names = tuple(sorted(set(found) if instruments is None else set(instruments)))
     if absent := sorted(set(names) - set(found)):
-        raise InstrumentError(
-            f"{absent[0]} has no bar in the range that was asked for",
-            hint='list what there is: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
-        )
+        raise no_bar_of(absent[0])
     if extra := sorted(set(found) - set(names)):
         raise ContractError(f"rows of {extra[0]} were given, which was not asked for")
     place = np.array([names.index(name) for name in found], dtype=np.int64)

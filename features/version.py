@@ -1,10 +1,13 @@
-"""Which source text does a function reach, through the functions, classes and constants that it names?"""
+"""Which code makes features: what does a function reach by name, and what is in the whole room?"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Final
 
@@ -27,6 +30,15 @@ def reached_sources(roots: Iterable[Callable[..., object]]) -> dict[str, str]:
     for root in roots:
         walk.take("", root)
     return walk.sources
+
+
+@lru_cache
+def room_code() -> str:
+    """Return a hash of this room's source: whoever changes how features are made must not meet what was made before."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 class _Walk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from features.build import build_features
 from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
-from features.files import write_block, write_text
+from features.files import write_text
 from features.health import Health, check_health
 from features.hindsight import prove_hindsight
 from features.panel import Panel, load_panel
 from features.proof import PROOF_STEPS, prove
 from features.sets import columns_of, get_set
 from features.spec import FeatureBlock
-from features.store import Question, update
 from serving.report import words
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
@@ -88,46 +86,6 @@ class Bars:
             at=self.at,
             grace_ns=self.settings.bars.grace_ns,
         )
-
-
-# Building.
-
-
-def build_days(bars: Bars) -> str:
-    """Bring the home's store of a set up to what the lake holds, day by day; return what was done."""
-    settings = bars.settings
-    question = Question(bars.feature_set, bars.width, settings.bars.grace_ns, instruments=bars.instruments)
-    with Lake.open(settings, read_only=True) as lake:
-        done = update(
-            settings.features_dir, lake, question, since_ns=bars.since_ns, until_ns=bars.until_ns, at=bars.at
-        )
-    _write_edition(done.folder / EDITION, bars.feature_set)
-    return (
-        f"{done.folder.resolve()}: {len(done.built)} days built ({done.rows:,} bars), {len(done.compared)} read again "
-        f"and unchanged, {done.kept} kept; {words.span(done.since_ns, done.until_ns)} UTC"
-    )
-
-
-def build_to(path: Path, bars: Bars, *, newest: float, anyway: bool, on_step: Callable[[str], None]) -> str:
-    """Write one block and its edition; return what was written.
-
-    Raises:
-        ContractError: the block is not fit to learn from; not where `anyway` is true.
-    """
-    panel = bars.load()
-    on_step("computing features")
-    block = build_features(panel, bars.feature_set)
-    on_step("judging their health")
-    health = health_of(block, panel, newest=newest)
-    if not anyway:
-        health.refuse()
-    on_step("writing")
-    write_block(path, block)
-    _write_edition(edition_path(path), bars.feature_set)
-    return (
-        f"{path.resolve()}: {len(block.instruments)} instruments x {len(block.ts_open_ns):,} bars x "
-        f"{len(block.names)} features, {len(health.findings)} findings"
-    )
 
 
 # Proof.
@@ -208,7 +166,8 @@ def edition_now(feature_set: str) -> dict[str, Any]:
     return edition_of(get_set(feature_set), feature_set=feature_set)
 
 
-def _write_edition(path: Path, feature_set: str) -> None:
+def write_edition(path: Path, feature_set: str) -> None:
+    """Write the edition of a set as its code stands here."""
     write_text(path, json.dumps(edition_now(feature_set), indent=1, sort_keys=True))
 
 

@@ -16,7 +16,9 @@ The folder `models/nights/<night>/`:
                             of print), valid_share (by feature), funding_share (of instrument-hours; null: none)
     edition.json            what the features' code said (features.edition), for `tickwalk features diff`
     proof.json              passed, and what features.proof and features.hindsight compared
-    health.json             coverage, nulls, drift by feature and instrument, and what the limits say (features.health)
+    health.json             coverage, nulls, drift by feature and instrument, and what the limits say (features.health);
+                            trained_since_ns, trained_until_ns: what the newest share is compared with; champion: the
+                            version that learned from that ("": none, it is the rest of the range)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
                             test, purged, embargoed}, leaks: {label, embargo, shared}}], leaks (total), drawing (text)
     fold-XX/<member>/       a member is a model, or `model+1` for its second seed:
@@ -47,8 +49,8 @@ from typing import Any
 
 import torch
 
+from features.cache import cached_panel
 from features.edition import EDITION, edition_of
-from features.panel import content_hash, load_panel
 from features.sets import columns_of, fingerprint, get_set
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code import code_version, lock_hash
@@ -95,7 +97,8 @@ def open_night(
     features = get_set(plan.feature_set)
     with Lake.open(settings) as lake:
         snapshot = lake.snapshot() if at is None else at
-        panel = load_panel(
+        panel, content = cached_panel(
+            settings.features_dir,
             lake,
             width=plan.width,
             since_ns=parse_time_ns(since) if since else None,
@@ -108,7 +111,7 @@ def open_night(
         )
         identity = {
             "recipe": plan.to_plain(),
-            "content_hash": content_hash(panel),
+            "content_hash": content,
             "funding_hash": funding_hash(read_funding(lake, panel, at=snapshot)),
             "feature_fingerprint": fingerprint(features),
             "seed": settings.training.seed,
@@ -160,7 +163,7 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
         return dict(folder.read("panel.json"))
     folder.refuse_other_code()
     with folder.timed("build_panel"), Lake.open(settings, read_only=True) as lake:
-        data = make_data(folder, lake)
+        data = make_data(folder, lake, features_dir=settings.features_dir)
         folder.write_data(data)
     counts = count_data(data)
     folder.write("panel.json", counts)

@@ -2,7 +2,8 @@
 
 A night reads bars as they were knowable, and the funding that was paid in them. Both are hashed when it is opened: the
 hashes are part of what names it, so rows that came later make another night, and a snapshot that reads otherwise is
-refused. The number of its snapshot is that of its pin: a lake that was made anew has other numbers.
+refused. The number of its snapshot is that of its pin: a lake that was made anew has other numbers. Panels come from
+`features.cache`, so a night's steps read the lake once; what comes from a file is hashed as what comes from the lake.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from features.cache import cached_panel
 from features.panel import Panel, content_hash, load_panel
 from features.sets import columns_of, get_set
 from storage.clock import NS
@@ -26,15 +29,19 @@ from training.folder import NightFolder
 _MINUTE_NS: Final = 60 * NS
 
 
-def read_pinned(folder: NightFolder, lake: Lake) -> tuple[Panel, np.ndarray | None]:
+def read_pinned(folder: NightFolder, lake: Lake, *, features_dir: Path) -> tuple[Panel, np.ndarray | None]:
     """Return the panel that a night stands on, and the funding paid in it; see `read_funding`.
 
     Raises:
         LakeError: the pinned rows read otherwise than when the night was opened.
     """
     facts = folder.facts
-    panel, funding = _read(folder, lake, pinned_at(lake, facts))
-    found = {"content_hash": content_hash(panel), "funding_hash": funding_hash(funding)}
+    at = pinned_at(lake, facts)
+    panel, content = cached_panel(
+        features_dir, lake, since_ns=facts["since_ns"], instruments=facts["instruments"], **_asked(folder, at)
+    )
+    funding = read_funding(lake, panel, at=at)
+    found = {"content_hash": content, "funding_hash": funding_hash(funding)}
     for name, value in found.items():
         if value != facts[name]:
             raise LakeError(
@@ -65,16 +72,20 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
 
 def panel_loader(folder: NightFolder, at: int) -> Callable[..., Panel]:
     """Return `load_panel` for a night's bars at a snapshot; it still takes the lake, a beginning, and instruments."""
+    return partial(load_panel, **_asked(folder, at))
+
+
+def _asked(folder: NightFolder, at: int) -> dict[str, Any]:
+    """Return what a night asks of `load_panel` at a snapshot, but for its beginning and its instruments."""
     facts, recipe = folder.facts, folder.recipe
-    return partial(
-        load_panel,
-        width=recipe.width,
-        until_ns=facts["until_ns"],
-        origins=recipe.origins,
-        joined=columns_of(get_set(recipe.feature_set)),
-        at=at,
-        grace_ns=facts["grace_ms"] * 1_000_000,
-    )
+    return {
+        "width": recipe.width,
+        "until_ns": facts["until_ns"],
+        "origins": recipe.origins,
+        "joined": columns_of(get_set(recipe.feature_set)),
+        "at": at,
+        "grace_ns": facts["grace_ms"] * 1_000_000,
+    }
 
 
 def _read(folder: NightFolder, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:

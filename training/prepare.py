@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from features.build import build_features
-from features.health import check_health
+from features.built import built_block
+from features.health import Learned, check_health
 from features.hindsight import Load, prove_hindsight
 from features.panel import Panel
 from features.proof import PROOF_STEPS, prove
@@ -23,12 +24,19 @@ from training.folder import NightData, NightFolder
 from training.foldrun import FoldRows, fold_rows
 from training.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows
 from training.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
+from training.ledger import events_before, read_versions, serving_after
 from training.pinned import panel_loader, pinned_at, read_pinned
 from training.recipes import Recipe
 
 
-def make_data(folder: NightFolder, lake: Lake) -> NightData:
+def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightData:
     """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
+
+    Args:
+        folder: the night.
+        lake: its rows.
+        features_dir: panels and days of features that were made before, by whichever night; what is missing there is
+            made, and nothing in the result tells one from the other.
 
     Raises:
         LakeError: the pinned rows read otherwise than when the night was opened.
@@ -38,8 +46,8 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
-    panel, funding = read_pinned(folder, lake)
-    block = build_features(panel, recipe.feature_set)
+    panel, funding = read_pinned(folder, lake, features_dir=features_dir)
+    block = built_block(features_dir, panel, recipe.feature_set)
     if block.fingerprint != facts["feature_fingerprint"]:
         raise CheckpointError(
             f"night {facts['night']} was opened with features {facts['feature_fingerprint'][:12]}, "
@@ -54,7 +62,12 @@ def make_data(folder: NightFolder, lake: Lake) -> NightData:
         instruments=recipe.instruments or None,
     )
     _prove(folder, panel, lake, load_known, grace_ns=grace_ns)
-    health = check_health(block, panel, split_ns=_newest_test_ns(panel, recipe))
+    health = check_health(
+        block,
+        panel,
+        split_ns=_newest_test_ns(panel, recipe),
+        learned=_learned_by_champion(folder, lake),
+    )
     folder.write("health.json", health.to_dict())
     health.refuse()
     labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
@@ -160,6 +173,21 @@ def _prove(folder: NightFolder, panel: Panel, lake: Lake, load: Load, *, grace_n
         raise
     passed = {"passed": True, "reason": ""}
     folder.write("proof.json", passed | proof.to_dict() | {"hindsight": hindsight.to_dict()})
+
+
+def _learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
+    """Return what the champion learned from, which the night will be judged against; None where nothing serves."""
+    past = read_versions(lake, recipe=folder.recipe.name)
+    serving = serving_after(events_before(past, folder.path.name))
+    if serving is None:
+        return None
+    since_ns = serving.inputs.get("since_ns")
+    if since_ns is None:  # an older row of the ledger does not say; its night does, where it is still here
+        night = NightFolder(folder.path.with_name(serving.night))
+        since_ns = night.facts["since_ns"] if night.has("night.json") else None
+    if since_ns is None:
+        return None
+    return Learned(serving.version, int(since_ns), int(serving.inputs["cutoff_ns"]))
 
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:

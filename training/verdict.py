@@ -224,6 +224,7 @@ def _register(
         "training_code",
         "lock",
         "torch_version",
+        "since_ns",
     )
     registered = VersionEvent(
         version=deployed["version"],

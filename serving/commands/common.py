@@ -80,6 +80,31 @@ def step_progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda name: progress.update(task, advance=1, description=name)
 
 
+class _RowsPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Show how many rows there are by now, and how many a second."""
+        rows = int(task.fields["rows"])
+        pace = f", {rows / task.elapsed:,.0f} rows/s" if rows and task.elapsed else ""
+        return Text(f"{rows:,} rows{pace}", style="dim")
+
+
+@contextlib.contextmanager
+def day_progress(label: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show a bar of days with rows, pace and time left on standard error; yield what takes (done, total, rows)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("days"),
+        _RowsPerSecond(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True, speed_estimate_period=120) as progress:
+        task = progress.add_task(label, total=None, rows=0)
+        yield lambda done, total, rows: progress.update(task, completed=done, total=total, rows=rows)
+
+
 class _StepsPerMinute(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Show the pace of late."""

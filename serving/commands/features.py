@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
 import typer
 
-from serving.commands.common import Format, console, notes, print_table, settings_of, step_progress
-from storage.errors import LeakError
+from serving.commands.common import (
+    Format,
+    console,
+    day_progress,
+    notes,
+    print_table,
+    settings_of,
+    step_progress,
+)
+from storage.errors import LeakError, SettingsError
+
+if TYPE_CHECKING:
+    from features.health import Health
+    from serving.features import Bars
 
 features = typer.Typer(
     no_args_is_help=True, help="What features there are, what changed, and whether they look ahead."
@@ -100,24 +112,83 @@ def build(
     at: At = None,
     instrument: Instruments = None,
     newest: Share = 0.2,
+    wider: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WIDTH",
+            help="With --to: join the set's features of wider bars too, such as 1h, each as of the last wider bar that "
+            "was over by a close, as NAME@1h, and its age; may be given several times.",
+        ),
+    ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Write the block even where it is refused.")
+        bool, typer.Option("--anyway", help="Write the block, or end with 0, even where it is refused.")
     ] = False,
 ) -> None:
-    """Build a set over a range of the lake: the days that changed, below the home; or one block, with --to."""
-    from serving.features import Bars, build_days, build_to
+    """Build a set over a range of the lake: the days that changed, below the home; or one block, with --to.
+
+    Days are kept as they are finished: Ctrl-C leaves them, and the same command goes on from there. When all are
+    built the newest of them are judged, as many as fit into memory; where a limit refuses them the command ends with 1
+    and says why, and the days stay.
+    """
+    from serving.building import build_to
+    from serving.features import Bars
 
     settings = settings_of(context)
     bars = Bars.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
     if to is None:
-        with notes.status("building the days that changed"):
-            said = build_days(bars)
-    else:
-        with step_progress("reading bars", 4) as advance:
-            said = build_to(to, bars, newest=newest, anyway=anyway, on_step=advance)
+        if wider:
+            raise SettingsError(
+                "--wider joins features into one file, and none was named", hint="add --to FILE.safetensors"
+            )
+        _build_days(bars, newest=newest, anyway=anyway)
+        return
+    with step_progress("reading bars", 4 + len(wider or ())) as advance:
+        said = build_to(to, bars, wider=wider or (), newest=newest, anyway=anyway, on_step=advance)
     console.print(said, highlight=False, soft_wrap=True)
+
+
+def _build_days(bars: Bars, *, newest: float, anyway: bool) -> None:
+    """Build the days of a home's store, and say what was done and found."""
+    from serving.building import build_days, judge_days, told_days
+
+    days = 0
+    try:
+        with day_progress("building days") as draw:
+
+            def on_day(done: int, total: int, rows: int) -> None:
+                nonlocal days
+                days = done
+                draw(done, total, rows)
+
+            built = build_days(bars, on_day=on_day)
+    except KeyboardInterrupt:
+        counted = f"{days} day{'' if days == 1 else 's'}"
+        notes.print(f"stopped: {counted} done and kept; the same command goes on from there", soft_wrap=True)
+        raise
+    console.print(told_days(built), highlight=False, soft_wrap=True)
+    with notes.status("judging the newest days"):
+        judged, health = judge_days(bars, built, newest=newest)
+    _tell_findings(health)
+    refused = len(health.refusals)
+    outcome = "refused" if refused else "fit to learn from"
+    warnings = len(health.findings) - refused
+    console.print(
+        f"judged the newest {judged} of its days: {outcome}, {refused} refusals, {warnings} warnings",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if refused and not anyway:
+        raise typer.Exit(1)
+
+
+def _tell_findings(health: Health) -> None:
+    for item in health.findings:
+        told = (
+            f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"
+        )
+        notes.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 @features.command()
@@ -175,11 +246,7 @@ def health(
         panel = bars.load()
         found = health_of(build_features(panel, feature_set), panel, newest=newest)
     print_table(health_rows(found, is_short=form == "table"), form)
-    for item in found.findings:
-        told = (
-            f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"
-        )
-        notes.print(told, highlight=False, markup=False, soft_wrap=True)
+    _tell_findings(found)
     if page is not None:
         console.print(str(write_features(page, found).resolve()), highlight=False, soft_wrap=True)
     if found.refusals:

@@ -12,7 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 from features.drift import Figures
-from features.health import PSI_MUCH, PSI_SOME, Finding, Health
+from features.health import Health
+from features.limits import PSI_MUCH, PSI_SOME, Finding
 from serving.report import svg, words
 
 _ROW_PX: Final = 14.0
@@ -63,6 +64,7 @@ class Features:
     left_out: int
     axis: Markup
     trained: str
+    learned_by: str
     recent: str
     findings: tuple[Told, ...]
     findings_left_out: int
@@ -84,7 +86,10 @@ def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> 
         names=_names([list(names.values())[row] for row in shown]),
         left_out=len(names) - len(shown),
         axis=svg.value_ticks(_PSI_AXIS, [(_bent(at), text) for at, text in _LABELS]),
-        trained=words.span(health.since_ns, health.split_ns),
+        trained=words.span(health.trained_since_ns, health.trained_until_ns),
+        learned_by=f"what the champion {health.champion} learned from"
+        if health.champion
+        else "the range before the newest bars",
         recent=words.span(health.split_ns, health.until_ns),
         findings=tuple(findings[:_MOST_FINDINGS]),
         findings_left_out=max(len(findings) - _MOST_FINDINGS, 0),

@@ -9,7 +9,8 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from features.health import PSI_MUCH, PSI_SOME, Health
+from features.health import Health
+from features.limits import PSI_MUCH, PSI_SOME
 from serving.report import words
 from serving.report.claims import make_claims
 from serving.report.coverage import make_coverage

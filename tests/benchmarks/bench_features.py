@@ -29,13 +29,15 @@ import pyarrow as pa
 import torch
 
 from features.build import build_features, compute, on_one_core
+from features.built import built_block
 from features.files import write_block
+from features.manifest import Question
 from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import FEATURE_SETS, get_set
-from features.spec import Feature
+from features.spec import Feature, FeatureBlock
 from features.step import Live
-from features.store import Question, update
-from storage.clock import DAY_NS, NS, US_NS, ManualTime
+from features.store import update
+from storage.clock import DAY_NS, NS, US_NS, ManualTime, iso
 from storage.contracts import BARS, STATUSES
 from storage.lake import Lake
 from storage.settings import Settings
@@ -341,3 +343,33 @@ def nightly_update() -> Iterator[Figure]:
         f"a night's new day, {INSTRUMENTS} instruments, {len(get_set(WIDEST))} features, wall time", round(seconds, 2),
         f"s, {report.rows} rows, {report.kept} days kept", f"{NIGHT_LIMIT_S:g} s", round(NIGHT_LIMIT_S / seconds, 2),
     )  # fmt: skip
+
+
+@bench
+def nightly_block() -> Iterator[Figure]:
+    """Yield how long a night takes for the features of its whole range, of which all days but the newest are there."""
+    per_day, days = DAY_NS // MINUTE_NS, 10
+    panel = make_panel(steps=days * per_day, start_ns=START_NS // DAY_NS * DAY_NS, holes=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        built_block(root, panel.steps(None, (days - 1) * per_day), WIDEST)
+        newest = sorted(root.rglob(f"{iso(int(panel.ts_open_ns[-1]))[:10]}-*.safetensors"))
+        assert newest == []
+
+        def next_night() -> FeatureBlock:
+            for path in root.rglob(f"{iso(int(panel.ts_open_ns[-1]))[:10]}-*.safetensors"):
+                path.unlink()
+            return built_block(root, panel, WIDEST)
+
+        whole, found = build_features(panel, WIDEST), next_night()
+        assert torch.equal(whole.values.view(torch.int32), found.values.view(torch.int32))
+        assert torch.equal(whole.mask, found.mask)
+        del whole, found
+        contenders: dict[str, Callable[[], object]] = {
+            "ours": next_night,
+            "a full build": lambda: build_features(panel, WIDEST),
+        }
+        for clock in ("cpu", "wall"):
+            taken = measure(contenders, rounds=3, clock=clock)
+            name = f"a night's block, {days} days of which one is new, {len(get_set(WIDEST))} features, {clock} time"
+            yield from figures(name, taken, ours="ours", value=taken["ours"], unit="s")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from features.build import build_features
-from features.drift import ks, psi
-from features.health import Health, check_health
+from features.drift import drift, ks, psi
+from features.health import Health, Learned, check_health
 from features.panel import Panel
 from features.spec import FeatureBlock
 from storage.errors import ContractError
@@ -176,6 +176,55 @@ def test_a_window_too_short_says_nothing_about_drift() -> None:
     health = check_health(BLOCK, PANEL, split_ns=int(PANEL.ts_open_ns[STEPS - 50]))
     assert np.isnan(health.psi).all()
     assert np.isfinite(health.coverage).all()
+
+
+def learned(start: int, stop: int) -> Learned:
+    """What a champion learned that saw these steps."""
+    first_ns = int(PANEL.ts_open_ns[0])
+    return Learned("mlp-night", first_ns + start * PANEL.width_ns, first_ns + stop * PANEL.width_ns)
+
+
+def test_the_newest_share_is_compared_with_exactly_what_the_champion_learned_from() -> None:
+    """Since then something happened that the range before the newest share holds and the champion never saw."""
+    block = changed("log_return_5", start=1_000, value=lambda old: old * 4.0)
+    place = NAMES.index("log_return_5")
+    told = check_health(block, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
+    assert (told.champion, told.trained_since_ns, told.trained_until_ns) == (
+        "mlp-night", PANEL.ts_open_ns[100], PANEL.ts_open_ns[1_000],
+    )  # fmt: skip
+    for row in range(4):
+        known, value = block.mask[row, :, place].numpy(), block.values[row, :, place].double().numpy()
+        first = max(block.lookback_bars, 100)
+        expected = drift(value[first:1_000][known[first:1_000]], value[SPLIT:][known[SPLIT:]])
+        assert (told.psi[place, row], told.ks[place, row]) == (expected["psi"], expected["ks"])
+    assert np.nanmin(told.psi[place]) > 0.5
+    assert [verdict for verdict, _ in said(told, "log_return_5")] == ["warn"]
+    # Beside the whole range it is nothing new.
+    assert said(health_of(block), "log_return_5") == []
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "held"),
+    [
+        (0, 1_300, True),  # it has seen some of the newest share too, which is not compared with itself
+        (-1_500, 1_000, False),  # most of what it learned from lies before the range
+        (200, 560, False),  # too short to say anything
+    ],
+)
+def test_with_too_little_of_that_the_range_is_what_is_usual(start: int, stop: int, held: bool) -> None:
+    told = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(start, stop))
+    assert told.champion == ("mlp-night" if held else "")
+    assert told.trained_until_ns == SPLIT_NS
+    if not held:
+        np.testing.assert_array_equal(told.psi, health_of().psi)
+
+
+def test_health_that_was_written_before_there_was_a_champion_is_read() -> None:
+    plain = health_of().to_dict()
+    for name in ("champion", "trained_since_ns", "trained_until_ns"):
+        del plain[name]
+    again = Health.from_dict(plain)
+    assert (again.champion, again.trained_since_ns, again.trained_until_ns) == ("", again.since_ns, SPLIT_NS)
 
 
 def test_an_instrument_that_was_never_listed_has_no_figures() -> None:

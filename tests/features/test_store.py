@@ -15,10 +15,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from features.build import build_features
+from features.manifest import Question
 from features.panel import Panel, load_panel
 from features.sets import get_set
 from features.spec import FeatureBlock
-from features.store import Question, UpdateReport, read, update
+from features.store import UpdateReport, read, update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, floor_ns
 from storage.contracts import FUNDING
 from storage.errors import ContractError, RangeError
@@ -182,6 +183,54 @@ def test_days_before_the_first_move_the_head(home: Home) -> None:
     assert home.compare() > 10_000
 
 
+def test_a_stretch_without_bars_is_built_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.days.STRETCH_CELLS", 1)
+    home.add(WHOLE.steps(0, 10))
+    home.add(WHOLE.steps(4 * STEPS, 4 * STEPS + 10))
+    assert days(home.update()) == [0, 1, 2, 3, 4]
+    assert home.compare() > 300
+
+
+def test_a_file_that_is_gone_or_damaged_is_built_again(home: Home) -> None:
+    home.add(WHOLE)
+    home.update()
+    gone, harmed = sorted(QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))[2:4]
+    gone.unlink()
+    assert days(home.update()) == [2]
+    body = bytearray(harmed.read_bytes())
+    body[-7] ^= 4
+    harmed.write_bytes(body)
+    with pytest.raises(ContractError, match="is damaged: it does not have its own checksums"):
+        read(home.root, QUESTION)
+    assert days(home.update()) == [3]
+    assert home.compare() > 20_000
+
+
+def test_cut_short_it_goes_on_behind_the_days_that_it_finished(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.days.STRETCH_CELLS", 2 * 4 * STEPS)  # two days at a time
+    home.add(WHOLE.steps(0, STEPS))
+    home.update()
+    home.add(WHOLE.steps(STEPS, None))
+
+    def stop(done: int, _total: int, _rows: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update(home.root, home.lake, QUESTION, on_day=stop)
+    assert read(home.root, QUESTION).values.shape[1] == STEPS, (
+        "who reads meanwhile sees what was there before"
+    )
+    told: list[tuple[int, int, int]] = []
+    report = update(home.root, home.lake, QUESTION, on_day=lambda *figures: told.append(figures))
+    assert len(days(report)) + len(report.compared) == told[-1][0] == told[-1][1] < DAYS
+    assert home.compare() > 20_000
+    files = sorted(path.name for path in QUESTION.days(home.root).folder.iterdir())
+    assert len(files) == DAYS + 2, "the days, the manifest and what was gathered"
+
+
 def test_a_new_instrument_leaves_older_days_alone(home: Home) -> None:
     home.add(WHOLE.select([0, 1, 2]).steps(0, 5 * STEPS))
     home.update()
@@ -230,7 +279,7 @@ def test_other_features_lie_apart_and_nothing_is_left_over(home: Home) -> None:
     home.add(WHOLE.steps(2 * STEPS, 2 * STEPS + 10))
     home.add(WHOLE.steps(2 * STEPS + 10, 2 * STEPS + 20))
     home.update()
-    files = sorted(path.name[:10] for path in (home.root / QUESTION.name).glob("*-*-*-*.safetensors"))
+    files = sorted(path.name[:10] for path in QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))
     assert len(files) == len(set(files)) == 3
     with pytest.raises(ContractError, match="nothing was built"):
         read(home.root, replace(QUESTION, grace_ns=5))

@@ -17,9 +17,10 @@ from torch.nn.functional import pad
 from features.build import build_features
 from features.edition import read_edition
 from features.files import read_block
+from features.manifest import Question
 from features.sets import FEATURE_SETS, fingerprint, get_set
 from features.spec import Feature, feature
-from features.store import Question, read
+from features.store import read
 from serving import cli
 from storage.clock import ManualTime, iso
 from storage.lake import Lake

@@ -238,6 +238,10 @@ def test_next_night_asks_the_champion_for_what_neither_has_seen(learnt: Night) -
     night = run_night(learnt.settings, clock=ManualTime(CLOCK.now_ns() + 86_400 * 10**9))
     assert night.name != learnt.name
     assert night.verdict["champion"] == learnt.verdict["version"]
+    # Its newest bars were held against what that champion learned from; the first night knew no champion.
+    first, second = (item.folder.read("health.json") for item in (learnt, night))
+    assert (first["champion"], second["champion"]) == ("", learnt.verdict["version"])
+    assert (second["trained_since_ns"], second["trained_until_ns"]) == (START_NS, second["split_ns"])
     # On a stride of two the last label learnt from ends one bar before the first night did.
     assert learnt.folder.read("deploy.json")["cutoff_ns"] == UNTIL_NS - MINUTE_NS
     rule = night.verdict["rules"][-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -207,6 +208,35 @@ def test_on_its_pinned_snapshot_every_bit_comes_again_after_upkeep_too(world: Wo
     kinds = {"weights", "state", "predictions", "metrics", "verdict", "night"}
     assert {kind for kind in kinds if any(kind in name for name in again)} == kinds
     assert again.keys() == world.files.keys()
+    assert [name for name, body in again.items() if body != world.files[name]] == []
+
+
+def harm(path: Path) -> None:
+    body = bytearray(path.read_bytes())
+    body[-9] ^= 64
+    path.write_bytes(body)
+
+
+@pytest.mark.parametrize("found", ["full", "damaged", "empty"])
+def test_no_file_of_a_night_tells_what_had_been_made_before(world: World, found: str) -> None:
+    """Panels and days of features that lie in the home save work; what is damaged is made again."""
+    kept = sorted(world.settings.features_dir.rglob("*.safetensors"))
+    assert len({path.parent for path in kept}) == 2, "panels, and days of one set"
+    if found == "damaged":
+        for path in kept:
+            harm(path)
+    elif found == "empty":
+        shutil.rmtree(world.settings.features_dir)
+    recipe = str(world.settings.home / "least.toml")
+    aside = world.folder.path.rename(world.folder.path.with_name("aside"))
+    try:
+        assert open_night(world.settings, recipe=recipe, at=world.pinned) == world.night
+        build_panel(world.settings, world.night)
+        again = files_of(world.folder)
+    finally:
+        shutil.rmtree(world.folder.path)
+        aside.rename(aside.with_name(world.night))
+    assert {"panel.safetensors", "features.safetensors", "labels.safetensors", "health.json"} < again.keys()
     assert [name for name, body in again.items() if body != world.files[name]] == []
 
 

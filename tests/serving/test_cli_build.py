@@ -1,0 +1,156 @@
+"""`tickwalk features build`: days are judged and survive Ctrl-C, and wider bars are joined into a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from features.build import build_features
+from features.days import Day, Days
+from features.files import read_block
+from features.panel import load_panel
+from features.sets import get_set
+from features.spec import FeatureBlock
+from features.widths import join_wider
+from serving import cli
+from storage.clock import DAY_NS, NS, ManualTime, iso
+from storage.lake import Lake
+from storage.settings import Settings
+from tests.features.panels import START_NS, random_panel, stored_rows
+from tests.features.test_store import MIDNIGHT_NS, STEPS, quarters
+
+DAYS = 5
+WHOLE = quarters(DAYS * STEPS)
+QUARTERS = ("--width", "15m")
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file and no variable of the person who runs the tests is read; a terminal is wide."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    with Lake.open(Settings(home=tmp_path), clock=ManualTime(START_NS)) as lake:
+        lake.commit({"bars": stored_rows(WHOLE)}, batch_id="quarters")
+    return tmp_path
+
+
+def run(home: Path, *arguments: str) -> int:
+    try:
+        cli.main(["--home", str(home), *arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).split())
+
+
+def test_days_are_judged_when_they_are_built_and_whenever_they_are_asked_for(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for built in (DAYS, 0):
+        assert run(home, "features", "build", "candles", *QUARTERS) == 0
+        text = said(capsys)
+        assert f"{built} days built ({built * STEPS * 4:,} bars)" in text
+        assert f"judged the newest {DAYS} of its days: fit to learn from, 0 refusals" in text
+
+
+def test_no_more_days_are_judged_than_are_built_at_a_time(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.days.STRETCH_CELLS", 2 * 4 * STEPS)
+    assert run(home, "features", "build", "candles", *QUARTERS) == 0
+    assert "judged the newest 2 of its days" in said(capsys)
+    [folder] = (home / "features").iterdir()
+    assert [path for path in folder.iterdir() if path.is_dir()] == [], "what was gathered to judge is gone"
+
+
+def test_days_that_are_not_fit_end_with_1_and_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = WHOLE.column("volume").clone()
+    silent[:, -STEPS:] = torch.nan  # the newest fifth
+    panel = replace(WHOLE, values=WHOLE.values | {"volume": silent})
+    with Lake.open(Settings(home=tmp_path), clock=ManualTime(START_NS)) as lake:
+        lake.commit({"bars": stored_rows(panel)}, batch_id="quarters")
+    assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
+    text = said(capsys)
+    assert "refuse: " in text
+    assert "its source stopped: a model would learn from what it will never see again" in text
+    assert f"judged the newest {DAYS} of its days: refused" in text
+    assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
+    assert "0 days built" in said(capsys)
+    assert run(tmp_path, "features", "build", "candles", *QUARTERS, "--anyway") == 0
+
+
+def test_ctrl_c_keeps_the_days_that_are_done_and_says_how_to_go_on(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.days.STRETCH_CELLS", 1)
+    write, written = Days.write, []
+
+    def interrupted(self: Days, day: Day, part: FeatureBlock) -> None:
+        if len(written) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        write(self, day, part)
+        written.append(day)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Days, "write", interrupted)
+        assert run(home, "features", "build", "candles", *QUARTERS) == 130
+    assert "stopped: 3 days done and kept; the same command goes on from there" in said(capsys)
+    assert run(home, "features", "build", "candles", *QUARTERS) == 0
+    text = said(capsys)
+    built, compared, kept = (
+        int(text.split(word)[0].split()[-1]) for word in (" days built", " read again", " kept")
+    )
+    assert (built + compared + kept, built <= 2, kept >= 1) == (DAYS, True, True)
+
+
+def test_features_of_wider_bars_are_joined_into_the_file(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since_ns = MIDNIGHT_NS + 3 * DAY_NS
+    with Lake.open(Settings(home=home), clock=ManualTime(START_NS + 3600 * NS)) as lake:
+        lake.commit(
+            {"bars": stored_rows(random_panel(3, 900, seed=4, start_ns=since_ns))}, batch_id="minutes"
+        )
+        narrow = load_panel(lake, width="1m", grace_ns=2 * NS)
+        wide = load_panel(lake, width="15m", grace_ns=2 * NS)
+    path = tmp_path / "both.safetensors"
+    asked = ("--since", iso(since_ns), "--wider", "15m", "--to", str(path), "--anyway")
+    assert run(home, "features", "build", "candles", *asked) == 0
+    count = len(get_set("candles"))
+    assert f"3 instruments x 900 bars x {2 * count + 1} features" in said(capsys)
+    block = read_block(path)
+    expected = join_wider(build_features(narrow, "candles"), build_features(wide, "candles"))
+    assert block.names == expected.names
+    assert block.names[-1] == "age@15m"
+    assert torch.equal(block.mask, expected.mask)
+    assert torch.equal(block.values.view(torch.int32), expected.values.view(torch.int32))
+    assert block.mask[:, 0, count:].any(), "the first minute knows the quarters before it"
+
+
+def test_wider_bars_are_joined_into_a_file_only_and_must_be_wider(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "1h") == 2
+    assert "--wider joins features into one file, and none was named" in said(capsys)
+    to = ("--to", str(tmp_path / "a.safetensors"))
+    assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "1h", *to) == 2
+    assert "no 1h bar of origin" in said(capsys)
+    assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "15m", *to) == 2
+    assert "cannot be joined" in said(capsys)
+    assert not Path(to[1]).exists()

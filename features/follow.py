@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from features.cache import load_stretch
-from features.panel import UNKNOWN, Panel, no_bars
+from features.panel import UNKNOWN, Panel, no_bar_of, no_bars
 from features.sets import columns_of, get_set
 from features.step import Live, Row
 from features.store import Question
@@ -28,7 +28,8 @@ SELECT epoch_us(max(ts_open)) AS newest_us FROM bars
 WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
 """
 _HEARD: Final = " UNION ALL ".join(
-    f"SELECT instrument FROM {table} WHERE ts_knowable_ns > ?" for table in ("trades", "quotes", "contexts", "books")
+    f"SELECT instrument FROM {table} WHERE ts_knowable_ns > ?"
+    for table in ("trades", "quotes", "contexts", "books")
 )
 _VENUES: Final = f"SELECT DISTINCT split_part(instrument, '|', 1) AS venue FROM ({_HEARD})"
 
@@ -65,14 +66,16 @@ class Follower:
             _NEWEST, (question.width, list(question.origins), asked is None, list(asked or ()))
         ).to_pylist()
         if newest["newest_us"] is None:
-            raise no_bars(question.width, question.origins, None, None)
+            raise no_bar_of(asked[0]) if asked else no_bars(question.width, question.origins, None, None)
         lookback = max(item.lookback_bars for item in get_set(question.feature_set))
         stop_ns = newest["newest_us"] * US_NS
         start_ns = stop_ns - max(lookback, 1) * width_ns(question.width)
         seen = _read(lake, question, asked, start_ns, stop_ns)
         if not seen.instruments:
             raise no_bars(question.width, question.origins, start_ns, stop_ns)
-        return cls(question, seen if asked is None else _spread(seen, asked))
+        if absent := sorted(set(asked or ()) - set(seen.instruments)):
+            raise no_bar_of(absent[0])
+        return cls(question, seen)
 
     @property
     def due_ns(self) -> int:

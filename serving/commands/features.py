@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pyarrow as pa
 import typer
@@ -189,6 +192,38 @@ def _tell_findings(health: Health) -> None:
             f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"
         )
         notes.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+@features.command()
+def follow(
+    context: typer.Context,
+    feature_set: Set,
+    width: Width = None,
+    instrument: Instruments = None,
+    patience: Annotated[
+        float,
+        typer.Option(help="Seconds that a bar is waited for once its grace is over; then it is unknown."),
+    ] = 30.0,
+    bars: Annotated[int | None, typer.Option("--bars", min=1, help="End after so many bars.")] = None,
+    form: Annotated[
+        Literal["line", "json"],
+        typer.Option("--format", help="A line a bar, or all values as a JSON object an instrument."),
+    ] = "line",
+) -> None:
+    """Compute a set beside the recorder: of each bar as it closes, the features that a build gives it later.
+
+    It goes on until Ctrl-C. It reads the home's lake and writes nothing.
+    """
+    from serving.features import Bars
+    from serving.following import follow_bars
+
+    settings = settings_of(context)
+    asked = Bars.of(
+        settings, feature_set, width=width, since=None, until=None, at=None, instruments=instrument
+    )
+    for told in itertools.islice(follow_bars(asked, patience_s=patience, stop=threading.Event()), bars):
+        lines = [told.line()] if form == "line" else [json.dumps(record) for record in told.records()]
+        typer.echo("\n".join(lines))
 
 
 @features.command()

@@ -1,0 +1,85 @@
+"""`tickwalk features follow` computes beside a recorder at work what a build makes of the same bars afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Any, Final
+
+import pytest
+
+from features.build import build_features
+from features.panel import load_panel
+from features.spec import FeatureBlock
+from ingest.venues.simulated import SimulatedVenue
+from serving import cli
+from storage.clock import NS, parse_time_ns
+from storage.lake import Lake
+from storage.settings import Settings
+from tests.drills.command import tickwalk, until_said
+from tests.drills.running import live_market, port_of, quick, running, whole
+from tests.features.panels import random_panel, stored_rows
+
+BARS: Final = 5
+SECONDS: Final = ("--width", "1s")
+VALUES: Final = {"bars.widths": "1s", "bars.grace_ms": 1500}
+
+
+def values_of(block: FeatureBlock, record: dict[str, Any]) -> list[tuple[float | None, float | None]]:
+    """Return each value that was told of a bar beside what was built; unknown is None."""
+    row = block.instruments.index(record["instrument"])
+    step = block.ts_open_ns.tolist().index(parse_time_ns(record["ts_open"]))
+    told = zip(block.names, block.values[row, step].tolist(), block.mask[row, step].tolist(), strict=True)
+    return [(record[name], value if is_known else None) for name, value, is_known in told]
+
+
+async def test_it_tells_beside_the_recorder_what_is_built_later(settings: Settings) -> None:
+    async with SimulatedVenue(live_market(), clock="real") as venue:
+        settings = quick(settings, port_of(venue))
+        async with running(settings) as run:
+            await run.until(lambda vitals: whole(vitals, 3))
+            follow = tickwalk(
+                settings.home,
+                VALUES,
+                "features",
+                "follow",
+                "live",
+                *SECONDS,
+                "--bars",
+                str(BARS),
+                "--format",
+                "json",
+            )
+            said, _ = await asyncio.to_thread(follow.communicate, timeout=60)
+            endless = tickwalk(settings.home, VALUES, "features", "follow", "candles", *SECONDS)
+            line = await asyncio.to_thread(until_said, endless, "2 instruments", "known", "s after the close")
+            endless.send_signal(signal.SIGINT)
+            rest, _ = await asyncio.to_thread(endless.communicate, timeout=60)
+    assert follow.returncode == 0, said
+    assert endless.returncode == 130, line + rest
+    assert "Traceback" not in rest
+    records = [json.loads(text) for text in said.splitlines()]
+    assert len({record["ts_open"] for record in records}) == BARS
+    assert len(records) == 2 * BARS
+    since_ns = parse_time_ns(records[0]["ts_open"]) - 1_000 * NS
+    with Lake.open(settings, read_only=True) as lake:
+        panel = load_panel(lake, width="1s", since_ns=since_ns, grace_ns=settings.bars.grace_ns)
+    block = build_features(panel, "live")
+    pairs = [pair for record in records for pair in values_of(block, record)]
+    assert all(told == built for told, built in pairs)
+    assert sum(told is not None for told, _ in pairs) > 50
+
+
+def test_a_lake_whose_recorder_stopped_long_ago_is_refused(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    panel = random_panel(3, 40, seed=1)
+    with Lake.open(settings) as lake:
+        lake.commit({"bars": stored_rows(panel)}, batch_id="bars")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--home", str(settings.home), "features", "follow", "candles", "--width", "1m"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "the newest 1m bar opened at 2025-09-04T16:12:00" in told
+    assert "tickwalk record" in told

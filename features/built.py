@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,20 +52,25 @@ def built_block(
         lookback_bars=max(item.lookback_bars for item in features),
     )
     first_ns, stop_ns = (int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])) if panel.n_steps else (0, 0)
-    asked = [days.look(panel, at) for at in range(floor_ns(first_ns, DAY_NS), stop_ns, DAY_NS)]
-    missing = [day for day in asked if not _take(days, day, made)]
+    opens = range(floor_ns(first_ns, DAY_NS), stop_ns, DAY_NS)
+    # Hashing, checking and copying all let go of the interpreter.
+    with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+        asked = list(pool.map(partial(days.look, panel), opens))
+        there = list(pool.map(partial(_take, days, made), asked))
+    missing = [day for day, is_there in zip(asked, there, strict=True) if not is_there]
     keep = _keeper(days)
     for run in runs(missing, most_days(panel.width_ns, panel.n_instruments)):
         for day, part in days.build(panel, run):
-            _place(made, day, part, days)
+            _place(made, day, part)
             keep(day, part)
+    _fill_absent(made, [day for day in asked if len(day.rows) < panel.n_instruments], days)
     logger.info("features put together", feature_set=feature_set, days=len(asked), built=len(missing))
     if missing:
         trim_days(root, limit_bytes=limit_bytes, keep={days.folder / day.file for day in asked})
     return made
 
 
-def _take(days: Days, day: Day, made: FeatureBlock) -> bool:
+def _take(days: Days, made: FeatureBlock, day: Day) -> bool:
     """Put a day that was built before into a block; say whether there was one."""
     if not days.has(day.file):
         return False
@@ -75,27 +82,30 @@ def _take(days: Days, day: Day, made: FeatureBlock) -> bool:
     told = (part.instruments, part.fingerprint, part.names, part.width_ns)
     if told != (names, made.fingerprint, made.names, made.width_ns):
         return False
-    _place(made, day, part, days)
+    _place(made, day, part)
     return True
 
 
-def _place(made: FeatureBlock, day: Day, part: FeatureBlock, days: Days) -> None:
-    """Put a day into a block; instruments without bars get what they would get."""
+def _place(made: FeatureBlock, day: Day, part: FeatureBlock) -> None:
+    """Put a day into a block."""
     start = int(np.searchsorted(made.ts_open_ns, part.ts_open_ns[0]))
     cut = slice(start, start + len(part.ts_open_ns))
     rows = index_of(day.rows, len(made.instruments))
-    made.values[rows, cut] = part.values
-    made.mask[rows, cut] = part.mask
-    if len(day.rows) == len(made.instruments):
+    made.values.numpy()[rows, cut] = part.values.numpy()
+    made.mask.numpy()[rows, cut] = part.mask.numpy()
+
+
+def _fill_absent(made: FeatureBlock, asked: Sequence[Day], days: Days) -> None:
+    """Give instruments on days without bars what they would get."""
+    if not asked:
         return
-    other = torch.ones(len(made.instruments), dtype=torch.bool)
-    other[list(day.rows)] = False
-    clock = part.ts_open_ns
-    blank = days.blank(
-        made.width_ns, int(clock[0]), int(clock[-1]) + made.width_ns, first_ns=int(made.ts_open_ns[0])
-    )
-    made.values[other, cut] = blank.values.expand(int(other.sum()), -1, -1)
-    made.mask[other, cut] = blank.mask.expand(int(other.sum()), -1, -1)
+    first_ns, stop_ns = int(made.ts_open_ns[0]), int(made.ts_open_ns[-1]) + made.width_ns
+    blank = days.blank(made.width_ns, first_ns, stop_ns, first_ns=first_ns)
+    for day in asked:
+        start, stop = np.searchsorted(made.ts_open_ns, [day.open_ns, day.open_ns + DAY_NS])
+        absent = sorted(set(range(len(made.instruments))) - set(day.rows))
+        made.values.numpy()[absent, start:stop] = blank.values[:, start:stop].numpy()
+        made.mask.numpy()[absent, start:stop] = blank.mask[:, start:stop].numpy()
 
 
 def _keeper(days: Days) -> Callable[[Day, FeatureBlock], None]:

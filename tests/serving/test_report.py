@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.health import Health
-from serving.report import write_report
+from features.health import Health, check_health
+from serving.report import words, write_report
 from serving.report.coverage import make_coverage
 from serving.report.facts import Facts, read_facts
 from serving.report.features import make_features
-from serving.report.page import LATEST, POLICY, render
+from serving.report.page import LATEST, POLICY, render, render_features
 from serving.report.recorded import BarCount, Watched, choose_bin_ns
 from storage.contracts import BARS, COVERAGE, STATUSES
 from storage.errors import GateError
 from storage.lake import Lake
 from storage.settings import Settings
+from tests.features.test_health import BLOCK, PANEL, SPLIT_NS, learned
 from tests.serving.nights import COINS, HOSTILE, START_NS, STEPS, WIDTH_NS, make_night
 from training.night import open_night
 
@@ -431,3 +432,14 @@ def test_recipe_in_full_is_the_recipe(facts: Facts, written: str) -> None:
     text = Page(written).text
     told = text[text.index("The recipe in full") + len("The recipe in full") :]
     assert json.JSONDecoder().raw_decode(told.strip())[0] == facts.night["recipe"]
+
+
+def test_the_section_says_which_window_the_newest_bars_are_held_against() -> None:
+    health = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
+    section = make_features(health)
+    assert section.learned_by == "what the champion mlp-night learned from"
+    assert section.trained == words.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
+    assert "learned from" in render_features(health)
+    plain = make_features(check_health(BLOCK, PANEL, split_ns=SPLIT_NS))
+    assert plain.learned_by == "the range before the newest bars"
+    assert plain.trained == words.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)

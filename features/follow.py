@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from features.cache import load_stretch
+from features.manifest import Question
 from features.panel import UNKNOWN, Panel, no_bar_of, no_bars
 from features.sets import columns_of, get_set
 from features.step import Live, Row
-from features.store import Question
 from storage.clock import US_NS, width_ns
 
 if TYPE_CHECKING:

@@ -120,6 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(141)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # as DuckDB tells it, in the middle of a query
+            sys.exit(130)
         # Click's own usage errors know how to show themselves; anything else is a defect and keeps its traceback.
         if not hasattr(error, "show"):
             raise

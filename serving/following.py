@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from features.follow import Follower
+from features.manifest import Question
 from features.sets import get_set
 from features.step import Row
-from features.store import Question
 from serving.features import Bars
 from storage.clock import NS, TimeSource, WallTime, iso, width_ns
 from storage.errors import RangeError

@@ -10,9 +10,9 @@ import torch
 
 from features.follow import Follower
 from features.hindsight import LakeAsKnown
+from features.manifest import Question
 from features.spec import FeatureBlock
 from features.step import Row
-from features.store import Question
 from storage.clock import NS
 from storage.errors import InstrumentError, RangeError
 from storage.lake import Lake

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +18,8 @@ import pytest
 
 from serving import cli
 from storage.errors import SettingsError
+from storage.lake import Lake
+from storage.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1","time":%d,"tid":%d}]}'
@@ -175,3 +179,14 @@ def test_an_empty_query_and_an_unknown_level_are_mistakes_and_not_crashes(
 ) -> None:
     assert run("replay", str(capture(here))) == 0
     assert run(*arguments) == 2
+
+
+def test_ctrl_c_in_the_middle_of_a_query_ends_it_without_a_traceback(here: Path) -> None:
+    """Whenever it comes: DuckDB tells an interrupt as an error of its own."""
+    endless = "SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b"
+    with Lake.open(Settings(home=here / "home")):
+        pass
+    later = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    later.start()
+    assert run("--home", str(here / "home"), "sql", endless) == 130
+    later.join()

@@ -9,98 +9,41 @@ root is one bit off the rounded one now and then, so it is not the processor's.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-ADD, SUB, MUL, DIV, WHERE, OR, NOT, NEG, ABS, MAX, MIN, MEAN = range(12)
-COPY, IS_NAN, IS_NUMBER, EQ, NE, GE, GT, LE, LT = range(12, 21)
-FIRST_CHECKED: Final = COPY
-"""What these and the following give is looked at: masks come from them, and others are masks if their operands are."""
+ADD, SUB, MUL, DIV, WHERE, OR, NOT, NEG, ABS, MAX, MIN, MEAN, COPY = range(13)
+IS_NAN, IS_NUMBER, EQ, NE, GE, GT, LE, LT = range(13, 21)
 """Truth is 1.0 and falsehood 0.0, so `and` is MUL."""
 
 Numbers = npt.NDArray[np.int64]
-FIELDS: Final = 7
-"""Of an instruction: operation, how many numbers, how many stand before those of the output and belong to them, output,
-and three operands; one that an operation does not have is its first."""
-KNOWN, WRITTEN = 1, 2
+FIELDS: Final = 6
+"""Of an instruction: operation, how many numbers, output, and three operands; one that an operation does not have is
+its first."""
 _U: Final = np.uint64
-
-
-class Slots(NamedTuple):
-    """What is known of slots, (N,) each but the first; the first slot stands for all memory of which nothing is.
-
-    Args:
-        owners: to which slot each place belongs.
-        bases: where its numbers begin in the arena.
-        state: 0, or what is so of all its numbers and those before them: that they are `values`, and do not stand
-            there yet (`KNOWN`), or do (`WRITTEN`).
-        values: see there.
-    """
-
-    owners: Numbers
-    bases: Numbers
-    state: Numbers
-    values: npt.NDArray[np.float64]
-
-
-def no_slots(places: int) -> Slots:
-    """Return that nothing is known of any place."""
-    nothing = np.zeros(1, dtype=np.int64)
-    return Slots(np.zeros(places, dtype=np.int64), nothing, nothing.copy(), np.zeros(1))
-
-
 _WRITTEN_STEPS: Final = 32
 """Steps that are put in order at a time, so few that they stay in the innermost cache."""
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def run(code: Any, places: Any, strides: Any, arena: Any, slots: Slots, rows: int) -> None:
+def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
     """Run all instructions for the first row, then all for the next: what a row needs stays in the cache.
-
-    Where nothing is missing, a mask is true throughout, and all that is counted of it is one number. So a slot may be
-    known to hold one number (`slots.state`), and what is computed of such is computed once instead of for every bar.
 
     Args:
         code: (n, FIELDS) int64; outputs and operands are indices into `places`.
         places: where in the arena each begins for the first row.
         strides: how much later it begins for the next.
         arena: float64; what an instruction writes never overlaps what it reads.
-        slots: what is known of slots, written to.
         rows: how often the list is run.
     """
-    owners, state, values, bases = slots.owners, slots.state, slots.values, slots.bases
-    bits, known_bits = arena.view(np.int64), values.view(np.int64)
     for row in range(rows):
         for at in range(code.shape[0]):
-            op, count, depth = code[at, 0], code[at, 1], code[at, 2]
-            at_o, at_x, at_y, at_z = code[at, 3], code[at, 4], code[at, 5], code[at, 6]
+            op, at_o, at_x, at_y, at_z = code[at, 0], code[at, 2], code[at, 3], code[at, 4], code[at, 5]
             # An index that may be negative to the compiler costs fivefold, and so do slices: it counts who holds them.
-            cells, out = _U(count), owners[at_o]
-            o, before = _U(places[at_o] + row * strides[at_o]), _U(places[at_o] + row * strides[at_o] - depth)
-            if op == WHERE and state[owners[at_x]]:
-                # One of the two, throughout.
-                at_x = at_y if values[owners[at_x]] != 0.0 else at_z
-                at_y, at_z, op = at_x, at_x, COPY
-            in_x, in_y, in_z = owners[at_x], owners[at_y], owners[at_z]
-            if state[in_x] and state[in_y] and state[in_z]:
-                values[out] = _once(op, values[in_x], values[in_y], values[in_z])
-                same = 0
-                for i in range(_U(depth)):
-                    same += bits[before + i] == known_bits[out]
-                state[out] = KNOWN if out and same == depth else 0
-                if not state[out]:
-                    for i in range(cells):
-                        arena[o + i] = values[out]
-                continue
-            for slot in (in_x, in_y, in_z):
-                if state[slot] == KNOWN:
-                    base = _U(bases[slot])
-                    for i in range(cells):
-                        arena[base + i] = values[slot]
-                    state[slot] = WRITTEN
+            cells, o = _U(code[at, 1]), _U(places[at_o] + row * strides[at_o])
             x = _U(places[at_x] + row * strides[at_x])
             y = _U(places[at_y] + row * strides[at_y])
             z = _U(places[at_z] + row * strides[at_z])
@@ -171,61 +114,6 @@ def run(code: Any, places: Any, strides: Any, arena: Any, slots: Slots, rows: in
             else:
                 for i in range(cells):
                     arena[o + i] = arena[x + i]
-            state[out] = 0
-            middle, last = bits[o + cells // _U(2)], bits[o + cells - _U(1)]
-            if out and op >= FIRST_CHECKED and bits[o] == middle and middle == last:
-                values[out] = arena[o]
-                same = 0
-                for i in range(_U(depth + count)):
-                    same += bits[before + i] == last
-                state[out] = WRITTEN if same == depth + count else 0
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _once(op: int, x: float, y: float, z: float) -> float:
-    """Do an operation to one number of each operand."""
-    o = np.nan
-    if op == ADD:
-        o = x + y
-    elif op == SUB:
-        o = x - y
-    elif op == MUL:
-        o = x * y
-    elif op == DIV:
-        o = x / y
-    elif op == IS_NAN:
-        o = 1.0 if x != x else 0.0
-    elif op == IS_NUMBER:
-        o = 1.0 if x == x else 0.0
-    elif op == MEAN:
-        o = x / y if y >= z else np.nan
-    elif op == EQ:
-        o = 1.0 if x == y else 0.0
-    elif op == NE:
-        o = 1.0 if x != y else 0.0
-    elif op == GE:
-        o = 1.0 if x >= y else 0.0
-    elif op == GT:
-        o = 1.0 if x > y else 0.0
-    elif op == LE:
-        o = 1.0 if x <= y else 0.0
-    elif op == LT:
-        o = 1.0 if x < y else 0.0
-    elif op == OR:
-        o = 1.0 if x + y != 0.0 else 0.0
-    elif op == NOT:
-        o = 1.0 - x
-    elif op == NEG:
-        o = -x
-    elif op == ABS:
-        o = abs(x)
-    elif op == MAX:
-        o = x if x != x or x > y else y
-    elif op == MIN:
-        o = x if x != x or x < y else y
-    else:
-        o = x
-    return o
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -32,7 +32,6 @@ class Rings(Runner):
         self._bases, self._rings, self._backs = np.array(plan.places, dtype=np.int64).T
         self._still, self._starts = np.zeros_like(self._bases), self._bases
         self._now, self._parts = plan.now, plan.parts
-        self._slots = machine.no_slots(len(plan.places))
 
     def push(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """Run once over the next bar, and return the raw values, (S, 1) each."""
@@ -44,7 +43,7 @@ class Rings(Runner):
             if isinstance(part, Call):
                 self.call(part)
             else:
-                machine.run(part, self._starts, self._still, self.arena, self._slots, 1)
+                machine.run(part, self._starts, self._still, self.arena, 1)
         return [self.block(value) for value in self.program.outputs]
 
     def block(self, value: int) -> Tensor:
@@ -122,7 +121,7 @@ class _Plan:
             self._put(machine.COPY, self._begin_ring(history), self.now[value])
 
     def _put(self, op: int, out: int, *read: int) -> None:
-        self._code.append([op, self._rows, 0, out, *read, *[read[0]] * (3 - len(read))])
+        self._code.append([op, self._rows, out, *read, *[read[0]] * (3 - len(read))])
 
     def _histories(self, value: int) -> list[tuple[int, str]]:
         return [history for history in self._depths if history[0] == value]

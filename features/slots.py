@@ -53,18 +53,14 @@ class Arena:
         past_size: numbers that each instrument puts aside from block to block; those of one lie side by side.
         fills: (first, how many, what) stands there before the first block.
         places: (first, how far on for the next row, how far on for a later tile's first row) of what code speaks of.
-        slots: where the numbers of each slot begin, and what they are, if they are constant.
-        owners: the slot to which each place belongs; 0 is none.
     """
 
     def __init__(self) -> None:
         self.size, self.past_size, self.past_stride, self.past_base = 0, 0, 0, 0
         self.fills: list[tuple[int, int, float]] = []
         self.places: list[tuple[int, int, int]] = []
-        self.slots: list[tuple[int, float | None]] = [(0, None)]
-        self.owners: list[int] = []
         self.pasts: list[tuple[int, int, float]] = []
-        self._known: dict[tuple[int, int, int, int], int] = {}
+        self._known: dict[tuple[int, int, int], int] = {}
         self._rows = 0
 
     def reserve(self, count: int, fill: float | None = None) -> int:
@@ -105,29 +101,13 @@ class Arena:
         memory[self.past_base :][: self._rows * self.past_stride].reshape(self._rows, -1)[:] = past
         return memory
 
-    def place(self, base: int, row_stride: int = 0, tile_stride: int = 0, *, owner: int = 0) -> int:
+    def place(self, base: int, row_stride: int = 0, tile_stride: int = 0) -> int:
         """Return the number by which code speaks of a place."""
-        told = (base, row_stride, tile_stride, owner)
+        told = (base, row_stride, tile_stride)
         if told not in self._known:
             self._known[told] = len(self.places)
-            self.places.append(told[:3])
-            self.owners.append(owner)
+            self.places.append(told)
         return self._known[told]
-
-    def begin_slot(self, base: int, constant: float | None = None) -> int:
-        """Return the number of a new slot."""
-        self.slots.append((base, constant))
-        return len(self.slots) - 1
-
-    def known(self) -> machine.Slots:
-        """Return what is known of the slots before the first block."""
-        bases, constants = zip(*self.slots, strict=True)
-        return machine.Slots(
-            np.array(self.owners, dtype=np.int64),
-            np.array(bases, dtype=np.int64),
-            np.array([0 if constant is None else machine.WRITTEN for constant in constants], dtype=np.int64),
-            np.array([constant or 0.0 for constant in constants]),
-        )
 
 
 def segments_of(program: Program) -> list[Segment]:
@@ -189,8 +169,7 @@ class Coder:
         self._constants: dict[int, int] = {}
         for value, told in enumerate(program.values):
             if told.constant is not None:
-                base = arena.reserve(steps, told.constant)
-                self._constants[value] = arena.place(base, owner=arena.begin_slot(base, told.constant))
+                self._constants[value] = arena.place(arena.reserve(steps, told.constant))
 
     def code_of(self, part: list[Instruction]) -> machine.Numbers:
         """Return the code of instructions, (n, `machine.FIELDS`)."""
@@ -224,39 +203,37 @@ class Coder:
             self._put(op, self._home(out), *read)
             return
         slot = self._slot(out, first)
-        self._put(op, self._in_slot(slot), *read, depth=self._depths[first] if first else 0)
+        self._put(op, self._arena.place(slot), *read)
         if first is not None:
             self._put_aside(first, slot)
         for history in histories[1:]:
-            self._hold(history, self._in_slot(slot))
+            self._hold(history, self._arena.place(slot))
         if out in self._homes:
-            self._put(machine.COPY, self._home(out), self._in_slot(slot))
+            self._put(machine.COPY, self._home(out), self._arena.place(slot))
 
     def _hold(self, history: History, source: int) -> None:
         """Keep a value that lies elsewhere in a slot, with its past before it."""
         slot = self._slot(history[0], history)
-        self._put(machine.COPY, self._in_slot(slot), source, depth=self._depths[history])
+        self._put(machine.COPY, self._arena.place(slot), source)
         self._put_aside(history, slot)
 
     def _slot(self, value: int, history: History | None) -> int:
-        """Return a slot that nobody uses, with a value's past before its bars."""
+        """Return where the bars of a slot begin that nobody uses, with a value's past before them."""
         if not self._free:
-            base = self._arena.reserve(self._room + self._steps) + self._room
-            self._slots.append(self._arena.begin_slot(base))
+            self._slots.append(self._arena.reserve(self._room + self._steps) + self._room)
             self._free.append(self._slots[-1])
         slot = self._free.pop()
         self._held.setdefault(value, {})[history] = slot
         if history is not None:
             depth = self._depths[history]
             self._pasts[history] = self._arena.reserve_past(depth, float(history[1]))
-            before = self._arena.place(self._arena.slots[slot][0] - depth)
-            self._put(machine.COPY, before, self._pasts[history], cells=depth)
+            self._put(machine.COPY, self._arena.place(slot - depth), self._pasts[history], cells=depth)
         return slot
 
     def _put_aside(self, history: History, slot: int) -> None:
         """Keep the newest bars for the next block."""
         depth = self._depths[history]
-        newest = self._in_slot(slot, self._steps - depth)
+        newest = self._arena.place(slot + self._steps - depth)
         self._put(machine.COPY, self._pasts[history], newest, cells=depth)
 
     def _read(self, operand: Operand) -> int:
@@ -265,8 +242,8 @@ class Coder:
             return self._constants[value]
         held = self._held.get(value, {})
         if operand.bars:
-            return self._in_slot(held[operand.history], -operand.bars)
-        return self._in_slot(next(iter(held.values()))) if held else self._home(value)
+            return self._arena.place(held[operand.history] - operand.bars)
+        return self._arena.place(next(iter(held.values()))) if held else self._home(value)
 
     def _let_go(self, at: int, values: list[int]) -> None:
         """Free the slots of values that nothing reads any more."""
@@ -274,13 +251,10 @@ class Coder:
             if value in self._held and self._last.get(value, -1) <= at:
                 self._free += self._held.pop(value).values()
 
-    def _in_slot(self, slot: int, steps: int = 0) -> int:
-        return self._arena.place(self._arena.slots[slot][0] + steps, owner=slot)
-
     def _home(self, value: int) -> int:
         home = self._homes[value]
         return self._arena.place(home.base, self._steps, 0 if home.is_tile else self._steps)
 
-    def _put(self, op: int, out: int, *read: int, cells: int | None = None, depth: int = 0) -> None:
+    def _put(self, op: int, out: int, *read: int, cells: int | None = None) -> None:
         operands = [*read, *[read[0]] * (3 - len(read))]
-        self._code.append([op, self._steps if cells is None else cells, depth, out, *operands])
+        self._code.append([op, self._steps if cells is None else cells, out, *operands])

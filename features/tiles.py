@@ -62,7 +62,6 @@ class Tiles(Runner):
         arena.finish(rows)
         super().__init__(program, arena.filled())
         bases, self._row_strides, tile_strides = np.array(arena.places, dtype=np.int64).T
-        self._slots = arena.known()
         within = {place for segment in self._segments for place in segment.leaves}
         self._shared = [place for place in range(len(program.inputs)) if place not in within]
         self._tiles = [
@@ -120,9 +119,7 @@ class Tiles(Runner):
                 args, kwargs = (map_aggregate(side, view) for side in (part.args, part.kwargs))
                 runs.append(partial(part.function, *args, **kwargs, out=view(Ref(part.out))))
             else:
-                runs.append(
-                    partial(machine.run, part, starts, self._row_strides, self.arena, self._slots, rows)
-                )
+                runs.append(partial(machine.run, part, starts, self._row_strides, self.arena, rows))
         leaves = [(place, view(Ref(self.program.inputs[place]))) for place in segment.leaves]
         return _Tile(slice(first, first + rows), leaves, runs)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from features.filters import moments_over
 from features.spec import family
-from features.windows import mean_over, shift
+from features.windows import mean_over, means_over, shift
 
 # Below this share of the squared mean, a variance is what rounding left of a constant.
 _CONSTANT: Final = 1e-10
@@ -33,9 +33,7 @@ def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     Missing: side and volume known for fewer than 80 % of the n bars, or no volume at all (a share of nothing).
     A quiet bar adds zero to both sums.
     """
-    both = ~torch.isnan(buy_volume) & ~torch.isnan(volume)
-    bought = mean_over(torch.where(both, buy_volume, math.nan), bars)
-    traded = mean_over(torch.where(both, volume, math.nan), bars)
+    bought, traded = means_over([buy_volume, volume], bars)
     return torch.where(traded > 0.0, 2.0 * (bought / traded) - 1.0, math.nan)
 
 
@@ -104,8 +102,8 @@ def volume_score(volume: Tensor, *, bars: int) -> Tensor:
     bar counts as zero.
     """
     root = torch.sqrt(volume)
-    mean = shift(mean_over(root, bars), 1)
-    variance = shift(mean_over(volume, bars), 1) - mean * mean
+    mean, square = (shift(part, 1) for part in means_over([root, volume], bars))
+    variance = square - mean * mean
     return torch.where(variance > _CONSTANT * mean * mean, (root - mean) / torch.sqrt(variance), math.nan)
 
 
@@ -125,9 +123,7 @@ def vwap_distance(log_price: Tensor, notional: Tensor, volume: Tensor, *, bars: 
     Missing: no price now, notional and volume known for fewer than 80 % of the n bars, or no volume at all.
     A quiet bar adds zero to both sums.
     """
-    both = ~torch.isnan(notional) & ~torch.isnan(volume)
-    paid = mean_over(torch.where(both, notional, math.nan), bars)
-    traded = mean_over(torch.where(both, volume, math.nan), bars)
+    paid, traded = means_over([notional, volume], bars)
     return torch.where(traded > 0.0, log_price - torch.log(paid / traded), math.nan)
 
 

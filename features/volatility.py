@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from features.spec import family
-from features.windows import mean_over, shift
+from features.windows import mean_over, means_over, shift
 
 _BIPOWER: Final = (
     "Barndorff-Nielsen and Shephard (2004), Power and Bipower Variation with Stochastic Volatility and Jumps, "
@@ -154,6 +154,5 @@ def semivariance_balance(step_return: Tensor, *, bars: int) -> Tensor:
     Missing: fewer than 80 % of the n returns exist, or the price never moved.
     """
     square = step_return * step_return
-    variance = mean_over(square, bars)
-    balance = mean_over(square * torch.sign(step_return), bars)
+    variance, balance = means_over([square, square * torch.sign(step_return)], bars)
     return torch.where(variance > 0.0, balance / variance, math.nan)

@@ -12,6 +12,9 @@ is forgotten then shows as a hole and not as a zero. Nothing here looks ahead.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 from typing import Final
 
 import torch
@@ -91,10 +94,22 @@ def mean_over(x: Tensor, bars: int) -> Tensor:
     Returns:
         (S, T) float64; NaN where fewer than `MIN_SHARE` of the bars are there.
     """
-    there = ~torch.isnan(x)
+    return means_over([x], bars)[0]
+
+
+def means_over(parts: Sequence[Tensor], bars: int) -> list[Tensor]:
+    """Return the means of each bar and the `bars - 1` before it, over the bars where all parts are there.
+
+    Args:
+        parts: each (S, T) float64, NaN where missing.
+
+    Returns:
+        Of each part (S, T) float64; NaN where all are there on fewer than `MIN_SHARE` of the bars.
+    """
+    there = reduce(and_, (~torch.isnan(part) for part in parts))
     count = count_over(there, bars)
-    mean = sum_over(torch.where(there, x, 0.0), bars) / count
-    return torch.where(count >= _least(bars), mean, math.nan)
+    sums = (sum_over(torch.where(there, part, 0.0), bars) for part in parts)
+    return [torch.where(count >= _least(bars), part / count, math.nan) for part in sums]
 
 
 def carry(x: Tensor, through: Tensor, bars: int, *, ageing: float = 0.0) -> Tensor:

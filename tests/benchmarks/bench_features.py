@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -41,11 +40,11 @@ from storage.clock import DAY_NS, NS, US_NS, ManualTime, iso
 from storage.contracts import BARS, STATUSES
 from storage.lake import Lake
 from storage.settings import Settings
-from tests.benchmarks.harness import Figure, bench, figures, measure
+from tests.benchmarks.harness import Figure, bench, figures, measure, peak_mb
 
 INSTRUMENTS: Final = 200
 STEPS: Final = 7 * 1_440
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 MINUTE_NS: Final = 60 * NS
 START_NS: Final = 1_767_225_600 * NS  # 2026-01-01
 IS_LONG: Final = os.environ.get("DRILL") == "1"
@@ -235,8 +234,7 @@ def build_days(days: int, folder: Path) -> dict[str, float]:
             day >= 30
         ):  # a year of 79 features is 42 GB; more than a month need not lie here to see it streamed
             (folder / f"{day - 30:03d}.safetensors").unlink()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    return {"rows": rows, "seconds": seconds, "peak_mb": peak}
+    return {"rows": rows, "seconds": seconds, "peak_mb": peak_mb()}
 
 
 @bench

@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Final, Literal
 
@@ -68,6 +69,15 @@ def sample(
             if turn >= warm_ups:
                 seconds[name].append(read() - began)
     return seconds
+
+
+def peak_mb() -> float:
+    """Return the most memory that was resident since this program began, in MB.
+
+    `getrusage` would also tell what the process held that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024.0
 
 
 def measure(

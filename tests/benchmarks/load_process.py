@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from storage.load import load
 from storage.logs import configure_logs
 from storage.settings import load_settings
 from storage.verify import verify
+from tests.benchmarks.harness import peak_mb
 from tests.benchmarks.made_bars import made_bars
 
 
@@ -27,7 +27,7 @@ def main(rows: int) -> None:
         began_s = time.monotonic()
         done = load(lake, {"bars": made_bars(rows)}, batch_id="bars")
         seconds = round(time.monotonic() - began_s, 1)
-        resident_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        resident_mb = round(peak_mb())
         paths = list(Path(lake.data).rglob("load-*.parquet"))
         size_bytes = sum(path.stat().st_size for path in paths)
         assert lake.query("SELECT count(*) AS n FROM bars")["n"][0].as_py() == rows

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Final
 
 from storage.clock import NS
-from storage.settings import RecordSettings
+from storage.settings_record import RecordSettings
 
 Key = tuple[str, str]
 """(channel, coin)"""

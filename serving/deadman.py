@@ -32,7 +32,8 @@ from serving.troubles import Trouble, judge
 from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError
 from storage.logs import get_logger
-from storage.settings import AlertSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import AlertSettings
 
 logger = get_logger(__name__)
 

@@ -21,7 +21,8 @@ from rich.text import Text
 from ingest.vitals import GapVitals, Heartbeat, InstrumentVitals, Vitals, read_heartbeats
 from serving.troubles import Trouble, judge_one
 from storage.clock import NS, iso
-from storage.settings import AlertSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import AlertSettings
 
 # One cell a bar: what it shows, and how. Shapes differ too, for who cannot tell the colours.
 _CELLS: Final = {

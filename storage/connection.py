@@ -17,7 +17,7 @@ import duckdb
 import tenacity
 
 from storage.errors import LakeError, SettingsError
-from storage.settings import LakeSettings
+from storage.settings_services import LakeSettings
 
 T = TypeVar("T")
 

@@ -34,7 +34,8 @@ from storage.known import known_views
 from storage.layout import bring_to_layout, lacking
 from storage.logs import get_logger
 from storage.refused import as_quarantine, distinct
-from storage.settings import LakeSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import LakeSettings
 from storage.turns import READERS_PATIENCE_S, Turns
 from storage.validate import SMALL_BATCH_ROWS
 

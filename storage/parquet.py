@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from storage.contract import STAMPS, Contract
 from storage.errors import LakeError
-from storage.settings import LakeSettings
+from storage.settings_services import LakeSettings
 
 ROW_GROUP_ROWS: Final = 1 << 16
 # A dictionary of more than so many of a row group's values is as large as the values themselves.

@@ -28,8 +28,8 @@ def describe_settings() -> str:
 
 def _field_docs() -> dict[str, str]:
     """Return the docstring under each field of the settings' dataclasses, by key."""
-    tree = ast.parse((ROOT / "storage/settings.py").read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.glob("storage/settings*.py")]
+    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     docs: dict[str, str] = {}
     for name, text in _docs_of(classes["Settings"]).items():
         docs[name] = text

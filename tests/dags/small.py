@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from ingest.history.candles import import_candles
 from storage.lake import Lake
-from storage.settings import Settings, TrainingSettings
+from storage.settings import Settings
+from storage.settings_services import TrainingSettings
 
 TRAINING = TrainingSettings(device="cpu", threads=1)
 COINS = ("BTC", "ETH", "SOL")

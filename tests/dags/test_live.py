@@ -20,7 +20,8 @@ from serving.airflow.client import AirflowClient
 from serving.airflow.stack import Stack
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
-from storage.settings import AirflowSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import AirflowSettings
 from tests.dags.small import TRAINING, furnish
 
 # One stack serves the whole file, so its tests stay in one worker.

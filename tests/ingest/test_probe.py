@@ -20,7 +20,8 @@ from ingest.venues.simulated import SimulatedVenue
 from serving.cli import main
 from storage.clock import MS_NS, NS
 from storage.errors import SettingsError, VenueError
-from storage.settings import GaiaexSettings, Settings, load_settings
+from storage.settings import Settings, load_settings
+from storage.settings_record import GaiaexSettings
 from tests.ingest.wire import market
 
 # What the simulated venue does not serve; the probe must say so and go on.

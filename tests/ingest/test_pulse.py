@@ -13,7 +13,7 @@ from websockets.http11 import Response
 
 from ingest.backoff import Backoff
 from ingest.pulse import Pulse
-from storage.settings import RecordSettings
+from storage.settings_record import RecordSettings
 
 
 def pulse(**changes: object) -> Pulse:

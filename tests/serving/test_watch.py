@@ -11,7 +11,8 @@ from rich.console import Console
 from ingest.vitals import Heartbeat, InstrumentVitals, write_heartbeat
 from serving.watch import live_view, render, render_all, watch_home
 from storage.clock import NS
-from storage.settings import AlertSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import AlertSettings
 from tests.serving.signs import BTC, NOW_NS, beat, poorly_watched, vitals
 
 

@@ -14,7 +14,8 @@ from features.spec import FeatureBlock
 from storage.clock import NS, width_ns
 from storage.contracts import BARS, STATUSES
 from storage.lake import Lake
-from storage.settings import Settings, TrainingSettings
+from storage.settings import Settings
+from storage.settings_services import TrainingSettings
 from training.checkpoint import Stamp
 
 MINUTE_NS = 60 * NS

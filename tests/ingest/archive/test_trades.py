@@ -13,7 +13,8 @@ from ingest.history.steps import Wish
 from storage.clock import MS_NS, ManualTime, parse_time_ns
 from storage.errors import RangeError
 from storage.lake import Lake
-from storage.settings import ArchiveSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import ArchiveSettings
 from tests.ingest.archive.conftest import Put
 from tests.ingest.archive.places import (
     HOUR,

@@ -14,7 +14,8 @@ from serving.commands.telling import describe_plan
 from storage.contracts import FUNDING
 from storage.errors import RangeError, SettingsError, VenueError
 from storage.lake import Lake
-from storage.settings import ArchiveSettings, Settings
+from storage.settings import Settings
+from storage.settings_services import ArchiveSettings
 from tests.storage.rows import BTC
 
 WISH = Wish(0, 100)

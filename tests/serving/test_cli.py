@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,10 +181,13 @@ def test_an_empty_query_and_an_unknown_level_are_mistakes_and_not_crashes(
 
 def test_ctrl_c_in_the_middle_of_a_query_ends_it_without_a_traceback(here: Path) -> None:
     """Whenever it comes: DuckDB tells an interrupt as an error of its own."""
-    endless = "SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b"
     with Lake.open(Settings(home=here / "home")):
         pass
-    later = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    later.start()
-    assert run("--home", str(here / "home"), "sql", endless) == 130
-    later.join()
+    code = (
+        "import os, signal, sys, threading; from serving import cli; "
+        "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start(); cli.main(sys.argv[1:])"
+    )
+    endless = "SELECT sum(a.range * b.range) FROM range(10_000_000) a, range(10_000_000) b"
+    command = [sys.executable, "-c", code, "--home", str(here / "home"), "sql", endless]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "")

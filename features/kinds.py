@@ -40,7 +40,7 @@ POINTWISE: Final = (torch.sqrt, torch.log, torch.log1p, torch.exp, torch.sign, t
 """Functions of one number each that write into a tensor they are given; torch's bits do not depend on the tile."""
 _LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
 _EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
-"""What float64 holds exactly."""
+"""What float64 holds exactly; integers here are counts and codes, which do not overflow."""
 DRAWN_INSTRUMENTS: Final = 4
 
 
@@ -63,6 +63,8 @@ def note_kinds(graph: fx.Graph) -> None:
         if isinstance(value, Tensor) and value.dtype in _EXACT and tuple(value.shape) in shapes:
             node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
         node.meta["kind"] = _kind_of(node)
+        if node.meta["kind"] == "machine":
+            node.args = _rounded(node)
 
 
 def function_of(node: fx.Node) -> Any:
@@ -129,11 +131,26 @@ def _is_simple(node: fx.Node) -> bool:
         return False
     if node.target is shift or is_zeros(node):
         return True
+    made, read = node.meta["dtype"], {item.meta["dtype"] for item in sources}
     if node.op == "call_method":
-        return node.target == "to" and node.meta["dtype"] == node.args[1] and node.args[1] != torch.uint8 and (
-            torch.float64 not in [item.meta["dtype"] for item in sources]
-        )  # fmt: skip
-    if node.target in _LOGICAL and node.meta["dtype"] != torch.bool:
+        is_same_number = made in (torch.float64, torch.int32) or read == {torch.bool}
+        return (
+            node.target == "to" and node.args[1:] == (made,) and is_same_number and torch.float64 not in read
+        )
+    # Bytes overflow, and torch's sum of two truths is a truth.
+    if made == torch.uint8 or (made == torch.bool and OPERATIONS.get(node.target) == machine.ADD):
+        return False
+    if node.target in _LOGICAL and made != torch.bool:
         return False
     is_plain = all(isinstance(item, fx.Node | bool | int | float) for item in node.args)
     return node.target in OPERATIONS and is_plain and not node.kwargs
+
+
+def _rounded(node: fx.Node) -> tuple[Any, ...]:
+    """Return the arguments of a node as torch reads them: a bare number beside integers has the bits of float32."""
+    if torch.float64 in (item.meta["dtype"] for item in node.all_input_nodes):
+        return node.args
+    return tuple(
+        torch.tensor(item, dtype=torch.float32).item() if isinstance(item, float) else item
+        for item in node.args
+    )

@@ -83,12 +83,10 @@ class Value:
 
     Args:
         is_box: it is a thing of torch's own, which float64 does not hold.
-        is_full: it has a number for each instrument; else torch knows one row, which is written out for each.
         constant: what it is everywhere, if it is.
     """
 
     is_box: bool = False
-    is_full: bool = True
     constant: float | None = None
 
 
@@ -167,9 +165,16 @@ class _Compiler:
             self._call(node)
         elif node.target is shift:
             source, bars = node.args
-            self._found[node] = Operand(self._value_of(source), bars, repr(float(node.kwargs["fill"])))  # type: ignore[arg-type]
+            # What stands before the panel is of the value's own type: a truth, or a whole number.
+            fill = torch.tensor(node.kwargs["fill"]).to(node.meta["dtype"])
+            self._found[node] = Operand(self._value_of(source), bars, repr(float(fill)))  # type: ignore[arg-type]
         elif node.op == "call_method":  # a change of type, of what float64 holds anyway
             self._found[node] = self._found[node.all_input_nodes[0]]
+        elif node.target is operator.truediv and not isinstance(node.args[0], fx.Node):
+            # torch divides a bare number by a tensor as the number times the inverse, which is rounded twice.
+            number, divisor = (self._operand(argument) for argument in node.args)
+            self._put(node, machine.DIV, (self._operand(1.0), divisor))
+            self._put(node, machine.MUL, (self._found[node], number))
         else:
             op, arguments = _fused(node)
             self._put(node, op, tuple(self._operand(argument) for argument in arguments))
@@ -206,8 +211,7 @@ class _Compiler:
         return self._found[node].value
 
     def _new(self, node: fx.Node) -> int:
-        is_full = node.meta.get("shape", "full") == "full"
-        self.program.values.append(Value(is_box="dtype" not in node.meta, is_full=is_full))
+        self.program.values.append(Value(is_box="dtype" not in node.meta))
         return len(self.program.values) - 1
 
     def _flush(self) -> None:
@@ -233,7 +237,7 @@ def _fused(node: fx.Node) -> tuple[int, Sequence[Any]]:
         # A mean of what is there, where enough is: torch.where(count >= least, total / count, nan)
         count, least = first.args  # type: ignore[union-attr]
         total, divisor = others[0].args  # type: ignore[union-attr]
-        if count is divisor and isinstance(least, int | float) and _is_nan(others[1]):
+        if count is divisor and not _is_number(total) and _is_number(least) and _is_nan(others[1]):
             return machine.MEAN, (total, count, least)
     return OPERATIONS[node.target], node.args
 
@@ -242,25 +246,32 @@ def _is(argument: Any, target: Any) -> bool:
     return isinstance(argument, fx.Node) and argument.target is target and argument.meta["kind"] == "machine"
 
 
+def _is_number(argument: Any) -> bool:
+    return isinstance(argument, int | float)
+
+
 def _is_nan(argument: Any) -> bool:
     return isinstance(argument, float) and math.isnan(argument)
 
 
 def _drop_unread(program: Program) -> None:
-    """Leave out instructions whose values nobody reads."""
+    """Leave out instructions, calls and leaves whose values nobody reads."""
     read = set(program.outputs)
     parts: list[Part] = []
     for part in reversed(program.parts):
-        kept: Part = part
-        if not isinstance(part, Call):
-            kept = []
-            for instruction in reversed(part):
-                if instruction.out in read:
-                    kept.append(instruction)
-                    read.update(operand.value for operand in instruction.operands)
-            kept.reverse()
-        else:
-            read.update(part.reads)
+        if isinstance(part, Call):
+            if part.out in read:
+                read.update(part.reads)
+                parts.append(part)
+            continue
+        kept: list[Instruction] = []
+        for instruction in reversed(part):
+            if instruction.out in read:
+                kept.append(instruction)
+                read.update(operand.value for operand in instruction.operands)
         if kept:
-            parts.append(kept)
+            parts.append(kept[::-1])
     program.parts = parts[::-1]
+    kept_leaves = [at for at, value in enumerate(program.inputs) if value in read]
+    program.leaves = tuple(program.leaves[at] for at in kept_leaves)
+    program.inputs = [program.inputs[at] for at in kept_leaves]

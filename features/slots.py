@@ -131,8 +131,8 @@ def homes_of(
     makers: dict[int, tuple[int, int]] = {}
     for number, segment in enumerate(segments):
         for at, part in enumerate([*segment.parts, *segment.across]):
-            # A reader across instruments is in no segment's tiles.
-            here = (number, at) if at < len(segment.parts) else (-1, at)
+            # What looks across instruments is in no segment's tiles, and no two such calls are in one place.
+            here = (number, at) if at < len(segment.parts) else (-1 - number, at)
             for operand in operands_of(part):
                 readers.setdefault(operand.value, set()).add(here)
             for value in [part.out] if isinstance(part, Call) else [item.out for item in part]:

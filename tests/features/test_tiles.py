@@ -318,6 +318,7 @@ NAMED: dict[str, Callable[[Tensor], Tensor]] = {
     "the market of a row": lambda x: market_of(market_of(x)),
     "a number as truth": lambda x: ((x > 0.0).to(torch.int32) * 3).to(torch.bool).to(torch.int32),
     "a number divided": lambda x: 0.1 / x,
+    "a number divided, where enough is there": lambda x: torch.where(x >= 0.5, 0.1 / x, math.nan),
     "truths added up": lambda x: (x > 0.0) + (x > 1.0),
     "a count against a number that float32 rounds": lambda x: count_over(x > 0.0, 6) >= 4.0 + 1e-9,
     "what a truth is before the panel": lambda x: ~shift(x > 0.0, 3),

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from features import machine
-from features.inputs import leaves_of
-from features.panel import COLUMNS, PRINTED, Panel
+from features.inputs import LEADERS, leaves_of
+from features.panel import AMOUNTS, COLUMNS, PRINTED, Panel
 from features.windows import shift
 from storage.clock import NS
-from storage.contracts import STATUSES
+from storage.contracts import SESSIONS, STATUSES
 
 Shape: TypeAlias = Literal["full", "row", "flat"]
 """(S, T), (1, T) or (T,). In a program's memory every value is full: a row is written out once for each instrument."""
@@ -101,16 +101,24 @@ def scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
 
 
 def drawn_panel(steps: int) -> Panel:
-    """Return a panel of noise: most bars printed, some quiet, some missing."""
+    """Return a panel of noise in which every input is known: most bars printed, some quiet, some missing.
+
+    Both leaders are among its instruments, and both cadences among its books.
+    """
     random = torch.Generator().manual_seed(0)
     shape = (DRAWN_INSTRUMENTS, steps)
     values = {name: torch.exp(torch.randn(shape, generator=random, dtype=torch.float64)) for name in COLUMNS}
     drawn = torch.rand(shape, generator=random)
+    for name in AMOUNTS:
+        values[name][drawn > 0.98] = 0.0
+    values["ask"] = values["bid"] * (1.0 + values["ask"] / 1_000.0)
+    values["book_cadence_ms"] = torch.tensor([[500.0], [5_000.0]] * 2, dtype=torch.float64).expand(shape)
+    values["session"] = torch.floor(len(SESSIONS) * torch.rand(shape, generator=random, dtype=torch.float64))
     status = torch.full(shape, PRINTED, dtype=torch.uint8)
     status[drawn < 0.2] = STATUSES.index("quiet")
     status[drawn < 0.02] = STATUSES.index("blind")
     clock = 60 * NS * np.arange(steps, dtype=np.int64)
-    names = tuple(str(row) for row in range(DRAWN_INSTRUMENTS))
+    names = tuple(f"hyperliquid|perp|{name}" for name in (*LEADERS.values(), "0", "1"))
     return Panel(names, 60 * NS, clock, values, status)
 
 

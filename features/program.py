@@ -129,7 +129,7 @@ def compile_graph(graph: fx.Graph) -> Program:
     """Return the program of a graph.
 
     Raises:
-        ContractError: a feature returns what float64 does not hold.
+        ContractError: a feature returns what float64 does not hold, or another shape.
     """
     return _Compiler(graph).program
 
@@ -152,7 +152,8 @@ class _Compiler:
         for value in self.program.outputs:
             if self.program.values[value].is_box:
                 raise ContractError(
-                    "a feature returns integers of 64 bits", hint="return float64 of shape (S, T) or (T,)"
+                    "a feature returns a type or a shape that a table does not hold",
+                    hint="return float64 of shape (S, T), (1, T) or (T,)",
                 )
 
     def _take(self, node: fx.Node) -> None:

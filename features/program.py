@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import fx
@@ -23,6 +23,9 @@ from features.plan import placeholders
 from features.windows import shift
 from storage.errors import ContractError
 
+History: TypeAlias = tuple[int, str]
+"""What has to be remembered: a value, and what stands before its first bar."""
+
 
 class Operand(NamedTuple):
     """A value as an instruction reads it: `bars` back, and before the first bar what `before` says."""
@@ -32,7 +35,7 @@ class Operand(NamedTuple):
     before: str = "nan"
 
     @property
-    def history(self) -> tuple[int, str]:
+    def history(self) -> History:
         """What has to be remembered for it."""
         return self.value, self.before
 
@@ -74,7 +77,7 @@ class Call:
         return found
 
 
-Part = list[Instruction] | Call
+Part: TypeAlias = list[Instruction] | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,18 @@ class Program:
     parts: list[Part] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
 
-    def depths(self) -> dict[tuple[int, str], int]:
+    def depths(self) -> dict[History, int]:
         """Return how many bars back each history is read."""
-        found: dict[tuple[int, str], int] = {}
-        for part in self.parts:
-            for operand in operands_of(part):
-                if operand.bars:
-                    found[operand.history] = max(found.get(operand.history, 0), operand.bars)
-        return found
+        return depths_of(operand for part in self.parts for operand in operands_of(part))
+
+
+def depths_of(operands: Iterable[Operand]) -> dict[History, int]:
+    """Return how many bars back these operands read each history."""
+    found: dict[History, int] = {}
+    for operand in operands:
+        if operand.bars:
+            found[operand.history] = max(found.get(operand.history, 0), operand.bars)
+    return found
 
 
 def operands_of(part: Part) -> list[Operand]:

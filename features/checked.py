@@ -79,6 +79,7 @@ def _refuse_others(item: Feature, raw: Tensor, value: Tensor, mask: Tensor) -> N
     if not bool((is_same & (mask == torch.isfinite(raw.to(torch.float32)))).all()):
         raise ContractError(
             f"feature {item.name} gives other values block by block than over a whole panel",
-            hint="look back by features.windows alone (shift, sum_over, carry, ...), or declare the lookback "
-            "that the function has",
+            hint="look back by features.windows alone (shift, sum_over, carry, ...), declare the lookback that the "
+            "function has, and use no function of torch whose last bit depends on where in a tensor a number stands "
+            "(sigmoid, pow, exp2, sinh, hypot, atan2, logaddexp)",
         )

@@ -191,7 +191,9 @@ def drawn_features(draw: st.DrawFn) -> tuple[Feature, ...]:
         return function
 
     open_to = [place for place, kind in enumerate(kinds) if kind != PLACE][::-1]
-    outputs = draw(st.lists(st.sampled_from(open_to), min_size=1, max_size=4))
+    # What is made last is made of most; what is made first may be a bare input.
+    output_places = st.one_of(st.sampled_from(open_to[:4]), st.sampled_from(open_to))
+    outputs = draw(st.lists(output_places, min_size=1, max_size=4))
     told = str([(STEPS.index(step), chosen, knobs) for step, chosen, knobs in made])
     return tuple(
         Feature(f"drawn_{place}", output(place), tuple(INPUTS), backs[place], "", "", "", told, "")

@@ -62,13 +62,13 @@ def program_of(features: Sequence[Feature]) -> Program:
     return compile_graph(trace(tuple(features)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     features=drawn_features(),
     rows=st.integers(1, 9),
     steps=st.one_of(st.integers(0, 5), st.integers(6, 160)),
     block=st.one_of(st.integers(1, 40), st.integers(41, 130)),
-    tile_rows=st.integers(1, 10),
+    tile_rows=st.one_of(st.integers(1, 3), st.integers(4, 10)),
     cut=st.integers(0, 100),
     seed=st.integers(0, 9),
 )
@@ -105,6 +105,8 @@ def masked_rank(x: Tensor) -> Tensor:
 NAMED: dict[str, Callable[[Tensor], Tensor]] = {
     "a bare input": lambda x: x,
     "a bare shift": lambda x: shift(x, 3),
+    "a bare logarithm": lambda x: torch.log(x),
+    "a logarithm that is looked at across": lambda x: rank_of(torch.log(x)),
     "nothing but zeros": lambda x: torch.zeros_like(x),
     "a shift of zeros": lambda x: shift(torch.zeros_like(x), 70, fill=1.5),
     "shifts of a shift": lambda x: shift(shift(x, 2, fill=0.0), 2) + shift(x, 4),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,7 @@ from features.tiles import Tiles
 
 _BLOCK_CELLS: Final = 102_400
 """Cells (S * T) of a block at most: what is written once a block then still fits the outer cache."""
-_BLOCK_STEPS: Final = (64, 2_048)
+_BLOCK_STEPS: Final = (256, 2_048)
 """A block has at least and at most about so many steps: what is remembered is moved once a block, and the bars of one
 instrument should fit the innermost cache."""
 _LEAST_LOOKBACKS: Final = 3
@@ -99,6 +100,8 @@ def _fill(
     part: tuple[int, int],
 ) -> None:
     """Compute the steps of one part, from as far before it as the features look back."""
+    if not values.size:
+        return
     start, stop = part
     first = max(start - int(lookbacks.max()), 0)
     block = block_steps_of(values.shape[0], stop - first)
@@ -131,9 +134,18 @@ def on_one_core() -> Iterator[None]:
     them lose: on two cores shared with others a proof took 10 s on two threads and 0.9 s on one (measured
     2026-11-23).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _LOCK:
+        threads = _FOUND[0] if _FOUND else torch.get_num_threads()
+        _FOUND.append(threads)
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _LOCK:
+            _FOUND.pop()
+            torch.set_num_threads(threads)
+
+
+_LOCK: Final = Lock()
+_FOUND: Final[list[int]] = []
+"""How many threads there were, once for each that is inside: who comes second finds one, and must not leave it so."""

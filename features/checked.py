@@ -14,6 +14,7 @@ from torch import Tensor
 
 from features.inputs import View, leaves_of
 from features.kinds import DRAWN_INSTRUMENTS, drawn_panel
+from features.panel import Panel
 from features.plan import trace
 from features.program import Program, compile_graph
 from features.rings import Rings
@@ -45,23 +46,31 @@ def _compare(made: Program, features: tuple[Feature, ...]) -> None:
     It cannot where a feature reaches for other steps by itself (`cumsum`, `unfold`, a slice): such a function
     would see a block and take it for the panel.
     """
-    deepest = max(item.lookback_bars for item in features)
-    panel = drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
+    panel = compared_on(features)
     with torch.inference_mode():
         expected = evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
-        for steps in (_CHECK_BLOCK, 1):
-            run: Rings | Tiles = (
-                Rings(made, DRAWN_INSTRUMENTS)
-                if steps == 1
-                else Tiles(made, DRAWN_INSTRUMENTS, steps, tile_rows=3)
-            )
-            got: list[list[Tensor]] = []
-            for start in range(0, panel.n_steps, steps):
-                leaves = leaves_of(panel.steps(start, start + steps))
-                got.append([raw.clone() for raw in run.push([leaves[name] for name in made.leaves])])
-            for place, (item, (value, mask)) in enumerate(zip(features, expected, strict=True)):
-                raw = torch.cat([block[place] for block in got], 1)
+        tiles, rings = (
+            Tiles(made, DRAWN_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
+            Rings(made, DRAWN_INSTRUMENTS),
+        )
+        for got in (_run(tiles, panel, _CHECK_BLOCK), _run(rings, panel, 1)):
+            for item, (value, mask), raw in zip(features, expected, got, strict=True):
                 _refuse_others(item, raw, value, mask)
+
+
+def compared_on(features: tuple[Feature, ...]) -> Panel:
+    """Return the drawn panel on which a program of these features is compared: a few whole blocks."""
+    deepest = max(item.lookback_bars for item in features)
+    return drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
+
+
+def _run(run: Rings | Tiles, panel: Panel, steps: int) -> list[Tensor]:
+    """Return the raw values of each feature, (S, T), block after block."""
+    blocks = []
+    for start in range(0, panel.n_steps, steps):
+        leaves = leaves_of(panel.steps(start, start + steps))
+        blocks.append([raw.clone() for raw in run.push([leaves[name] for name in run.program.leaves])])
+    return [torch.cat(parts, 1) for parts in zip(*blocks, strict=True)]
 
 
 def _refuse_others(item: Feature, raw: Tensor, value: Tensor, mask: Tensor) -> None:
@@ -70,6 +79,7 @@ def _refuse_others(item: Feature, raw: Tensor, value: Tensor, mask: Tensor) -> N
     if not bool((is_same & (mask == torch.isfinite(raw.to(torch.float32)))).all()):
         raise ContractError(
             f"feature {item.name} gives other values block by block than over a whole panel",
-            hint="look back by features.windows alone (shift, sum_over, carry, ...), or declare the lookback "
-            "that the function has",
+            hint="look back by features.windows alone (shift, sum_over, carry, ...), declare the lookback that the "
+            "function has, and use no function of torch whose last bit depends on where in a tensor a number stands "
+            "(sigmoid, pow, exp2, sinh, hypot, atan2, logaddexp)",
         )

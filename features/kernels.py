@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import numba
 import numpy as np
 from torch import Tensor
 
 from features.cross import FIXED, MIN_INSTRUMENTS, market_of, rank_of
+from storage.compiled import compiled
 
 
 def fast_rank(x: Tensor, *, out: Tensor) -> None:
@@ -33,7 +33,7 @@ _TURNED_STEPS: Final = 16
 KERNELS: Final[dict[Callable[..., Any], Callable[..., None]]] = {rank_of: fast_rank, market_of: fast_market}
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _across(x: Any, across: Any) -> None:
     """Lay the instruments of each step side by side, what is missing as infinite: it sorts behind everything."""
     rows, steps = x.shape
@@ -44,7 +44,7 @@ def _across(x: Any, across: Any) -> None:
                 across[step, row] = value if np.isfinite(value) else np.inf
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _ranks(across: Any, order: Any, out: Any) -> None:
     """Give each the rank of its place; equal ones stand in a run, and get the middle of its first and last place."""
     steps, rows = across.shape
@@ -72,7 +72,7 @@ def _ranks(across: Any, order: Any, out: Any) -> None:
                 out[row, step] = ranks[step - start, row]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _means(x: Any, out: Any) -> None:
     rows, steps = x.shape
     total, count = np.zeros(steps, dtype=np.int64), np.zeros(steps, dtype=np.int64)

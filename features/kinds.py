@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from features import machine
-from features.inputs import leaves_of
-from features.panel import COLUMNS, PRINTED, Panel
+from features.inputs import LEADERS, leaves_of
+from features.panel import AMOUNTS, COLUMNS, PRINTED, Panel
 from features.windows import shift
 from storage.clock import NS
-from storage.contracts import STATUSES
+from storage.contracts import SESSIONS, STATUSES
 
 Shape: TypeAlias = Literal["full", "row", "flat"]
 """(S, T), (1, T) or (T,). In a program's memory every value is full: a row is written out once for each instrument."""
@@ -40,7 +40,7 @@ POINTWISE: Final = (torch.sqrt, torch.log, torch.log1p, torch.exp, torch.sign, t
 """Functions of one number each that write into a tensor they are given; torch's bits do not depend on the tile."""
 _LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
 _EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
-"""What float64 holds exactly."""
+"""What float64 holds exactly; integers here are counts and codes, which do not overflow."""
 DRAWN_INSTRUMENTS: Final = 4
 
 
@@ -63,6 +63,8 @@ def note_kinds(graph: fx.Graph) -> None:
         if isinstance(value, Tensor) and value.dtype in _EXACT and tuple(value.shape) in shapes:
             node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
         node.meta["kind"] = _kind_of(node)
+        if node.meta["kind"] == "machine":
+            node.args = _rounded(node)
 
 
 def function_of(node: fx.Node) -> Any:
@@ -99,16 +101,24 @@ def scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
 
 
 def drawn_panel(steps: int) -> Panel:
-    """Return a panel of noise: most bars printed, some quiet, some missing."""
+    """Return a panel of noise in which every input is known: most bars printed, some quiet, some missing.
+
+    Both leaders are among its instruments, and both cadences among its books.
+    """
     random = torch.Generator().manual_seed(0)
     shape = (DRAWN_INSTRUMENTS, steps)
     values = {name: torch.exp(torch.randn(shape, generator=random, dtype=torch.float64)) for name in COLUMNS}
     drawn = torch.rand(shape, generator=random)
+    for name in AMOUNTS:
+        values[name][drawn > 0.98] = 0.0
+    values["ask"] = values["bid"] * (1.0 + values["ask"] / 1_000.0)
+    values["book_cadence_ms"] = torch.tensor([[500.0], [5_000.0]] * 2, dtype=torch.float64).expand(shape)
+    values["session"] = torch.floor(len(SESSIONS) * torch.rand(shape, generator=random, dtype=torch.float64))
     status = torch.full(shape, PRINTED, dtype=torch.uint8)
     status[drawn < 0.2] = STATUSES.index("quiet")
     status[drawn < 0.02] = STATUSES.index("blind")
     clock = 60 * NS * np.arange(steps, dtype=np.int64)
-    names = tuple(str(row) for row in range(DRAWN_INSTRUMENTS))
+    names = tuple(f"hyperliquid|perp|{name}" for name in (*LEADERS.values(), "0", "1"))
     return Panel(names, 60 * NS, clock, values, status)
 
 
@@ -129,11 +139,26 @@ def _is_simple(node: fx.Node) -> bool:
         return False
     if node.target is shift or is_zeros(node):
         return True
+    made, read = node.meta["dtype"], {item.meta["dtype"] for item in sources}
     if node.op == "call_method":
-        return node.target == "to" and node.meta["dtype"] == node.args[1] and node.args[1] != torch.uint8 and (
-            torch.float64 not in [item.meta["dtype"] for item in sources]
-        )  # fmt: skip
-    if node.target in _LOGICAL and node.meta["dtype"] != torch.bool:
+        is_same_number = made in (torch.float64, torch.int32) or read == {torch.bool}
+        return (
+            node.target == "to" and node.args[1:] == (made,) and is_same_number and torch.float64 not in read
+        )
+    # Bytes overflow, and torch's sum of two truths is a truth.
+    if made == torch.uint8 or (made == torch.bool and OPERATIONS.get(node.target) == machine.ADD):
+        return False
+    if node.target in _LOGICAL and made != torch.bool:
         return False
     is_plain = all(isinstance(item, fx.Node | bool | int | float) for item in node.args)
     return node.target in OPERATIONS and is_plain and not node.kwargs
+
+
+def _rounded(node: fx.Node) -> tuple[Any, ...]:
+    """Return the arguments of a node as torch reads them: a bare number beside integers has the bits of float32."""
+    if torch.float64 in (item.meta["dtype"] for item in node.all_input_nodes):
+        return node.args
+    return tuple(
+        torch.tensor(item, dtype=torch.float32).item() if isinstance(item, float) else item
+        for item in node.args
+    )

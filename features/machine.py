@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from storage.compiled import compiled
 
 ADD, SUB, MUL, DIV, WHERE, OR, NOT, NEG, ABS, MAX, MIN, MEAN, COPY = range(13)
 IS_NAN, IS_NUMBER, EQ, NE, GE, GT, LE, LT = range(13, 21)
@@ -28,7 +29,7 @@ _WRITTEN_STEPS: Final = 32
 """Steps that are put in order at a time, so few that they stay in the innermost cache."""
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
     """Run all instructions for the first row, then all for the next: what a row needs stays in the cache.
 
@@ -116,7 +117,7 @@ def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
                     arena[o + i] = arena[x + i]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def write_out(
     arena: Any, bases: Any, stride: int, span: Any, at: int, lookbacks: Any, values: Any, mask: Any
 ) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import fx
@@ -23,6 +23,9 @@ from features.plan import placeholders
 from features.windows import shift
 from storage.errors import ContractError
 
+History: TypeAlias = tuple[int, str]
+"""What has to be remembered: a value, and what stands before its first bar."""
+
 
 class Operand(NamedTuple):
     """A value as an instruction reads it: `bars` back, and before the first bar what `before` says."""
@@ -32,7 +35,7 @@ class Operand(NamedTuple):
     before: str = "nan"
 
     @property
-    def history(self) -> tuple[int, str]:
+    def history(self) -> History:
         """What has to be remembered for it."""
         return self.value, self.before
 
@@ -74,7 +77,7 @@ class Call:
         return found
 
 
-Part = list[Instruction] | Call
+Part: TypeAlias = list[Instruction] | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,10 @@ class Value:
 
     Args:
         is_box: it is a thing of torch's own, which float64 does not hold.
-        is_full: it has a number for each instrument; else torch knows one row, which is written out for each.
         constant: what it is everywhere, if it is.
     """
 
     is_box: bool = False
-    is_full: bool = True
     constant: float | None = None
 
 
@@ -110,14 +111,18 @@ class Program:
     parts: list[Part] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
 
-    def depths(self) -> dict[tuple[int, str], int]:
+    def depths(self) -> dict[History, int]:
         """Return how many bars back each history is read."""
-        found: dict[tuple[int, str], int] = {}
-        for part in self.parts:
-            for operand in operands_of(part):
-                if operand.bars:
-                    found[operand.history] = max(found.get(operand.history, 0), operand.bars)
-        return found
+        return depths_of(operand for part in self.parts for operand in operands_of(part))
+
+
+def depths_of(operands: Iterable[Operand]) -> dict[History, int]:
+    """Return how many bars back these operands read each history."""
+    found: dict[History, int] = {}
+    for operand in operands:
+        if operand.bars:
+            found[operand.history] = max(found.get(operand.history, 0), operand.bars)
+    return found
 
 
 def operands_of(part: Part) -> list[Operand]:
@@ -131,7 +136,7 @@ def compile_graph(graph: fx.Graph) -> Program:
     """Return the program of a graph.
 
     Raises:
-        ContractError: a feature returns what float64 does not hold.
+        ContractError: a feature returns what float64 does not hold, or another shape.
     """
     return _Compiler(graph).program
 
@@ -154,7 +159,8 @@ class _Compiler:
         for value in self.program.outputs:
             if self.program.values[value].is_box:
                 raise ContractError(
-                    "a feature returns integers of 64 bits", hint="return float64 of shape (S, T) or (T,)"
+                    "a feature returns a type or a shape that a table does not hold",
+                    hint="return float64 of shape (S, T), (1, T) or (T,)",
                 )
 
     def _take(self, node: fx.Node) -> None:
@@ -167,9 +173,16 @@ class _Compiler:
             self._call(node)
         elif node.target is shift:
             source, bars = node.args
-            self._found[node] = Operand(self._value_of(source), bars, repr(float(node.kwargs["fill"])))  # type: ignore[arg-type]
+            # What stands before the panel is of the value's own type: a truth, or a whole number.
+            fill = torch.tensor(node.kwargs["fill"]).to(node.meta["dtype"])
+            self._found[node] = Operand(self._value_of(source), bars, repr(float(fill)))  # type: ignore[arg-type]
         elif node.op == "call_method":  # a change of type, of what float64 holds anyway
             self._found[node] = self._found[node.all_input_nodes[0]]
+        elif node.target is operator.truediv and not isinstance(node.args[0], fx.Node):
+            # torch divides a bare number by a tensor as the number times the inverse, which is rounded twice.
+            number, divisor = (self._operand(argument) for argument in node.args)
+            self._put(node, machine.DIV, (self._operand(1.0), divisor))
+            self._put(node, machine.MUL, (self._found[node], number))
         else:
             op, arguments = _fused(node)
             self._put(node, op, tuple(self._operand(argument) for argument in arguments))
@@ -206,8 +219,7 @@ class _Compiler:
         return self._found[node].value
 
     def _new(self, node: fx.Node) -> int:
-        is_full = node.meta.get("shape", "full") == "full"
-        self.program.values.append(Value(is_box="dtype" not in node.meta, is_full=is_full))
+        self.program.values.append(Value(is_box="dtype" not in node.meta))
         return len(self.program.values) - 1
 
     def _flush(self) -> None:
@@ -233,7 +245,7 @@ def _fused(node: fx.Node) -> tuple[int, Sequence[Any]]:
         # A mean of what is there, where enough is: torch.where(count >= least, total / count, nan)
         count, least = first.args  # type: ignore[union-attr]
         total, divisor = others[0].args  # type: ignore[union-attr]
-        if count is divisor and isinstance(least, int | float) and _is_nan(others[1]):
+        if count is divisor and not _is_number(total) and _is_number(least) and _is_nan(others[1]):
             return machine.MEAN, (total, count, least)
     return OPERATIONS[node.target], node.args
 
@@ -242,25 +254,32 @@ def _is(argument: Any, target: Any) -> bool:
     return isinstance(argument, fx.Node) and argument.target is target and argument.meta["kind"] == "machine"
 
 
+def _is_number(argument: Any) -> bool:
+    return isinstance(argument, int | float)
+
+
 def _is_nan(argument: Any) -> bool:
     return isinstance(argument, float) and math.isnan(argument)
 
 
 def _drop_unread(program: Program) -> None:
-    """Leave out instructions whose values nobody reads."""
+    """Leave out instructions, calls and leaves whose values nobody reads."""
     read = set(program.outputs)
     parts: list[Part] = []
     for part in reversed(program.parts):
-        kept: Part = part
-        if not isinstance(part, Call):
-            kept = []
-            for instruction in reversed(part):
-                if instruction.out in read:
-                    kept.append(instruction)
-                    read.update(operand.value for operand in instruction.operands)
-            kept.reverse()
-        else:
-            read.update(part.reads)
+        if isinstance(part, Call):
+            if part.out in read:
+                read.update(part.reads)
+                parts.append(part)
+            continue
+        kept: list[Instruction] = []
+        for instruction in reversed(part):
+            if instruction.out in read:
+                kept.append(instruction)
+                read.update(operand.value for operand in instruction.operands)
         if kept:
-            parts.append(kept)
+            parts.append(kept[::-1])
     program.parts = parts[::-1]
+    kept_leaves = [at for at, value in enumerate(program.inputs) if value in read]
+    program.leaves = tuple(program.leaves[at] for at in kept_leaves)
+    program.inputs = [program.inputs[at] for at in kept_leaves]

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from features import machine
-from features.program import Call, Operand, Program, operands_of
+from features.program import Call, History, Operand, Part, Program, operands_of
 from features.runner import Runner
 
 
@@ -72,7 +72,7 @@ class _Plan:
         self.parts: list[machine.Numbers | Call] = []
         self._program, self._rows = program, rows
         self._depths = program.depths()
-        self._rings: dict[tuple[int, str], tuple[int, int]] = {}
+        self._rings: dict[History, tuple[int, int]] = {}
         self._code: list[list[int]] = []
         self._free: list[int] = []
         self._readers = Counter(operand.value for part in program.parts for operand in operands_of(part))
@@ -88,7 +88,7 @@ class _Plan:
             self._take(part)
         self._flush()
 
-    def _take(self, part: object) -> None:
+    def _take(self, part: Part) -> None:
         if isinstance(part, Call):
             self._flush()
             self._make(part.out)
@@ -96,7 +96,6 @@ class _Plan:
             self._remember(part.out)
             self._let_go(operands_of(part))
             return
-        assert isinstance(part, list)
         for op, out, operands in part:
             self._make(out)
             read = [self._read(operand) for operand in operands]
@@ -108,12 +107,12 @@ class _Plan:
         """Give a value its place: in its ring, if it has one, or in a place that is free."""
         if self._program.values[value].is_box:
             return
-        for history in self._histories(value)[:1]:
-            self.now[value] = self._begin_ring(history)
-            return
-        if not self._free:
-            self._free.append(self._place(self._begin([0.0]), 1, 0))
-        self.now[value] = self._free.pop()
+        if histories := self._histories(value):
+            self.now[value] = self._begin_ring(histories[0])
+        elif self._free:
+            self.now[value] = self._free.pop()
+        else:
+            self.now[value] = self._place(self._begin([0.0]), 1, 0)
 
     def _remember(self, value: int) -> None:
         """Write a value into its other rings, where what stands before the first bar differs."""
@@ -123,10 +122,10 @@ class _Plan:
     def _put(self, op: int, out: int, *read: int) -> None:
         self._code.append([op, self._rows, out, *read, *[read[0]] * (3 - len(read))])
 
-    def _histories(self, value: int) -> list[tuple[int, str]]:
+    def _histories(self, value: int) -> list[History]:
         return [history for history in self._depths if history[0] == value]
 
-    def _begin_ring(self, history: tuple[int, str]) -> int:
+    def _begin_ring(self, history: History) -> int:
         count = self._depths[history] + 1
         self._rings[history] = self._begin([float(history[1])] * count), count
         return self._place(*self._rings[history], 0)

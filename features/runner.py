@@ -34,8 +34,9 @@ class Runner:
     def call(self, call: Call) -> None:
         """Call one of torch's functions on whole blocks, or what gives the same bits faster."""
         args = map_aggregate(call.args, self._get)
-        if call.function in KERNELS:
-            KERNELS[call.function](*args, out=self.block(call.out))
+        kernel = KERNELS.get(call.function)
+        if kernel and args[0].dtype == torch.float64 and args[0].shape == self.block(call.out).shape:
+            kernel(*args, out=self.block(call.out))
         else:
             self.put(call.out, call.function(*args, **map_aggregate(call.kwargs, self._get)))
 
@@ -44,11 +45,13 @@ class Runner:
         if not self.program.values[value].is_box:
             self.block(value).copy_(found)
         else:
-            # A view of a block would change when another value takes its place.
-            is_view = (
-                isinstance(found, Tensor) and found.untyped_storage().data_ptr() == self.memory.data_ptr()
-            )
-            self._boxes[value] = found.clone() if is_view else found
+            is_plain = type(found) in (tuple, list)  # and not a tuple whose parts have names
+            self._boxes[value] = map_aggregate(found, self._own) if is_plain else self._own(found)
+
+    def _own(self, item: Any) -> Any:
+        """Return a copy of what is a view of a block: that changes when another value takes its place."""
+        is_view = isinstance(item, Tensor) and item.untyped_storage().data_ptr() == self.memory.data_ptr()
+        return item.clone() if is_view else item
 
     def _get(self, item: Any) -> Any:
         if not isinstance(item, Ref):

@@ -9,16 +9,16 @@ the newest bars of the block before were put aside, a few numbers for each instr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from features import machine
-from features.program import Call, Instruction, Operand, Part, Program, operands_of
+from features.program import Call, History, Instruction, Operand, Part, Program, depths_of, operands_of
 
-History: TypeAlias = tuple[int, str]
 _PAST: Final = -1
+"""In place of how far on the next row is, until it is known how much each instrument puts aside."""
 _LINE: Final = 8
 """Numbers of float64 in a line of the cache."""
 
@@ -51,8 +51,10 @@ class Arena:
     Attributes:
         size: numbers spoken for.
         past_size: numbers that each instrument puts aside from block to block; those of one lie side by side.
+        past_base, past_stride: where those of the first instrument begin, and how much later the next one's do.
         fills: (first, how many, what) stands there before the first block.
-        places: (first, how far on for the next row, how far on for a later tile's first row) of what code speaks of.
+        pasts: the same of what one instrument puts aside, counted from its first.
+        places: (first, how far on for the next row, how far on for each row before a tile) of what code speaks of.
     """
 
     def __init__(self) -> None:
@@ -131,8 +133,8 @@ def homes_of(
     makers: dict[int, tuple[int, int]] = {}
     for number, segment in enumerate(segments):
         for at, part in enumerate([*segment.parts, *segment.across]):
-            # A reader across instruments is in no segment's tiles.
-            here = (number, at) if at < len(segment.parts) else (-1, at)
+            # What looks across instruments is in no segment's tiles, and no two such calls are in one place.
+            here = (number, at) if at < len(segment.parts) else (-1 - number, at)
             for operand in operands_of(part):
                 readers.setdefault(operand.value, set()).add(here)
             for value in [part.out] if isinstance(part, Call) else [item.out for item in part]:
@@ -175,21 +177,14 @@ class Coder:
         """Return the code of instructions, (n, `machine.FIELDS`)."""
         self._code: list[list[int]] = []
         self._free = list(reversed(self._slots))
-        self._depths: dict[History, int] = {}
-        self._last: dict[int, int] = {}
+        self._depths = depths_of(operands_of(part))
+        self._last = {operand.value: at for at, item in enumerate(part) for operand in item.operands}
         self._held: dict[int, dict[History | None, int]] = {}
         self._pasts: dict[History, int] = {}
-        for at, instruction in enumerate(part):
-            for operand in instruction.operands:
-                self._last[operand.value] = at
-                if operand.bars:
-                    deepest = max(self._depths.get(operand.history, 0), operand.bars)
-                    self._depths[operand.history] = deepest
         for at, (op, out, operands) in enumerate(part):
             for operand in operands:
-                if operand.bars and operand.history not in self._held.get(
-                    operand.value, {}
-                ):  # made elsewhere
+                is_held = operand.history in self._held.get(operand.value, {})
+                if operand.bars and not is_held:  # made elsewhere
                     self._hold(operand.history, self._read(Operand(operand.value)))
             self._make(op, out, [self._read(operand) for operand in operands])
             self._let_go(at, [*(operand.value for operand in operands), out])

@@ -61,7 +61,7 @@ class Tiles(Runner):
         ]
         arena.finish(rows)
         super().__init__(program, arena.filled())
-        bases, self._row_strides, tile_strides = np.array(arena.places, dtype=np.int64).T
+        bases, self._row_strides, tile_strides = np.array(arena.places, dtype=np.int64).reshape(-1, 3).T
         within = {place for segment in self._segments for place in segment.leaves}
         self._shared = [place for place in range(len(program.inputs)) if place not in within]
         self._tiles = [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,31 +83,53 @@ def test_blocks_of_time_cannot_be_seen(cells: int, monkeypatch: pytest.MonkeyPat
     assert same_bits(built.mask, BLOCKS["live"].mask)
 
 
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Let torch have so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_threads_cannot_be_seen() -> None:
-    """A build runs on one thread; an exported graph may run on as many as its host has."""
+    """A build calls torch on one thread; an exported graph may run on as many as its host has."""
     panel, features = random_panel(12, 5_000), get_set("candles")
 
     def bits(threads: int) -> list[torch.Tensor]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+        with on_threads(threads):
             return [
                 v.view(torch.int64) for v, _ in evaluate(View(leaves_of(panel)), features, shape=(12, 5_000))
             ]
-        finally:
-            torch.set_num_threads(before)
 
     assert all(torch.equal(one, two) for one, two in zip(bits(1), bits(2), strict=True))
 
 
-def test_a_build_leaves_the_threads_as_it_found_them() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        build_features(WHOLE.steps(0, 200), "candles")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_threads_of_a_build_cannot_be_seen(threads: int) -> None:
+    panel = random_panel(3, 2_400, seed=4)
+    whole = build_features(panel, "live")
+    assert panel.n_steps > 4 * 3 * whole.lookback_bars, "four threads had nothing to share"
+    with on_threads(threads):
+        again = build_features(panel, "live")
+    assert same_bits(again.values, whole.values)
+    assert same_bits(again.mask, whole.mask)
+
+
+def test_builds_at_once_give_the_same_and_leave_the_threads_as_they_found_them() -> None:
+    with on_threads(2), ThreadPoolExecutor(4) as pool:
+        built = list(pool.map(lambda _: build_features(WHOLE, "live"), range(8)))
+        # Another thread has what the process has; this one keeps what it had.
+        assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+    assert all(same_bits(block.values, BLOCKS["live"].values) for block in built)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(0, 100), (2, 0), (0, 0)])
+def test_a_panel_of_nothing_has_no_features(rows: int, steps: int) -> None:
+    block = build_features(WHOLE.select(range(rows)).steps(0, steps), "live")
+    assert tuple(block.values.shape) == tuple(block.mask.shape) == (rows, steps, len(block.names))
 
 
 def test_an_instrument_alone_has_the_values_it_has_among_others() -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from features.build import build_features
-from features.checked import checked_program
+from features.checked import checked_program, compared_on
+from features.inputs import View, leaves_of
 from features.sets import FEATURE_SETS, get_set
-from features.spec import feature
+from features.spec import evaluate, feature
 from features.step import Live
 from storage.errors import ContractError
 from tests.features.panels import MINUTE_NS, random_panel
@@ -83,9 +84,30 @@ def writes_into_its_input(volume: Tensor) -> Tensor:
     return volume.add_(1.0)
 
 
+@feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
+def returns_places(volume: Tensor) -> Tensor:
+    """Where the volume stands among the instruments' volumes.
+
+    Formula: argsort(v)
+
+    Missing: never.
+    """
+    return volume.argsort(dim=0)
+
+
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_what_a_program_is_compared_on_knows_every_feature(name: str) -> None:
+    features = get_set(name)
+    panel = compared_on(features)
+    found = evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+    known = {item.name: int(mask.sum()) for item, (_, mask) in zip(features, found, strict=True)}
+    assert min(known.values()) > 8, known
+
+
 @pytest.mark.parametrize(
     ("planted", "told"),
     [
+        (returns_places, "a feature returns a type or a shape that a table does not hold"),
         (looks_back_by_itself, "looks_back_by_itself gives other values block by block"),
         (chooses_by_value, "chooses_by_value cannot be written down as a graph"),
         (writes_into_its_input, "calls add_ on a tensor"),

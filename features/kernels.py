@@ -3,6 +3,8 @@
 A feature is written in torch, and exported as such; a twin here is only ever a shorter way to the same numbers, and a
 program that does not give the bits of the functions is refused (features/checked.py). Ranks are exact halves, and sums
 over instruments are sums of integers, so no order of the instruments and no algorithm can show in the last bit.
+
+Constants of other files are arguments of the loops: what was compiled is kept until this file changes, and no other.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ def fast_rank(x: Tensor, *, out: Tensor) -> None:
     """Write what `features.cross.rank_of` returns."""
     across = np.empty(x.shape[::-1])
     _across(x.numpy(), across)
-    _ranks(across, np.argsort(across, axis=1), out.numpy())
+    _ranks(across, np.argsort(across, axis=1), MIN_INSTRUMENTS, out.numpy())
 
 
 def fast_market(x: Tensor, *, out: Tensor) -> None:
     """Write what `features.cross.market_of` returns, once for each instrument."""
-    _means(x.numpy(), out.numpy())
+    _means(x.numpy(), FIXED, MIN_INSTRUMENTS, out.numpy())
 
 
 _TURNED_STEPS: Final = 16
@@ -45,7 +47,7 @@ def _across(x: Any, across: Any) -> None:
 
 
 @compiled(nogil=True, error_model="numpy")
-def _ranks(across: Any, order: Any, out: Any) -> None:
+def _ranks(across: Any, order: Any, least: int, out: Any) -> None:
     """Give each the rank of its place; equal ones stand in a run, and get the middle of its first and last place."""
     steps, rows = across.shape
     ranks = np.empty((_TURNED_STEPS, rows))
@@ -58,7 +60,7 @@ def _ranks(across: Any, order: Any, out: Any) -> None:
                 count += values[row] != np.inf
             for row in range(rows):
                 ranked[row] = np.nan
-            first = 0 if count >= MIN_INSTRUMENTS else count
+            first = 0 if count >= least else count
             while first < count:
                 last = first
                 while last + 1 < count and values[places[last + 1]] == values[places[first]]:
@@ -73,16 +75,16 @@ def _ranks(across: Any, order: Any, out: Any) -> None:
 
 
 @compiled(nogil=True, error_model="numpy")
-def _means(x: Any, out: Any) -> None:
+def _means(x: Any, fixed: float, least: int, out: Any) -> None:
     rows, steps = x.shape
     total, count = np.zeros(steps, dtype=np.int64), np.zeros(steps, dtype=np.int64)
     for row in range(rows):
         for step in range(steps):
             value = x[row, step]
             if np.isfinite(value):
-                total[step] += np.int64(np.rint(value * FIXED))
+                total[step] += np.int64(np.rint(value * fixed))
                 count[step] += 1
     for step in range(steps):
-        mean = np.float64(total[step]) / FIXED / count[step] if count[step] >= MIN_INSTRUMENTS else np.nan
+        mean = np.float64(total[step]) / fixed / count[step] if count[step] >= least else np.nan
         for row in range(rows):
             out[row, step] = mean

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.clock import NS
+from storage.compiled import compiled
 
 NEW: Final = 0
 SEEN: Final = 1
@@ -127,7 +127,7 @@ def warm_up() -> None:
     seen._grow()
 
 
-_jit: Any = numba.njit(cache=True)
+_jit: Any = compiled()
 
 
 @_jit

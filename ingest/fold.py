@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.prints import Prints, sorted_columns
+from storage.compiled import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -72,7 +72,7 @@ def fold_groups(groups: Sequence[Prints]) -> Folded:
     return fold(bar, *columns, bars=len(groups))
 
 
-@numba.njit(cache=True)
+@compiled()
 def _bar_of(ts_ns, width_ns, bars):  # type: ignore[no-untyped-def]  # pragma: no cover
     step, opened = np.int64(0), np.int64(0)
     for i in range(ts_ns.size):
@@ -83,7 +83,7 @@ def _bar_of(ts_ns, width_ns, bars):  # type: ignore[no-untyped-def]  # pragma: n
         bars[i] = step
 
 
-@numba.njit(cache=True)
+@compiled()
 def _leave_empty(start, stop, prices, sums, trades, known):  # type: ignore[no-untyped-def]  # pragma: no cover
     for b in range(start, stop):
         prices[0, b] = prices[1, b] = prices[2, b] = prices[3, b] = np.nan
@@ -91,7 +91,7 @@ def _leave_empty(start, stop, prices, sums, trades, known):  # type: ignore[no-u
         trades[b], known[b] = 0, True
 
 
-@numba.njit(cache=True)
+@compiled()
 def _fold(bar, price, size, side, prices, sums, trades, known):  # type: ignore[no-untyped-def]  # pragma: no cover
     i = 0
     done = np.int64(0)

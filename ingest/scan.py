@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from storage.compiled import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -125,7 +126,7 @@ def warm_up() -> None:
     scan(b"{}", np.array([0, 2], np.int64), Coins(["BTC"]))
 
 
-_jit: Any = numba.njit(cache=True, boundscheck=False)
+_jit: Any = compiled(boundscheck=False)
 
 
 @_jit

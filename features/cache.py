@@ -189,7 +189,7 @@ def load_stretch(
     instruments: Sequence[str] | None,
     origins: Sequence[str],
     joined: Collection[str],
-    at: int,
+    at: int | None,
     grace_ns: int,
 ) -> Panel:
     """Return the bars of a stretch of time; it may hold none, or not of every instrument that is asked for."""

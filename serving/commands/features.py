@@ -202,7 +202,10 @@ def follow(
     instrument: Instruments = None,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds that a bar is waited for once its grace is over; then it is unknown."),
+        typer.Option(
+            help="Seconds that a bar is waited for once its grace is over; then what is missing is unknown. Fewer than "
+            "a recorder takes to commit (record.commit_s, and a moment) leave bars unknown that were recorded."
+        ),
     ] = 30.0,
     bars: Annotated[int | None, typer.Option("--bars", min=1, help="End after so many bars.")] = None,
     form: Annotated[

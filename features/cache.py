@@ -36,6 +36,7 @@ from features.panel import (
 )
 from features.upkeep import trim_files
 from features.version import room_code
+from features.whole import note_used, remove
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -128,8 +129,8 @@ def cached_panel(
         return panel, content_hash(panel)
     finally:
         fresh.unlink(missing_ok=True)
+    panel = read_panel(path)  # what is open stays readable, whoever removes it
     trim_files(folder.glob("*.safetensors"), limit_bytes=LIMIT_BYTES, keep={path})
-    panel = read_panel(path)
     return panel, content_hash(panel)
 
 
@@ -171,12 +172,12 @@ def _read(path: Path) -> Panel | None:
     """Return a panel; None where the file is not what was written, or was removed a moment ago."""
     try:
         if path.stem.endswith(f"-{file_sum(path):08x}"):
-            os.utime(path)  # what was used of late stays the longest
+            note_used(path)
             return read_panel(path)
-    except FileNotFoundError:
+    except OSError:  # removed a moment ago, or not ours to read
         return None
     logger.warning("damaged panel removed", path=str(path))
-    path.unlink(missing_ok=True)
+    remove(path)
     return None
 
 

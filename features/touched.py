@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from storage.lake import Lake
 
 _OVERLAP_NS: Final = 3600 * NS
-"""Batches are looked for that the lake stamped up to this long before the newest one seen: clocks are set back."""
+"""Batches are looked for that the lake stamped up to this long before the newest one seen: clocks are set back.
+Where one was set back further, all that there is is compared."""
 
 # The days that got asked bars by batches not seen yet, and from when to when those reach.
 _TOUCHED: Final = """
@@ -31,6 +32,7 @@ _JOINED_TOUCHED: Final = """
 SELECT DISTINCT ts_knowable_ns // 86400000000000 AS day FROM {table}
 WHERE ts_ingested_ns >= ? AND batch NOT IN (SELECT unnest(?::VARCHAR[]))
 """
+_OLDER: Final = "SELECT count(*) AS batches FROM batches WHERE ts_ingested_ns < ?"
 _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER BY batch_id"
 
 
@@ -43,6 +45,7 @@ def look_for_new(
     """
     since_ns = None if since_ns is None else floor_ns(since_ns, DAY_NS)
     is_same = held.asked == [since_ns, until_ns] and held.snapshot <= at and held.mark_ns >= 0
+    is_same = is_same and _older(lake, held.mark_ns, at) == held.older
     asked = (
         question.width,
         list(question.origins),
@@ -68,6 +71,7 @@ def look_for_new(
         ),
         mark_ns=mark_ns,
         batches=[str(row["batch_id"]) for row in seen.to_pylist()],
+        older=_older(lake, mark_ns, at),
         instruments=max([row["instruments"] for row in found] + [held.instruments] * is_same),
         snapshot=at,
     )
@@ -78,3 +82,8 @@ def look_for_new(
         rows = lake.query(_JOINED_TOUCHED.format(table=table), asked[-2:], at=at).to_pylist()
         touched |= {(row["day"] + after) * DAY_NS for row in rows for after in (0, 1)}
     return new, touched & set(new.opens)
+
+
+def _older(lake: Lake, mark_ns: int, at: int) -> int:
+    """Return how many batches the lake stamped before those that are told apart by their names."""
+    return int(lake.query(_OLDER, (mark_ns - _OVERLAP_NS,), at=at)["batches"][0].as_py())

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
-from features.files import write_text
 from features.health import Health, check_health
 from features.hindsight import prove_hindsight
 from features.panel import Panel, load_panel
 from features.proof import PROOF_STEPS, prove
 from features.sets import columns_of, get_set
 from features.spec import FeatureBlock
+from features.whole import write_text
 from serving.report import words
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError

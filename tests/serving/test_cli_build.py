@@ -74,7 +74,22 @@ def test_no_more_days_are_judged_than_are_built_at_a_time(
     assert run(home, "features", "build", "candles", *QUARTERS) == 0
     assert "judged the newest 2 of its days" in said(capsys)
     [folder] = (home / "features").iterdir()
-    assert [path for path in folder.iterdir() if path.is_dir()] == [], "what was gathered to judge is gone"
+    assert not [path for path in folder.iterdir() if path.is_dir() or path.suffix == ".part"], (
+        "what was gathered to judge is gone"
+    )
+
+
+def test_where_the_disk_is_full_it_says_what_to_do(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("features.whole.FileWriter.put", full)
+    assert run(home, "features", "build", "candles", *QUARTERS) == 2
+    text = said(capsys)
+    assert "No space left on device" in text
+    assert "make room there" in text
 
 
 def test_days_that_are_not_fit_end_with_1_and_stay(

@@ -154,7 +154,7 @@ def _resolve(
         _HELD, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
     ).to_pylist()
     if not held:
-        raise no_bars(width, origins, since_ns, until_ns)
+        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
     names = tuple(row["instrument"] for row in held)
     if absent := sorted(set(wanted or ()) - set(names)):
         raise no_bar_of(absent[0])

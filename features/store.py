@@ -100,6 +100,7 @@ def update(
 
     Raises:
         RangeError: no bar fits.
+        InstrumentError: an instrument that was asked for has none.
         SettingsError: there is no such set or width.
     """
     days = question.days(root)

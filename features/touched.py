@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from features.manifest import Manifest, Question
-from features.panel import no_bars, open_bounds_us
+from features.panel import no_bar_of, no_bars, open_bounds_us
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, width_ns
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ _JOINED_TOUCHED: Final = """
 SELECT DISTINCT ts_knowable_ns // 86400000000000 AS day FROM {table}
 WHERE ts_ingested_ns >= ? AND batch NOT IN (SELECT unnest(?::VARCHAR[]))
 """
+_NAMED: Final = """
+SELECT DISTINCT instrument FROM bars
+WHERE width = ? AND list_contains(?, origin) AND list_contains(?, instrument)
+  AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+"""
 _OLDER: Final = "SELECT count(*) AS batches FROM batches WHERE ts_ingested_ns < ?"
 _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER BY batch_id"
 
@@ -42,6 +47,10 @@ def look_for_new(
     """Ask the lake for what is new since a store was updated; return the new manifest, still without its days.
 
     Rows that were seen are not asked for again, so this costs what is new and not what there is.
+
+    Raises:
+        RangeError: no bar fits.
+        InstrumentError: an instrument that was asked for has none.
     """
     since_ns = None if since_ns is None else floor_ns(since_ns, DAY_NS)
     is_same = held.asked == [since_ns, until_ns] and held.snapshot <= at and held.mark_ns >= 0
@@ -56,6 +65,10 @@ def look_for_new(
         held.mark_ns - _OVERLAP_NS if is_same else 0,
         held.batches if is_same else [],
     )
+    if question.instruments is not None and not is_same:
+        named = lake.query(_NAMED, (*asked[:2], *asked[3:6]), at=at)["instrument"].to_pylist()
+        if absent := sorted(set(question.instruments) - set(named)):
+            raise no_bar_of(absent[0])
     found = lake.query(_TOUCHED, asked, at=at).to_pylist()
     if not found and not is_same:
         raise no_bars(question.width, question.origins, since_ns, until_ns)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from serving.features import Bars
 
 features = typer.Typer(
-    no_args_is_help=True, help="What features there are, what changed, and whether they look ahead."
+    no_args_is_help=True,
+    help="What features there are, what changed, whether they look ahead; build them, or follow the recorder.",
 )
 
 Set = Annotated[
@@ -134,9 +135,10 @@ def build(
     and says why, and the days stay.
     """
     from serving.building import build_to
-    from serving.features import Bars
+    from serving.features import Bars, refuse_share
 
     settings = settings_of(context)
+    refuse_share(newest)
     bars = Bars.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
@@ -273,10 +275,11 @@ def health(
 ) -> None:
     """Judge a set on the lake's bars: coverage, nulls, drift; ends with 1 where a limit refuses it."""
     from features.build import build_features
-    from serving.features import Bars, health_of, health_rows
+    from serving.features import Bars, health_of, health_rows, refuse_share
     from serving.report.page import write_features
 
     settings = settings_of(context)
+    refuse_share(newest)
     bars = Bars.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )

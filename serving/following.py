@@ -118,8 +118,8 @@ class _Connection:
 
     def __init__(self, bars: Bars) -> None:
         self._bars, self._steps = bars, 0
-        self._lies = self._where()
         self.lake = Lake.open(bars.settings, read_only=True)
+        self._lies = self._where()
 
     def __enter__(self) -> Self:
         return self

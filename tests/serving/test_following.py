@@ -120,6 +120,12 @@ def test_a_clock_that_is_set_ahead_makes_no_bar_overdue(settings: Settings) -> N
     assert all(item.row.ts_open_ns < PANEL.ts_open_ns[STEPS] for item in told)
 
 
+def test_a_home_without_a_lake_is_told_how_to_get_one(settings: Settings) -> None:
+    with pytest.raises(LakeError, match="there is no lake") as told:
+        Running().follow(settings, patience_s=0.0)
+    assert "tickwalk record" in told.value.hint
+
+
 @pytest.mark.parametrize("patience_s", [-1.0, float("nan"), float("inf")])
 def test_a_patience_that_is_no_time_is_refused(settings: Settings, patience_s: float) -> None:
     write(settings, STEPS)

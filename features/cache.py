@@ -36,6 +36,7 @@ from features.panel import (
 )
 from features.upkeep import trim_files
 from features.version import room_code
+from features.whole import note_used, remove
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -128,8 +129,8 @@ def cached_panel(
         return panel, content_hash(panel)
     finally:
         fresh.unlink(missing_ok=True)
+    panel = read_panel(path)  # what is open stays readable, whoever removes it
     trim_files(folder.glob("*.safetensors"), limit_bytes=LIMIT_BYTES, keep={path})
-    panel = read_panel(path)
     return panel, content_hash(panel)
 
 
@@ -153,7 +154,7 @@ def _resolve(
         _HELD, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
     ).to_pylist()
     if not held:
-        raise no_bars(width, origins, since_ns, until_ns)
+        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
     names = tuple(row["instrument"] for row in held)
     if absent := sorted(set(wanted or ()) - set(names)):
         raise no_bar_of(absent[0])
@@ -171,12 +172,12 @@ def _read(path: Path) -> Panel | None:
     """Return a panel; None where the file is not what was written, or was removed a moment ago."""
     try:
         if path.stem.endswith(f"-{file_sum(path):08x}"):
-            os.utime(path)  # what was used of late stays the longest
+            note_used(path)
             return read_panel(path)
-    except FileNotFoundError:
+    except OSError:  # removed a moment ago, or not ours to read
         return None
     logger.warning("damaged panel removed", path=str(path))
-    path.unlink(missing_ok=True)
+    remove(path)
     return None
 
 
@@ -189,7 +190,7 @@ def load_stretch(
     instruments: Sequence[str] | None,
     origins: Sequence[str],
     joined: Collection[str],
-    at: int,
+    at: int | None,
     grace_ns: int,
 ) -> Panel:
     """Return the bars of a stretch of time; it may hold none, or not of every instrument that is asked for."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from features.panel import UNKNOWN, Panel, content_hash
 from features.sets import FEATURE_SETS, fingerprint, get_set
 from features.spec import FeatureBlock
 from features.version import room_code
+from features.whole import note_used, remove
 from features.widths import width_name
 from storage.clock import DAY_NS, iso
 from storage.errors import ContractError
@@ -128,13 +128,13 @@ class Days:
         path = self.folder / file
         try:
             block = read_block(path, with_sums=True)
-            os.utime(path)  # what was used of late stays the longest
+            note_used(path)
         except FileNotFoundError as error:  # removed a moment ago
             raise ContractError(f"{path} is gone", hint="build it again") from error
         except ContractError as error:
             if path.exists():
                 logger.warning("damaged features removed", path=str(path), reason=error.message)
-                path.unlink(missing_ok=True)
+                remove(path)
             raise
         return block
 

@@ -39,11 +39,13 @@ class Learned:
     Args:
         version: which model.
         since_ns, until_ns: open of the first bar, and the end of the last label.
+        instruments: of whose bars; the features are those of the block.
     """
 
     version: str
     since_ns: int
     until_ns: int
+    instruments: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,8 @@ class Health:
         since_ns, until_ns: the block.
         split_ns: where the recent window begins; it ends with the block.
         trained_since_ns, trained_until_ns: the training window that it is compared with.
-        champion: the version that learned from that window; empty where it is just what lies before the split.
+        champion: the version that learned from that window; empty where it is just what lies before the split, as it
+            is for instruments that the champion has not learned from.
         coverage: share of the bars since the listing on which it is known.
         nulls: share of the watched bars (printed or quiet) on which it is missing.
         constant: 1.0 where it never varies.
@@ -143,7 +146,8 @@ def check_health(
         panel: the bars that they were built from, on the same axes.
         split_ns: where the newest share begins, which is compared with what lies before.
         learned: what the model that serves learned from. Where the block holds `LEAST_HELD` of that before the split,
-            the newest share is compared with exactly those steps.
+            the newest share is compared with exactly those steps; that of an instrument it never learned from still
+            with all that lies before.
 
     Raises:
         ContractError: block and panel do not have the same axes.
@@ -158,21 +162,23 @@ def check_health(
     inside = np.arange(len(block.ts_open_ns)) >= block.lookback_bars
     recent = block.ts_open_ns >= split_ns
     trained, champion = _training_window(block, split_ns, learned)
+    others = set(block.instruments) - learned.instruments if learned and champion else set()
     clocks = {item.name for item in FEATURE_SETS.get(block.feature_set, ()) if item.is_clock}
     for place, name in enumerate(block.names):
         for row in range(len(block.instruments)):
             value = block.values[row, :, place].cpu().numpy().astype(np.float64)
             known = block.mask[row, :, place].cpu().numpy() & np.isfinite(value)
             counted, seen = inside & listed[row], inside & watched[row]
+            usual = ~recent if block.instruments[row] in others else trained
             found = {
                 "coverage": _share(known & counted, counted),
                 "nulls": _share(~known & seen, seen),
-                "ago": _share(~known & seen & trained, seen & trained),
+                "ago": _share(~known & seen & usual, seen & usual),
                 "of_late": _share(~known & seen & recent, seen & recent),
                 "constant": float(known.sum() >= _LEAST_KNOWN and np.ptp(value[known]) == 0.0),
             }
             if name not in clocks:
-                found |= drift(value[known & inside & trained], value[known & inside & recent])
+                found |= drift(value[known & inside & usual], value[known & inside & recent])
             for figure, number in found.items():
                 figures[figure][place, row] = number
     findings = tuple(find(block, figures))

@@ -13,11 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from features.days import Days, day_name, file_name
-from features.files import write_text
 from features.panel import ORIGINS
 from features.upkeep import named_files
+from features.whole import remove, write_text
 from storage.clock import DAY_NS, width_ns
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
 
 _STARTED: Final = ".started.json"
 
@@ -60,6 +65,7 @@ class Manifest:
         start_ns, stop_ns: open of the first day, and close of the last bar.
         mark_ns: when the newest row was ingested that was seen; -1: none was.
         batches: those seen that the lake stamped in the hour up to then.
+        older: how many batches it had stamped before that hour; more of them later were stamped by a clock set back.
         snapshot: of the lake that was read last.
         instruments: the most that a day holds.
         days: by day, the hash of all that it was made from.
@@ -70,6 +76,7 @@ class Manifest:
     stop_ns: int = 0
     mark_ns: int = -1
     batches: list[str] = field(default_factory=list)
+    older: int = -1
     snapshot: int = -1
     instruments: int = 0
     days: dict[str, str] = field(default_factory=dict)
@@ -122,8 +129,15 @@ def write_manifest(folder: Path, question: Question, manifest: Manifest) -> None
     (folder / f"{question.name}{_STARTED}").unlink(missing_ok=True)
     gone = {file for old in before if old is not None for file in old.files()}
     for file in gone - named_files(folder):
-        (folder / file).unlink(missing_ok=True)
+        remove(folder / file)
 
 
 def _read(path: Path) -> Manifest | None:
-    return Manifest(**json.loads(path.read_bytes())) if path.exists() else None
+    """Return a manifest; a damaged one is as none, and days that are there are found again."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        logger.warning("manifest not read", path=str(path), reason=str(error))
+        return None

@@ -196,7 +196,7 @@ def load_panel(
         _SELECT, (width, *bounds_us, list(origins), instruments is None, wanted, grace_ns), at=at
     )
     if bars.num_rows == 0:
-        raise no_bars(width, origins, since_ns, until_ns)
+        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
     panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
     return with_joined(panel, lake, joined, at=at)
 

@@ -22,7 +22,7 @@ import torch
 
 from features.cache import load_stretch
 from features.days import Day, Days, day_name, most_days, runs
-from features.files import FileWriter, block_writer, read_block
+from features.files import block_writer, read_block
 from features.manifest import (
     Manifest,
     Question,
@@ -36,6 +36,7 @@ from features.sets import columns_of, get_set
 from features.spec import FeatureBlock
 from features.touched import look_for_new
 from features.upkeep import LIMIT_BYTES, trim_days
+from features.whole import FileWriter
 from storage.clock import DAY_NS, floor_ns, iso, width_ns
 from storage.errors import ContractError, RangeError
 from storage.logs import get_logger
@@ -99,6 +100,7 @@ def update(
 
     Raises:
         RangeError: no bar fits.
+        InstrumentError: an instrument that was asked for has none.
         SettingsError: there is no such set or width.
     """
     days = question.days(root)

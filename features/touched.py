@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from features.manifest import Manifest, Question
-from features.panel import no_bars, open_bounds_us
+from features.panel import no_bar_of, no_bars, open_bounds_us
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, width_ns
 
 if TYPE_CHECKING:
     from storage.lake import Lake
 
 _OVERLAP_NS: Final = 3600 * NS
-"""Batches are looked for that the lake stamped up to this long before the newest one seen: clocks are set back."""
+"""Batches are looked for that the lake stamped up to this long before the newest one seen: clocks are set back.
+Where one was set back further, all that there is is compared."""
 
 # The days that got asked bars by batches not seen yet, and from when to when those reach.
 _TOUCHED: Final = """
@@ -31,6 +32,12 @@ _JOINED_TOUCHED: Final = """
 SELECT DISTINCT ts_knowable_ns // 86400000000000 AS day FROM {table}
 WHERE ts_ingested_ns >= ? AND batch NOT IN (SELECT unnest(?::VARCHAR[]))
 """
+_NAMED: Final = """
+SELECT DISTINCT instrument FROM bars
+WHERE width = ? AND list_contains(?, origin) AND list_contains(?, instrument)
+  AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+"""
+_OLDER: Final = "SELECT count(*) AS batches FROM batches WHERE ts_ingested_ns < ?"
 _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER BY batch_id"
 
 
@@ -40,9 +47,14 @@ def look_for_new(
     """Ask the lake for what is new since a store was updated; return the new manifest, still without its days.
 
     Rows that were seen are not asked for again, so this costs what is new and not what there is.
+
+    Raises:
+        RangeError: no bar fits.
+        InstrumentError: an instrument that was asked for has none.
     """
     since_ns = None if since_ns is None else floor_ns(since_ns, DAY_NS)
     is_same = held.asked == [since_ns, until_ns] and held.snapshot <= at and held.mark_ns >= 0
+    is_same = is_same and _older(lake, held.mark_ns, at) == held.older
     asked = (
         question.width,
         list(question.origins),
@@ -53,6 +65,10 @@ def look_for_new(
         held.mark_ns - _OVERLAP_NS if is_same else 0,
         held.batches if is_same else [],
     )
+    if question.instruments is not None and not is_same:
+        named = lake.query(_NAMED, (*asked[:2], *asked[3:6]), at=at)["instrument"].to_pylist()
+        if absent := sorted(set(question.instruments) - set(named)):
+            raise no_bar_of(absent[0])
     found = lake.query(_TOUCHED, asked, at=at).to_pylist()
     if not found and not is_same:
         raise no_bars(question.width, question.origins, since_ns, until_ns)
@@ -68,6 +84,7 @@ def look_for_new(
         ),
         mark_ns=mark_ns,
         batches=[str(row["batch_id"]) for row in seen.to_pylist()],
+        older=_older(lake, mark_ns, at),
         instruments=max([row["instruments"] for row in found] + [held.instruments] * is_same),
         snapshot=at,
     )
@@ -78,3 +95,8 @@ def look_for_new(
         rows = lake.query(_JOINED_TOUCHED.format(table=table), asked[-2:], at=at).to_pylist()
         touched |= {(row["day"] + after) * DAY_NS for row in rows for after in (0, 1)}
     return new, touched & set(new.opens)
+
+
+def _older(lake: Lake, mark_ns: int, at: int) -> int:
+    """Return how many batches the lake stamped before those that are told apart by their names."""
+    return int(lake.query(_OLDER, (mark_ns - _OVERLAP_NS,), at=at)["batches"][0].as_py())

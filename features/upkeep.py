@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from features.days import is_current
+from features.whole import remove
 from storage.clock import DAY_NS
 from storage.logs import get_logger
 
@@ -42,7 +43,7 @@ def trim_days(root: Path, *, limit_bytes: int, keep: Collection[Path] = ()) -> N
     trim_files(found, limit_bytes=limit_bytes, keep=keep)
     for path in root.glob("*/.*.part"):
         if _Used(path).used_ns < time.time_ns() - _ABANDONED_NS:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def trim_files(found: Iterable[Path], *, limit_bytes: int, keep: Collection[Path]) -> None:
@@ -58,8 +59,8 @@ def trim_files(found: Iterable[Path], *, limit_bytes: int, keep: Collection[Path
         size += item.size
         if size > limit_bytes and item.path not in keep:
             size -= item.size
-            item.path.unlink(missing_ok=True)
-            logger.info("unused file removed", path=str(item.path))
+            if remove(item.path):
+                logger.info("unused file removed", path=str(item.path))
 
 
 class _Used:
@@ -80,7 +81,7 @@ def named_files(folder: Path) -> set[str]:
     for path in folder.glob(MANIFESTS):
         try:
             days = json.loads(path.read_bytes())["days"]
-        except (FileNotFoundError, ValueError, KeyError):
+            found |= {f"{day}-{digest}.safetensors" for day, digest in days.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        found |= {f"{day}-{digest}.safetensors" for day, digest in days.items()}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,22 +20,29 @@ from features.widths import join_wider
 from serving.features import Bars, health_of, write_edition
 from serving.report import words
 from storage.clock import DAY_NS, floor_ns, width_ns
+from storage.errors import ContractError
 from storage.lake import Lake
 
 
 def build_days(bars: Bars, *, on_day: Callable[[int, int, int], None]) -> UpdateReport:
     """Bring the home's store of a set up to what the lake holds; `on_day` is told as `update` tells it."""
-    with Lake.open(bars.settings, read_only=True) as lake:
-        done = update(
-            bars.settings.features_dir,
-            lake,
-            _question(bars),
-            since_ns=bars.since_ns,
-            until_ns=bars.until_ns,
-            at=bars.at,
-            on_day=on_day,
-        )
-    write_edition(done.folder / EDITION, bars.feature_set)
+    try:
+        with Lake.open(bars.settings, read_only=True) as lake:
+            done = update(
+                bars.settings.features_dir,
+                lake,
+                _question(bars),
+                since_ns=bars.since_ns,
+                until_ns=bars.until_ns,
+                at=bars.at,
+                on_day=on_day,
+            )
+        write_edition(done.folder / EDITION, bars.feature_set)
+    except OSError as error:
+        raise ContractError(
+            f"days of features cannot be kept in {bars.settings.features_dir}: {error}",
+            hint="make room there, or make it yours, and run this again: it goes on behind the days that are done",
+        ) from error
     return done
 
 
@@ -61,16 +68,21 @@ def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, H
     with Lake.open(bars.settings, read_only=True) as lake:
         asked = replace(bars, until_ns=done.until_ns, at=done.snapshot)
         panel = asked.load_from(lake, since_ns=max(judged[0], done.since_ns))
-    with tempfile.TemporaryDirectory(dir=done.folder) as folder:
+    into = (
+        done.folder / f".judged.{os.getpid()}.part"
+    )  # what a kill leaves is removed a day later (features/upkeep.py)
+    try:
         block = read(
             bars.settings.features_dir,
             _question(bars),
             instruments=panel.instruments,
             since_ns=int(panel.ts_open_ns[0]),
             until_ns=int(panel.ts_close_ns[-1]),
-            into=Path(folder) / "judged.safetensors",
+            into=into,
         )
         return len(judged), health_of(block, panel, newest=newest)
+    finally:
+        into.unlink(missing_ok=True)
 
 
 def _question(bars: Bars) -> Question:

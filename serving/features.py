@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
-from features.files import write_text
 from features.health import Health, check_health
 from features.hindsight import prove_hindsight
 from features.panel import Panel, load_panel
 from features.proof import PROOF_STEPS, prove
 from features.sets import columns_of, get_set
 from features.spec import FeatureBlock
+from features.whole import write_text
 from serving.report import words
-from storage.clock import parse_time_ns
-from storage.errors import SettingsError
+from storage.clock import parse_time_ns, width_ns
+from storage.errors import RangeError, SettingsError
 from storage.lake import Lake
 from storage.settings import Settings
 from training.folder import NightFolder
@@ -58,13 +58,26 @@ class Bars:
         at: int | None,
         instruments: Sequence[str] | None,
     ) -> Self:
-        """Return what the options of a command mean."""
+        """Return what the options of a command mean.
+
+        Raises:
+            SettingsError: there is no such set or width, or a time is none.
+            RangeError: the range ends before it begins.
+        """
+        get_set(feature_set)
+        width_ns(width or settings.bars.width)
+        since_ns, until_ns = (parse_time_ns(text) if text else None for text in (since, until))
+        if since_ns is not None and until_ns is not None and until_ns <= since_ns:
+            raise RangeError(
+                f"--until {until} is not after --since {since}, so no bar lies between",
+                hint="swap them, or leave one out",
+            )
         return cls(
             settings=settings,
             feature_set=feature_set,
             width=width or settings.bars.width,
-            since_ns=parse_time_ns(since) if since else None,
-            until_ns=parse_time_ns(until) if until else None,
+            since_ns=since_ns,
+            until_ns=until_ns,
             at=at,
             instruments=tuple(instruments) if instruments else None,
         )
@@ -127,10 +140,19 @@ def prove_set(bars: Bars, *, seed: int) -> list[str]:
 
 def health_of(block: FeatureBlock, panel: Panel, *, newest: float) -> Health:
     """Return the health of a block, its newest share of steps held against the rest."""
-    if not 0.0 < newest < 1.0:
-        raise SettingsError(f"--newest is {newest:g}; it is a share between 0 and 1", hint="use 0.2")
+    refuse_share(newest)
     split = int(panel.n_steps * (1.0 - newest))
     return check_health(block, panel, split_ns=int(panel.ts_open_ns[split]))
+
+
+def refuse_share(newest: float) -> None:
+    """Refuse what is no share, before anything is built for it.
+
+    Raises:
+        SettingsError: it is not between 0 and 1.
+    """
+    if not 0.0 < newest < 1.0:
+        raise SettingsError(f"--newest is {newest:g}; it is a share between 0 and 1", hint="use 0.2")
 
 
 def health_rows(health: Health, *, is_short: bool) -> pa.Table:

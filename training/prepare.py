@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from training.labels import BASES, Labels, make_labels, prices_at_close, trailin
 from training.ledger import events_before, read_versions, serving_after
 from training.pinned import panel_loader, pinned_at, read_pinned
 from training.recipes import Recipe
+
+LEARNED: Final = ("since_ns", "feature_set", "width", "instruments")
+"""What the ledger says of the bars that a version learned from."""
 
 
 def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightData:
@@ -66,7 +69,7 @@ def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightDa
         block,
         panel,
         split_ns=_newest_test_ns(panel, recipe),
-        learned=_learned_by_champion(folder, lake),
+        learned=learned_by_champion(folder, lake),
     )
     folder.write("health.json", health.to_dict())
     health.refuse()
@@ -78,6 +81,36 @@ def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightDa
         past=trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale,
         funding_paid=funding,
     )
+
+
+def learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
+    """Return what the champion learned from, which the night will be judged against.
+
+    None where nothing serves, or what serves learned from another set or from bars of another width, as a recipe may
+    be changed under its name: what its features were then, this night's do not say.
+    """
+    past = read_versions(lake, recipe=folder.recipe.name)
+    serving = serving_after(events_before(past, folder.path.name))
+    if serving is None:
+        return None
+    told = dict(serving.inputs)
+    night = NightFolder(folder.path.with_name(serving.night))
+    if not told.keys() >= set(LEARNED) and night.has(
+        "night.json"
+    ):  # an older row of the ledger; its night still says
+        told |= learned_facts(night)
+    recipe = folder.recipe
+    if (told.get("feature_set"), told.get("width")) != (recipe.feature_set, recipe.width):
+        return None
+    return Learned(
+        serving.version, int(told["since_ns"]), int(told["cutoff_ns"]), frozenset(told["instruments"])
+    )
+
+
+def learned_facts(night: NightFolder) -> dict[str, Any]:
+    """Return what the ledger keeps of a night for those that are judged against it, by the names of `LEARNED`."""
+    facts = night.facts | {"width": night.recipe.width}
+    return {name: facts[name] for name in LEARNED}
 
 
 def count_data(data: NightData) -> dict[str, Any]:
@@ -173,21 +206,6 @@ def _prove(folder: NightFolder, panel: Panel, lake: Lake, load: Load, *, grace_n
         raise
     passed = {"passed": True, "reason": ""}
     folder.write("proof.json", passed | proof.to_dict() | {"hindsight": hindsight.to_dict()})
-
-
-def _learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
-    """Return what the champion learned from, which the night will be judged against; None where nothing serves."""
-    past = read_versions(lake, recipe=folder.recipe.name)
-    serving = serving_after(events_before(past, folder.path.name))
-    if serving is None:
-        return None
-    since_ns = serving.inputs.get("since_ns")
-    if since_ns is None:  # an older row of the ledger does not say; its night does, where it is still here
-        night = NightFolder(folder.path.with_name(serving.night))
-        since_ns = night.facts["since_ns"] if night.has("night.json") else None
-    if since_ns is None:
-        return None
-    return Learned(serving.version, int(since_ns), int(serving.inputs["cutoff_ns"]))
 
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:

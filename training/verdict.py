@@ -38,6 +38,7 @@ from training.foldrun import fit_normaliser, fold_rows, predict_rows
 from training.folds import Fold, Parts
 from training.ledger import VersionEvent, append_events, events_before, read_versions, serving_after
 from training.members import fit_member, load_member
+from training.prepare import learned_facts
 from training.recipes import Recipe
 from training.summary import score_all, summarise
 
@@ -224,7 +225,6 @@ def _register(
         "training_code",
         "lock",
         "torch_version",
-        "since_ns",
     )
     registered = VersionEvent(
         version=deployed["version"],
@@ -234,7 +234,9 @@ def _register(
         night=folder.path.name,
         reason="best by validation",
         metrics={"traded": asdict(traded), "rules": {rule.name: rule.passed for rule in verdict.rules}},
-        inputs={name: facts[name] for name in kept} | {"cutoff_ns": deployed["cutoff_ns"]},
+        inputs={name: facts[name] for name in kept}
+        | learned_facts(folder)
+        | {"cutoff_ns": deployed["cutoff_ns"]},
         artefact=str((folder.path / "deploy").relative_to(models_dir)),
         ts_knowable_ns=now_ns,
     )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from serving.features import Bars
 
 features = typer.Typer(
-    no_args_is_help=True, help="What features there are, what changed, and whether they look ahead."
+    no_args_is_help=True,
+    help="What features there are, what changed, whether they look ahead; build them, or follow the recorder.",
 )
 
 Set = Annotated[
@@ -134,9 +135,10 @@ def build(
     and says why, and the days stay.
     """
     from serving.building import build_to
-    from serving.features import Bars
+    from serving.features import Bars, refuse_share
 
     settings = settings_of(context)
+    refuse_share(newest)
     bars = Bars.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
@@ -202,7 +204,10 @@ def follow(
     instrument: Instruments = None,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds that a bar is waited for once its grace is over; then it is unknown."),
+        typer.Option(
+            help="Seconds that a bar is waited for once its grace is over; then what is missing is unknown. Fewer than "
+            "a recorder takes to commit (record.commit_s, and a moment) leave bars unknown that were recorded."
+        ),
     ] = 30.0,
     bars: Annotated[int | None, typer.Option("--bars", min=1, help="End after so many bars.")] = None,
     form: Annotated[
@@ -270,10 +275,11 @@ def health(
 ) -> None:
     """Judge a set on the lake's bars: coverage, nulls, drift; ends with 1 where a limit refuses it."""
     from features.build import build_features
-    from serving.features import Bars, health_of, health_rows
+    from serving.features import Bars, health_of, health_rows, refuse_share
     from serving.report.page import write_features
 
     settings = settings_of(context)
+    refuse_share(newest)
     bars = Bars.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )

@@ -24,11 +24,11 @@ import features.days
 from features.build import build_features
 from features.built import built_block
 from features.days import Days
-from features.files import FileWriter
 from features.manifest import Manifest, Question, write_manifest
 from features.panel import UNKNOWN, Panel
 from features.spec import FeatureBlock
 from features.upkeep import trim_days
+from features.whole import FileWriter
 from storage.clock import DAY_NS
 from tests.features.test_store import MIDNIGHT_NS, QUARTER_NS, STEPS, assert_same, quarters
 
@@ -126,7 +126,9 @@ def test_an_empty_panel_is_an_empty_block(tmp_path: Path) -> None:
             assert block.values.shape[:2] == block.mask.shape[:2] == panel.status.shape
 
 
-@pytest.mark.parametrize("harm", ["a bit", "the end", "all of it", "its clock", "another block"])
+@pytest.mark.parametrize(
+    "harm", ["a bit", "the end", "all of it", "its clock", "another block", "another day"]
+)
 def test_a_damaged_day_is_built_again(tmp_path: Path, built: list[int], harm: str) -> None:
     built_block(tmp_path, WHOLE, SET)
     whole = {path: path.read_bytes() for path in days_of(tmp_path)}
@@ -145,6 +147,16 @@ def test_a_damaged_day_is_built_again(tmp_path: Path, built: list[int], harm: st
     assert path.read_bytes() == whole[path]
 
 
+def test_a_day_under_the_name_of_another_is_built_again(tmp_path: Path) -> None:
+    """It is sound and of the same instruments: only what it was written as tells it apart."""
+    built_block(tmp_path, WHOLE, SET)
+    path, other = days_of(tmp_path)[3:5]
+    whole = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    assert_same(built_block(tmp_path, WHOLE, SET), build_features(WHOLE, SET))
+    assert path.read_bytes() == whole
+
+
 def test_days_of_other_code_are_not_met(
     tmp_path: Path, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +171,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from features.built import built_block
-from features.files import FileWriter
+from features.whole import FileWriter
 from tests.features.test_built import SET, WHOLE
 put = FileWriter.put
 def kill(self, name, value, **more):
@@ -195,6 +207,24 @@ def test_where_the_disk_is_full_the_night_goes_on(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(FileWriter, "put", full)
     assert_same(built_block(tmp_path, WHOLE, SET), build_features(WHOLE, SET))
     assert days_of(tmp_path) == []
+
+
+def test_in_another_users_folder_days_are_taken_and_stay(
+    tmp_path: Path, built: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a person built is not a night's to touch or to remove, where Airflow runs as somebody else."""
+    built_block(tmp_path, WHOLE, SET)
+    built.clear()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert_same(built_block(tmp_path, WHOLE, SET), build_features(WHOLE, SET))
+    assert built == []
+    trim_days(tmp_path, limit_bytes=0)
+    assert len(days_of(tmp_path)) == DAYS
 
 
 def test_days_that_nobody_names_go_beyond_the_limit_and_the_longest_unused_first(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_where_the_disk_is_full_the_lake_is_read(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("features.files.FileWriter.put", full)
+    monkeypatch.setattr("features.whole.FileWriter.put", full)
     panel, content = cached_panel(tmp_path, lake, **ASKED)
     assert content == content_hash(panel) == content_hash(load_panel(lake, **ASKED))
     assert list((tmp_path / "panels").iterdir()) == []

@@ -181,7 +181,12 @@ def test_a_window_too_short_says_nothing_about_drift() -> None:
 def learned(start: int, stop: int) -> Learned:
     """What a champion learned that saw these steps."""
     first_ns = int(PANEL.ts_open_ns[0])
-    return Learned("mlp-night", first_ns + start * PANEL.width_ns, first_ns + stop * PANEL.width_ns)
+    return Learned(
+        "mlp-night",
+        first_ns + start * PANEL.width_ns,
+        first_ns + stop * PANEL.width_ns,
+        frozenset(PANEL.instruments),
+    )
 
 
 def test_the_newest_share_is_compared_with_exactly_what_the_champion_learned_from() -> None:
@@ -217,6 +222,19 @@ def test_with_too_little_of_that_the_range_is_what_is_usual(start: int, stop: in
     assert told.trained_until_ns == SPLIT_NS
     if not held:
         np.testing.assert_array_equal(told.psi, health_of().psi)
+
+
+def test_an_instrument_that_the_champion_never_learned_from_is_compared_with_its_own_past() -> None:
+    """A coin that was listed since has nothing in the champion's window, and would never be judged."""
+    whole = learned(100, 1_000)
+    told = check_health(
+        BLOCK, PANEL, split_ns=SPLIT_NS, learned=replace(whole, instruments=frozenset(PANEL.instruments[:2]))
+    )
+    of_champion, of_past = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=whole), health_of()
+    assert told.champion == "mlp-night"
+    np.testing.assert_array_equal(told.psi[:, :2], of_champion.psi[:, :2])
+    np.testing.assert_array_equal(told.psi[:, 2:], of_past.psi[:, 2:])
+    assert not np.array_equal(of_champion.psi[:, 2:], of_past.psi[:, 2:], equal_nan=True)
 
 
 def test_health_that_was_written_before_there_was_a_champion_is_read() -> None:

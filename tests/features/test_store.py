@@ -206,6 +206,30 @@ def test_a_file_that_is_gone_or_damaged_is_built_again(home: Home) -> None:
     assert home.compare() > 20_000
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"days": 1}', b'{"days": {"2025-09-04": 7}}', b"\xff"])
+@pytest.mark.parametrize("which", [".json", ".started.json"])
+def test_with_a_damaged_manifest_the_days_that_are_there_are_found(
+    home: Home, body: bytes, which: str
+) -> None:
+    home.add(WHOLE)
+    home.update()
+    (QUESTION.days(home.root).folder / f"{QUESTION.name}{which}").write_bytes(body)
+    report = home.update()
+    assert (report.built, len(report.compared)) == ((), DAYS if which == ".json" else 0)
+    assert home.compare() > 20_000
+
+
+def test_rows_of_a_clock_that_was_set_back_by_days_are_found(home: Home) -> None:
+    home.add(WHOLE.steps(0, 5 * STEPS))
+    home.update()
+    home.clock = ManualTime(START_NS - 3 * DAY_NS)
+    with Lake.open(Settings(home=home.root.parent), clock=home.clock) as lake:
+        lake.commit({"bars": stored_rows(WHOLE.steps(5 * STEPS, 6 * STEPS))}, batch_id="of the past")
+    assert days(home.update()) == [5]
+    assert home.compare() > 15_000
+    assert home.update().built == ()
+
+
 def test_cut_short_it_goes_on_behind_the_days_that_it_finished(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

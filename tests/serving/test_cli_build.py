@@ -74,7 +74,48 @@ def test_no_more_days_are_judged_than_are_built_at_a_time(
     assert run(home, "features", "build", "candles", *QUARTERS) == 0
     assert "judged the newest 2 of its days" in said(capsys)
     [folder] = (home / "features").iterdir()
-    assert [path for path in folder.iterdir() if path.is_dir()] == [], "what was gathered to judge is gone"
+    assert not [path for path in folder.iterdir() if path.is_dir() or path.suffix == ".part"], (
+        "what was gathered to judge is gone"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--newest", "3"), ("--newest is 3", "between 0 and 1", "use 0.2")),
+        (("--newest", "0"), ("--newest is 0", "between 0 and 1", "use 0.2")),
+        (
+            ("--since", "2025-09-06", "--until", "2025-09-05"),
+            ("--until 2025-09-05 is not after --since 2025-09-06", "swap them"),
+        ),
+        (("--instrument", "hyperliquid|perp|NONE"), ("hyperliquid|perp|NONE has no bar", "SELECT DISTINCT")),
+    ],
+)
+@pytest.mark.parametrize("command", ["build", "health"])
+def test_what_is_wrong_is_said_before_anything_is_built(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    wrong: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    assert run(home, "features", command, "candles", *QUARTERS, *wrong) == 2
+    text = said(capsys)
+    assert all(word in text for word in words), text
+    assert not list((home / "features").rglob("*.safetensors"))
+
+
+def test_where_the_disk_is_full_it_says_what_to_do(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("features.whole.FileWriter.put", full)
+    assert run(home, "features", "build", "candles", *QUARTERS) == 2
+    text = said(capsys)
+    assert "No space left on device" in text
+    assert "make room there" in text
 
 
 def test_days_that_are_not_fit_end_with_1_and_stay(

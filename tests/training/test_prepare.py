@@ -1,52 +1,78 @@
-"""What a night stands on: paid funding, by the bar in which it falls due."""
+"""Against what is a night's health judged, where a champion serves?"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pytest
 
-from storage.clock import NS
-from storage.contracts import FUNDING
+from features.health import Learned
 from storage.lake import Lake
-from storage.settings import Settings
-from tests.training.builders import MINUTE_NS, START_NS, panel_of
-from training.pinned import read_funding
+from tests.training.builders import settings_in
+from tests.training.test_ledger import FIRST
+from training.folder import NightFolder
+from training.ledger import append_events
+from training.prepare import learned_by_champion, learned_facts
+from training.recipes import RECIPES, Recipe
 
-HOUR_NS = 60 * MINUTE_NS
-FIRST_HOUR_NS = -(-START_NS // HOUR_NS) * HOUR_NS
-
-
-def paid(instrument: str, at_ns: int, rate: float) -> dict[str, object]:
-    return {
-        "instrument": instrument,
-        "ts_event": datetime.fromtimestamp(at_ns / NS, UTC),
-        "funding_rate": rate,
-        "premium": None,
-        "interval_h": 1,
-        "source": "test",
-        "ts_knowable_ns": at_ns,
-    }
+DEMO = RECIPES["demo"]
+BTC = "hyperliquid|perp|BTC"
 
 
-def test_funding_falls_due_in_the_bar_that_closes_on_the_hour(tmp_path: Path) -> None:
-    panel = panel_of(np.full((2, 200), 100.0))
-    rows = [
-        # The venue stamps some milliseconds after the hour, or before it.
-        paid("hyperliquid|perp|C1", FIRST_HOUR_NS + 158_000_000, 1e-4),
-        paid("hyperliquid|perp|C1", FIRST_HOUR_NS + HOUR_NS - 5_000_000, -2e-4),
-        paid("hyperliquid|perp|C1", FIRST_HOUR_NS + 100 * HOUR_NS, 9.0e-1),
-        paid("hyperliquid|perp|other", FIRST_HOUR_NS, 9.0e-1),
-    ]
-    with Lake.open(Settings(home=tmp_path)) as lake:
-        before = lake.snapshot()
-        done = lake.commit({"funding": FUNDING.rows(rows)}, batch_id="f", inputs={})
-        assert done.rows["funding"] == 4
-        found = read_funding(lake, panel, at=done.snapshot)
-        assert read_funding(lake, panel, at=before) is None
-    assert found is not None
-    step = int(np.flatnonzero(panel.ts_close_ns == FIRST_HOUR_NS)[0])
-    assert [tuple(place) for place in np.argwhere(found)] == [(1, step), (1, step + 60)]
-    assert found[1, step] == 1e-4
-    assert found[1, step + 60] == -2e-4
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[tuple[Path, Lake]]:
+    settings = settings_in(tmp_path)
+    with Lake.open(settings) as lake:
+        yield settings.models_dir / "nights", lake
+
+
+def night_of(nights: Path, name: str, recipe: Recipe = DEMO) -> NightFolder:
+    night = NightFolder(nights / name)
+    facts = {"night": name, "since_ns": 7, "instruments": [BTC], "feature_set": recipe.feature_set}
+    night.write("night.json", facts | {"recipe": recipe.to_plain()})
+    return night
+
+
+def serve(lake: Lake, **inputs: Any) -> None:
+    append_events(
+        lake,
+        [replace(FIRST, event="champion", inputs={"cutoff_ns": 50} | inputs)],
+        batch_id="champion",
+    )
+
+
+def test_it_is_what_the_champion_learned_from(home: tuple[Path, Lake]) -> None:
+    nights, lake = home
+    night = night_of(nights, "demo-2")
+    assert learned_by_champion(night, lake) is None
+    serve(lake, **learned_facts(night_of(nights, "demo-1")))
+    expected = Learned("mlp-demo-1", 7, 50, frozenset({BTC}))
+    assert learned_by_champion(night, lake) == expected
+    (nights / "demo-1" / "night.json").unlink()
+    assert learned_by_champion(night, lake) == expected, (
+        "the ledger says it, whether or not its night is here"
+    )
+
+
+@pytest.mark.parametrize("changed", [{"width": "5m"}, {"feature_set": "candles"}])
+def test_a_champion_of_other_features_under_the_same_name_is_none(
+    home: tuple[Path, Lake], changed: dict[str, Any]
+) -> None:
+    nights, lake = home
+    serve(lake, **learned_facts(night_of(nights, "demo-1", replace(DEMO, **changed))))
+    assert learned_by_champion(night_of(nights, "demo-2"), lake) is None
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_of_a_champion_that_the_ledger_says_too_little_of_its_night_is_asked(
+    home: tuple[Path, Lake], is_here: bool
+) -> None:
+    nights, lake = home
+    serve(lake)
+    if is_here:
+        night_of(nights, "demo-1")
+    found = learned_by_champion(night_of(nights, "demo-2"), lake)
+    assert found == (Learned("mlp-demo-1", 7, 50, frozenset({BTC})) if is_here else None)

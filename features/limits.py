@@ -55,6 +55,14 @@ def find(block: FeatureBlock, figures: dict[str, Figures]) -> Iterator[Finding]:
         figures: (F, S) of each of `features.health.Health`, and `ago`, `of_late` (nulls in the training window, and
             in the newest share) and `rescaled`.
     """
+    if (steps := len(block.ts_open_ns)) <= block.lookback_bars:
+        yield Finding(
+            "refuse",
+            "every feature",
+            block.instruments,
+            f"is masked: the set looks back on {block.lookback_bars} bars, and the range holds {steps}",
+            "there is nothing to learn from or to judge; ask for a longer range, or for narrower bars",
+        )
     unsound = ~torch.isfinite(block.values) | ((block.values != 0.0) & ~block.mask)
     for place, name in enumerate(block.names):
         of = {figure: numbers[place] for figure, numbers in figures.items()}

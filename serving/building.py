@@ -80,6 +80,9 @@ def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, H
             until_ns=int(panel.ts_close_ns[-1]),
             into=into,
         )
+        # Its first bars looked back on bars of the store that are not read here.
+        before = (int(panel.ts_open_ns[0]) - done.since_ns) // width_ns(bars.width)
+        block = replace(block, lookback_bars=max(block.lookback_bars - before, 0))
         return len(judged), health_of(block, panel, newest=newest)
     finally:
         into.unlink(missing_ok=True)

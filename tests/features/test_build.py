@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import features.build
-import features.files
+import features.whole
 from features.build import build_features
 from features.files import read_block, read_panel, write_block, write_panel
 from features.inputs import View, leaves_of
@@ -190,7 +190,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.files.os, "fsync", full_disk)
+    monkeypatch.setattr(features.whole.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_block(path, BLOCKS["live"])
     assert path.read_bytes() == before

@@ -139,6 +139,19 @@ def test_another_unit_is_refused() -> None:
     ]
 
 
+def test_a_range_within_the_lookback_is_refused() -> None:
+    """All of it is masked, and a page that called that fit would be believed."""
+    for steps, is_refused in ((BLOCK.lookback_bars, True), (BLOCK.lookback_bars + 1, False)):
+        panel = PANEL.steps(0, steps)
+        health = check_health(build_features(panel, "live"), panel, split_ns=int(panel.ts_open_ns[-1]))
+        assert bool(health.refusals) == is_refused
+        if is_refused:
+            with pytest.raises(
+                ContractError, match=f"looks back on {steps} bars, and the range holds {steps}"
+            ):
+                health.refuse()
+
+
 def test_a_value_that_is_no_number_is_refused() -> None:
     for value, known in ((math.nan, True), (3.0, False)):
         health = health_of(

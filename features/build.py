@@ -48,8 +48,13 @@ def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
     Raises:
         SettingsError: there is no such set.
     """
+    values, mask = compute(panel, get_set(feature_set))
+    return block_of(panel, feature_set, values, mask)
+
+
+def block_of(panel: Panel, feature_set: str, values: Tensor, mask: Tensor) -> FeatureBlock:
+    """Return values and mask of a panel, (S, T, F), as a block of this code's features."""
     features = get_set(feature_set)
-    values, mask = compute(panel, features)
     return FeatureBlock(
         names=tuple(item.name for item in features),
         values=values,

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from features.build import block_of
 from features.days import Day, Days, index_of, most_days, runs
 from features.panel import Panel
-from features.sets import fingerprint, get_set
+from features.sets import get_set
 from features.spec import FeatureBlock
 from features.upkeep import LIMIT_BYTES, trim_days
 from storage.clock import DAY_NS, floor_ns
@@ -38,19 +39,9 @@ def built_block(
     Raises:
         SettingsError: there is no such set.
     """
-    days, features = Days.of(root, feature_set, panel.width_ns), get_set(feature_set)
-    shape = (panel.n_instruments, panel.n_steps, len(features))
-    made = FeatureBlock(
-        names=tuple(item.name for item in features),
-        values=torch.empty(shape, dtype=torch.float32),
-        mask=torch.empty(shape, dtype=torch.bool),
-        instruments=panel.instruments,
-        width_ns=panel.width_ns,
-        ts_open_ns=panel.ts_open_ns,
-        fingerprint=fingerprint(features),
-        feature_set=feature_set,
-        lookback_bars=max(item.lookback_bars for item in features),
-    )
+    days = Days.of(root, feature_set, panel.width_ns)
+    shape = (panel.n_instruments, panel.n_steps, len(get_set(feature_set)))
+    made = block_of(panel, feature_set, torch.empty(shape), torch.empty(shape, dtype=torch.bool))
     first_ns, stop_ns = (int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])) if panel.n_steps else (0, 0)
     opens = range(floor_ns(first_ns, DAY_NS), stop_ns, DAY_NS)
     # Hashing, checking and copying all let go of the interpreter.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from ingest.recover import recover
 from ingest.venues.faults import (
     GARBAGE,
     ChainHalt,
@@ -22,6 +23,7 @@ from ingest.venues.faults import (
     RefuseConnections,
 )
 from storage.clock import NS
+from storage.lake import Lake
 from storage.settings import Settings
 from tests.ingest.faults.rig import BTC, SOL, START_NS, Spoken, live, ms, since_s, statuses, taped, until
 
@@ -186,6 +188,9 @@ async def test_f33_while_nobody_can_process_sockets_are_not_read_and_nothing_is_
         await until(lambda: len(list(run.settings.journal_dir.iterdir())) >= 3)
         # Enough of the market for whole bars between what began and what ends.
         await run.until_s(max(120.0, (run.time.now_ns() - START_NS) / NS + 60.0))
+    with Lake.open(run.settings) as lake:
+        recover(run.settings, lake)  # a stop in the middle of a rotation leaves the rest to the next start
+        run.read(lake)
     assert run.is_each_print_stored_once()
     assert run.done is not None
     assert run.done.counts.quarantined == 0

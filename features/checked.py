@@ -18,7 +18,7 @@ from features.panel import Panel
 from features.plan import trace
 from features.program import Program, compile_graph
 from features.rings import Rings
-from features.spec import Feature, evaluate
+from features.spec import Feature, deepest_lookback, evaluate
 from features.tiles import Tiles
 from storage.errors import ContractError
 
@@ -60,7 +60,7 @@ def _compare(made: Program, features: tuple[Feature, ...]) -> None:
 
 def compared_on(features: tuple[Feature, ...]) -> Panel:
     """Return the drawn panel on which a program of these features is compared: a few whole blocks."""
-    deepest = max(item.lookback_bars for item in features)
+    deepest = deepest_lookback(features)
     return drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
 
 
@@ -69,7 +69,8 @@ def _run(run: Rings | Tiles, panel: Panel, steps: int) -> list[Tensor]:
     blocks = []
     for start in range(0, panel.n_steps, steps):
         leaves = leaves_of(panel.steps(start, start + steps))
-        blocks.append([raw.clone() for raw in run.push([leaves[name] for name in run.program.leaves])])
+        run.push([leaves[name] for name in run.program.leaves])
+        blocks.append([raw.clone() for raw in run.raw()])
     return [torch.cat(parts, 1) for parts in zip(*blocks, strict=True)]
 
 

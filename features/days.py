@@ -25,7 +25,7 @@ from features.build import build_features
 from features.files import read_block, write_block
 from features.panel import UNKNOWN, Panel, content_hash
 from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import FeatureBlock
+from features.spec import FeatureBlock, deepest_lookback
 from features.version import room_code
 from features.whole import note_used, remove
 from features.widths import width_name
@@ -76,7 +76,7 @@ class Days:
         Raises:
             SettingsError: there is no such set.
         """
-        lookback_bars = max(item.lookback_bars for item in get_set(feature_set))
+        lookback_bars = deepest_lookback(get_set(feature_set))
         return cls(
             root / _folder_name(feature_set, width_name(step_ns)), feature_set, lookback_bars * step_ns
         )

@@ -19,6 +19,7 @@ from features.cache import load_stretch
 from features.manifest import Question
 from features.panel import UNKNOWN, Panel, no_bar_of, no_bars
 from features.sets import columns_of, get_set
+from features.spec import deepest_lookback
 from features.step import Live, Row
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import RangeError
@@ -124,7 +125,7 @@ class Follower:
 
     @property
     def _lookback_ns(self) -> int:
-        lookback_bars = max(item.lookback_bars for item in get_set(self._question.feature_set))
+        lookback_bars = deepest_lookback(get_set(self._question.feature_set))
         return max(lookback_bars, 1) * self._width_ns
 
     def _present(self, lake: Lake, open_ns: int) -> dict[str, bool]:

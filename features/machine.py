@@ -29,6 +29,11 @@ _WRITTEN_STEPS: Final = 32
 """Steps that are put in order at a time, so few that they stay in the innermost cache."""
 
 
+def instruction(op: int, cells: int, out: int, *operands: int) -> list[int]:
+    """Return the fields of an instruction, `FIELDS` of them."""
+    return [op, cells, out, *operands, *[operands[0]] * (FIELDS - 3 - len(operands))]
+
+
 @compiled(nogil=True, error_model="numpy")
 def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
     """Run all instructions for the first row, then all for the next: what a row needs stays in the cache.

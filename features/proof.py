@@ -21,7 +21,7 @@ from features.made import made_as_proven
 from features.moved import ALL, Results, blind, evaluate_on, first_move, leak
 from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import fingerprint, get_set
-from features.spec import Feature
+from features.spec import Feature, deepest_lookback
 from storage.clock import DAY_NS
 from storage.contracts import STATUSES
 from storage.errors import RangeError
@@ -132,7 +132,7 @@ class _Proof:
 
     def __init__(self, panel: Panel, features: tuple[Feature, ...], seed: int) -> None:
         canaries = (canary_looks_ahead, canary_reaches_back, canary_remembers)
-        deepest = max(item.lookback_bars for item in (*features, *canaries))
+        deepest = deepest_lookback((*features, *canaries))
         if panel.n_steps < deepest + 2 * _MARGIN_STEPS or not panel.n_instruments:
             raise RangeError(
                 f"a panel of {panel.n_instruments} instruments and {panel.n_steps} steps is too small to prove "

@@ -33,8 +33,8 @@ class Rings(Runner):
         self._still, self._starts = np.zeros_like(self._bases), self._bases
         self._now, self._parts = plan.now, plan.parts
 
-    def push(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Run once over the next bar, and return the raw values, (S, 1) each."""
+    def push(self, leaves: Sequence[Tensor]) -> None:
+        """Run once over the next bar."""
         self._pushes += 1
         self._starts = (self._bases + (self._pushes - self._backs) % self._rings) * self._rows
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
@@ -44,7 +44,6 @@ class Rings(Runner):
                 self.call(part)
             else:
                 machine.run(part, self._starts, self._still, self.arena, 1)
-        return [self.block(value) for value in self.program.outputs]
 
     def block(self, value: int) -> Tensor:
         """Return where a value lies, (S, 1)."""
@@ -120,7 +119,7 @@ class _Plan:
             self._put(machine.COPY, self._begin_ring(history), self.now[value])
 
     def _put(self, op: int, out: int, *read: int) -> None:
-        self._code.append([op, self._rows, out, *read, *[read[0]] * (3 - len(read))])
+        self._code.append(machine.instruction(op, self._rows, out, *read))
 
     def _histories(self, value: int) -> list[History]:
         return [history for history in self._depths if history[0] == value]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from features.kernels import KERNELS
 from features.program import Call, Program, Ref
 
 
-class Runner:
+class Runner(ABC):
     """What a program's values are to torch: blocks of its memory, or things of torch's own.
 
     Args:
@@ -27,9 +29,17 @@ class Runner:
         self.memory = torch.from_numpy(arena)
         self._boxes: dict[int, Any] = {}
 
+    @abstractmethod
+    def push(self, leaves: Sequence[Tensor]) -> None:
+        """Run once over the next block."""
+
+    def raw(self) -> list[Tensor]:
+        """Return the raw value of each feature on the last block, (S, T) each; they hold until the next push."""
+        return [self.block(value) for value in self.program.outputs]
+
+    @abstractmethod
     def block(self, value: int) -> Tensor:
         """Return where a value lies in the memory, (S, T) float64."""
-        raise NotImplementedError
 
     def call(self, call: Call) -> None:
         """Call one of torch's functions on whole blocks, or what gives the same bits faster."""

@@ -66,7 +66,7 @@ from features.panel import COLUMNS
 from features.regime import illiquidity_regime, illiquidity_state, volatility_regime, volatility_state
 from features.relay import relay_lag, relay_lag_age
 from features.returns import log_return, momentum, price_age, range_position, variance_ratio
-from features.spec import Feature, evaluate
+from features.spec import Feature, deepest_lookback, evaluate
 from features.version import reached_sources
 from features.volatility import (
     bipower_volatility,
@@ -234,7 +234,7 @@ def describe_sets() -> str:
     """Return the page that lists every set and every feature, in Markdown."""
     lines = [_HEAD]
     for name, features in FEATURE_SETS.items():
-        deepest = max(item.lookback_bars for item in features)
+        deepest = deepest_lookback(features)
         lines += [
             f"## Set `{name}`",
             "",

@@ -251,5 +251,4 @@ class Coder:
         return self._arena.place(home.base, self._steps, 0 if home.is_tile else self._steps)
 
     def _put(self, op: int, out: int, *read: int, cells: int | None = None) -> None:
-        operands = [*read, *[read[0]] * (3 - len(read))]
-        self._code.append([op, self._steps if cells is None else cells, out, *operands])
+        self._code.append(machine.instruction(op, self._steps if cells is None else cells, out, *read))

@@ -145,6 +145,11 @@ def family(
     return declare
 
 
+def deepest_lookback(features: Iterable[Feature]) -> int:
+    """Return how many bars before its own can move the feature that looks back farthest."""
+    return max(item.lookback_bars for item in features)
+
+
 def evaluate(
     view: View, features: Iterable[Feature], *, shape: tuple[int, int]
 ) -> list[tuple[Tensor, Tensor]]:

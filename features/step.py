@@ -18,7 +18,7 @@ from features.inputs import leaves_of
 from features.panel import Panel
 from features.rings import Rings
 from features.sets import get_set
-from features.spec import Feature
+from features.spec import Feature, deepest_lookback
 from storage.clock import iso
 from storage.errors import ContractError
 
@@ -60,7 +60,7 @@ class Live:
         """Return a state that has seen the newest bars of a panel, as many as the set looks back."""
         features = get_set(feature_set)
         live = cls(features, panel.instruments, panel.width_ns)
-        for at in range(max(panel.n_steps - max(item.lookback_bars for item in features), 0), panel.n_steps):
+        for at in range(max(panel.n_steps - deepest_lookback(features), 0), panel.n_steps):
             live.step(panel.steps(at, at + 1))
         return live
 
@@ -89,8 +89,8 @@ class Live:
             )
         with torch.inference_mode():
             leaves = leaves_of(bar)
-            raw = self._run.push([leaves[name] for name in self._leaves])
-            found = torch.cat(raw, 1).to(torch.float32)
+            self._run.push([leaves[name] for name in self._leaves])
+            found = torch.cat(self._run.raw(), 1).to(torch.float32)
             mask = torch.isfinite(found) & (self._bars >= self._lookbacks)
             values = torch.where(mask, found, 0.0)
         self._bars += 1

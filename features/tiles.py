@@ -72,8 +72,8 @@ class Tiles(Runner):
             for segment, parts in zip(self._segments, coded, strict=True)
         ]
 
-    def push(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Run once over the next block, and return the raw values, (S, T) each."""
+    def push(self, leaves: Sequence[Tensor]) -> None:
+        """Run once over the next block."""
         for place in self._shared:
             self.put(self.program.inputs[place], leaves[place])
         for segment, tiles in zip(self._segments, self._tiles, strict=True):
@@ -84,7 +84,6 @@ class Tiles(Runner):
                     run()
             for call in segment.across:
                 self.call(call)
-        return [self.block(value) for value in self.program.outputs]
 
     def write_out(
         self,

@@ -12,9 +12,8 @@ from features.days import most_days
 from features.edition import EDITION, edition_path
 from features.files import write_block
 from features.health import Health
-from features.manifest import Question
 from features.sets import get_set
-from features.spec import FeatureBlock
+from features.spec import FeatureBlock, deepest_lookback
 from features.store import UpdateReport, read, update
 from features.widths import join_wider
 from serving.features import Bars, health_of, write_edition
@@ -31,7 +30,7 @@ def build_days(bars: Bars, *, on_day: Callable[[int, int, int], None]) -> Update
             done = update(
                 bars.settings.features_dir,
                 lake,
-                _question(bars),
+                bars.question,
                 since_ns=bars.since_ns,
                 until_ns=bars.until_ns,
                 at=bars.at,
@@ -74,7 +73,7 @@ def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, H
     try:
         block = read(
             bars.settings.features_dir,
-            _question(bars),
+            bars.question,
             instruments=panel.instruments,
             since_ns=int(panel.ts_open_ns[0]),
             until_ns=int(panel.ts_close_ns[-1]),
@@ -86,11 +85,6 @@ def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, H
         return len(judged), health_of(block, panel, newest=newest)
     finally:
         into.unlink(missing_ok=True)
-
-
-def _question(bars: Bars) -> Question:
-    grace_ns = bars.settings.bars.grace_ns
-    return Question(bars.feature_set, bars.width, grace_ns, instruments=bars.instruments)
 
 
 def build_to(
@@ -145,7 +139,7 @@ def _wider(bars: Bars, width: str, *, newest: float) -> tuple[FeatureBlock, Heal
     Raises:
         RangeError: the lake holds no bars of that width.
     """
-    lookback_bars = max(item.lookback_bars for item in get_set(bars.feature_set))
+    lookback_bars = deepest_lookback(get_set(bars.feature_set))
     back_ns = (lookback_bars + 2) * width_ns(width)
     since_ns = None if bars.since_ns is None else floor_ns(bars.since_ns - back_ns, width_ns(width))
     panel = replace(bars, width=width, since_ns=since_ns).load()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from features.edition import inputs_of, reached_of
 from features.inputs import CLOCK, LEAVES, STATUS
 from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import Feature
+from features.spec import Feature, deepest_lookback
 from storage.errors import SettingsError
 
 
@@ -20,7 +20,7 @@ def list_sets() -> pa.Table:
         {
             "set": name,
             "features": len(held),
-            "lookback_bars": max(item.lookback_bars for item in held),
+            "lookback_bars": deepest_lookback(held),
             "fingerprint": fingerprint(held)[:12],
         }
         for name, held in FEATURE_SETS.items()

@@ -15,6 +15,7 @@ import pyarrow as pa
 from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
 from features.health import Health, check_health
 from features.hindsight import prove_hindsight
+from features.manifest import Question
 from features.panel import Panel, load_panel
 from features.proof import PROOF_STEPS, prove
 from features.sets import columns_of, get_set
@@ -80,6 +81,13 @@ class Bars:
             until_ns=until_ns,
             at=at,
             instruments=tuple(instruments) if instruments else None,
+        )
+
+    @property
+    def question(self) -> Question:
+        """What a store, or a follower, is asked for them."""
+        return Question(
+            self.feature_set, self.width, self.settings.bars.grace_ns, instruments=self.instruments
         )
 
     def load(self) -> Panel:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from features.follow import Follower
-from features.manifest import Question
 from features.sets import get_set
+from features.spec import deepest_lookback
 from features.step import Row
 from ingest.steady import SteadyTime
 from serving.features import Bars
@@ -90,11 +90,8 @@ def follow_bars(
         )
     clock = time_source or SteadyTime()
     names = tuple(item.name for item in get_set(bars.feature_set))
-    question = Question(
-        bars.feature_set, bars.width, bars.settings.bars.grace_ns, instruments=bars.instruments
-    )
     with _Connection(bars) as connection:
-        follower = Follower.begin(connection.lake, question)
+        follower = Follower.begin(connection.lake, bars.question)
         _refuse_old(follower, bars, now_ns=clock.now_ns())
         while not stop.is_set():
             if isinstance(clock, SteadyTime):
@@ -158,7 +155,7 @@ class _Connection:
 
 
 def _refuse_old(follower: Follower, bars: Bars, *, now_ns: int) -> None:
-    lookback = max(item.lookback_bars for item in get_set(bars.feature_set))
+    lookback = deepest_lookback(get_set(bars.feature_set))
     if now_ns - follower.newest_ns > max(lookback, 1) * width_ns(bars.width):
         raise RangeError(
             f"the newest {bars.width} bar opened at {iso(follower.newest_ns)}, more than the {lookback} bars ago that "

@@ -37,7 +37,8 @@ def by_blocks(run: Tiles | Rings, panel: Panel, steps: int) -> list[Tensor]:
         leaves = leaves_of(panel.steps(start, start + steps))
         short = steps - (min(start + steps, panel.n_steps) - start)
         blocks = [pad(leaves[name], (0, short)) for name in run.program.leaves]
-        for known, raw in zip(got, run.push(blocks), strict=True):
+        run.push(blocks)
+        for known, raw in zip(got, run.raw(), strict=True):
             known.append(raw[:, : steps - short].clone())
     return [torch.cat(known, 1) for known in got]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,15 +18,6 @@ from storage.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1","time":%d,"tid":%d}]}'
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in, with no settings of the person who runs the tests."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
-        monkeypatch.delenv(name)
-    return tmp_path
 
 
 def run(*arguments: str) -> int:

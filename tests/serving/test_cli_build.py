@@ -24,17 +24,11 @@ from storage.settings import Settings
 from tests.features.panels import START_NS, random_panel, stored_rows
 from tests.features.test_store import MIDNIGHT_NS, STEPS, quarters
 
+pytestmark = pytest.mark.usefixtures("here")
+
 DAYS = 5
 WHOLE = quarters(DAYS * STEPS)
 QUARTERS = ("--width", "15m")
-
-
-@pytest.fixture(autouse=True)
-def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file and no variable of the person who runs the tests is read; a terminal is wide."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture

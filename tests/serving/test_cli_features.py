@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,8 @@ from tests.features.panels import MINUTE_NS, START_NS, bar_rows
 from tests.features.test_hindsight import LISTED_AT, NAMES, STEPS, drawn_rows, load
 from tests.features.test_sets import load_feature
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,14 +37,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Lake.open(Settings(home=folder), clock=ManualTime(START_NS)) as lake:
         lake.commit({"bars": bar_rows(drawn_rows())}, batch_id="drawn")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file and no variable of the person who runs the tests is read."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture

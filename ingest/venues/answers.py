@@ -15,6 +15,7 @@ from ingest.venues.frames import decimal_text
 from ingest.venues.past import Past
 from ingest.venues.subscriptions import Refused, Subscription
 from ingest.venues.universe import FIRST_DEX
+from ingest.venues.wide import Wide
 
 RECENT_TRADES: Final = 10
 FUNDING_PAGE: Final = 500
@@ -26,14 +27,21 @@ class Answers:
 
     Args:
         board: what the venue knows.
+        wide: says it of all instruments at once.
         status_ms: tells the venue's present, which `exchangeStatus` gives.
         past: candles that were recorded, instead of those made of prints.
     """
 
     def __init__(
-        self, board: Board, status_ms: Callable[[], int] | None = None, *, past: Past | None = None
+        self,
+        board: Board,
+        wide: Wide,
+        status_ms: Callable[[], int] | None = None,
+        *,
+        past: Past | None = None,
     ) -> None:
         self._board = board
+        self._wide = wide
         self._past = past
         self._status_ms = status_ms or (lambda: board.now_ms)
 
@@ -56,7 +64,7 @@ class Answers:
             case "meta":
                 return self._meta(dex)
             case "metaAndAssetCtxs":
-                return f"[{self._meta(dex)},{board.wide.contexts(dex)}]"
+                return f"[{self._meta(dex)},{self._wide.contexts(dex)}]"
             case "perpDexs":
                 return _compact(universe.perp_dexs())
             case "allPerpMetas":
@@ -64,7 +72,7 @@ class Answers:
             case "spotMeta":
                 return _compact(universe.spot_meta())
             case "spotMetaAndAssetCtxs":
-                return f"[{_compact(universe.spot_meta())},{board.wide.spot_contexts()}]"
+                return f"[{_compact(universe.spot_meta())},{self._wide.spot_contexts()}]"
             case "allMids":
                 return _compact(board.mids(dex))
             case "exchangeStatus":

@@ -27,9 +27,8 @@ from ingest.venues.frames import (
 )
 from ingest.venues.market import Source
 from ingest.venues.schedule import BOTH_SIDES, Schedule
-from ingest.venues.subscriptions import VENUE_WIDE, Subscription
+from ingest.venues.subscriptions import Subscription
 from ingest.venues.universe import kind_of
-from ingest.venues.wide import Wide
 
 REPLAYED: Final = 30
 """Prints resent on subscribe: 30 in every recording that was checked."""
@@ -55,7 +54,6 @@ class Board:
         self.height = 0
         """Blocks of the chain so far."""
         self.seed = source.seed
-        self.wide = Wide(self)
         self._listings = {item.name: item for item in source.listings}
         self._depths: dict[str, Depth] = {}
         self._recent: dict[str, deque[Print]] = {}
@@ -83,8 +81,6 @@ class Board:
                 self._quotes.pop(frame.coin, None)
         for row in block.fundings:
             self._keep_funding(row)
-        if block.fast_book:
-            self.wide.note_changes()
 
     def replay(self, coin: str, most: int) -> list[Print]:
         """Return the newest prints of a coin, oldest first, `most` at the most."""
@@ -92,9 +88,7 @@ class Board:
         return list(rows)[-most:] if most else []
 
     def snapshot(self, subscription: Subscription) -> str | None:
-        """Return the first message of a stream other than trades, or None where nothing is known yet."""
-        if subscription.channel in VENUE_WIDE:
-            return self.wide.snapshot(subscription) if self.makes_books else self.latest(subscription.key)
+        """Return the first message of one coin's stream other than trades, or None where nothing is known yet."""
         if subscription.channel in ("l2Book", "candle") and self.makes_books:
             return self.made(subscription)
         known = self._latest.get(subscription.key)
@@ -104,7 +98,7 @@ class Board:
         return known
 
     def made(self, subscription: Subscription) -> str | None:
-        """Return a book, a candle or a venue-wide message as of now, or None where there is none."""
+        """Return a book or a candle as of now, or None where there is none."""
         key = subscription.key
         if key not in self._texts:
             self._texts[key] = self._make(subscription)
@@ -201,8 +195,6 @@ class Board:
         return depth
 
     def _make(self, subscription: Subscription) -> str | None:
-        if subscription.channel in VENUE_WIDE:
-            return self.wide.text(subscription)
         if subscription.channel == "candle":
             # A tape that brings candles of its own is not second-guessed.
             if subscription.key in self._latest:

@@ -17,6 +17,7 @@ from ingest.venues.line import Due, Line, Stats
 from ingest.venues.market import Source
 from ingest.venues.relay import Relay
 from ingest.venues.relay_session import RelaySession
+from ingest.venues.wide import Wide
 from storage.clock import MS_NS, NS, TimeSource
 from storage.logs import get_logger
 
@@ -53,6 +54,7 @@ class Pump:
         time_source: TimeSource,
         *,
         board: Board,
+        wide: Wide,
         plan: FaultPlan,
         relay: Relay,
         stats: Stats,
@@ -66,6 +68,7 @@ class Pump:
         self._pace = pace
         self._time = time_source
         self._board = board
+        self._wide = wide
         self._plan = plan
         self._relay = relay
         self._stats = stats
@@ -84,7 +87,7 @@ class Pump:
                 self._blocks = itertools.chain((block,), blocks)
                 break
             past = self._board.schedule.apply_past(block)
-            self._board.observe(past)
+            self._wide.observe(past)
             self._relay.observe(past)
             deque(self._relay.due(block.clock_ns, is_past=True), maxlen=0)
         self._board.now_ms = start_ms
@@ -146,7 +149,7 @@ class Pump:
             await asyncio.sleep(min(left_ns / NS, _LONGEST_NAP_S))
 
     def _observe(self, block: Block) -> None:
-        self._board.observe(block)
+        self._wide.observe(block)
         self._relay.observe(block)
         for frame in block.frames:
             if frame.prints:

@@ -22,7 +22,7 @@ from ingest.venues.subscriptions import (
     ack_text,
     parse_request,
 )
-from ingest.venues.wide import CADENCE
+from ingest.venues.wide import CADENCE, Wide
 
 MOST_SUBSCRIPTIONS: Final = 1_000
 _MADE: Final = frozenset({"l2Book", "candle", *VENUE_WIDE})
@@ -35,6 +35,7 @@ class Session(Line):
         ws: the socket.
         abort: drops the connection without a close frame.
         board: what the venue knows.
+        wide: makes its messages.
         plan: what goes wrong.
         stats: where sent messages are counted.
         replayed: prints resent on subscribe.
@@ -48,6 +49,7 @@ class Session(Line):
         abort: Callable[[], None],
         *,
         board: Board,
+        wide: Wide,
         plan: FaultPlan,
         stats: Stats,
         replayed: int,
@@ -58,6 +60,7 @@ class Session(Line):
         self.subscriptions: dict[str, Subscription] = {}
         self._channels: Collection[str] = EXPLORER_CHANNELS if is_explorer else API_CHANNELS
         self._board = board
+        self._wide = wide
         self._plan = plan
         self._replayed = replayed
         self._on_print = on_print
@@ -115,7 +118,7 @@ class Session(Line):
             return
         # The stream starts before the first answer is sent, so that no print falls between replay and stream.
         prints = self._board.replay(item.coin, self._replayed) if item.channel == "trades" else []
-        snapshot = None if item.channel == "trades" else self._board.snapshot(item)
+        snapshot = None if item.channel == "trades" else self._wide.snapshot(item)
         self._set({**self.subscriptions, item.key: item})
         if isinstance(fault, ClaimSubscribed):
             raise Refused(f"Already subscribed: {item.echo()}")
@@ -150,7 +153,7 @@ class Session(Line):
         for item in self._made:
             if not _is_due(item, due, printed) or self._plan.is_silent(item.channel, item.coin):
                 continue
-            text = self._board.made(item)
+            text = self._wide.made(item)
             if text is not None:
                 out.append((item.channel, text))
         return out

@@ -37,6 +37,7 @@ from ingest.venues.past import Past
 from ingest.venues.pump import Pace, Pump
 from ingest.venues.relay import Generation, Relay
 from ingest.venues.session import Session
+from ingest.venues.wide import Wide
 from storage.clock import TimeSource, WallTime
 from storage.errors import SettingsError, VenueError
 from storage.logs import get_logger
@@ -112,16 +113,19 @@ class SimulatedVenue:
         self._on_end = on_end
         self.stats = stats = Stats()
         self._board = board = Board(source, [item for item in faults if isinstance(item, MarketChange)])
+        wide = Wide(board)
         self._plan = plan = FaultPlan(seed=source.seed)
         for item in faults:
             if not isinstance(item, MarketChange):
                 plan.add(item)
         relay = Relay(board, plan, generation=gaia_generation, lag_s=relay_lag_s, heartbeat_s=heartbeat_s)
-        self._pump = Pump(source, pace, clock_source, board=board, plan=plan, relay=relay, stats=stats)
+        self._pump = Pump(
+            source, pace, clock_source, board=board, wide=wide, plan=plan, relay=relay, stats=stats
+        )
 
         def make_session(ws: web.WebSocketResponse, abort: Callable[[], None], is_explorer: bool) -> Session:
             return Session(
-                ws, abort, board=board, plan=plan, stats=stats, replayed=replayed, on_print=on_print,
+                ws, abort, board=board, wide=wide, plan=plan, stats=stats, replayed=replayed, on_print=on_print,
                 is_explorer=is_explorer,
             )  # fmt: skip
 
@@ -129,7 +133,9 @@ class SimulatedVenue:
             pump=self._pump,
             plan=plan,
             relay=relay,
-            answers=Answers(board, self._pump.status_ms, past=source if isinstance(source, Past) else None),
+            answers=Answers(
+                board, wide, self._pump.status_ms, past=source if isinstance(source, Past) else None
+            ),
             stats=stats,
             pace=pace,
             time_source=clock_source,

@@ -10,13 +10,11 @@ import base64
 import json
 import zlib
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from ingest.venues.frames import context_text, decimal_text
-from ingest.venues.subscriptions import Subscription
-
-if TYPE_CHECKING:
-    from ingest.venues.board import Board
+from ingest.venues.board import Board
+from ingest.venues.frames import Block, context_text, decimal_text
+from ingest.venues.subscriptions import VENUE_WIDE, Subscription
 
 CADENCE: Final = {
     "allMids": "second",
@@ -36,15 +34,36 @@ _NO_CONTEXT: Final = context_text(
 
 
 class Wide:
-    """The messages that name no single coin, made from a board."""
+    """Messages of every stream of a venue: those of one coin from its board, those of all coins made here."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._told: dict[str, dict[str, str | None]] = {}
         self._changes: dict[str, dict[str, str | None]] = {}
+        self._texts: dict[str, str | None] = {}
+
+    def observe(self, block: Block) -> None:
+        """Update the board and the venue-wide messages with a block."""
+        self._board.observe(block)
+        self._texts.clear()
+        if block.fast_book:
+            self._note_changes()
+
+    def made(self, subscription: Subscription) -> str | None:
+        """Return a message of a stream that is made on demand, as of now, or None where there is none."""
+        if subscription.channel not in VENUE_WIDE:
+            return self._board.made(subscription)
+        key = subscription.key
+        if key not in self._texts:
+            self._texts[key] = self.text(subscription)
+        return self._texts[key]
 
     def snapshot(self, subscription: Subscription) -> str | None:
-        """Return the first message of a venue-wide stream."""
+        """Return the first message of a stream other than trades, or None where nothing is known yet."""
+        if subscription.channel not in VENUE_WIDE:
+            return self._board.snapshot(subscription)
+        if not self._board.makes_books:
+            return self._board.latest(subscription.key)
         if subscription.channel == "fastAssetCtxs":
             if not self._told:
                 self._told = self._fast_rows()
@@ -98,7 +117,7 @@ class Wide:
         }
         return json.dumps([row], separators=(",", ":"))
 
-    def note_changes(self) -> None:
+    def _note_changes(self) -> None:
         """Take what the fast contexts say now, and how that differs from last time, if anyone was ever told."""
         if not self._told:
             return

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ingest.venues.answers import Answers
 from ingest.venues.board import Board
 from ingest.venues.subscriptions import Refused, parse_request
+from ingest.venues.wide import Wide
 from tests.ingest.wire import (
     SMALL,
     answer,
@@ -241,7 +242,7 @@ def test_no_request_can_break_the_venue(body: Any, inner: Any) -> None:
     board = warm_board()
     wrapped = body | {"req": inner} if isinstance(body, dict) else body
     with contextlib.suppress(Refused):
-        json.loads(Answers(board).info(json.dumps(wrapped).encode()))
+        json.loads(Answers(board, Wide(board)).info(json.dumps(wrapped).encode()))
     with contextlib.suppress(Refused):
         asked = parse_request(json.dumps({"method": "subscribe", "subscription": body}), {"BTC"}).subscription
         assert asked is not None

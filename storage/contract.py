@@ -1,8 +1,8 @@
 """What is a contract: columns, units, key, order and checks of one table, and how a batch is held to them?
 
-Every write goes through `Contract.validate`, which runs the contract as a pandera schema (the pandas backend
-for small batches, polars above) and splits a batch into the rows that fit and the rows that do not, with the
-reason. The columns `ts_ingested_ns` and `batch` are stamped by the lake at commit and stand in every table.
+Every write goes through `validate` (storage/validate.py), which runs the contract as a pandera schema and splits a
+batch into the rows that fit and the rows that do not, with the reason. The columns `ts_ingested_ns` and `batch` are
+stamped by the lake at commit and stand in every table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, Final
 import pyarrow as pa
 
 from storage.errors import ContractError
-from storage.validate import split_by_schema
 
 TS: Final = pa.timestamp("us", tz="UTC")
 I64: Final = pa.int64()
@@ -118,20 +117,6 @@ class Contract:
                     f"{self.name} has no column {sorted(extra)[0]!r}", hint="see docs/tables.md"
                 )
         return pa.Table.from_pylist(rows, schema=self.schema)
-
-    def validate(self, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Split a batch into rows that fit and rows that do not.
-
-        Args:
-            batch: rows with the columns of `schema`, in any order.
-
-        Returns:
-            The rows that fit; and those that do not, with the column `reason` added.
-
-        Raises:
-            ContractError: a column is missing or cannot be cast to its type.
-        """
-        return split_by_schema(self, self.typed(batch))
 
     def typed(self, batch: pa.Table) -> pa.Table:
         """Return a batch with the columns of `schema` in their order and types; nulls are not looked at.

@@ -37,7 +37,7 @@ from storage.refused import as_quarantine, distinct
 from storage.settings import Settings
 from storage.settings_services import LakeSettings
 from storage.turns import READERS_PATIENCE_S, Turns
-from storage.validate import SMALL_BATCH_ROWS
+from storage.validate import SMALL_BATCH_ROWS, validate
 
 logger = get_logger(__name__)
 
@@ -259,7 +259,7 @@ class Lake:
         fitting: dict[str, pa.Table] = {}
         refused: list[pa.Table] = []
         for name, rows in tables.items():
-            good, bad = CONTRACTS[name].validate(rows)
+            good, bad = validate(CONTRACTS[name], rows)
             fitting[name] = good
             if bad.num_rows:
                 refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))

@@ -29,6 +29,7 @@ from storage.parquet import ROW_GROUP_ROWS, Folder, TunedFile
 from storage.refused import as_quarantine
 from storage.spans import Spans, cut, held_in, in_order, meets, place, spans_of, time_held
 from storage.upkeep import MERGE_BELOW_BYTES
+from storage.validate import validate
 
 logger = get_logger(__name__)
 
@@ -132,7 +133,7 @@ class _Staged:
         part: _Part | None = None
         held = time_held(self._lake, contract)
         for piece in _pieces(contract, stream):
-            good, bad = contract.validate(piece)
+            good, bad = validate(contract, piece)
             self._refuse(contract, bad)
             if not good.num_rows:
                 continue

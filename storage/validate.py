@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandera.errors import SchemaErrors
 
-if TYPE_CHECKING:
-    from storage.contract import Column, Contract
+from storage.contract import Column, Contract
 
 # Below this many rows the pandas backend is the faster one (20,000 quotes: 17-22 ms against 39-68, measured
 # 2026-11-23 on two cores), and far above it polars would cost a recorder 50 MB that it keeps for one late batch.
@@ -36,12 +35,20 @@ _SLACK: Final = 1e-9
 _KEY_RULE: Final = "key is unique in its batch"
 
 
-def split_by_schema(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split a typed batch into rows that fit the contract and rows that do not.
+def validate(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Split a batch into rows that fit the contract and rows that do not.
+
+    Args:
+        contract: the rules.
+        batch: rows with the columns of `contract.schema`, in any order.
 
     Returns:
-        The good rows, and the bad ones with a text column `reason` that names every rule broken.
+        The rows that fit; and those that do not, with a text column `reason` that names every rule broken.
+
+    Raises:
+        ContractError: a column is missing or cannot be cast to its type.
     """
+    batch = contract.typed(batch)
     failures = failures_of(contract, batch)
     if not failures:
         return batch, batch.slice(0, 0).append_column("reason", pa.array([], pa.string()))
@@ -146,7 +153,7 @@ def _extremes(values: pa.ChunkedArray[Any]) -> tuple[Any, Any]:
 
 def _failures_small(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
     try:
-        _pandas_schema(contract.name, doubtful).validate(_as_pandas(batch), lazy=True)
+        _pandas_schema(contract, doubtful).validate(_as_pandas(batch), lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         return _collect(
@@ -166,7 +173,7 @@ def _failures(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
     try:
-        _polars_schema(contract.name, doubtful).validate(frame, lazy=True)
+        _polars_schema(contract, doubtful).validate(frame, lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         return _collect(cases.select("index", "column", "check", "failure_case").iter_rows())
@@ -188,8 +195,7 @@ def _show(value: object) -> str:
 
 
 @cache
-def _pandas_schema(name: str, doubtful: _Doubtful) -> Any:
-    contract = _contract(name)
+def _pandas_schema(contract: Contract, doubtful: _Doubtful) -> Any:
     checks = [
         pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
     ]
@@ -205,11 +211,10 @@ def _pandas_schema(name: str, doubtful: _Doubtful) -> Any:
 
 
 @cache
-def _polars_schema(name: str, doubtful: _Doubtful) -> Any:
+def _polars_schema(contract: Contract, doubtful: _Doubtful) -> Any:
     import pandera.polars as polars_api
     import polars as pl
 
-    contract = _contract(name)
     checks = [
         polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
     ]
@@ -226,12 +231,6 @@ def _polars_schema(name: str, doubtful: _Doubtful) -> Any:
         if c.name in doubtful.columns
     }
     return polars_api.DataFrameSchema(columns, checks=checks)
-
-
-def _contract(name: str) -> Contract:
-    from storage.contracts import CONTRACTS  # the contracts call this module
-
-    return CONTRACTS[name]
 
 
 def _checks(api: Any, column: Column) -> list[Any]:

@@ -25,6 +25,7 @@ from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake import Lake
 from storage.load import write_batch
 from storage.settings import Settings
+from storage.validate import validate
 
 # Names by which files call our columns; the first that a file has is taken.
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {
@@ -109,7 +110,7 @@ def import_candles(
     _check_times(run, path, width, step_ns)
     source = f"{path.name}#{content_id(path)}"
     candles = _candles(run, width, step_ns, lag_ns, source)
-    good, _ = CANDLES.validate(candles)  # what the lake will refuse must make no bar either
+    good, _ = validate(CANDLES, candles)  # what the lake will refuse must make no bar either
     # A candle that was refused still says that its instrument was there.
     spans = run.execute(
         "SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument"

@@ -21,6 +21,7 @@ from storage.contract import TS
 from storage.contracts import CONTEXTS, CONTRACTS, QUOTES, TRADES
 from storage.lake import Lake
 from storage.settings import Settings
+from storage.validate import validate
 from tests.benchmarks.harness import Clock, Figure, bench, figures, sample
 
 TRADE_ROWS: Final = 1_200
@@ -118,7 +119,7 @@ def alternate(rounds: int, clock: Clock) -> dict[str, list[float]]:
 
             def check() -> None:
                 for name, rows in batches[next(checks)].items():
-                    good, bad = CONTRACTS[name].validate(rows)
+                    good, bad = validate(CONTRACTS[name], rows)
                     assert (good.num_rows, bad.num_rows) == (rows.num_rows, 0)
 
             def write() -> None:

@@ -14,6 +14,7 @@ import torch
 from features.build import compute
 from storage.clock import width_ns
 from storage.contracts import CONTRACTS
+from storage.validate import validate
 from tests.benchmarks import bench_commit, bench_load, bench_reads
 from tests.benchmarks.bench_bars import check_equal, fold_duckdb, fold_ours, fold_polars, make_prints
 from tests.benchmarks.bench_commit import make_batch
@@ -64,7 +65,7 @@ def test_a_batch_fits_its_contracts_and_shares_no_key_with_the_next() -> None:
     first, second = make_batch(0), make_batch(1)
     assert sum(table.num_rows for table in first.values()) == 2_000
     for name, table in first.items():
-        good, bad = CONTRACTS[name].validate(table)
+        good, bad = validate(CONTRACTS[name], table)
         assert (good.num_rows, bad.num_rows) == (table.num_rows, 0)
         frames = np.intersect1d(table["frame"].to_numpy(), second[name]["frame"].to_numpy())
         assert frames.size == 0
@@ -84,7 +85,7 @@ def test_a_ratio_says_how_many_times_as_fast_we_are() -> None:
 
 def test_made_bars_fit_their_contract_and_come_instrument_by_instrument() -> None:
     tables = list(made_bars(250, minutes=100))
-    good, bad = CONTRACTS["bars"].validate(pa.concat_tables(tables))
+    good, bad = validate(CONTRACTS["bars"], pa.concat_tables(tables))
     assert (good.num_rows, bad.num_rows, [table.num_rows for table in tables]) == (250, 0, [100, 100, 50])
     assert all(good[name].null_count < good.num_rows for name in good.column_names)
     assert good["instrument"].to_pylist() == sorted(good["instrument"].to_pylist())

@@ -16,6 +16,7 @@ from ingest.books import MOST_LEVELS, Mode, book_row, unusable_book
 from ingest.decode import Level
 from ingest.records import Kind, Record
 from storage.contracts import BOOKS
+from storage.validate import validate
 from tests.conftest import recorded
 
 
@@ -81,7 +82,7 @@ def test_a_book_with_two_levels_swapped_is_never_taken(prices: list[float], at: 
 def test_a_row_fits_its_contract() -> None:
     record = Record(7, 9_000_000_000, Kind.FRAME, 0, b"")
     row = book_row("made", record, "gaiaex|perp|BTC", book([2.0, 1.0], [], 3.0), "relay", is_stale=True)
-    good, bad = BOOKS.validate(BOOKS.rows([row]))
+    good, bad = validate(BOOKS, BOOKS.rows([row]))
     assert (good.num_rows, bad.num_rows) == (1, 0)
     assert (row["bid_px"], row["bid_sz"], row["ask_px"]) == ([2.0, 1.0], [3.0, 3.0], [])
     assert (row["ts_event"], row["is_stale"], row["frame"]) == (5_000, True, 7)

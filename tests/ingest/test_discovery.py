@@ -15,6 +15,7 @@ from ingest.venues import gaiaex
 from storage.clock import DAY_NS, NS
 from storage.contracts import INSTRUMENTS
 from storage.errors import VenueError
+from storage.validate import validate
 from tests.conftest import recorded
 from tests.ingest.listing import DEXS, META, NOW, SPOT, brief, meta, of_dex, row, taught
 
@@ -25,7 +26,7 @@ def test_a_first_answer_gives_a_row_for_each_name_and_a_second_like_it_none() ->
     assert brief(rows) == [("perp|BTC", "listed"), ("perp|kPEPE", "listed"), ("perp|OLD", "delisted")]
     assert [(item["asset_index"], item["size_decimals"]) for item in rows] == [(0, 2), (1, 0), (2, 2)]
     assert registry.take(META, meta("BTC", row("kPEPE", 0), row("OLD", isDelisted=True)), NOW + NS) == []
-    assert INSTRUMENTS.validate(INSTRUMENTS.rows(rows))[1].num_rows == 0
+    assert validate(INSTRUMENTS, INSTRUMENTS.rows(rows))[1].num_rows == 0
 
 
 def test_every_kind_of_instrument_has_its_dex_its_token_and_its_calendar() -> None:
@@ -41,7 +42,7 @@ def test_every_kind_of_instrument_has_its_dex_its_token_and_its_calendar() -> No
         "hyperliquid|perp|BTC": ("perp", "", "USDC", "always"),
         "hyperliquid|perp|xyz:AAPL": ("perp", "xyz", "USDH", "us_equities"),
     }
-    assert INSTRUMENTS.validate(INSTRUMENTS.rows(rows))[1].num_rows == 0
+    assert validate(INSTRUMENTS, INSTRUMENTS.rows(rows))[1].num_rows == 0
 
 
 def test_a_token_that_is_named_later_names_the_margin_later() -> None:

@@ -13,13 +13,15 @@ import pytest
 from ingest.aside import run_whole
 from ingest.coverage import TRADES
 from ingest.journal import JournalWriter, hold_recording, read_journal
+from ingest.recording import SEALED
 from ingest.records import Kind
-from ingest.recover import SEALED, recover
+from ingest.recover import recover
 from ingest.replay import replay
 from storage.contracts import BARS
 from storage.errors import CaptureError, JournalError
 from storage.lake import Lake
 from storage.settings import Settings, load_settings
+from storage.validate import validate
 from tests.ingest.script import Script, latest, run
 from tests.storage.rows import bar
 
@@ -54,7 +56,7 @@ def test_a_frame_out_of_bounds_is_quarantined_and_the_bars_go_on(frame: dict[str
     assert len(rows["quarantine"]) == 1
     assert rows["quarantine"][0]["reason"]
     assert [row["status"] for row in latest(rows["bars"]).values()] == ["quiet", "quiet"]
-    good, bad = BARS.validate(BARS.rows(rows["bars"]))
+    good, bad = validate(BARS, BARS.rows(rows["bars"]))
     assert (good.num_rows, bad.num_rows) == (len(rows["bars"]), 0)
 
 

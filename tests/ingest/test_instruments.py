@@ -18,6 +18,7 @@ from storage.contracts import INSTRUMENTS
 from storage.errors import InstrumentError
 from storage.lake import Lake
 from storage.settings import Settings, load_settings
+from storage.validate import validate
 from tests.conftest import recorded
 from tests.ingest.listing import META, NOW, brief, full, meta, row
 
@@ -35,7 +36,7 @@ def test_gaiaex_symbols_are_instruments_of_their_own() -> None:
         ("gaiaex|perp|BTC", ""),
         ("gaiaex|perp|xyz:AAPL", "xyz"),
     ]
-    assert INSTRUMENTS.validate(INSTRUMENTS.rows(rows))[1].num_rows == 0
+    assert validate(INSTRUMENTS, INSTRUMENTS.rows(rows))[1].num_rows == 0
     assert registry.expand(["xyz:*"], gaiaex.VENUE) == registry.listed(gaiaex.VENUE)[1:]
     gone = registry.take(gaiaex.question("symbols/list"), {"symbols": [{"symbol": "BTC"}]}, NOW + NS)
     assert [(item["instrument"], item["state"]) for item in gone][-1] == ("gaiaex|perp|xyz:AAPL", "absent")

@@ -20,6 +20,7 @@ from ingest.ourclock import ClockLedger, Sample, ask_ntp, watch_clock
 from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts import CLOCKS
 from storage.errors import VenueError
+from storage.validate import validate
 
 NOW_NS = 1_767_571_200 * NS
 _NTP_EPOCH_S = 2_208_988_800
@@ -113,7 +114,7 @@ async def test_answers_come_as_journal_records_that_give_rows() -> None:
         for row in ledger.take_answer(request, response, asked_ns, asked_ns + MS_NS)
     ]
     assert [row["source"] for row in rows] == ["ntp", "ntp"]
-    assert CLOCKS.validate(CLOCKS.rows(rows))[1].num_rows == 0
+    assert validate(CLOCKS, CLOCKS.rows(rows))[1].num_rows == 0
     assert ledger.verdict(ears.heard[-1][2] + NS) == "off"
 
 

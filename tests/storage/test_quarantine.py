@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from storage import validate
+from storage import validate as validation
 from storage.contracts import CONTRACTS, QUARANTINE, TRADES
 from storage.errors import LakeError
 from storage.lake import Lake
@@ -34,7 +34,7 @@ def mend(monkeypatch: pytest.MonkeyPatch) -> None:
         dataclasses.replace(c, high=1e18) if c.name == "size" else c for c in CONTRACTS["trades"].columns
     )
     monkeypatch.setitem(CONTRACTS, "trades", dataclasses.replace(TRADES, columns=columns))
-    validate._pandas_schema.cache_clear()
+    validation._pandas_schema.cache_clear()
 
 
 def test_rows_that_fit_a_mended_contract_are_taken_once_and_the_others_stay(
@@ -66,7 +66,7 @@ def test_rows_that_fit_a_mended_contract_are_taken_once_and_the_others_stay(
         large = {row["reason"]: row for row in list_kinds(lake).to_pylist()}[large["reason"]]
         assert (large["rows"], large["retried"]) == (2, 2)
         assert verify(lake, now_ns=1).findings == ()
-    validate._pandas_schema.cache_clear()
+    validation._pandas_schema.cache_clear()
 
 
 def test_one_is_shown_whole(settings: Settings) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ingest.aside import run_whole
 from ingest.intake import Intake
 from ingest.journal import JournalWriter
-from ingest.replay import COMMIT_FRAMES
+from ingest.recording import COMMIT_FRAMES
 from storage.clock import TimeSource
 from storage.errors import LakeError
 from storage.lake import Lake

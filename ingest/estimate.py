@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from ingest.journal import read_batches, segments
+from ingest.recording import CAPTURE
 from ingest.records import Kind
-from ingest.replay import CAPTURE
 from ingest.vitals import free_bytes
 from storage.clock import NS
 from storage.errors import JournalError

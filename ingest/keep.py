@@ -28,7 +28,7 @@ import msgspec
 from ingest.aside import run_aside
 from ingest.journal import hold_recording, read_journal, segments
 from ingest.offhost import Content, Store, content_of, open_store
-from ingest.replay import CAPTURE
+from ingest.recording import CAPTURE
 from storage.clock import DAY_NS, TimeSource, WallTime, iso
 from storage.errors import JournalError, LakeError
 from storage.logs import get_logger

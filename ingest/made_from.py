@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from ingest.captures import content_id
 from ingest.history.asked import PREFIX
 from ingest.journal import hold_recording, read_batches, segments
-from ingest.replay import CAPTURE, about_recording
+from ingest.recording import CAPTURE, about_recording
 from storage.errors import JournalError, TickwalkError
 from storage.history import NOTES, tables_at
 from storage.lake import Lake

@@ -36,8 +36,9 @@ from ingest.ourclock import watch_clock
 from ingest.pipeline import Counts
 from ingest.plan import SocketPlan, parse_shard, plan, shard_of
 from ingest.prints import Prints
-from ingest.recover import SEALED, recover
-from ingest.replay import about_settings, recorded_instruments
+from ingest.recording import SEALED, about_settings
+from ingest.recover import recover
+from ingest.replay import recorded_instruments
 from ingest.rest import Rest
 from ingest.resume import listings_rows, resume, resume_listings
 from ingest.scan import warm_up

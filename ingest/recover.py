@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from ingest.journal import segments
-from ingest.replay import CAPTURE, about_recording, replay
+from ingest.recording import CAPTURE, SEALED, about_recording
+from ingest.replay import replay
 from storage.errors import TickwalkError
 from storage.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
-
-SEALED: Final = "sealed"
 
 
 class _Over(Exception):  # noqa: N818 - it is no error, but a reason to leave the rest to the next start

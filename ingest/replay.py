@@ -6,7 +6,6 @@ recording's. Replaying twice adds nothing: the lake keeps a row once, by its key
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import shutil
@@ -16,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from ingest.captures import BadLine, content_id, read_capture
+from ingest.history.over_rest import replay_backfill
 from ingest.journal import (
     SUFFIX,
     Damage,
@@ -29,6 +27,7 @@ from ingest.journal import (
     segments,
 )
 from ingest.pipeline import Counts, Pipeline
+from ingest.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, about_recording, settings_of
 from ingest.records import Batch, Kind
 from ingest.resume import resume, resume_listings
 from ingest.venues import gaiaex
@@ -39,15 +38,6 @@ from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-# Rows are handed to the lake in lots of about this many, which keeps memory flat and commits few.
-COMMIT_FRAMES: Final = 100_000
-# A recording made from a capture is named for its content.
-CAPTURE: Final = "capture-"
-# What a recording says of itself that holds answers about the past instead of frames.
-BACKFILL: Final = "backfill"
-
-# The sections of the settings that decide which rows a journal becomes.
-SECTIONS: Final = ("record", "gaiaex", "bars")
 _CHUNK_FRAMES: Final = 4_096
 
 Progress = Callable[[int], None]
@@ -155,8 +145,6 @@ def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progres
 
 
 def _replay_backfill(folder: Path, settings: Settings, lake: Lake) -> Replayed:
-    from ingest.history.over_rest import replay_backfill  # which stands on this file
-
     done, answers = replay_backfill(folder, settings, lake)
     counts = Counts(frames=answers.answers, quarantined=done.refused, bars=done.rows.get("bars", 0))
     return Replayed(folder.name, counts, answers.kinds, done.rows)
@@ -196,30 +184,6 @@ def _commit(pipeline: Pipeline, lake: Lake, done: Replayed, first: int, last: in
     )
     for name, rows in commit.rows.items():
         done.written[name] = done.written.get(name, 0) + rows
-
-
-def about_recording(folder: Path) -> tuple[dict[str, Any], int]:
-    """Return what a recording says of itself (`source`, `coins`, ...), and when it began.
-
-    A recording of whose beginning nothing is left says nothing.
-    """
-    for record in read_journal(folder):
-        return (json.loads(record.body) if record.kind is Kind.STARTED else {}), record.recv_ns
-    return {}, 0
-
-
-def settings_of(about: Mapping[str, Any], settings: Settings) -> Settings:
-    """Return the settings under which a recording was made, as far as they decide its rows; today's home and lake."""
-    in_force = about.get("settings")
-    if not in_force:
-        return settings
-    sections = {name: msgspec.convert(in_force[name], type(getattr(settings, name))) for name in SECTIONS}
-    return dataclasses.replace(settings, **sections)
-
-
-def about_settings(settings: Settings) -> dict[str, Any]:
-    """Return the sections of the settings that decide a recording's rows, as JSON; see `settings_of`."""
-    return {name: msgspec.to_builtins(getattr(settings, name)) for name in SECTIONS}
 
 
 def recorded_instruments(about: Mapping[str, Any], pipeline: Pipeline) -> list[str]:

@@ -19,9 +19,8 @@ from typing import Any, Final, Protocol, Self
 import zstandard
 
 from ingest.journal import JournalWriter, read_journal
+from ingest.recording import BACKFILL, SEALED
 from ingest.records import Kind
-from ingest.recover import SEALED
-from ingest.replay import BACKFILL
 from ingest.rest import Answer, Rest
 from storage.errors import VenueError
 

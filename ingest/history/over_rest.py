@@ -24,7 +24,7 @@ from ingest.history.backfill import NOTHING, Backfilled, Plan, check_wish, run_b
 from ingest.history.candle_bars import Absent
 from ingest.history.paid_funding import PaidFunding
 from ingest.history.steps import Step, Wish
-from ingest.replay import about_recording, about_settings, settings_of
+from ingest.recording import about_recording, about_settings, settings_of
 from ingest.rest import Rest
 from storage.clock import TimeSource, WallTime
 from storage.errors import InstrumentError, JournalError, RangeError, TickwalkError, VenueError

@@ -32,7 +32,8 @@ from ingest.history.backfill import Backfilled, run_backfill
 from ingest.history.layouts import BLOCKS, HOUR_NS
 from ingest.history.over_rest import Wanted, backfill_over_rest
 from ingest.history.steps import Step, Wish
-from ingest.recover import SEALED, recover
+from ingest.recording import SEALED
+from ingest.recover import recover
 from ingest.venues.frames import Funding
 from ingest.venues.past import Past
 from storage.clock import DAY_NS, MS_NS, ManualTime

@@ -10,8 +10,9 @@ import msgspec
 import pyarrow as pa
 
 from ingest.journal import read_journal, segments
+from ingest.recording import about_recording
 from ingest.records import Kind, Record
-from ingest.replay import about_recording, replay
+from ingest.replay import replay
 from storage.contracts import CONTRACTS
 from storage.lake import Lake
 from storage.settings import Settings, load_settings

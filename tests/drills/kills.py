@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ingest.journal import segments
-from ingest.recover import SEALED
+from ingest.recording import SEALED
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
 from tests.drills.homes import (

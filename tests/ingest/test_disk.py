@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from ingest.recover import SEALED
+from ingest.recording import SEALED
 from storage.settings import Settings
 from tests.drills.command import tickwalk, until_said
 from tests.drills.homes import (

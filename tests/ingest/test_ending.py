@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from ingest.recover import SEALED, recover
+from ingest.recording import SEALED
+from ingest.recover import recover
 from ingest.venues.simulated import SimulatedVenue
 from storage.lake import Lake
 from storage.settings import Settings

@@ -12,8 +12,9 @@ import pytest
 from ingest.gaps import list_gaps
 from ingest.pipeline import Pipeline
 from ingest.recorder import Recorder
+from ingest.recording import SEALED
 from ingest.records import Kind, Record
-from ingest.recover import SEALED, recover
+from ingest.recover import recover
 from ingest.venues.simulated import SimulatedVenue
 from ingest.vitals import Vitals
 from storage.clock import NS

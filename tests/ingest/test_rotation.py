@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ingest.recover import SEALED
+from ingest.recording import SEALED
 from ingest.venues.simulated import SimulatedVenue
 from storage.contracts import TRADES
 from storage.lake import Lake

@@ -15,8 +15,9 @@ import pytest
 from ingest.history.asked import PREFIX
 from ingest.journal import read_journal
 from ingest.keep import keep_journal
+from ingest.recording import SEALED
 from ingest.records import Kind
-from ingest.recover import SEALED, recover
+from ingest.recover import recover
 from ingest.venues.past import Past
 from storage.clock import DAY_NS, WallTime
 from storage.errors import LakeError

@@ -22,7 +22,7 @@ from torch import Tensor
 from storage.clock import MS_NS, NS
 
 if TYPE_CHECKING:
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
 BOOK_COLUMNS: Final = ("bid_depth", "ask_depth", "book_age_ms", "book_cadence_ms")
 PAID_COLUMNS: Final = ("paid_rate", "paid_age_ms")

@@ -42,7 +42,7 @@ from storage.errors import RangeError
 from storage.logs import get_logger
 
 if TYPE_CHECKING:
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
 logger = get_logger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from features.spec import feature
-from storage.contracts import SESSIONS
+from storage.contracts.tables import SESSIONS
 
 _SOURCE: Final = (
     "Andersen and Bollerslev (1997), Intraday periodicity and volatility persistence in financial markets, "

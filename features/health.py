@@ -20,7 +20,7 @@ from features.limits import Finding, find
 from features.panel import PRINTED, QUIET, Panel
 from features.sets import FEATURE_SETS
 from features.spec import FeatureBlock
-from storage.contracts import STATUSES
+from storage.contracts.tables import STATUSES
 from storage.errors import ContractError
 from storage.logs import get_logger
 

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from features.cross import FIXED, MIN_INSTRUMENTS, market_of, rank_of
-from storage.compiled import compiled
+from storage.jit import compiled
 
 
 def fast_rank(x: Tensor, *, out: Tensor) -> None:

@@ -19,7 +19,7 @@ from features.inputs import LEADERS, leaves_of
 from features.panel import AMOUNTS, COLUMNS, PRINTED, Panel
 from features.windows import shift
 from storage.clock import NS
-from storage.contracts import SESSIONS, STATUSES
+from storage.contracts.tables import SESSIONS, STATUSES
 
 Shape: TypeAlias = Literal["full", "row", "flat"]
 """(S, T), (1, T) or (T,). In a program's memory every value is full: a row is written out once for each instrument."""

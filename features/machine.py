@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from storage.compiled import compiled
+from storage.jit import compiled
 
 ADD, SUB, MUL, DIV, WHERE, OR, NOT, NEG, ABS, MAX, MIN, MEAN, COPY = range(13)
 IS_NAN, IS_NUMBER, EQ, NE, GE, GT, LE, LT = range(13, 21)

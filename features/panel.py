@@ -21,11 +21,11 @@ from torch import Tensor
 
 from features.asof import JOINED, Grid, join_columns
 from storage.clock import US_NS, floor_ns, iso, width_ns
-from storage.contracts import SESSIONS, STATUSES
+from storage.contracts.tables import SESSIONS, STATUSES
 from storage.errors import ContractError, InstrumentError, RangeError
 
 if TYPE_CHECKING:
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
 Nanoseconds: TypeAlias = npt.NDArray[np.int64]
 
@@ -76,7 +76,7 @@ class Panel:
         ts_open_ns: (T,) int64, rising by exactly `width_ns`.
         values: name -> (S, T) float64, NaN where null; names are those of `COLUMNS`. One that is absent
             counts as wholly missing.
-        status: (S, T) uint8, index into `storage.contracts.STATUSES`.
+        status: (S, T) uint8, index into `storage.contracts.tables.STATUSES`.
 
     Raises:
         ContractError: shapes, types or the clock do not fit.

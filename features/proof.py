@@ -23,7 +23,7 @@ from features.panel import COLUMNS, PRINTED, Panel
 from features.sets import fingerprint, get_set
 from features.spec import Feature, deepest_lookback
 from storage.clock import DAY_NS
-from storage.contracts import STATUSES
+from storage.contracts.tables import STATUSES
 from storage.errors import RangeError
 from storage.logs import get_logger
 

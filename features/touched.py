@@ -9,7 +9,7 @@ from features.panel import no_bar_of, no_bars, open_bounds_us
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, width_ns
 
 if TYPE_CHECKING:
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
 _OVERLAP_NS: Final = 3600 * NS
 """Batches are looked for that the lake stamped up to this long before the newest one seen: clocks are set back.

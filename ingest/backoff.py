@@ -11,7 +11,7 @@ from typing import Final
 
 from websockets.exceptions import InvalidStatus
 
-from storage.settings_record import RecordSettings
+from storage.settings.recording import RecordSettings
 
 # A connection that held this long ends the backoff: the venue is well again.
 _HEALTHY_S: Final = 60.0

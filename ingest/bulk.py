@@ -26,7 +26,7 @@ from ingest.rows import AHEAD_NS, LARGEST
 from ingest.scan import BBO, OTHER, TRADES, Coins, Scanned, scan
 from ingest.state import State
 from storage.clock import MS_NS, NS
-from storage.contracts import CONTRACTS
+from storage.contracts.tables import CONTRACTS
 
 # Below this many frames, one by one is as fast.
 LEAST_FRAMES: Final = 64

@@ -20,7 +20,7 @@ from ingest.journal import JournalWriter
 from ingest.recording import COMMIT_FRAMES
 from storage.clock import TimeSource
 from storage.errors import LakeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 
 logger = get_logger(__name__)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.clock import NS
-from storage.compiled import compiled
+from storage.jit import compiled
 
 NEW: Final = 0
 SEEN: Final = 1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.prints import Prints, sorted_columns
-from storage.compiled import compiled
+from storage.jit import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Final
 import pyarrow as pa
 
 from storage.clock import US_NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 
 # What the venue has told whole (bar by bar by its candle, or in its archive) covers holes, all of one or a part.
 _GAPS: Final = """

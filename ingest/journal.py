@@ -35,7 +35,7 @@ import numpy as np
 import zstandard
 
 from ingest.records import Batch, Kind, Record
-from storage.code import code_version
+from storage.code_version import code_version
 from storage.errors import JournalError
 
 _MAGIC: Final = b"TWJ2"

@@ -240,7 +240,7 @@ def _why_not(settings: Settings, held: Holding, store: Store | None, last_frame:
 
 
 def _lake_of(settings: Settings) -> LastFrame:
-    from storage.lake import Lake  # a second to load, and only a removal asks it
+    from storage.lake.lake import Lake  # a second to load, and only a removal asks it
 
     def ask(recording: str) -> int | None:
         with Lake.open(settings, read_only=True) as lake:

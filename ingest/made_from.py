@@ -19,9 +19,9 @@ from ingest.history.asked import PREFIX
 from ingest.journal import hold_recording, read_batches, segments
 from ingest.recording import CAPTURE, about_recording
 from storage.errors import JournalError, TickwalkError
-from storage.history import NOTES, tables_at
-from storage.lake import Lake
-from storage.salvage import readable
+from storage.lake.lake import Lake
+from storage.lake.readable_files import readable
+from storage.lake.snapshots import NOTES, tables_at
 from storage.settings import Settings
 
 Kind = Literal["recording", "capture", "backfill", "bars of a backfill", "archive", "file", "other"]

@@ -27,7 +27,7 @@ from ingest.records import Batch, Kind, Record
 from ingest.repairs import Repairs
 from ingest.state import Counts, State
 from storage.clock import NS, US_NS
-from storage.code import code_version
+from storage.code_version import code_version
 from storage.errors import TickwalkError
 from storage.logs import get_logger
 from storage.settings import Settings

@@ -6,7 +6,7 @@ import json
 from typing import Any, Final
 
 from ingest.venues import gaiaex
-from storage.settings_record import GaiaexSettings
+from storage.settings.recording import GaiaexSettings
 
 ACADEMY_URL: Final = "https://api.gaiaex.com/v1"
 """Where GaiaEx's academy says that the API is, against the venue's own pages."""

@@ -20,13 +20,13 @@ from typing import Final
 from ingest.made_from import Source, sources_of
 from ingest.remake import Bytes, Made, Maker
 from storage.clock import NS, TimeSource, WallTime
-from storage.compare import Compared, compare
-from storage.connection import locked
 from storage.errors import LakeError
-from storage.history import Pin, Step, no_step, pins
-from storage.lake import Lake
+from storage.lake.connection import locked
+from storage.lake.lake import Lake
+from storage.lake.lake_diff import Compared, compare
+from storage.lake.pin_transfer import ReadsSame, Repinned, repin
+from storage.lake.snapshots import Pin, Step, no_step, pins
 from storage.logs import get_logger
-from storage.repin import ReadsSame, Repinned, repin
 from storage.settings import Settings
 
 logger = get_logger(__name__)

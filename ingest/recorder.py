@@ -51,7 +51,7 @@ from ingest.vitals import State as RunState
 from ingest.vitals import Vitals, clear_heartbeats, write_heartbeat
 from storage.clock import NS, ManualTime, TimeSource, WallTime
 from storage.errors import JournalError, LakeError, TickwalkError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 

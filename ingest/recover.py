@@ -9,7 +9,7 @@ from ingest.journal import segments
 from ingest.recording import CAPTURE, SEALED, about_recording
 from ingest.replay import replay
 from storage.errors import TickwalkError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from storage.clock import DAY_NS, US_NS, iso, parse_time_ns
-from storage.contracts import FEES
+from storage.contracts.tables import FEES
 from storage.errors import RangeError, SettingsError
-from storage.lake import Commit, Lake
+from storage.lake.lake import Commit, Lake
 
 Role = Literal["maker", "taker"]
 BASE: Final = "base"

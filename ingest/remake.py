@@ -26,12 +26,12 @@ from ingest.history.steps import Step as Piece
 from ingest.made_from import Batch, Source
 from ingest.replay import replay
 from storage.clock import MS_NS, WallTime
-from storage.contract import STAMPS, Contract
-from storage.contracts import CONTRACTS
+from storage.contracts.contract import STAMPS, Contract
+from storage.contracts.tables import CONTRACTS
 from storage.errors import TickwalkError, VenueError
-from storage.history import Step
-from storage.lake import Lake
-from storage.salvage import Readable, readable
+from storage.lake.lake import Lake
+from storage.lake.readable_files import Readable, readable
+from storage.lake.snapshots import Step
 from storage.settings import Settings
 
 # Batches of a recording are small and many; carried over they become few.

@@ -32,7 +32,7 @@ from ingest.records import Batch, Kind
 from ingest.resume import resume, resume_listings
 from ingest.venues import gaiaex
 from storage.errors import CaptureError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 

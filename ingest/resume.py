@@ -20,7 +20,7 @@ from ingest.prints import Row
 from ingest.spans import Gap, Span
 from ingest.state import State
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 
 # The tables hold a year and more: each question finds first, by aggregates that stream, from where on it matters.
 _BARS: Final = """

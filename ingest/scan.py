@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.compiled import compiled
+from storage.jit import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -22,7 +22,7 @@ from ingest.lags import Lags
 from ingest.ourclock import ClockLedger
 from ingest.records import Record
 from storage.clock import MS_NS, NS
-from storage.contracts import CONTRACTS
+from storage.contracts.tables import CONTRACTS
 from storage.settings import Settings
 
 _MOST_PARTS: Final = 32

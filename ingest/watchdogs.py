@@ -18,7 +18,7 @@ from statistics import median
 from typing import Final
 
 from storage.clock import NS
-from storage.settings_record import RecordSettings
+from storage.settings.recording import RecordSettings
 
 Key = tuple[str, str]
 """(channel, coin)"""

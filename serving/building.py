@@ -20,7 +20,7 @@ from serving.features import Bars, health_of, write_edition
 from serving.report import words
 from storage.clock import DAY_NS, floor_ns, width_ns
 from storage.errors import ContractError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 
 
 def build_days(bars: Bars, *, on_day: Callable[[int, int, int], None]) -> UpdateReport:

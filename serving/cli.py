@@ -31,7 +31,7 @@ from serving.commands import (
     venue,
 )
 from serving.commands.common import Context
-from storage.code import ROOMS
+from storage.code_version import ROOMS
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import configure_logs
 from storage.settings import known_keys, load_settings, shown

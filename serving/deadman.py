@@ -33,7 +33,7 @@ from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError
 from storage.logs import get_logger
 from storage.settings import Settings
-from storage.settings_services import AlertSettings
+from storage.settings.services import AlertSettings
 
 logger = get_logger(__name__)
 

@@ -22,7 +22,7 @@ from ingest.vitals import Vitals
 from serving.night import run_night
 from storage.clock import iso
 from storage.errors import SettingsError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 HOME: Final = "demo"

@@ -14,7 +14,7 @@ from ingest.keep import REMOVED
 from ingest.records import Record
 from storage.clock import MS_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 _WIDE: Final = 110

@@ -17,8 +17,8 @@ from features.spec import Feature
 from serving.explain import find_instrument
 from serving.feature_words import find_feature, leaves_read
 from storage.clock import NS, US_NS, floor_ns, iso, width_ns
-from storage.contracts import STATUSES
-from storage.lake import Lake
+from storage.contracts.tables import STATUSES
+from storage.lake.lake import Lake
 
 _MOST_ROWS: Final = 16
 _MOST_COLUMNS: Final = 5

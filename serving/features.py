@@ -24,7 +24,7 @@ from features.whole import write_text
 from serving.report import words
 from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.folder import NightFolder
 

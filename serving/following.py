@@ -17,7 +17,7 @@ from ingest.steady import SteadyTime
 from serving.features import Bars
 from storage.clock import NS, TimeSource, iso, width_ns
 from storage.errors import LakeError, RangeError, SettingsError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 
 logger = get_logger(__name__)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ingest.vitals import Heartbeat, Vitals
 from storage.clock import NS
-from storage.settings_services import AlertSettings
+from storage.settings.services import AlertSettings
 
 Kind = Literal["not running", "silent", "disk", "clock", "coverage", "lake", "lost frames"]
 

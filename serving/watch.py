@@ -22,7 +22,7 @@ from ingest.vitals import GapVitals, Heartbeat, InstrumentVitals, Vitals, read_h
 from serving.troubles import Trouble, judge_one
 from storage.clock import NS, iso
 from storage.settings import Settings
-from storage.settings_services import AlertSettings
+from storage.settings.services import AlertSettings
 
 # One cell a bar: what it shows, and how. Shapes differ too, for who cannot tell the colours.
 _CELLS: Final = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.metrics import VitalsCollector
-from storage.describe import describe_tables
+from storage.contracts.docs import describe_tables
 from storage.settings import known_keys
 from tests.serving.signs import poorly_watched, vitals
 
@@ -28,7 +28,7 @@ def describe_settings() -> str:
 
 def _field_docs() -> dict[str, str]:
     """Return the docstring under each field of the settings' dataclasses, by key."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.glob("storage/settings*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.glob("storage/settings/*.py")]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     docs: dict[str, str] = {}
     for name, text in _docs_of(classes["Settings"]).items():

@@ -15,8 +15,8 @@ import pytest
 import typer.main
 
 from serving.cli import app
-from storage.contracts import STATUSES
-from storage.lake import Lake
+from storage.contracts.tables import STATUSES
+from storage.lake.lake import Lake
 from storage.settings import Settings, known_keys
 from tests.pages import BLOCKS, ROOT, with_block
 
@@ -320,7 +320,7 @@ def test_the_code_names_no_document_that_does_not_exist() -> None:
 
 
 def test_a_file_that_does_not_exist_is_named() -> None:
-    assert missing_files("see storage/lake.py, storage/lakes.py and docs/adr/0999") == [
+    assert missing_files("see storage/lake/lake.py, storage/lakes.py and docs/adr/0999") == [
         "storage/lakes.py",
         "docs/adr/0999",
     ]

@@ -218,9 +218,9 @@ def test_a_dag_file_is_short(path: Path) -> None:
     ("file", "source", "expected"),
     [
         (
-            "storage/lake.py",
+            "storage/lake/lake.py",
             "import os\nfrom ingest.bars import Quote\n",
-            "storage/lake.py:2: storage imports ingest.bars, but storage may import no other room",
+            "storage/lake/lake.py:2: storage imports ingest.bars, but storage may import no other room",
         ),
         (
             "ingest/bars.py",

@@ -21,7 +21,7 @@ import torch
 from features.files import read_block, read_panel, write_block, write_panel
 from features.panel import Panel
 from features.spec import FeatureBlock
-from storage.code import code_version, lock_hash
+from storage.code_version import code_version, lock_hash
 from storage.errors import CheckpointError, GateError
 from storage.settings import Settings
 from training.checkpoint import Stamp, write_atomic, write_json

@@ -26,7 +26,7 @@ import torch
 
 from features.inputs import QUOTE_LIMIT_MS
 from features.panel import Panel
-from storage.contracts import STATUSES
+from storage.contracts.tables import STATUSES
 from storage.errors import SettingsError
 
 BASIS_NONE: Final = 0

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any, Literal
 
-from storage.contracts import VERSIONS
+from storage.contracts.tables import VERSIONS
 from storage.errors import GateError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 
 logger = get_logger(__name__)

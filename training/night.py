@@ -53,10 +53,10 @@ from features.cache import cached_panel
 from features.edition import EDITION, edition_of
 from features.sets import columns_of, fingerprint, get_set
 from storage.clock import TimeSource, WallTime, parse_time_ns
-from storage.code import code_version, lock_hash
-from storage.contracts import PINS
+from storage.code_version import code_version, lock_hash
+from storage.contracts.tables import PINS
 from storage.errors import GateError, LeakError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 from training.device import prepare_device

@@ -21,8 +21,8 @@ from features.panel import Panel, content_hash, load_panel
 from features.sets import columns_of, get_set
 from storage.clock import NS
 from storage.errors import LakeError, TickwalkError
-from storage.history import Pin, pins
-from storage.lake import Lake
+from storage.lake.lake import Lake
+from storage.lake.snapshots import Pin, pins
 from storage.settings import Settings
 from training.folder import NightFolder
 

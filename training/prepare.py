@@ -17,9 +17,9 @@ from features.panel import Panel
 from features.proof import PROOF_STEPS, prove
 from features.sets import get_set
 from storage.clock import NS, iso
-from storage.contracts import STATUSES
+from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from training.folder import NightData, NightFolder
 from training.foldrun import FoldRows, fold_rows
 from training.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows

@@ -17,7 +17,7 @@ import torch
 
 from storage.clock import TimeSource
 from storage.errors import CheckpointError, GateError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 from training.checkpoint import load_checkpoint
 from training.compare import Evidence, Traded, Verdict, Versus, choose_challenger, judge

@@ -19,8 +19,8 @@ from ingest.fold import Folded, fold
 from ingest.history.pairs import Fills
 from ingest.sessions import session_at
 from storage.clock import MS_NS, US_NS, width_ns
-from storage.connection import scratch
-from storage.contracts import BARS
+from storage.contracts.tables import BARS
+from storage.lake.connection import scratch
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ from ingest.history.objects import Objects
 from ingest.history.steps import Source
 from ingest.history.stores import open_store
 from storage.clock import TimeSource, WallTime
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 Kind = Literal["trades", "books", "contexts"]

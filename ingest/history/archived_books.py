@@ -26,8 +26,8 @@ from ingest.history.objects import Objects
 from ingest.history.steps import Step, Taken, Wish
 from ingest.rows import is_time
 from ingest.venues.hyperliquid import instrument_id
-from storage import contracts
 from storage.clock import MS_NS, NS, TimeSource, iso, parse_time_ns
+from storage.contracts import tables as contracts
 from storage.errors import InstrumentError, VenueError
 from storage.settings import Settings
 

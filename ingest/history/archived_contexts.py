@@ -21,9 +21,9 @@ from ingest.history.layouts import CONTEXTS, CONTEXTS_FROM_NS, check_wish, conte
 from ingest.history.objects import Objects
 from ingest.history.steps import Step, Taken, Wish
 from ingest.venues.hyperliquid import VENUE, kind_of
-from storage import contracts
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns
-from storage.connection import scratch
+from storage.contracts import tables as contracts
+from storage.lake.connection import scratch
 from storage.settings import Settings
 
 _KEY: Final = "archive:contexts:"

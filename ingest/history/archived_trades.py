@@ -32,8 +32,8 @@ from ingest.history.objects import Objects
 from ingest.history.pairs import Odd
 from ingest.history.steps import Step, Taken, Wish
 from ingest.venues.hyperliquid import instrument_id
-from storage import contracts
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns, width_ns
+from storage.contracts import tables as contracts
 from storage.settings import Settings
 
 Query = Callable[[str, Sequence[object]], pa.Table]

@@ -10,7 +10,7 @@ from ingest.discovery import Registry
 from ingest.history.asked import Asks
 from ingest.resume import listings_rows
 from ingest.venues.hyperliquid import parse_venue_time_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 

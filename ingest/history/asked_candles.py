@@ -30,9 +30,9 @@ from ingest.history.candle_bars import Absent, bars_of
 from ingest.history.reconcile import INTERVALS
 from ingest.history.steps import Step, Taken, Wish
 from storage.clock import MS_NS, floor_ns, iso, width_ns
-from storage.contracts import CANDLES
+from storage.contracts.tables import CANDLES
 from storage.errors import RangeError, SettingsError, VenueError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 REACH: Final = 5_000

@@ -18,8 +18,8 @@ from ingest.history.cost import Cost, cost_of
 from ingest.history.steps import Source, Step, Taken, Wish
 from storage.clock import iso
 from storage.errors import RangeError, VenueError
-from storage.lake import Lake
-from storage.load import write_batch
+from storage.lake.bulk_load import write_batch
+from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 

@@ -17,8 +17,8 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from storage.clock import US_NS
-from storage.connection import scratch
-from storage.contracts import BARS
+from storage.contracts.tables import BARS
+from storage.lake.connection import scratch
 
 Absent = Literal["unknown", "quiet"]
 

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from ingest.captures import content_id
 from ingest.history.candle_bars import Absent, bars_of
 from storage.clock import MS_NS, US_NS, iso, width_ns
-from storage.connection import scratch
-from storage.contracts import CANDLES
+from storage.contracts.tables import CANDLES
+from storage.contracts.validation import validate
 from storage.errors import CaptureError, RangeError, SettingsError
-from storage.lake import Lake
-from storage.load import write_batch
+from storage.lake.bulk_load import write_batch
+from storage.lake.connection import scratch
+from storage.lake.lake import Lake
 from storage.settings import Settings
-from storage.validate import validate
 
 # Names by which files call our columns; the first that a file has is taken.
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {

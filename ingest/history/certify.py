@@ -20,8 +20,8 @@ from ingest.bars import BLIND_NS
 from ingest.certifying import queued
 from ingest.history.reconcile import IMPORT, Figures, Tolerance, differences, rows_of
 from storage.clock import DAY_NS, NS, US_NS, TimeSource, WallTime
-from storage.contracts import BARS, DISCREPANCIES, REPAIRS
-from storage.lake import Lake
+from storage.contracts.tables import BARS, DISCREPANCIES, REPAIRS
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 # A bar this old is revised by no recorder any more: the recorder gives up on one two hours after its close.

@@ -13,7 +13,7 @@ from typing import Final
 
 from ingest.history.steps import Step
 from storage.errors import RangeError
-from storage.settings_services import ArchiveSettings
+from storage.settings.services import ArchiveSettings
 
 _GB: Final = 1e9
 

@@ -28,7 +28,7 @@ from ingest.recording import about_recording, about_settings, settings_of
 from ingest.rest import Rest
 from storage.clock import TimeSource, WallTime
 from storage.errors import InstrumentError, JournalError, RangeError, TickwalkError, VenueError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 T = TypeVar("T")

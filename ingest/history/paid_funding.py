@@ -23,9 +23,9 @@ from ingest.history.asked_candles import cut
 from ingest.history.steps import Step, Taken, Wish
 from ingest.venues.hyperliquid import kind_of
 from storage.clock import DAY_NS, MS_NS, NS, iso, parse_time_ns
-from storage.contracts import FUNDING
+from storage.contracts.tables import FUNDING
 from storage.errors import InstrumentError, RangeError, VenueError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 FIRST_NS: Final = parse_time_ns("2023-05-12")

@@ -17,7 +17,7 @@ import tenacity
 
 from storage.errors import SettingsError, VenueError
 from storage.logs import get_logger
-from storage.settings_services import ArchiveSettings
+from storage.settings.services import ArchiveSettings
 
 logger = get_logger(__name__)
 T = TypeVar("T")

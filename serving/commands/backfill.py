@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ingest.history.archived import Kind
     from ingest.history.backfill import Backfilled, Plan
     from ingest.history.over_rest import Wanted
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
     from storage.settings import Settings
 
     Work = Callable[..., Coroutine[Any, Any, Backfilled]]
@@ -175,7 +175,7 @@ def _from_archive(
 def _fill_in(label: str, work: Work, settings: Settings, *, dry_run: bool, is_agreed: bool) -> None:
     """Tell the plan, refuse what is too dear, let the driver work, and show what it did."""
     from ingest.history.cost import check_cost
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     settings.ensure_home()
     with Lake.open(settings) as lake, told(label, dry_run=dry_run) as telling:

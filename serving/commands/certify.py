@@ -30,7 +30,7 @@ def certify(
     """
     from ingest.history.certify import certify as run
     from storage.clock import parse_time_ns
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     from_ns = parse_time_ns(since) if since else 0
     to_ns = parse_time_ns(until) if until else None

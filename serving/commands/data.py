@@ -37,7 +37,7 @@ def replay(
     A capture is a file of lines `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped.
     """
     from ingest.replay import replay as run
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     settings = settings_of(context)
     settings.ensure_home()
@@ -78,7 +78,7 @@ def sql(
     For example: `tickwalk sql "SELECT instrument, status, count(*) FROM bars_latest GROUP BY ALL"`.
     """
     from storage.clock import parse_time_ns
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     known_at_ns = parse_time_ns(known_at) if known_at else None
     with Lake.open(settings_of(context), read_only=True) as lake:
@@ -100,7 +100,7 @@ def instruments(
     A name that was recycled is a new instrument with `~2` behind its id; what held when is in the view
     `instruments_valid`.
     """
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     query = """
         WITH newest AS (
@@ -143,7 +143,7 @@ def candles(
     where known.
     """
     from ingest.history.candles import check_absent, describe, import_candles
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     settings = settings_of(context)
     settings.ensure_home()

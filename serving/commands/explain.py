@@ -31,7 +31,7 @@ def explain(
     With --feature, explain what that feature says of the bar, and the rows that it came from.
     """
     from storage.clock import parse_time_ns
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     settings, at_ns = settings_of(context), parse_time_ns(time)
     bar_width = width or settings.bars.width

@@ -32,8 +32,8 @@ def show_status(
     import pyarrow as pa
 
     from storage.clock import WallTime, iso
-    from storage.lake import Lake
-    from storage.upkeep import status
+    from storage.lake.lake import Lake
+    from storage.lake.maintenance import status
 
     with Lake.open(settings_of(context), read_only=True) as held:
         found = status(held, now_ns=WallTime().now_ns())
@@ -69,8 +69,8 @@ def show_snapshots(
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """List snapshots: when each was made, by which batch, and what holds it."""
-    from storage.history import list_snapshots
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
+    from storage.lake.snapshots import list_snapshots
 
     with Lake.open(settings_of(context), read_only=True) as held:
         print_table(list_snapshots(held, limit=limit), form)
@@ -89,8 +89,8 @@ def show_diff(
     """Say what came into the tables between two snapshots."""
     import pyarrow as pa
 
-    from storage.history import diff, diff_rows
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
+    from storage.lake.snapshots import diff, diff_rows
 
     with Lake.open(settings_of(context), read_only=True) as held:
         if table is not None:
@@ -115,9 +115,9 @@ def set_pin(
 ) -> None:
     """Hold a snapshot for ever, with a hash of its rows; every night pins its own."""
     from storage.clock import WallTime
-    from storage.contracts import CONTRACTS
-    from storage.history import pin
-    from storage.lake import Lake
+    from storage.contracts.tables import CONTRACTS
+    from storage.lake.lake import Lake
+    from storage.lake.snapshots import pin
 
     with (
         Lake.open(settings_of(context)) as held,
@@ -133,8 +133,8 @@ def set_pin(
 def let_go(context: typer.Context, name: Annotated[str, typer.Argument(help="The pin.")]) -> None:
     """Let go a pin: its snapshot may expire, unless a model version or another pin still names it."""
     from storage.clock import WallTime
-    from storage.history import held_snapshots, unpin
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
+    from storage.lake.snapshots import held_snapshots, unpin
 
     with Lake.open(settings_of(context)) as held:
         gone = unpin(held, name, now_ns=WallTime().now_ns())
@@ -149,9 +149,9 @@ def let_go(context: typer.Context, name: Annotated[str, typer.Argument(help="The
 def merge_files(context: typer.Context) -> None:
     """Merge small files; every snapshot reads as before. Safe beside a recorder, and to be done daily."""
     from storage.clock import WallTime
-    from storage.contracts import CONTRACTS
-    from storage.lake import Lake
-    from storage.upkeep import compact
+    from storage.contracts.tables import CONTRACTS
+    from storage.lake.lake import Lake
+    from storage.lake.maintenance import compact
 
     with (
         Lake.open(settings_of(context)) as held,
@@ -168,8 +168,8 @@ def merge_files(context: typer.Context) -> None:
 def expire_snapshots(context: typer.Context, yes: Yes = False) -> None:
     """Let go snapshots older than `lake.keep_snapshots_days`; never one that a pin or a model version names."""
     from storage.clock import WallTime
-    from storage.lake import Lake
-    from storage.upkeep import expirable, expire, expiry_steps
+    from storage.lake.lake import Lake
+    from storage.lake.maintenance import expirable, expire, expiry_steps
 
     now_ns = WallTime().now_ns()
     with Lake.open(settings_of(context), read_only=not yes) as held:
@@ -199,8 +199,8 @@ def verify_lake(
     import pyarrow as pa
 
     from storage.clock import WallTime
-    from storage.lake import Lake
-    from storage.verify import verify, verify_steps
+    from storage.lake.integrity import verify, verify_steps
+    from storage.lake.lake import Lake
 
     does_mend = mend and yes
     with Lake.open(settings_of(context), read_only=not does_mend) as held:

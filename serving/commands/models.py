@@ -64,7 +64,7 @@ def models(
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """List the ledger of model versions, newest last: what was registered, promoted, refused."""
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     query = """
         SELECT make_timestamptz(ts_knowable_ns // 1000) AS at, recipe, version, model, event, reason

@@ -27,8 +27,8 @@ def show_kinds(
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """List by table and reason: how many rows, how many were retried with success, and the id of one."""
-    from storage.lake import Lake
-    from storage.quarantine import list_kinds
+    from storage.lake.lake import Lake
+    from storage.lake.quarantine import list_kinds
 
     with Lake.open(settings_of(context), read_only=True) as lake:
         print_table(list_kinds(lake, table=table), form)
@@ -41,8 +41,8 @@ def show_one(
 ) -> None:
     """Show one whole: where it was going, why not, where it came from, and its bytes."""
     from storage.clock import iso
-    from storage.lake import Lake
-    from storage.quarantine import find
+    from storage.lake.lake import Lake
+    from storage.lake.quarantine import find
 
     with Lake.open(settings_of(context), read_only=True) as lake:
         row = find(lake, name)
@@ -65,8 +65,8 @@ def retry_rows(context: typer.Context, table: Table = None) -> None:
     Frames that could not be decoded are not rows; replay their recording with `tickwalk replay`.
     """
     from storage.clock import WallTime
-    from storage.lake import Lake
-    from storage.quarantine import retry, waiting
+    from storage.lake.lake import Lake
+    from storage.lake.quarantine import retry, waiting
 
     with Lake.open(settings_of(context)) as lake:
         total = waiting(lake, table=table)

@@ -16,8 +16,8 @@ from serving.commands.common import Format, byte_progress, notes, print_table, s
 if TYPE_CHECKING:
     from ingest.made_from import Source
     from ingest.rebuild import Rebuilt
-    from storage.history import Pin
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
+    from storage.lake.snapshots import Pin
     from storage.settings import Settings
 
 
@@ -48,8 +48,8 @@ def make_anew(
     """
     from ingest.made_from import journal_bytes
     from ingest.rebuild import find_sources, rebuild
-    from storage.compare import compared_tables
     from storage.errors import LakeError
+    from storage.lake.lake_diff import compared_tables
 
     settings = settings_of(context)
     with byte_progress("looking at the journal", journal_bytes(settings)) as advance:

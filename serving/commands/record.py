@@ -65,7 +65,7 @@ def record(
     from ingest.memory import keep_small
     from ingest.recorder import Recorder
     from serving.metrics import MetricsServer
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     settings = settings_of(context)
     changes: dict[str, Any] = {"coins": tuple(coin) if coin else None, "ws_url": url, "info_url": info_url}
@@ -127,7 +127,7 @@ def gaps(
     """
     from ingest.gaps import list_discrepancies, list_gaps
     from storage.clock import parse_time_ns
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     with Lake.open(settings_of(context), read_only=True) as lake:
         since_ns = parse_time_ns(since) if since else 0

@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 def seed(context: typer.Context) -> None:
     """Write the fees that are known of the venues' documents into the table `fees`; a second time adds nothing."""
     from ingest.reference import seed_fees
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     with Lake.open(settings_of(context)) as lake:
         done = seed_fees(lake)
@@ -37,7 +37,7 @@ def seed(context: typer.Context) -> None:
 def fees(context: typer.Context, at: At = None, form: Form = "table") -> None:
     """List the fees in force at a date."""
     from ingest.reference import fees_at
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     at_ns = _instant(at)
     with Lake.open(settings_of(context), read_only=True) as lake:
@@ -55,7 +55,7 @@ def instruments(context: typer.Context, at: At = None, form: Form = "table") -> 
     """List what the venues listed at a date, and what they had delisted by then."""
     from ingest.reference import instruments_at
     from storage.clock import iso
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     at_ns = _instant(at)
     with Lake.open(settings_of(context), read_only=True) as lake:
@@ -78,7 +78,7 @@ def universe(
 ) -> None:
     """List the instruments that had traded most by a date; those that were delisted later are in it."""
     from ingest.reference import universe as run
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
 
     at_ns = _instant(at)
     with Lake.open(settings_of(context), read_only=True) as lake:

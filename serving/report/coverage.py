@@ -13,7 +13,7 @@ from serving.report import svg, words
 from serving.report.facts import Facts, Hole
 from serving.report.recorded import SIMULATED, BarCount, Unlike, Watched
 from storage.clock import NS
-from storage.contracts import STATUSES
+from storage.contracts.tables import STATUSES
 
 _MEANING: Final = {
     "printed": "watched throughout, and something printed",

@@ -12,8 +12,8 @@ from features.health import Health
 from features.panel import PRINTED, QUIET, Panel
 from serving.report.recorded import Recorded, read_recorded
 from storage.clock import width_ns
-from storage.contracts import STATUSES
-from storage.lake import Lake
+from storage.contracts.tables import STATUSES
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.folder import NightFolder
 from training.recipes import Recipe

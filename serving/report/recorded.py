@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ingest.coverage import TRADES
 from storage.clock import NS, US_NS, width_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from training.pinned import pinned_at
 
 SIMULATED: Final = "simulated"

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.clock import NS, US_NS
-from storage.contract import TS
-from storage.contracts import CONTEXTS, CONTRACTS, QUOTES, TRADES
-from storage.lake import Lake
+from storage.contracts.contract import TS
+from storage.contracts.tables import CONTEXTS, CONTRACTS, QUOTES, TRADES
+from storage.contracts.validation import validate
+from storage.lake.lake import Lake
 from storage.settings import Settings
-from storage.validate import validate
 from tests.benchmarks.harness import Clock, Figure, bench, figures, sample
 
 TRADE_ROWS: Final = 1_200

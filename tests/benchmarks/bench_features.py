@@ -37,8 +37,8 @@ from features.spec import Feature, FeatureBlock
 from features.step import Live
 from features.store import update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, iso
-from storage.contracts import BARS, STATUSES
-from storage.lake import Lake
+from storage.contracts.tables import BARS, STATUSES
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.benchmarks.harness import Figure, bench, figures, measure, peak_mb
 

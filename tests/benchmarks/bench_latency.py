@@ -21,7 +21,7 @@ import numpy as np
 
 from ingest.journal import JournalWriter
 from ingest.recorder import Recorder
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.benchmarks.harness import Figure, bench
 

@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from storage.contracts import BARS
-from storage.lake import Lake
-from storage.load import load
+from storage.contracts.tables import BARS
+from storage.lake.bulk_load import load
+from storage.lake.lake import Lake
 from storage.settings import load_settings
 from tests.benchmarks.harness import Figure, bench, figures, measure
 from tests.benchmarks.made_bars import FIRST_MIN, MONTH, instrument, made_bars

@@ -20,12 +20,12 @@ import pyarrow as pa
 import torch
 
 from storage.clock import US_NS
-from storage.contract import TS
-from storage.history import pin
-from storage.lake import Lake
-from storage.load import load
+from storage.contracts.contract import TS
+from storage.lake.bulk_load import load
+from storage.lake.lake import Lake
+from storage.lake.maintenance import compact
+from storage.lake.snapshots import pin
 from storage.settings import Settings, load_settings
-from storage.upkeep import compact
 from tests.benchmarks.bench_load import READ, tensor_of
 from tests.benchmarks.harness import Figure, bench, measure
 from tests.benchmarks.made_bars import FIRST_MIN, MIN_NS, instrument, made_bars

@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from storage.lake import Lake
-from storage.load import load
+from storage.lake.bulk_load import load
+from storage.lake.integrity import verify
+from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings
-from storage.verify import verify
 from tests.benchmarks.harness import peak_mb
 from tests.benchmarks.made_bars import made_bars
 

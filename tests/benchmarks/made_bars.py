@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from storage.clock import NS, US_NS
-from storage.contract import TS
-from storage.contracts import BARS
+from storage.contracts.contract import TS
+from storage.contracts.tables import BARS
 
 MIN_NS: Final = 60 * NS
 MONTH: Final = 43_200

@@ -13,8 +13,8 @@ import torch
 
 from features.build import compute
 from storage.clock import width_ns
-from storage.contracts import CONTRACTS
-from storage.validate import validate
+from storage.contracts.tables import CONTRACTS
+from storage.contracts.validation import validate
 from tests.benchmarks import bench_commit, bench_load, bench_reads
 from tests.benchmarks.bench_bars import check_equal, fold_duckdb, fold_ours, fold_polars, make_prints
 from tests.benchmarks.bench_commit import make_batch

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.history.candles import import_candles
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
-from storage.settings_services import TrainingSettings
+from storage.settings.services import TrainingSettings
 
 TRAINING = TrainingSettings(device="cpu", threads=1)
 COINS = ("BTC", "ETH", "SOL")

@@ -21,7 +21,7 @@ from serving.airflow.stack import Stack
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
 from storage.settings import Settings
-from storage.settings_services import AirflowSettings
+from storage.settings.services import AirflowSettings
 from tests.dags.small import TRAINING, furnish
 
 # One stack serves the whole file, so its tests stay in one worker.

@@ -37,10 +37,10 @@ from ingest.recover import recover
 from ingest.venues.frames import Funding
 from ingest.venues.past import Past
 from storage.clock import DAY_NS, MS_NS, ManualTime
-from storage.lake import Lake
+from storage.lake.integrity import verify
+from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings
-from storage.verify import verify
 from tests.ingest.archive.places import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
 from tests.ingest.faults.test_f28 import a_block
 from tests.ingest.history.pasts import NOW_NS, candles, served_aside

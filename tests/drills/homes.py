@@ -13,8 +13,8 @@ from ingest.journal import read_journal, segments
 from ingest.recording import about_recording
 from ingest.records import Kind, Record
 from ingest.replay import replay
-from storage.contracts import CONTRACTS
-from storage.lake import Lake
+from storage.contracts.tables import CONTRACTS
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 
 # These say who wrote what when, and when a lake was made, which a replay does otherwise.

@@ -19,12 +19,12 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from storage.clock import DAY_NS
-from storage.history import held_snapshots, rows_hash
-from storage.lake import Commit, Lake
-from storage.load import load
+from storage.lake.bulk_load import load
+from storage.lake.lake import Commit, Lake
+from storage.lake.maintenance import compact, expire, remove_freed
+from storage.lake.snapshots import held_snapshots, rows_hash
 from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
-from storage.upkeep import compact, expire, remove_freed
 from tests.storage.rows import TRADES_A_BATCH, batch
 
 Role = Literal["write", "load", "read", "tidy"]

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from ingest.recorder import Recorder
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings
 

@@ -14,7 +14,7 @@ from ingest.venues.market import Market
 from ingest.venues.market_spec import MarketSpec
 from ingest.venues.simulated import SimulatedVenue
 from ingest.vitals import Vitals
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.venue_process import addresses
 from tests.ingest.wire import BY_NAME

@@ -19,7 +19,7 @@ from features.inputs import lookback_of, of_leader
 from features.panel import COLUMNS, Panel
 from features.spec import Feature
 from features.windows import carry, count_over, mean_over, means_over, observed_over, shift, sum_over
-from storage.contracts import STATUSES
+from storage.contracts.tables import STATUSES
 from tests.features.panels import MINUTE_NS, START_NS
 
 ODD = (0.0, -0.0, 1.0, -1.5, 5e-324, -1e-310, 3e300, math.inf, -math.inf, math.nan)

@@ -11,7 +11,7 @@ import torch
 
 from features.panel import COLUMNS, PRINTED, Panel
 from storage.clock import NS, US_NS
-from storage.contracts import BARS, SESSIONS, STATUSES
+from storage.contracts.tables import BARS, SESSIONS, STATUSES
 
 MINUTE_NS = 60 * NS
 START_NS = 1_757_000_000 * NS // MINUTE_NS * MINUTE_NS

@@ -17,7 +17,7 @@ from features.edition import differences, edition_of
 from features.proof import prove
 from features.sets import FEATURE_SETS, describe_sets, fingerprint, get_set
 from features.spec import Feature
-from storage.code import ROOT
+from storage.code_version import ROOT
 from tests.features.panels import random_panel
 
 PAGE = ROOT / "docs" / "adding-a-feature.md"

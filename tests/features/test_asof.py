@@ -18,8 +18,8 @@ from features.inputs import View, leaves_of
 from features.panel import Panel, load_panel
 from features.sets import columns_of, get_set
 from storage.clock import MS_NS, NS, US_NS, ManualTime
-from storage.contracts import BOOKS, FUNDING, LAGS
-from storage.lake import Lake
+from storage.contracts.tables import BOOKS, FUNDING, LAGS
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import MINUTE_NS, START_NS, bar_rows
 

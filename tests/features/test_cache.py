@@ -16,7 +16,7 @@ from features.panel import Panel, content_hash, load_panel
 from features.upkeep import trim_files
 from storage.clock import DAY_NS, NS, ManualTime
 from storage.errors import InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import MINUTE_NS, START_NS, random_panel, stored_rows
 

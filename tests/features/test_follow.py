@@ -19,9 +19,9 @@ from features.sets import columns_of, get_set
 from features.spec import FeatureBlock
 from features.step import Row
 from storage.clock import DAY_NS, NS
-from storage.contracts import STATUSES, TRADES
+from storage.contracts.tables import STATUSES, TRADES
 from storage.errors import InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import START_NS, random_panel, stored_rows
 from tests.features.test_live import SET, Day, make_day

@@ -18,7 +18,7 @@ from features.panel import Panel, load_panel
 from features.sets import get_set
 from storage.clock import US_NS, ManualTime, iso
 from storage.errors import LeakError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import MINUTE_NS, START_NS, bar_rows
 

@@ -26,7 +26,7 @@ from ingest.venues.faults import Disconnect, Duplicate, Fault, Garbage, Reorder,
 from ingest.venues.market import Market
 from ingest.venues.market_spec import MarketSpec
 from ingest.venues.simulated import SimulatedVenue
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import fresh, replay_all
 

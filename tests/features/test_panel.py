@@ -13,7 +13,7 @@ import torch
 from features.panel import Panel, content_hash, load_panel, panel_from_table
 from storage.clock import ManualTime
 from storage.errors import ContractError, InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import CODE, MINUTE_NS, START_NS, bar_rows, random_panel, table_of
 

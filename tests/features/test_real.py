@@ -25,8 +25,8 @@ from features.sets import get_set
 from ingest.captures import read_capture
 from ingest.replay import replay
 from serving.report.page import write_features
-from storage.contracts import STATUSES
-from storage.lake import Lake
+from storage.contracts.tables import STATUSES
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
 

@@ -16,7 +16,7 @@ from features.inputs import INPUTS, leader_rows
 from features.sets import FEATURE_SETS, describe_sets, fingerprint, get_set
 from features.spec import Feature, feature
 from features.version import reached_sources
-from storage.code import ROOT
+from storage.code_version import ROOT
 
 FEATURE_FILE = '''
 """A room of one's own."""

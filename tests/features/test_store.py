@@ -21,9 +21,9 @@ from features.sets import get_set
 from features.spec import FeatureBlock
 from features.store import UpdateReport, read, update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, floor_ns
-from storage.contracts import FUNDING
+from storage.contracts.tables import FUNDING
 from storage.errors import ContractError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import START_NS, random_panel, stored_rows
 

@@ -15,8 +15,8 @@ from ingest import decode as wire
 from ingest.books import MOST_LEVELS, Mode, book_row, unusable_book
 from ingest.decode import Level
 from ingest.records import Kind, Record
-from storage.contracts import BOOKS
-from storage.validate import validate
+from storage.contracts.tables import BOOKS
+from storage.contracts.validation import validate
 from tests.conftest import recorded
 
 

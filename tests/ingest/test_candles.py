@@ -11,7 +11,7 @@ import pytest
 
 from ingest.history.candles import import_candles
 from storage.errors import CaptureError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 START_MS = 1_757_015_400_000  # on the grid of 5 minutes
@@ -80,7 +80,7 @@ def test_an_empty_file_is_an_empty_range(settings: Settings, tmp_path: Path) -> 
 
 
 def test_candles_never_supersede_what_was_recorded(settings: Settings, tmp_path: Path) -> None:
-    from storage.contracts import BARS
+    from storage.contracts.tables import BARS
     from tests.storage.rows import bar
 
     live = bar(START_MS // 60_000, width="5m", ts_close=START_MS * 1000 + 300_000_000, observed_ms=300_000)

@@ -13,9 +13,9 @@ from ingest import decode as wire
 from ingest.discovery import Registry
 from ingest.venues import gaiaex
 from storage.clock import DAY_NS, NS
-from storage.contracts import INSTRUMENTS
+from storage.contracts.tables import INSTRUMENTS
+from storage.contracts.validation import validate
 from storage.errors import VenueError
-from storage.validate import validate
 from tests.conftest import recorded
 from tests.ingest.listing import DEXS, META, NOW, SPOT, brief, meta, of_dex, row, taught
 

@@ -15,7 +15,7 @@ import pytest
 from ingest.recording import SEALED
 from ingest.recover import recover
 from ingest.venues.simulated import SimulatedVenue
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.command import tickwalk, until_said
 from tests.drills.homes import (

@@ -15,7 +15,7 @@ from ingest.records import Kind
 from ingest.venues.faults import Fault, RelayFrozen, RelayStale
 from ingest.venues.simulated import SimulatedVenue
 from ingest.vitals import Vitals
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import assert_equal, read_tables, recordings, replay_all
 from tests.drills.running import live_market, port_of, quick, running

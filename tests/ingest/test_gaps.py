@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.gaps import list_gaps
-from storage.contracts import COVERAGE
-from storage.lake import Lake
+from storage.contracts.tables import COVERAGE
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.storage.rows import BTC
 

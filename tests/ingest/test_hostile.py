@@ -17,11 +17,11 @@ from ingest.recording import SEALED
 from ingest.records import Kind
 from ingest.recover import recover
 from ingest.replay import replay
-from storage.contracts import BARS
+from storage.contracts.tables import BARS
+from storage.contracts.validation import validate
 from storage.errors import CaptureError, JournalError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
-from storage.validate import validate
 from tests.ingest.script import Script, latest, run
 from tests.storage.rows import bar
 

@@ -18,7 +18,7 @@ from ingest.recover import recover
 from ingest.venues.simulated import SimulatedVenue
 from ingest.vitals import Vitals
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.drills.running import live_market, port_of, quick, running, whole
 from tests.ingest.script import START_NS, Script, latest, run

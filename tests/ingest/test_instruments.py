@@ -14,11 +14,11 @@ from ingest.discovery import Registry
 from ingest.venues import gaiaex
 from serving.cli import main
 from storage.clock import NS
-from storage.contracts import INSTRUMENTS
+from storage.contracts.tables import INSTRUMENTS
+from storage.contracts.validation import validate
 from storage.errors import InstrumentError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
-from storage.validate import validate
 from tests.conftest import recorded
 from tests.ingest.listing import META, NOW, brief, full, meta, row
 

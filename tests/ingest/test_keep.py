@@ -21,7 +21,7 @@ from ingest.offhost import FolderStore, S3Store, Store, content_of, open_store
 from ingest.records import Kind
 from storage.clock import DAY_NS, NS
 from storage.errors import JournalError, SettingsError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.storage.servers import KEY, s3
 

@@ -11,7 +11,7 @@ import pytest
 from ingest.memory import release_starters
 from ingest.replay import replay
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import assert_bars_hold_trades
 from tests.drills.kills import drill

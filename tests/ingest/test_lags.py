@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ingest.lags import MINUTE_NS, Lags
 from storage.clock import NS
-from storage.contracts import LAGS
-from storage.validate import validate
+from storage.contracts.tables import LAGS
+from storage.contracts.validation import validate
 
 START_NS = 1_767_571_200 * NS
 LAG = st.one_of(

@@ -18,7 +18,7 @@ from ingest.recorder import Recorder, Recording
 from ingest.venues.simulated import SimulatedVenue
 from ingest.venues.tape import Tape, read_frame, scan_listings
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.drills.homes import (

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from ingest.venues.simulated import SimulatedVenue
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import (
     assert_bars_hold_trades,

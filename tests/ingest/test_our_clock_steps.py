@@ -14,7 +14,7 @@ from ingest.journal import read_batches
 from ingest.steady import SteadyTime
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import (
     assert_bars_hold_trades,

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from ingest.ourclock import ClockLedger, Sample, ask_ntp, watch_clock
 from storage.clock import MS_NS, NS, ManualTime
-from storage.contracts import CLOCKS
+from storage.contracts.tables import CLOCKS
+from storage.contracts.validation import validate
 from storage.errors import VenueError
-from storage.validate import validate
 
 NOW_NS = 1_767_571_200 * NS
 _NTP_EPOCH_S = 2_208_988_800

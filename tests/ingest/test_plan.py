@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingest.plan import SocketPlan, Wanted, explorer_url, parse_shard, plan, shard_of, twinned
 from storage.errors import SettingsError
 from storage.settings import Settings
-from storage.settings_record import GaiaexSettings, RecordSettings
+from storage.settings.recording import GaiaexSettings, RecordSettings
 
 
 def settings(**record: Any) -> Settings:

@@ -21,7 +21,7 @@ from serving.cli import main
 from storage.clock import MS_NS, NS
 from storage.errors import SettingsError, VenueError
 from storage.settings import Settings, load_settings
-from storage.settings_record import GaiaexSettings
+from storage.settings.recording import GaiaexSettings
 from tests.ingest.wire import market
 
 # What the simulated venue does not serve; the probe must say so and go on.

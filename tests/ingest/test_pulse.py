@@ -13,7 +13,7 @@ from websockets.http11 import Response
 
 from ingest.backoff import Backoff
 from ingest.pulse import Pulse
-from storage.settings_record import RecordSettings
+from storage.settings.recording import RecordSettings
 
 
 def pulse(**changes: object) -> Pulse:

@@ -27,18 +27,18 @@ from ingest.reference import seed_fees
 from ingest.venues.frames import Funding
 from ingest.venues.past import Past
 from storage.clock import ManualTime, parse_time_ns
-from storage.contracts import TRADES, VERSIONS
+from storage.contracts.tables import TRADES, VERSIONS
 from storage.errors import LakeError
-from storage.history import ROWS_HASH, held_snapshots, pin, pins
-from storage.lake import Lake
+from storage.lake.integrity import verify
+from storage.lake.lake import Lake
+from storage.lake.snapshots import ROWS_HASH, held_snapshots, pin, pins
 from storage.settings import Settings
-from storage.verify import verify
 from tests.drills.homes import TABLES, assert_equal, fresh, read_tables
 from tests.ingest.archive.places import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
 from tests.ingest.faults.test_f28 import a_block
 from tests.ingest.history.pasts import NOW_NS, candles, serving, settings_for
 from tests.ingest.test_recorder import record
-from tests.storage.homes import filled
+from tests.storage.lake.lakes import filled
 from tests.storage.rows import trade
 
 HOUR_S = 3_600

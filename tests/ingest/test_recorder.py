@@ -29,7 +29,7 @@ from ingest.venues.faults import (
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import parse_time_ns
 from storage.errors import InstrumentError, VenueError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.ingest.wire import market
 

@@ -11,7 +11,7 @@ import pytest
 from ingest.journal import JournalWriter, segments
 from ingest.replay import replay
 from storage.errors import CaptureError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
 from tests.ingest.script import Script

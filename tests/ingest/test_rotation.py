@@ -11,8 +11,8 @@ import pytest
 
 from ingest.recording import SEALED
 from ingest.venues.simulated import SimulatedVenue
-from storage.contracts import TRADES
-from storage.lake import Lake
+from storage.contracts.tables import TRADES
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import (
     assert_bars_hold_trades,

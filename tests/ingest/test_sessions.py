@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingest.sessions import NEW_YORK, Session, calendar_of, session_at
 from storage.clock import NS, parse_time_ns
-from storage.contracts import SESSIONS
+from storage.contracts.tables import SESSIONS
 
 AAPL = "hyperliquid|perp|xyz:AAPL"
 

@@ -14,7 +14,7 @@ from ingest.plan import shard_of
 from ingest.recorder import Recorder
 from ingest.venues.faults import Disconnect, Fault
 from ingest.venues.simulated import SimulatedVenue
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import assert_equal, fresh, read_tables, replay_all
 from tests.drills.running import port_of, quick

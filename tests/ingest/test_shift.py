@@ -26,7 +26,7 @@ from ingest.captures import read_capture
 from ingest.pipeline import Pipeline
 from ingest.records import Batch, Kind, Record
 from storage.clock import MS_NS, NS, width_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
 from tests.ingest.script import START_NS, Script

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from ingest.replay import Replayed, replay
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ingest.watchdogs import Drift, Event, Recovered, Silence, Watchdogs
 from storage.clock import NS
-from storage.settings_record import RecordSettings
+from storage.settings.recording import RecordSettings
 
 START_NS = 1_790_000_000 * NS
 

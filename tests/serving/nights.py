@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from storage.clock import NS, US_NS, ManualTime, parse_time_ns
-from storage.contracts import BARS, COVERAGE, DISCREPANCIES, FUNDING, QUARANTINE
-from storage.lake import Lake
+from storage.contracts.tables import BARS, COVERAGE, DISCREPANCIES, FUNDING, QUARANTINE
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from training.night import build_panel, judge_night, open_night, plan_folds, train_fold
 

@@ -19,7 +19,7 @@ from features.spec import FeatureBlock
 from features.widths import join_wider
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime, iso
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import START_NS, random_panel, stored_rows
 from tests.features.test_store import MIDNIGHT_NS, STEPS, quarters

@@ -22,7 +22,7 @@ from features.spec import Feature, feature
 from features.store import read
 from serving import cli
 from storage.clock import ManualTime, iso
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import MINUTE_NS, START_NS, bar_rows
 from tests.features.test_hindsight import LISTED_AT, NAMES, STEPS, drawn_rows, load

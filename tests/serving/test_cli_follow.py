@@ -16,7 +16,7 @@ from features.spec import FeatureBlock
 from ingest.venues.simulated import SimulatedVenue
 from serving import cli
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, parse_time_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.command import tickwalk, until_said
 from tests.drills.running import live_market, port_of, quick, running, whole

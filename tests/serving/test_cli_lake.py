@@ -9,7 +9,7 @@ import pytest
 
 from serving import cli
 from storage.settings import Settings
-from tests.storage.homes import filled, make_old
+from tests.storage.lake.lakes import filled, make_old
 
 
 def run(settings: Settings, *arguments: str) -> int:

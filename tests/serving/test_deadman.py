@@ -28,7 +28,7 @@ from serving.deadman import Alert, Deadman, look_once, send
 from serving.troubles import Trouble
 from storage.clock import NS
 from storage.settings import Settings, load_settings
-from storage.settings_services import AlertSettings
+from storage.settings.services import AlertSettings
 from tests.serving.signs import NOW_NS, vitals
 
 ROOT = Path(__file__).resolve().parents[2]

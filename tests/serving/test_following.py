@@ -13,7 +13,7 @@ from serving.features import Bars
 from serving.following import Told, follow_bars
 from storage.clock import NS, TimeSource
 from storage.errors import LakeError, SettingsError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import fresh
 from tests.features.panels import random_panel, stored_rows

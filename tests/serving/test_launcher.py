@@ -22,8 +22,8 @@ from serving.airflow.processes import DaemonFolder
 from serving.airflow.services import COMMON_ENV, DAEMONS, SERVICES, local_env, settings_env
 from storage.errors import SettingsError, TickwalkError
 from storage.settings import Settings, load_settings
-from storage.settings_record import RecordSettings
-from storage.settings_services import AirflowSettings, LakeSettings, TrainingSettings
+from storage.settings.recording import RecordSettings
+from storage.settings.services import AirflowSettings, LakeSettings, TrainingSettings
 
 SECRETS = Secrets(admin_password="p", fernet_key="f", jwt_secret="j", api_secret_key="a")
 # A daemon with a child in a process group of its own, as Airflow's tasks are. It writes the child's pid to the

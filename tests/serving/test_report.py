@@ -19,9 +19,9 @@ from serving.report.facts import Facts, read_facts
 from serving.report.features import make_features
 from serving.report.page import LATEST, POLICY, render, render_features
 from serving.report.recorded import BarCount, Watched, choose_bin_ns
-from storage.contracts import BARS, COVERAGE, STATUSES
+from storage.contracts.tables import BARS, COVERAGE, STATUSES
 from storage.errors import GateError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.test_health import BLOCK, PANEL, SPLIT_NS, learned
 from tests.serving.nights import COINS, HOSTILE, START_NS, STEPS, WIDTH_NS, make_night

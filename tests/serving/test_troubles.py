@@ -8,7 +8,7 @@ import pytest
 
 from serving.troubles import judge
 from storage.clock import NS
-from storage.settings_services import AlertSettings
+from storage.settings.services import AlertSettings
 from tests.serving.signs import NOW_NS, beat, poorly_watched
 
 LIMITS = AlertSettings()

@@ -12,7 +12,7 @@ from ingest.vitals import Heartbeat, InstrumentVitals, write_heartbeat
 from serving.watch import live_view, render, render_all, watch_home
 from storage.clock import NS
 from storage.settings import Settings
-from storage.settings_services import AlertSettings
+from storage.settings.services import AlertSettings
 from tests.serving.signs import BTC, NOW_NS, beat, poorly_watched, vitals
 
 

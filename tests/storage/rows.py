@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from storage.contracts import BARS, FUNDING, TRADES
+from storage.contracts.tables import BARS, FUNDING, TRADES
 
 BTC = "hyperliquid|perp|BTC"
 

@@ -12,10 +12,10 @@ import torch
 from features.panel import Panel
 from features.spec import FeatureBlock
 from storage.clock import NS, width_ns
-from storage.contracts import BARS, STATUSES
-from storage.lake import Lake
+from storage.contracts.tables import BARS, STATUSES
+from storage.lake.lake import Lake
 from storage.settings import Settings
-from storage.settings_services import TrainingSettings
+from storage.settings.services import TrainingSettings
 from training.checkpoint import Stamp
 
 MINUTE_NS = 60 * NS

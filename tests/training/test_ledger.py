@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import GateError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from tests.training.builders import settings_in
 from training.ledger import (
     VersionEvent,

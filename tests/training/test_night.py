@@ -14,7 +14,7 @@ import torch
 
 from storage.clock import ManualTime, iso
 from storage.errors import CheckpointError, GateError, LakeError, LeakError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
 from training.checkpoint import load_checkpoint

@@ -17,11 +17,11 @@ import torch
 from ingest.rebuild import find_sources, rebuild
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime
-from storage.contracts import BARS, FUNDING
-from storage.history import diff_rows, held_snapshots, snapshot_ids
-from storage.lake import Lake
+from storage.contracts.tables import BARS, FUNDING
+from storage.lake.lake import Lake
+from storage.lake.maintenance import compact, expire, remove_freed
+from storage.lake.snapshots import diff_rows, held_snapshots, snapshot_ids
 from storage.settings import Settings
-from storage.upkeep import compact, expire, remove_freed
 from tests.storage.rows import bar, funding
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
 from training.folder import NightFolder

@@ -7,7 +7,7 @@ from functools import cache
 
 from features.panel import Panel
 from storage.clock import DAY_NS, NS
-from storage.contracts import SESSIONS, STATUSES
+from storage.contracts.tables import SESSIONS, STATUSES
 
 Cell = float | None
 CARRIED_BARS = 31

@@ -14,8 +14,8 @@ from ingest.history.objects import Objects
 from ingest.history.steps import Source, Wish
 from ingest.history.stores import open_store
 from storage.clock import MS_NS, parse_time_ns
-from storage.lake import Lake
-from storage.settings_services import ArchiveSettings
+from storage.lake.lake import Lake
+from storage.settings.services import ArchiveSettings
 from tests.ingest.faults.test_f28 import a_block, a_fill
 
 HOUR = parse_time_ns("2025-07-29T14:00:00Z")

@@ -10,7 +10,7 @@ import pytest
 from ingest.history.layouts import BLOCKS, HOUR_NS, book_key, context_key
 from serving import cli
 from storage.clock import iso, parse_time_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import load_settings
 from tests.ingest.archive.conftest import Put
 from tests.ingest.archive.places import HOUR, HOUR_MS, both, iso_ns, packed, pulse

@@ -14,9 +14,9 @@ import pytest
 
 from ingest.history.layouts import BLOCKS, HOUR_NS
 from storage.clock import iso
-from storage.contracts import MIGRATIONS
-from storage.lake import Lake
-from storage.migrations import LAYOUT
+from storage.contracts.tables import MIGRATIONS
+from storage.lake.lake import Lake
+from storage.lake.migrations import LAYOUT
 from storage.settings import load_settings
 from tests.ingest.archive.conftest import Put
 from tests.ingest.archive.places import HOUR, HOUR_MS, both, packed, pulse

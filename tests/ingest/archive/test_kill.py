@@ -18,7 +18,7 @@ from ingest.history.archived_trades import ArchivedTrades
 from ingest.history.layouts import BLOCKS, HOUR_NS
 from ingest.history.steps import Wish
 from storage.clock import ManualTime
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import load_settings
 from tests.ingest.archive.places import (
     HOUR,

@@ -13,7 +13,7 @@ from ingest.history.layouts import HOUR_NS, book_key, context_key
 from ingest.history.steps import Wish
 from storage.clock import DAY_NS, MS_NS, NS, ManualTime, parse_time_ns
 from storage.errors import InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.ingest.archive.conftest import Put

@@ -13,7 +13,7 @@ import pytest
 
 from ingest.history.stores import open_store
 from storage.errors import VenueError
-from storage.settings_services import ArchiveSettings
+from storage.settings.services import ArchiveSettings
 from tests.ingest.archive.places import LIMITS, objects_at, packed
 
 BODY = packed([b"line " * 50] * 99)

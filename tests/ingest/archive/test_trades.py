@@ -12,9 +12,9 @@ from ingest.history.layouts import BLOCKS, FILLS, HOUR_NS, TRADES
 from ingest.history.steps import Wish
 from storage.clock import MS_NS, ManualTime, parse_time_ns
 from storage.errors import RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
-from storage.settings_services import ArchiveSettings
+from storage.settings.services import ArchiveSettings
 from tests.ingest.archive.conftest import Put
 from tests.ingest.archive.places import (
     HOUR,
@@ -232,7 +232,7 @@ async def test_a_bar_that_was_watched_stays_and_a_blind_one_gets_the_prints_besi
         watched = mine[0] | {"origin": "live", "bid": 99.0, "trades": 7}
         blind = mine[1] | {"origin": "live", "bid": 98.0, "status": "blind", "cause": "connection lost"}
         blind |= {"observed_ms": 30_000, "trades": 0}
-        from storage.contracts import BARS
+        from storage.contracts.tables import BARS
 
         lake.commit({"bars": BARS.rows([watched, blind])}, batch_id="live")
         source = ArchivedTrades(

@@ -24,8 +24,8 @@ from ingest.venues.market import Source
 from ingest.venues.simulated import SimulatedVenue
 from ingest.venues.tape import read_frame
 from storage.clock import MS_NS, NS, ManualTime
-from storage.contracts import CONTRACTS
-from storage.lake import Lake
+from storage.contracts.tables import CONTRACTS
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.wire import BY_NAME, SMALL, Rerun, market
 

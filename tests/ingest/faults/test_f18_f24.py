@@ -12,7 +12,7 @@ from ingest.venues.faults import EmptySide, Halt, NullBook
 from ingest.venues.market_spec import WHOLE_VENUE, CoinSpec
 from ingest.venues.simulated import SimulatedVenue
 from storage.errors import InstrumentError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.faults.rig import BTC, SOL, configured, market, since_s, statuses, taped
 

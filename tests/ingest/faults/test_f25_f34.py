@@ -23,7 +23,7 @@ from ingest.venues.faults import (
     RefuseConnections,
 )
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.faults.rig import BTC, SOL, START_NS, Spoken, live, ms, since_s, statuses, taped, until
 

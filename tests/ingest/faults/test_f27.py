@@ -17,7 +17,7 @@ from ingest.history.objects import Objects
 from ingest.history.stores import Store, open_store
 from storage.clock import NS, floor_ns, parse_time_ns
 from storage.errors import CaptureError, SettingsError, VenueError
-from storage.settings_services import ArchiveSettings
+from storage.settings.services import ArchiveSettings
 from tests.ingest.faults.test_f28 import HOUR_MS, a_block, a_trade
 from tests.storage.servers import s3
 

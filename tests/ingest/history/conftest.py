@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 
 

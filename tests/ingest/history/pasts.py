@@ -20,7 +20,7 @@ from ingest.venues.frames import Funding
 from ingest.venues.past import Past, PastCandle
 from ingest.venues.simulated import SimulatedVenue
 from storage.clock import MS_NS, NS, ManualTime, parse_time_ns, width_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.ears import quick
 

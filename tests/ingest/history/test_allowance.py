@@ -12,7 +12,7 @@ from ingest.rest import Rest
 from ingest.venues.past import Past
 from storage.clock import NS, ManualTime
 from storage.errors import JournalError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.history.pasts import NOW_NS as PAST_NS
 from tests.ingest.history.pasts import candles, fill_in, serving, settings_for

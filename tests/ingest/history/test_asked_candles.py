@@ -9,9 +9,9 @@ from ingest.history.over_rest import Wanted
 from ingest.venues.faults import FailInfo
 from ingest.venues.past import Past
 from storage.clock import NS, parse_time_ns
-from storage.contracts import BARS
+from storage.contracts.tables import BARS
 from storage.errors import InstrumentError, RangeError, SettingsError, VenueError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.history.pasts import NOW_NS, candles, fill_in, serving, settings_for
 from tests.storage.rows import bar

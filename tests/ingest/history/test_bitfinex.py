@@ -10,7 +10,7 @@ import pytest
 
 from ingest.history.candles import import_candles
 from storage.clock import iso
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 

@@ -11,11 +11,11 @@ from ingest.history.backfill import check_wish, make_plan, run_backfill
 from ingest.history.cost import check_cost, cost_of
 from ingest.history.steps import Step, Taken, Wish
 from serving.commands.telling import describe_plan
-from storage.contracts import FUNDING
+from storage.contracts.tables import FUNDING
 from storage.errors import RangeError, SettingsError, VenueError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
-from storage.settings_services import ArchiveSettings
+from storage.settings.services import ArchiveSettings
 from tests.storage.rows import BTC
 
 WISH = Wish(0, 100)

@@ -21,7 +21,7 @@ from ingest.recover import recover
 from ingest.venues.past import Past
 from storage.clock import DAY_NS, WallTime
 from storage.errors import LakeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.history.pasts import (
     NOW_NS,

@@ -9,7 +9,7 @@ from ingest.history.paid_funding import FIRST_NS, intervals
 from ingest.venues.past import Past
 from storage.clock import DAY_NS, parse_time_ns
 from storage.errors import InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.history.pasts import fill_in, serving, settings_for
 

@@ -16,7 +16,7 @@ from ingest.replay import replay
 from ingest.venues.frames import Funding
 from ingest.venues.past import Past, PastCandle
 from storage.clock import DAY_NS, MS_NS, NS, floor_ns, parse_time_ns, width_ns
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.ingest.history.pasts import (

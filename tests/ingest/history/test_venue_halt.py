@@ -13,8 +13,8 @@ from ingest.history.candle_bars import VENUE_HALT, bars_of
 from ingest.history.candles import import_candles
 from ingest.venues.past import Past
 from storage.clock import NS
-from storage.contracts import CANDLES
-from storage.lake import Lake
+from storage.contracts.tables import CANDLES
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.ingest.history.pasts import NOW_NS, candles, fill_in, serving, settings_for

@@ -22,7 +22,7 @@ from serving.cli import app
 from serving.explain import explain
 from storage.clock import parse_time_ns
 from storage.errors import InstrumentError, RangeError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.drills.candles_of_capture import lines_of, write_candles

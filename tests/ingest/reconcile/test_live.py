@@ -12,7 +12,7 @@ from ingest.budget import weight_of
 from ingest.pipeline import Pipeline
 from ingest.replay import replay
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.ingest.script import START_NS, Script, latest, minute_of, run
 

@@ -19,7 +19,7 @@ from ingest.history.candles import import_candles
 from ingest.history.certify import Certified, certify
 from ingest.replay import replay
 from storage.clock import NS
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.drills.candles_of_capture import WIDTH_MS, candles_of, lines_of, write_candles

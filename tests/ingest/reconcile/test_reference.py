@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from ingest.reference import fee_bps, fees_at, instruments_at, seed_fees, universe
 from serving.cli import app
 from storage.clock import DAY_NS, US_NS, parse_time_ns
-from storage.contracts import BARS, CANDLES, FEES, INSTRUMENTS
+from storage.contracts.tables import BARS, CANDLES, FEES, INSTRUMENTS
 from storage.errors import RangeError, SettingsError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.storage.rows import bar
 

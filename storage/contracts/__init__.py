@@ -1,0 +1,1 @@
+"""Table contracts: columns, units, keys and the checks every batch must pass."""

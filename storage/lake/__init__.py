@@ -1,0 +1,1 @@
+"""The versioned tables: commits, point-in-time reads, snapshots, maintenance, integrity."""

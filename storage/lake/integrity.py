@@ -1,0 +1,260 @@
+"""Is all of the lake where its catalog says, and as it was written: files, batches, pins; and what lies there besides?
+
+A `kill -9` in a commit or a load leaves files that no catalog entry names. They harm nothing, and are told apart from
+a load at work by their age alone, so they are removed only when they are older than `lake.grace_h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import pyarrow as pa
+
+from storage.errors import LakeError
+from storage.lake.lake import Lake
+from storage.lake.maintenance import grace_begins
+from storage.lake.readable_files import measure, readable
+from storage.lake.snapshots import (
+    CATALOG,
+    ROWS_HASH,
+    Pin,
+    Step,
+    no_step,
+    pins,
+    rows_hash,
+    snapshot_ids,
+    tables_at,
+)
+
+Kind = Literal["missing", "damaged", "orphan", "batch", "pin"]
+
+# Rows of these come with a lake's opening, or are the batches themselves.
+_NO_BATCH: Final = frozenset({"batches", "migrations"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Args:
+        kind: `missing` or `damaged` file, `orphan` (a file that nothing names), `batch` whose rows are not those
+            that were committed, or `pin` whose rows read otherwise or not at all.
+        name: the file, batch or pin.
+        detail: what was found, and what should be.
+    """
+
+    kind: Kind
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was looked at, and what was found.
+
+    Args:
+        files: that the catalog names, with `rows` in them.
+        batches: compared with their rows.
+        pins: whose rows were read again.
+        findings: what is wrong; an orphan is no damage.
+        removed: orphans that were removed.
+    """
+
+    files: int
+    rows: int
+    batches: int
+    pins: int
+    findings: tuple[Finding, ...]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing or changed; orphans are only in the way."""
+        return all(item.kind == "orphan" for item in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    rows: int
+    size_bytes: int
+
+
+def verify(
+    lake: Lake, *, now_ns: int, mend: bool = False, with_pins: bool = True, on_step: Step = no_step
+) -> Verified:
+    """Look at every file, batch and pin of a lake.
+
+    Args:
+        lake: writable only where it shall be mended.
+        now_ns: the present.
+        mend: remove orphans that are older than `lake.grace_h`.
+        with_pins: also read the rows that pins cover, which takes the longest.
+        on_step: is told each of `verify_steps`.
+    """
+    with (
+        lake.alone()
+    ):  # no commit is at work: what the catalog does not name, nothing will, but a load that goes on
+        named, freed = _named(lake), _freed(lake)
+        there = _on_disk(lake)
+    on_step("files that are named")
+    found = [item for file in named if (item := _look_at(lake, file)) is not None]
+    on_step("files")
+    orphans = sorted(there - {file.path for file in named} - freed)
+    found += [Finding("orphan", path, "no catalog entry names this file") for path in orphans]
+    batches, unlike = _compare_batches(lake, {item.name for item in found})
+    found += unlike
+    on_step("batches")
+    held = pins(lake) if with_pins else []
+    readable = set(snapshot_ids(lake))
+    for pin in held:
+        if pin.snapshot not in readable:
+            found.append(Finding("pin", pin.name, f"snapshot {pin.snapshot} is no longer there"))
+        elif pin.content.startswith(ROWS_HASH) and (flaw := _compare_rows(lake, pin)):
+            found.append(Finding("pin", pin.name, flaw))
+        on_step(f"pin {pin.name}")
+    removed = _remove_orphans(lake, orphans, now_ns) if mend and orphans else ()
+    return Verified(
+        len(named), sum(file.rows for file in named), batches, len(held), tuple(found), tuple(removed)
+    )
+
+
+def verify_steps(lake: Lake, *, with_pins: bool = True) -> int:
+    """Return how many steps `verify` takes."""
+    return 3 + (len(pins(lake)) if with_pins else 0)
+
+
+def _named(lake: Lake) -> list[_File]:
+    """Return the files that any snapshot reads."""
+    rows = lake.query(
+        f"""
+        SELECT s.path AS schema, s.path_is_relative AS below, t.path AS folder, t.path_is_relative AS inside,
+               f.path AS file, f.path_is_relative AS within, f.record_count AS rows, f.file_size_bytes AS size_bytes
+        FROM {CATALOG}.ducklake_data_file f
+        JOIN {CATALOG}.ducklake_table t USING (table_id)
+        JOIN {CATALOG}.ducklake_schema s USING (schema_id)
+        """
+    ).to_pylist()
+    return [
+        _File(
+            _join(lake.data, (r["schema"], r["below"]), (r["folder"], r["inside"]), (r["file"], r["within"])),
+            r["rows"],
+            r["size_bytes"],
+        )
+        for r in rows
+    ]
+
+
+def _freed(lake: Lake) -> set[str]:
+    """Return what else the catalog names: files that wait to be removed, and those that say what was deleted."""
+    waiting = lake.query(
+        f"SELECT path, path_is_relative AS below FROM {CATALOG}.ducklake_files_scheduled_for_deletion"
+    ).to_pylist()
+    deletes = lake.query(
+        f"""
+        SELECT s.path AS schema, s.path_is_relative AS below, t.path AS folder, t.path_is_relative AS inside,
+               f.path AS file, f.path_is_relative AS within
+        FROM {CATALOG}.ducklake_delete_file f
+        JOIN {CATALOG}.ducklake_table t USING (table_id)
+        JOIN {CATALOG}.ducklake_schema s USING (schema_id)
+        """
+    ).to_pylist()
+    return {_join(lake.data, (row["path"], row["below"])) for row in waiting} | {
+        _join(lake.data, (r["schema"], r["below"]), (r["folder"], r["inside"]), (r["file"], r["within"]))
+        for r in deletes
+    }
+
+
+def _join(base: str, *parts: tuple[str, object]) -> str:
+    for path, is_relative in parts:
+        base = f"{base.rstrip('/')}/{path}" if is_relative else path
+    return base if "://" in base else str(Path(base).absolute())
+
+
+def _on_disk(lake: Lake) -> set[str]:
+    if "://" in lake.data:
+        found = lake.query("SELECT file FROM glob(?)", [f"{lake.data.rstrip('/')}/**/*.parquet"])
+        return {str(path) for path in found["file"].to_pylist()}
+    # Not by glob: a home's name may hold the signs of a pattern.
+    return {str(path.absolute()) for path in Path(lake.data).rglob("*.parquet")}
+
+
+def _look_at(lake: Lake, file: _File) -> Finding | None:
+    """Return what is wrong with a file: it is absent, cannot be read, or has not the rows that were written."""
+    try:
+        rows, size_bytes = measure(lake, file.path)
+    except FileNotFoundError:
+        # Merged and removed since it was named, or truly gone.
+        is_named = any(other.path == file.path for other in _named(lake))
+        return Finding("missing", file.path, f"its {file.rows:,} rows are gone") if is_named else None
+    except (OSError, pa.ArrowException, LakeError) as error:
+        return Finding("damaged", file.path, f"it cannot be read: {error}")
+    if rows != file.rows:
+        return Finding("damaged", file.path, f"it has {rows:,} rows, and {file.rows:,} were written")
+    if size_bytes is not None and size_bytes != file.size_bytes:
+        return Finding(
+            "damaged", file.path, f"it has {size_bytes:,} bytes, and {file.size_bytes:,} were written"
+        )
+    return None
+
+
+def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[Finding]]:
+    """Return how many batches there are, and those whose rows, but for lost files, are not as many as were written."""
+    found: list[Finding] = []
+    batches = readable(lake, "batches", lost=lost).relation
+    for table in tables_at(lake):
+        if table in _NO_BATCH:
+            continue
+        rows_of = readable(lake, table, lost=lost).relation
+        rows = lake.query(
+            f"""
+            WITH said AS (SELECT batch_id, coalesce(CAST(rows->>'$.{table}' AS BIGINT), 0) AS said FROM {batches}),
+                 held AS (SELECT batch AS batch_id, count(*) AS held FROM {rows_of} GROUP BY batch)
+            SELECT batch_id, coalesce(said, 0) AS said, coalesce(held, 0) AS held
+            FROM said FULL JOIN held USING (batch_id)
+            WHERE coalesce(said, 0) <> coalesce(held, 0) ORDER BY batch_id
+            """
+        )
+        found += [
+            Finding(
+                "batch",
+                row["batch_id"],
+                f"{table} holds {row['held']:,} of its rows, and {row['said']:,} were written",
+            )
+            for row in rows.to_pylist()
+        ]
+    return int(lake.query(f"SELECT count(*) AS rows FROM {batches}")["rows"][0].as_py()), found
+
+
+def _compare_rows(lake: Lake, pin: Pin) -> str:
+    """Return what is wrong with the rows that a pin covers, or nothing."""
+    try:
+        is_same = rows_hash(lake, pin.snapshot) == pin.content
+    except LakeError as error:
+        return f"the rows of snapshot {pin.snapshot} cannot be read: {error.message}"
+    return "" if is_same else f"the rows of snapshot {pin.snapshot} read otherwise"
+
+
+def _remove_orphans(lake: Lake, orphans: Sequence[str], now_ns: int) -> list[str]:
+    """Remove orphans that are old enough, and return them.
+
+    Raises:
+        LakeError: the extension would remove a file that the catalog names (as ducklake#815 did).
+    """
+    before = grace_begins(lake, now_ns)
+    sweep = "SELECT path FROM ducklake_delete_orphaned_files('lake', dry_run => {}, older_than => ?)"
+    with lake.alone():
+        listed = {
+            _join("", (str(path), False))
+            for path in lake.call(sweep.format("true"), [before])["path"].to_pylist()
+        }
+        if wrong := listed - set(orphans):
+            raise LakeError(
+                f"{len(wrong)} files would be removed that are no orphans, such as {sorted(wrong)[0]}",
+                hint="nothing was removed; run tickwalk lake verify again when no one writes",
+            )
+        lake.call(sweep.format("false"), [before])
+    return sorted(listed)

@@ -1,0 +1,466 @@
+"""Where do tables lie, and how does a batch get in whole or not at all?
+
+The lake is a DuckLake: Parquet files under a catalog (SQLite inside the lake, or Postgres by setting). Every
+commit is one snapshot over all its tables, carries an idempotent batch id and names what it was made from.
+
+Traps this module is built around, all measured (docs/adr/0002):
+- two SQLite libraries on one catalog in one process lose commits, so nothing here opens it with `sqlite3`;
+- SQLite commits meet `database is locked`, so a file lock stands around each and a jittered retry behind it;
+- inlined rows broke file rewriting, so inlining is off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import duckdb
+import pyarrow as pa
+
+from storage.clock import TimeSource, WallTime
+from storage.code_version import code_version
+from storage.contracts.contract import Contract
+from storage.contracts.tables import BATCHES, CONTRACTS, QUARANTINE
+from storage.contracts.validation import SMALL_BATCH_ROWS, validate
+from storage.errors import LakeError
+from storage.lake.connection import connect, first_line, quoted, redacted, retry, rollback
+from storage.lake.locks import READERS_PATIENCE_S, Turns
+from storage.lake.point_in_time import known_views
+from storage.lake.quarantine_rows import as_quarantine, distinct
+from storage.lake.schema_version import bring_to_layout, lacking
+from storage.lake.upsert import against_held, contradicted, insert
+from storage.logs import get_logger
+from storage.settings import Settings
+from storage.settings.services import LakeSettings
+
+logger = get_logger(__name__)
+
+# Each commit leaves about 70 kB in DuckDB, its extensions and SQLite, which only a new connection gives back (DETACH
+# does not): a recorder that commits every two seconds grew by 1 MB a minute (measured 2026-11-26).
+_FRESH_COMMITS: Final = 200
+_NO_SNAPSHOT: Final = "No snapshot found"
+_UNKNOWN: Final = (duckdb.CatalogException, duckdb.BinderException)
+
+Stamp = tuple[int, str]
+"""What every row is stamped with: `ts_ingested_ns` and `batch`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit did.
+
+    Args:
+        snapshot: the snapshot that holds the batch.
+        rows: rows written, by table; rows that were there already are not counted.
+        refused: rows that went to quarantine.
+        is_new: false when this batch id had been committed before.
+    """
+
+    snapshot: int
+    rows: Mapping[str, int]
+    refused: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written within one transaction.
+
+    Args:
+        rows: by table.
+        refused: rows for `quarantine`.
+    """
+
+    rows: dict[str, int]
+    refused: list[pa.Table]
+
+
+Write = Callable[[duckdb.DuckDBPyConnection, Stamp], Written]
+
+
+class Lake:
+    """One connection to the tables. Not for use by two threads at once."""
+
+    def __init__(self, settings: Settings, clock: TimeSource, *, read_only: bool = False) -> None:
+        """Say where the lake lies; `open` connects to it."""
+        self._settings = settings
+        self._clock = clock
+        self._mode = "READ_ONLY" if read_only else ""
+        self._catalog = settings.lake.catalog or f"sqlite:{settings.lake_dir / 'catalog.sqlite'}"
+        self._is_sqlite = self._catalog.startswith("sqlite:")
+        self._options = [
+            f"DATA_PATH {quoted(settings.lake.data or str(settings.lake_dir / 'data'))}",
+            "OVERRIDE_DATA_PATH true",  # the catalog notes where it was made; a home may be moved or named otherwise
+            "DATA_INLINING_ROW_LIMIT 0",
+            *(("META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000") if self._is_sqlite else ()),
+        ]
+        self._turns = Turns(settings.lake_dir, readers_wait=self._is_sqlite)
+        self._attached: set[int] = set()
+        self._commits = 0
+        self._connection: duckdb.DuckDBPyConnection
+
+    @classmethod
+    def open(cls, settings: Settings, *, read_only: bool = False, clock: TimeSource | None = None) -> Self:
+        """Open the lake of a home, making its tables when it is new.
+
+        Args:
+            settings: whose home and `lake` section say where it lies.
+            read_only: refuse every write; the lake must exist then.
+            clock: stamps `ts_ingested_ns`; the wall by default.
+
+        Raises:
+            LakeError: there is no lake to read, a newer release wrote it, or the catalog cannot be opened.
+            SettingsError: the data lies in S3, and there are no credentials.
+        """
+        lake = cls(settings, clock or WallTime(), read_only=read_only)
+        if read_only and lake._is_sqlite and not Path(lake._catalog.removeprefix("sqlite:")).exists():
+            raise LakeError(
+                f"there is no lake in {settings.lake_dir}",
+                hint="make one with: tickwalk replay FILE, tickwalk import candles FILE, or tickwalk record",
+            )
+        settings.ensure_home()
+        try:
+            with lake.exclusive():  # of two that open a new lake, one makes it
+                lake._connection = lake._connect()
+                try:
+                    bring_to_layout(lake._connection, now_ns=lake._clock.now_ns(), read_only=read_only)
+                except BaseException:
+                    lake.close()
+                    raise
+        except duckdb.Error as error:
+            raise LakeError(f"the lake's catalog cannot be opened: {redacted(str(error))}") from None
+        return lake
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        connection = connect(self._settings.lake, self._catalog)
+        try:
+            connection.execute(self._attach_as("lake", self._mode))
+            connection.execute("USE lake")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_anew(self) -> None:
+        """Go on over a new connection, and give back what the old one has gathered."""
+        try:
+            fresh = self._connect()
+        except duckdb.Error as error:  # the old one goes on
+            logger.warning("lake not connected anew", reason=first_line(error))
+            return
+        old, self._connection, self._attached, self._commits = self._connection, fresh, set(), 0
+        old.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; nothing is pending outside a commit."""
+        self._connection.close()
+
+    # Reading.
+
+    def query(
+        self,
+        sql: str,
+        params: Sequence[object] = (),
+        *,
+        at: int | None = None,
+        known_at_ns: int | None = None,
+    ) -> pa.Table:
+        """Run a query and return all of its rows.
+
+        Args:
+            sql: DuckDB's SQL over the tables and views; values go through `?`.
+            params: the values.
+            at: read the lake as it was at this snapshot: what did it hold?
+            known_at_ns: leave out what became knowable after this instant: what would a live system have known?
+
+        Raises:
+            LakeError: the query fails, or the snapshot does not exist.
+        """
+        schema = "lake" if at is None else self._attach_at(at)
+        if not _is_statement(sql):
+            raise LakeError("the query is empty", hint='ask something, as in "SHOW TABLES"')
+        cursor = self._connection.cursor()
+        try:
+            with self._turns.reading():
+                cursor.execute(f"USE {schema}")
+                if known_at_ns is not None:
+                    for statement in known_views(schema, known_at_ns, sql):
+                        # A table that an older layout lacks: the query itself will say so, if it reads it.
+                        with suppress(duckdb.CatalogException, duckdb.BinderException):
+                            cursor.execute(statement)
+                return retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
+        except duckdb.Error as error:
+            if at is not None and _NO_SNAPSHOT in str(error):
+                raise _expired(at, error) from error
+            if isinstance(error, _UNKNOWN) and (what := lacking(self._connection, schema, first_line(error))):
+                raise _older(what, at) from error
+            raise LakeError(f"the query failed: {first_line(error)}", sql=sql) from error
+        finally:
+            cursor.close()
+
+    def snapshot(self) -> int:
+        """Return the newest snapshot's number."""
+        found = self.query("SELECT max(snapshot_id) AS id FROM lake.snapshots()")
+        return int(found["id"][0].as_py())
+
+    def _attach_as(self, name: str, *more: str) -> str:
+        options = ", ".join(filter(None, [*self._options, *more]))
+        return f"ATTACH {quoted(f'ducklake:{self._catalog}')} AS {name} ({options})"
+
+    def _attach_at(self, at: int) -> str:
+        name = f"lake_at_{at}"
+        if at not in self._attached:
+            try:
+                self._connection.execute(self._attach_as(name, f"SNAPSHOT_VERSION {int(at)}", "READ_ONLY"))
+            except duckdb.Error as error:
+                raise _expired(at, error) from error
+            self._attached.add(at)
+        return name
+
+    # Writing.
+
+    def commit(
+        self,
+        tables: Mapping[str, pa.Table],
+        *,
+        batch_id: str,
+        inputs: Mapping[str, object] | None = None,
+        patience_s: float = math.inf,
+    ) -> Commit:
+        """Write a batch over several tables: all of it, once, or nothing.
+
+        Rows that break their contract go to `quarantine`. A row whose key is in the table already is skipped when
+        it says the same; when it says something else, a bar becomes the next revision and any other row goes to
+        quarantine, so that nothing is ever edited in silence.
+
+        Args:
+            tables: rows by table name, with the columns of the table's contract.
+            batch_id: committing the same id again does nothing.
+            inputs: what the batch was made from (journal segments, files, snapshots), kept as JSON.
+            patience_s: wait at most this long for others that write.
+
+        Raises:
+            LakeError: the catalog stayed locked, or refused the batch.
+        """
+        fitting: dict[str, pa.Table] = {}
+        refused: list[pa.Table] = []
+        for name, rows in tables.items():
+            good, bad = validate(CONTRACTS[name], rows)
+            fitting[name] = good
+            if bad.num_rows:
+                refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
+
+        def write(_: duckdb.DuckDBPyConnection, stamp: Stamp) -> Written:
+            done = Written({}, list(refused))
+            for name, rows in fitting.items():
+                if rows.num_rows:
+                    done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
+                    if conflict.num_rows:
+                        done.refused.append(as_quarantine(name, conflict, batch_id, stamp[0]))
+            return done
+
+        is_small = sum(rows.num_rows for rows in fitting.values()) < SMALL_BATCH_ROWS
+        return self.once(write, batch_id=batch_id, inputs=inputs, patience_s=patience_s, is_small=is_small)
+
+    def once(
+        self,
+        write: Write,
+        *,
+        batch_id: str,
+        inputs: Mapping[str, object] | None = None,
+        patience_s: float = math.inf,
+        is_small: bool = False,
+    ) -> Commit:
+        """Do in one transaction what `write` does, with what it turned away and the row of `batches`: whole, and once.
+
+        Args:
+            write: given the connection, in a transaction, and the stamp; called again where the catalog was locked.
+            batch_id, inputs, patience_s: as for `commit`.
+            is_small: a thread of its own would cost more than it saves.
+
+        Raises:
+            LakeError: the catalog stayed locked, or refused the batch.
+        """
+        try:
+            with self.exclusive(patience_s):
+                if self._commits >= _FRESH_COMMITS:
+                    self._connect_anew()
+                self._commits += 1
+                with self._in_one_thread(is_small):
+                    return retry(
+                        lambda: self._once(write, batch_id, dict(inputs or {})),
+                        tries=self._settings.lake.commit_tries,
+                    )
+        except duckdb.Error as error:
+            raise LakeError(f"batch {batch_id} could not be committed: {first_line(error)}") from error
+
+    def _once(
+        self,
+        write: Write,
+        batch_id: str,
+        inputs: Mapping[str, object],
+    ) -> Commit:
+        run = self._connection
+        run.execute("BEGIN TRANSACTION")
+        try:
+            known = run.execute("SELECT count(*) FROM batches WHERE batch_id = ?", [batch_id]).fetchone()
+            if known and known[0]:
+                run.execute("ROLLBACK")
+                return Commit(self._newest(), {}, 0, False)
+            stamp = self.stamp(batch_id)
+            done = write(run, stamp)
+            written = done.rows
+            refused = sum(rows.num_rows for rows in done.refused)
+            if refused:
+                quarantine, _ = against_held(run, QUARANTINE, distinct(pa.concat_tables(done.refused)))
+                written["quarantine"] = written.get("quarantine", 0) + insert(
+                    run, QUARANTINE, quarantine, stamp
+                )
+                logger.warning("rows quarantined", batch=batch_id, rows=refused)
+            record = {
+                "batch_id": batch_id,
+                "rows": json.dumps(written),
+                "inputs": json.dumps(inputs),
+                "code": code_version(),
+            }
+            insert(run, BATCHES, BATCHES.rows([record | {"ts_knowable_ns": stamp[0]}]), stamp)
+            run.execute(
+                "CALL lake.set_commit_message('tickwalk', ?, extra_info => ?)",
+                [batch_id, json.dumps({"code": code_version(), "inputs": inputs})],
+            )
+            run.execute("COMMIT")
+        except BaseException:
+            rollback(run)
+            raise
+        return Commit(self._newest(), written, refused, True)
+
+    def stamp(self, batch_id: str) -> Stamp:
+        """Return what the rows of a batch are stamped with now."""
+        return self._clock.now_ns(), batch_id
+
+    def add(self, contract: Contract, rows: pa.Table, stamp: Stamp) -> tuple[int, pa.Table]:
+        """Write, within `once`, the rows that are not held; return how many, and those that contradict what is held.
+
+        Args:
+            contract: the table's; the rows fit it.
+            rows: its columns.
+            stamp: of the rows.
+        """
+        fresh, conflict = against_held(self._connection, contract, rows)
+        return insert(self._connection, contract, fresh, stamp), conflict
+
+    @contextmanager
+    def _in_one_thread(self, is_small: bool) -> Iterator[None]:
+        """Commit a small batch in one thread: two of them took 242 ms of processor time for 2,000 rows, one 170."""
+        if not is_small:
+            yield
+            return
+        self._connection.execute("SET threads = 1")
+        try:
+            yield
+        finally:
+            self._connection.execute("RESET threads")
+
+    def _newest(self) -> int:
+        """Return the newest snapshot, under the commit lock: asked as a query, it would wait for those who read."""
+        found = self._connection.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchone()
+        assert found is not None
+        return int(found[0])
+
+    def contradicts(self, contract: Contract, rows: pa.Table) -> list[bool]:
+        """Say of each row whether the table holds its key with other values, so that a commit would refuse it.
+
+        Args:
+            contract: the table's.
+            rows: its columns, and any others.
+        """
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("USE lake")
+            with self._turns.reading():
+                return contradicted(cursor, contract, rows)
+        finally:
+            cursor.close()
+
+    # Keeping in order.
+
+    def exclusive(self, patience_s: float = math.inf) -> AbstractContextManager[None]:
+        """Hold the commit lock: SQLite catalogs refuse commits that overlap (9 of 120 without it, 0 with).
+
+        Raises:
+            LakeError: someone else held it for longer than `patience_s`.
+        """
+        return self._turns.exclusive(patience_s)
+
+    def alone(self, patience_s: float = READERS_PATIENCE_S) -> AbstractContextManager[None]:
+        """Hold the commit lock while nobody reads: for maintenance that takes entries out of the catalog.
+
+        A SQLite catalog is not read as of one instant: to a transaction that began before a merge, files that were
+        merged are gone and the new one is not yet there, so that a table read as empty (measured 2026-11-25).
+
+        Raises:
+            LakeError: someone read, or wrote, for longer than `patience_s`.
+        """
+        return self._turns.alone(patience_s)
+
+    def call(self, sql: str, params: Sequence[object] = ()) -> pa.Table:
+        """Run a statement of maintenance, within `alone`; rows go through `commit`.
+
+        Raises:
+            LakeError: it fails.
+        """
+        try:
+            return retry(lambda: self._connection.execute(sql, list(params)).to_arrow_table())
+        except duckdb.Error as error:
+            raise LakeError(f"the lake's maintenance failed: {first_line(error)}", sql=sql) from error
+
+    @property
+    def settings(self) -> LakeSettings:
+        """The section of the settings that is about the lake."""
+        return self._settings.lake
+
+    @property
+    def data(self) -> str:
+        """Where the Parquet files lie: a folder, or `s3://...`."""
+        return self.settings.data or str(self._settings.lake_dir / "data")
+
+
+def _expired(at: int, error: duckdb.Error) -> LakeError:
+    return LakeError(
+        f"snapshot {at} does not exist or has expired: {first_line(error)}",
+        hint="list them with: tickwalk lake snapshots",
+    )
+
+
+def _older(what: str, at: int | None) -> LakeError:
+    """Return what a reader is told of a lake, or a snapshot, that an older release made."""
+    if at is not None:
+        return LakeError(
+            f"snapshot {at} is of an older layout: it has no {what}", hint="ask for a later snapshot"
+        )
+    return LakeError(
+        f"the lake is of an older layout: it has no {what}",
+        hint="whatever opens it for writing brings it to this release's layout, such as: tickwalk lake compact",
+    )
+
+
+def _is_statement(sql: str) -> bool:
+    """Say whether a text holds a statement at all, and not only space and comments; one that is wrong may."""
+    try:
+        return bool(duckdb.extract_statements(sql))
+    except duckdb.Error:
+        return True

@@ -1,0 +1,107 @@
+"""In which rows do two lakes differ, table by table?
+
+Rows are compared without the stamps of when they were written, which a lake that was built anew has otherwise, and so
+are left out the tables in which a lake tells of itself. Equal rows are counted: one that is there twice in one lake
+and once in the other differs once. Either lake may have lost files; what is compared then is what it can still read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from storage.contracts.tables import CONTRACTS
+from storage.lake.connection import scratch
+from storage.lake.lake import Lake
+from storage.lake.readable_files import Readable, readable
+from storage.lake.snapshots import NOTES, Step, no_step, tables_at
+
+# A row is 24 bytes here: so many rows of a lake are compared at a time.
+_AT_ONCE: Final = 4_000_000
+
+_COUNT: Final = """
+    SELECT coalesce(sum(least(ours, theirs)), 0) AS equal, coalesce(sum(greatest(theirs - ours, 0)), 0) AS missing,
+           coalesce(sum(greatest(ours - theirs, 0)), 0) AS extra
+    FROM (SELECT coalesce(o.rows, 0) AS ours, coalesce(t.rows, 0) AS theirs
+          FROM our_rows o FULL JOIN their_rows t USING (low, high))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One table of a new lake against an old one's.
+
+    Args:
+        table: its name.
+        equal: rows that both hold.
+        missing: rows of the old lake that the new one lacks.
+        extra: rows of the new lake that the old one lacks.
+        lost: files of the old lake that are gone or damaged; their rows could not be compared.
+    """
+
+    table: str
+    equal: int
+    missing: int
+    extra: int
+    lost: tuple[str, ...] = ()
+
+
+def compared_tables() -> list[str]:
+    """Return the tables that are compared."""
+    return [name for name in CONTRACTS if name not in NOTES]
+
+
+def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[Compared]:
+    """Compare the newest snapshots of two lakes; `on_step` is told each of `compared_tables`."""
+    there = set(tables_at(old))
+    found = []
+    for name in compared_tables():
+        ours, theirs = readable(new, name), readable(old, name) if name in there else None
+        found.append(_compare_table(new, old, ours, theirs))
+        on_step(name)
+    return found
+
+
+def _compare_table(new: Lake, old: Lake, ours: Readable, theirs: Readable | None) -> Compared:
+    if theirs is None or not theirs.files:
+        return Compared(ours.table, 0, 0, _rows(new, ours) if ours.files else 0)
+    # An older layout lacks columns; what both have is compared.
+    ours_too = set(CONTRACTS[ours.table].schema.names)
+    shared = [name for name in _columns(old, theirs) if name in ours_too]
+    parts = max(1, math.ceil((_rows(new, ours) + _rows(old, theirs)) / _AT_ONCE))
+    counts = [0, 0, 0]
+    for part in range(parts):
+        tables = [_hashed(lake, it, shared, part, parts) for lake, it in ((new, ours), (old, theirs))]
+        counts = [sum(pair) for pair in zip(counts, _count(*tables), strict=True)]
+    return Compared(ours.table, counts[0], counts[1], counts[2], theirs.lost)
+
+
+def _hashed(lake: Lake, rows: Readable, columns: list[str], part: int, parts: int) -> pa.Table:
+    """Return the hashes of rows, each with how many have it; of all hashes one part in so many."""
+    return lake.query(
+        f"WITH told AS (SELECT {', '.join(columns)} FROM {rows.relation}),"
+        " texts AS (SELECT CAST(to_json(told) AS VARCHAR) AS text FROM told),"
+        " hashes AS (SELECT md5_number_lower(text) AS low, md5_number_upper(text) AS high FROM texts)"
+        " SELECT low, high, count(*) AS rows FROM hashes WHERE low % ? = ? GROUP BY ALL",
+        [parts, part],
+    )
+
+
+def _count(ours: pa.Table, theirs: pa.Table) -> list[int]:
+    with scratch() as run:
+        run.register("our_rows", ours)
+        run.register("their_rows", theirs)
+        found = run.execute(_COUNT).fetchone()
+    assert found is not None
+    return [int(count) for count in found]
+
+
+def _columns(lake: Lake, rows: Readable) -> list[str]:
+    return lake.query(f"SELECT * FROM {rows.relation} LIMIT 0").column_names
+
+
+def _rows(lake: Lake, rows: Readable) -> int:
+    return int(lake.query(f"SELECT count(*) AS rows FROM {rows.relation}")["rows"][0].as_py())

@@ -1,0 +1,221 @@
+"""Which settings are in force: `tickwalk.toml`, then `TICKWALK_*`, then flags; later ones win.
+
+A key that does not exist is an error that names the nearest one that does, wherever it was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import msgspec
+
+from storage.errors import SettingsError
+from storage.settings.recording import BarSettings, GaiaexSettings, RecordSettings
+from storage.settings.services import (
+    AirflowSettings,
+    AlertSettings,
+    ArchiveSettings,
+    KeepSettings,
+    LakeSettings,
+    MetricsSettings,
+    TrainingSettings,
+)
+
+CONFIG_NAME: Final = "tickwalk.toml"
+# Read by the door itself, before any setting: where the file lies, and how log lines look.
+_ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one tickwalk home."""
+
+    home: Path = Path("var")
+    """Everything that tickwalk writes lies below this folder."""
+    record: RecordSettings = field(default_factory=RecordSettings)
+    gaiaex: GaiaexSettings = field(default_factory=GaiaexSettings)
+    bars: BarSettings = field(default_factory=BarSettings)
+    lake: LakeSettings = field(default_factory=LakeSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    airflow: AirflowSettings = field(default_factory=AirflowSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    alert: AlertSettings = field(default_factory=AlertSettings)
+    keep: KeepSettings = field(default_factory=KeepSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+
+    @property
+    def journal_dir(self) -> Path:
+        """Sealed and open journal segments, one folder a recording."""
+        return self.home / "journal"
+
+    @property
+    def recorder_dir(self) -> Path:
+        """One small file a recording, written anew each second while it runs: its vital signs."""
+        return self.home / "recorder"
+
+    @property
+    def lake_dir(self) -> Path:
+        """The catalog and the Parquet files of the tables."""
+        return self.home / "lake"
+
+    @property
+    def archive_dir(self) -> Path:
+        """Objects of archives as they were fetched, with a manifest beside each day's."""
+        return self.home / "archive"
+
+    @property
+    def models_dir(self) -> Path:
+        """Nights, checkpoints and the versions that the ledger names."""
+        return self.home / "models"
+
+    @property
+    def features_dir(self) -> Path:
+        """Features by day, and panels that were read before; all of it can be made again."""
+        return self.home / "features"
+
+    @property
+    def reports_dir(self) -> Path:
+        """One page a night."""
+        return self.home / "reports"
+
+    def ensure_home(self) -> None:
+        """Make the home's folders.
+
+        Raises:
+            SettingsError: the home cannot be written.
+        """
+        for folder in (self.journal_dir, self.lake_dir, self.models_dir, self.reports_dir):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"the data folder {folder} cannot be made: {error.strerror}",
+                    hint="set TICKWALK_HOME or --home to a folder that you may write",
+                ) from error
+            if not os.access(folder, os.W_OK):
+                raise SettingsError(
+                    f"the data folder {folder} cannot be written by this user",
+                    hint="set TICKWALK_HOME or --home to a folder that you may write",
+                )
+
+
+REDACTED: Final = "(set, not shown)"
+
+
+def shown(settings: Settings, key: str) -> object:
+    """Return the value in force of a key as it may be printed: a secret only says whether it is set."""
+    section, _, name = key.rpartition(".")
+    holder = getattr(settings, section) if section else settings
+    value = getattr(holder, name)
+    is_secret = any(item.name == name and item.metadata.get("secret") for item in dataclasses.fields(holder))
+    return REDACTED if is_secret and value else value
+
+
+_SECTIONS: Final[dict[str, Any]] = {
+    name: hint for name, hint in get_type_hints(Settings).items() if dataclasses.is_dataclass(hint)
+}
+
+
+def known_keys() -> dict[str, Any]:
+    """Return every key as it is written in flags (`section.name`, or `home`) with its default."""
+    keys: dict[str, Any] = {"home": Settings().home}
+    for section, kind in _SECTIONS.items():
+        for item in dataclasses.fields(kind):
+            keys[f"{section}.{item.name}"] = getattr(kind(), item.name)
+    return keys
+
+
+def load_settings(
+    path: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings in force.
+
+    Args:
+        path: the file to read; by default `TICKWALK_CONFIG`, or `tickwalk.toml` where it exists.
+        overrides: flags, as `{"record.coins": ("BTC",)}`; a value of `None` is no override.
+        environ: variables to read instead of the process's own.
+
+    Raises:
+        SettingsError: a key does not exist, or a value does not fit it.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    values |= _from_file(path, environ)
+    values |= _from_environment(environ)
+    values |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    return _build(values)
+
+
+def _from_file(path: Path | None, environ: Mapping[str, str]) -> dict[str, object]:
+    named = path or (Path(environ["TICKWALK_CONFIG"]) if "TICKWALK_CONFIG" in environ else None)
+    path = named or Path(CONFIG_NAME)
+    if named is None and not path.exists():
+        return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path} is not TOML: {error}") from error
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        if key in _SECTIONS and isinstance(value, dict):
+            flat |= {f"{key}.{name}": item for name, item in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    by_variable = {"TICKWALK_" + key.upper().replace(".", "_"): key for key in known_keys()}
+    flat: dict[str, object] = {}
+    for variable, value in environ.items():
+        if not variable.startswith("TICKWALK_") or variable in _ENVIRONMENT_ONLY:
+            continue
+        if variable not in by_variable:
+            raise SettingsError(
+                f"environment variable {variable} is not a setting",
+                hint=_nearest(variable, list(by_variable)),
+            )
+        flat[by_variable[variable]] = value
+    return flat
+
+
+def _build(values: Mapping[str, object]) -> Settings:
+    known = known_keys()
+    sections: dict[str, dict[str, object]] = {name: {} for name in _SECTIONS}
+    home = Settings().home
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(f"setting {key!r} does not exist", hint=_nearest(key, list(known)))
+        if key == "home":
+            home = Path(str(value)).expanduser()
+            continue
+        section, name = key.split(".")
+        sections[section][name] = _convert(key, value, get_type_hints(_SECTIONS[section])[name])
+    built = {name: _SECTIONS[name](**items) for name, items in sections.items()}
+    return Settings(home=home, **built)
+
+
+def _convert(key: str, value: object, kind: Any) -> object:
+    if isinstance(value, str) and kind == tuple[str, ...]:
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"setting {key} is {value!r}: {error}") from error
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"the nearest setting is {close[0]}; `tickwalk settings` lists them all"

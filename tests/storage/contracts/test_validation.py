@@ -1,0 +1,107 @@
+"""Contracts: what breaks a rule is split off with the rule's name, by either engine alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.contracts import validation
+from storage.contracts.tables import BARS, CONTRACTS, TRADES
+from storage.contracts.validation import validate
+from storage.errors import ContractError
+from tests.storage.rows import bar, trade
+
+BREACHES: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"price": 0.0}, "price is 0.0: greater_than"),
+    ({"price": None}, "price is null"),
+    ({"price": float("nan")}, "price is"),
+    ({"size": -1.0}, "size is -1.0"),
+    ({"side": "B"}, "side is B: isin"),
+    ({"origin": None}, "origin is null"),
+    ({"tid": -4}, "tid is -4"),
+]
+
+
+def test_every_contract_is_listed_under_its_name() -> None:
+    assert all(name == contract.name for name, contract in CONTRACTS.items())
+    assert all(set(contract.key) <= set(contract.schema.names) for contract in CONTRACTS.values())
+
+
+@pytest.mark.parametrize(("changes", "reason"), [b for b in BREACHES if b[1]])
+def test_a_broken_rule_is_named_with_the_value(changes: dict[str, Any], reason: str) -> None:
+    good, bad = validate(TRADES, TRADES.rows([trade(1), trade(2, **changes)]))
+    assert good["tid"].to_pylist() == [1]
+    assert bad.num_rows == 1
+    assert reason in bad["reason"][0].as_py()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from(range(len(BREACHES))), min_size=1, max_size=30))
+def test_both_engines_refuse_the_same_rows(picks: list[int]) -> None:
+    rows = TRADES.rows([trade(tid + 1, **BREACHES[pick][0]) for tid, pick in enumerate(picks)])
+    every = validation._Doubtful(tuple(TRADES.schema.names), TRADES.ordered, True)
+    small = validation._failures_small(TRADES, rows, every)
+    large = validation._failures(TRADES, rows, every)
+    assert set(small) == set(large) == {row for row, pick in enumerate(picks) if pick}
+    # What the columns' extremes prove is what pandera would have said of each value.
+    assert validation.failures_of(TRADES, rows) == small
+
+
+ROWS: list[dict[str, Any]] = [
+    {},
+    {"low": 200.0},
+    {"low": None},
+    {"buy_volume": 3.0},
+    {"ts_open": None},
+    {"volume": None},
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(range(len(ROWS)))), min_size=1, max_size=20))
+def test_what_a_batch_proves_as_a_whole_is_what_either_engine_says(picks: list[tuple[int, int]]) -> None:
+    """Keys that repeat, and pairs in the wrong order: what is not asked of each row would have been found sound."""
+    rows = BARS.rows([bar(minute, **ROWS[pick]) for minute, pick in picks])
+    every = validation._Doubtful(tuple(BARS.schema.names), BARS.ordered, True)
+    found = validation.failures_of(BARS, rows)
+    assert found == validation._failures_small(BARS, rows, every)
+    assert set(found) == set(validation._failures(BARS, rows, every))
+    kept = [
+        minute for row, (minute, pick) in enumerate(picks) if row not in found and "ts_open" not in ROWS[pick]
+    ]
+    assert len(kept) == len(set(kept))
+
+
+def test_only_the_second_of_one_key_is_refused() -> None:
+    good, bad = validate(TRADES, TRADES.rows([trade(1), trade(1, price=2.0), trade(2)]))
+    assert good["price"].to_pylist() == [100.0, 100.0]
+    assert "key is unique" in bad["reason"][0].as_py()
+
+
+def test_a_bar_whose_low_is_above_its_high_is_refused() -> None:
+    _, bad = validate(BARS, BARS.rows([bar(0), bar(1, low=200.0)]))
+    assert "low <= high" in bad["reason"][0].as_py()
+
+
+def test_an_empty_bar_may_have_no_prices() -> None:
+    empty = dict.fromkeys(("open", "high", "low", "close", "vwap"))
+    good, bad = validate(
+        BARS, BARS.rows([bar(0, status="quiet", volume=0.0, buy_volume=0.0, trades=0, **empty)])
+    )
+    assert (good.num_rows, bad.num_rows) == (1, 0)
+
+
+def test_a_missing_column_is_an_error_of_the_caller() -> None:
+    with pytest.raises(ContractError, match="trades batch lacks column 'price'"):
+        validate(TRADES, TRADES.rows([trade(1)]).drop(["price"]))
+
+
+def test_a_column_of_another_type_is_an_error_of_the_caller() -> None:
+    rows = TRADES.rows([trade(1)]).drop(["price"]).append_column("price", pa.array(["dear"]))
+    with pytest.raises(ContractError, match="does not fit its types"):
+        validate(TRADES, rows)

@@ -1,0 +1,110 @@
+"""Writers, readers and upkeep at the same time: nothing lost, nothing twice, no half batch, a pin unchanged."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from storage.lake.integrity import verify
+from storage.lake.lake import Lake
+from storage.lake.snapshots import pin, rows_hash
+from storage.settings import Settings, load_settings
+from tests.drills.lake_process import Role, assert_whole, noted, start
+from tests.storage.rows import batch
+from tests.storage.servers import BUCKET, postgres, s3
+
+ALL: Final[Mapping[str, Role]] = {"w1": "write", "w2": "load", "r1": "read", "r2": "read", "tidy": "tidy"}
+FEW: Final[Mapping[str, Role]] = {"w1": "write", "w2": "load", "r1": "read"}
+
+
+def together(
+    tmp_path: Path, *, seconds: float, roles: Mapping[str, Role] = ALL, least: int = 3, **more: object
+) -> str:
+    """Let processes write, read and tidy; check what is left, and return the figures.
+
+    Args:
+        tmp_path: an empty folder.
+        seconds: how long they go on.
+        roles: what each does.
+        least: so many commits, or reads, by each at least.
+        more: settings of the lake, as in `catalog`.
+    """
+    values: Mapping[str, object] = {
+        "home": tmp_path / "home",
+        "lake.keep_snapshots_days": 1.0,
+        **{f"lake.{key}": value for key, value in more.items()},
+    }
+    settings, notes = load_settings(overrides=values, environ={}), tmp_path / "notes"
+    notes.mkdir()
+    with Lake.open(settings) as lake:
+        at = lake.commit(batch(0, "first"), batch_id="first-0").snapshot
+        lake.commit(batch(1, "first"), batch_id="first-1")
+        held = pin(lake, "first", now_ns=1, snapshot=at)
+    processes = {
+        name: start(role, name, values, notes, seconds=seconds, least=1 if role == "tidy" else least)
+        for name, role in roles.items()
+    }
+    for name, process in processes.items():
+        process.join(seconds + 120)
+        assert process.exitcode == 0, f"{name} ended with {process.exitcode}"
+    told = {name: noted(notes, name) for name in ("w1", "w2")} | {"first": ["0", "1"]}
+    reads = len(noted(notes, "r1")) + len(noted(notes, "r2"))
+    with Lake.open(settings) as lake:
+        batches = assert_whole(lake, told)
+        assert rows_hash(lake, at) == held.content
+        assert verify(lake, now_ns=time.time_ns()).is_whole
+    assert batches >= 2 + 2 * least
+    assert reads >= least
+    return f"{batches} batches, {reads} reads, {len(noted(notes, 'tidy'))} times tidied in {seconds:g} s"
+
+
+def test_nothing_is_lost_or_seen_in_half(tmp_path: Path) -> None:
+    together(tmp_path, seconds=1.0)
+
+
+def test_the_same_on_postgres(tmp_path: Path) -> None:
+    with postgres(tmp_path / "pg") as catalog:
+        together(tmp_path, seconds=0.0, roles=FEW, least=2, catalog=catalog)
+
+
+def test_the_same_with_the_data_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3(monkeypatch) as endpoint:
+        together(tmp_path, seconds=0.0, roles=FEW, least=2, data=f"s3://{BUCKET}/lake", s3_endpoint=endpoint)
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(2_400)
+@pytest.mark.parametrize("where", ["sqlite", "postgres", "s3"])
+def test_ten_minutes(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = float(os.environ.get("DRILL_S", "600"))
+    if where == "postgres":
+        with postgres(tmp_path / "pg") as catalog:
+            said = together(tmp_path, seconds=seconds, catalog=catalog)
+    elif where == "s3":
+        with s3(monkeypatch) as endpoint:
+            said = together(tmp_path, seconds=seconds, data=f"s3://{BUCKET}/lake", s3_endpoint=endpoint)
+    else:
+        said = together(tmp_path, seconds=seconds)
+    with capsys.disabled():
+        print(f"\ntogether on {where}: {said}")
+
+
+def test_s3_without_credentials_says_what_is_missing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from storage.errors import SettingsError
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    values = {"home": settings.home, "lake.data": "s3://bucket/lake"}
+    with pytest.raises(
+        SettingsError, match=r"'s3://bucket/lake', but there are no credentials.*AWS_ACCESS_KEY_ID"
+    ):
+        Lake.open(load_settings(overrides=values, environ={}))

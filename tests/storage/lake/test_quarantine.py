@@ -1,0 +1,84 @@
+"""Quarantine: what was refused is listed by its reason, shown whole, and taken once its contract is mended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from storage.contracts import validation
+from storage.contracts.tables import CONTRACTS, QUARANTINE, TRADES
+from storage.errors import LakeError
+from storage.lake.integrity import verify
+from storage.lake.lake import Lake
+from storage.lake.quarantine import find, list_kinds, retry, waiting
+from storage.settings import Settings
+from tests.storage.lake.lakes import filled
+from tests.storage.rows import trade
+
+FRAME = b'{"channel":"trades","data":[]}'
+
+
+def refuse_some(lake: Lake) -> None:
+    """Refuse two sizes that were too large, one price, a contradiction, and a frame."""
+    rows = [trade(20, size=2e15), trade(21, size=3e15), trade(22, price=-1.0), trade(1, price=7.0), trade(23)]
+    frame = {"table_name": "trades", "reason": "tid is missing", "raw": FRAME, "source": "made:9"}
+    frames = QUARANTINE.rows([frame | {"ts_knowable_ns": 9}])
+    assert lake.commit({"trades": TRADES.rows(rows), "quarantine": frames}, batch_id="bad").refused == 4
+
+
+def mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trades be larger, as a release would that had learnt of it."""
+    columns = tuple(
+        dataclasses.replace(c, high=1e18) if c.name == "size" else c for c in CONTRACTS["trades"].columns
+    )
+    monkeypatch.setitem(CONTRACTS, "trades", dataclasses.replace(TRADES, columns=columns))
+    validation._pandas_schema.cache_clear()
+
+
+def test_rows_that_fit_a_mended_contract_are_taken_once_and_the_others_stay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Lake.open(filled(settings)) as lake:
+        refuse_some(lake)
+        kinds = {row["reason"]: row for row in list_kinds(lake).to_pylist()}
+        large = kinds["size is ...: less_than_or_equal_to(1000000000000000.0)"]
+        assert (large["rows"], large["retried"], len(kinds)) == (2, 0, 4)
+
+        unchanged = retry(lake, now_ns=100)
+        assert (unchanged.committed, sum(unchanged.left.values()), waiting(lake)) == ({}, 5, 5)
+
+        mend(monkeypatch)
+        done = retry(lake, now_ns=101)
+        assert done.committed == {"trades": 2}
+        assert set(done.left) == {
+            "trades: price is -1.0: greater_than(0.0)",
+            "trades: trades holds the same key with other values",
+            "trades: no row can be read from it: it is a frame; replay its recording",
+        }
+        held = lake.query("SELECT tid, size, ts_event FROM trades WHERE tid BETWEEN 20 AND 22 ORDER BY tid")
+        assert held["size"].to_pylist() == [2e15, 3e15]
+        assert [moment.microsecond for moment in held["ts_event"].to_pylist()] == [20_000, 21_000]
+
+        again = retry(lake, now_ns=102)
+        assert (again.committed, sum(again.left.values()), waiting(lake)) == ({}, 3, 3)
+        large = {row["reason"]: row for row in list_kinds(lake).to_pylist()}[large["reason"]]
+        assert (large["rows"], large["retried"]) == (2, 2)
+        assert verify(lake, now_ns=1).findings == ()
+    validation._pandas_schema.cache_clear()
+
+
+def test_one_is_shown_whole(settings: Settings) -> None:
+    with Lake.open(filled(settings)) as lake:
+        refuse_some(lake)
+        kinds = {row["reason"]: row["example"] for row in list_kinds(lake, table="trades").to_pylist()}
+        row = find(lake, kinds["tid is missing"])
+        assert (row["raw"], row["source"]) == (FRAME, "made:9")
+        assert json.loads(find(lake, kinds["price is ...: greater_than(0.0)"])["raw"])["price"] == -1.0
+        with pytest.raises(
+            LakeError, match=r"no row in quarantine has the id 'zz'.*tickwalk quarantine list"
+        ):
+            find(lake, "zz")
+        with pytest.raises(LakeError, match="there is no table 'frames'"):
+            retry(lake, now_ns=1, table="frames")

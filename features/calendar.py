@@ -21,7 +21,7 @@ _WEEK: Final = (
 )
 _SESSION: Final = (
     "docs.trade.xyz, trading hours (read through a third party in 2026, not confirmed by the venue), as "
-    "ingest/sessions.py labels bars"
+    "ingest/instruments/trading_calendar.py labels bars"
 )
 
 

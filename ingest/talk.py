@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from websockets.asyncio.client import ClientConnection
 
-from ingest.desired import Desired
-from ingest.plan import Venue
-from ingest.pulse import Pulse
-from ingest.shared import Shared
-from ingest.venues.hyperliquid import PING
+from ingest.feed.connection_context import Shared
+from ingest.feed.keepalive import Pulse
+from ingest.feed.subscription_plan import Venue
+from ingest.feed.subscriptions import Desired
+from ingest.venues.hyperliquid.protocol import PING
 from storage.logs import get_logger
 
 logger = get_logger(__name__)

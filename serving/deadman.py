@@ -26,8 +26,8 @@ from typing import Final, Literal
 import httpx
 import msgspec
 
-from ingest.aside import run_aside
-from ingest.vitals import read_heartbeats
+from ingest.concurrency import run_aside
+from ingest.recorder.status import read_heartbeats
 from serving.troubles import Trouble, judge
 from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError

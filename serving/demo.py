@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingest.recorder import Recorder, Recording
-from ingest.venues.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
-from ingest.venues.market import Market
-from ingest.venues.market_spec import MarketSpec
-from ingest.venues.simulated import SimulatedVenue
-from ingest.vitals import Vitals
+from ingest.recorder.recorder import Recorder, Recording
+from ingest.recorder.status import Vitals
+from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
+from ingest.simulator.market.spec import MarketSpec
+from ingest.simulator.market.synthetic import Market
+from ingest.simulator.venue import SimulatedVenue
 from serving.night import run_night
 from storage.clock import iso
 from storage.errors import SettingsError

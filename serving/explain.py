@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ingest.coverage import BOOK, TRADES
-from ingest.journal import find_records, segments
-from ingest.keep import REMOVED
-from ingest.records import Record
+from ingest.coverage.ledger import BOOK, TRADES
+from ingest.journal.records import Record
+from ingest.journal.retention import REMOVED
+from ingest.journal.writer import find_records, segments
 from storage.clock import MS_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import InstrumentError, RangeError
 from storage.lake.lake import Lake

@@ -13,7 +13,7 @@ from features.follow import Follower
 from features.sets import get_set
 from features.spec import deepest_lookback
 from features.step import Row
-from ingest.steady import SteadyTime
+from ingest.recorder.steady_clock import SteadyTime
 from serving.features import Bars
 from storage.clock import NS, TimeSource, iso, width_ns
 from storage.errors import LakeError, RangeError, SettingsError

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from ingest.vitals import Heartbeat, InstrumentVitals, Vitals
+from ingest.recorder.status import Heartbeat, InstrumentVitals, Vitals
 from serving.troubles import judge_one
 from storage.logs import get_logger
 from storage.settings import Settings

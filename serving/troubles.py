@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ingest.vitals import Heartbeat, Vitals
+from ingest.recorder.status import Heartbeat, Vitals
 from storage.clock import NS
 from storage.settings.services import AlertSettings
 

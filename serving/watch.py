@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ingest.vitals import GapVitals, Heartbeat, InstrumentVitals, Vitals, read_heartbeats
+from ingest.recorder.status import GapVitals, Heartbeat, InstrumentVitals, Vitals, read_heartbeats
 from serving.troubles import Trouble, judge_one
 from storage.clock import NS, iso
 from storage.settings import Settings

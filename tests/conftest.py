@@ -13,8 +13,7 @@ import pytest
 
 from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+from tests.paths import SHARED
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -38,7 +37,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def recorded(name: str) -> Path:
     """Return a file of recorded data, or skip the test, naming it."""
-    path = SHARED / name
+    path = SHARED / "data" / name
     if not path.exists():
         pytest.skip(f"recorded data not here: {name}")
     return path

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from serving.metrics import VitalsCollector
 from storage.contracts.docs import describe_tables
 from storage.settings import known_keys
+from tests.paths import ROOT
 from tests.serving.signs import poorly_watched, vitals
-
-ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 def describe_settings() -> str:

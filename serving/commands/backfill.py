@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
 
-    from ingest.history.archived import Kind
-    from ingest.history.backfill import Backfilled, Plan
-    from ingest.history.over_rest import Wanted
+    from ingest.backfill.archive.sources import Kind
+    from ingest.backfill.rest.runner import Wanted
+    from ingest.backfill.runner import Backfilled, Plan
     from storage.lake.lake import Lake
     from storage.settings import Settings
 
@@ -71,8 +71,8 @@ def candles(
 
     Ctrl-C ends between two steps; the same command goes on from there, also after a kill.
     """
-    from ingest.history.candles import check_absent
-    from ingest.history.over_rest import Wanted
+    from ingest.backfill.candle_files import check_absent
+    from ingest.backfill.rest.runner import Wanted
 
     wanted = Wanted("candles", width, check_absent(absent))
     _over_rest(settings_of(context), wanted, since, until, coin, dry_run=dry_run)
@@ -86,7 +86,7 @@ def funding(
 
     Without `--from` it begins at 2023-05-12, the first payment that the venue tells of.
     """
-    from ingest.history.over_rest import Wanted
+    from ingest.backfill.rest.runner import Wanted
 
     _over_rest(settings_of(context), Wanted("funding"), since, until, coin, dry_run=dry_run)
 
@@ -133,8 +133,8 @@ def _over_rest(
     *,
     dry_run: bool,
 ) -> None:
-    from ingest.history.over_rest import backfill_over_rest
-    from ingest.history.steps import Wish
+    from ingest.backfill.rest.runner import backfill_over_rest
+    from ingest.backfill.source import Wish
     from storage.clock import WallTime, parse_time_ns
 
     wish = Wish(
@@ -159,9 +159,9 @@ def _from_archive(
     dry_run: bool,
     is_agreed: bool,
 ) -> None:
-    from ingest.history.archived import archived
-    from ingest.history.backfill import run_backfill
-    from ingest.history.steps import Wish
+    from ingest.backfill.archive.sources import archived
+    from ingest.backfill.runner import run_backfill
+    from ingest.backfill.source import Wish
     from storage.clock import parse_time_ns
 
     wish = Wish(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
@@ -174,7 +174,7 @@ def _from_archive(
 
 def _fill_in(label: str, work: Work, settings: Settings, *, dry_run: bool, is_agreed: bool) -> None:
     """Tell the plan, refuse what is too dear, let the driver work, and show what it did."""
-    from ingest.history.cost import check_cost
+    from ingest.backfill.pricing import check_cost
     from storage.lake.lake import Lake
 
     settings.ensure_home()

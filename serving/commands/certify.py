@@ -28,7 +28,7 @@ def certify(
     its prints are asked of the archive. The newest three hours are the recorder's, which asks by itself.
     A second run adds nothing.
     """
-    from ingest.history.certify import certify as run
+    from ingest.backfill.certify import certify as run
     from storage.clock import parse_time_ns
     from storage.lake.lake import Lake
 

@@ -36,7 +36,7 @@ def replay(
 
     A capture is a file of lines `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped.
     """
-    from ingest.replay import replay as run
+    from ingest.replay.replay import replay as run
     from storage.lake.lake import Lake
 
     settings = settings_of(context)
@@ -142,7 +142,7 @@ def candles(
     Columns: coin (or symbol), t (open; milliseconds or a timestamp), open, high, low, close, volume, and trades
     where known.
     """
-    from ingest.history.candles import check_absent, describe, import_candles
+    from ingest.backfill.candle_files import check_absent, describe, import_candles
     from storage.lake.lake import Lake
 
     settings = settings_of(context)

@@ -24,7 +24,7 @@ def run_pass(context: typer.Context) -> None:
 
     A running recorder does the same by itself. Ends with status 1 where something could not be kept.
     """
-    from ingest.keep import keep_journal
+    from ingest.journal.retention import keep_journal
     from storage.clock import WallTime
 
     settings = settings_of(context)
@@ -49,7 +49,7 @@ def show_status(context: typer.Context) -> None:
     """List the recordings on this disk: size, age, and what is copied."""
     import pyarrow as pa
 
-    from ingest.keep import holdings
+    from ingest.journal.retention import holdings
     from storage.clock import DAY_NS, WallTime
 
     settings, now_ns = settings_of(context), WallTime().now_ns()
@@ -78,7 +78,7 @@ def show_estimate(
     ] = None,
 ) -> None:
     """Say how many gigabytes a day a recording will take, and for how many days the disk has room."""
-    from ingest.estimate import estimate
+    from ingest.recorder.disk_estimate import estimate
 
     settings = settings_of(context)
     console.print(

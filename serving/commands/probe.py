@@ -15,7 +15,7 @@ from rich.text import Text
 from serving.commands.common import console, notes, run_until_stopped, settings_of
 
 if TYPE_CHECKING:
-    from ingest.probe import Finding
+    from ingest.probe.runner import Finding
 
 Chosen = Literal["hyperliquid", "gaiaex", "all"]
 
@@ -43,7 +43,7 @@ def probe(
     announces a change. Raw answers are kept as fixtures, byte for byte; `tickwalk replay` reads the frames. No key is
     used and none is sent. Ends with 1 if nothing answered.
     """
-    from ingest.probe import VENUES, Probe
+    from ingest.probe.runner import VENUES, Probe
 
     settings = settings_of(context)
     record = settings.record

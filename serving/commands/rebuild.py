@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from serving.commands.common import Format, byte_progress, notes, print_table, settings_of
 
 if TYPE_CHECKING:
-    from ingest.made_from import Source
-    from ingest.rebuild import Rebuilt
+    from ingest.replay.lineage import Source
+    from ingest.replay.rebuild import Rebuilt
     from storage.lake.lake import Lake
     from storage.lake.snapshots import Pin
     from storage.settings import Settings
@@ -46,8 +46,8 @@ def make_anew(
     one's place, which is kept as `lake-before-TIME`. What cannot be made again is carried over as it is, and told.
     No one may write meanwhile: stop the recorder first. Ctrl-C leaves the old lake as it was.
     """
-    from ingest.made_from import journal_bytes
-    from ingest.rebuild import find_sources, rebuild
+    from ingest.replay.lineage import journal_bytes
+    from ingest.replay.rebuild import find_sources, rebuild
     from storage.errors import LakeError
     from storage.lake.lake_diff import compared_tables
 

@@ -19,8 +19,8 @@ from serving.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from ingest.recorder import Recording
-    from ingest.vitals import Vitals
+    from ingest.recorder.recorder import Recording
+    from ingest.recorder.status import Vitals
     from storage.settings import Settings
 
 
@@ -62,8 +62,8 @@ def record(
     """
     import dataclasses
 
-    from ingest.memory import keep_small
-    from ingest.recorder import Recorder
+    from ingest.recorder.memory import keep_small
+    from ingest.recorder.recorder import Recorder
     from serving.metrics import MetricsServer
     from storage.lake.lake import Lake
 
@@ -125,7 +125,7 @@ def gaps(
 
     With `--differ`: bars that claim to be whole and say something else than the venue's candle, figure by figure.
     """
-    from ingest.gaps import list_discrepancies, list_gaps
+    from ingest.coverage.gap_queries import list_discrepancies, list_gaps
     from storage.clock import parse_time_ns
     from storage.lake.lake import Lake
 
@@ -148,7 +148,7 @@ def gaps(
 
 
 def _tell_estimate(settings: Settings, coins: list[str]) -> None:
-    from ingest.estimate import estimate
+    from ingest.recorder.disk_estimate import estimate
 
     notes.print(estimate(settings, coins=coins).text(), highlight=False, soft_wrap=True)
 

@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 @reference.command()
 def seed(context: typer.Context) -> None:
     """Write the fees that are known of the venues' documents into the table `fees`; a second time adds nothing."""
-    from ingest.reference import seed_fees
+    from ingest.instruments.reference_data import seed_fees
     from storage.lake.lake import Lake
 
     with Lake.open(settings_of(context)) as lake:
@@ -36,7 +36,7 @@ def seed(context: typer.Context) -> None:
 @reference.command()
 def fees(context: typer.Context, at: At = None, form: Form = "table") -> None:
     """List the fees in force at a date."""
-    from ingest.reference import fees_at
+    from ingest.instruments.reference_data import fees_at
     from storage.lake.lake import Lake
 
     at_ns = _instant(at)
@@ -53,7 +53,7 @@ def fees(context: typer.Context, at: At = None, form: Form = "table") -> None:
 @reference.command()
 def instruments(context: typer.Context, at: At = None, form: Form = "table") -> None:
     """List what the venues listed at a date, and what they had delisted by then."""
-    from ingest.reference import instruments_at
+    from ingest.instruments.reference_data import instruments_at
     from storage.clock import iso
     from storage.lake.lake import Lake
 
@@ -77,7 +77,7 @@ def universe(
     form: Form = "table",
 ) -> None:
     """List the instruments that had traded most by a date; those that were delisted later are in it."""
-    from ingest.reference import universe as run
+    from ingest.instruments.reference_data import universe as run
     from storage.lake.lake import Lake
 
     at_ns = _instant(at)

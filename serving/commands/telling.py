@@ -11,8 +11,8 @@ from serving.commands.common import console, notes, paced_progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingest.history.backfill import Backfilled, Plan
-    from ingest.history.steps import Step
+    from ingest.backfill.runner import Backfilled, Plan
+    from ingest.backfill.source import Step
 
 
 class Telling:

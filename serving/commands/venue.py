@@ -11,7 +11,7 @@ import typer
 from serving.commands.common import console, run_until_stopped
 
 if TYPE_CHECKING:
-    from ingest.venues.simulated import SimulatedVenue
+    from ingest.simulator.venue import SimulatedVenue
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,9 +47,9 @@ def serve_venue(
 
     Its prices carry a weak planted signal, so that a model has something to find: figures from it prove plumbing.
     """
-    from ingest.venues.market import Market
-    from ingest.venues.market_spec import DEFAULT_COINS, WHOLE_VENUE, MarketSpec
-    from ingest.venues.simulated import SimulatedVenue
+    from ingest.simulator.market.spec import DEFAULT_COINS, WHOLE_VENUE, MarketSpec
+    from ingest.simulator.market.synthetic import Market
+    from ingest.simulator.venue import SimulatedVenue
     from storage.clock import WallTime
 
     spec = MarketSpec(
@@ -79,9 +79,9 @@ def serve_tape(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Serve a recorded capture as its venue would, once, to whoever subscribes."""
-    from ingest.captures import read_capture
-    from ingest.venues.simulated import SimulatedVenue
-    from ingest.venues.tape import Tape, scan_listings
+    from ingest.journal.captures import read_capture
+    from ingest.simulator.market.capture import Tape, scan_listings
+    from ingest.simulator.venue import SimulatedVenue
 
     tape = Tape(read_capture(file), listings=scan_listings(read_capture(file)))
     _serve(SimulatedVenue(tape, clock="real", speed=speed, host=host, port=port))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingest.coverage import TRADES
+from ingest.coverage.ledger import TRADES
 from storage.clock import NS, US_NS, width_ns
 from storage.lake.lake import Lake
 from training.pinned import pinned_at

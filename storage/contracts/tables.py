@@ -76,7 +76,7 @@ QUOTES: Final = Contract(
 BOOKS: Final = Contract(
     "books",
     "Whole snapshots of the order book, best level first. A GaiaEx book relays a Hyperliquid one (`mode` is `relay`): "
-    "never add the two. Levels are checked by `ingest.books`. Written by the recorder and by replay.",
+    "never add the two. Levels are checked by `ingest.pipeline.order_books`. Written by the recorder and by replay.",
     (
         INSTRUMENT,
         TS_EVENT,

@@ -17,10 +17,10 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from ingest.history.archived_trades import trade_rows
-from ingest.history.fill_columns import BlockLine, HourReader
-from ingest.history.objects import whole_lines
-from ingest.venues.hyperliquid import instrument_id
+from ingest.backfill.archive.fill_parser import BlockLine, HourReader
+from ingest.backfill.archive.object_cache import whole_lines
+from ingest.backfill.archive.trades import trade_rows
+from ingest.venues.hyperliquid.protocol import instrument_id
 from storage.clock import MS_NS, parse_time_ns
 from tests.benchmarks.harness import Figure, bench, figures, measure
 

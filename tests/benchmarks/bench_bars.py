@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ingest.fold import Folded, Ints, bar_of, fold
+from ingest.bars.aggregate import Folded, Ints, bar_of, fold
 from storage.clock import NS, width_ns
 from tests.benchmarks.harness import Figure, bench, figures, measure
 

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingest.journal import JournalWriter
-from ingest.recorder import Recorder
+from ingest.journal.writer import JournalWriter
+from ingest.recorder.recorder import Recorder
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.benchmarks.harness import Figure, bench

@@ -24,15 +24,15 @@ import websockets
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ingest.captures import read_capture
-from ingest.intake import Intake
-from ingest.plan import SocketPlan, Wanted
-from ingest.scan import warm_up
-from ingest.sockets import Sockets
-from ingest.steady import SteadyTime
+from ingest.feed.connection_pool import Sockets
+from ingest.feed.subscription_plan import SocketPlan, Wanted
+from ingest.journal.captures import read_capture
+from ingest.recorder.frame_sink import Intake
+from ingest.recorder.steady_clock import SteadyTime
+from ingest.venues.hyperliquid.scanner import warm_up
 from storage.settings import Settings, load_settings
 from tests.benchmarks.harness import Figure, bench
-from tests.conftest import SHARED
+from tests.paths import SHARED
 
 FRAMES: Final = 155_000
 ROUNDS: Final = 5
@@ -59,7 +59,7 @@ def flood(frames: int, subscriptions: int) -> Iterator[str]:
         sys.executable,
         "-m",
         "tests.benchmarks.flood",
-        str(SHARED / TAPE),
+        str(SHARED / "data" / TAPE),
         str(frames),
         str(subscriptions),
     ]
@@ -143,7 +143,7 @@ async def record(url: str, wanted: list[Wanted], settings: Settings) -> Cost:
 
 def expected_prints() -> int:
     """Return how many prints the tape holds."""
-    frames = itertools.islice(read_capture(SHARED / TAPE), FRAMES)
+    frames = itertools.islice(read_capture(SHARED / "data" / TAPE), FRAMES)
     return sum(frame.count(b'"tid"') for _, frame in frames)
 
 

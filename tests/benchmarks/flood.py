@@ -18,7 +18,7 @@ from typing import Final
 
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingest.captures import read_capture
+from ingest.journal.captures import read_capture
 
 SPAN_MS: Final = 1_500
 _TIME: Final = re.compile(rb'"time":(\d{13})')

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.history.candles import import_candles
+from ingest.backfill.candle_files import import_candles
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from storage.settings.services import TrainingSettings

@@ -27,23 +27,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ingest.history.archived import archived
-from ingest.history.backfill import Backfilled, run_backfill
-from ingest.history.layouts import BLOCKS, HOUR_NS
-from ingest.history.over_rest import Wanted, backfill_over_rest
-from ingest.history.steps import Step, Wish
-from ingest.recording import SEALED
-from ingest.recover import recover
-from ingest.venues.frames import Funding
-from ingest.venues.past import Past
+from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS
+from ingest.backfill.archive.sources import archived
+from ingest.backfill.rest.runner import Wanted, backfill_over_rest
+from ingest.backfill.runner import Backfilled, run_backfill
+from ingest.backfill.source import Step, Wish
+from ingest.journal.recording import SEALED
+from ingest.replay.recovery import recover
+from ingest.simulator.server.history_endpoint import Past
+from ingest.simulator.wire.encoder import Funding
 from storage.clock import DAY_NS, MS_NS, ManualTime
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings
-from tests.ingest.archive.places import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
-from tests.ingest.faults.test_f28 import a_block
-from tests.ingest.history.pasts import NOW_NS, candles, served_aside
+from tests.ingest.backfill.archive.archives import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
+from tests.ingest.backfill.histories import NOW_NS, candles, served_aside
+from tests.ingest.recorder.faults.test_archive_fills import a_block
 from tests.storage.servers import s3
 
 COINS: Final = ("BTC", "ETH", "SOL")

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ingest.pipeline import Pipeline
-from ingest.records import Batch, Kind, Record
+from ingest.journal.records import Batch, Kind, Record
+from ingest.pipeline.processor import Pipeline
 from storage.clock import MS_NS
 from storage.settings import Settings
-from tests.ingest.account import Account
-from tests.ingest.mutate import mutate
-from tests.ingest.script import START_NS
+from tests.ingest.pipeline.frame_accounting import Account
+from tests.ingest.pipeline.mutations import mutate
+from tests.ingest.pipeline.scripts import START_NS
 
 COINS: Final = ("BTC", "ETH", "SOL", "WLFI", "xyz:AAPL")
 VENUES: Final = {-1: "", 0: "hyperliquid", 1: "hyperliquid", 2: "gaiaex", 3: "chain"}

@@ -9,10 +9,10 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from ingest.journal import read_journal, segments
-from ingest.recording import about_recording
-from ingest.records import Kind, Record
-from ingest.replay import replay
+from ingest.journal.recording import about_recording
+from ingest.journal.records import Kind, Record
+from ingest.journal.writer import read_journal, segments
+from ingest.replay.replay import replay
 from storage.contracts.tables import CONTRACTS
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from ingest.recorder import Recorder
+from ingest.recorder.recorder import Recorder
 from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings

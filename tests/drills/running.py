@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from ingest.recorder import Recorder, Recording
-from ingest.venues.market import Market
-from ingest.venues.market_spec import MarketSpec
-from ingest.venues.simulated import SimulatedVenue
-from ingest.vitals import Vitals
+from ingest.recorder.recorder import Recorder, Recording
+from ingest.recorder.status import Vitals
+from ingest.simulator.market.spec import MarketSpec
+from ingest.simulator.market.synthetic import Market
+from ingest.simulator.venue import SimulatedVenue
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.venue_process import addresses
-from tests.ingest.wire import BY_NAME
+from tests.ingest.simulator.clients import BY_NAME
 
 COINS: Final = ("BTC", "SOL")
 PATIENCE_S: Final = 30.0

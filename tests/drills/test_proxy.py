@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.venues.simulated import SimulatedVenue
+from ingest.simulator.venue import SimulatedVenue
 from tests.drills.proxy import FaultProxy
-from tests.ingest.wire import answer, connected, listen, market, subscribe
+from tests.ingest.simulator.clients import answer, connected, listen, market, subscribe
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -17,14 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest.venues.frames import Print
-from ingest.venues.market import Market
-from ingest.venues.market_spec import MarketSpec
-from ingest.venues.simulated import SimulatedVenue
+from ingest.simulator.market.spec import MarketSpec
+from ingest.simulator.market.synthetic import Market
+from ingest.simulator.venue import SimulatedVenue
+from ingest.simulator.wire.encoder import Print
 from storage.logs import configure_logs
 from tests.drills.homes import Key
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from features.panel import Panel, content_hash, load_panel
 from features.proof import prove
 from features.sets import get_set
 from features.spec import FeatureBlock
-from ingest.recorder import Recorder
-from ingest.venues.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
-from ingest.venues.market import Market
-from ingest.venues.market_spec import MarketSpec
-from ingest.venues.simulated import SimulatedVenue
+from ingest.recorder.recorder import Recorder
+from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
+from ingest.simulator.market.spec import MarketSpec
+from ingest.simulator.market.synthetic import Market
+from ingest.simulator.venue import SimulatedVenue
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import fresh, replay_all

@@ -22,8 +22,8 @@ from features.hindsight import prove_hindsight
 from features.panel import UNKNOWN, Panel, load_panel, panel_from_table
 from features.proof import prove
 from features.sets import get_set
-from ingest.captures import read_capture
-from ingest.replay import replay
+from ingest.journal.captures import read_capture
+from ingest.replay.replay import replay
 from serving.report.page import write_features
 from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake

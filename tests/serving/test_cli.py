@@ -15,8 +15,8 @@ import pytest
 
 from serving import cli
 from storage.errors import SettingsError
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1","time":%d,"tid":%d}]}'
 
 

@@ -13,7 +13,7 @@ import pytest
 from features.build import build_features
 from features.panel import load_panel
 from features.spec import FeatureBlock
-from ingest.venues.simulated import SimulatedVenue
+from ingest.simulator.venue import SimulatedVenue
 from serving import cli
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, parse_time_ns
 from storage.lake.lake import Lake

@@ -16,8 +16,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from serving.airflow.services import COMMON_ENV, SERVICES
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 GPU = ROOT / "docker" / "gpu.yml"
 SECRETS = sorted(set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text(encoding="utf-8"))))

@@ -22,16 +22,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from ingest.vitals import write_heartbeat
+from ingest.recorder.status import write_heartbeat
 from serving import cli
 from serving.deadman import Alert, Deadman, look_once, send
 from serving.troubles import Trouble
 from storage.clock import NS
 from storage.settings import Settings, load_settings
 from storage.settings.services import AlertSettings
+from tests.paths import ROOT
 from tests.serving.signs import NOW_NS, vitals
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def with_alert(settings: Settings, **changes: Any) -> Settings:
@@ -222,7 +221,7 @@ def test_a_killed_recorder_is_noticed_by_another_process_and_its_return_too(sett
     """One real process beats and is killed; another real process notices, and tells a real webhook."""
     beats = (
         "import dataclasses, os, threading\n"
-        "from ingest.vitals import write_heartbeat\nfrom storage.settings import load_settings\n"
+        "from ingest.recorder.status import write_heartbeat\nfrom storage.settings import load_settings\n"
         "from tests.serving.signs import vitals\n"
         "settings, rest = load_settings(), threading.Event()\n"
         "while not rest.wait(0.05):\n"

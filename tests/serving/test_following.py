@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.steady import SteadyTime
+from ingest.recorder.steady_clock import SteadyTime
 from serving.features import Bars
 from serving.following import Told, follow_bars
 from storage.clock import NS, TimeSource

@@ -17,10 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.metrics import VitalsCollector
 from storage.settings import Settings
+from tests.paths import ROOT
 from tests.serving.signs import poorly_watched, vitals
 from tests.test_docs import commands_in, misuse
 
-DOCKER: Final = Path(__file__).resolve().parents[2] / "docker"
+DOCKER: Final = ROOT / "docker"
 DASHBOARD: Final[dict[str, Any]] = json.loads((DOCKER / "grafana/tickwalk-recorder.json").read_text())
 UNITS: Final = sorted((DOCKER / "systemd").iterdir())
 PROGRAM: Final = "/opt/tickwalk/.venv/bin/tickwalk"

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from ingest.vitals import InstrumentVitals, Vitals
+from ingest.recorder.status import InstrumentVitals, Vitals
 from serving.metrics import MOST_INSTRUMENTS, PREFIX, MetricsServer, VitalsCollector
 from storage.errors import SettingsError
 from storage.settings import Settings, load_settings

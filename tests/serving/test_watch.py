@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ingest.vitals import Heartbeat, InstrumentVitals, write_heartbeat
+from ingest.recorder.status import Heartbeat, InstrumentVitals, write_heartbeat
 from serving.watch import live_view, render, render_all, watch_home
 from storage.clock import NS
 from storage.settings import Settings

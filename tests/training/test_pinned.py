@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ingest.rebuild import find_sources, rebuild
+from ingest.replay.rebuild import find_sources, rebuild
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime
 from storage.contracts.tables import BARS, FUNDING

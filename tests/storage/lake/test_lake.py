@@ -18,6 +18,7 @@ from storage.contracts.tables import BARS, TRADES
 from storage.errors import LakeError
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
+from tests.paths import ROOT
 from tests.storage.rows import bar, trade
 
 
@@ -168,8 +169,7 @@ with Lake.open(load_settings(overrides={"home": home}, environ={})) as lake:
 
 def start_writer(home: Path, name: int, batches: int) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-c", WRITER, str(name), str(batches), str(home)]
-    root = Path(__file__).resolve().parents[3]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ})
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ})
 
 
 def test_two_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:

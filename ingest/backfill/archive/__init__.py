@@ -1,0 +1,1 @@
+"""Backfills from the venue's S3 archives."""

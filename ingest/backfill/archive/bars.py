@@ -1,0 +1,173 @@
+"""What bars do an hour's archived prints make, and which of them say more than what the lake holds?
+
+A bar of an archive is as good as one that was watched where fills of any coins lie close enough together on both
+sides of it: whoever wrote them was awake. Without that it is `blind`. A coin without a print in the whole hour gets no
+bar: an archive does not say what is listed. Where the lake has bars that were watched as well, those stay; one that was
+not keeps what the recorder knew of quotes and context, and gets the archive's prints as its next revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ingest.backfill.archive.fill_pairing import Fills
+from ingest.bars.aggregate import Folded, fold
+from ingest.instruments.trading_calendar import session_at
+from storage.clock import MS_NS, US_NS, width_ns
+from storage.contracts.tables import BARS
+from storage.lake.connection import scratch
+
+Array = NDArray[Any]
+
+NOT_WRITTEN: Final = "archive silent"
+"""The cause of a bar for whose time nothing proves that the archive was being written."""
+
+_LARGEST_PRICE: Final = 1e12
+_LARGEST_SIZE: Final = 1e15
+_MARKET: Final = (
+    "bid", "ask", "bid_size", "ask_size", "quote_age_ms",
+    "funding_rate", "open_interest", "oracle", "mark", "context_age_ms",
+)  # fmt: skip
+
+
+def awake(beats_ms: Array, silence_ms: int) -> Array:
+    """Return (k, 2) the stretches in which the archive was being written, in milliseconds.
+
+    Args:
+        beats_ms: (n,) rising, times of what was written.
+        silence_ms: two of them further apart than this prove nothing in between.
+
+    >>> awake(np.array([0, 20, 50, 200, 210]), 60).tolist()
+    [[0, 50], [200, 210]]
+    """
+    if not len(beats_ms):
+        return np.empty((0, 2), np.int64)
+    breaks = np.flatnonzero(np.diff(beats_ms) > silence_ms)
+    starts, ends = np.append(0, breaks + 1), np.append(breaks, len(beats_ms) - 1)
+    return np.column_stack((beats_ms[starts], beats_ms[ends]))
+
+
+def make_bars(
+    prints: Fills,
+    instruments: Sequence[str],
+    parts_ms: Array,
+    width: str,
+    *,
+    from_ms: int,
+    to_ms: int,
+    lag_ms: int,
+) -> pa.Table:
+    """Return an hour's bars of the instruments that printed in it.
+
+    Args:
+        prints: in the order in which they were written.
+        instruments: ids by the code in `coin`.
+        parts_ms: (k, 2) what is proven, see `awake`.
+        width: of the bars; it divides the stretch.
+        from_ms, to_ms: the stretch.
+        lag_ms: a bar counts as knowable so long after its close.
+    """
+    step_ms = width_ns(width) // MS_NS
+    steps = (to_ms - from_ms) // step_ms
+    # What the lake will refuse must make no bar either.
+    sound = (prints["price"] > 0) & (prints["price"] <= _LARGEST_PRICE) & (prints["size"] <= _LARGEST_SIZE)
+    prints = prints.at(sound & (prints["size"] > 0))
+    present = np.unique(prints["coin"])
+    bar = np.searchsorted(present, prints["coin"]) * steps + (prints["time_ms"] - from_ms) // step_ms
+    order = np.lexsort((prints["time_ms"], bar))
+    columns = (np.ascontiguousarray(prints[name][order]) for name in ("price", "size", "side"))
+    folded = fold(bar[order], *columns, bars=len(present) * steps)
+    opens = from_ms + step_ms * np.arange(steps)
+    return _table(
+        folded, [instruments[code] for code in present.tolist()], opens, step_ms, parts_ms, width, lag_ms
+    )
+
+
+def _table(
+    folded: Folded, names: list[str], opens: Array, step_ms: int, parts_ms: Array, width: str, lag_ms: int
+) -> pa.Table:
+    count, each = len(names) * len(opens), len(names)
+    open_ms = np.tile(opens, each)
+    observed = np.tile(_observed(opens, opens + step_ms, parts_ms), each)
+    is_whole, is_printed = observed == step_ms, folded.trades > 0
+    status = np.where(~is_whole, "blind", np.where(is_printed, "printed", "quiet"))
+    empty = ~is_printed
+    texts = {
+        "instrument": np.repeat(np.array(names, dtype=object), len(opens)),
+        "status": status,
+        "cause": np.where(is_whole, "", NOT_WRITTEN),
+        "session": [session_at(name, ms * MS_NS) for name in names for ms in opens.tolist()],
+    }
+    stamps = {"ts_open": open_ms * 1_000, "ts_close": (open_ms + step_ms) * 1_000}
+    with np.errstate(invalid="ignore"):
+        vwap = folded.notional / folded.volume
+    columns: dict[str, Any] = {
+        **texts,
+        **stamps,
+        "width": pa.repeat(pa.scalar(width), count),
+        "revision": np.zeros(count, np.int32),
+        "origin": pa.repeat(pa.scalar("archive"), count),
+        "observed_ms": observed,
+        "repaired": np.zeros(count, np.bool_),
+        "certified": np.zeros(count, np.bool_),
+        **{name: pa.array(getattr(folded, name), mask=empty) for name in ("open", "high", "low", "close")},
+        "volume": folded.volume,
+        "buy_volume": pa.array(folded.buy_volume, mask=~folded.is_side_known),
+        "notional": folded.notional,
+        "vwap": pa.array(vwap, mask=empty),
+        "trades": folded.trades,
+        "trades_applicable": np.ones(count, np.bool_),
+        "ts_knowable_ns": (open_ms + step_ms + lag_ms) * MS_NS,
+    }
+    arrays = [
+        pa.nulls(count, item.type) if item.name in _MARKET else pa.array(columns[item.name]).cast(item.type)
+        for item in BARS.schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=BARS.schema)
+
+
+def _observed(opens: Array, closes: Array, parts_ms: Array) -> Array:
+    """Return (n,) how many milliseconds of each bar are proven."""
+    seen = np.zeros(len(opens), np.int64)
+    for start, end in parts_ms.tolist():
+        seen += np.clip(np.minimum(closes, end) - np.maximum(opens, start), 0, None)
+    return seen
+
+
+HELD: Final = """
+    SELECT * FROM bars_latest
+    WHERE width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?) AND origin <> 'candle'
+"""
+"""The bars of a width and a stretch (microseconds) that a recorder or an archive made."""
+
+
+def beside(bars: pa.Table, held: pa.Table) -> pa.Table:
+    """Return the bars that say more than those held, with what those know of quotes and context.
+
+    Args:
+        bars: made from an archive.
+        held: the newest revision of those that the lake has of the same stretch.
+    """
+    if not held.num_rows:
+        return bars
+    run = scratch()
+    run.register("made", bars.append_column("row_at", pa.array(range(bars.num_rows), pa.int64())))
+    run.register("held", held)
+    market = ", ".join(f"h.{name} AS {name}" for name in _MARKET)
+    rows = run.execute(
+        f"""SELECT m.* REPLACE ({market}) FROM made m LEFT JOIN held h USING (instrument, width, ts_open)
+            WHERE h.status IS NULL
+               OR (h.status IN ('blind', 'unknown') AND m.observed_ms >= h.observed_ms AND m.status <> 'blind')
+            ORDER BY m.row_at"""
+    ).to_arrow_table()
+    return rows.select(BARS.schema.names).cast(BARS.schema)
+
+
+def span_us(from_ms: int, to_ms: int) -> tuple[int, int]:
+    """Return a stretch in microseconds, as `HELD` asks for it."""
+    return from_ms * MS_NS // US_NS, to_ms * MS_NS // US_NS

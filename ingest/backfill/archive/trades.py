@@ -1,0 +1,274 @@
+"""Which trades does the venue's node archive hold of an hour, and which bars do they make?
+
+A step is an hour. It reads the hour's object and both neighbours', since events spill over; each layout for the hours
+that it exists, the newest first. Trades get origin `archive`; of such rows `ts_recv_ns` is when a live system would
+have had them (the print's time and `bars.history_lag_ms`), so that two runs write the same rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from ingest.backfill.archive.bars import HELD, awake, beside, make_bars, span_us
+from ingest.backfill.archive.fill_pairing import Odd
+from ingest.backfill.archive.fill_parser import Hour, HourReader
+from ingest.backfill.archive.ndjson import BadLine
+from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.object_keys import (
+    HOUR_NS,
+    LAYOUTS,
+    TRADES,
+    Layout,
+    check_wish,
+    hours_of,
+    with_neighbours,
+)
+from ingest.backfill.source import Step, Taken, Wish
+from ingest.venues.hyperliquid.protocol import instrument_id
+from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns, width_ns
+from storage.contracts import tables as contracts
+from storage.settings import Settings
+
+Query = Callable[[str, Sequence[object]], pa.Table]
+"""Asks the lake."""
+
+_SIDES: Final = np.array(["sell", "unknown", "buy"], dtype=object)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One object that an hour is made of, and what was found of it."""
+
+    layout: Layout
+    key: str
+    sha256: str
+
+
+class ArchivedTrades:
+    """Trades and bars from the venue's node archive."""
+
+    def __init__(
+        self, objects: Objects, settings: Settings, clock: TimeSource, *, query: Query | None = None
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            objects: of `archive.node_data`.
+            settings: sections `archive` and `bars`.
+            clock: says what is the future, and when an object was asked for.
+            query: asks the lake for the bars that it has; without it, none are spared.
+        """
+        self._objects, self._settings, self._clock, self._query = objects, settings, clock, query
+        self.widths = tuple(width for width in settings.bars.widths if HOUR_NS % width_ns(width) == 0)
+        """The widths of which bars are made: a step knows one hour, so no wider one."""
+
+    async def steps(self, wish: Wish) -> Sequence[Step]:
+        """Return one step an hour, with the bytes that no step before it has fetched.
+
+        Raises:
+            RangeError: the archive cannot have it, see `layouts.check_wish`.
+            VenueError: the archive cannot be reached.
+        """
+        check_wish(wish, "trades", TRADES.from_ns, self._clock.now_ns())
+        return await asyncio.to_thread(self._steps, wish)
+
+    def _steps(self, wish: Wish) -> list[Step]:
+        seen: set[str] = set()
+        coins = ",".join(sorted(wish.coins)) or "*"
+        steps = []
+        for hour_ns in hours_of(wish):
+            keys = [
+                key for _, key in self._keys(hour_ns) if key not in seen and not self._objects.is_held(key)
+            ]
+            seen.update(keys)
+            sizes = [self._size(key) for key in keys]
+            size = None if None in sizes else sum(size or 0 for size in sizes)
+            key = f"archive:trades:{iso(hour_ns)[:13]}:{coins}:{','.join(self.widths)}"
+            steps.append(Step(key, f"trades of {iso(hour_ns)[:16]}", size_bytes=size))
+        return steps
+
+    async def take(self, step: Step) -> Taken:
+        """Fetch an hour's objects, and make trades, bars and the ledger's rows of them; see `steps.Source`."""
+        _, _, rest = step.key.partition("archive:trades:")
+        hour, coins, _ = rest[:13], *rest[14:].rsplit(":", 1)
+        hour_ns = parse_time_ns(f"{hour}:00:00Z")
+        wanted = () if coins == "*" else tuple(coins.split(","))
+        taken = await asyncio.to_thread(self._take, hour_ns, wanted)
+        # The lake is asked here, and not in that thread: one connection serves one thread.
+        bars = [self._spare(table, hour_ns) for table in taken[1]]
+        if not bars:
+            return taken[0]
+        return Taken({**taken[0].tables, "bars": pa.concat_tables(bars)}, taken[0].inputs, taken[0].absent)
+
+    def _take(self, hour_ns: int, wanted: tuple[str, ...]) -> tuple[Taken, list[pa.Table]]:
+        pieces, absent = self._fetch(hour_ns)
+        if absent:
+            return Taken({}, absent=absent), []
+        from_ms, to_ms = hour_ns // MS_NS, (hour_ns + HOUR_NS) // MS_NS
+        spill_ms = round(self._settings.archive.spill_s * 1_000)
+        reader = HourReader(from_ms, to_ms, spill_ms=spill_ms, coins=wanted)
+        for number, piece in enumerate(pieces):
+            reader.add(self._objects.pieces(piece.key), piece.layout.form, number)
+        hour = reader.finish()
+        names = [f"{self._objects.where}/{piece.key}" for piece in pieces]
+        inputs = {"objects": {name: piece.sha256 for name, piece in zip(names, pieces, strict=True)}}
+        if wanted and not len(hour.prints) and not hour.odd:
+            return Taken(
+                {}, inputs, absent=f"nobody traded {', '.join(wanted)} in that hour, as it is written"
+            ), []
+        lag_ms = self._settings.bars.history_lag_ms
+        instruments = [instrument_id(coin) for coin in hour.coins]
+        parts = awake(hour.beats_ms, round(self._settings.archive.silence_s * 1_000))
+        bars = [
+            make_bars(hour.prints, instruments, parts, width, from_ms=from_ms, to_ms=to_ms, lag_ms=lag_ms)
+            for width in self.widths
+        ]
+        tables = {
+            "trades": trade_rows(hour, instruments, names, lag_ms),
+            "coverage": self._coverage(hour, instruments, parts, hour_ns, names[-1]),
+            "quarantine": refused(hour.bad, hour.odd, names, (to_ms + lag_ms) * MS_NS),
+        }
+        return Taken({name: rows for name, rows in tables.items() if rows.num_rows}, inputs), bars
+
+    def _spare(self, bars: pa.Table, hour_ns: int) -> pa.Table:
+        """Leave out bars that the lake has as good."""
+        if self._query is None or not bars.num_rows:
+            return bars
+        width = bars["width"][0].as_py()
+        from_us, to_us = span_us(hour_ns // MS_NS, (hour_ns + HOUR_NS) // MS_NS)
+        return beside(bars, self._query(HELD, [width, from_us, to_us]))
+
+    # Objects.
+
+    def _keys(self, hour_ns: int) -> list[tuple[Layout, str]]:
+        """Return the objects of an hour and its neighbours, in the order of time; see `_fetch` for which are read."""
+        return [
+            (layout, layout.key(at_ns))
+            for at_ns in with_neighbours(hour_ns)
+            for layout in self._layouts(hour_ns)
+            if layout.has(at_ns)
+        ]
+
+    def _layouts(self, hour_ns: int) -> list[Layout]:
+        """Return the layouts that may hold an hour: prints without ids never beside fills, which have them."""
+        found = [layout for layout in LAYOUTS if layout.has(hour_ns)]
+        forms = {layout.form for layout in found}
+        return [layout for layout in LAYOUTS if layout.form != "trades"] if forms != {"trades"} else [TRADES]
+
+    def _fetch(self, hour_ns: int) -> tuple[list[_Piece], str]:
+        """Return what is held of an hour and its neighbours, or why the hour cannot be told."""
+        pieces, missing = self._held(hour_ns, self._keys(hour_ns))
+        if missing and TRADES.has(hour_ns) and self._layouts(hour_ns) != [TRADES]:
+            older = [(TRADES, TRADES.key(at_ns)) for at_ns in with_neighbours(hour_ns) if TRADES.has(at_ns)]
+            earlier, lacking = self._held(hour_ns, older)
+            return (earlier, "") if not lacking else (pieces, missing)
+        return pieces, missing
+
+    def _held(self, hour_ns: int, keys: list[tuple[Layout, str]]) -> tuple[list[_Piece], str]:
+        now_ns = self._clock.now_ns()
+        late_ns = round(self._settings.archive.late_days * DAY_NS)
+        by_hour: dict[int, dict[str, str]] = {}
+        pieces = []
+        for at_ns in with_neighbours(hour_ns):
+            for layout, key in keys:
+                if key != layout.key(at_ns):
+                    continue
+                entry = self._objects.fetch(key, now_ns)
+                if entry.state == "held":
+                    pieces.append(_Piece(layout, key, entry.sha256))
+                by_hour.setdefault(at_ns, {})[key] = "" if entry.state == "held" else entry.reason
+        own, after = by_hour.get(hour_ns, {}), by_hour.get(hour_ns + HOUR_NS, {})
+        if own and all(own.values()):
+            return [], "; ".join(f"{key}: {reason}" for key, reason in own.items())
+        if after and all(after.values()) and now_ns < hour_ns + 2 * HOUR_NS + late_ns:
+            key, reason = next(iter(after.items()))
+            return [], f"the next hour's object, which may hold its end, is not there yet ({key}: {reason})"
+        return pieces, ""
+
+    def _size(self, key: str) -> int | None:
+        folder, day, _ = key.rsplit("/", 2)
+        listed = self._objects.listed(f"{folder}/{day}/")
+        return None if listed is None else listed.get(key, 0)
+
+    def _coverage(
+        self, hour: Hour, instruments: list[str], parts_ms: Any, hour_ns: int, journal: str
+    ) -> pa.Table:
+        """Return what is proven to have been written of each coin that printed in the hour."""
+        to_ms = (hour_ns + HOUR_NS) // MS_NS
+        row = {"journal": journal, "connection": -1, "channel": "trades", "kind": "watched", "cause": ""}
+        row |= {"evidence": "venue_statement", "bridged": False, "revision": 0}
+        row["ts_knowable_ns"] = to_ms * MS_NS + self._settings.bars.history_lag_ms * MS_NS
+        spans = np.clip(parts_ms, hour_ns // MS_NS, to_ms)
+        return contracts.COVERAGE.rows(
+            [
+                row | {"instrument": instruments[code], "ts_from": start * 1_000, "ts_to": end * 1_000}
+                for code in np.unique(hour.prints["coin"]).tolist()
+                for start, end in spans.tolist()
+                if end > start
+            ]
+        )
+
+
+def trade_rows(hour: Hour, instruments: Sequence[str], names: Sequence[str], lag_ms: int) -> pa.Table:
+    """Return rows of `trades`, in the order of time.
+
+    Args:
+        hour: what was read.
+        instruments: ids by the code of a coin.
+        names: of the objects, by number.
+        lag_ms: a print counts as knowable so long after its time.
+    """
+    prints = hour.prints
+    if (np.diff(prints["time_ms"]) < 0).any():  # rare: gathering all columns costs as much as pairing
+        prints = prints.at(np.argsort(prints["time_ms"], kind="stable"))
+    count = len(prints)
+    knowable_ns = (prints["time_ms"] + lag_ms) * MS_NS
+    columns: dict[str, Any] = {
+        "instrument": _pick(instruments, prints["coin"]),
+        "ts_event": pa.array(prints["time_ms"] * 1_000),
+        "tid": prints["tid"],
+        "side": _pick(_SIDES, prints["side"] + 1),
+        "price": prints["price"],
+        "size": prints["size"],
+        "is_twap": prints["twap"],
+        "origin": pa.repeat(pa.scalar("archive"), count),
+        "ts_recv_ns": knowable_ns,
+        "ts_knowable_ns": knowable_ns,
+        "journal": _pick(names, prints["object"]),
+        "frame": prints["line"],
+    }
+    schema = contracts.TRADES.schema
+    arrays = [pa.array(columns[item.name]).cast(item.type) for item in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def refused(
+    bad: Sequence[BadLine], odd: Sequence[Odd], names: Sequence[str], knowable_ns: int, table: str = "trades"
+) -> pa.Table:
+    """Return rows of `quarantine`: lines that say nothing, and fills that make no print."""
+    rows = [(item.reason, item.raw, f"{names[item.object]}:{item.line}") for item in bad]
+    for item in odd:
+        coin, time_ms, tid = item.unpaired.key
+        raw = msgspec.json.encode(item.unpaired.fills)
+        source = f"{names[item.object]}:{item.line}:{coin}:{time_ms}:{tid}"
+        rows.append((item.unpaired.reason, raw, source))
+    return contracts.QUARANTINE.rows(
+        [
+            {"table_name": table, "reason": why, "raw": raw, "source": source, "ts_knowable_ns": knowable_ns}
+            for why, raw, source in dict.fromkeys(rows)
+        ]
+    )
+
+
+def _pick(texts: Iterable[str], codes: Any) -> Any:
+    """Return a column of texts by their codes; each text is held once."""
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.asarray(codes).astype(np.int32), pa.int32()), pa.array(list(texts), pa.string())
+    )

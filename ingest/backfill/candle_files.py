@@ -1,0 +1,251 @@
+"""How does candle history come in, and what bars does it make?
+
+A file of candles becomes rows of `candles`, as they stand, and bars with origin `candle`. What candles cannot say
+stays null: flow always, and the number of trades where the file has none. Which bars they make is said in
+`ingest.bars.from_candles`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingest.bars.from_candles import Absent, bars_of
+from ingest.journal.captures import content_id
+from storage.clock import MS_NS, US_NS, iso, width_ns
+from storage.contracts.tables import CANDLES
+from storage.contracts.validation import validate
+from storage.errors import CaptureError, RangeError, SettingsError
+from storage.lake.bulk_load import write_batch
+from storage.lake.connection import scratch
+from storage.lake.lake import Lake
+from storage.settings import Settings
+
+# Names by which files call our columns; the first that a file has is taken.
+_ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    "symbol": ("coin", "symbol", "instrument", "pair"),
+    "t": ("t", "ts_open", "time", "timestamp", "open_time", "date"),
+    "open": ("open", "o"),
+    "high": ("high", "h"),
+    "low": ("low", "l"),
+    "close": ("close", "c"),
+    "volume": ("volume", "v"),
+}
+_FIRST_NS: Final = 1_262_304_000_000_000_000  # 2010
+_LAST_NS: Final = 4_102_444_800_000_000_000  # 2100
+_TRADES_ALIASES: Final = ("trades", "n", "count")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did.
+
+    Args:
+        instruments: whose candles the file holds.
+        from_ns, to_ns: its span, right-open.
+        candles: candles in the file.
+        bars: bars derived, absent candles included.
+        quiet: bars of them in which nothing printed, by the venue's word or the import's.
+        halted: bars in which no coin of the venue printed.
+        unknown: bars whose candle is absent.
+        written: rows new to the lake, by table.
+    """
+
+    instruments: tuple[str, ...]
+    from_ns: int
+    to_ns: int
+    candles: int
+    bars: int
+    quiet: int
+    halted: int
+    unknown: int
+    written: dict[str, int]
+
+
+def import_candles(
+    path: Path,
+    settings: Settings,
+    lake: Lake,
+    *,
+    width: str | None = None,
+    venue: str = "hyperliquid",
+    kind: str = "perp",
+    absent: Absent = "unknown",
+) -> Imported:
+    """Import a Parquet file of candles.
+
+    Args:
+        path: columns for symbol, open time, open, high, low, close, volume and perhaps trades; common names are known.
+        settings: the measured lag after which a candle counts as knowable.
+        lake: where rows go.
+        width: the candles' width; by default the commonest step between two of one symbol.
+        venue: first part of the instrument ids.
+        kind: second part of the instrument ids.
+        absent: what a missing candle means.
+
+    Raises:
+        CaptureError: the file is no Parquet file of candles.
+        RangeError: it holds no row.
+    """
+    try:
+        table = _read(path, venue, kind)
+    except duckdb.Error as error:
+        first = str(error).splitlines()[0]
+        raise CaptureError(
+            f"{path.name} has a column that is no candle's: {first}", hint="see docs/tutorial.md"
+        ) from error
+    if table.num_rows == 0:
+        raise RangeError(f"{path} holds no candle", hint="check the file; an empty import changes nothing")
+    width = width or _guess_width(table)
+    run = scratch()
+    run.register("raw", table)
+    lag_ns = settings.bars.history_lag_ms * MS_NS
+    step_ns = width_ns(width)
+    _check_times(run, path, width, step_ns)
+    source = f"{path.name}#{content_id(path)}"
+    candles = _candles(run, width, step_ns, lag_ns, source)
+    good, _ = validate(CANDLES, candles)  # what the lake will refuse must make no bar either
+    # A candle that was refused still says that its instrument was there.
+    spans = run.execute(
+        "SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument"
+    ).to_arrow_table()
+    bars = bars_of(good, spans, width=width, step_ns=step_ns, lag_ns=lag_ns, absent=absent)
+    written: dict[str, int] = {}
+    commit = write_batch(
+        lake,
+        {"candles": candles, "bars": bars},
+        batch_id=f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}",
+        inputs={"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)},
+    )
+    written |= commit.rows
+    counts = Counter(bars["status"].to_pylist())
+    span = run.execute("SELECT min(t_ns), max(t_ns) FROM raw").fetchone()
+    names = run.execute("SELECT DISTINCT instrument FROM raw ORDER BY 1").fetchall()
+    assert span is not None
+    return Imported(
+        instruments=tuple(row[0] for row in names),
+        from_ns=int(span[0]),
+        to_ns=int(span[1]) + step_ns,
+        candles=candles.num_rows,
+        bars=bars.num_rows,
+        quiet=counts["quiet"],
+        halted=counts["halted"],
+        unknown=counts["unknown"],
+        written=written,
+    )
+
+
+def _read(path: Path, venue: str, kind: str) -> pa.Table:
+    """Return the file with the columns instrument, t_ns, open, high, low, close, volume, trades."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CaptureError(
+            f"{path} is not a Parquet file of candles: {error}", hint="see docs/tutorial.md"
+        ) from error
+    lower = {name.lower(): name for name in table.column_names}
+    found: dict[str, str] = {}
+    for ours, theirs in _ALIASES.items():
+        name = next((lower[alias] for alias in theirs if alias in lower), None)
+        if name is None:
+            raise CaptureError(
+                f"{path.name} has no column for {ours} (has {', '.join(table.column_names)})",
+                hint=f"name it one of: {', '.join(theirs)}",
+            )
+        found[ours] = name
+    trades = next((lower[alias] for alias in _TRADES_ALIASES if alias in lower), None)
+    run = scratch()
+    run.register("file", table)
+    is_number = pa.types.is_integer(table.schema.field(found["t"]).type)
+    time = f'"{found["t"]}"'
+    # Integers are milliseconds, as venues send them; anything else must be a timestamp.
+    t_ns = (
+        f"CAST({time} AS BIGINT) * {MS_NS}"
+        if is_number
+        else f"epoch_us(CAST({time} AS TIMESTAMPTZ)) * {US_NS}"
+    )
+    prices = ", ".join(
+        f'CAST("{found[name]}" AS DOUBLE) AS {name}' for name in ("open", "high", "low", "close", "volume")
+    )
+    count = f'CAST("{trades}" AS BIGINT)' if trades else "CAST(NULL AS BIGINT)"
+    symbol = f'"{found["symbol"]}"'
+    return run.execute(
+        f"""SELECT concat_ws('|', ?, ?, {symbol}) AS instrument, {symbol} AS symbol, {t_ns} AS t_ns,
+                   {prices}, {count} AS trades
+            FROM file ORDER BY instrument, t_ns""",
+        [venue, kind],
+    ).to_arrow_table()
+
+
+def _guess_width(table: pa.Table) -> str:
+    run = scratch()
+    run.register("raw", table)
+    found = run.execute(
+        "SELECT mode(step) FROM (SELECT t_ns - lag(t_ns) OVER (PARTITION BY instrument ORDER BY t_ns) AS step FROM raw)"
+    ).fetchone()
+    step_ns = found[0] if found else None
+    for width in ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"):
+        if step_ns == width_ns(width):
+            return width
+    raise CaptureError("the candles' width cannot be told from their times", hint="say it: --width 5m")
+
+
+def _check_times(run: duckdb.DuckDBPyConnection, path: Path, width: str, step_ns: int) -> None:
+    """Refuse a file whose times are in another unit, off the grid of its width, or whose symbols are missing."""
+    found = run.execute(
+        """SELECT count(*) FILTER (t_ns % ? <> 0), count(*) FILTER (t_ns NOT BETWEEN ? AND ?),
+                  count(*) FILTER (symbol IS NULL), min(t_ns) FROM raw""",
+        [step_ns, _FIRST_NS, _LAST_NS],
+    ).fetchone()
+    assert found is not None
+    off_grid, out_of_range, nameless, earliest_ns = found
+    if out_of_range:
+        raise CaptureError(
+            f"{path.name} has {out_of_range} candles outside of 2010 to 2100, the first at {iso(earliest_ns)}",
+            hint="times are milliseconds since 1970, or timestamps",
+        )
+    if off_grid:
+        raise CaptureError(
+            f"{path.name} has {off_grid} candles that do not open on the grid of {width}",
+            hint="say the right width with --width, or mend the file",
+        )
+    if nameless:
+        raise CaptureError(f"{path.name} has {nameless} candles without a symbol", hint="mend the file")
+
+
+def _candles(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: int, source: str) -> pa.Table:
+    rows = run.execute(
+        f"""SELECT instrument, ? AS width, make_timestamptz(t_ns // {US_NS}) AS ts_open, open, high, low, close, volume,
+                   trades, ? AS source, t_ns + ? AS ts_knowable_ns
+            FROM raw ORDER BY instrument, t_ns""",
+        [width, source, step_ns + lag_ns],
+    ).to_arrow_table()
+    return rows.select(CANDLES.schema.names)
+
+
+def check_absent(text: str) -> Absent:
+    """Return what a missing candle means.
+
+    Raises:
+        SettingsError: the text is neither.
+    """
+    if text not in ("unknown", "quiet"):
+        raise SettingsError(
+            f"--absent is {text!r}", hint="unknown, or quiet where the source leaves silent bars out"
+        )
+    return "quiet" if text == "quiet" else "unknown"
+
+
+def describe(done: Imported) -> str:
+    """Return one line for people about an import."""
+    return (
+        f"{done.candles:,} candles of {len(done.instruments)} instruments, {iso(done.from_ns)} to {iso(done.to_ns)}: "
+        f"{done.bars:,} bars, {done.quiet:,} quiet, {done.halted:,} halted, "
+        f"{done.unknown:,} unknown"
+    )

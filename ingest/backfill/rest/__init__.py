@@ -1,0 +1,1 @@
+"""Backfills over REST."""

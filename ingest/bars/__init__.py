@@ -1,0 +1,1 @@
+"""Bars from trades or candles, and their reconciliation with the venue."""

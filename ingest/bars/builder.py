@@ -1,0 +1,419 @@
+"""When is a bar published, and what does it say?
+
+Every instrument's bars lie on one grid. A bar is published at its close plus the grace, by the receipt clock,
+whether or not anything printed: that row is revision 0 and holds what had been received by then. Prints that
+come later, and what the coverage ledger learns later, are gathered until the next such instant and published as
+the next revision. All of that is a function of the journal's receipt times alone, so live and replay agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from ingest.bars.aggregate import Folded, bar_of, fold_groups
+from ingest.bars.trade_buffer import Chunk, Prints, Row
+from ingest.coverage.intervals import Part, Watch
+from ingest.coverage.ledger import BOOK, TRADES, Ledger
+from ingest.instruments.trading_calendar import session_at
+from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
+
+# A bar that closed longer ago than this, and than two bars, is no longer reopened by a late print; the print is stored
+# as a trade all the same. Twice the default lateness of the watermark.
+REOPEN_NS: Final = 120 * NS
+
+# A bar that was not fully watched waits longer, for the venue's own candle an hour after it.
+BLIND_NS: Final = 7_200 * NS
+
+_FORGET_EVERY_NS: Final = 60 * NS
+
+SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Best bid and ask at one instant of venue time; None where a side is empty."""
+
+    ts_ns: int
+    bid: float | None
+    ask: float | None
+    bid_size: float | None
+    ask_size: float | None
+    is_void: bool = False
+    """What was quoted before no longer counts, and nothing has taken its place (a relay that says it is stale)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextNote:
+    """The venue's context of an instrument as received at one instant."""
+
+    recv_ns: int
+    funding_rate: float | None
+    open_interest: float | None
+    oracle: float | None
+    mark: float | None
+
+
+@dataclass(slots=True)
+class _Book:
+    """What is known of one instrument in the recent past."""
+
+    first_open_ns: int
+    next_open_ns: int
+    has_trades: bool = True
+    delisted_ns: int | None = None
+    absences: list[Part] = field(default_factory=list)
+    """Earlier stretches in which it was delisted, from then to the bar with which it was back."""
+    prints: dict[int, Prints] = field(default_factory=dict)
+    quotes: dict[int, Quote] = field(default_factory=dict)
+    contexts: dict[int, ContextNote] = field(default_factory=dict)
+    published: dict[int, dict[str, Any]] = field(default_factory=dict)
+    settled: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Bars that no print can reopen any more, and that wait for the venue's candle."""
+    pending: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)
+
+
+class BarClock:
+    """Bars of one width for all instruments."""
+
+    def __init__(self, width: str, *, grace_ns: int, ledger: Ledger, keeps_settled: bool = False) -> None:
+        """Start without instruments.
+
+        Args:
+            width: such as `1m`.
+            grace_ns: a bar is published this long after its close.
+            ledger: says what was watched.
+            keeps_settled: hold bars that are to be compared with the venue's candles.
+        """
+        self.keeps_settled = keeps_settled
+        self.width = width
+        self.width_ns = width_ns(width)
+        self.grace_ns = grace_ns
+        self.reopen_ns = max(REOPEN_NS, 2 * self.width_ns)
+        """How long after its open a bar may change by a late print, at least."""
+        self.ledger = ledger
+        self.too_late = 0
+        self._forget_ns = 0
+        self._books: dict[str, _Book] = {}
+        self._dirty: dict[str, int] = {}
+
+    def next_tick_ns(self, after_ns: int) -> int:
+        """Return the first publishing instant later than `after_ns`."""
+        return floor_ns(after_ns - self.grace_ns, self.width_ns) + self.width_ns + self.grace_ns
+
+    def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
+        """Begin an instrument's bars with the one that holds `now_ns`; a known one goes on if it had ended.
+
+        Args:
+            instrument: whose bars.
+            now_ns: when it was first subscribed to, or listed again.
+            has_trades: false for a venue that publishes books only.
+        """
+        opened = floor_ns(now_ns, self.width_ns)
+        book = self._books.setdefault(instrument, _Book(opened, opened, has_trades))
+        if book.delisted_ns is not None:
+            book.absences.append((book.delisted_ns, opened))
+            book.delisted_ns, book.next_open_ns = None, max(book.next_open_ns, opened)
+
+    def end_instrument(self, instrument: str, at_ns: int) -> None:
+        """The venue has delisted an instrument: the bar that is open is its last, and says so."""
+        book = self._books.get(instrument)
+        if book is not None and book.delisted_ns is None:
+            book.delisted_ns = at_ns
+
+    def has(self, instrument: str) -> bool:
+        """Say whether bars of an instrument are made."""
+        return instrument in self._books
+
+    def instruments(self) -> list[str]:
+        """Return the instruments whose bars are made."""
+        return sorted(self._books)
+
+    def recent(self, instrument: str, most: int) -> list[dict[str, Any]]:
+        """Return an instrument's newest bars that are out, oldest first."""
+        published = self._books[instrument].published
+        return [published[bar] for bar in sorted(published)[-most:]]
+
+    def has_trades(self, instrument: str) -> bool:
+        """Say whether an instrument's venue publishes trades."""
+        return self._books[instrument].has_trades
+
+    def trades_of(self, instrument: str, open_ns: int) -> int | None:
+        """Return how many prints a bar that is out holds now; None for one that is no longer held."""
+        book = self._books.get(instrument)
+        if book is None or open_ns not in book.published:
+            return None
+        held = book.prints.get(open_ns)
+        return len(held) if held is not None else 0
+
+    def row_of(self, instrument: str, open_ns: int) -> dict[str, Any] | None:
+        """Return the last revision of a bar that is out; None for one that is no longer held."""
+        book = self._books.get(instrument)
+        return None if book is None else book.published.get(open_ns) or book.settled.get(open_ns)
+
+    def certify(self, instrument: str, open_ns: int, now_ns: int) -> dict[str, Any]:
+        """Take note that the venue's candle agrees with a bar that is out, and return its next revision."""
+        book = self._books[instrument]
+        held = book.published.get(open_ns) or book.settled.pop(open_ns)
+        row = held | {"certified": True, "revision": held["revision"] + 1, "ts_knowable_ns": now_ns}
+        if open_ns in book.published:
+            book.published[open_ns] = row
+        return row
+
+    def restore_settled(self, instrument: str, row: dict[str, Any]) -> None:
+        """Take over a bar that an earlier recording published, and that only waits for the venue's candle."""
+        self._books[instrument].settled[row["ts_open"] * US_NS] = row
+
+    def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
+        """Take a print.
+
+        Args:
+            instrument: whose print.
+            row: time, order, price, size, side.
+            published_to_ns: bars that close up to here are out already.
+        """
+        prints = self._reopened(instrument, floor_ns(row[0], self.width_ns), published_to_ns)
+        if prints is not None:
+            prints.add(row)
+
+    def add_prints(self, instrument: str, chunk: Chunk, published_to_ns: int) -> None:
+        """Take many prints of one instrument, see `add_print`."""
+        bars = bar_of(np.ascontiguousarray(chunk["ts_ns"]), self.width_ns)
+        cuts = np.flatnonzero(bars[1:] != bars[:-1]) + 1
+        for part, bar in zip(np.split(chunk, cuts), bars[np.append(0, cuts)].tolist(), strict=True):
+            prints = self._reopened(instrument, bar * self.width_ns, published_to_ns, len(part))
+            if prints is not None:
+                prints.extend(part)
+
+    def _reopened(self, instrument: str, bar: int, published_to_ns: int, count: int = 1) -> Prints | None:
+        """Return the prints of a bar to which `count` more are to be added; None where it is too late, or too early."""
+        book = self._books[instrument]
+        if bar < book.first_open_ns:
+            return None
+        # What a recorder that was down has missed is out only when it first publishes.
+        is_published = bar + self.width_ns <= published_to_ns and bar < book.next_open_ns
+        if is_published and bar not in book.published:
+            self.too_late += count
+            logger.warning("print too late to reopen its bar", instrument=instrument, bar_open_ns=bar)
+            return None
+        if is_published:
+            book.late.add(bar)
+        held = book.prints.get(bar)
+        if held is None:
+            held = book.prints[bar] = Prints()
+        return held
+
+    def add_quote(self, instrument: str, quote: Quote) -> None:
+        """Take a change of the best bid or ask."""
+        book = self._books[instrument]
+        bar = floor_ns(quote.ts_ns, self.width_ns)
+        held = book.quotes.get(bar)
+        if held is None or quote.ts_ns >= held.ts_ns:
+            book.quotes[bar] = quote
+
+    def add_context(self, instrument: str, note: ContextNote) -> None:
+        """Take a context."""
+        self._books[instrument].contexts[floor_ns(note.recv_ns, self.width_ns)] = note
+
+    def restore(self, instrument: str, row: dict[str, Any], prints: Iterable[Row]) -> None:
+        """Take over a bar that an earlier recording published, with the prints it was made of."""
+        open_ns = row["ts_open"] * US_NS
+        book = self._books.setdefault(instrument, _Book(open_ns, open_ns, row["trades_applicable"]))
+        book.first_open_ns = min(book.first_open_ns, open_ns)
+        book.next_open_ns = max(book.next_open_ns, open_ns + self.width_ns)
+        book.published[open_ns] = row
+        held = list(prints)
+        if held:
+            book.prints[open_ns] = Prints(held)
+
+    def restore_prints(self, instrument: str, open_ns: int, prints: Iterable[Row]) -> None:
+        """Take over prints of a bar that had not closed when an earlier recording ended."""
+        book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
+        book.first_open_ns = min(book.first_open_ns, open_ns)
+        book.prints[open_ns] = Prints(prints)
+
+    def mark_dirty(self, dirty: dict[str, int]) -> None:
+        """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
+        for instrument, from_ns in dirty.items():
+            self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
+
+    def tick(self, now_ns: int) -> list[dict[str, Any]]:
+        """Publish what is due at a publishing instant.
+
+        Args:
+            now_ns: the instant, `next_tick_ns` of some moment.
+
+        Returns:
+            Rows of the table `bars`: the bars that close now, and revisions of earlier ones.
+        """
+        close_ns = now_ns - self.grace_ns
+        due = self._changed(close_ns)
+        for instrument in sorted(self._books):
+            book = self._books[instrument]
+            # An instrument taken over from an earlier recording also lacks the bars of the time in between.
+            until_ns = close_ns if book.delisted_ns is None else min(close_ns, book.delisted_ns)
+            due += [(instrument, bar) for bar in range(book.next_open_ns, until_ns, self.width_ns)]
+            book.next_open_ns = max(book.next_open_ns, close_ns)
+        return self._publish(due, now_ns)
+
+    def settle(self, now_ns: int) -> list[dict[str, Any]]:
+        """Publish what has changed of bars that are out already; at a recording's end, when no tick will follow."""
+        return self._publish(self._changed(now_ns - self.grace_ns), now_ns)
+
+    def _changed(self, close_ns: int) -> list[tuple[str, int]]:
+        """Return, once, the published bars to be looked at again: late prints, unproven ends, changed coverage."""
+        due: list[tuple[str, int]] = []
+        is_due = close_ns >= self._forget_ns
+        if is_due:
+            self._forget_ns = close_ns + _FORGET_EVERY_NS
+        for instrument in sorted(self._books):
+            book = self._books[instrument]
+            if is_due:
+                self._forget(book, close_ns)
+            again = book.late | book.pending
+            if instrument in self._dirty:
+                again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
+            due += [(instrument, bar) for bar in sorted(again)]
+            book.late, book.pending = set(), set()
+        self._dirty.clear()
+        return due
+
+    def _publish(self, due: list[tuple[str, int]], now_ns: int) -> list[dict[str, Any]]:
+        folded = fold_groups([self._books[instrument].prints.get(bar) or Prints() for instrument, bar in due])
+        rows = [self._row(instrument, bar, folded, i, now_ns) for i, (instrument, bar) in enumerate(due)]
+        return [row for row in rows if row is not None]
+
+    def _row(self, instrument: str, bar: int, folded: Folded, i: int, now_ns: int) -> dict[str, Any] | None:
+        book = self._books[instrument]
+        close_ns = bar + self.width_ns
+        channel = TRADES if book.has_trades else BOOK
+        watch = self.ledger.watch(instrument, bar, close_ns, now_ns, channel)
+        if watch.is_pending:
+            book.pending.add(bar)
+        held = book.published.get(bar)
+        row = {
+            "instrument": instrument,
+            "width": self.width,
+            "ts_open": bar // US_NS,
+            "ts_close": close_ns // US_NS,
+            "session": session_at(instrument, bar),
+            "origin": "live",
+            "observed_ms": watch.observed_ns // MS_NS,
+            "repaired": watch.is_repaired,
+            "certified": False,
+            "trades_applicable": book.has_trades,
+            **(_prints(folded, i) if book.has_trades else dict.fromkeys(_TRADED)),
+            **(self._market(book, bar) if held is None else {name: held[name] for name in _MARKET}),
+        }
+        is_unlisted = _is_unlisted(book, bar, close_ns)
+        if held is not None and held["certified"]:
+            # What the candle agreed with; a print that came since makes it another bar.
+            row["certified"] = all(held[name] == row[name] for name in _TRADED)
+        row["status"], row["cause"] = ("unlisted", "delisted") if is_unlisted else _status(watch, row)
+        if held is not None and all(held[name] == value for name, value in row.items()):
+            return None
+        row["revision"] = 0 if held is None else held["revision"] + 1
+        row["ts_knowable_ns"] = now_ns
+        book.published[bar] = row
+        return row
+
+    def _market(self, book: _Book, bar: int) -> dict[str, Any]:
+        """Return the quote and context columns as of a bar's close."""
+        close_ns = bar + self.width_ns
+        quote = _last(book.quotes, bar)
+        note = _last(book.contexts, bar)
+        columns: dict[str, Any] = dict.fromkeys(_MARKET)
+        if quote is not None and not quote.is_void:
+            columns |= {
+                "bid": quote.bid,
+                "ask": quote.ask,
+                "bid_size": quote.bid_size,
+                "ask_size": quote.ask_size,
+            }
+            columns["quote_age_ms"] = (close_ns - quote.ts_ns) // MS_NS
+        if note is not None:
+            columns |= {"funding_rate": note.funding_rate, "open_interest": note.open_interest}
+            columns |= {"oracle": note.oracle, "mark": note.mark}
+            columns["context_age_ms"] = (close_ns - note.recv_ns) // MS_NS
+        return columns
+
+    def _forget(self, book: _Book, close_ns: int) -> None:
+        # What is not out yet is kept: a recorder that was down for hours publishes those hours' bars when it is back.
+        horizon = min(close_ns - self.reopen_ns, book.next_open_ns)
+        blind_ns = horizon - BLIND_NS
+        kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
+        if self.keeps_settled:
+            for bar, row in book.published.items():
+                if bar < horizon and bar not in kept and is_certifiable(row):
+                    book.settled[bar] = row
+            for bar in [bar for bar in book.settled if bar < blind_ns]:
+                del book.settled[bar]
+        for bars in (book.prints, book.published):
+            for bar in [bar for bar in bars if bar < horizon and bar not in kept]:
+                del bars[bar]
+        book.pending = {bar for bar in book.pending if bar >= horizon}
+        for notes in (book.quotes, book.contexts):
+            # The newest before the horizon still holds at later closes.
+            for bar in sorted(bar for bar in notes if bar < horizon)[:-1]:
+                del notes[bar]
+
+
+_TRADED: Final = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "notional", "trades")
+_MARKET: Final = (
+    "bid",
+    "ask",
+    "bid_size",
+    "ask_size",
+    "quote_age_ms",
+    "funding_rate",
+    "open_interest",
+    "oracle",
+    "mark",
+    "context_age_ms",
+)
+
+
+def is_certifiable(bar: Mapping[str, Any]) -> bool:
+    """Say whether a bar claims to be whole, and no candle has agreed with it yet."""
+    return bar["trades_applicable"] and bar["status"] in ("printed", "quiet") and not bar["certified"]
+
+
+def _last(notes: dict[int, Any], bar: int) -> Any:
+    """Return the newest note of a bar or of one before it."""
+    return notes.get(bar) or notes.get(max((b for b in notes if b < bar), default=-1))
+
+
+def _prints(folded: Folded, i: int) -> dict[str, Any]:
+    trades = int(folded.trades[i])
+    volume, notional = float(folded.volume[i]), float(folded.notional[i])
+    columns: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close", "vwap"))
+    if trades:
+        columns |= {name: float(getattr(folded, name)[i]) for name in ("open", "high", "low", "close")}
+        columns["vwap"] = notional / volume
+    buy_volume = float(folded.buy_volume[i]) if folded.is_side_known[i] else None
+    return columns | {"volume": volume, "buy_volume": buy_volume, "notional": notional, "trades": trades}
+
+
+def _is_unlisted(book: _Book, open_ns: int, close_ns: int) -> bool:
+    """Say whether an instrument was delisted before a bar's close; one that is back still was."""
+    if book.delisted_ns is not None and book.delisted_ns < close_ns:
+        return True
+    return any(gone_ns < close_ns and open_ns < back_ns for gone_ns, back_ns in book.absences)
+
+
+def _status(watch: Watch, row: dict[str, Any]) -> tuple[str, str]:
+    """Return a bar's status and cause; the first that holds (docs/tables.md)."""
+    if not (watch.is_complete or watch.is_repaired):
+        return "blind", watch.cause
+    if row["trades"]:
+        return "printed", ""
+    if row["quote_age_ms"] is not None and row["bid"] is None and row["ask"] is None:
+        return "halted", ""
+    return "quiet", ""

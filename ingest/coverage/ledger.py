@@ -1,0 +1,506 @@
+"""What was watched, from when to when, and what proves it?
+
+The ledger is the only source of a bar's status. Its times are the venue's: a connection proves that everything
+up to the newest venue time it has delivered was delivered, so a span ends there and not at the moment the socket
+broke. A span begins when the subscription was acknowledged, never earlier.
+
+A hole between two spans may be bridged: when the prints that the venue resends after a reconnect, its most recent
+ones without omission, reach back past the hole's beginning, nothing was missed in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from ingest.coverage.intervals import Gap, Part, Span, Watch, length, recent, subtract
+from storage.clock import US_NS
+
+TRADES: Final = "trades"
+BOOK: Final = "book"
+"""The one channel of an instrument without trades."""
+RECORDER_DOWN: Final = "recorder down"
+SILENT_STREAM: Final = "silent stream"
+DAMAGED: Final = "journal damaged"
+NOT_PROVEN_YET: Final = "not proven yet"
+
+Key = tuple[str, str]
+"""(channel, instrument)"""
+
+
+class Chain(Protocol):
+    """What is known of the chain below a venue."""
+
+    def was_alive(self, from_ns: int, to_ns: int) -> bool:
+        """Whether it made blocks between two instants."""
+
+
+@dataclass(slots=True)
+class _Coin:
+    event_ns: int
+    recv_ns: int
+
+
+@dataclass(slots=True)
+class _Connection:
+    number: int
+    opened_ns: int
+    alive_ns: int
+    since: dict[Key, int] = field(default_factory=dict)
+    coins: dict[str, _Coin] = field(default_factory=dict)
+
+
+class Ledger:
+    """Keeps spans and gaps for every (channel, instrument), and the rows they become."""
+
+    def __init__(
+        self, recording: str, *, silence_ns: int, lag_ns: int, horizon_ns: int, is_inferred: bool
+    ) -> None:
+        """Start an empty ledger.
+
+        Args:
+            recording: its name, first part of every row's key.
+            silence_ns: an instrument silent on all channels for longer is not proven alive.
+            lag_ns: how far the venue's delivery may run behind its own clock; a pong proves only up to that.
+            horizon_ns: stretches that ended longer ago are forgotten, once their rows are out.
+            is_inferred: a capture without control frames: subscriptions are inferred from what arrives.
+        """
+        self.chain: Chain | None = None
+        self._horizon_ns = horizon_ns
+        self.recording = recording
+        self._silence_ns = silence_ns
+        self._lag_ns = lag_ns
+        self._evidence = "inferred" if is_inferred else "socket"
+        self._open: dict[int, _Connection] = {}
+        self._spans: dict[Key, list[Span]] = {}
+        self._gaps: dict[Key, list[Gap]] = {}
+        self._lost: dict[Key, tuple[int, str]] = {}
+        self._silent: set[tuple[int, str]] = set()
+        self._dirty: dict[str, int] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._revisions: dict[tuple[int, str, str, int, str], int] = {}
+        self._stalls: dict[str, Gap] = {}
+
+    # What happened.
+
+    def open(self, number: int, now_ns: int) -> None:
+        """A connection was opened."""
+        self._open[number] = _Connection(number, now_ns, 0)
+
+    def close(self, number: int, now_ns: int, cause: str) -> None:
+        """A connection was lost, or closed on purpose: its spans end at the newest venue time it proved."""
+        connection = self._open.pop(number, None)
+        if connection is None:
+            return
+        for key, since in connection.since.items():
+            self._end_span(connection, key, since, self._grown_to(connection, key, now_ns), cause, now_ns)
+        for instrument in connection.coins:
+            self._silent.discard((number, instrument))
+
+    def subscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> bool:
+        """The venue acknowledged a subscription (or a capture implies it). Returns whether it is new here."""
+        connection = self._open[number]
+        key = (channel, instrument)
+        if key in connection.since:
+            return False
+        connection.since[key] = now_ns
+        connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
+        lost = self._lost.pop(key, None)
+        if lost is not None and not self._is_watched_elsewhere(number, key):
+            self._add_gap(number, key, lost[0], now_ns, lost[1], now_ns)
+        return True
+
+    def unsubscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> None:
+        """The venue acknowledged the end of a subscription."""
+        connection = self._open[number]
+        key = (channel, instrument)
+        if key in connection.since:
+            until = self._grown_to(connection, key, now_ns)
+            # A watchdog gives a silent stream up and asks for it again: what was lost by then, silence lost.
+            cause = SILENT_STREAM if self._is_silent(connection, instrument, now_ns) else "unsubscribed"
+            self._end_span(connection, key, connection.since.pop(key), until, cause, now_ns)
+
+    def hear(self, number: int, instrument: str, event_ns: int | None, now_ns: int) -> None:
+        """A message of an instrument arrived.
+
+        Args:
+            number: on which connection.
+            instrument: whose message.
+            event_ns: the venue's time in it; None where the channel carries none.
+            now_ns: when it arrived.
+        """
+        connection = self._open[number]
+        # A venue time ahead of our clock proves nothing beyond the present.
+        stamp = now_ns - self._lag_ns if event_ns is None else min(event_ns, now_ns)
+        coin = connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
+        if now_ns - coin.recv_ns > self._silence_ns:
+            self._split_at_silence(connection, instrument, coin, now_ns)
+        coin.event_ns = max(coin.event_ns, stamp)
+        coin.recv_ns = now_ns
+        connection.alive_ns = max(connection.alive_ns, stamp)
+
+    def hear_many(
+        self, number: int, instrument: str, first_ns: int, last_ns: int, stamp_ns: int | None
+    ) -> None:
+        """Take what many `hear` calls say together: when the first and the last message came, the newest venue time.
+
+        Between them the instrument was not silent beyond the limit; `stamp_ns` is not after `last_ns`.
+        """
+        self.hear(number, instrument, stamp_ns, first_ns)
+        connection = self._open[number]
+        stamp = last_ns - self._lag_ns if stamp_ns is None else stamp_ns
+        coin = connection.coins[instrument]
+        coin.event_ns = max(coin.event_ns, stamp)
+        coin.recv_ns = max(coin.recv_ns, last_ns)
+        connection.alive_ns = max(connection.alive_ns, stamp)
+
+    def pong(self, number: int, now_ns: int) -> None:
+        """The connection answered a ping: all that the venue had sent before has arrived."""
+        connection = self._open[number]
+        connection.alive_ns = max(connection.alive_ns, now_ns - self._lag_ns)
+
+    def bridge(self, instrument: str, oldest_ns: int, now_ns: int) -> None:
+        """The venue resent its most recent prints, back to `oldest_ns`: holes that begin later hide nothing.
+
+        The batch is whole after its oldest instant only (that block may be cut), hence strictly later.
+        """
+        for gap in self._gaps.get((TRADES, instrument), ()):
+            if oldest_ns < gap.from_ns and not gap.is_bridged and not gap.is_final:
+                self._bridge((TRADES, instrument), gap, "overlap", now_ns)
+
+    def confirm(self, instrument: str, open_ns: int, close_ns: int, now_ns: int) -> None:
+        """The venue's own statement counts as many prints as we hold: what was not watched of it hides nothing."""
+        key = (TRADES, instrument)
+        if any(
+            g.from_ns <= open_ns and close_ns <= g.to_ns and g.is_bridged for g in self._gaps.get(key, ())
+        ):
+            return
+        gap = Gap(-1, open_ns, close_ns, "counted by the venue")
+        self._gaps.setdefault(key, []).append(gap)
+        self._bridge(key, gap, "venue_statement", now_ns)
+
+    def has_open_gap(self, instrument: str) -> bool:
+        """Say whether the newest hole in an instrument's trades is not proven to be empty."""
+        gaps = self._gaps.get((TRADES, instrument), ())
+        newest = max(gaps, key=lambda gap: gap.to_ns, default=None)
+        return newest is not None and not newest.is_bridged and not newest.is_final
+
+    def has_left_out(self, number: int, instrument: str, times_ns: list[int], slack_ns: int) -> bool:
+        """Say whether prints that nobody had delivered show that an open stream of trades was dead.
+
+        Args:
+            number: which connection brought them; what its own stream owes and brings late, it has not left out.
+            instrument: whose trades.
+            times_ns: venue times of prints that were not seen before.
+            slack_ns: messages may overtake each other by so much, at the end of what was proven.
+        """
+        key = (TRADES, instrument)
+        gaps = [(g.from_ns, g.to_ns) for g in self._gaps.get(key, ())]
+        watched = [(s.from_ns, s.to_ns) for s in self._spans.get(key, ())]
+        # A twin that is open should have delivered them too.
+        twins = [c for c in self._open.values() if c.number != number and key in c.since]
+        watched += [(c.since[key], c.alive_ns) for c in twins]
+        covered = subtract([(start, to - slack_ns) for start, to in watched], gaps)
+        return any(start <= at < to for at in times_ns for start, to in covered)
+
+    def retract(self, instrument: str, from_ns: int, now_ns: int) -> None:
+        """A print came that an open stream had left out: what was watched since `from_ns` does not hold.
+
+        Args:
+            instrument: whose trades.
+            from_ns: the newest print that the stream had delivered.
+            now_ns: the present; the stream was subscribed to anew just now.
+        """
+        self._add_gap(-1, (TRADES, instrument), from_ns, now_ns, SILENT_STREAM, now_ns, overrides=True)
+
+    def lose(self, from_ns: int, to_ns: int, cause: str) -> None:
+        """Nothing is known of what came between two receipt times: no open stream proves anything in between."""
+        for connection in self._open.values():
+            for key in connection.since:
+                proven_ns = self._grown_to(connection, key, from_ns)
+                self._add_gap(connection.number, key, proven_ns, to_ns, cause, to_ns, overrides=True)
+
+    def stall(self, scope: str, from_ns: int, cause: str) -> None:
+        """Watching is in vain from an instant on: of one instrument, or of a venue's, whose ids begin with `scope`."""
+        if scope not in self._stalls:
+            self._stalls[scope] = Gap(-1, from_ns, 1 << 62, cause, overrides=True, is_final=True)
+            self._mark_scope(scope, from_ns)
+
+    def is_stalled(self, scope: str) -> bool:
+        """Say whether watching an instrument, or a scope of them, is in vain now."""
+        return scope in self._stalls
+
+    def stalls(self) -> list[tuple[str, str]]:
+        """Return (scope, cause) of what is watched in vain now."""
+        return [(scope, gap.cause) for scope, gap in self._stalls.items()]
+
+    def resume(self, scope: str, to_ns: int, now_ns: int) -> None:
+        """Watching is worth something again."""
+        gap = self._stalls.pop(scope, None)
+        if gap is None:
+            return
+        gap.to_ns = max(to_ns, gap.from_ns)
+        for key in self._keys(scope):
+            self._gaps.setdefault(key, []).append(gap)
+        self._mark_scope(scope, gap.from_ns)
+        self._emit_gap(("*" if scope.endswith("|") else BOOK, scope), gap, now_ns)
+
+    def carry_on(self, number: int, channel: str, instrument: str, since_ns: int) -> None:
+        """A stream goes on from an earlier recording, which has proven it up to `since_ns`."""
+        connection = self._open[number]
+        connection.since[(channel, instrument)] = since_ns
+        connection.coins.setdefault(instrument, _Coin(since_ns, since_ns))
+        self._lost.pop((channel, instrument), None)
+
+    def restore(self, key: Key, span: Span | None, gap: Gap | None, cause: str) -> None:
+        """Take over what an earlier recording knew: a span or a gap, and why watching ended."""
+        if span is not None:
+            self._spans.setdefault(key, []).append(span)
+            if span.to_ns >= self._lost.get(key, (0, ""))[0]:
+                self._lost[key] = (span.to_ns, cause)
+        if gap is not None:
+            self._gaps.setdefault(key, []).append(gap)
+
+    # What is known.
+
+    def open_connections(self) -> list[int]:
+        """Return the numbers of the connections that are open."""
+        return list(self._open)
+
+    def is_open(self, number: int) -> bool:
+        """Say whether a connection is open."""
+        return number in self._open
+
+    def is_subscribed(self, number: int, channel: str, instrument: str) -> bool:
+        """Say whether an open connection carries a stream."""
+        return (channel, instrument) in self._open[number].since
+
+    def newest_ns(self, instrument: str) -> int:
+        """Return the newest venue time heard of an instrument on any open connection; 0 for none."""
+        coins = (connection.coins.get(instrument) for connection in self._open.values())
+        return max((coin.event_ns for coin in coins if coin is not None), default=0)
+
+    def heard_ns(self, instrument: str = "") -> int:
+        """Return when an instrument, or any, was last heard of on an open connection; 0 for never."""
+        coins = [
+            coin
+            for connection in self._open.values()
+            for name, coin in connection.coins.items()
+            if not instrument or name == instrument
+        ]
+        return max((coin.recv_ns for coin in coins), default=0)
+
+    def last_gap(self, instrument: str) -> Gap | None:
+        """Return the newest hole in what is watched of an instrument, one that lasts included."""
+        stalls = [gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)]
+        gaps = [gap for channel in (TRADES, BOOK) for gap in self._gaps.get((channel, instrument), ())]
+        return max((gap for gap in stalls + gaps if not gap.is_bridged), key=_end_of, default=None)
+
+    def proven_ns(self, number: int, channel: str, instrument: str, now_ns: int) -> int:
+        """Return up to where an open stream is proven."""
+        return self._grown_to(self._open[number], (channel, instrument), now_ns)
+
+    def held(self) -> list[tuple[int, str, str]]:
+        """Return (connection, channel, instrument) of every open stream."""
+        return [(c.number, *key) for c in self._open.values() for key in c.since]
+
+    def watch(
+        self, instrument: str, open_ns: int, close_ns: int, now_ns: int, channel: str = TRADES
+    ) -> Watch:
+        """Say how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it."""
+        key = (channel, instrument)
+        covered: list[Part] = [(s.from_ns, s.to_ns) for s in recent(self._spans.get(key, ()), open_ns)]
+        is_open = False
+        for connection in self._open.values():
+            if key in connection.since:
+                is_open = True
+                covered.append((connection.since[key], self._grown_to(connection, key, now_ns)))
+        bar = [(open_ns, close_ns)]
+        gaps = recent(self._gaps.get(key, ()), open_ns) + [
+            gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)
+        ]
+        vain = [(g.from_ns, g.to_ns) for g in gaps if g.overrides]
+        missing = subtract(bar, covered)
+        if vain:
+            missing = subtract(bar, subtract(subtract(bar, missing), vain))
+        observed_ns = close_ns - open_ns - length(missing)
+        if not missing:
+            return Watch(observed_ns, True, False, "", False)
+        lacking = subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
+        if not lacking:
+            return Watch(observed_ns, False, True, "", False)
+        cause, is_pending = self._why(lacking, gaps, is_open, key)
+        return Watch(observed_ns, False, False, cause, is_pending)
+
+    def tick(self, now_ns: int) -> None:
+        """Notice instruments that have just been silent for too long, and forget what is long over."""
+        for connection in self._open.values():
+            for instrument, coin in connection.coins.items():
+                mark = (connection.number, instrument)
+                if now_ns - coin.recv_ns > self._silence_ns and mark not in self._silent:
+                    self._silent.add(mark)
+                    self._mark_dirty(instrument, coin.event_ns)
+        long_ago_ns = now_ns - self._horizon_ns
+        for spans in self._spans.values():
+            if spans and spans[0].to_ns < long_ago_ns:
+                spans[:] = recent(spans, long_ago_ns)
+        for gaps in self._gaps.values():
+            if gaps and gaps[0].to_ns < long_ago_ns:
+                gaps[:] = recent(gaps, long_ago_ns)
+
+    def take_dirty(self) -> dict[str, int]:
+        """Return, once, the venue time from which each instrument's bars must be looked at again."""
+        dirty, self._dirty = self._dirty, {}
+        return dirty
+
+    def take_rows(self) -> list[dict[str, Any]]:
+        """Return rows of the table `coverage` that are new since the last call."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    # How.
+
+    def _grown_to(self, connection: _Connection, key: Key, now_ns: int) -> int:
+        """Return the venue time up to which an open span is proven; never before its begin."""
+        proven_ns = connection.alive_ns
+        if self._is_silent(connection, key[1], now_ns):
+            proven_ns = connection.coins[key[1]].event_ns
+        return max(connection.since[key], proven_ns)
+
+    def _is_silent(self, connection: _Connection, instrument: str, now_ns: int) -> bool:
+        coin = connection.coins.get(instrument)
+        return coin is not None and now_ns - coin.recv_ns > self._silence_ns
+
+    def _is_watched_elsewhere(self, number: int, key: Key) -> bool:
+        return any(key in other.since for other in self._open.values() if other.number != number)
+
+    def _split_at_silence(self, connection: _Connection, instrument: str, coin: _Coin, now_ns: int) -> None:
+        self._silent.discard((connection.number, instrument))
+        for key in [key for key in connection.since if key[1] == instrument]:
+            since = connection.since[key]
+            self._end_span(connection, key, since, max(since, coin.event_ns), SILENT_STREAM, now_ns)
+            lost = self._lost.pop(key, None)
+            if lost is not None and not self._is_watched_elsewhere(connection.number, key):
+                self._add_gap(connection.number, key, lost[0], now_ns, lost[1], now_ns)
+            connection.since[key] = now_ns
+
+    def _end_span(
+        self, connection: _Connection, key: Key, since: int, until: int, cause: str, now_ns: int
+    ) -> None:
+        span = Span(connection.number, since, until)
+        self._spans.setdefault(key, []).append(span)
+        self._emit_span(key, span, cause, now_ns)
+        self._mark_dirty(key[1], until)
+        spans = recent(self._spans[key], until)
+        covered = [(s.from_ns, s.to_ns) for s in spans]
+        to_ns = max([until, *(s.to_ns for s in spans)])
+        if self._is_watched_elsewhere(connection.number, key):
+            others = [c.since[key] for c in self._open.values() if key in c.since and c is not connection]
+            covered += [(other, now_ns) for other in others]
+            to_ns = now_ns
+        else:
+            self._lost[key] = (to_ns, cause)
+        # A twin was subscribed all the while and is now seen to have proven less: what nobody proved is a hole.
+        covered += [(g.from_ns, g.to_ns) for g in recent(self._gaps.get(key, ()), until)]
+        for start, to in subtract([(until, to_ns)], covered):
+            self._add_gap(connection.number, key, start, to, cause, now_ns)
+
+    def _add_gap(
+        self,
+        number: int,
+        key: Key,
+        from_ns: int,
+        to_ns: int,
+        cause: str,
+        now_ns: int,
+        overrides: bool = False,
+    ) -> None:
+        if to_ns <= from_ns:
+            return
+        if self.chain is not None and not overrides and self.chain.was_alive(from_ns, to_ns):
+            cause = f"{cause}; chain alive"
+        gap = Gap(number, from_ns, to_ns, cause, overrides=overrides)
+        self._gaps.setdefault(key, []).append(gap)
+        self._mark_dirty(key[1], from_ns)
+        self._emit_gap(key, gap, now_ns)
+
+    def _bridge(self, key: Key, gap: Gap, evidence: str, now_ns: int) -> None:
+        gap.is_bridged, gap.evidence = True, evidence
+        self._mark_dirty(key[1], gap.from_ns)
+        self._emit_gap(key, gap, now_ns)
+
+    def _keys(self, scope: str) -> list[Key]:
+        """Return the keys of instruments within a scope."""
+        held = {key for connection in self._open.values() for key in connection.since} | set(self._spans)
+        return sorted(key for key in held if _is_within(key[1], scope))
+
+    def _mark_scope(self, scope: str, from_ns: int) -> None:
+        for _, instrument in self._keys(scope):
+            self._mark_dirty(instrument, from_ns)
+
+    def _mark_dirty(self, instrument: str, from_ns: int) -> None:
+        self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
+
+    def _why(self, lacking: list[Part], gaps: Iterable[Gap], is_open: bool, key: Key) -> tuple[str, bool]:
+        start, to = max(lacking, key=lambda part: part[1] - part[0])
+        # A halted chain explains a stream's silence, and not the other way round.
+        for gap in sorted(gaps, key=lambda gap: not gap.is_final):
+            if gap.from_ns < to and start < gap.to_ns and not gap.is_bridged:
+                return gap.cause, False
+        lost = self._lost.get(key)
+        if lost is not None and to > lost[0]:
+            return lost[1], False
+        first = min((s.from_ns for s in self._spans.get(key, ())), default=None)
+        opened = [c.since[key] for c in self._open.values() if key in c.since]
+        earliest = min([*opened, *([first] if first is not None else [])], default=None)
+        if earliest is None or to <= earliest:
+            return RECORDER_DOWN, False
+        if is_open and any((c.number, key[1]) in self._silent for c in self._open.values()):
+            return SILENT_STREAM, False  # if it speaks again, the gap that this makes marks the bars dirty
+        return NOT_PROVEN_YET, is_open
+
+    def _emit_span(self, key: Key, span: Span, cause: str, now_ns: int) -> None:
+        self._emit(key, span, "watched", cause, self._evidence, False, now_ns)
+
+    def _emit_gap(self, key: Key, gap: Gap, now_ns: int) -> None:
+        evidence = gap.evidence or self._evidence
+        self._emit(key, gap, "gap", gap.cause, evidence, gap.is_bridged, now_ns)
+
+    def _emit(
+        self,
+        key: Key,
+        stretch: Span | Gap,
+        kind: str,
+        cause: str,
+        evidence: str,
+        is_bridged: bool,
+        now_ns: int,
+    ) -> None:
+        # Two holes may begin at one instant, as of a stream that is found dead twice: the later row says more.
+        mark = (stretch.connection, *key, stretch.from_ns // US_NS, kind)
+        revision = self._revisions[mark] = self._revisions.get(mark, -1) + 1
+        self._rows.append(
+            {
+                "journal": self.recording,
+                "connection": stretch.connection,
+                "channel": key[0],
+                "instrument": key[1],
+                "ts_from": stretch.from_ns // US_NS,
+                "ts_to": stretch.to_ns // US_NS,
+                "kind": kind,
+                "cause": cause,
+                "evidence": evidence,
+                "bridged": is_bridged,
+                "revision": revision,
+                "ts_knowable_ns": now_ns,
+            }
+        )
+
+
+def _end_of(gap: Gap) -> int:
+    return gap.to_ns
+
+
+def _is_within(instrument: str, scope: str) -> bool:
+    return instrument == scope or (scope.endswith("|") and instrument.startswith(scope))

@@ -1,0 +1,1 @@
+"""WebSocket connections and REST clients of the venues."""

@@ -1,0 +1,280 @@
+"""Which subscription goes on which socket?
+
+Pure. Limits of Hyperliquid (rate limits, read 2026-08-22), per address: 10 connections, 1000 subscriptions.
+Trades of a coin go on two sockets where there is room, so that one may die unnoticed; the rest of a coin goes on one
+socket, where its channels vouch for each other. GaiaEx has one socket a symbol, and nothing to subscribe to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+from zlib import crc32
+
+from ingest.venues.gaiaex.messages import socket_url
+from storage.errors import SettingsError
+from storage.settings import Settings
+
+Venue = Literal["hyperliquid", "chain", "gaiaex"]
+
+TRADES: Final = "trades"
+BLOCKS: Final = "explorerBlock"
+VENUE_WIDE: Final = frozenset({"allMids", "allDexsAssetCtxs", "fastAssetCtxs"})
+_VENUE_CONNECTIONS: Final = 10
+_VENUE_SUBSCRIPTIONS: Final = 1000
+# What a channel of ours is called on the wire, where its own name is not all of it.
+_FIELDS: Final[dict[str, dict[str, object]]] = {
+    "l2BookFast": {"type": "l2Book", "fast": True},
+    "candle": {"interval": "1m"},
+}
+_SHARD: Final = re.compile(r"^([1-9][0-9]*)/([1-9][0-9]*)$")
+_EXPLORERS: Final = {
+    "api.hyperliquid.xyz": "rpc.hyperliquid.xyz",
+    "api.hyperliquid-testnet.xyz": "rpc.hyperliquid-testnet.xyz",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One subscription; `coin` is empty for a channel of the whole venue."""
+
+    channel: str
+    coin: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """Return the subscription as it is asked for.
+
+        >>> Wanted("l2BookFast", "BTC").body()
+        {'type': 'l2Book', 'coin': 'BTC', 'fast': True}
+        """
+        body: dict[str, Any] = {"type": self.channel}
+        if self.coin:
+            body["coin"] = self.coin
+        return body | _FIELDS.get(self.channel, {})
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPlan:
+    """What one socket is for.
+
+    Args:
+        name: the same as long as the socket has the same purpose.
+        venue: `hyperliquid`, `chain` (its explorer's blocks) or `gaiaex`.
+        url: where to connect.
+        wanted: what to subscribe to, most urgent first.
+        symbol: GaiaEx only: whose book it is.
+    """
+
+    name: str
+    venue: Venue
+    url: str
+    wanted: tuple[Wanted, ...] = ()
+    symbol: str = ""
+
+
+@dataclass(slots=True)
+class _Basket:
+    room: int
+    held: dict[Wanted, None] = field(default_factory=dict)
+
+    def put(self, wants: Iterable[Wanted]) -> None:
+        for want in wants:
+            if want not in self.held:
+                self.held[want] = None
+                self.room -= 1
+
+
+def shard_of(name: str, shards: int) -> int:
+    """Return which of `shards` parts, counted from 1, a coin or symbol belongs to; the same everywhere, for ever.
+
+    >>> [shard_of(coin, 3) for coin in ("BTC", "DOGE", "kPEPE")]
+    [3, 2, 1]
+    """
+    return crc32(name.encode()) % shards + 1
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (part, parts) of a setting such as `1/3`; `(1, 1)` where it is empty.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    match = _SHARD.match(text) if text else None
+    part, parts = (int(match[1]), int(match[2])) if match else (1, 1)
+    if (text and not match) or part > parts:
+        raise SettingsError(
+            f"record.shard is {text!r}", hint="write part/parts, as in 1/3; empty takes all instruments"
+        )
+    return part, parts
+
+
+def plan(
+    settings: Settings,
+    coins: Sequence[str],
+    gaia_symbols: Sequence[str] = (),
+    *,
+    before: Sequence[SocketPlan] = (),
+) -> list[SocketPlan]:
+    """Return the sockets of one recorder.
+
+    Args:
+        settings: sections `record` and `gaiaex`.
+        coins: the venue's names, the most important first; of a shard's own coins or of all.
+        gaia_symbols: GaiaEx's names, likewise.
+        before: the plan in force: what is still wanted stays on its socket, since moving it would make a gap.
+
+    Raises:
+        SettingsError: it does not fit into what the venue or the settings allow.
+    """
+    record = settings.record
+    part, parts = parse_shard(record.shard)
+    mine = [coin for coin in dict.fromkeys(coins) if shard_of(coin, parts) == part]
+    # A channel of the whole venue is one recorder's business; twice the same would not add up to one recording.
+    wide = [channel for channel in record.channels if channel in VENUE_WIDE] if part == 1 else []
+    if record.clock == "venue":
+        baskets = [_whole(wide, mine, _coin_channels(settings))]
+    else:
+        baskets = _spread(settings, wide, mine, [item for item in before if item.venue == "hyperliquid"])
+    sockets = [
+        SocketPlan(f"hyperliquid-{number}", "hyperliquid", record.ws_url, tuple(basket.held))
+        for number, basket in enumerate(baskets, 1)
+        if basket.held
+    ]
+    explorer = explorer_url(settings)
+    if explorer and record.clock != "venue":
+        sockets.append(SocketPlan("chain", "chain", explorer, (Wanted(BLOCKS),)))
+    symbols = [symbol for symbol in dict.fromkeys(gaia_symbols) if shard_of(symbol, parts) == part]
+    return sockets + _gaia(settings, symbols)
+
+
+def twinned(sockets: Iterable[SocketPlan]) -> list[str]:
+    """Return the coins whose trades more than one socket carries."""
+    seen: dict[str, int] = {}
+    for socket in sockets:
+        for want in socket.wanted:
+            if want.channel == TRADES:
+                seen[want.coin] = seen.get(want.coin, 0) + 1
+    return [coin for coin, times in seen.items() if times > 1]
+
+
+def explorer_url(settings: Settings) -> str:
+    """Return the explorer's socket; empty where there is none to be had."""
+    if settings.record.explorer_url != "auto":
+        return settings.record.explorer_url
+    parts = urlsplit(settings.record.ws_url)
+    host = _EXPLORERS.get(parts.hostname or "", "")
+    return urlunsplit((parts.scheme, host, "/ws", "", "")) if host else ""
+
+
+def _coin_channels(settings: Settings) -> list[str]:
+    return [channel for channel in settings.record.channels if channel not in VENUE_WIDE]
+
+
+def _whole(wide: Sequence[str], coins: Sequence[str], channels: Sequence[str]) -> _Basket:
+    basket = _Basket(_VENUE_SUBSCRIPTIONS)
+    basket.put(Wanted(channel) for channel in wide)
+    basket.put(Wanted(channel, coin) for coin in coins for channel in channels)
+    return basket
+
+
+def _spread(
+    settings: Settings, wide: Sequence[str], coins: Sequence[str], before: Sequence[SocketPlan]
+) -> list[_Basket]:
+    record, channels = settings.record, _coin_channels(settings)
+    total = len(wide) + len(coins) * len(channels)
+    _check_fits(settings, total, f"{len(coins)} coins on {len(channels)} channels")
+    if not total:
+        return []
+    spare = record.sockets_most * record.subscriptions_per_socket - total
+    copies = min(record.twins, record.sockets_most) - 1 if TRADES in channels else 0
+    extra = min(spare, copies * len(coins))
+    count = max(
+        1 + (copies if coins else 0), -(-(total + extra) // record.subscriptions_per_socket), len(before)
+    )
+    baskets = [_Basket(record.subscriptions_per_socket) for _ in range(min(count, record.sockets_most))]
+    order = [Wanted(channel) for channel in wide] + [
+        Wanted(channel, coin) for channel in channels for coin in coins
+    ]
+    homes = _keep(baskets, before, set(order))
+    for want in (want for want in order[: len(wide)] if want not in homes):
+        next(basket for basket in baskets if basket.room > 0).put([want])
+    for coin in coins:
+        _place(baskets, [want for want in (Wanted(c, coin) for c in channels) if want not in homes])
+    if copies:
+        _twin(baskets, coins, 1 + copies, before)
+    rank = {want: at for at, want in enumerate(order)}
+    for basket in baskets:
+        basket.held = dict.fromkeys(sorted(basket.held, key=rank.__getitem__))
+    return baskets
+
+
+def _check_fits(settings: Settings, total: int, what: str) -> None:
+    record = settings.record
+    _, parts = parse_shard(record.shard)
+    if record.sockets_most > _VENUE_CONNECTIONS:
+        raise SettingsError(
+            f"record.sockets_most is {record.sockets_most}; the venue allows an address {_VENUE_CONNECTIONS}",
+            hint=f"set it to {_VENUE_CONNECTIONS} or less",
+        )
+    most = min(record.sockets_most * record.subscriptions_per_socket, _VENUE_SUBSCRIPTIONS)
+    if total > most:
+        raise SettingsError(
+            f"{what} are {total} subscriptions; {record.sockets_most} sockets of "
+            f"{record.subscriptions_per_socket} carry {most} (the venue's most is {_VENUE_SUBSCRIPTIONS} an address)",
+            hint="record fewer coins or channels, or split the coins over recorders on several addresses: "
+            f"record.shard = 1/{-(-total * parts // most) + (parts > 1)} and so on",
+        )
+
+
+def _keep(baskets: list[_Basket], before: Sequence[SocketPlan], wanted: set[Wanted]) -> set[Wanted]:
+    """Leave what is still wanted where it was, once; return what has a place by that."""
+    homes: set[Wanted] = set()
+    for item in before:
+        at = int(item.name.rsplit("-", 1)[1]) - 1
+        for want in item.wanted if at < len(baskets) else ():
+            if want in wanted and want not in homes and baskets[at].room > 0:
+                baskets[at].put([want])
+                homes.add(want)
+    return homes
+
+
+def _place(baskets: list[_Basket], wants: Sequence[Wanted]) -> None:
+    """Put a coin's subscriptions where there is most room, together if they fit."""
+    roomiest = max(baskets, key=lambda basket: basket.room)
+    if roomiest.room >= len(wants):
+        roomiest.put(wants)
+        return
+    for want in wants:
+        max(baskets, key=lambda basket: basket.room).put([want])
+
+
+def _twin(baskets: list[_Basket], coins: Sequence[str], copies: int, before: Sequence[SocketPlan]) -> None:
+    """Put trades on further sockets while there is room: where they were twinned before, then first coins first."""
+    for item in before:
+        at = int(item.name.rsplit("-", 1)[1]) - 1
+        for want in item.wanted if at < len(baskets) else ():
+            if want.channel == TRADES and want.coin in coins and baskets[at].room > 0:
+                baskets[at].put([want])
+    for coin in coins:
+        want = Wanted(TRADES, coin)
+        while sum(want in basket.held for basket in baskets) < copies:
+            free = [basket for basket in baskets if want not in basket.held and basket.room > 0]
+            if not free:
+                break
+            max(free, key=lambda basket: basket.room).put([want])
+
+
+def _gaia(settings: Settings, symbols: Sequence[str]) -> list[SocketPlan]:
+    most = settings.gaiaex.max_sockets
+    if len(symbols) > most:
+        raise SettingsError(
+            f"{len(symbols)} GaiaEx symbols need as many sockets; gaiaex.max_sockets is {most}",
+            hint=f"name fewer in gaiaex.symbols, or split them: record.shard = 1/{-(-len(symbols) // most)} and so on",
+        )
+    return [
+        SocketPlan(f"gaiaex-{symbol}", "gaiaex", socket_url(settings.gaiaex.ws_url, symbol), symbol=symbol)
+        for symbol in symbols
+    ]

@@ -1,0 +1,1 @@
+"""Reference data: instruments, listings, trading sessions, fees."""

@@ -1,0 +1,1 @@
+"""The pipeline from journal records to table rows, the same for live and replay."""

@@ -1,0 +1,193 @@
+"""Which closed bars wait for the venue's own candle, when is it asked for, and what does its answer change?
+
+A bar that claims to be whole waits until its candle agrees, which makes it `certified`; until it was compared when it
+was an hour old, or until nobody answered for two. One question asks for all of a coin's bars that wait, when the
+oldest of them closed an hour ago: 60 candles, thus one question of weight 20 + 1 per coin and hour. A bar that differs
+within that hour stays and is looked at again, since a candle may still change.
+
+Questions are paced: they take at most half of the weight that a recorder may spend, so that many coins are asked for
+later and never at the cost of other questions. When to ask is no part of the tables; what an answer changes is a
+function of the journal alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ingest.bars.builder import BLIND_NS, BarClock, is_certifiable
+from ingest.bars.reconciliation import LATER, SOON, Figures, Tolerance, differences, rows_of
+from ingest.feed.rate_limiter import weight_of
+from ingest.feed.subscription_plan import parse_shard
+from ingest.pipeline.state import State
+from ingest.venues.hyperliquid import messages as wire
+from storage.clock import MS_NS, NS, US_NS, width_ns
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
+
+SETTLED_NS: Final = 120 * NS
+"""A candle is not asked for, nor believed, sooner after its close."""
+DUE_NS: Final = 3_600 * NS
+"""A coin's candles are asked for when the oldest bar that waits closed this long ago."""
+_AGAIN_NS: Final = 600 * NS
+_SHARE: Final = 0.5
+# The venue gives some pages of 500: an answer of that length may be a cut one, and is neither asked for nor believed.
+_PAGE: Final = 500
+_PRUNE_NS: Final = 60 * NS
+
+Stream = tuple[str, str]
+"""(coin, width)"""
+
+
+class Certifying:
+    """Keeps the bars that wait, says what to ask, and takes the answers."""
+
+    def __init__(self, state: State) -> None:
+        record = state.settings.record
+        self._state = state
+        self._tolerance = Tolerance.of(state.settings)
+        self._waiting: dict[Stream, dict[int, str]] = {}
+        """By coin and width: the instrument of each bar that waits, by its open in ns."""
+        self._asked_ns: dict[Stream, int] = {}
+        self._is_told = False
+        self._next_ask_ns = 0
+        self._next_prune_ns = 0
+        weight_per_minute = record.rest_weight_per_minute / parse_shard(record.shard)[1] * _SHARE
+        self._pace_ns = int(60 * NS * weight_of({"type": "candleSnapshot"}, 2 * 60) / weight_per_minute)
+        self._widths = {clock.width: clock for clock in state.clocks if clock.keeps_settled}
+
+    @property
+    def waiting(self) -> int:
+        """How many bars wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def note(self, bar: Mapping[str, Any]) -> None:
+        """Take note of a bar that was published."""
+        if bar["width"] not in self._widths:
+            return
+        stream = (bar["instrument"].split("|", 2)[2].partition("~")[0], bar["width"])
+        open_ns = bar["ts_open"] * US_NS
+        if is_certifiable(bar):
+            self._waiting.setdefault(stream, {})[open_ns] = bar["instrument"]
+        else:
+            self._waiting.get(stream, {}).pop(open_ns, None)
+
+    def wishes(self, now_ns: int) -> list[dict[str, Any]]:
+        """Return the question to ask now, at most one; the coin whose oldest bar waits longest comes first."""
+        if now_ns < self._next_ask_ns:
+            return []
+        oldest = {
+            stream: min(bars) + width_ns(stream[1])
+            for stream, bars in self._waiting.items()
+            if bars and now_ns - self._asked_ns.get(stream, -_AGAIN_NS) >= _AGAIN_NS
+        }
+        stream = min(oldest, key=lambda key: oldest[key], default=None)
+        if stream is None or now_ns < oldest[stream] + DUE_NS:
+            return []
+        self._next_ask_ns, self._asked_ns[stream] = now_ns + self._pace_ns, now_ns
+        step_ns = width_ns(stream[1])
+        from_ns = oldest[stream] - step_ns
+        # Nothing younger than is settled, and no longer answer than the venue gives whole.
+        to_ns = min(now_ns - SETTLED_NS, from_ns + (_PAGE - 1) * step_ns) // step_ns * step_ns
+        req = {
+            "coin": stream[0],
+            "interval": stream[1],
+            "startTime": from_ns // MS_NS,
+            "endTime": to_ns // MS_NS - 1,
+        }
+        return [{"type": "candleSnapshot", "req": req}]
+
+    def take(self, candles: Sequence[wire.CandleData], asked: Mapping[str, Any], now_ns: int) -> None:
+        """Compare the bars that wait with the venue's candles of the stretch that was asked for."""
+        stream = (str(asked["coin"]), str(asked["interval"]))
+        clock = self._widths.get(stream[1])
+        waiting = self._waiting.get(stream)
+        if clock is None or not waiting or len(candles) >= _PAGE:
+            return
+        from_ns, to_ns = int(asked["startTime"]) * MS_NS, int(asked["endTime"]) * MS_NS
+        newest_ns = now_ns - SETTLED_NS - clock.width_ns
+        opens = [at for at in sorted(waiting) if from_ns <= at < to_ns and at <= newest_ns]
+        bars = [clock.row_of(waiting[at], at) for at in opens]
+        held = [(at, bar) for at, bar in zip(opens, bars, strict=True) if bar is not None]
+        by_open = {item.t * MS_NS: item for item in candles if (item.s, item.i) == stream}
+        self._judge(clock, waiting, held, by_open, now_ns)
+
+    def tick(self, now_ns: int) -> None:
+        """Give up on bars that nobody answered for."""
+        if now_ns < self._next_prune_ns:
+            return
+        self._next_prune_ns = now_ns + _PRUNE_NS
+        for (_, width), bars in self._waiting.items():
+            until_ns = now_ns - BLIND_NS - width_ns(width)
+            for open_ns in [open_ns for open_ns in bars if open_ns < until_ns]:
+                del bars[open_ns]
+
+    def _judge(
+        self,
+        clock: BarClock,
+        waiting: dict[int, str],
+        held: Sequence[tuple[int, dict[str, Any]]],
+        by_open: Mapping[int, wire.CandleData],
+        now_ns: int,
+    ) -> None:
+        ours = Figures.of_rows([bar for _, bar in held])
+        theirs = Figures.of_rows([_figures(by_open.get(open_ns)) for open_ns, _ in held])
+        differs, absent = differences(ours, theirs, self._tolerance), theirs.is_absent
+        for at, (open_ns, bar) in enumerate(held):
+            is_late = now_ns >= open_ns + clock.width_ns + DUE_NS
+            if not absent[at] and not differs[:, at].any():
+                del waiting[open_ns]
+                self._certify(clock, bar, open_ns, now_ns)
+                continue
+            if is_late:
+                del waiting[open_ns]
+            # A minute without a print has a candle only once something printed after it (VENUES.md F15).
+            if absent[at] and not (is_late and bar["trades"]):
+                continue
+            self._differ(bar, Figures(theirs.values[:, [at]]), differs[:, [at]], is_late, now_ns)
+
+    def _certify(self, clock: BarClock, bar: Mapping[str, Any], open_ns: int, now_ns: int) -> None:
+        self._state.rows.add("bars", clock.certify(bar["instrument"], open_ns, now_ns))
+        self._state.counts.bars += 1
+
+    def _differ(self, bar: dict[str, Any], theirs: Figures, differs: Any, is_late: bool, now_ns: int) -> None:
+        checked = LATER if is_late else SOON
+        rows = rows_of([bar], theirs, differs, checked=checked, now_ns=now_ns)
+        self._state.rows.extend("discrepancies", rows)
+        if is_late:
+            if not self._is_told:  # once: where the venue counts otherwise than we do, every bar differs
+                self._is_told = True
+                logger.warning(
+                    "bar differs from its candle",
+                    instrument=bar["instrument"],
+                    bar_open_ns=bar["ts_open"] * US_NS,
+                    differs=[row["differs"] for row in rows],
+                )
+            self._state.rows.add("repairs", queued(bar, theirs.of("trades")[0], now_ns))
+
+
+def queued(bar: Mapping[str, Any], venue_trades: float, now_ns: int) -> dict[str, Any]:
+    """Return the row of `repairs` that asks the archive about a bar which its candle contradicts."""
+    return {
+        "instrument": bar["instrument"],
+        "width": bar["width"],
+        "ts_open": bar["ts_open"],
+        "outcome": "queued",
+        "trades": bar["trades"],
+        "venue_trades": None if venue_trades != venue_trades else int(venue_trades),
+        "ts_knowable_ns": now_ns,
+    }
+
+
+def _figures(candle: wire.CandleData | None) -> dict[str, float] | None:
+    if candle is None:
+        return None
+    return {
+        "open": candle.o,
+        "high": candle.h,
+        "low": candle.l,
+        "close": candle.c,
+        "volume": candle.v,
+        "trades": float(candle.n),
+    }

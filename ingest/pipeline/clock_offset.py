@@ -1,0 +1,253 @@
+"""How far is our clock off, and was it set while we recorded?
+
+Three comparisons, each an answer in the journal, so that the rows of `clocks` are a pure function of it: the
+venue's `exchangeStatus`, a time server (NTP, RFC 5905), and the machine's own monotonic clock, which shows when
+somebody set the wall clock. An offset is our clock less the other one, taken at the middle between question and
+answer; the truth lies within half the round trip of it. A time server that does not answer is a state, not an
+error: the recording goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import ntplib
+
+from ingest.concurrency import run_aside
+from storage.clock import MS_NS, US_NS, TimeSource, WallTime
+from storage.errors import VenueError
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
+
+Source = Literal["venue", "ntp", "monotonic"]
+Verdict = Literal["ok", "off", "unknown"]
+
+NTP_TIMEOUT_S: Final = 5.0
+# A time server steers a clock by at most 500 us a second; what moved further than that was set, not steered.
+_STEER: Final = 1e-3
+_STEP_MS: Final = 50.0
+# An offset says nothing of the present after this long.
+_STALE_NS: Final = 600 * 1_000_000_000
+_LEAP_UNSYNCHRONISED: Final = 3
+_MOST_STRATUM: Final = 15
+
+
+class Sink(Protocol):
+    """Who journals an answer."""
+
+    def answer(self, request: dict[str, Any], response: bytes, asked_ns: int) -> None:
+        """Take the answer to a request that was asked at `asked_ns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One comparison.
+
+    Args:
+        source: with what.
+        at_ns: our time, in the middle between question and answer.
+        offset_ms: our clock less the other.
+        uncertainty_ms: the truth lies within this of the offset.
+        known_ns: our time when the answer was there.
+    """
+
+    source: Source
+    at_ns: int
+    offset_ms: float
+    uncertainty_ms: float
+    known_ns: int
+
+
+class ClockLedger:
+    """What the comparisons of one recording say: rows, the newest offsets, and a verdict."""
+
+    def __init__(self, journal: str, *, limit_ms: float) -> None:
+        """Start without any comparison.
+
+        Args:
+            journal: the recording, in every row.
+            limit_ms: our clock may be off by this much.
+        """
+        self._journal = journal
+        self._limit_ms = limit_ms
+        self._newest: dict[Source, Sample] = {}
+        self._reading: tuple[int, int] | None = None
+        self.stepped = 0
+
+    def take_answer(
+        self, request: Mapping[str, Any], response: Any, asked_ns: int, received_ns: int
+    ) -> list[dict[str, Any]]:
+        """Return the rows of `clocks` that a journalled answer gives; most answers give none.
+
+        Raises:
+            VenueError: it is a clock's answer and lacks its time; the caller quarantines it.
+        """
+        kind = request.get("type")
+        if kind == "clock":
+            return self._took_reading(response, received_ns)
+        if kind == "exchangeStatus":
+            found = venue_sample(response, asked_ns, received_ns)
+        elif kind == "ntp" and isinstance(response, dict) and "offset_ms" in response:
+            found = ntp_sample(response, asked_ns, received_ns)
+        else:
+            return []
+        return [self.take(found)]
+
+    def take(self, sample: Sample) -> dict[str, Any]:
+        """Remember a comparison and return its row."""
+        self._newest[sample.source] = sample
+        return {
+            "journal": self._journal,
+            "source": sample.source,
+            "ts": sample.at_ns // US_NS,
+            "offset_ms": sample.offset_ms,
+            "uncertainty_ms": sample.uncertainty_ms,
+            "ts_knowable_ns": sample.known_ns,
+        }
+
+    def offsets_ms(self, now_ns: int) -> dict[str, float]:
+        """Return the newest offset by source, leaving out what is older than ten minutes."""
+        return {
+            source: sample.offset_ms
+            for source, sample in sorted(self._newest.items())
+            if now_ns - sample.known_ns <= _STALE_NS
+        }
+
+    def verdict(self, now_ns: int, *, least_lag_ms: float | None = None) -> Verdict:
+        """Say whether our clock is right.
+
+        It is `off` where even the kindest reading of one comparison is beyond the limit, where the clock was set by
+        more than that (it was wrong, or it is now), or where a frame came further from the future than the limit
+        (`least_lag_ms`); `unknown` where nothing recent speaks for it.
+        """
+        if least_lag_ms is not None and least_lag_ms < -self._limit_ms:
+            return "off"
+        recent = [sample for sample in self._newest.values() if now_ns - sample.known_ns <= _STALE_NS]
+        if any(abs(sample.offset_ms) - sample.uncertainty_ms > self._limit_ms for sample in recent):
+            return "off"
+        return "ok" if any(sample.source != "monotonic" for sample in recent) else "unknown"
+
+    def _took_reading(self, response: Any, received_ns: int) -> list[dict[str, Any]]:
+        """Compare how far the wall clock and the monotonic one went since the last reading."""
+        wall_ns, mono_ns = _whole(response, "wall_ns"), _whole(response, "mono_ns")
+        before, self._reading = self._reading, (wall_ns, mono_ns)
+        if before is None or mono_ns < before[1]:
+            return []
+        went_ms = (mono_ns - before[1]) / MS_NS
+        moved_ms = (wall_ns - before[0]) / MS_NS - went_ms
+        if abs(moved_ms) <= _STEP_MS + _STEER * went_ms:
+            return []
+        self.stepped += 1
+        # Its time is that of the receipt clock: the wall's own reading leaps with the step.
+        return [self.take(Sample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
+
+
+def venue_sample(response: Any, asked_ns: int, received_ns: int) -> Sample:
+    """Return what an `exchangeStatus` answer says of our clock.
+
+    Raises:
+        VenueError: it has no time.
+    """
+    theirs_ns = _whole(response, "time") * MS_NS
+    middle_ns = (asked_ns + received_ns) // 2
+    # Their stamp is a whole millisecond, hence the half.
+    uncertainty_ms = max(0, received_ns - asked_ns) / 2 / MS_NS + 0.5
+    return Sample("venue", middle_ns, (middle_ns - theirs_ns) / MS_NS, uncertainty_ms, received_ns)
+
+
+def ntp_sample(response: Mapping[str, Any], asked_ns: int, received_ns: int) -> Sample:
+    """Return what a time server's answer, as `ask_ntp` words it, says of our clock."""
+    try:
+        offset_ms, delay_ms = float(response["offset_ms"]), float(response["delay_ms"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise VenueError(f"the time server's answer {response!r} lacks a number: {error}") from error
+    return Sample("ntp", (asked_ns + received_ns) // 2, offset_ms, max(0.0, delay_ms) / 2, received_ns)
+
+
+def ask_ntp(server: str, *, timeout_s: float = NTP_TIMEOUT_S) -> dict[str, Any]:
+    """Ask a time server once and return what it said: `offset_ms` (ours less its), `delay_ms`, `stratum`.
+
+    Blocks; run it in a thread.
+
+    Raises:
+        VenueError: no answer, or one that RFC 5905 says not to trust: a kiss of death (stratum 0), a server that
+            is not synchronised, or an answer to another question.
+    """
+    host, _, port = server.partition(":")
+    asked_s = time.time()
+    try:
+        said = ntplib.NTPClient().request(host, version=4, port=port or "ntp", timeout=timeout_s)
+    except (ntplib.NTPException, OSError) as error:
+        raise VenueError(
+            f"the time server {server} gives no answer: {error}", hint="set record.ntp_server"
+        ) from error
+    if not asked_s - 1 <= said.orig_time <= time.time() + 1:
+        raise VenueError(f"the time server {server} answered another question")
+    if said.leap == _LEAP_UNSYNCHRONISED or not 1 <= said.stratum <= _MOST_STRATUM:
+        raise VenueError(
+            f"the time server {server} is not synchronised (stratum {said.stratum}, leap {said.leap})",
+            hint="set record.ntp_server to another one",
+        )
+    return {
+        "server": server,
+        "offset_ms": -said.offset * 1000,  # NTP says theirs less ours
+        "delay_ms": said.delay * 1000,
+        "stratum": said.stratum,
+    }
+
+
+async def watch_clock(
+    sink: Sink,
+    stop: asyncio.Event,
+    *,
+    server: str,
+    every_s: float,
+    clock: TimeSource | None = None,
+    ask: Callable[[str], dict[str, Any]] = ask_ntp,
+) -> None:
+    """Journal a reading of both clocks and a time server's answer every `every_s`, until `stop` is set.
+
+    Args:
+        sink: takes answers `{"type": "clock"}` and `{"type": "ntp"}`; a failed question is journalled too.
+        server: `host` or `host:port`; empty: only the readings.
+        clock: our wall clock.
+        ask: asks the server; it runs in a thread that no shutdown waits for.
+    """
+    clock = clock or WallTime()
+    answered: bool | None = None
+    while not stop.is_set():
+        wall_ns, mono_ns = clock.now_ns(), time.monotonic_ns()
+        sink.answer({"type": "clock"}, _json({"wall_ns": wall_ns, "mono_ns": mono_ns}), wall_ns)
+        if server:
+            asked_ns = clock.now_ns()
+            try:
+                said = await run_aside(lambda: ask(server), name="time server")
+            except VenueError as error:
+                said = {"error": error.message}
+                if answered is not False:
+                    logger.warning("time server silent", server=server, reason=error.message)
+            if not answered and "error" not in said:
+                logger.info("time server answers", server=server, offset_ms=round(said["offset_ms"], 1))
+            answered = "error" not in said
+            sink.answer({"type": "ntp", "server": server}, _json(said), asked_ns)
+        try:
+            await asyncio.wait_for(stop.wait(), every_s)
+        except TimeoutError:
+            continue
+
+
+def _whole(response: Any, name: str) -> int:
+    value = response.get(name) if isinstance(response, dict) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise VenueError(f"a clock's answer has {name} {value!r}, which is no whole number")
+    return value
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode()

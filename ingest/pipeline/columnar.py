@@ -1,0 +1,405 @@
+"""How are thousands of frames taken at once, to the same rows as one by one?
+
+Frames between two publishing instants are scanned together (`ingest.venues.hyperliquid.scanner`). Those that the
+scanner understood, of streams that are in their steady state, are taken by column; what else changes nothing about
+them (books, contexts, pongs) is taken one by one beside them; and anything that does (an acknowledgement, a first
+batch after a subscription, an odd number) is a barrier: what came before it is taken before it.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ingest.bars.builder import Quote
+from ingest.bars.trade_buffer import PRINT
+from ingest.coverage.ledger import TRADES as TRADES_CHANNEL
+from ingest.journal.records import Batch
+from ingest.pipeline.dedupe import CONFLICT, NEW, SEEN
+from ingest.pipeline.hyperliquid_handler import HyperliquidFrames
+from ingest.pipeline.rows import AHEAD_NS, LARGEST
+from ingest.pipeline.state import State
+from ingest.venues.hyperliquid import messages as wire
+from ingest.venues.hyperliquid.scanner import BBO, OTHER, TRADES, Coins, Scanned, scan
+from storage.clock import MS_NS, NS
+from storage.contracts.tables import CONTRACTS
+
+# Below this many frames, one by one is as fast.
+LEAST_FRAMES: Final = 64
+_CHANNELS: Final = {TRADES: TRADES_CHANNEL, BBO: "bbo"}
+_BARRIERS: Final = (wire.Ack, wire.Refusal, wire.Trades, wire.Bbo)
+_SIDE_TEXTS: Final = np.array(["sell", "unknown", "buy"], dtype=object)
+
+Index = NDArray[np.int64]
+
+
+class Bulk:
+    """Takes runs of frames of Hyperliquid's connections."""
+
+    def __init__(self, state: State, frames: HyperliquidFrames) -> None:
+        self._state = state
+        self._frames = frames
+        self._coins = Coins()
+        self._instruments: list[str] = []
+        self._seen_codes = np.zeros(0, np.int32)
+        self._version = -1
+        self._ready: dict[int, NDArray[np.bool_]] = {}
+        self._heard_in: list[int] = []
+        """Of each entry of `state.hearing`, the frame that it is of: receipt alone does not order them."""
+
+    def take(self, batch: Batch, start: int, stop: int, connections: Index, published_ns: list[int]) -> None:
+        """Take the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
+
+        Args:
+            batch: holds them.
+            start, stop: right-open.
+            connections: (n,) the connection of each record of the batch.
+            published_ns: up to where the bars of each clock are out.
+        """
+        state = self._state
+        self._refresh()
+        if len(self._coins) == 0:
+            scanned = scan(b"", np.zeros(stop - start + 1, np.int64), self._coins)
+        else:
+            scanned = scan(batch.data, batch.ends[start : stop + 1], self._coins)
+        run = _Run(batch, start, connections[start:stop], scanned)
+        run.lag_ns(state.watermark_ns, int(state.settings.bars.lateness_s * NS))
+        usable = run.usable()
+        is_ready = self._is_ready(run, usable)
+        at = 0
+        state.hearing = []
+        others = np.flatnonzero(~is_ready)
+        k = 0
+        while k < len(others):
+            i = int(others[k])
+            k += 1
+            message = self._beside(run, i, published_ns)
+            if message is None:
+                continue
+            self._take_columns(run, is_ready, at, i, published_ns)
+            self._pass(run, i, message, published_ns)
+            at = i + 1
+            if self._version != state.version:
+                self._refresh()
+                is_ready = self._is_ready(run, usable)
+                others, k = at + np.flatnonzero(~is_ready[at:]), 0
+        self._take_columns(run, is_ready, at, stop - start, published_ns)
+        state.hearing = None
+
+    def _pass(self, run: _Run, i: int, message: wire.Message, published_ns: list[int]) -> None:
+        """Take a barrier."""
+        state = self._state
+        record = run.batch.record(run.start + i)
+        state.hearing = None
+        state.now_ns = record.recv_ns
+        state.watermark_ns = int(run.watermark_ns[i])
+        self._frames.take(record, int(run.connections[i]), message, published_ns)
+        state.hearing = []
+
+    # What may be taken by column.
+
+    def _refresh(self) -> None:
+        """Look again at which streams are in their steady state, if that may have changed."""
+        state = self._state
+        if self._version == state.version:
+            return
+        self._version = state.version
+        self._ready.clear()
+        new = [coin for coin in state.coins if coin not in set(self._coins.names)]
+        self._coins.add(new)
+        self._instruments = [state.instrument(coin) for coin in self._coins.names]
+        codes = [state.seen.code(instrument) for instrument in self._instruments]
+        self._seen_codes = np.array(codes, np.int32)
+
+    def _is_ready(self, run: _Run, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which frames (n,) may be taken by column."""
+        ready = usable.copy()
+        known = len(self._coins)
+        for connection in np.unique(run.connections).tolist():
+            table = self._ready.get(connection)
+            if table is None:
+                table = self._ready[connection] = self._steady(connection)
+            mine = run.connections == connection
+            kind, coin = run.scanned.kind[mine], run.scanned.coin[mine]
+            ready[mine] &= table[kind, np.minimum(coin, known - 1)] if known else False
+        return ready
+
+    def _steady(self, connection: int) -> NDArray[np.bool_]:
+        """Return, by kind and coin, whether a stream needs no look at each of its frames."""
+        state = self._state
+        table = np.zeros((3, len(self._coins)), np.bool_)
+        if not state.ledger.is_open(connection):
+            return table
+        for code, instrument in enumerate(self._instruments):
+            if not all(clock.has(instrument) for clock in state.clocks):
+                continue
+            # A name that another contract had before: each print is looked at, lest it be the other's.
+            is_recycled = state.registry.begins_ns(instrument) > 0
+            for kind, channel in _CHANNELS.items():
+                is_told = state.ledger.is_subscribed(connection, channel, instrument) or not state.is_capture
+                is_first = kind == TRADES and (connection, instrument) in state.awaits_first
+                table[kind, code] = is_told and not is_first and not (is_recycled and kind == TRADES)
+        return table
+
+    def _beside(self, run: _Run, i: int, published_ns: list[int]) -> wire.Message | None:
+        """Take a frame that is no barrier, and return nothing; or return a barrier's message, not taken."""
+        state = self._state
+        record = run.batch.record(run.start + i)
+        state.now_ns = record.recv_ns
+        message = self._frames.decode(record)
+        state.counts.frames += 1
+        if message is None or isinstance(message, _BARRIERS):
+            return message
+        channel = type(message).__struct_config__.tag
+        connection = int(run.connections[i])
+        is_known = channel in _STATELESS or not state.is_capture or self._is_told(connection, message)
+        if not is_known:
+            return message
+        self._frames.take(record, connection, message, published_ns)
+        self._heard_in += [i] * (len(state.hearing or ()) - len(self._heard_in))
+        return None
+
+    def _is_told(self, connection: int, message: Any) -> bool:
+        """Whether a capture has implied this stream's subscription before."""
+        coin = getattr(getattr(message, "data", None), "coin", "")
+        channel = type(message).__struct_config__.tag
+        state = self._state
+        return (
+            bool(coin)
+            and state.ledger.is_open(connection)
+            and state.ledger.is_subscribed(connection, str(channel), state.instrument(coin))
+        )
+
+    # By column.
+
+    def _take_columns(
+        self, run: _Run, is_ready: NDArray[np.bool_], start: int, stop: int, published_ns: list[int]
+    ) -> None:
+        """Take the ready frames of a stretch, and tell the ledger of all that was heard in it."""
+        state = self._state
+        chosen = start + np.flatnonzero(is_ready[start:stop])
+        if len(chosen):
+            state.counts.frames += len(chosen)
+            kinds = run.scanned.kind[chosen]
+            self._hear(run, chosen)
+            for kind, channel in _CHANNELS.items():
+                mine = chosen[kinds == kind]
+                if len(mine):
+                    state.channels[channel] += len(mine)
+                    lags_ns = run.recv_ns[mine] - run.scanned.time_ms[mine] * MS_NS
+                    state.lags.note_many(channel, lags_ns / MS_NS, run.recv_ns[mine])
+            self._prints(run, chosen[kinds == TRADES], published_ns)
+            self._quotes(run, chosen[kinds == BBO])
+        self._tell_ledger()
+
+    def _hear(self, run: _Run, chosen: Index) -> None:
+        """Gather what the frames prove: by connection and instrument the first, the last and the newest time."""
+        state = self._state
+        assert state.hearing is not None
+        stamps = np.minimum(run.scanned.time_ms[chosen] * MS_NS, run.recv_ns[chosen])
+        groups = (run.connections[chosen].astype(np.int64) << 34) | (
+            run.scanned.coin[chosen].astype(np.int64) << 2
+        )
+        groups |= run.scanned.kind[chosen]
+        order = np.argsort(groups, kind="stable")
+        bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
+        for a, b in pairwise(bounds.tolist()):
+            part = chosen[order[a:b]]
+            connection, code = int(run.connections[part[0]]), int(run.scanned.coin[part[0]])
+            instrument = self._instruments[code]
+            first, last = int(run.recv_ns[part[0]]), int(run.recv_ns[part[-1]])
+            stamp = int(stamps[order[a:b]].max())
+            # Two entries say what the ledger has to know: when the stretch began, and how far it reaches.
+            state.hearing.append((connection, instrument, min(stamp, first), first))
+            state.hearing.append((connection, instrument, stamp, last))
+            self._heard_in += [int(part[0]), int(part[-1])]
+            channel = _CHANNELS[int(run.scanned.kind[part[0]])]
+            state.note_stream(connection, channel, self._coins.names[code], last, b - a)
+
+    def _tell_ledger(self) -> None:
+        state = self._state
+        heard, state.hearing = state.hearing or [], None
+        for n in sorted(range(len(heard)), key=self._heard_in.__getitem__):
+            connection, instrument, event_ns, recv_ns = heard[n]
+            state.ledger.hear(connection, instrument, event_ns, recv_ns)
+        state.hearing = []
+        self._heard_in.clear()
+
+    def _prints(self, run: _Run, chosen: Index, published_ns: list[int]) -> None:
+        if not len(chosen):
+            return
+        state, scanned = self._state, run.scanned
+        counts = scanned.prints[chosen + 1] - scanned.prints[chosen]
+        frame = np.repeat(chosen, counts)
+        total = int(counts.sum())
+        inside = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        prints = np.repeat(scanned.prints[chosen], counts) + inside
+        code = self._seen_codes[scanned.coin[frame]]
+        columns = (scanned.print_ms, scanned.tid, scanned.px, scanned.sz, scanned.side)
+        verdicts = state.seen.judge_many(code, *(column[prints] for column in columns), run.recv_ns[frame])  # type: ignore[call-arg]
+        state.counts.prints += total
+        state.counts.seen += int((verdicts == SEEN).sum())
+        for k in np.flatnonzero(verdicts == CONFLICT).tolist():
+            state.counts.conflicts += 1
+            tid = int(scanned.tid[prints[k]])
+            reason = f"print {tid} at {int(scanned.print_ms[prints[k]])} came again with other values"
+            record = run.batch.record(run.start + int(frame[k]))
+            state.now_ns = record.recv_ns
+            state.refuse_frame("trades", reason, record, f":{tid}")
+        is_new = verdicts == NEW
+        if is_new.any():
+            self._new_prints(run, frame[is_new], prints[is_new], published_ns)
+
+    def _new_prints(self, run: _Run, frame: Index, prints: Index, published_ns: list[int]) -> None:
+        state, scanned = self._state, run.scanned
+        count = len(prints)
+        chunk = np.empty(count, PRINT)
+        chunk["ts_ns"] = scanned.print_ms[prints] * MS_NS
+        chunk["order"] = np.arange(state.order + 1, state.order + 1 + count)
+        chunk["price"], chunk["size"] = scanned.px[prints], scanned.sz[prints]
+        chunk["side"] = scanned.side[prints]
+        state.order += count
+        state.counts.trades += count
+        state.counts.late += int((chunk["ts_ns"] < run.watermark_ns[frame]).sum())
+        coin = scanned.coin[frame]
+        by_coin = np.lexsort((chunk["order"], chunk["ts_ns"], coin))
+        sorted_coin = coin[by_coin]
+        bounds = np.flatnonzero(np.diff(sorted_coin, prepend=-1, append=-1))
+        for a, b in pairwise(bounds.tolist()):
+            instrument = self._instruments[int(sorted_coin[a])]
+            part = chunk[by_coin[a:b]]
+            newest = int(part["ts_ns"][-1])
+            state.newest_print_ns[instrument] = max(newest, state.newest_print_ns.get(instrument, 0))
+            for clock, published_to_ns in zip(state.clocks, published_ns, strict=True):
+                clock.add_prints(instrument, part, published_to_ns)
+        columns: dict[str, Any] = {
+            "instrument": self._names(coin),
+            "ts_event": pa.array(scanned.print_ms[prints] * 1000),
+            "tid": scanned.tid[prints],
+            "side": _pick(_SIDE_TEXTS, scanned.side[prints] + 1),
+            "price": scanned.px[prints],
+            "size": scanned.sz[prints],
+            "is_twap": pa.array(scanned.is_twap[prints]),
+        }
+        state.rows.add_table("trades", self._table("trades", columns, run, frame))
+
+    def _quotes(self, run: _Run, chosen: Index) -> None:
+        """Take the quotes that differ from the one before of the same instrument."""
+        if not len(chosen):
+            return
+        state, scanned = self._state, run.scanned
+        coin = scanned.coin[chosen]
+        values = np.column_stack((scanned.time_ms[chosen].astype(np.float64), scanned.touch[chosen]))
+        order = np.argsort(coin, kind="stable")
+        ordered, values = coin[order], values[order]
+        is_same = np.zeros(len(order), np.bool_)
+        equal = (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
+        is_same[1:] = equal.all(axis=1) & (ordered[1:] == ordered[:-1])
+        bounds = np.flatnonzero(np.diff(ordered, prepend=-1, append=-1))
+        for a in bounds[:-1].tolist():
+            held = state.last_quote.get(self._instruments[int(ordered[a])])
+            is_same[a] = held is not None and held == _quote(scanned, int(chosen[order[a]]))
+        for a, b in pairwise(bounds.tolist()):
+            instrument = self._instruments[int(ordered[a])]
+            new = chosen[order[a:b][~is_same[a:b]]]
+            if len(new):
+                self._note_quotes(run, instrument, new)
+        kept = np.sort(chosen[order[~is_same]])
+        if not len(kept):
+            return
+        touch = scanned.touch[kept]
+        columns: dict[str, Any] = {
+            "instrument": self._names(scanned.coin[kept]),
+            "ts_event": pa.array(scanned.time_ms[kept] * 1000),
+        }
+        for name, column in (("bid", 0), ("ask", 2), ("bid_size", 1), ("ask_size", 3)):
+            columns[name] = pa.array(touch[:, column], from_pandas=True)
+        state.rows.add_table("quotes", self._table("quotes", columns, run, kept))
+
+    def _note_quotes(self, run: _Run, instrument: str, new: Index) -> None:
+        """Tell the bars of one instrument's quotes: of each bar, the one that is the newest at its close."""
+        state, scanned = self._state, run.scanned
+        state.last_quote[instrument] = _quote(scanned, int(new[-1]))
+        if instrument in state.touches:
+            for i in new.tolist():
+                state.note_touch(instrument, _quote(scanned, i), int(run.recv_ns[i]))
+        times = scanned.time_ms[new]
+        for clock in state.clocks:
+            width_ms = clock.width_ns // MS_NS
+            by_time = np.argsort(times, kind="stable")
+            bars = times[by_time] // width_ms
+            last = by_time[np.flatnonzero(np.diff(bars, append=-1))]
+            for i in new[last].tolist():
+                clock.add_quote(instrument, _quote(scanned, i))
+
+    def _names(self, coin: NDArray[np.int32]) -> Any:
+        return _pick(np.array(self._instruments, dtype=object), coin)
+
+    def _table(self, name: str, columns: dict[str, Any], run: _Run, frame: Index) -> pa.Table:
+        recv_ns = run.recv_ns[frame]
+        count = len(frame)
+        columns |= {
+            "origin": pa.repeat(pa.scalar("live"), count),
+            "ts_recv_ns": recv_ns,
+            "ts_knowable_ns": recv_ns,
+            "journal": pa.repeat(pa.scalar(self._state.recording), count),
+            "frame": run.batch.first + run.start + frame,
+        }
+        schema = CONTRACTS[name].schema
+        arrays = []
+        for item in schema:
+            column = columns[item.name]
+            array = column if isinstance(column, pa.Array) else pa.array(column)
+            arrays.append(array.cast(item.type) if array.type != item.type else array)
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+_STATELESS: Final = frozenset({"pong", "allMids", "allDexsAssetCtxs", "assetCtxs", "fastAssetCtxs"})
+
+
+class _Run:
+    """Frames that lie between two publishing instants, as scanned; indices count from the first of them."""
+
+    def __init__(self, batch: Batch, start: int, connections: Index, scanned: Scanned) -> None:
+        self.batch = batch
+        self.start = start
+        self.connections = connections
+        self.scanned = scanned
+        self.recv_ns: Index = batch.recv_ns[start : start + len(connections)]
+        self.watermark_ns: Index = self.recv_ns
+
+    def lag_ns(self, watermark_ns: int, lateness_ns: int) -> None:
+        """Note where the watermark stands before each frame."""
+        behind = np.concatenate(([watermark_ns], self.recv_ns[:-1] - lateness_ns))
+        self.watermark_ns = np.maximum.accumulate(behind)
+
+    def usable(self) -> NDArray[np.bool_]:
+        """Return which frames (n,) were scanned and hold numbers that can be; see `ingest.pipeline.rows`."""
+        scanned = self.scanned
+        usable: NDArray[np.bool_] = scanned.kind != OTHER
+        latest_ms = (self.recv_ns + AHEAD_NS) // MS_NS
+        usable &= (scanned.time_ms > 0) & (scanned.time_ms <= latest_ms)
+        touch = scanned.touch
+        with np.errstate(invalid="ignore"):
+            odd = (touch[:, ::2] <= 0.0) | (touch >= LARGEST)[:, ::2] | (touch >= LARGEST)[:, 1::2]
+        usable &= ~odd.any(axis=1)
+        frame = np.repeat(np.arange(len(usable)), np.diff(scanned.prints))
+        fits = (scanned.px > 0.0) & (scanned.px < LARGEST) & (scanned.sz > 0.0) & (scanned.sz < LARGEST)
+        usable[frame[~fits | (scanned.print_ms <= 0)]] = False
+        return usable
+
+
+def _quote(scanned: Scanned, i: int) -> Quote:
+    bid, bid_size, ask, ask_size = (None if value != value else value for value in scanned.touch[i].tolist())
+    return Quote(int(scanned.time_ms[i]) * MS_NS, bid, ask, bid_size, ask_size)
+
+
+def _pick(texts: NDArray[Any], codes: NDArray[Any]) -> Any:
+    """Return a column of texts by their codes; each text is held once."""
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32), pa.int32()), pa.array(texts, pa.string())
+    )

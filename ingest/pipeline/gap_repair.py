@@ -1,0 +1,214 @@
+"""What can still be learnt of a stretch that was not watched?
+
+After a reconnect the resent prints are tried first (`hyperliquid_frames`). Where they do not reach back, the newest
+trades are asked for once. A bar that stays blind is compared with the venue's own candle two minutes and an hour
+after its close: where both count the same number of trades, nothing is missing from it. What is still open then is
+written down for the archive. The recorder asks; the answers are in the journal, so a replay learns the same.
+
+Bars that were watched throughout are compared with their candles too, an hour of a coin at a time: see `certifying`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from ingest.bars.reconciliation import INTERVALS
+from ingest.journal.records import Record
+from ingest.pipeline import rows
+from ingest.pipeline.certification import Certifying
+from ingest.pipeline.hyperliquid_handler import HyperliquidFrames
+from ingest.pipeline.state import State
+from ingest.venues.hyperliquid import messages as wire
+from storage.clock import MS_NS, NS, US_NS, width_ns
+from storage.errors import VenueError
+
+TRIES_NS: Final = (120 * NS, 3_600 * NS)
+_LATE_NS: Final = 300 * NS
+# The venue answers with 5000 candles at most, other pages of its with 500; an answer must never be a cut one.
+_PAGE: Final = 500
+
+Bar = tuple[str, str, int]
+"""(coin, width, open in ns)"""
+
+
+@dataclass(slots=True)
+class _Due:
+    """A blind bar: whose it is, how often it was compared, and when it closed."""
+
+    instrument: str
+    close_ns: int
+    tries: int = 0
+    asked_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Ask:
+    """Bars of one coin and width that are to be compared now."""
+
+    width: str
+    opens: list[int] = field(default_factory=list)
+    last_close_ns: int = 0
+
+
+class Repairs:
+    """Keeps what is open, says what to ask, and takes the answers."""
+
+    def __init__(self, state: State, frames: HyperliquidFrames) -> None:
+        self._state = state
+        self._frames = frames
+        self._blind: dict[Bar, _Due] = {}
+        self._wished_ns: dict[str, int] = {}
+        self._certifying = Certifying(state)
+
+    @property
+    def open_bars(self) -> int:
+        """Bars that are still blind and may be compared again."""
+        return len(self._blind)
+
+    def note_bars(self, bars: Iterable[Mapping[str, Any]]) -> None:
+        """Take note of bars that were published: the blind ones are open, others no longer."""
+        for bar in bars:
+            self._certifying.note(bar)
+            if bar["width"] not in INTERVALS or not bar["trades_applicable"]:
+                continue
+            coin = bar["instrument"].split("|", 2)[2].partition("~")[0]
+            key = (coin, bar["width"], bar["ts_open"] * US_NS)
+            if bar["status"] != "blind":
+                self._blind.pop(key, None)
+            else:
+                self._blind.setdefault(key, _Due(bar["instrument"], bar["ts_close"] * US_NS))
+
+    def wishes(self, now_ns: int) -> list[dict[str, Any]]:
+        """Return the questions to ask now; each is asked once."""
+        asks: list[dict[str, Any]] = [{"type": "recentTrades", "coin": coin} for coin in self._state.unproven]
+        self._state.unproven.clear()
+        asks += self._listings(now_ns)
+        due: dict[tuple[str, str, int], _Ask] = {}
+        for (coin, width, open_ns), bar in self._blind.items():
+            is_due = bar.tries < len(TRIES_NS) and now_ns >= bar.close_ns + TRIES_NS[bar.tries]
+            if is_due and now_ns - bar.asked_ns > TRIES_NS[0]:
+                bar.asked_ns = now_ns
+                page_ns = _PAGE * width_ns(width)
+                ask = due.setdefault((coin, width, open_ns // page_ns), _Ask(width))
+                ask.opens.append(open_ns)
+                ask.last_close_ns = max(ask.last_close_ns, bar.close_ns)
+        for (coin, width, _), ask in due.items():
+            req = {
+                "coin": coin,
+                "interval": width,
+                "startTime": min(ask.opens) // MS_NS,
+                "endTime": ask.last_close_ns // MS_NS - 1,
+            }
+            asks.append({"type": "candleSnapshot", "req": req})
+        return asks + self._certifying.wishes(now_ns)
+
+    def _listings(self, now_ns: int) -> list[dict[str, Any]]:
+        """Return what the registry wishes, each at once but not again too soon: an answer may mend nothing."""
+        wishes = {str(wish): wish for wish in self._state.registry.wishes}
+        due = [about for about in wishes if now_ns - self._wished_ns.get(about, -TRIES_NS[0]) >= TRIES_NS[0]]
+        self._wished_ns |= dict.fromkeys(due, now_ns)
+        return [wishes[about] for about in due]
+
+    def take_answer(
+        self, record: Record, request: Mapping[str, Any], response: object, published_ns: list[int]
+    ) -> None:
+        """Learn from an answer to one of the questions.
+
+        Raises:
+            VenueError: it does not fit.
+        """
+        if request.get("type") == "recentTrades":
+            self._recent(record, str(request["coin"]), _fit(response, list[wire.Print]), published_ns)
+        elif request.get("type") == "candleSnapshot":
+            req = request["req"]
+            candles = _fit(response, list[wire.CandleData])
+            self._compare(str(req["coin"]), str(req["interval"]), candles, req, record.recv_ns)
+            self._certifying.take(candles, req, record.recv_ns)
+
+    def tick(self, now_ns: int) -> None:
+        """Hand over to the archive what no answer has settled in time."""
+        self._certifying.tick(now_ns)
+        for key, bar in list(self._blind.items()):
+            if now_ns > bar.close_ns + TRIES_NS[-1] + _LATE_NS:
+                self._close(key, bar, None, "queued", now_ns)
+
+    def _recent(self, record: Record, coin: str, prints: list[wire.Print], published_ns: list[int]) -> None:
+        """Take the newest trades, which come newest first, in order of time."""
+        state = self._state
+        instrument = state.instrument(coin)
+        begins_ns = state.registry.begins_ns(instrument)
+        usable = []
+        for item in sorted(prints, key=lambda item: item.time):
+            if why := _foreign(item.coin, coin) or rows.unusable(item, record.recv_ns, begins_ns):
+                state.refuse_frame("trades", why, record, f":{item.tid}")
+            else:
+                usable.append(item)
+        if usable and all(clock.has(instrument) for clock in state.clocks):
+            self._frames.prints(record, instrument, usable, published_ns, "recent")
+            # Another server answers, and it may be behind: what lies between its newest and the resent is not proven.
+            if usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
+                state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)
+
+    def _compare(
+        self,
+        coin: str,
+        width: str,
+        candles: list[wire.CandleData],
+        asked: Mapping[str, Any],
+        now_ns: int,
+    ) -> None:
+        """Compare the venue's candles with our bars of the stretch that was asked for."""
+        by_open = {candle.t * MS_NS: candle for candle in candles if (candle.s, candle.i) == (coin, width)}
+        clock = next((clock for clock in self._state.clocks if clock.width == width), None)
+        for key, bar in list(self._blind.items()):
+            open_ns = key[2]
+            is_asked = int(asked["startTime"]) * MS_NS <= open_ns < int(asked["endTime"]) * MS_NS
+            if key[:2] != (coin, width) or not is_asked or clock is None:
+                continue
+            candle = by_open.get(open_ns)
+            ours = clock.trades_of(bar.instrument, open_ns)
+            bar.tries += 1
+            if candle is not None and ours == candle.n:
+                self._state.ledger.confirm(bar.instrument, open_ns, bar.close_ns, now_ns)
+                self._close(key, bar, candle.n, "confirmed", now_ns, ours)
+            elif bar.tries >= len(TRIES_NS):
+                self._close(key, bar, candle.n if candle else None, "queued", now_ns, ours)
+            else:
+                self._note(key, bar, candle.n if candle else None, "short", now_ns, ours)
+
+    def _close(
+        self, key: Bar, bar: _Due, theirs: int | None, outcome: str, now_ns: int, ours: int | None = None
+    ) -> None:
+        del self._blind[key]
+        self._note(key, bar, theirs, outcome, now_ns, ours)
+
+    def _note(
+        self, key: Bar, bar: _Due, theirs: int | None, outcome: str, now_ns: int, ours: int | None
+    ) -> None:
+        self._state.rows.add(
+            "repairs",
+            {
+                "instrument": bar.instrument,
+                "width": key[1],
+                "ts_open": key[2] // US_NS,
+                "outcome": outcome,
+                "trades": ours,
+                "venue_trades": theirs,
+                "ts_knowable_ns": now_ns,
+            },
+        )
+
+
+def _foreign(named: str, asked: str) -> str:
+    return "" if named == asked else f"a print of {named!r} came in an answer about {asked!r}"
+
+
+def _fit(response: object, kind: Any) -> Any:
+    try:
+        return msgspec.convert(response, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise VenueError(f"the venue's answer does not fit: {error}") from error

@@ -1,0 +1,327 @@
+"""What does each message of Hyperliquid change: prints, quotes, books, contexts, coverage?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ingest.bars.builder import SIDE_CODES
+from ingest.coverage.ledger import TRADES
+from ingest.journal.records import Record
+from ingest.pipeline import rows
+from ingest.pipeline.dedupe import CONFLICT, SEEN
+from ingest.pipeline.order_books import Mode, book_row, unusable_book
+from ingest.pipeline.state import State
+from ingest.venues.hyperliquid import messages as wire
+from storage.clock import MS_NS
+from storage.errors import TickwalkError, VenueError
+
+# An unseen print this much older than what its stream had proven was left out by it.
+_LEFT_OUT_NS: Final = 5_000 * MS_NS
+
+
+class HyperliquidFrames:
+    """Reads the frames of Hyperliquid's connections."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._mids: dict[str, tuple[float | None, float | None]] = {}
+        self._contexts: dict[str, wire.Context] = {}
+
+    def decode(self, record: Record) -> wire.Message | None:
+        """Return what a frame says; one that says nothing goes into quarantine."""
+        try:
+            message = wire.decode(record.body)
+        except TickwalkError as error:
+            self._state.channels["undecodable"] += 1
+            self._state.refuse_frame("frames", error.message, record)
+            return None
+        self._state.channels[type(message).__struct_config__.tag] += 1  # type: ignore[index]
+        return message
+
+    def take(self, record: Record, connection: int, message: wire.Message, published_ns: list[int]) -> None:
+        """Take a message.
+
+        Args:
+            record: the frame.
+            connection: on which it came.
+            message: what it says.
+            published_ns: up to where the bars of each clock are out.
+        """
+        match message:
+            case wire.Trades():
+                self._trades(record, connection, message.data, published_ns)
+            case wire.Bbo():
+                self._bbo(record, connection, message.data)
+            case wire.L2Book() if message.data is not None:
+                self._book(record, connection, message.data)
+            case wire.ActiveAssetCtx():
+                self._context(record, connection, message.data)
+            case wire.ActiveSpotAssetCtx():
+                self._spot_context(record, connection, message.data)
+            case wire.Candle():
+                self._hear(record, connection, "candle", message.data.s, None)
+            case wire.Ack():
+                self._ack(connection, message.data, record.recv_ns)
+            case wire.Pong():
+                if self._state.ledger.is_open(connection):
+                    self._state.ledger.pong(connection, record.recv_ns)
+            case wire.Refusal():
+                self._refusal(record, connection, message.data)
+            case wire.Mids():
+                mids = ((coin, mid, None) for coin, mid in message.data.mids.items())
+                self._all_mids(record, mids)
+            case wire.FastAssetCtxs():
+                self._fast(record, message)
+            case wire.AllDexsAssetCtxs():
+                self._dexs(record, message.data.ctxs)
+            case wire.AssetCtxs():
+                self._dexs(record, [(message.data.dex or "", message.data.ctxs)])
+            case _:
+                pass  # counted when it was decoded
+
+    # What is watched.
+
+    def subscribed(self, connection: int, channel: str, coin: str, now_ns: int) -> None:
+        """Begin to watch; after this the venue resends the most recent prints."""
+        state = self._state
+        instrument = state.instrument(coin)
+        if state.ledger.is_open(connection) and state.ledger.subscribe(
+            connection, channel, instrument, now_ns
+        ):
+            state.coins.setdefault(coin)
+            state.add_instrument(instrument, now_ns)
+            if channel == TRADES:
+                state.awaits_first.add((connection, instrument))
+
+    def _ack(self, connection: int, ack: wire.AckData, now_ns: int) -> None:
+        if not ack.subscription.coin:
+            return
+        instrument = self._state.instrument(ack.subscription.coin)
+        channel = _channel(ack.subscription)
+        if ack.method == "unsubscribe" and self._state.ledger.is_open(connection):
+            self._state.version += 1
+            self._state.ledger.unsubscribe(connection, channel, instrument, now_ns)
+        elif ack.method == "subscribe":
+            self.subscribed(connection, channel, ack.subscription.coin, now_ns)
+
+    def _refusal(self, record: Record, connection: int, text: str) -> None:
+        """Take `Already subscribed` for the acknowledgement that it is; quarantine any other refusal."""
+        held = wire.already_subscribed(text)
+        if held is None:
+            self._state.refuse_frame("frames", "the venue refused", record)
+        elif held.coin:
+            self.subscribed(connection, _channel(held), held.coin, record.recv_ns)
+
+    def _hear(
+        self, record: Record, connection: int, channel: str, coin: str, time_ms: int | None
+    ) -> str | None:
+        """Note that an instrument was heard of; return its id, or None where the message cannot be of use."""
+        state = self._state
+        instrument = state.instrument(coin)
+        if state.is_capture:
+            self.subscribed(connection, channel, coin, record.recv_ns)
+        if why := state.unheard(connection, instrument, time_ms, record.recv_ns):
+            state.refuse_frame("frames", why, record)
+            return None
+        event_ns = None if time_ms is None else time_ms * MS_NS
+        state.hear(connection, instrument, event_ns, record.recv_ns)
+        state.note_stream(connection, channel, coin, record.recv_ns)
+        is_resent = channel == TRADES and (connection, instrument) in state.awaits_first
+        if event_ns is not None and not is_resent:
+            # As in bulk, to the last bit: of a lag beyond 104 days a double cannot hold each nanosecond.
+            state.lags.note(channel, float(record.recv_ns - event_ns) / MS_NS, record.recv_ns)
+        return instrument
+
+    # Prints.
+
+    def _trades(
+        self, record: Record, connection: int, prints: list[wire.Print], published_ns: list[int]
+    ) -> None:
+        state = self._state
+        by_coin: dict[str, list[wire.Print]] = {}
+        for item in prints:
+            by_coin.setdefault(item.coin, []).append(item)
+        for coin, items in by_coin.items():
+            begins_ns = state.registry.begins_ns(state.instrument(coin))
+            faults = [rows.unusable(item, record.recv_ns, begins_ns) for item in items]
+            usable = [item for item, fault in zip(items, faults, strict=True) if not fault]
+            newest_ms = max((item.time for item in usable), default=None)
+            instrument = self._hear(record, connection, TRADES, coin, newest_ms)
+            if instrument is None:
+                state.counts.prints += len(items)
+                continue
+            is_first = (connection, instrument) in state.awaits_first
+            before_ns = state.newest_print_ns.get(instrument, 0)
+            for item, fault in zip(items, faults, strict=True):
+                if fault:
+                    state.counts.prints += 1
+                    state.refuse_frame("trades", fault, record, f":{item.tid}")
+            new = self.prints(
+                record, instrument, usable, published_ns, "venue_replay" if is_first else "live"
+            )
+            if is_first:
+                state.awaits_first.discard((connection, instrument))
+                state.version += 1
+                self._prove(connection, instrument, usable, new, before_ns, record.recv_ns)
+                if state.ledger.has_open_gap(instrument):
+                    state.unproven.append(coin)
+
+    def _prove(
+        self,
+        connection: int,
+        instrument: str,
+        resent: list[wire.Print],
+        new: list[wire.Print],
+        before_ns: int,
+        now_ns: int,
+    ) -> None:
+        """Learn from a first batch what was missed, and that nothing was; `before_ns` is the newest print before it."""
+        if not resent:
+            return
+        ledger = self._state.ledger
+        times_ns = [item.time * MS_NS for item in new]
+        if ledger.has_left_out(connection, instrument, times_ns, _LEFT_OUT_NS):
+            ledger.retract(instrument, min(before_ns, *times_ns), now_ns)
+        oldest_ns = min(item.time for item in resent) * MS_NS
+        self._state.resent_ns[instrument] = oldest_ns
+        ledger.bridge(instrument, oldest_ns, now_ns)
+
+    def prints(
+        self,
+        record: Record,
+        instrument: str,
+        items: Iterable[wire.Print],
+        published_ns: list[int],
+        origin: str,
+    ) -> list[wire.Print]:
+        """Take usable prints of one instrument; return those that are new."""
+        return [item for item in items if self._print(record, instrument, item, published_ns, origin)]
+
+    def _print(
+        self, record: Record, instrument: str, item: wire.Print, published_ns: list[int], origin: str
+    ) -> bool:
+        state = self._state
+        state.counts.prints += 1
+        side = rows.SIDES.get(item.side, "unknown")
+        content = (item.px, item.sz, SIDE_CODES[side])
+        verdict = state.seen.judge(instrument, item.time, item.tid, content, record.recv_ns)
+        if verdict == SEEN:
+            state.counts.seen += 1
+            return False
+        if verdict == CONFLICT:
+            state.counts.conflicts += 1
+            reason = f"print {item.tid} at {item.time} came again with other values"
+            state.refuse_frame("trades", reason, record, f":{item.tid}")
+            return False
+        event_ns = item.time * MS_NS
+        state.counts.trades += 1
+        state.counts.late += event_ns < state.watermark_ns
+        state.rows.add("trades", rows.trade(state.recording, record, instrument, item, side, origin))
+        state.order += 1
+        state.newest_print_ns[instrument] = max(event_ns, state.newest_print_ns.get(instrument, 0))
+        row = (event_ns, state.order, item.px, item.sz, SIDE_CODES[side])
+        for clock, published_to_ns in zip(state.clocks, published_ns, strict=True):
+            clock.add_print(instrument, row, published_to_ns)
+        return True
+
+    # Quotes, books and contexts.
+
+    def _bbo(self, record: Record, connection: int, data: wire.BboData) -> None:
+        state = self._state
+        if why := rows.unusable_quote(data, record.recv_ns):
+            state.refuse_frame("quotes", why, record)
+            return
+        instrument = self._hear(record, connection, "bbo", data.coin, data.time)
+        if instrument is None:
+            return
+        quote = rows.quote_of(data)
+        if state.last_quote.get(instrument) == quote:
+            return  # the same quote by a twin socket, or sent again after a subscription
+        state.last_quote[instrument] = quote
+        state.rows.add("quotes", rows.quote(state.recording, record, instrument, quote))
+        state.add_quote(instrument, quote)
+        state.note_touch(instrument, quote, record.recv_ns)
+
+    def _book(self, record: Record, connection: int, data: wire.BookData) -> None:
+        state = self._state
+        mode: Mode = "fast" if data.fast else "slow"
+        channel = "l2BookFast" if data.fast else "l2Book"
+        instrument = self._hear(record, connection, channel, data.coin, data.time)
+        if instrument is None:
+            return
+        if why := unusable_book(data, mode):
+            state.refuse_frame("books", why, record)
+            return
+        if state.is_new_book(instrument, mode, data.time):
+            state.rows.add("books", book_row(state.recording, record, instrument, data, mode))
+
+    def _context(self, record: Record, connection: int, data: wire.ContextData) -> None:
+        instrument = self._hear(record, connection, "activeAssetCtx", data.coin, None)
+        if instrument is not None:
+            self._note_context(record, instrument, data.ctx)
+
+    def _note_context(self, record: Record, instrument: str, ctx: wire.Context) -> None:
+        state = self._state
+        if why := rows.unusable_context(ctx):
+            state.refuse_frame("contexts", why, record, f":{instrument}")
+            return
+        state.rows.add("contexts", rows.context(state.recording, record, instrument, ctx))
+        note = rows.note_of(ctx, record.recv_ns)
+        for clock in state.clocks:
+            if clock.has(instrument):
+                clock.add_context(instrument, note)
+
+    def _spot_context(self, record: Record, connection: int, data: wire.SpotContextData) -> None:
+        instrument = self._hear(record, connection, "activeAssetCtx", data.coin, None)
+        if instrument is None:
+            return
+        ctx = data.ctx
+        if why := rows.unusable_spot_context(ctx):
+            self._state.refuse_frame("contexts", why, record)
+            return
+        self._state.rows.add("contexts", rows.spot_context(self._state.recording, record, instrument, ctx))
+
+    def _dexs(self, record: Record, pairs: Iterable[tuple[str, list[wire.Context]]]) -> None:
+        """Take contexts that are named by their position in a dex's universe; those that changed."""
+        for dex, contexts in pairs:
+            try:
+                named = self._state.registry.pair_up(dex, contexts)
+            except VenueError as error:
+                self._state.refuse_frame("contexts", error.message, record, f":{dex}")
+                continue
+            for coin, ctx in named:
+                instrument = self._state.instrument(coin)
+                if self._contexts.get(instrument) != ctx:
+                    self._contexts[instrument] = ctx
+                    self._note_context(record, instrument, ctx)
+
+    def _fast(self, record: Record, message: wire.FastAssetCtxs) -> None:
+        changes = message.data.by_coin.items()
+        self._all_mids(
+            record,
+            (
+                (coin, _known(item.mid_px), _known(item.mark_px))
+                for coin, item in changes
+            ),
+        )  # fmt: skip
+
+    def _all_mids(self, record: Record, mids: Iterable[tuple[str, float | None, float | None]]) -> None:
+        state = self._state
+        for coin, mid, mark in mids:
+            instrument = state.instrument(coin)
+            if coin.startswith("#") or self._mids.get(instrument) == (mid, mark):
+                continue  # outcomes are left out; what has not changed says nothing new
+            if why := rows.unusable_mid(mid, mark):
+                state.refuse_frame("mids", f"{coin}: {why}", record, f":{coin}")
+                continue
+            self._mids[instrument] = (mid, mark)
+            state.rows.add("mids", rows.mid(state.recording, record, instrument, mid, mark))
+
+
+def _known(value: Any) -> float | None:
+    return value if isinstance(value, float) else None
+
+
+def _channel(subscription: wire.Subscription) -> str:
+    return "l2BookFast" if subscription.fast else subscription.type

@@ -1,0 +1,334 @@
+"""How do a journal's records become rows: decode, dedupe, coverage, bars.
+
+Pure: records go in with their receipt times, rows come out. The recorder and replay both drive this, so what a
+recording wrote and what replaying its journal writes are the same rows. Records may be given one by one or in
+batches cut anywhere: the rows are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ingest.coverage.chain_liveness import ChainWatch
+from ingest.coverage.ledger import BOOK, DAMAGED
+from ingest.journal.records import Batch, Kind, Record
+from ingest.journal.writer import Damage
+from ingest.pipeline.columnar import LEAST_FRAMES, Bulk
+from ingest.pipeline.gaiaex_handler import GaiaFrames
+from ingest.pipeline.gap_repair import Repairs
+from ingest.pipeline.hyperliquid_handler import HyperliquidFrames
+from ingest.pipeline.rest_responses import take_answer
+from ingest.pipeline.state import Counts, State
+from ingest.venues.hyperliquid.messages import ExplorerBlocks, Pong
+from storage.clock import NS, US_NS
+from storage.code_version import code_version
+from storage.errors import TickwalkError
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+_HYPERLIQUID: Final = "hyperliquid"
+# While relays or the chain are watched, their silence is looked at this often.
+_LOOK_NS: Final = NS
+
+
+class Pipeline:
+    """Turns the records of one recording into rows of the tables."""
+
+    def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
+        """Start with nothing seen.
+
+        Args:
+            recording: its name, in every row.
+            settings: bar widths, grace, lateness and silence limits.
+            is_capture: the records carry no control frames; holes and reconnects are inferred.
+        """
+        self.recording = recording
+        # Other settings or other code may say something else of the same frames.
+        about = f"{settings.bars}{settings.record}{settings.gaiaex}{code_version()}"
+        self.fingerprint = sha256(about.encode()).hexdigest()[:12]
+        self.state = State(recording, settings, is_capture=is_capture)
+        self._settings = settings
+        self._frames = HyperliquidFrames(self.state)
+        self._gaia = GaiaFrames(self.state)
+        self._bulk = Bulk(self.state, self._frames)
+        self.chain = ChainWatch(
+            self.state.ledger, f"{self.state.venue}|", silence_ns=int(settings.record.chain_silence_s * NS)
+        )
+        self.state.ledger.chain = self.chain
+        self.repairs = Repairs(self.state, self._frames)
+        self._venues: dict[int, str] = {}
+        self._continues = False
+        """Connections that are told of were open before, and `HELD` says since when their streams are proven."""
+        self._hole_ns = int(settings.bars.capture_silence_s * NS)
+        self._lateness_ns = int(settings.bars.lateness_s * NS)
+        self._span_ns = int(settings.record.coin_silence_s * NS) // 2
+        self._next_tick_ns = 0
+        self._next_look_ns = 0
+        self._published: tuple[int, list[int]] = (0, [])
+        self._connection = -1
+
+    @property
+    def counts(self) -> Counts:
+        """What went through."""
+        return self.state.counts
+
+    @property
+    def next_tick_ns(self) -> int:
+        """The next instant at which something is due; 0 before the first record."""
+        if self._next_look_ns:
+            return min(self._next_tick_ns, self._next_look_ns)
+        return self._next_tick_ns
+
+    def process_batch(self, batch: Batch) -> None:
+        """Take records that follow those taken before."""
+        controls = np.append(np.flatnonzero(batch.kinds != Kind.FRAME), len(batch))
+        at = 0
+        while at < len(batch):
+            stop = self._run_end(batch, at, int(controls[np.searchsorted(controls, at)]))
+            if stop - at < LEAST_FRAMES:
+                for i in range(at, max(stop, at + 1)):
+                    self.process(batch.record(i))
+                at = max(stop, at + 1)
+                continue
+            self._run(batch, at, stop)
+            at = stop
+
+    def process(self, record: Record) -> None:
+        """Take the next record; receipt times never fall."""
+        state = self.state
+        if state.is_capture and record.kind is Kind.FRAME:
+            self._infer_connection(record.recv_ns)
+        self._advance(record.recv_ns)
+        state.now_ns = max(state.now_ns, record.recv_ns)
+        match record.kind:
+            case Kind.FRAME:
+                state.counts.frames += 1
+                self._frame(record)
+            case Kind.OPENED:
+                self._opened(record)
+            case Kind.CLOSED:
+                self._closed(record.connection, record.recv_ns, record.body.decode())
+            case Kind.STARTED:
+                self._started(record)
+            case Kind.HELD:
+                self._held(record)
+            case Kind.STOPPED:
+                self.stop(record.recv_ns, record.body.decode() or "stopped")
+            case Kind.ANSWER:
+                take_answer(state, self.repairs, record, self._published_ns())
+            case Kind.CLOCK:
+                pass
+        state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
+
+    def proven_streams(self) -> list[tuple[int, str, str, int]]:
+        """Return (connection, channel, instrument, up to where it is proven in ns) of every open stream."""
+        ledger, now_ns = self.state.ledger, self.state.now_ns
+        # As the tables will say it, to the microsecond: a rest would be a hole that nobody proves.
+        return [(*held, ledger.proven_ns(*held, now_ns) // US_NS * US_NS) for held in ledger.held()]
+
+    def lose(self, from_ns: int, to_ns: int) -> None:
+        """Records between two receipt times cannot be read: what came in them, nobody knows."""
+        self._advance(to_ns)
+        self.state.ledger.lose(from_ns, to_ns, DAMAGED)
+
+    def stop(self, now_ns: int, cause: str) -> None:
+        """End the recording: every open span ends where it was proven."""
+        state = self.state
+        for connection in sorted(state.ledger.open_connections()):
+            state.ledger.close(connection, now_ns, cause)
+        for scope, _ in state.ledger.stalls():
+            state.ledger.resume(scope, now_ns, now_ns)  # it lasts, and what is known of it must be told
+        dirty = state.ledger.take_dirty()
+        for clock in state.clocks:
+            clock.mark_dirty(dirty)
+            self._publish(clock.settle(now_ns))
+        state.rows.extend("lags", state.lags.settle(now_ns))
+
+    def damage(self, damage: Damage) -> None:
+        """Take note of bytes of the journal that cannot be read."""
+        reason = f"{damage.reason}: {damage.size_bytes} bytes from offset {damage.offset} are not read"
+        logger.warning("journal damaged", segment=damage.segment, offset=damage.offset, reason=damage.reason)
+        self.state.refuse("frames", reason, b"", f"{damage.segment}@{damage.offset}")
+
+    def refuse_line(self, reason: str, raw: bytes, source: str) -> None:
+        """Quarantine a line of a capture that is no frame."""
+        self.state.refuse("frames", reason, raw, source)
+
+    def drain(self) -> dict[str, pa.Table]:
+        """Return, once, the rows made since the last call, by table."""
+        self.state.rows.extend("coverage", self.state.ledger.take_rows())
+        return self.state.rows.drain()
+
+    # Time.
+
+    def _advance(self, now_ns: int) -> None:
+        """Publish at every instant that lies before `now_ns`."""
+        state = self.state
+        if self._next_tick_ns == 0:
+            self._next_tick_ns = min(clock.next_tick_ns(now_ns) for clock in state.clocks)
+        while (tick_ns := self.next_tick_ns) < now_ns:
+            if tick_ns == self._next_look_ns:
+                self.chain.tick(tick_ns)
+                self._gaia.tick(tick_ns)
+                self._next_look_ns += _LOOK_NS
+            if tick_ns == self._next_tick_ns:
+                self._tick(tick_ns)
+
+    def _tick(self, tick_ns: int) -> None:
+        state = self.state
+        state.ledger.tick(tick_ns)
+        self.repairs.tick(tick_ns)
+        dirty = state.ledger.take_dirty()
+        for clock in state.clocks:
+            clock.mark_dirty(dirty)
+            if clock.next_tick_ns(tick_ns - 1) == tick_ns:
+                self._publish(clock.tick(tick_ns))
+        state.rows.extend("lags", state.lags.take_rows(tick_ns - state.clocks[0].grace_ns))
+        self._next_tick_ns = min(clock.next_tick_ns(tick_ns) for clock in state.clocks)
+
+    def _publish(self, bars: list[dict[str, Any]]) -> None:
+        self.state.rows.extend("bars", bars)
+        self.state.counts.bars += len(bars)
+        self.repairs.note_bars(bars)
+
+    def _published_ns(self) -> list[int]:
+        if self._published[0] != self._next_tick_ns:
+            self._published = (self._next_tick_ns, self.state.published_ns(self._next_tick_ns))
+        return self._published[1]
+
+    def _look_from(self, now_ns: int) -> None:
+        """Begin to look at silences that no record tells of."""
+        if not self._next_look_ns:
+            self._next_look_ns = now_ns - now_ns % _LOOK_NS + _LOOK_NS
+
+    # Runs of frames.
+
+    def _run_end(self, batch: Batch, at: int, control: int) -> int:
+        """Return where the frames end that may be taken together with record `at`; `at` itself for a control record."""
+        if control == at:
+            return at
+        recv_ns = batch.recv_ns
+        if self.state.is_capture:
+            # A hole ends before anything is published up to this frame.
+            self._infer_connection(int(recv_ns[at]))
+            self.state.now_ns = max(self.state.now_ns, int(recv_ns[at]))
+        self._advance(int(recv_ns[at]))
+        until_ns = min(self.next_tick_ns, int(recv_ns[at]) + self._span_ns)
+        stop = min(control, int(np.searchsorted(recv_ns, until_ns, "right")))
+        if stop - at < LEAST_FRAMES:
+            return stop
+        if self.state.is_capture:
+            holes = np.flatnonzero(np.diff(recv_ns[at:stop]) > self._hole_ns)
+            return at + 1 + int(holes[0]) if len(holes) else stop
+        others = [number for number, venue in self._venues.items() if venue != _HYPERLIQUID]
+        if others:
+            foreign = np.flatnonzero(np.isin(batch.connections[at:stop], others))
+            return at + max(int(foreign[0]), 1) if len(foreign) else stop
+        return stop
+
+    def _run(self, batch: Batch, at: int, stop: int) -> None:
+        state = self.state
+        connections: NDArray[np.int64] = batch.connections.astype(np.int64)
+        if state.is_capture:
+            connections = np.full(len(batch), self._connection, np.int64)
+        self._bulk.take(batch, at, stop, connections, self._published_ns())
+        state.now_ns = max(state.now_ns, int(batch.recv_ns[stop - 1]))
+        state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
+
+    def _infer_connection(self, recv_ns: int) -> None:
+        """In a capture, silence of every channel beyond the limit is a lost and reopened connection."""
+        state = self.state
+        lost_ns = state.now_ns + self._hole_ns
+        if self._connection >= 0 and recv_ns > lost_ns:
+            # A listener knows of the loss when the limit has passed, and not before.
+            self._advance(lost_ns)
+            self._closed(self._connection, lost_ns, f"capture silent beyond {self._hole_ns / NS:g} s")
+            self._advance(recv_ns)
+        elif self._connection >= 0:
+            return
+        self._connection += 1
+        state.version += 1
+        state.ledger.open(self._connection, recv_ns)
+
+    # Control records.
+
+    def _started(self, record: Record) -> None:
+        about = json.loads(record.body or b"{}")
+        self._continues = bool(about.get("continues"))
+        for coin in about.get("coins", []):
+            self.state.add_instrument(self.state.instrument(coin), record.recv_ns)
+            self.state.coins.setdefault(coin)
+
+    def _opened(self, record: Record) -> None:
+        about = _about(record.body)
+        venue = about.get("venue", _HYPERLIQUID)
+        self._venues[record.connection] = venue
+        self.state.version += 1
+        self.state.ledger.open(record.connection, record.recv_ns)
+        if venue == "gaiaex":
+            self._gaia.opened(record.connection, about["symbol"], record.recv_ns, is_held=self._continues)
+            self._look_from(record.recv_ns)
+        elif venue == "chain":
+            self.chain.opened(record.connection, record.recv_ns)
+            self._look_from(record.recv_ns)
+
+    def _closed(self, connection: int, now_ns: int, cause: str) -> None:
+        self.state.version += 1
+        venue = self._venues.pop(connection, _HYPERLIQUID)
+        if venue == "gaiaex":
+            self._gaia.closed(connection)
+        elif venue == "chain":
+            self.chain.closed(connection, now_ns)
+        self.state.ledger.close(connection, now_ns, cause)
+        self.state.counts.reconnects += 1
+
+    def _held(self, record: Record) -> None:
+        """Take over the streams of a recording that this one continues; see `recorder.rotate`."""
+        held, self._continues = json.loads(record.body), False
+        for connection, channel, instrument, since_ns in held["streams"]:
+            if self.state.ledger.is_open(connection):
+                self.state.ledger.carry_on(connection, channel, instrument, since_ns)
+                has_trades = channel != BOOK
+                self.state.add_instrument(instrument, record.recv_ns, has_trades=has_trades)
+        for scope, cause in held["stalls"]:
+            self.state.ledger.stall(scope, record.recv_ns, cause)
+            self._gaia.void(scope, record.recv_ns)
+        self.state.version += 1
+
+    # Frames.
+
+    def _frame(self, record: Record) -> None:
+        connection = self._connection if self.state.is_capture else record.connection
+        venue = self._venues.get(connection, _HYPERLIQUID)
+        if venue == "gaiaex":
+            self._gaia.take(record, connection)
+            return
+        message = self._frames.decode(record)
+        if message is None:
+            return
+        if venue != "chain":
+            self._frames.take(record, connection, message, self._published_ns())
+        elif isinstance(message, ExplorerBlocks):
+            self.chain.take(message.data, record.recv_ns)
+        elif isinstance(message, Pong):
+            self.chain.pong(record.recv_ns)
+
+
+def _about(body: bytes) -> dict[str, Any]:
+    """Return what is said of a connection: JSON, or in a recording made by hand, its address alone."""
+    try:
+        about = json.loads(body)
+    except ValueError:
+        return {"url": body.decode(errors="replace")}
+    return about if isinstance(about, dict) else {}
+
+
+__all__ = ["Counts", "Pipeline", "TickwalkError"]

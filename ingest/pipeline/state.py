@@ -1,0 +1,232 @@
+"""What do all readers of frames share: the ledger, the bars, the rows made so far?
+
+One state belongs to one recording. Readers of frames (`hyperliquid_frames`, `gaia_frames`, `bulk`) change it; the
+pipeline moves its time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from ingest.bars.builder import BLIND_NS, BarClock, Quote
+from ingest.bars.reconciliation import INTERVALS
+from ingest.coverage.ledger import Ledger
+from ingest.instruments.registry import Registry
+from ingest.journal.records import Record
+from ingest.pipeline import rows
+from ingest.pipeline.clock_offset import ClockLedger
+from ingest.pipeline.dedupe import SeenPrints
+from ingest.pipeline.latency import Lags
+from storage.clock import MS_NS, NS
+from storage.contracts.tables import CONTRACTS
+from storage.settings import Settings
+
+_MOST_PARTS: Final = 32
+# Tables whose rows may be made one by one and in bulk: their order is that of the frames.
+_BY_FRAME: Final = frozenset({"trades", "quotes"})
+
+
+@dataclass(slots=True)
+class Counts:
+    """What went through, for people and tests."""
+
+    frames: int = 0
+    prints: int = 0
+    trades: int = 0
+    seen: int = 0
+    conflicts: int = 0
+    late: int = 0
+    quarantined: int = 0
+    bars: int = 0
+    reconnects: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+class Rows:
+    """Rows by table until the lake takes them."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTRACTS}
+        self._tables: dict[str, list[pa.Table]] = {}
+
+    def add(self, table: str, row: dict[str, Any]) -> None:
+        """Take a row."""
+        self._rows[table].append(row)
+
+    def extend(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Take rows."""
+        self._rows[table] += rows
+
+    def add_table(self, table: str, rows: pa.Table) -> None:
+        """Take rows by column, in the contract's schema."""
+        parts = self._tables.setdefault(table, [])
+        parts.append(rows)
+        if len(parts) >= _MOST_PARTS:  # many small pieces of memory never go back to the system
+            parts[:] = [pa.concat_tables(parts).combine_chunks()]
+
+    def drain(self) -> dict[str, pa.Table]:
+        """Return, once, the rows taken since the last call, by table."""
+        tables = {}
+        for name, held in self._rows.items():
+            parts = self._tables.pop(name, [])
+            if held:
+                parts.append(CONTRACTS[name].rows(held))
+                held.clear()
+            if parts:
+                whole = pa.concat_tables(parts)
+                tables[name] = whole.sort_by("frame") if len(parts) > 1 and name in _BY_FRAME else whole
+        return tables
+
+
+class State:
+    """Everything that a recording has come to."""
+
+    def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
+        """Start with nothing seen; see `Pipeline`."""
+        self.recording = recording
+        self.settings = settings
+        self.is_capture = is_capture
+        self.venue = settings.record.venue
+        self.counts = Counts()
+        self.channels: Counter[str] = Counter()
+        self.rows = Rows()
+        self.registry = Registry(self.venue)
+        self.lags = Lags(recording)
+        self.our_clock = ClockLedger(recording, limit_ms=settings.alert.clock_ms)
+        self.ledger = Ledger(
+            recording,
+            silence_ns=int(settings.record.coin_silence_s * NS),
+            lag_ns=settings.bars.history_lag_ms * MS_NS,
+            horizon_ns=BLIND_NS,
+            is_inferred=is_capture,
+        )
+        self.clocks = [
+            BarClock(
+                width,
+                grace_ns=settings.bars.grace_ns,
+                ledger=self.ledger,
+                keeps_settled=settings.record.certify and width in INTERVALS,
+            )
+            for width in settings.bars.widths
+        ]
+        # A print must be known again for as long as its bar may change.
+        self.seen = SeenPrints(max(clock.width_ns + clock.reopen_ns for clock in self.clocks))
+        self.now_ns = 0
+        self.watermark_ns = 0
+        self.order = 0
+        """Number of the last print that was new."""
+        self.ids: dict[str, str] = {}
+        """Instrument ids by coin, until the registry learns something new."""
+        self.coins: dict[str, None] = {}
+        """Hyperliquid's names that are recorded, in the order in which they were first heard of."""
+        self.unproven: list[str] = []
+        """Coins whose prints, resent after a reconnect, did not reach back to what was missed."""
+        self.resent_ns: dict[str, int] = {}
+        """By instrument: venue time of the oldest print that was resent after its last subscription."""
+        self.newest_print_ns: dict[str, int] = {}
+        """By instrument: venue time of its newest print."""
+        self.version = 0
+        """Rises whenever what may be read in bulk has changed."""
+        self.awaits_first: set[tuple[int, str]] = set()
+        """(connection, instrument) whose next batch of prints is the first after a subscription."""
+        self.last_quote: dict[str, Quote] = {}
+        self.streams: dict[tuple[int, str, str], tuple[int, int]] = {}
+        self.touches: dict[str, deque[tuple[float | None, float | None, int]]] = {}
+        """By instrument that a relay shows too: its last (bid, ask, receipt)."""
+        self._books: dict[tuple[str, str], int] = {}
+        self.hearing: list[tuple[int, str, int | None, int]] | None = None
+        """While frames are read in bulk: what was heard one by one, to be told to the ledger in order."""
+
+    def instrument(self, coin: str) -> str:
+        """Return the id of the instrument that has a coin's name now."""
+        held = self.ids.get(coin)
+        if held is None:
+            held = self.ids[coin] = self.registry.instrument_id(coin)
+        return held
+
+    def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
+        """Begin an instrument's bars."""
+        self.version += 1
+        for clock in self.clocks:
+            clock.add_instrument(instrument, now_ns, has_trades=has_trades)
+
+    def hear(self, connection: int, instrument: str, event_ns: int | None, recv_ns: int) -> None:
+        """Tell the ledger that an instrument was heard of."""
+        if self.hearing is None:
+            self.ledger.hear(connection, instrument, event_ns, recv_ns)
+        else:
+            self.hearing.append((connection, instrument, event_ns, recv_ns))
+
+    def unheard(self, connection: int, instrument: str, time_ms: int | None, now_ns: int) -> str:
+        """Return why a message cannot be of use, or nothing."""
+        if not self.ledger.is_open(connection):
+            return f"connection {connection} is not open"
+        if not all(clock.has(instrument) for clock in self.clocks):
+            return f"{instrument} was not asked for"
+        if time_ms is not None and not rows.is_time(time_ms, now_ns):
+            return f"time {time_ms} is no time in milliseconds at its receipt"
+        return ""
+
+    def note_stream(self, connection: int, channel: str, coin: str, recv_ns: int, count: int = 1) -> None:
+        """Note that a stream spoke, for the watchdogs."""
+        held = self.streams.get((connection, channel, coin))
+        self.streams[(connection, channel, coin)] = (recv_ns, count + (held[1] if held else 0))
+
+    def take_streams(self) -> dict[tuple[int, str, str], tuple[int, int]]:
+        """Return, once, when each (connection, channel, coin) last spoke since the last call, and how often."""
+        streams, self.streams = self.streams, {}
+        return streams
+
+    def note_touch(self, instrument: str, quote: Quote, recv_ns: int) -> None:
+        """Note a quote whose relay is recorded too."""
+        if instrument in self.touches:
+            self.touches[instrument].append((quote.bid, quote.ask, recv_ns))
+
+    def is_new_book(self, instrument: str, mode: str, time_ms: int) -> bool:
+        """Say whether a book is another one than the last; the venue sends the same one again after a subscription."""
+        is_new = self._books.get((instrument, mode)) != time_ms
+        self._books[(instrument, mode)] = time_ms
+        return is_new
+
+    def published_ns(self, next_tick_ns: int) -> list[int]:
+        """Return up to where the bars of each clock are out, `next_tick_ns` being the next instant to publish at."""
+        return [
+            clock.next_tick_ns(next_tick_ns - 1) - clock.grace_ns - clock.width_ns for clock in self.clocks
+        ]
+
+    def add_quote(self, instrument: str, quote: Quote) -> None:
+        """Take a change of the best bid or ask into the bars."""
+        for clock in self.clocks:
+            clock.add_quote(instrument, quote)
+
+    def restore_quote(self, instrument: str, quote: Quote) -> None:
+        """Take over the last quote of an earlier recording, where the instrument's bars go on."""
+        self.last_quote[instrument] = quote
+        for clock in self.clocks:
+            if clock.has(instrument):
+                clock.add_quote(instrument, quote)
+
+    def refuse_frame(self, table: str, reason: str, record: Record, detail: str = "") -> None:
+        """Put a frame, or what it holds, into quarantine."""
+        source = f"{self.recording}:{record.frame}{detail}"
+        self.refuse(table, reason, record.body, source)
+
+    def refuse(self, table: str, reason: str, raw: bytes, source: str) -> None:
+        """Put something into quarantine, with the reason."""
+        self.counts.quarantined += 1
+        self.rows.add(
+            "quarantine",
+            {
+                "table_name": table,
+                "reason": reason,
+                "raw": raw,
+                "source": source,
+                "ts_knowable_ns": self.now_ns,
+            },
+        )

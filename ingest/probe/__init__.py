@@ -1,0 +1,1 @@
+"""Probes of the live venues."""

@@ -1,0 +1,207 @@
+"""What do a venue's raw answers and frames tell a person who probes it?
+
+Pure: bytes in, one short sentence out. An answer that does not fit raises, and the probe says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+
+from ingest.instruments.registry import Registry
+from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex.rest_schemas import Health, ServerTime, SpotSymbols, Symbols, generation_of, parse
+from ingest.venues.hyperliquid import messages as wire
+from ingest.venues.hyperliquid.protocol import kind_of, parse_venue_time_ns
+from storage.clock import MS_NS, NS
+from storage.errors import VenueError
+
+_LEAST_TIMES: Final = 3
+
+
+def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, received_ns: int) -> str:
+    """Return what an answer of `POST /info` tells.
+
+    Raises:
+        VenueError: the answer does not fit the wire contract.
+    """
+    kind = str(request["type"])
+    if kind == "exchangeStatus":
+        return describe_offset(parse_venue_time_ns(body), asked_ns, received_ns)
+    try:
+        answer = msgspec.json.decode(body)
+        match kind:
+            case "l2Book":
+                book = msgspec.convert(answer, wire.BookData, strict=False)
+                return f"{len(book.levels[0])} bids, {len(book.levels[1])} asks"
+            case "recentTrades":
+                times = [item.time for item in msgspec.convert(answer, list[wire.Print], strict=False)]
+                return (
+                    f"{len(times)} trades over {(max(times) - min(times)) / 1000:g} s"
+                    if times
+                    else "0 trades"
+                )
+            case "candleSnapshot":
+                candles = msgspec.convert(answer, list[wire.CandleData], strict=False)
+                return f"{len(candles)} candles, trade counts n: {[candle.n for candle in candles[-5:]]}"
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise VenueError(f"does not fit: {error}") from error
+    rows = Registry().take(request, answer, received_ns)
+    if rows:
+        gone = sum(row["is_delisted"] for row in rows)
+        return f"{len(rows) - gone} listed, {gone} delisted"
+    return f"{len(answer)} entries" if isinstance(answer, list | dict) else f"{type(answer).__name__}"
+
+
+def describe_offset(venue_ns: int, asked_ns: int, received_ns: int) -> str:
+    """Return how far the venue's clock is ahead of ours; the truth lies within half of the round trip."""
+    offset_ms = (venue_ns - (asked_ns + received_ns) / 2) / MS_NS
+    return f"venue clock {offset_ms:+.0f} ms from ours, within {(received_ns - asked_ns) / 2 / MS_NS:.0f} ms"
+
+
+def describe_gaia_answer(path: str, body: bytes, asked_ns: int, received_ns: int) -> str:
+    """Return what an answer of GaiaEx tells, its generation where it shows.
+
+    Raises:
+        VenueError: the answer does not fit the pages of either generation.
+    """
+    name = path.rpartition("/")[2]
+    if name == "list":
+        symbols = parse(body, Symbols).symbols
+        return f"{len(symbols)} symbols, generation {generation_of(symbols) or 'not told'}"
+    if name == "time":
+        return describe_offset(parse(body, ServerTime).server_time * MS_NS, asked_ns, received_ns)
+    if name == "health":
+        health = parse(body, Health)
+        return f"{health.status}, market data {health.services.get('market_data', 'not named')}"
+    return f"{len(parse(body, SpotSymbols).symbols)} pairs"
+
+
+@dataclass(slots=True)
+class Heard:
+    """What one channel brought."""
+
+    frames: int = 0
+    acked: bool = False
+    refusal: str = ""
+    misfits: int = 0
+    first_misfit: str = ""
+    times_ms: set[int] = field(default_factory=set)
+    facts: set[str] = field(default_factory=set)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the venue took the subscription and sent nothing that does not fit."""
+        return (self.frames > 0 or self.acked) and not self.misfits and not self.refusal
+
+    def describe(self, seconds: float) -> str:
+        """Return it in words."""
+        parts = [f"{self.frames} frames"] if self.frames else [f"nothing in {seconds:g} s"]
+        if not self.frames and self.acked:
+            parts.append("though acknowledged")
+        if len(self.times_ms) >= _LEAST_TIMES:
+            times = sorted(self.times_ms)
+            steps = [after - before for before, after in pairwise(times)]
+            parts.append(f"every {median(steps) / 1000:g} s by the venue's time")
+        parts += sorted(self.facts)
+        if self.refusal:
+            parts.append(f"refused: {self.refusal}")
+        if self.misfits:
+            parts.append(f"{self.misfits} do not fit: {self.first_misfit}")
+        return ", ".join(parts)
+
+
+def channel_of(subscription: Mapping[str, Any]) -> str:
+    """Return the name under which a subscription's frames are counted.
+
+    >>> channel_of({"type": "l2Book", "coin": "BTC", "fast": True})
+    'l2Book fast'
+    >>> channel_of({"type": "activeAssetCtx", "coin": "@107"})
+    'activeSpotAssetCtx'
+    """
+    kind = str(subscription["type"])
+    if kind == "activeAssetCtx" and kind_of(str(subscription.get("coin", ""))) == "spot":
+        return "activeSpotAssetCtx"
+    return f"{kind} fast" if subscription.get("fast") else kind
+
+
+def hear(frames: Iterable[tuple[int, bytes]], asked: Iterable[Mapping[str, Any]]) -> dict[str, Heard]:
+    """Return what each channel that was asked for brought, and any other that spoke."""
+    heard = {channel_of(item): Heard() for item in asked}
+    for _, body in frames:
+        try:
+            message = wire.decode(body)
+        except VenueError as error:
+            _misfit(heard, body, error.message)
+            continue
+        match message:
+            case wire.Ack():
+                echo = msgspec.to_builtins(message.data.subscription)
+                heard.setdefault(channel_of(echo), Heard()).acked = True
+            case wire.Refusal():
+                named = [name for name in heard if f'"{name.split()[0]}"' in message.data]
+                heard.setdefault(named[0] if named else "error", Heard()).refusal = message.data[:160]
+            case wire.Pong() | wire.Greeting():
+                pass
+            case _:
+                _count(heard, message)
+    return heard
+
+
+def _misfit(heard: dict[str, Heard], body: bytes, reason: str) -> None:
+    try:
+        name = str(msgspec.json.decode(body, type=dict[str, Any]).get("channel", "no channel"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        name = "no JSON"
+    about = heard.setdefault(name, Heard())
+    about.misfits += 1
+    about.first_misfit = about.first_misfit or reason
+
+
+def _count(heard: dict[str, Heard], message: wire.Message) -> None:
+    name = str(message.__struct_config__.tag)
+    match message:
+        case wire.L2Book(data=wire.BookData() as book):
+            name = "l2Book fast" if book.fast else name
+            about = heard.setdefault(name, Heard())
+            about.times_ms.add(book.time)
+            about.facts.add(f"{max(map(len, book.levels))} levels a side")
+        case wire.Candle():
+            heard.setdefault(name, Heard()).facts = {f"n {message.data.n}"}
+        case wire.ExplorerBlocks():
+            about = heard.setdefault(name, Heard())
+            about.times_ms |= {block.block_time for block in message.data}
+    heard.setdefault(name, Heard()).frames += 1
+
+
+def describe_gaia(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[int, str]:
+    """Return how many frames of a GaiaEx socket fit, and what they tell."""
+    counts: Counter[str] = Counter()
+    beats: list[int] = []
+    facts: set[str] = set()
+    for recv_ns, body in frames:
+        try:
+            message = gaiaex.decode(body)
+        except VenueError as error:
+            counts["misfits"] += 1
+            facts.add(error.message)
+            continue
+        counts[str(message.__struct_config__.tag)] += 1
+        match message:
+            case gaiaex.GaiaBook():
+                facts.add(f"generation {message.generation}")
+            case gaiaex.Heartbeat():
+                beats.append(recv_ns)
+            case gaiaex.Rejection():
+                facts.add(message.code)
+    if len(beats) >= _LEAST_TIMES:
+        steps = [after - before for before, after in pairwise(beats)]
+        facts.add(f"a heartbeat every {median(steps) / NS:.1f} s")
+    said = [f"{number} {name}" for name, number in sorted(counts.items())] or [f"nothing in {seconds:g} s"]
+    return counts.total() - counts["misfits"], ", ".join([*said, *sorted(facts)])

@@ -1,0 +1,133 @@
+"""How do batches reach the lake: each once, in order, and kept while the lake will not take them?
+
+A batch is sent only after the journal that it was made from is synced, so the tables never hold what the journal
+does not. When the lake refuses for too long, rows are let go and the recording is left unsealed: they are made
+again from the journal at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyarrow as pa
+
+from ingest.concurrency import run_whole
+from ingest.journal.recording import COMMIT_FRAMES
+from ingest.journal.writer import JournalWriter
+from ingest.recorder.frame_sink import Intake
+from storage.clock import TimeSource
+from storage.errors import LakeError
+from storage.lake.lake import Lake
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
+
+# At a batch every `record.commit_s` these are five minutes.
+_MOST_UNSENT: Final = 60
+# A batch waits here as well as at the lake's lock, and a recorder that is told to end must not wait for others.
+_PATIENCE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Lot:
+    batch_id: str
+    inputs: dict[str, object]
+    tables: dict[str, pa.Table]
+
+
+@dataclass(slots=True)
+class Commits:
+    """Batches of one recorder on their way to the lake.
+
+    Args:
+        lake: takes them.
+        intake: where their rows are made.
+        clock: says when the lake took the last one.
+        is_counted: cut by the number of frames and not by the wall, so that every run has the same batches.
+    """
+
+    lake: Lake
+    intake: Intake
+    clock: TimeSource
+    is_counted: bool
+    written: dict[str, int] = field(default_factory=dict)
+    committed_ns: int = 0
+    let_go: int = 0
+    """Batches whose rows were let go, or may be half taken: the recording must be replayed."""
+    _unsent: deque[_Lot] = field(default_factory=deque)
+    _first: int = 0
+    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the tables lack rows that only a replay brings."""
+        return self.let_go > 0
+
+    @property
+    def waiting(self) -> int:
+        """Batches that the lake has not taken, those that were let go among them."""
+        return len(self._unsent) + self.let_go
+
+    def begin(self) -> None:
+        """A recording begins: its frames are numbered from zero."""
+        self._first, self.let_go = 0, 0
+        self.committed_ns = self.clock.now_ns()
+
+    def cut_if_due(self) -> None:
+        """Make a batch where they are cut by count."""
+        if self.is_counted and self.intake.journal.frames - self._first >= COMMIT_FRAMES:
+            self.cut()
+
+    def cut(self) -> None:
+        """Make a batch of what has been derived since the last one."""
+        if self.intake.waiting is not None:
+            return
+        name, first, last = self.intake.journal.recording, self._first, self.intake.journal.frames - 1
+        tables = self.intake.pipeline.drain()
+        self._first = last + 1
+        if not tables:
+            return
+        if self.is_behind:
+            self.let_go += 1
+            return
+        inputs: dict[str, object] = {"recording": name, "frames": [first, last]}
+        self._unsent.append(_Lot(f"live:{name}:{first}-{last}", inputs, tables))
+        if len(self._unsent) > _MOST_UNSENT:
+            logger.warning("tables behind", recording=name, batches=len(self._unsent))
+            self.let_go = len(self._unsent)
+            self._unsent.clear()
+
+    async def send(self, journal: JournalWriter | None = None) -> None:
+        """Sync the journal (another than the intake's, where it is one that has ended), then send what waits.
+
+        Raises:
+            JournalError: the disk refuses frames.
+        """
+        async with self._sending:
+            if not self.is_counted and journal is None:
+                self.intake.flush()
+                self.cut()
+            await run_whole((journal or self.intake.journal).sync)
+            while self._unsent:
+                lot = self._unsent[0]
+                try:
+                    done = await run_whole(
+                        self.lake.commit,
+                        lot.tables,
+                        batch_id=lot.batch_id,
+                        inputs=lot.inputs,
+                        patience_s=_PATIENCE_S,
+                    )
+                except LakeError as error:
+                    logger.warning(
+                        "commit postponed", batch=lot.batch_id, waiting=len(self._unsent), reason=str(error)
+                    )
+                    return
+                if self._unsent and self._unsent[0] is lot:
+                    self._unsent.popleft()
+                self.committed_ns = self.clock.now_ns()
+                for name, rows in done.rows.items():
+                    self.written[name] = self.written.get(name, 0) + rows

@@ -1,0 +1,128 @@
+"""How does a running recorder's picture of itself come about, once a second?"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from ingest.coverage.intervals import Gap
+from ingest.feed.connection_pool import Sockets
+from ingest.pipeline.state import State
+from ingest.recorder.commit_queue import Commits
+from ingest.recorder.frame_sink import Intake
+from ingest.recorder.status import (
+    ChannelVitals,
+    GapVitals,
+    InstrumentVitals,
+    Pace,
+    Vitals,
+    days_left,
+    free_bytes,
+    resident_bytes,
+)
+from ingest.recorder.status import State as RunState
+from storage.clock import NS, TimeSource
+from storage.settings import Settings
+
+_BARS_SHOWN: Final = 30
+_OPEN_ENDED_NS: Final = 1 << 61
+
+
+class Signs:
+    """Takes the vital signs of one recorder."""
+
+    def __init__(self, settings: Settings, clock: TimeSource, intake: Intake, commits: Commits) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._intake = intake
+        self._commits = commits
+        self._started_ns = clock.now_ns()
+        self._frames = Pace(10.0)
+        self._disk = Pace(3_600.0)
+        self._free: int | None = None
+        self._before: dict[str, int] = {}
+        """Counts of recordings that this recorder has ended."""
+
+    def ended(self) -> None:
+        """A recording is about to end: its counts are kept, since a recorder's only rise."""
+        self._before = self._totals()
+
+    def take(self, state: RunState, sockets: Sockets | None, error: str = "") -> Vitals:
+        """Return the picture of this moment."""
+        pipeline, journal = self._intake.pipeline, self._intake.journal
+        now_ns = self._clock.now_ns()
+        totals = self._totals()
+        free = free_bytes(self._settings.home)
+        self._free = free if self._free is None else self._free
+        ledger_state, sockets_state = pipeline.state, sockets.state if sockets else None
+        heard_ns = ledger_state.ledger.heard_ns()
+        lags = ledger_state.lags.now()
+        return Vitals(
+            recording=journal.recording,
+            state=state,
+            started_ns=self._started_ns,
+            now_ns=now_ns,
+            shard=self._settings.record.shard,
+            pid=os.getpid(),
+            frames=totals["frames"],
+            frames_per_s=self._frames.add(now_ns, totals["frames"]),
+            frame_age_s=(now_ns - heard_ns) / NS if heard_ns else None,
+            trades=totals["trades"],
+            bars=totals["bars"],
+            quarantined=totals["quarantined"],
+            reconnects=totals["reconnects"],
+            channels={
+                name: ChannelVitals(
+                    frames, lags[name].p50_ms if name in lags else None, lags[name].p99_ms if name in lags else None
+                )
+                for name, frames in sorted(ledger_state.channels.items())
+            },
+            instruments=_instruments(ledger_state, now_ns),
+            connections_open=sockets_state.connections_open if sockets_state else 0,
+            connections_wanted=sockets_state.connections_wanted if sockets_state else 0,
+            subscriptions_acked=sockets_state.subscriptions_acked if sockets_state else 0,
+            subscriptions_missing=sockets_state.subscriptions_missing if sockets_state else 0,
+            unsent_batches=self._commits.waiting,
+            backlog_frames=self._intake.backlog_frames,
+            journal_bytes=journal.total_bytes,
+            disk_free_bytes=free,
+            disk_days_left=days_left(free, self._disk.add(now_ns, self._free - free)),
+            clock_offset_ms=ledger_state.our_clock.offsets_ms(now_ns),
+            clock_verdict=ledger_state.our_clock.verdict(
+                now_ns, least_lag_ms=min((lag.least_ms for lag in lags.values()), default=None)
+            ),
+            clock_steps=ledger_state.our_clock.stepped,
+            resident_bytes=resident_bytes(),
+            commit_age_s=(now_ns - self._commits.committed_ns) / NS if self._commits.committed_ns else None,
+            error=error,
+        )  # fmt: skip
+
+    def _totals(self) -> dict[str, int]:
+        counts = self._intake.pipeline.counts
+        names = ("frames", "trades", "bars", "quarantined", "reconnects")
+        return {name: getattr(counts, name) + self._before.get(name, 0) for name in names}
+
+
+def _instruments(state: State, now_ns: int) -> dict[str, InstrumentVitals]:
+    found = {}
+    clock = state.clocks[0]
+    for instrument in clock.instruments():
+        bars = clock.recent(instrument, _BARS_SHOWN)
+        heard_ns = state.ledger.heard_ns(instrument)
+        last = bars[-1] if bars else None
+        observed = sum(bar["observed_ms"] for bar in bars)
+        whole = len(bars) * clock.width_ns / 1e6
+        found[instrument] = InstrumentVitals(
+            age_s=(now_ns - heard_ns) / NS if heard_ns else None,
+            prints_per_min=(last["trades"] or 0) * 60 * NS / clock.width_ns if last else 0.0,
+            statuses=tuple(bar["status"] for bar in bars),
+            observed_share=observed / whole if bars else None,
+            last_gap=_gap(state.ledger.last_gap(instrument)),
+        )
+    return found
+
+
+def _gap(gap: Gap | None) -> GapVitals | None:
+    if gap is None:
+        return None
+    return GapVitals(gap.from_ns, None if gap.to_ns > _OPEN_ENDED_NS else gap.to_ns, gap.cause)

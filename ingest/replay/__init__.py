@@ -1,0 +1,1 @@
+"""Replay of journals and captures, crash recovery, rebuild of the lake."""

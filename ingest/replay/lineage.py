@@ -1,0 +1,219 @@
+"""What was each batch of a lake made from, and can it be made of that again?
+
+A batch says so itself (`batches.inputs`): a recording's frames, an archive's objects, a file. What stands in the
+journal and was never committed is a source too. Of anything else, and where the source is gone or no longer whole,
+only the rows themselves are left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ingest.backfill.rest.journaled_client import PREFIX
+from ingest.journal.captures import content_id
+from ingest.journal.recording import CAPTURE, about_recording
+from ingest.journal.writer import hold_recording, read_batches, segments
+from storage.errors import JournalError, TickwalkError
+from storage.lake.lake import Lake
+from storage.lake.readable_files import readable
+from storage.lake.snapshots import NOTES, tables_at
+from storage.settings import Settings
+
+Kind = Literal["recording", "capture", "backfill", "bars of a backfill", "archive", "file", "other"]
+
+# Who wrote what no journal holds: nothing to make it from, and nothing wrong with that.
+_NO_SOURCE: Final = "no journal holds it: a command wrote it, or a night"
+_BARS: Final = "candle bars:"
+_FRAMES: Final = re.compile(r"(?:live|replay):(.+?):(\d+)-(\d+)(?::\w+)?")
+_KINDS: Final[dict[str, Kind]] = {CAPTURE: "capture", PREFIX: "backfill"}
+# These name snapshots of their own lake; see `ingest.replay.rebuild`.
+_PINS: Final = frozenset({"pins"})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One commit of the old lake."""
+
+    batch_id: str
+    inputs: Mapping[str, Any]
+    rows: Mapping[str, int]
+    ingested_ns: int
+
+
+@dataclass(slots=True)
+class Source:
+    """What rows were made from, and can be made from again where `why_not` is empty.
+
+    Args:
+        kind: of source.
+        name: the recording, or the batch.
+        path: where it lies, if it is one folder or file.
+        batches: of the old lake, that came of it; none: it never came into the lake.
+        began_ns: orders sources: the first commit, else its first frame.
+        size_bytes: to read.
+        why_not: why only the old lake's rows are left of it.
+        is_in_use: a recorder writes it now.
+    """
+
+    kind: Kind
+    name: str
+    path: Path | None = None
+    batches: list[Batch] = field(default_factory=list)
+    began_ns: int = 0
+    size_bytes: int = 0
+    why_not: str = ""
+    is_in_use: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows that the old lake was given of it."""
+        return sum(sum(batch.rows.values()) for batch in self.batches)
+
+
+def batches_of(lake: Lake) -> list[Batch]:
+    """Return the commits of a lake, oldest first; those that its files no longer tell of are told from their rows."""
+    kept = readable(lake, "batches")
+    rows = lake.query(f"SELECT batch_id, inputs, rows, ts_ingested_ns {kept.among()}").to_pylist()
+    found = [
+        Batch(row["batch_id"], json.loads(row["inputs"]), json.loads(row["rows"]), row["ts_ingested_ns"])
+        for row in rows
+    ]
+    if kept.lost:
+        found += _batches_of_rows(lake, {batch.batch_id for batch in found})
+    return sorted(found, key=lambda batch: batch.ingested_ns)
+
+
+def _batches_of_rows(lake: Lake, known: set[str]) -> list[Batch]:
+    """Return what rows say of batches that are not known: which tables, when, and of a recording which frames."""
+    rows: dict[str, dict[str, int]] = {}
+    ingested: dict[str, int] = {}
+    for table in tables_at(lake, with_rows=True):
+        if table in NOTES and table not in _PINS:
+            continue
+        counted = lake.query(
+            "SELECT batch, count(*) AS rows, min(ts_ingested_ns) AS first_ns"
+            f" FROM {readable(lake, table).relation} GROUP BY batch"
+        ).to_pylist()
+        for row in counted:
+            if row["batch"] not in known:
+                rows.setdefault(row["batch"], {})[table] = row["rows"]
+                ingested[row["batch"]] = min(row["first_ns"], ingested.get(row["batch"], row["first_ns"]))
+    return [Batch(name, _inputs_of(name), counts, ingested[name]) for name, counts in rows.items()]
+
+
+def _inputs_of(batch_id: str) -> dict[str, Any]:
+    """Return what the id of a batch says it was made from.
+
+    >>> _inputs_of("live:monday:0-99")
+    {'recording': 'monday', 'frames': [0, 99]}
+    """
+    found = _FRAMES.fullmatch(batch_id)
+    return {"recording": found[1], "frames": [int(found[2]), int(found[3])]} if found else {}
+
+
+def sources_of(
+    lake: Lake, settings: Settings, *, on_bytes: Callable[[int], None] = lambda _: None
+) -> list[Source]:
+    """Return everything that a home's lake is made from, in the order in which it came in.
+
+    Args:
+        lake: the old one.
+        settings: the home, with its journal and its archive's objects.
+        on_bytes: is told of bytes of the journal that were looked at; see `journal_bytes`.
+    """
+    recordings = {folder.name: _recording(folder) for folder in _folders(settings)}
+    others: list[Source] = []
+    for batch in batches_of(lake):
+        if set(batch.rows) == _PINS:
+            continue
+        name = batch.inputs.get("recording")
+        if name is None:
+            others.append(_other(batch, settings))
+            continue
+        gone = Source(_kind(name), name, why_not="its journal is not here")
+        recordings.setdefault(name, gone).batches.append(batch)
+    for source in recordings.values():
+        if source.batches:
+            source.began_ns = source.batches[0].ingested_ns
+        if source.path is not None:
+            source.why_not = source.why_not or _why_not(source, on_bytes)
+    return sorted([*recordings.values(), *others], key=lambda source: source.began_ns)
+
+
+def journal_bytes(settings: Settings) -> int:
+    """Return how many bytes of the journal `sources_of` looks at."""
+    return sum(_size(folder) for folder in _folders(settings))
+
+
+def _folders(settings: Settings) -> Iterator[Path]:
+    for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
+        if folder.is_dir() and not folder.name.startswith(".") and segments(folder):
+            yield folder
+
+
+def _recording(folder: Path) -> Source:
+    source = Source(_kind(folder.name), folder.name, folder, size_bytes=_size(folder))
+    try:
+        _, source.began_ns = about_recording(folder)
+    except (TickwalkError, ValueError) as error:
+        source.why_not = f"its journal cannot be read: {error}"
+    return source
+
+
+def _kind(name: str) -> Kind:
+    return next((kind for prefix, kind in _KINDS.items() if name.startswith(prefix)), "recording")
+
+
+def _why_not(source: Source, on_bytes: Callable[[int], None]) -> str:
+    """Return why a recording does not give what the lake has of it, or nothing: it holds each frame up to the last."""
+    assert source.path is not None
+    last = max((int(batch.inputs.get("frames", (0, -1))[1]) for batch in source.batches), default=-1)
+    following = 0
+    try:
+        hold_recording(source.path).close()
+        for batch in read_batches(source.path, on_bytes=on_bytes):
+            if batch.first != following:
+                break
+            following += len(batch)
+    except JournalError as error:
+        source.is_in_use = "in use" in error.message
+        return error.message
+    if following <= last:
+        return f"its journal lacks frame {following:,}, and the lake has frames up to {last:,}"
+    return ""
+
+
+def _other(batch: Batch, settings: Settings) -> Source:
+    """Return the source of a batch that is of no recording."""
+    source = Source("other", batch.batch_id, batches=[batch], began_ns=batch.ingested_ns, why_not=_NO_SOURCE)
+    if batch.batch_id.startswith(_BARS):
+        source.kind, source.why_not = "bars of a backfill", ""
+    elif "objects" in batch.inputs:
+        source.kind = "archive"
+        paths = [settings.archive_dir / name.partition("://")[2] for name in batch.inputs["objects"]]
+        gone = [path.name for path in paths if not path.exists()]
+        source.why_not = f"{len(gone)} of its objects are not here, such as {gone[0]}" if gone else ""
+        source.size_bytes = sum(path.stat().st_size for path in paths if path.exists())
+    elif "file" in batch.inputs:
+        source.kind = "file"
+        source.path, source.why_not = _file(batch)
+        source.size_bytes = source.path.stat().st_size if source.path and not source.why_not else 0
+    return source
+
+
+def _file(batch: Batch) -> tuple[Path | None, str]:
+    if "path" not in batch.inputs:
+        return None, "where its file lay was not noted"
+    path = Path(batch.inputs["path"])
+    if not path.exists():
+        return path, f"{path} is not there"
+    return path, "" if content_id(path) == batch.inputs["sha256"] else f"{path} holds something else now"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in segments(folder))

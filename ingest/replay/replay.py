@@ -1,0 +1,214 @@
+"""How do captures and journals become tables again?
+
+A capture is journalled first, under a name made from its content, so that its rows trace to frames like any
+recording's. Replaying twice adds nothing: the lake keeps a row once, by its key.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ingest.backfill.rest.runner import replay_backfill
+from ingest.journal.captures import BadLine, content_id, read_capture
+from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, about_recording, settings_of
+from ingest.journal.records import Batch, Kind
+from ingest.journal.writer import (
+    SUFFIX,
+    Damage,
+    JournalWriter,
+    hold_recording,
+    read_batches,
+    read_journal,
+    segments,
+)
+from ingest.pipeline.processor import Counts, Pipeline
+from ingest.pipeline.warm_start import resume, resume_listings
+from ingest.venues.gaiaex import messages as gaiaex
+from storage.errors import CaptureError
+from storage.lake.lake import Lake
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+_CHUNK_FRAMES: Final = 4_096
+
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What one replay did.
+
+    Args:
+        recording: the recording it came from.
+        counts: what went through the pipeline.
+        channels: frames by channel.
+        written: rows new to the lake, by table.
+    """
+
+    recording: str
+    counts: Counts
+    channels: Mapping[str, int]
+    written: dict[str, int] = field(default_factory=dict)
+
+
+def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | None = None) -> Replayed:
+    """Replay a capture, or a recording of our own journal, into the lake.
+
+    Args:
+        path: a capture file, a recording's folder, or one of its segments.
+        settings: bar widths and limits; its home takes the capture's journal.
+        lake: where rows go.
+        on_bytes: is told of bytes read, for a progress bar.
+
+    Raises:
+        CaptureError: the path is neither.
+    """
+    if not path.exists():
+        raise CaptureError(f"{path} does not exist", hint="name a capture file, or a folder of the journal")
+    if path.suffix == SUFFIX:
+        path = path.parent
+    if path.is_dir():
+        return _replay_journal(path, settings, lake, on_bytes)
+    recording = f"{CAPTURE}{content_id(path)}"
+    folder = settings.journal_dir / recording
+    if _is_whole(folder):
+        return _replay_journal(folder, settings, lake, None)
+    _discard_torn(folder)
+    return _replay_capture(path, folder, settings, lake, on_bytes)
+
+
+def _replay_capture(
+    path: Path, folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None
+) -> Replayed:
+    bad: list[BadLine] = []
+    frames = read_capture(path, on_bad=bad.append, on_bytes=on_bytes)
+    # Read the first frame before the journal is made: a file that is no capture must leave nothing behind.
+    first_ns, first = next(frames)
+    pipeline = Pipeline(folder.name, settings, is_capture=True)
+    with JournalWriter(folder, segment_bytes=settings.record.segment_bytes) as journal:
+        about = json.dumps({"source": "capture", "file": path.name}).encode()
+        done = Replayed(folder.name, pipeline.counts, pipeline.state.channels)
+
+        def batches() -> Iterator[Batch]:
+            yield journal.extend((first_ns,), (Kind.STARTED,), (-1,), (about,))
+            for chunk in _chunks(itertools.chain(((first_ns, first),), frames)):
+                stamps, bodies = zip(*chunk, strict=True)
+                count = len(chunk)
+                yield journal.extend(stamps, (Kind.FRAME,) * count, (0,) * count, bodies)
+            yield journal.extend((journal.last_recv_ns,), (Kind.STOPPED,), (-1,), (b"end of capture",))
+
+        def before_commit() -> None:
+            journal.sync()
+            for line in bad:
+                pipeline.refuse_line(line.reason, line.raw, f"{path.name}:{line.number}")
+            bad.clear()
+
+        _drive(pipeline, batches(), lake, done, before_commit)
+    return done
+
+
+def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
+    with hold_recording(folder):
+        return _replay_held(folder, settings, lake, on_bytes)
+
+
+def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
+    about, started_ns = about_recording(folder)
+    if about.get("source") == BACKFILL:
+        return _replay_backfill(folder, settings, lake)
+    settings = settings_of(about, settings)
+    pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
+    if about.get("source") == "socket":
+        resume_listings(pipeline, lake, started_ns)
+        resume(pipeline, lake, recorded_instruments(about, pipeline), started_ns)
+    damages: list[Damage] = []
+    done = Replayed(folder.name, pipeline.counts, pipeline.state.channels)
+
+    def before_commit() -> None:
+        for damage in damages:
+            pipeline.damage(damage)
+        damages.clear()
+
+    _drive(
+        pipeline, read_batches(folder, on_damage=damages.append, on_bytes=on_bytes), lake, done, before_commit
+    )
+    return done
+
+
+def _replay_backfill(folder: Path, settings: Settings, lake: Lake) -> Replayed:
+    done, answers = replay_backfill(folder, settings, lake)
+    counts = Counts(frames=answers.answers, quarantined=done.refused, bars=done.rows.get("bars", 0))
+    return Replayed(folder.name, counts, answers.kinds, done.rows)
+
+
+def _drive(
+    pipeline: Pipeline,
+    batches: Iterator[Batch],
+    lake: Lake,
+    done: Replayed,
+    before_commit: Callable[[], None],
+) -> None:
+    first = last_ns = 0
+    last = -1
+    for batch in batches:
+        if batch.first > last + 1 and last >= 0:
+            pipeline.lose(last_ns, int(batch.recv_ns[0]))
+        pipeline.process_batch(batch)
+        last, last_ns = batch.first + len(batch) - 1, int(batch.recv_ns[-1])
+        if last - first >= COMMIT_FRAMES:
+            before_commit()
+            _commit(pipeline, lake, done, first, last)
+            first = last + 1
+    # A journal that just ends (kill -9) ends its spans where they were last proven.
+    last = max(last, 0)
+    pipeline.stop(last_ns, "recorder down")
+    before_commit()
+    _commit(pipeline, lake, done, first, last)
+
+
+def _commit(pipeline: Pipeline, lake: Lake, done: Replayed, first: int, last: int) -> None:
+    tables = pipeline.drain()
+    commit = lake.commit(
+        tables,
+        batch_id=f"replay:{pipeline.recording}:{first}-{last}:{pipeline.fingerprint}",
+        inputs={"recording": pipeline.recording, "frames": [first, last]},
+    )
+    for name, rows in commit.rows.items():
+        done.written[name] = done.written.get(name, 0) + rows
+
+
+def recorded_instruments(about: Mapping[str, Any], pipeline: Pipeline) -> list[str]:
+    """Return the ids of what a recording was to record from its begin."""
+    registry = pipeline.state.registry
+    return [registry.instrument_id(coin) for coin in about.get("coins", [])] + [
+        registry.instrument_id(symbol, gaiaex.VENUE) for symbol in about.get("symbols", [])
+    ]
+
+
+def _chunks(frames: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    frames = iter(frames)
+    while chunk := list(itertools.islice(frames, _CHUNK_FRAMES)):
+        yield chunk
+
+
+def _is_whole(folder: Path) -> bool:
+    if not segments(folder):
+        return False
+    damages: list[Damage] = []
+    last = deque(read_journal(folder, on_damage=damages.append), maxlen=1)
+    return bool(last) and last[0].kind is Kind.STOPPED and not damages
+
+
+def _discard_torn(folder: Path) -> None:
+    """Remove a capture's half-written journal; the capture itself is still there to be read again."""
+    if folder.exists():
+        shutil.rmtree(folder)

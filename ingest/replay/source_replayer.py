@@ -1,0 +1,217 @@
+"""How is one source of a lake made again, and how do rows come over that cannot be?
+
+A recording is replayed, a step of an archive is taken again from the objects that are kept, and a file is imported
+again. Everything else, and what is left of a source that does not give all of it, comes over from the old lake as it
+is, under the ids of its batches: by those a backfill knows what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from ingest.backfill.archive.books import ArchivedBooks
+from ingest.backfill.archive.contexts import ArchivedContexts
+from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.trades import ArchivedTrades
+from ingest.backfill.candle_files import check_absent, import_candles
+from ingest.backfill.runner import committed
+from ingest.backfill.source import Step as Piece
+from ingest.replay.lineage import Batch, Source
+from ingest.replay.replay import replay
+from storage.clock import MS_NS, WallTime
+from storage.contracts.contract import STAMPS, Contract
+from storage.contracts.tables import CONTRACTS
+from storage.errors import TickwalkError, VenueError
+from storage.lake.lake import Lake
+from storage.lake.readable_files import Readable, readable
+from storage.lake.snapshots import Step
+from storage.settings import Settings
+
+# Batches of a recording are small and many; carried over they become few.
+_LOT_ROWS: Final = 500_000
+_LIVE: Final = ("live:", "replay:", "carried:")
+_CARRIED: Final = "carried"
+_NEVER_S: Final = 1e9
+
+Bytes = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of one source.
+
+    Args:
+        source: as it was found.
+        carried: rows that came over from the old lake as they were, and `why`.
+        lost: rows that were to come over, and that the old lake itself has lost.
+    """
+
+    source: Source
+    carried: int = 0
+    lost: int = 0
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Maker:
+    """Makes a new lake's rows, source by source."""
+
+    old: Lake
+    new: Lake
+    settings: Settings
+    place: Settings
+    _readable: dict[str, Readable] = dataclasses.field(default_factory=dict)
+
+    def make(self, sources: Sequence[Source], on_bytes: Bytes, on_step: Step) -> Iterator[Made]:
+        """Make all sources, in order."""
+        for source in sources:
+            told = 0
+
+            def advance(size: int) -> None:
+                nonlocal told
+                told += size
+                on_bytes(size)
+
+            why = source.why_not or self._make_again(source, advance)
+            on_bytes(source.size_bytes - told)
+            has = committed(self.new, [batch.batch_id for batch in source.batches])
+            left = [batch for batch in source.batches if batch.batch_id not in has]
+            if not why:
+                # Of a recording other batches come; of a step the same one.
+                left = [batch for batch in left if not batch.batch_id.startswith(_LIVE)]
+                why = "what it was made from does not give it again" if left else ""
+            carried, lost = self._carry(left)
+            on_step(source.name)
+            yield Made(source, carried, lost, why)
+
+    def _make_again(self, source: Source, on_bytes: Bytes) -> str:
+        """Make a source's rows; return why that could not be done, or nothing."""
+        try:
+            if source.kind == "archive":
+                self._take_archived(source)
+            elif source.kind == "file":
+                self._import(source)
+            elif source.path is not None:
+                replay(source.path, self.place, self.new, on_bytes=on_bytes)
+        except TickwalkError as error:
+            return error.message
+        return ""
+
+    def _take_archived(self, source: Source) -> None:
+        """Take a step of an archive again, from the objects that are kept; one that is not ends it.
+
+        Raises:
+            VenueError: an object is no longer kept, or the archive is another one now.
+            CaptureError: an object holds other bytes than were fetched.
+        """
+        (batch,) = source.batches
+        kind, names = batch.batch_id.split(":")[1], list(batch.inputs["objects"])
+        archive = self.settings.archive
+        where = archive.node_data if kind == "trades" else archive.market_data
+        store = _Kept(where.rstrip("/"))
+        if not all(name.startswith(f"{store.where}/") for name in names):
+            raise VenueError(f"its objects come from another archive than {store.where}")
+        folder = self.settings.archive_dir / store.where.partition("://")[2]
+        objects, settings, now = Objects(store, folder, retry_s=_NEVER_S), self.place, WallTime()
+        taker: ArchivedTrades | ArchivedBooks | ArchivedContexts
+        if kind == "trades":
+            widths = tuple(batch.batch_id.rsplit(":", 1)[1].split(","))
+            bars = dataclasses.replace(settings.bars, widths=widths)
+            settings = dataclasses.replace(settings, bars=bars)
+            taker = ArchivedTrades(objects, settings, now, query=self.new.query)
+        else:
+            taker = (ArchivedBooks if kind == "books" else ArchivedContexts)(objects, settings, now)
+        taken = asyncio.run(taker.take(Piece(batch.batch_id, source.name)))
+        if taken.absent or taken.inputs != batch.inputs:
+            raise VenueError(taken.absent or "its objects are others than they were")
+        self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)
+
+    def _import(self, source: Source) -> None:
+        """Import a file of candles again, as it was imported; what it was told stands in the batch's id."""
+        (batch,) = source.batches
+        assert source.path is not None
+        _, width, ids, absent, lag_ns = batch.batch_id.rsplit(":", 4)
+        venue, _, kind = ids.partition("|")
+        bars = dataclasses.replace(self.place.bars, history_lag_ms=int(lag_ns) // MS_NS)
+        settings = dataclasses.replace(self.place, bars=bars)
+        absent = check_absent(absent)
+        import_candles(source.path, settings, self.new, width=width, venue=venue, kind=kind, absent=absent)
+
+    def _carry(self, batches: Sequence[Batch]) -> tuple[int, int]:
+        """Carry batches over as they are; return how many rows came, and how many the old lake has lost."""
+        carried = lost = 0
+        for lot in _lots(batches):
+            names = [batch.batch_id for batch in lot]
+            tables = {
+                name: self._rows(CONTRACTS[name], names)
+                for name in CONTRACTS
+                if any(batch.rows.get(name) for batch in lot)
+            }
+            inputs = dict(lot[0].inputs)
+            if frames := [batch.inputs["frames"] for batch in lot if "frames" in batch.inputs]:
+                inputs["frames"] = [min(pair[0] for pair in frames), max(pair[1] for pair in frames)]
+            is_live = names[0].startswith(_LIVE)
+            self.new.commit(
+                tables,
+                batch_id=f"carried:{names[0].removeprefix('carried:')}" if is_live else names[0],
+                inputs=inputs | {_CARRIED: True},
+            )
+            came = sum(rows.num_rows for rows in tables.values())
+            carried += came
+            lost += sum(sum(batch.rows.values()) for batch in lot) - came
+        return carried, lost
+
+    def _rows(self, contract: Contract, batch_ids: list[str]) -> pa.Table:
+        name = contract.name
+        if name not in self._readable:
+            self._readable[name] = readable(self.old, name)
+        rows = self.old.query(
+            f"SELECT * {self._readable[name].among('list_contains(?, batch)')}", [batch_ids]
+        ).drop_columns([field.name for field in STAMPS])
+        for field in contract.schema:
+            if field.name not in rows.column_names:  # of an older layout
+                rows = rows.append_column(field.name, pa.nulls(rows.num_rows, field.type))
+        return rows
+
+
+class _Kept:
+    """A store that gives nothing: what an archive's step needs is kept, or it is not made again."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def sizes(self, prefix: str) -> dict[str, int] | None:  # noqa: ARG002 - the protocol's
+        """Return None: it does not list."""
+        return None
+
+    def download(self, key: str, path: Path) -> bool:  # noqa: ARG002 - the protocol's
+        """Give nothing.
+
+        Raises:
+            VenueError: always.
+        """
+        raise VenueError(f"{key} is not kept")
+
+
+def _lots(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """Yield what is carried over at once: some batches of a recording, or one of anything else."""
+    lot: list[Batch] = []
+    rows = 0
+    for batch in batches:
+        if not batch.batch_id.startswith(_LIVE):
+            yield [batch]
+            continue
+        lot.append(batch)
+        rows += sum(batch.rows.values())
+        if rows >= _LOT_ROWS:
+            yield lot
+            lot, rows = [], 0
+    if lot:
+        yield lot

@@ -1,0 +1,1 @@
+"""A simulated venue over real sockets, for the demo and tests."""

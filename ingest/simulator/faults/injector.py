@@ -1,0 +1,180 @@
+"""When does each ordered fault of delivery strike, and what does it do to the messages of a block?
+
+The plan is seeded and draws in the order of the tape, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from typing import TypeVar
+
+from ingest.simulator.faults.faults import (
+    ClaimSubscribed,
+    Counted,
+    Delivery,
+    Disconnect,
+    Duplicate,
+    FailInfo,
+    FeedName,
+    Garbage,
+    Lag,
+    LoseAck,
+    NoPongs,
+    Outage,
+    RateLimit,
+    RefuseConnections,
+    RelayFrozen,
+    RelayStale,
+    Reorder,
+    Silence,
+    Strike,
+)
+from ingest.simulator.wire.encoder import Frame
+from ingest.simulator.wire.subscriptions import Subscription
+
+AnyDelivery = TypeVar("AnyDelivery", bound=Delivery)
+
+
+class FaultPlan:
+    """The faults of delivery ordered so far; `advance` tells it the time."""
+
+    def __init__(self, *, seed: int) -> None:
+        self.now_s = 0.0
+        """Seconds since the start of the tape, of the newest block; before it 0."""
+        self._random = random.Random(seed)
+        self._strikes: list[Strike] = []
+        self._counted: list[list[Counted]] = []
+        self._windows: list[Delivery] = []
+        self._shares: list[Duplicate | Reorder] = []
+        self._silences: list[Silence] = []
+        self._held: list[tuple[float, int, Frame]] = []
+        self._sequence = itertools.count()
+
+    def add(self, fault: Strike | Counted | Delivery) -> None:
+        """Order a fault; one whose time has passed strikes at the next block."""
+        match fault:
+            case Disconnect() | Garbage() | Outage():
+                self._strikes.append(fault)
+                self._strikes.sort(key=lambda item: item.at_s)
+            case LoseAck() | ClaimSubscribed() | FailInfo() | RefuseConnections():
+                self._counted.append([fault] * fault.times)
+            case Silence():
+                self._silences.append(fault)
+            case Duplicate() | Reorder():
+                self._shares.append(fault)
+            case _:
+                self._windows.append(fault)
+
+    def advance(self, now_s: float) -> None:
+        """Take in the time of a block."""
+        self.now_s = max(self.now_s, now_s)
+
+    def strikes(self) -> list[Strike]:
+        """Return, once, the faults of a single instant that are due."""
+        due = [item for item in self._strikes if item.at_s <= self.now_s]
+        del self._strikes[: len(due)]
+        return due
+
+    def arrange(self, frames: list[Frame]) -> list[Frame]:
+        """Return the frames to send at a block: without the silenced, with the doubled and the late."""
+        if not (self._silences or self._shares or self._held):
+            return frames
+        out = [heapq.heappop(self._held)[2] for _ in range(self._count_released())]
+        for frame in frames:
+            if self.is_silent(frame.channel, frame.coin):
+                continue
+            copies, delay_s = self._draw() if frame.prints else (1, 0.0)
+            if delay_s:
+                heapq.heappush(self._held, (self.now_s + delay_s, next(self._sequence), frame))
+            else:
+                out.extend([frame] * copies)
+        return out
+
+    def release(self) -> list[Frame]:
+        """Return what is still held back, oldest first; a lost socket or the end of the tape ends the wait."""
+        frames = [frame for _, _, frame in sorted(self._held)]
+        self._held.clear()
+        return frames
+
+    def is_silent(self, channel: str, coin: str) -> bool:
+        """Return whether a stream is silenced."""
+        return any(
+            item.coin == coin and (not item.channels or channel in item.channels) and item.holds(self.now_s)
+            for item in self._silences
+        )
+
+    def loses_pongs(self) -> bool:
+        """Return whether pings go unanswered."""
+        return bool(self._on(NoPongs))
+
+    def lag_ns(self) -> int:
+        """Return how much later than usual things are delivered."""
+        return round(sum(item.by_s for item in self._on(Lag)) * 1e9)
+
+    def most_connections(self) -> int | None:
+        """Return how many connections a minute are taken, or None for any number."""
+        return min((item.per_minute for item in self._on(RateLimit)), default=None)
+
+    def relay_is_stale(self, symbol: str) -> bool:
+        """Return whether the relay says that it lost its upstream."""
+        return any(item.symbol in ("", symbol) for item in self._on(RelayStale))
+
+    def relay_is_frozen(self, symbol: str) -> bool:
+        """Return whether a relayed book stands still without a word."""
+        return any(item.symbol in ("", symbol) for item in self._on(RelayFrozen))
+
+    def on_subscribe(self, subscription: Subscription) -> LoseAck | ClaimSubscribed | None:
+        """Return, and use up, what goes wrong with a subscription."""
+        for queue in self._counted:
+            fault = queue[0]
+            if isinstance(fault, LoseAck | ClaimSubscribed) and (fault.channel, fault.coin) == (
+                subscription.channel,
+                subscription.coin,
+            ):
+                self._use(queue)
+                return fault
+        return None
+
+    def on_info(self) -> FailInfo | None:
+        """Return, and use up, what goes wrong with a request to `/info`."""
+        for queue in self._counted:
+            fault = queue[0]
+            if isinstance(fault, FailInfo):
+                self._use(queue)
+                return fault
+        return None
+
+    def on_connect(self, feed: FeedName) -> RefuseConnections | None:
+        """Return, and use up, what a handshake of a feed is refused with."""
+        for queue in self._counted:
+            fault = queue[0]
+            if isinstance(fault, RefuseConnections) and fault.feed == feed:
+                self._use(queue)
+                return fault
+        return None
+
+    def _on(self, kind: type[AnyDelivery]) -> list[AnyDelivery]:
+        """Return the faults of a kind that hold now."""
+        return [item for item in self._windows if isinstance(item, kind) and item.holds(self.now_s)]
+
+    def _use(self, queue: list[Counted]) -> None:
+        queue.pop()
+        if not queue:
+            self._counted.remove(queue)
+
+    def _count_released(self) -> int:
+        return sum(due_s <= self.now_s for due_s, _, _ in self._held)
+
+    def _draw(self) -> tuple[int, float]:
+        """Return (copies, delay in seconds) of one trades message."""
+        copies, delay_s = 1, 0.0
+        for item in self._shares:
+            if not item.holds(self.now_s) or self._random.random() >= item.share:
+                continue
+            if isinstance(item, Duplicate):
+                copies += 1
+            else:
+                delay_s = item.window_s * (1 - self._random.random())
+        return copies, delay_s

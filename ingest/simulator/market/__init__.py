@@ -1,0 +1,1 @@
+"""Markets that the simulated venue serves: synthetic or recorded."""

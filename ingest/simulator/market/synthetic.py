@@ -1,0 +1,246 @@
+"""What does the simulated venue publish, block by block?
+
+`Market` turns the numbers of `ingest.simulator.market.generator` into the venue's messages. It is pure: the same spec
+gives the same blocks, byte for byte, whoever listens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final, Protocol
+
+import numpy as np
+
+from ingest.simulator.market.chunking import pieces
+from ingest.simulator.market.funding import past_fundings
+from ingest.simulator.market.generator import ADDRESSES, Chunk, CoinChunk, Simulation, warm_up_ms
+from ingest.simulator.market.outcomes import add_mirror
+from ingest.simulator.market.spec import CoinSpec, MarketSpec
+from ingest.simulator.market.universe import Listing, kind_of
+from ingest.simulator.wire.encoder import (
+    Block,
+    Frame,
+    Funding,
+    Print,
+    Quote,
+    bbo_text,
+    context_frame_text,
+    context_text,
+    decimal_text,
+    exact_text,
+    print_text,
+    spot_context_text,
+    trades_text,
+)
+from storage.clock import MS_NS, NS
+
+FAST_BOOK_MS: Final = 500
+LEVEL_PRINTS: Final = 8
+"""A book level holds about as much as so many prints."""
+
+FUNDING_HOURS: Final = 720
+"""Hours of funding history before the tape, more than one page of the venue's answer."""
+
+
+class Source(Protocol):
+    """Something that can be served: a market, or a tape."""
+
+    seed: int
+    start_ns: int
+    """First instant served; blocks before it only fill the venue's memory."""
+    end_ns: int | None
+    tail_ns: int
+    """How far behind the end the last clock frame lies, so that a follower may close its last bar."""
+    listings: tuple[Listing, ...]
+    """The universe; empty where any coin may be asked for."""
+    fundings: tuple[Funding, ...]
+    """What was paid before the first block."""
+    makes_books: bool
+    """Whether books and candles are made on demand, or come as frames of the blocks."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield what is published, in order; once."""
+
+
+class Market:
+    """A seeded market as a source of blocks."""
+
+    makes_books = True
+    tail_ns = 3 * NS
+
+    def __init__(self, spec: MarketSpec) -> None:
+        self.spec = spec
+        self.seed = spec.seed
+        self.start_ns = spec.start_ns
+        self.end_ns = spec.end_ns
+        self.listings = tuple(
+            Listing(
+                coin.name,
+                coin.size_decimals,
+                coin.price_decimals,
+                coin.max_leverage,
+                coin.listed,
+                LEVEL_PRINTS * coin.median_notional / coin.start_price,
+            )
+            for coin in spec.coins
+        )
+        self._coins = {coin.name: coin for coin in spec.coins}
+        self._addresses, self.fundings = _before(spec)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks from the warm-up to the end of the span; a block with nothing in it is left out."""
+        last_ms = 0
+        drawn = tuple(coin for coin in self.spec.coins if not coin.mirrored)
+        slow_ms = self.spec.book_s * 1_000
+        for chunk in Simulation(dataclasses.replace(self.spec, coins=drawn)).chunks():
+            times, clocks = chunk.block_ms.tolist(), chunk.clock_ns.tolist()
+            for first, last, piece in pieces(chunk):
+                frames, fundings = self._frames(piece, times)
+                for i in range(first, last):
+                    time_ms = times[i]
+                    if self.end_ns is not None and time_ms * MS_NS >= self.end_ns:
+                        return
+                    slow = time_ms // slow_ms != last_ms // slow_ms
+                    fast = time_ms // FAST_BOOK_MS != last_ms // FAST_BOOK_MS
+                    last_ms = time_ms
+                    if i in frames or slow or fast:
+                        yield Block(time_ms, clocks[i], frames.get(i, []), fundings.get(i, []), slow, fast)
+
+    def _frames(
+        self, chunk: Chunk, times: list[int]
+    ) -> tuple[dict[int, list[Frame]], dict[int, list[Funding]]]:
+        """Return frames and fundings by block, given the times of all blocks."""
+        frames: defaultdict[int, list[Frame]] = defaultdict(list)
+        fundings: defaultdict[int, list[Funding]] = defaultdict(list)
+        for name, part in chunk.coins.items():
+            coin = self._coins[name]
+            self._add_trades(frames, coin, part, times)
+            _add_quotes(frames, coin, part, times)
+            for block, rate, premium in part.fundings if kind_of(name) == "perp" else ():
+                fundings[block].append(Funding(name, times[block], rate, premium))
+        for coin in self.spec.coins:
+            if coin.mirrored:
+                add_mirror(frames, coin)
+            elif kind_of(coin.name) != "outcome":
+                _add_contexts(frames, coin, chunk)
+        return frames, fundings
+
+    def _add_trades(
+        self, frames: defaultdict[int, list[Frame]], coin: CoinSpec, part: CoinChunk, times: list[int]
+    ) -> None:
+        name, channel, key = coin.name, "trades", f"trades:{coin.name}"
+        addresses, hashes, takers = self._addresses, part.order_hash, part.taker.tolist()
+        batch: list[Print] = []
+        rows = zip(
+            part.print_block.tolist(), part.order.tolist(), part.buy.tolist(), part.price.tolist(),
+            part.size.tolist(), part.tid.tolist(), part.maker.tolist(), strict=True,
+        )  # fmt: skip
+        last = -1
+        for block, order, buy, price, size, tid, maker in rows:
+            if block != last and batch:
+                frames[last].append(Frame(key, channel, name, trades_text(batch), tuple(batch)))
+                batch = []
+            last = block
+            taker, other = addresses[takers[order]], addresses[maker]
+            buyer, seller = (taker, other) if buy else (other, taker)
+            time_ms = times[block]
+            px, sz = exact_text(price), exact_text(size)
+            text = print_text(name, buy, px, sz, time_ms, hashes[order], tid, buyer, seller)
+            batch.append(Print(name, time_ms, tid, price, size, text))
+        if batch:
+            frames[last].append(Frame(key, channel, name, trades_text(batch), tuple(batch)))
+
+
+@lru_cache(maxsize=4)
+def _before(spec: MarketSpec) -> tuple[list[str], tuple[Funding, ...]]:
+    """Return the addresses of a market, and what was paid before its first block."""
+    rng = np.random.default_rng([spec.seed, 2])
+    digits = rng.bytes(20 * ADDRESSES).hex()
+    fundings = tuple(
+        Funding(coin.name, *row)
+        for coin in spec.coins
+        if coin.listed and kind_of(coin.name) == "perp"
+        for row in past_fundings(rng, warm_up_ms(spec) + 1, FUNDING_HOURS)
+    )
+    return [f"0x{digits[40 * i : 40 * i + 40]}" for i in range(ADDRESSES)], fundings
+
+
+def _add_quotes(
+    frames: defaultdict[int, list[Frame]], coin: CoinSpec, part: CoinChunk, times: list[int]
+) -> None:
+    name, channel, key = coin.name, "bbo", f"bbo:{coin.name}"
+    sizes, orders = part.touch_size.tolist(), part.touch_orders.tolist()
+    rows = zip(
+        part.quote_block.tolist(), part.bid.tolist(), sizes[0], orders[0], part.ask.tolist(), sizes[1], orders[1],
+        part.tick.tolist(), strict=True,
+    )  # fmt: skip
+    for block, bid, bid_size, bids, ask, ask_size, asks, tick in rows:
+        quote = Quote(name, times[block], bid, bid_size, bids, ask, ask_size, asks, tick)
+        frames[block].append(Frame(key, channel, name, bbo_text(quote), (), quote))
+
+
+def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
+    name, channel, key = coin.name, "activeAssetCtx", f"activeAssetCtx:{coin.name}"
+    px, sz = coin.price_decimals, coin.size_decimals
+    if kind_of(name) == "spot":
+        _add_spot_contexts(frames, coin, chunk)
+        return
+    if not coin.listed:
+        text = context_frame_text(name, delisted_context_text(coin.start_price, px))
+        for block in chunk.context_block.tolist():
+            frames[block].append(Frame(key, channel, name, text))
+        return
+    part = chunk.coins[name]
+    at = np.searchsorted(part.quote_block, chunk.context_block)
+    bid, ask, tick = part.bid[at], part.ask[at], part.tick[at]
+    rows = zip(
+        chunk.context_block.tolist(), part.contexts, part.mark.tolist(), ((bid + ask) / 2).tolist(),
+        (bid - tick).tolist(), (ask + tick).tolist(), strict=True,
+    )  # fmt: skip
+    for block, context, mark, mid, impact_bid, impact_ask in rows:
+        text = context_text(
+            funding=context.funding,
+            interest=decimal_text(context.interest, sz),
+            day_open=decimal_text(context.day_open, px),
+            day_notional=context.day_notional,
+            premium=context.premium,
+            oracle=decimal_text(context.oracle, px),
+            mark=decimal_text(mark, px),
+            mid=decimal_text(mid, px + 1),
+            impact=(decimal_text(impact_bid, px), decimal_text(impact_ask, px)),
+            day_base=decimal_text(context.day_base, sz),
+        )
+        frames[block].append(Frame(key, channel, name, context_frame_text(name, text)))
+
+
+def _add_spot_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
+    """Add contexts of spot, which are asked for as `activeAssetCtx` and come on a channel of their own."""
+    name, px = coin.name, coin.price_decimals
+    part = chunk.coins[name]
+    at = np.searchsorted(part.quote_block, chunk.context_block)
+    mids = ((part.bid[at] + part.ask[at]) / 2).tolist()
+    for block, context, mid in zip(chunk.context_block.tolist(), part.contexts, mids, strict=True):
+        mid_text = decimal_text(mid, px + 1)
+        text = spot_context_text(
+            name,
+            day_open=decimal_text(context.day_open, px),
+            day_notional=context.day_notional,
+            mark=mid_text,
+            mid=mid_text,
+            supply=decimal_text(coin.open_interest, coin.size_decimals),
+            day_base=decimal_text(context.day_base, coin.size_decimals),
+        )
+        channel, key = "activeSpotAssetCtx", f"activeAssetCtx:{name}"
+        frames[block].append(Frame(key, channel, name, context_frame_text(name, text, channel)))
+
+
+def delisted_context_text(price: float, price_decimals: int) -> str:
+    """Return the context of a coin without a book, as the venue keeps sending it for delisted ones."""
+    px = decimal_text(price, price_decimals)
+    return context_text(
+        funding=0.0, interest="0.0", day_open=px, day_notional=0.0, premium=None, oracle=px, mark=px, mid=None,
+        impact=None, day_base="0.0",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Endpoints and sessions of the simulated venue."""

@@ -1,0 +1,226 @@
+"""At which addresses does the simulated venue listen, and who lets a client in?
+
+One port: `/ws` and `/info` are Hyperliquid's, `/explorer` its explorer's, `/gaia` is GaiaEx.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.http import WSMsgType
+
+from ingest.simulator.faults.faults import FeedName
+from ingest.simulator.faults.injector import FaultPlan
+from ingest.simulator.server.connection import Line, Stats
+from ingest.simulator.server.gaiaex_relay import Relay
+from ingest.simulator.server.gaiaex_session import RelaySession
+from ingest.simulator.server.hyperliquid_session import Session
+from ingest.simulator.server.info_endpoint import UNREADABLE, Answers
+from ingest.simulator.server.publisher import Pace, Pump
+from ingest.simulator.server.rate_limits import MinuteLimit, weight_of, weight_of_rows
+from ingest.simulator.wire.subscriptions import Refused
+from storage.clock import TimeSource
+
+MakeSession = Callable[[web.WebSocketResponse, Callable[[], None], bool], Session]
+
+
+class Doors:
+    """The web application of one venue.
+
+    Args:
+        make_session: makes the session of a Hyperliquid client, or (third argument) of an explorer's.
+        holds: whether connections are taken after the tape's end.
+        idle_close_s: a connection to which nothing was sent for so long is dropped.
+        weight_limit: of requests to `/info` a minute; None for no limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        pump: Pump,
+        plan: FaultPlan,
+        relay: Relay,
+        answers: Answers,
+        stats: Stats,
+        pace: Pace,
+        time_source: TimeSource,
+        make_session: MakeSession,
+        holds: bool,
+        idle_close_s: float,
+        weight_limit: int | None,
+    ) -> None:
+        self._pump = pump
+        self._plan = plan
+        self._relay = relay
+        self._answers = answers
+        self._stats = stats
+        self._pace = pace
+        self._time = time_source
+        self._make_session = make_session
+        self._holds = holds
+        self._idle_close_s = idle_close_s
+        self._weight_limit = weight_limit
+        self._weights, self._handshakes = MinuteLimit(), MinuteLimit()
+
+    def app(self) -> web.Application:
+        """Return the application with its routes."""
+        app = web.Application()
+        app.router.add_get("/ws", self._serve_api)
+        app.router.add_get("/explorer", self._serve_explorer)
+        app.router.add_post("/info", self._serve_info)
+        app.router.add_get("/gaia/ws/market/{symbol}", self._serve_perp_book)
+        app.router.add_get("/gaia/ws/market/spot/{symbol}", self._serve_spot_book)
+        for path in ("symbols/list", "time", "health", "spot/symbols"):
+            app.router.add_get(f"/gaia/v1/trade/{path}", self._serve_gaia)
+        return app
+
+    # WebSockets.
+
+    async def _serve_api(self, request: web.Request) -> web.StreamResponse:
+        return await self._serve(
+            "hyperliquid", request, lambda ws, abort: self._make_session(ws, abort, False)
+        )
+
+    async def _serve_explorer(self, request: web.Request) -> web.StreamResponse:
+        return await self._serve("explorer", request, lambda ws, abort: self._make_session(ws, abort, True))
+
+    async def _serve_perp_book(self, request: web.Request) -> web.StreamResponse:
+        return await self._serve_book(request, is_spot=False)
+
+    async def _serve_spot_book(self, request: web.Request) -> web.StreamResponse:
+        return await self._serve_book(request, is_spot=True)
+
+    async def _serve_book(self, request: web.Request, *, is_spot: bool) -> web.StreamResponse:
+        symbol = request.match_info["symbol"].replace("%2F", "/")
+
+        def make(ws: web.WebSocketResponse, abort: Callable[[], None]) -> Line:
+            return RelaySession(
+                symbol, ws, abort, relay=self._relay, plan=self._plan, stats=self._stats, is_spot=is_spot
+            )
+
+        return await self._serve("gaiaex", request, make)
+
+    async def _serve(
+        self,
+        feed: FeedName,
+        request: web.Request,
+        make: Callable[[web.WebSocketResponse, Callable[[], None]], Line],
+    ) -> web.StreamResponse:
+        """Speak with one client until either side has enough."""
+        pump = self._pump
+        refusal = await self._refusal(feed)
+        if refusal is not None:
+            return refusal
+        ws = web.WebSocketResponse(compress=False, autoping=False)
+        await ws.prepare(request)
+        assert request.transport is not None
+        line = make(ws, request.transport.abort)
+        self._stats.connections += 1
+        self._stats.by_feed[feed] += 1
+        if self._pace.is_virtual:
+            await line.send_clock(pump.clock_ns)
+        if isinstance(line, RelaySession):
+            if not line.is_supported:
+                await line.refuse()
+                return ws
+            await line.greet(pump.clock_ns)
+        pump.lines.append(line)
+        pump.count_streams()
+        try:
+            await self._converse(ws, line)
+        finally:
+            if line in pump.lines:
+                pump.lines.remove(line)
+            pump.count_streams()
+        return ws
+
+    async def _refusal(self, feed: FeedName) -> web.Response | None:
+        """Return why a handshake is refused, or None; without a pace, an outage is waited for."""
+        pump = self._pump
+        fault = self._plan.on_connect(feed)
+        if fault is not None:
+            headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
+            return web.Response(status=fault.status, text="connection refused", headers=headers)
+        most = self._plan.most_connections()
+        if most is not None and (wait_s := self._handshakes.take(self._now_ns(), 1, most)):
+            return web.Response(status=429, text="rate limit exceeded", headers={"Retry-After": str(wait_s)})
+        if not pump.lit[feed].is_set() and self._pace.speed:
+            return web.Response(status=503, text="the venue is down")
+        await pump.lit[feed].wait()
+        if pump.ended.is_set() and not self._holds:
+            return web.Response(status=410, text="the tape has ended")
+        return None
+
+    async def _converse(self, ws: web.WebSocketResponse, line: Line) -> None:
+        while True:
+            patience_s = self._patience_s(line)
+            if patience_s is not None and patience_s <= 0:
+                await line.close(clean=False)
+                return
+            try:
+                message = await ws.receive(timeout=patience_s)
+            except TimeoutError:
+                continue
+            if message.type is WSMsgType.TEXT:
+                await line.answer(message.data)
+                self._pump.count_streams()
+            elif message.type in (WSMsgType.PING, WSMsgType.PONG):
+                await line.handle(message.type, message.data)
+            elif message.type is not WSMsgType.BINARY:
+                return
+
+    def _patience_s(self, line: Line) -> float | None:
+        """Return how long a connection may still go without being sent anything; None for ever."""
+        return line.idle_left_s(self._idle_close_s) if self._pace.speed else None
+
+    def _now_ns(self) -> int:
+        return self._pump.clock_ns if self._pace.is_virtual else self._time.now_ns()
+
+    # Questions.
+
+    async def _serve_info(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        fault = self._plan.on_info()
+        if fault is not None:
+            headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
+            text = "<html><body><h1>Bad gateway</h1></body></html>" if fault.html else "null"
+            kind = "text/html" if fault.html else "application/json"
+            return web.Response(status=fault.status, text=text, content_type=kind, headers=headers)
+        if not self._pump.lit["hyperliquid"].is_set():
+            return web.Response(status=503, text="the venue is down")
+        kind = _kind_of_request(body)
+        if self._weight_limit is not None:
+            wait_s = self._weights.take(self._now_ns(), weight_of(kind), self._weight_limit)
+            if wait_s:
+                return web.Response(status=429, text="null", headers={"Retry-After": str(wait_s)})
+        try:
+            answer = self._answers.info(body)
+        except Refused as refusal:
+            return web.Response(status=422, text=str(refusal))
+        if self._weight_limit is not None:
+            self._weights.add(self._now_ns(), weight_of_rows(kind, json.loads(answer)))
+        return web.Response(text=answer, content_type="application/json")
+
+    async def _serve_gaia(self, request: web.Request) -> web.Response:
+        if not self._pump.lit["gaiaex"].is_set():
+            return web.Response(status=503, text="the venue is down")
+        now_ms = self._pump.status_ms()
+        match request.path.removeprefix("/gaia/v1/trade/"):
+            case "symbols/list":
+                return web.json_response(self._relay.symbols(now_ms))
+            case "spot/symbols":
+                return web.json_response(self._relay.spot_symbols(now_ms))
+            case "health":
+                return web.json_response(self._relay.health(now_ms))
+            case _:
+                return web.json_response({"serverTime": now_ms})
+
+
+def _kind_of_request(body: bytes) -> str:
+    try:
+        kind = json.loads(body)["type"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return UNREADABLE
+    return kind if isinstance(kind, str) else UNREADABLE

@@ -1,0 +1,107 @@
+"""How does the simulated GaiaEx talk with one client: one symbol a socket, no requests but a plain `ping`?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import WSCloseCode, web
+
+from ingest.simulator.faults.injector import FaultPlan
+from ingest.simulator.server.connection import Due, Line, Stats
+from ingest.simulator.server.gaiaex_relay import Relay
+from ingest.simulator.wire.encoder import Frame
+
+PING: Final = "ping"
+PONG: Final = "pong"
+
+
+class RelaySession(Line):
+    """One client's connection to the book of one symbol."""
+
+    def __init__(
+        self,
+        symbol: str,
+        ws: web.WebSocketResponse,
+        abort: Callable[[], None],
+        *,
+        relay: Relay,
+        plan: FaultPlan,
+        stats: Stats,
+        is_spot: bool,
+    ) -> None:
+        super().__init__("gaiaex", ws, abort, stats)
+        self.symbol = symbol
+        self._relay = relay
+        self._plan = plan
+        self._is_spot = is_spot
+        self._told_stale = False
+        self._was_frozen = False
+
+    @property
+    def streams(self) -> int:
+        """Return 1: the address names the stream."""
+        return 1
+
+    @property
+    def is_supported(self) -> bool:
+        """Return whether the symbol has a book here, now."""
+        return self._relay.supports(self.symbol, is_spot=self._is_spot)
+
+    async def greet(self, now_ns: int) -> None:
+        """Send the book as it is shown, and whether it is stale."""
+        await self.send_book()
+        self._was_frozen = self._plan.relay_is_frozen(self.symbol)
+        if self._relay.is_stale(self.symbol):
+            await self._tell_stale(now_ns)
+
+    async def refuse(self) -> None:
+        """Say that the symbol is not supported, and close."""
+        await self.send(self._relay.unsupported_text(self.symbol), "error")
+        await self._ws.close(code=WSCloseCode.POLICY_VIOLATION)
+
+    async def answer(self, text: str) -> None:
+        """Answer a plain `ping`; nothing else is understood, and nothing is said about it."""
+        if text == PING and not self._plan.loses_pongs():
+            await self.send(PONG, "pong")
+
+    async def stream(self, frames: list[Frame], clock: str | None, due: Due) -> None:
+        """Send nothing: a block of Hyperliquid's reaches this feed through the relay only."""
+
+    async def send_book(self) -> None:
+        """Send the book as it is shown; before the first there is none."""
+        text = self._relay.book_text(self.symbol)
+        if text is not None:
+            await self.send(text, "orderbook")
+
+    def has_news(self, *, beats: bool) -> bool:
+        """Return whether `turn` will send anything."""
+        if beats or not self.is_supported:
+            return True
+        if self._relay.is_stale(self.symbol) != self._told_stale:
+            return True
+        return self._was_frozen != self._plan.relay_is_frozen(self.symbol)
+
+    async def turn(self, now_ns: int, *, beats: bool) -> None:
+        """Tell what changed beside the book: support, staleness, a sign of life."""
+        if not self.is_supported:
+            await self.refuse()
+            return
+        is_stale, is_frozen = self._relay.is_stale(self.symbol), self._plan.relay_is_frozen(self.symbol)
+        thaws = self._was_frozen and not is_frozen
+        self._was_frozen = is_frozen
+        if is_stale and not self._told_stale:
+            await self._tell_stale(now_ns)
+        elif self._told_stale and not is_stale:
+            self._told_stale = False
+            await self.send(self._relay.recovered_text(self.symbol, now_ns), "recovered")
+            thaws = True
+        if thaws:
+            self._relay.catch_up(self.symbol)
+            await self.send_book()
+        if beats:
+            await self.send(self._relay.heartbeat_text(self.symbol, now_ns), "heartbeat")
+
+    async def _tell_stale(self, now_ns: int) -> None:
+        self._told_stale = True
+        await self.send(self._relay.stale_text(self.symbol, now_ns), "stale")

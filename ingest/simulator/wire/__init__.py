@@ -1,0 +1,1 @@
+"""Wire text of the simulated venue."""

@@ -1,0 +1,141 @@
+"""What does a client ask for: its requests read, checked and echoed as Hyperliquid does?
+
+Error sentences as recorded by clients of the venue in 2025 and 2026 (`Already subscribed: ...`, `Invalid
+subscription ...`, `Error parsing JSON into valid websocket request: ...`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from ingest.simulator.wire.candles import INTERVAL_MINUTES
+
+COIN_CHANNELS: Final = frozenset({"trades", "bbo", "l2Book", "candle", "activeAssetCtx"})
+VENUE_WIDE: Final = frozenset(
+    {"allMids", "allDexsAssetCtxs", "assetCtxs", "spotAssetCtxs", "fastAssetCtxs", "explorerBlock"}
+)
+"""Channels that name no coin; `explorerBlock` is served by the explorer only."""
+API_CHANNELS: Final = (COIN_CHANNELS | VENUE_WIDE) - {"explorerBlock"}
+EXPLORER_CHANNELS: Final = frozenset({"explorerBlock"})
+_OF_A_DEX: Final = ("allMids", "assetCtxs")
+
+
+class Refused(Exception):  # noqa: N818 - it is the venue's answer, not a fault of the program
+    """The venue answers with an error; the text is its sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One stream: of one coin, or of the whole venue (then `coin` is empty)."""
+
+    channel: str
+    coin: str
+    interval: str = ""
+    significant_figures: int | None = None
+    mantissa: int | None = None
+    fast: bool = False
+    dex: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Return what frames of this stream are keyed by."""
+        if self.channel == "candle":
+            return f"candle:{self.coin}:{self.interval}"
+        if self.channel in VENUE_WIDE:
+            return f"{self.channel}:{self.dex or ''}"
+        if self.significant_figures or self.fast:
+            return f"l2Book:{self.coin}:{self.significant_figures}:{self.mantissa}:{self.fast}"
+        return f"{self.channel}:{self.coin}"
+
+    def echo(self) -> str:
+        """Return the subscription as the venue writes it back, with what was left out filled in."""
+        fields: dict[str, Any] = {"type": self.channel}
+        if self.channel in VENUE_WIDE:
+            return json.dumps(
+                fields if self.dex is None else fields | {"dex": self.dex}, separators=(",", ":")
+            )
+        if self.channel == "candle":
+            fields["interval"] = self.interval
+        fields["coin"] = self.coin
+        if self.channel == "l2Book":
+            fields |= {"nSigFigs": self.significant_figures, "mantissa": self.mantissa}
+            if self.fast:
+                fields["fast"] = True
+        return json.dumps(fields, separators=(",", ":"))
+
+
+class Request(NamedTuple):
+    """A client's message; `subscription` is None for a ping."""
+
+    method: Literal["ping", "subscribe", "unsubscribe"]
+    subscription: Subscription | None = None
+
+
+def parse_request(text: str, coins: Collection[str], channels: Collection[str] = API_CHANNELS) -> Request:
+    """Return what a client's message asks for.
+
+    Args:
+        text: the message.
+        coins: the universe; empty accepts any coin.
+        channels: what is served.
+
+    Raises:
+        Refused: the message is none that the venue knows, or names an unknown coin or interval.
+    """
+    unknown = Refused(f"Error parsing JSON into valid websocket request: {text}")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise unknown from None
+    if not isinstance(message, dict):
+        raise unknown
+    method, body = message.get("method"), message.get("subscription")
+    if method == "ping":
+        return Request("ping")
+    if method not in ("subscribe", "unsubscribe") or not isinstance(body, dict):
+        raise unknown
+    channel, coin = body.get("type"), body.get("coin")
+    if not isinstance(channel, str) or channel not in channels:
+        raise unknown
+    if channel in VENUE_WIDE:
+        return Request(method, _venue_wide(channel, body))
+    if not isinstance(coin, str):
+        raise unknown
+    subscription = Subscription(
+        channel=channel,
+        coin=coin,
+        interval=str(body.get("interval", "")),
+        significant_figures=body.get("nSigFigs"),
+        mantissa=body.get("mantissa"),
+        fast=body.get("fast") is True,
+    )
+    if (coins and subscription.coin not in coins) or not fits(subscription):
+        raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
+    return Request(method, subscription)
+
+
+def _venue_wide(channel: str, body: dict[str, Any]) -> Subscription:
+    dex = body.get("dex")
+    if dex is not None and (channel not in _OF_A_DEX or not isinstance(dex, str)):
+        raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
+    return Subscription(channel, "", dex=dex)
+
+
+def ack_text(method: str, subscription: Subscription) -> str:
+    """Return the acknowledgement of a subscription, or of its end."""
+    return f'{{"channel":"subscriptionResponse","data":{{"method":"{method}","subscription":{subscription.echo()}}}}}'
+
+
+def fits(item: Subscription) -> bool:
+    """Return whether the venue knows the interval of a candle, or the coarseness of a book."""
+    if item.channel == "candle":
+        return item.interval in INTERVAL_MINUTES
+    if item.channel != "l2Book":
+        return True
+    if item.significant_figures is None:
+        return item.mantissa is None
+    fits = item.significant_figures in (2, 3, 4, 5)
+    return fits and (item.mantissa is None or (item.significant_figures == 5 and item.mantissa in (1, 2, 5)))

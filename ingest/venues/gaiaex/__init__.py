@@ -1,0 +1,1 @@
+"""GaiaEx's wire format."""

@@ -1,0 +1,254 @@
+"""What does GaiaEx send and list, and which Hyperliquid instrument does it relay?
+
+GaiaEx shows Hyperliquid's books: a relay, not a market of its own, and it publishes no trades. One socket carries one
+symbol; nothing is subscribed to, the symbol stands in the address. Every message of a book is whole.
+
+Two generations of its pages contradict each other, and which is live is not known (`tickwalk probe` tells): G1 sends
+a book as one flat list `levels`, G2 as `bids` and `asks`. A flat list is taken only where one split into sides is
+possible; never a guess. Numbers come as decimal strings, in G2's spot book as JSON numbers. Source: the venue's pages
+as captured in 2026, undated; nothing here was checked against the live venue.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from ingest.venues.hyperliquid.messages import Level
+from ingest.venues.hyperliquid.protocol import VENUE as HYPERLIQUID
+from ingest.venues.hyperliquid.protocol import kind_of
+from storage.errors import VenueError
+
+VENUE: Final = "gaiaex"
+NOT_SUPPORTED: Final = "SYMBOL_NOT_SUPPORTED"
+HEARTBEAT_ANSWER: Final = "ping"
+"""Bare text, not JSON; seen in G1's Python example only."""
+ALTERNATE_WS_URL: Final = "wss://ws.gaiaex.com/market"
+"""A second name of the same backend, by the pages."""
+
+Generation = Literal["G1", "G2"]
+T = TypeVar("T")
+
+
+# Messages.
+
+
+class GaiaBook(msgspec.Struct, tag_field="type", tag="orderbook"):
+    """A whole book: bids from the highest, asks from the lowest; `time` in ms, `is_stale` in the relay's own words."""
+
+    symbol: str
+    time: int
+    levels: tuple[list[Level], list[Level]]
+    generation: Generation
+    is_stale: bool = False
+
+
+class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat"):
+    """The relay lives; `timestamp` in ms. It says nothing of the book, unless `stale` does."""
+
+    timestamp: int
+    symbol: str = ""
+    stale: bool = False
+
+
+class UpstreamLost(msgspec.Struct, tag_field="type", tag="stale"):
+    """The relay lost Hyperliquid: its book is frozen until `recovered`."""
+
+    reason: str
+    symbol: str = ""
+    timestamp: int | None = None
+
+
+class Recovered(msgspec.Struct, tag_field="type", tag="recovered"):
+    """The relay has Hyperliquid again."""
+
+    symbol: str = ""
+    timestamp: int | None = None
+
+
+class Rejection(msgspec.Struct, tag_field="type", tag="error"):
+    """The venue refuses and closes; connecting again to a symbol that is `NOT_SUPPORTED` would loop."""
+
+    code: str
+    message: str = ""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the symbol is not listed, or no longer."""
+        return self.code == NOT_SUPPORTED
+
+
+class GaiaPong(msgspec.Struct, tag_field="type", tag="pong"):
+    """The answer to a ping: bare text."""
+
+
+GaiaMessage = GaiaBook | Heartbeat | UpstreamLost | Recovered | Rejection | GaiaPong
+
+
+class _SpotLevel(msgspec.Struct):
+    price: float
+    size: float
+    count: int | None = None
+
+
+_Side = list[list[float] | _SpotLevel]
+
+
+class _RawBook(msgspec.Struct, tag_field="type", tag="orderbook"):
+    """A book of either generation; which fields must be there depends on which it is."""
+
+    coin: str | None = None
+    levels: list[Level] | None = None
+    time: int | None = None
+    symbol: str | None = None
+    bids: _Side | None = None
+    asks: _Side | None = None
+    timestamp: int | None = None
+    stale: bool | None = None
+    feed_connected: bool | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(
+    _RawBook | Heartbeat | UpstreamLost | Recovered | Rejection | GaiaPong, strict=False
+)
+
+
+def decode(frame: bytes) -> GaiaMessage:
+    """Return what a frame says, whichever generation sent it.
+
+    Raises:
+        VenueError: the frame is neither JSON nor `pong`, of an unknown type, lacks a field, or holds a flat book that
+            could be split into sides in no way or in several (`schema_unsupported`).
+    """
+    try:
+        message = _decoder.decode(frame)
+    except msgspec.ValidationError as error:
+        raise VenueError(f"GaiaEx frame does not fit the wire contract: {error}") from error
+    except RecursionError as error:
+        raise VenueError("GaiaEx frame is nested too deeply to be read") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if frame.strip() == b"pong":
+            return GaiaPong()
+        raise VenueError(f"GaiaEx frame is not JSON: {error}") from error
+    return _book_of(message) if isinstance(message, _RawBook) else message
+
+
+def _book_of(raw: _RawBook) -> GaiaBook:
+    is_stale = raw.stale is True or raw.feed_connected is False
+    if raw.levels is not None and raw.bids is None and raw.asks is None:
+        coin, time = _needed(raw.coin, "coin"), _needed(raw.time, "time")
+        return GaiaBook(coin, time, split_flat(raw.levels), "G1", is_stale)
+    if raw.levels is None and (raw.bids is not None or raw.asks is not None):
+        bids, asks = _needed(raw.bids, "bids"), _needed(raw.asks, "asks")
+        symbol, time = _needed(raw.symbol, "symbol"), _needed(raw.timestamp, "timestamp")
+        return GaiaBook(symbol, time, (_side(bids), _side(asks)), "G2", is_stale)
+    raise VenueError("schema_unsupported: an orderbook has either `levels` or `bids` and `asks`")
+
+
+def _needed(value: T | None, field: str) -> T:
+    if value is None:
+        raise VenueError(f"GaiaEx frame does not fit the wire contract: missing required field `{field}`")
+    return value
+
+
+def _side(levels: _Side) -> list[Level]:
+    found = []
+    for level in levels:
+        if isinstance(level, _SpotLevel):
+            found.append(Level(level.price, level.size, level.count))
+        elif len(level) >= 2:
+            found.append(Level(level[0], level[1]))
+        else:
+            raise VenueError(f"schema_unsupported: a level of {len(level)} numbers has no price and size")
+    return found
+
+
+def split_flat(levels: list[Level]) -> tuple[list[Level], list[Level]]:
+    """Return bids and asks of a flat list of levels, where only one split is possible.
+
+    The list must fall and then rise in price, with one turn, and every ask must lie above every bid. A list that
+    only rises could be asks, or one bid and asks; one that only falls could be bids, or a ladder of both sides.
+
+    Raises:
+        VenueError: no split is possible, or more than one (`schema_unsupported`).
+    """
+    prices = [level.px for level in levels]
+    falls = next((n for n, (a, b) in enumerate(pairwise(prices), 1) if not b < a), len(prices))
+    rises = all(a < b for a, b in pairwise(prices[falls:]))
+    if falls < 2 or falls == len(prices) or not rises or not prices[0] < prices[falls]:
+        raise VenueError(
+            f"schema_unsupported: a flat book of {len(levels)} levels has no one split into sides"
+        )
+    return levels[:falls], levels[falls:]
+
+
+# Names and addresses.
+
+
+def instrument_id(symbol: str) -> str:
+    """Return the instrument id of a symbol as the venue writes it, byte-exact.
+
+    >>> instrument_id("xyz:AAPL"), instrument_id("@145")
+    ('gaiaex|perp|xyz:AAPL', 'gaiaex|spot|@145')
+    """
+    return f"{VENUE}|{kind_of(symbol)}|{symbol}"
+
+
+def twin_of(instrument: str) -> str:
+    """Return the Hyperliquid name, as the id of its first contract, that a GaiaEx instrument relays.
+
+    Both venues write it alike. Which contract has that name now is the registry's to say: a name recycled on one
+    venue need not be on the other.
+
+    >>> twin_of("gaiaex|perp|xyz:AAPL~2")
+    'hyperliquid|perp|xyz:AAPL'
+    """
+    _, kind, name = instrument.split("|", 2)
+    symbol, mark, generation = name.rpartition("~")
+    return f"{HYPERLIQUID}|{kind}|{symbol if mark and generation.isdigit() else name}"
+
+
+def path_segment(symbol: str) -> str:
+    """Return a symbol as it stands in an address: `:` and `@` are legal there, `/` is not.
+
+    >>> path_segment("xyz:AAPL"), path_segment("PURR/USDC")
+    ('xyz:AAPL', 'PURR%2FUSDC')
+    """
+    return quote(symbol, safe=":@")
+
+
+def socket_url(base: str, symbol: str) -> str:
+    """Return the address of a symbol's socket.
+
+    >>> socket_url("wss://host/ws/market", "@145")
+    'wss://host/ws/market/spot/@145'
+    """
+    folder = "/spot/" if kind_of(symbol) == "spot" else "/"
+    return base.rstrip("/") + folder + path_segment(symbol)
+
+
+def rest_url(base: str, path: str) -> str:
+    """Return the address of a question such as `symbols/list`."""
+    return f"{base.rstrip('/')}/{path}"
+
+
+def root_url(base: str) -> str:
+    """Return the host of an address, below which G2 shows `/health` and `/fapi/v1/time`.
+
+    >>> root_url("https://openapi.gaiaex.com/v1/trade")
+    'https://openapi.gaiaex.com'
+    """
+    parts = urlsplit(base)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def question(path: str) -> dict[str, Any]:
+    """Return how a question is named in the journal.
+
+    >>> question("symbols/list")
+    {'type': 'gaiaex', 'path': 'symbols/list'}
+    """
+    return {"type": VENUE, "path": path}

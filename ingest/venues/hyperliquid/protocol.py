@@ -1,0 +1,160 @@
+"""How does one ask Hyperliquid for its public feed, and name what it lists?
+
+Source: the venue's documentation as of 2026-08-22 (websocket, subscriptions, info endpoint).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from ingest.instruments.patterns import nearest
+from storage.clock import MS_NS
+from storage.errors import InstrumentError, VenueError
+
+VENUE: Final = "hyperliquid"
+CHANNELS: Final = ("trades", "bbo", "l2Book", "activeAssetCtx")
+PING: Final = b'{"method":"ping"}'
+# A venue that is none says so in its meta, and recordings of it are named for it.
+SIMULATED_MARK: Final = "tickwalkSimulated"
+CLOCK_PREFIX: Final = b'{"channel":"tickwalkClock"'
+
+
+def instrument_id(coin: str, venue: str = VENUE) -> str:
+    """Return the instrument id of a coin as the venue writes it, byte-exact.
+
+    >>> instrument_id("kPEPE"), instrument_id("@107")
+    ('hyperliquid|perp|kPEPE', 'hyperliquid|spot|@107')
+    """
+    return f"{venue}|{kind_of(coin)}|{coin}"
+
+
+def kind_of(coin: str) -> str:
+    """Return what a coin is by its name.
+
+    >>> [kind_of(coin) for coin in ("BTC", "xyz:AAPL", "PURR/USDC", "@107", "#120")]
+    ['perp', 'perp', 'spot', 'spot', 'outcome']
+    """
+    if coin.startswith("#"):
+        return "outcome"
+    return "spot" if coin.startswith("@") or "/" in coin else "perp"
+
+
+def subscribe(channel: str, coin: str) -> str:
+    """Return the message that subscribes to one channel of one coin."""
+    return json.dumps(
+        {"method": "subscribe", "subscription": {"type": channel, "coin": coin}}, separators=(",", ":")
+    )
+
+
+class Listing(msgspec.Struct, rename="camel"):
+    """One entry of `meta.universe`."""
+
+    name: str
+    sz_decimals: int
+    is_delisted: bool | None = None
+    max_leverage: int | None = None
+
+
+class Meta(msgspec.Struct, rename="camel"):
+    """What one perp dex lists; delisted rows stay, keeping their positions. Its margin is held in one token."""
+
+    universe: list[Listing]
+    collateral_token: int | None = None
+
+
+async def ask(info_url: str, request: dict[str, Any], *, timeout_s: float = 10.0) -> bytes:
+    """Return the raw answer of `POST /info` to a request such as `{"type": "meta"}`.
+
+    Raises:
+        VenueError: the venue cannot be reached, or answers with an error.
+    """
+    try:
+        async with httpx.AsyncClient(timeout=timeout_s) as client:
+            answer = await client.post(info_url, json=request)
+    except httpx.HTTPError as error:
+        raise VenueError(
+            f"the venue's {info_url} cannot be reached: {type(error).__name__} {error}".rstrip(),
+            hint="check the network and record.info_url; try without a network: tickwalk serve-venue",
+        ) from error
+    if answer.status_code != httpx.codes.OK:
+        raise VenueError(
+            f"{info_url} answered {answer.status_code} to a request for {request.get('type')}: {answer.text[:120]!r}",
+            hint="wait a minute (429, 500) or check record.info_url",
+        )
+    return answer.content
+
+
+def parse_venue_time_ns(answer: bytes) -> int:
+    """Return the venue's clock from an answer to `exchangeStatus`, in nanoseconds.
+
+    Raises:
+        VenueError: the answer does not fit.
+    """
+    try:
+        return msgspec.json.decode(answer, type=_ExchangeStatus).time * MS_NS
+    except msgspec.MsgspecError as error:
+        raise VenueError(f"the venue's exchangeStatus does not fit: {error}") from error
+
+
+class _ExchangeStatus(msgspec.Struct):
+    time: int
+
+
+def parse_meta(answer: bytes) -> Meta:
+    """Return what an answer to `meta` lists.
+
+    Raises:
+        VenueError: the answer does not fit.
+    """
+    try:
+        return msgspec.json.decode(answer, type=Meta)
+    except msgspec.MsgspecError as error:
+        raise VenueError(
+            f"the venue's meta does not fit: {error}",
+            hint="the venue may have changed its wire format; see docs/adding-a-venue.md",
+        ) from error
+
+
+def check_coins(coins: Sequence[str], meta: Meta) -> None:
+    """Refuse coins that the venue does not trade.
+
+    Raises:
+        InstrumentError: a coin is unknown or delisted; the hint names the nearest that is traded.
+    """
+    traded = {item.name for item in meta.universe if not item.is_delisted}
+    for coin in coins:
+        if coin in traded or coin.startswith("@") or "/" in coin or ":" in coin:
+            continue
+        why = "is delisted" if any(item.name == coin for item in meta.universe) else "is not listed"
+        near = nearest(coin, traded)
+        raise InstrumentError(
+            f"{coin!r} {why} on {VENUE} (names are byte-exact)",
+            hint=f"did you mean {near}?" if near else "see the names with: tickwalk instruments",
+        )
+
+
+def instrument_rows(meta: Meta, knowable_ns: int) -> list[dict[str, Any]]:
+    """Return rows of the table `instruments` for what a meta lists."""
+    return [
+        {
+            "instrument": instrument_id(item.name),
+            "venue": VENUE,
+            "kind": "perp",
+            "symbol": item.name,
+            "dex": "",
+            "asset_index": position,
+            "size_decimals": item.sz_decimals,
+            "max_leverage": item.max_leverage,
+            "state": "delisted" if item.is_delisted else "listed",
+            "is_delisted": bool(item.is_delisted),
+            "generation": 1,
+            "session": "always",
+            "ts_knowable_ns": knowable_ns,
+        }
+        for position, item in enumerate(meta.universe)
+    ]

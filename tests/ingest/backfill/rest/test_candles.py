@@ -1,0 +1,214 @@
+"""Are the venue's candles taken whole, page by page, whatever it leaves out? Over a real socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingest.backfill.rest.journaled_client import PREFIX
+from ingest.backfill.rest.runner import Wanted
+from ingest.simulator.faults.faults import FailInfo
+from ingest.simulator.server.history_endpoint import Past
+from storage.clock import NS, parse_time_ns
+from storage.contracts.tables import BARS
+from storage.errors import InstrumentError, RangeError, SettingsError, VenueError
+from storage.lake.lake import Lake
+from storage.settings import Settings
+from tests.ingest.backfill.histories import NOW_NS, candles, fill_in, serving, settings_for
+from tests.storage.rows import bar
+
+MINUTE_NS = 60 * NS
+LAST_OPEN_NS = NOW_NS // MINUTE_NS * MINUTE_NS
+
+
+async def test_the_venues_reach_comes_in_whole_and_a_second_time_asks_for_nothing(
+    settings: Settings, lake: Lake
+) -> None:
+    past = Past(NOW_NS, {("BTC", "1m"): candles(5_200)})
+    async with serving(past) as venue:
+        chosen = settings_for(settings, venue)
+        done = await fill_in(lake, chosen, from_ns=0)
+        assert done.rows == {"candles": 4_999, "bars": 4_999}, (
+            "the newest 5,000 less the one that is still open"
+        )
+        again = await fill_in(lake, chosen, from_ns=0)
+    assert (again.taken, again.rows, again.plan.held) == (0, {}, done.taken)
+    found = lake.query(
+        "SELECT epoch_ms(ts_open) AS t, open, high, low, close, volume, trades FROM candles ORDER BY t",
+    )
+    assert [tuple(row.values()) for row in found.to_pylist()] == [
+        tuple(row) for row in candles(5_200)[200:-1]
+    ]
+    bars = lake.query("SELECT DISTINCT status, origin, ts_knowable_ns - epoch_ns(ts_close) AS lag FROM bars")
+    assert bars.to_pylist() == [{"status": "printed", "origin": "candle", "lag": 1_100_000_000}]
+
+
+async def test_an_answer_that_holds_the_oldest_part_only_is_gone_on_with(
+    settings: Settings, lake: Lake
+) -> None:
+    """The venue answers with 7 candles at most, and leaves out the page's last minutes."""
+    past = Past(NOW_NS, {("BTC", "1m"): candles(100, absent=(50, 51, 98))}, answered=7)
+    async with serving(past) as venue:
+        chosen = settings_for(settings, venue)
+        done = await fill_in(lake, chosen)
+    assert done.rows["candles"] == 96
+    statuses = lake.query("SELECT status, cause, count(*) AS n FROM bars GROUP BY ALL ORDER BY n").to_pylist()
+    assert statuses == [
+        {"status": "unknown", "cause": "candle absent", "n": 2},
+        {"status": "printed", "cause": "", "n": 96},
+    ], "what is absent behind the last candle has no bar yet"
+
+
+async def test_a_flat_minute_is_quiet_and_an_absent_one_is_what_the_caller_says(
+    settings: Settings, lake: Lake
+) -> None:
+    past = Past(NOW_NS, {("BTC", "1m"): candles(20, flat=(5,), absent=(9,))})
+    async with serving(past) as venue:
+        chosen = settings_for(settings, venue)
+        await fill_in(lake, chosen, Wanted("candles", absent="quiet"))
+    rows = lake.query("SELECT status, trades, volume, close FROM bars WHERE status <> 'printed'").to_pylist()
+    assert rows == [{"status": "quiet", "trades": 0, "volume": 0.0, "close": None}] * 2
+
+
+async def test_history_is_a_revision_of_what_was_blind_and_never_of_what_was_watched(
+    settings: Settings, lake: Lake
+) -> None:
+    watched, blind = LAST_OPEN_NS // MINUTE_NS - 3, LAST_OPEN_NS // MINUTE_NS - 2
+    empty = dict.fromkeys(("open", "high", "low", "close", "volume", "buy_volume", "notional", "vwap"))
+    past = Past(NOW_NS, {("BTC", "1m"): candles(5)})
+    async with serving(past) as venue:
+        chosen = settings_for(settings, venue)
+        live = [
+            bar(watched),
+            bar(blind, status="blind", cause="recorder down", observed_ms=0, trades=0, **empty),
+        ]
+        lake.commit({"bars": BARS.rows(live)}, batch_id="live")
+        await fill_in(lake, chosen)
+    rows = lake.query("SELECT origin, status, revision FROM bars_latest ORDER BY ts_open").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("candle", "printed", 0), ("live", "printed", 0), ("candle", "printed", 1), ("candle", "printed", 0),
+    ]  # fmt: skip
+    before = lake.query(
+        "SELECT status, cause FROM bars WHERE revision = 0 AND origin = 'live' ORDER BY ts_open"
+    )
+    assert before["cause"].to_pylist() == ["", "recorder down"], "nothing is edited"
+
+
+async def test_a_range_is_taken_as_it_is_meant_and_a_later_one_adds_to_it(
+    settings: Settings, lake: Lake
+) -> None:
+    past = Past(NOW_NS, {("BTC", "1m"): candles(100)})
+    async with serving(past) as venue:
+        chosen = settings_for(settings, venue)
+        first = await fill_in(
+            lake, chosen, from_ns=LAST_OPEN_NS - 60 * MINUTE_NS, to_ns=LAST_OPEN_NS - 30 * MINUTE_NS
+        )
+        second = await fill_in(lake, chosen, from_ns=LAST_OPEN_NS - 40 * MINUTE_NS)
+    assert (first.rows["candles"], first.rows["bars"]) == (30, 30)
+    assert second.rows["bars"] == 30, "ten are there already"
+    assert lake.query("SELECT max(revision) AS top FROM bars")["top"].to_pylist() == [0]
+
+
+async def test_a_delisted_coin_has_a_past(settings: Settings, lake: Lake) -> None:
+    past = Past(NOW_NS, {("OLD", "1m"): candles(50)}, coins=("BTC",))
+    past.listings = tuple(item._replace(listed=item.name != "OLD") for item in past.listings)
+    async with serving(past) as venue:
+        done = await fill_in(lake, settings_for(settings, venue), coins=("OLD",))
+    assert done.rows["candles"] == 49
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "text"),
+    [
+        ({"from_ns": NOW_NS + NS}, RangeError, r"--from 2025-05-20T00:00:31.000Z lies in the future"),
+        (
+            {"to_ns": NOW_NS + NS},
+            RangeError,
+            r"--to 2025-05-20T00:00:31.000Z lies in the future.*leave --to away",
+        ),
+        ({"from_ns": 5 * NS, "to_ns": 4 * NS}, RangeError, r"--from 1970.* is not before --to 1970"),
+        (
+            {"from_ns": 0, "to_ns": parse_time_ns("2025-05-01")},
+            RangeError,
+            r"no 1m candle before 2025-05-16T.*newest 5,000",
+        ),
+        (
+            {"from_ns": NOW_NS - NS},
+            RangeError,
+            r"no 1m candle begins and ends between .* by the venue's clock",
+        ),
+        ({"coins": ("btc",)}, InstrumentError, r"'btc' is not listed on hyperliquid.*did you mean BTC"),
+        ({"wanted": Wanted("candles", "7m")}, SettingsError, r"no candles of '7m'.*one of 1m, 3m, 5m"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused_and_leaves_no_recording(
+    spare: tuple[Settings, Lake], changes: dict[str, object], kind: type[Exception], text: str
+) -> None:
+    settings, lake = spare
+    async with serving(Past(NOW_NS, {("BTC", "1m"): candles(10)})) as venue:
+        with pytest.raises(kind, match=text):
+            await fill_in(lake, settings_for(settings, venue), **changes)  # type: ignore[arg-type]
+    assert not list(settings.journal_dir.glob(f"{PREFIX}*"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "coin"),
+    [
+        (FailInfo(status=429, retry_after_s=0, times=3), "BTC"),
+        (FailInfo(status=500, times=3), "ETH"),
+        (FailInfo(status=502, html=True), "SOL"),
+    ],
+)
+async def test_refusals_errors_and_pages_are_asked_again(
+    spare: tuple[Settings, Lake], fault: FailInfo, coin: str
+) -> None:
+    settings, lake = spare
+    async with serving(Past(NOW_NS, {(coin, "1m"): candles(10)}), fault) as venue:
+        done = await fill_in(lake, settings_for(settings, venue), coins=(coin,))
+    assert done.rows["candles"] == 9
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (FailInfo(status=429, retry_after_s=0, times=10_000), "it answered 429"),
+        (FailInfo(status=500, times=10_000), "it answered 500"),
+        (FailInfo(status=200, html=True, times=10_000), "which is no JSON"),
+    ],
+)
+async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
+    settings: Settings, lake: Lake, fault: FailInfo, reason: str
+) -> None:
+    past = Past(NOW_NS, {("BTC", "1m"): candles(100), ("ETH", "1m"): candles(100)})
+    async with serving(past) as venue:
+        chosen = settings_for(settings, venue, rest_timeout_s=0.3)
+
+        def fail(step: object, done: object) -> None:
+            if not failing:
+                failing.append(step)
+                venue.inject(fault)
+
+        failing: list[object] = []
+        with pytest.raises(
+            VenueError, match=r"1m candles of ETH, .*: the venue did not answer candleSnapshot"
+        ) as seen:
+            await fill_in(lake, chosen, coins=("BTC", "ETH"), on_step=fail)
+    assert seen.value.message.endswith(reason)
+    assert "1 of 3 steps are in the lake, and the same command goes on" in seen.value.hint
+    async with serving(past) as venue:
+        done = await fill_in(lake, settings_for(settings, venue), coins=("BTC", "ETH"))
+    assert (done.plan.held, done.taken) == (1, 2)
+    assert lake.query(
+        "SELECT count(*) AS n, count(DISTINCT (instrument, ts_open)) AS d FROM candles"
+    ).to_pylist() == [{"n": 198, "d": 198}]
+
+
+async def test_a_dry_run_costs_two_questions_and_leaves_nothing(settings: Settings, lake: Lake) -> None:
+    async with serving(Past(NOW_NS, {("BTC", "1m"): candles(5_000)})) as venue:
+        done = await fill_in(lake, settings_for(settings, venue), from_ns=0, dry_run=True)
+    plan = done.plan
+    pages = [step for _, step in plan.steps if step.weight]
+    assert (len(pages), len(plan.steps) - len(pages)) == (6, 4)
+    assert plan.weight == sum(20 + -(-step.size_bytes // 140 // 60) for step in pages if step.size_bytes)
+    assert (plan.cost.is_paid, plan.cost.size_bytes) == (False, 4_999 * 140)
+    assert not list(settings.journal_dir.glob(f"{PREFIX}*"))
+    assert lake.query("FROM candles").num_rows == 0

@@ -1,0 +1,59 @@
+"""Are the rows of a real tape those of the journal that was made from it?"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ingest.replay.replay import Replayed, replay
+from storage.lake.lake import Lake
+from storage.settings import Settings, load_settings
+from tests.conftest import recorded
+
+TABLES = ("trades", "quotes", "books", "coverage", "bars", "lags", "instruments", "quarantine")
+
+
+def head_of(name: str, frames: int, folder: Path) -> Path:
+    """Write the first lines of a capture into a file of their own."""
+    short = folder / "short.ndjson"
+    with gzip.open(recorded(name), "rb") as whole:
+        short.write_bytes(b"".join(itertools.islice(whole, frames)))
+    return short
+
+
+def replayed(path: Path, settings: Settings) -> tuple[Replayed, dict[str, pa.Table]]:
+    with Lake.open(settings) as lake:
+        done = replay(path, settings, lake)
+        query = "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {} ORDER BY ALL"
+        return done, {table: lake.query(query.format(table)) for table in TABLES}
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "trades"),
+    [
+        ("hyperliquid/ws_20250904_4coins.ndjson.gz", 26_000, 4_000),
+        ("binance/ws_20240808_btc_eth_as_hyperliquid.ndjson.gz", 26_000, 4_000),
+    ],
+)
+def test_a_tape_and_its_journal_give_equal_rows(name: str, frames: int, trades: int, tmp_path: Path) -> None:
+    """The capture's lines are cut into batches otherwise than the journal's blocks, and the 4-coin one has a hole."""
+    homes = [load_settings(overrides={"home": tmp_path / n}, environ={}) for n in "ab"]
+    first, rows = replayed(head_of(name, frames, tmp_path), homes[0])
+    again, others = replayed(homes[0].journal_dir / first.recording, homes[1])
+    assert (first.counts, first.channels) == (again.counts, again.channels)
+    assert first.counts.frames == frames
+    assert first.counts.trades > trades
+    assert first.counts.reconnects == ("4coins" in name), "the hole is within the first frames"
+    for table in TABLES:
+        assert rows[table].equals(others[table]), table
+    assert {table for table in TABLES if rows[table].num_rows} >= {
+        "trades",
+        "quotes",
+        "bars",
+        "coverage",
+        "lags",
+    }

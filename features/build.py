@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from features import machine
-from features.checked import checked_program
+from features.engine import interpreter as machine
+from features.engine.block_executor import Tiles
+from features.engine.checked import checked_program
+from features.engine.compiler import Program
+from features.feature import Feature, FeatureBlock, deepest_lookback
 from features.inputs import leaves_of
-from features.panel import Panel
-from features.program import Program
+from features.panel.panel import Panel
 from features.sets import fingerprint, get_set
-from features.spec import Feature, FeatureBlock, deepest_lookback
-from features.tiles import Tiles
 
 _BLOCK_CELLS: Final = 102_400
 """Cells (S * T) of a block at most: what is written once a block then still fits the outer cache."""

@@ -1,6 +1,6 @@
 """What are the features of each bar as it closes, beside the recorder?
 
-A follower reads the lake that the recorder writes, bar after bar, and takes a live step (features/step.py) with each.
+A follower reads the lake that the recorder writes, bar after bar, and takes a live step (features/live.py) with each.
 A recorder gives every instrument a row for every bar, printed or not, in one commit with all else that it had heard by
 then. So a bar is whole once every instrument that had the bar before has this one too, however many recorders there
 are; what is computed then is what a build makes of the same bars on any later day, to the bit
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 import torch
 
-from features.cache import load_stretch
-from features.manifest import Question
-from features.panel import UNKNOWN, Panel, no_bar_of, no_bars
+from features.feature import deepest_lookback
+from features.live import Live, Row
+from features.panel.panel import UNKNOWN, Panel, no_bar_of, no_bars
 from features.sets import columns_of, get_set
-from features.spec import deepest_lookback
-from features.step import Live, Row
+from features.store.manifest import Question
+from features.store.panel_cache import load_stretch
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -88,7 +88,7 @@ class Follower:
                 hint=f"run this again when the next has closed, in {question.width}",
             )
         next_ns = max(last_ns - -(-_SETTLED_NS // step_ns) * step_ns, first_ns + step_ns)
-        # A store begins at the start of a day (features/store.py).
+        # A store begins at the start of a day (features/store/store.py).
         follower = cls(question, lake, begin_ns=floor_ns(first_ns, DAY_NS), next_ns=next_ns)
         if not follower.instruments:
             raise no_bars(question.width, question.origins, next_ns - follower._lookback_ns, next_ns)

@@ -25,9 +25,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from features.asof import PAID_NS, RELAY_NS
-from features.panel import AMOUNTS, COLUMNS, CONTEXTS, PRICES, PRINTED, QUIET, QUOTES, Panel
-from features.windows import carry, shift
+from features.ops.rolling import carry, shift
+from features.panel.asof_join import PAID_NS, RELAY_NS
+from features.panel.panel import AMOUNTS, COLUMNS, CONTEXTS, PRICES, PRINTED, QUIET, QUOTES, Panel
 from storage.clock import DAY_NS, MS_NS, NS
 
 CARRY_BARS: Final = 32

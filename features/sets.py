@@ -13,24 +13,9 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
-from features.book import (
-    microprice_distance,
-    queue_imbalance,
-    quote_age,
-    quote_flow,
-    relative_spread,
-    spread_ratio,
-)
-from features.calendar import (
-    hour_cos,
-    hour_sin,
-    session_extended,
-    session_internal,
-    session_regular,
-    week_cos,
-    week_sin,
-)
-from features.cross import (
+from features.feature import Feature, deepest_lookback, evaluate
+from features.inputs import INPUTS, LEAVES, Input, leader_rows
+from features.library.cross_section import (
     market_dispersion,
     market_residual,
     market_return,
@@ -38,17 +23,7 @@ from features.cross import (
     volatility_rank,
     volume_rank,
 )
-from features.depth import book_age, book_depth, depth_behind, depth_imbalance
-from features.flow import (
-    empty_share,
-    flow_imbalance,
-    price_impact,
-    print_rate,
-    signed_flow,
-    volume_score,
-    vwap_distance,
-)
-from features.funding import (
+from features.library.funding import (
     context_age,
     funding_change,
     funding_due,
@@ -60,15 +35,38 @@ from features.funding import (
     mid_basis,
     open_interest_change,
 )
-from features.inputs import INPUTS, LEAVES, Input, leader_rows
-from features.leaders import btc_beta, btc_lead, btc_residual, btc_return, eth_lead, eth_return
-from features.panel import COLUMNS
-from features.regime import illiquidity_regime, illiquidity_state, volatility_regime, volatility_state
-from features.relay import relay_lag, relay_lag_age
-from features.returns import log_return, momentum, price_age, range_position, variance_ratio
-from features.spec import Feature, deepest_lookback, evaluate
-from features.version import reached_sources
-from features.volatility import (
+from features.library.lead_lag import btc_beta, btc_lead, btc_residual, btc_return, eth_lead, eth_return
+from features.library.order_book import book_age, book_depth, depth_behind, depth_imbalance
+from features.library.order_flow import (
+    empty_share,
+    flow_imbalance,
+    price_impact,
+    print_rate,
+    signed_flow,
+    volume_score,
+    vwap_distance,
+)
+from features.library.quotes import (
+    microprice_distance,
+    queue_imbalance,
+    quote_age,
+    quote_flow,
+    relative_spread,
+    spread_ratio,
+)
+from features.library.regime import illiquidity_regime, illiquidity_state, volatility_regime, volatility_state
+from features.library.relay_lag import relay_lag, relay_lag_age
+from features.library.returns import log_return, momentum, price_age, range_position, variance_ratio
+from features.library.time_of_day import (
+    hour_cos,
+    hour_sin,
+    session_extended,
+    session_internal,
+    session_regular,
+    week_cos,
+    week_sin,
+)
+from features.library.volatility import (
     bipower_volatility,
     jump_balance,
     jump_share,
@@ -76,6 +74,8 @@ from features.volatility import (
     realised_volatility,
     semivariance_balance,
 )
+from features.panel.panel import COLUMNS
+from features.versioning.source_hash import reached_sources
 from storage.errors import SettingsError
 
 _CANDLES: Final = (
@@ -172,7 +172,7 @@ _HEAD: Final = """\
 <!-- Written by `python -m features.sets`; change the declarations in features/, not this page. -->
 
 A feature is a small torch function over a panel of bars; it looks back only, and the proof of that
-(`features/proof.py`) runs on every retraining night.
+(`features/leakage/perturbation.py`) runs on every retraining night.
 Bars are steps of the clock, so a window of 30 bars of one minute is half an hour whether or not anything printed.
 
 What a missing print looks like:

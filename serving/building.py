@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from features.build import build_features
-from features.days import most_days
-from features.edition import EDITION, edition_path
-from features.files import write_block
-from features.health import Health
+from features.feature import FeatureBlock, deepest_lookback
+from features.monitoring.health import Health
+from features.multi_width import join_wider
 from features.sets import get_set
-from features.spec import FeatureBlock, deepest_lookback
-from features.store import UpdateReport, read, update
-from features.widths import join_wider
+from features.store.day_files import most_days
+from features.store.serialization import write_block
+from features.store.store import UpdateReport, read, update
+from features.versioning.set_diff import EDITION, edition_path
 from serving.features import Bars, health_of, write_edition
 from serving.report import words
 from storage.clock import DAY_NS, floor_ns, width_ns
@@ -69,7 +69,7 @@ def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, H
         panel = asked.load_from(lake, since_ns=max(judged[0], done.since_ns))
     into = (
         done.folder / f".judged.{os.getpid()}.part"
-    )  # what a kill leaves is removed a day later (features/upkeep.py)
+    )  # what a kill leaves is removed a day later (features/store/eviction.py)
     try:
         block = read(
             bars.settings.features_dir,
@@ -99,12 +99,9 @@ def build_to(
     """Write one block and its edition; return what was written.
 
     Args:
-        path: the file.
-        bars: which.
-        wider: widths whose features are joined as of each close (features/widths.py); each is judged on its own bars.
-        newest: the share of the bars that is held against the rest.
-        anyway: whether a block is written that is not fit to learn from.
-        on_step: told what comes next.
+        path: the file. bars: which. wider: widths whose features are joined as of each close
+        (features/multi_width.py); each is judged on its own bars. newest: the share of the bars that is held against
+        the rest. anyway: whether a block is written that is not fit to learn from. on_step: told what comes next.
 
     Raises:
         ContractError: the block is not fit to learn from; not where `anyway` is true.

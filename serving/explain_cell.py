@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import torch
 
+from features.feature import Feature
 from features.inputs import View, leaves_of
-from features.moved import evaluate_on
-from features.panel import ORIGINS, UNKNOWN, Panel, load_panel
+from features.leakage.comparison import evaluate_on
+from features.panel.panel import ORIGINS, UNKNOWN, Panel, load_panel
 from features.sets import columns_of
-from features.spec import Feature
 from serving.explain import find_instrument
 from serving.feature_words import find_feature, leaves_read
 from storage.clock import NS, US_NS, floor_ns, iso, width_ns
@@ -26,7 +26,8 @@ _MOST_COLUMNS: Final = 5
 _FIRST: Final = """
     SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars WHERE width = ? AND list_contains(?, origin)
 """
-# The rule of `features.panel.load_panel`: of each bar, the last revision that was knowable at its close plus the grace.
+# The rule of `features.panel.panel.load_panel`: of each bar, the last revision that was knowable at its close plus the
+# grace.
 _SERVED: Final = """
     SELECT epoch_us(ts_open) * 1000 AS open_ns, epoch_us(ts_close) * 1000 AS close_ns, revision, cause, origin,
            ts_knowable_ns
@@ -48,7 +49,7 @@ def explain_cell(lake: Lake, *, feature: str, name: str, at_ns: int, width: str,
         name: an instrument id, or the venue's own name where that is one instrument's.
         at_ns: an instant within the bar.
         width: of the bar.
-        grace_ns: as in `features.panel.load_panel`.
+        grace_ns: as in `features.panel.panel.load_panel`.
 
     Raises:
         SettingsError: there is no such feature.

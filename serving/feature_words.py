@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from features.edition import inputs_of, reached_of
+from features.feature import Feature, deepest_lookback
 from features.inputs import CLOCK, LEAVES, STATUS
 from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import Feature, deepest_lookback
+from features.versioning.set_diff import inputs_of, reached_of
 from storage.errors import SettingsError
 
 

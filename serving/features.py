@@ -12,15 +12,15 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from features.edition import EDITION, SUFFIX, edition_of, edition_path, read_edition
-from features.health import Health, check_health
-from features.hindsight import prove_hindsight
-from features.manifest import Question
-from features.panel import Panel, load_panel
-from features.proof import PROOF_STEPS, prove
+from features.feature import FeatureBlock
+from features.leakage.perturbation import PROOF_STEPS, prove
+from features.leakage.point_in_time import prove_hindsight
+from features.monitoring.health import Health, check_health
+from features.panel.panel import Panel, load_panel
 from features.sets import columns_of, get_set
-from features.spec import FeatureBlock
-from features.whole import write_text
+from features.store.atomic_files import write_text
+from features.store.manifest import Question
+from features.versioning.set_diff import EDITION, SUFFIX, edition_of, edition_path, read_edition
 from serving.report import words
 from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
@@ -36,7 +36,7 @@ class Bars:
     Args:
         settings: whose lake, and whose grace.
         feature_set: whose columns are joined beside the bars.
-        width, since_ns, until_ns, at, instruments: as in `features.panel.load_panel`.
+        width, since_ns, until_ns, at, instruments: as in `features.panel.panel.load_panel`.
     """
 
     settings: Settings

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from features.feature import deepest_lookback
 from features.follow import Follower
+from features.live import Row
 from features.sets import get_set
-from features.spec import deepest_lookback
-from features.step import Row
 from ingest.recorder.steady_clock import SteadyTime
 from serving.features import Bars
 from storage.clock import NS, TimeSource, iso, width_ns

@@ -25,7 +25,7 @@ def code_version() -> str:
         release = "0"
     commit = _git("rev-parse", "--short=12", "HEAD")
     if not commit:
-        return f"{release}+s{_sources_hash()}"
+        return f"{release}+s{sources_hash(*ROOMS)[:12]}"
     dirty = ".dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
     return f"{release}+g{commit}{dirty}"
 
@@ -37,12 +37,18 @@ def lock_hash() -> str:
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none"
 
 
-def _sources_hash() -> str:
+@lru_cache
+def sources_hash(*packages: str, root: Path = ROOT) -> str:
+    """Return a SHA-256 of every Python file of the packages, sub-packages included, each by its path below the root.
+
+    Args:
+        packages: folders below the root, such as `features`.
+        root: the folder that holds them (default: the one this code runs from).
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str:

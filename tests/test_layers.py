@@ -225,13 +225,13 @@ def test_a_dag_file_is_short(path: Path) -> None:
         ),
         (
             "ingest/bars/builder.py",
-            "def late():\n    import features.panel\n",
-            "ingest/bars/builder.py:2: ingest imports features.panel, but ingest may import storage",
+            "def late():\n    import features.panel.panel\n",
+            "ingest/bars/builder.py:2: ingest imports features.panel.panel, but ingest may import storage",
         ),
         (
-            "features/panel.py",
+            "features/panel/panel.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from training import folds\n",
-            "features/panel.py:3: features imports training, but features may import storage",
+            "features/panel/panel.py:3: features imports training, but features may import storage",
         ),
         (
             "training/deep/loop.py",
@@ -256,7 +256,7 @@ def test_a_broken_arrow_is_named_with_file_line_and_rule(file: str, source: str,
 
 def test_arrows_that_hold_are_not_named() -> None:
     files = {
-        "training/night.py": "from features.panel import Panel\nfrom storage import lake\nfrom . import folds\n",
+        "training/night.py": "from features.panel.panel import Panel\nfrom storage import lake\nfrom . import folds\n",
         "dags/retrain.py": "from serving.report import write_report\nimport training.night\n",
     }
     assert broken_arrows(files) == []

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from features.spec import FeatureBlock
+from features.feature import FeatureBlock
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -18,17 +17,16 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from features.files import read_block, read_panel, write_block, write_panel
-from features.panel import Panel
-from features.spec import FeatureBlock
-from storage.code_version import code_version, lock_hash
+from features.feature import FeatureBlock
+from features.panel.panel import Panel
+from features.store.serialization import read_block, read_panel, write_block, write_panel
+from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
 from storage.settings import Settings
 from training.checkpoint import Stamp, write_atomic, write_json
 from training.labels import Labels
 from training.recipes import Recipe, recipe_from_plain
 
-_ROOM: Final = Path(__file__).resolve().parent
 _LABELS: Final = ("label", "mask", "basis", "scale", "decidable")
 _CLOCKS: Final = ("ts_decided_ns", "ts_span_start_ns", "ts_span_end_ns")
 
@@ -207,7 +205,4 @@ class NightFolder:
 
 def training_code() -> str:
     """Return a hash of this room's source: other code, other night."""
-    digest = hashlib.sha256()
-    for path in sorted(_ROOM.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return sources_hash("training")[:16]

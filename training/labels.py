@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from features.inputs import QUOTE_LIMIT_MS
-from features.panel import Panel
+from features.panel.panel import Panel
 from storage.contracts.tables import STATUSES
 from storage.errors import SettingsError
 

@@ -9,14 +9,15 @@ The folder `models/nights/<night>/`:
     night.json              night, recipe, since_ns, until_ns, instruments, snapshot, content_hash, funding_hash,
                             feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code, code,
                             lock, torch_version, device
-    panel.safetensors       the panel (features.files.read_panel)
-    features.safetensors    the block (features.files.read_block)
+    panel.safetensors       the panel (features.store.serialization.read_panel)
+    features.safetensors    the block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid where known
     panel.json              steps, instruments, rows (labelled), status (counts by status), basis (labels of mid and
                             of print), valid_share (by feature), funding_share (of instrument-hours; null: none)
-    edition.json            what the features' code said (features.edition), for `tickwalk features diff`
-    proof.json              passed, and what features.proof and features.hindsight compared
-    health.json             coverage, nulls, drift by feature and instrument, and what the limits say (features.health);
+    edition.json            what the features' code said (features.versioning.set_diff), for `tickwalk features diff`
+    proof.json              passed, and what features.leakage.perturbation and features.leakage.point_in_time compared
+    health.json             coverage, nulls, drift by feature and instrument, and what the limits say
+    (features.monitoring.health);
                             trained_since_ns, trained_until_ns: what the newest share is compared with; champion: the
                             version that learned from that ("": none, it is the rest of the range)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
@@ -49,9 +50,9 @@ from typing import Any
 
 import torch
 
-from features.cache import cached_panel
-from features.edition import EDITION, edition_of
 from features.sets import columns_of, fingerprint, get_set
+from features.store.panel_cache import cached_panel
+from features.versioning.set_diff import EDITION, edition_of
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code_version import code_version, lock_hash
 from storage.contracts.tables import PINS

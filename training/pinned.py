@@ -3,7 +3,8 @@
 A night reads bars as they were knowable, and the funding that was paid in them. Both are hashed when it is opened: the
 hashes are part of what names it, so rows that came later make another night, and a snapshot that reads otherwise is
 refused. The number of its snapshot is that of its pin: a lake that was made anew has other numbers. Panels come from
-`features.cache`, so a night's steps read the lake once; what comes from a file is hashed as what comes from the lake.
+`features.store.panel_cache`, so a night's steps read the lake once; what comes from a file is hashed as what comes
+from the lake.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from features.cache import cached_panel
-from features.panel import Panel, content_hash, load_panel
+from features.panel.panel import Panel, content_hash, load_panel
 from features.sets import columns_of, get_set
+from features.store.panel_cache import cached_panel
 from storage.clock import NS
 from storage.errors import LakeError, TickwalkError
 from storage.lake.lake import Lake

@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from features.built import built_block
-from features.health import Learned, check_health
-from features.hindsight import Load, prove_hindsight
-from features.panel import Panel
-from features.proof import PROOF_STEPS, prove
+from features.leakage.perturbation import PROOF_STEPS, prove
+from features.leakage.point_in_time import Load, prove_hindsight
+from features.monitoring.health import Learned, check_health
+from features.panel.panel import Panel
 from features.sets import get_set
+from features.store.incremental import built_block
 from storage.clock import NS, iso
 from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError
@@ -45,7 +45,7 @@ def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightDa
         LakeError: the pinned rows read otherwise than when the night was opened.
         CheckpointError: the features' code changed since.
         LeakError: a feature looks ahead.
-        ContractError: a feature is not fit to learn from (features/health.py).
+        ContractError: a feature is not fit to learn from (features/monitoring/health.py).
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000

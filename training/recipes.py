@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from features.panel import ORIGINS
+from features.panel.panel import ORIGINS
 from features.sets import get_set
 from storage.clock import width_ns
 from storage.errors import SettingsError

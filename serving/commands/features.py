@@ -23,7 +23,7 @@ from serving.commands.common import (
 from storage.errors import LeakError, SettingsError
 
 if TYPE_CHECKING:
-    from features.health import Health
+    from features.monitoring.health import Health
     from serving.features import Bars
 
 features = typer.Typer(
@@ -88,7 +88,7 @@ def diff(
     form: Form = "table",
 ) -> None:
     """Tell which features came, went or changed since a night or a block was made, and through which function."""
-    from features.edition import differences
+    from features.versioning.set_diff import differences
     from serving.features import edition_now, find_edition
 
     settings = settings_of(context)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from features.health import Health
-from features.panel import PRINTED, QUIET, Panel
+from features.monitoring.health import Health
+from features.panel.panel import PRINTED, QUIET, Panel
 from serving.report.recorded import Recorded, read_recorded
 from storage.clock import width_ns
 from storage.contracts.tables import STATUSES

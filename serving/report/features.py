@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup
 
-from features.drift import Figures
-from features.health import Health
-from features.limits import PSI_MUCH, PSI_SOME, Finding
+from features.monitoring.checks import PSI_MUCH, PSI_SOME, Finding
+from features.monitoring.drift import Figures
+from features.monitoring.health import Health
 from serving.report import svg, words
 
 _ROW_PX: Final = 14.0

@@ -9,8 +9,8 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from features.health import Health
-from features.limits import PSI_MUCH, PSI_SOME
+from features.monitoring.checks import PSI_MUCH, PSI_SOME
+from features.monitoring.health import Health
 from serving.report import words
 from serving.report.claims import make_claims
 from serving.report.coverage import make_coverage

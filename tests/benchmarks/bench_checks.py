@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from features.build import build_features
-from features.edition import edition_of
-from features.health import check_health
-from features.proof import PROOF_STEPS, prove
+from features.leakage.perturbation import PROOF_STEPS, prove
+from features.monitoring.health import check_health
 from features.sets import get_set
+from features.versioning.set_diff import edition_of
 from tests.benchmarks.harness import Figure, bench, measure
 from tests.features.panels import random_panel
 

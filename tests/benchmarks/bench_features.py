@@ -28,14 +28,14 @@ import pyarrow as pa
 import torch
 
 from features.build import build_features, compute, on_one_core
-from features.built import built_block
-from features.files import write_block
-from features.manifest import Question
-from features.panel import COLUMNS, PRINTED, Panel
+from features.feature import Feature, FeatureBlock
+from features.live import Live
+from features.panel.panel import COLUMNS, PRINTED, Panel
 from features.sets import FEATURE_SETS, get_set
-from features.spec import Feature, FeatureBlock
-from features.step import Live
-from features.store import update
+from features.store.incremental import built_block
+from features.store.manifest import Question
+from features.store.serialization import write_block
+from features.store.store import update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, iso
 from storage.contracts.tables import BARS, STATUSES
 from storage.lake.lake import Lake

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from features.panel import COLUMNS, PRINTED, Panel
+from features.panel.panel import COLUMNS, PRINTED, Panel
 from storage.clock import NS, US_NS
 from storage.contracts.tables import BARS, SESSIONS, STATUSES
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import features.build
-import features.whole
+import features.store.atomic_files
 from features.build import build_features
-from features.files import read_block, read_panel, write_block, write_panel
+from features.feature import FeatureBlock, evaluate
 from features.inputs import View, leaves_of
-from features.panel import content_hash
+from features.panel.panel import content_hash
 from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import FeatureBlock, evaluate
+from features.store.serialization import read_block, read_panel, write_block, write_panel
 from storage.errors import ContractError, SettingsError
 from tests.features.panels import random_panel
 
@@ -133,7 +133,7 @@ def test_a_panel_of_nothing_has_no_features(rows: int, steps: int) -> None:
 
 
 def test_an_instrument_alone_has_the_values_it_has_among_others() -> None:
-    rooms = ("features.cross", "features.leaders")
+    rooms = ("features.library.cross_section", "features.library.lead_lag")
     across = {item.name for item in get_set("live") if item.function.__module__ in rooms}
     assert {"return_rank_5", "market_residual_5", "btc_return_1"} <= across
     for row in range(WHOLE.n_instruments):
@@ -190,7 +190,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.whole.os, "fsync", full_disk)
+    monkeypatch.setattr(features.store.atomic_files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_block(path, BLOCKS["live"])
     assert path.read_bytes() == before

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from features.build import build_features
+from features.feature import FeatureBlock
 from features.follow import Follower
-from features.hindsight import LakeAsKnown
-from features.manifest import Question
-from features.panel import PRICES, PRINTED, Panel, load_panel
+from features.leakage.point_in_time import LakeAsKnown
+from features.live import Row
+from features.panel.panel import PRICES, PRINTED, Panel, load_panel
 from features.sets import columns_of, get_set
-from features.spec import FeatureBlock
-from features.step import Row
+from features.store.manifest import Question
 from storage.clock import DAY_NS, NS
 from storage.contracts.tables import STATUSES, TRADES
 from storage.errors import InstrumentError, RangeError
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import START_NS, random_panel, stored_rows
-from tests.features.test_live import SET, Day, make_day
+from tests.features.test_live_equals_batch import SET, Day, make_day
 
 
 @pytest.fixture(scope="module")

@@ -1,225 +1,118 @@
-"""Live = replay = batch = incremental: the same bits, over a day with disconnects and late prints."""
+"""A live step gives what the build gives, bar for bar, whenever it began."""
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import itertools
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from features.build import build_features
-from features.hindsight import LakeAsKnown, prove_hindsight
-from features.panel import Panel, content_hash, load_panel
-from features.proof import prove
-from features.sets import get_set
-from features.spec import FeatureBlock
-from ingest.recorder.recorder import Recorder
-from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
-from ingest.simulator.market.spec import MarketSpec
-from ingest.simulator.market.synthetic import Market
-from ingest.simulator.venue import SimulatedVenue
-from storage.lake.lake import Lake
-from storage.settings import Settings
-from tests.drills.homes import fresh, replay_all
+from features.engine.checked import checked_program, compared_on
+from features.feature import evaluate, feature
+from features.inputs import View, leaves_of
+from features.live import Live
+from features.sets import FEATURE_SETS, get_set
+from storage.errors import ContractError
+from tests.features.panels import MINUTE_NS, random_panel
 
-SET = "live"
+PANEL = random_panel(5, 500, seed=2)
 
 
-def faults(span_s: float) -> list[Fault]:
-    """Disconnects short and long, a coin that falls silent, prints twice, and prints that come after their bar."""
-    return [
-        Disconnect(at_s=0.55 * span_s, outage_s=12.0),
-        Disconnect(at_s=0.70 * span_s, outage_s=420.0),
-        Disconnect(at_s=0.93 * span_s, outage_s=3.0),
-        Silence(coin="DOGE", at_s=0.80 * span_s, for_s=0.01 * span_s),
-        Duplicate(share=0.01),
-        Reorder(share=0.1, window_s=9.0, at_s=0.6 * span_s, for_s=0.3 * span_s),
-        Garbage(kind="truncated", at_s=0.85 * span_s),
-    ]
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_every_step_has_the_bits_of_the_build(name: str) -> None:
+    block = build_features(PANEL, name)
+    live = Live(get_set(name), PANEL.instruments, PANEL.width_ns)
+    for at in range(PANEL.n_steps):
+        row = live.step(PANEL.steps(at, at + 1))
+        assert row.ts_open_ns == PANEL.ts_open_ns[at]
+        assert torch.equal(row.mask, block.mask[:, at])
+        assert torch.equal(row.values.view(torch.int32), block.values[:, at].contiguous().view(torch.int32))
+    assert block.mask.any(dim=1).any(dim=0).all()
 
 
-async def record(settings: Settings, span_s: float) -> Settings:
-    """Record a simulated market on its own clock, through the real recorder and a real socket."""
-    spec = MarketSpec(seed=11, span_s=span_s + 5.0, activity=0.25, context_s=20, book_s=60)
-    coins = tuple(coin.name for coin in spec.coins if coin.listed)
-    venue = SimulatedVenue(
-        Market(spec),
-        clock="virtual",
-        wait_for_subscriptions=len(coins) * len(settings.record.channels),
-        faults=faults(span_s),
-    )
-    async with venue:
-        changed = dataclasses.replace(
-            settings.record, coins=coins, ws_url=venue.ws_url, info_url=venue.info_url, clock="venue"
-        )
-        settings = dataclasses.replace(settings, record=changed)
-        settings.ensure_home()
-        with Lake.open(settings) as lake:
-            await Recorder(settings, lake, name="day", ends_with_venue=True).run(asyncio.Event())
-    return settings
+def test_a_state_that_begins_late_goes_on_as_if_it_had_always_run() -> None:
+    block = build_features(PANEL, "live")
+    live = Live.after(PANEL.steps(0, 300), "live")
+    for at in range(300, 330):
+        row = live.step(PANEL.steps(at, at + 1))
+        assert torch.equal(row.mask, block.mask[:, at])
+        assert torch.equal(row.values, block.values[:, at])
 
 
-@dataclass
-class Day:
-    """A recorded market, its replay in another home, and what is built of the whole of it."""
-
-    settings: Settings
-    replayed: Settings
-    panel: Panel
-    block: FeatureBlock
-
-    def load(self, lake: Lake, **asked: Any) -> Panel:
-        return load_panel(lake, **({"width": "1m", "grace_ns": self.settings.bars.grace_ns} | asked))
+def test_a_bar_left_out_or_of_others_is_refused() -> None:
+    live = Live.after(PANEL.steps(0, 20), "candles")
+    with pytest.raises(ContractError, match=r"the next bar opens at 2025-.*, not at 2025-"):
+        live.step(PANEL.steps(21, 22))
+    with pytest.raises(ContractError, match="takes one bar of the 5 instruments it began with, not 1 of 4"):
+        live.step(PANEL.select([0, 1, 2, 3]).steps(20, 21))
+    later = replace(PANEL.steps(20, 21), ts_open_ns=PANEL.ts_open_ns[20:21])
+    assert live.step(later).ts_open_ns - PANEL.ts_open_ns[19] == MINUTE_NS
 
 
-def make_day(folder: Path, hours: float) -> Day:
-    settings = asyncio.run(record(fresh(folder / "live"), hours * 3_600.0))
-    replayed = replay_all(settings, folder / "replayed")
-    with Lake.open(settings, read_only=True) as lake:
-        panel = load_panel(lake, width="1m", grace_ns=settings.bars.grace_ns)
-    return Day(settings, replayed, panel, build_features(panel, SET))
+@feature(lookback_bars=3, inputs=("volume",), unit="base", source="planted")
+def looks_back_by_itself(volume: Tensor) -> Tensor:
+    """Volume three bars ago.
+
+    Formula: v[t-3]
+
+    Missing: no volume then.
+    """
+    return torch.roll(volume, 3, dims=1)
 
 
-@pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """Four and a half hours, of which the first two and a half are what the deepest features look back on."""
-    return make_day(tmp_path_factory.mktemp("day"), 4.5)
+@feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
+def chooses_by_value(volume: Tensor) -> Tensor:
+    """Volume, if there is any.
+
+    Formula: v
+
+    Missing: never.
+    """
+    return volume if bool(volume.sum() > 0) else -volume
 
 
-def compare(one: FeatureBlock, other: FeatureBlock) -> int:
-    """Check that two blocks hold the same bits; return how many values were known."""
-    assert (one.names, one.instruments) == (other.names, other.instruments)
-    assert np.array_equal(one.ts_open_ns, other.ts_open_ns)
-    assert torch.equal(one.mask, other.mask)
-    assert torch.equal(one.values.contiguous().view(torch.int32), other.values.contiguous().view(torch.int32))
-    return int(one.mask.sum())
+@feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
+def writes_into_its_input(volume: Tensor) -> Tensor:
+    """Volume and one.
+
+    Formula: v + 1
+
+    Missing: no volume.
+    """
+    return volume.add_(1.0)
 
 
-def check_faults(day: Day) -> dict[str, int]:
-    """Check that the day went as ill as it was ordered to; return how ill."""
-    with Lake.open(day.settings, read_only=True) as lake:
-        found = lake.query(
-            "SELECT count(*) FILTER (status = 'blind') AS blind, count(*) FILTER (status = 'quiet') AS quiet, "
-            "count(*) FILTER (revision > 0) AS revised FROM bars"
-        ).to_pylist()[0]
-    told = {name: int(count) for name, count in found.items()}
-    assert all(count > 0 for count in told.values()), told
-    return told
+@feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
+def returns_places(volume: Tensor) -> Tensor:
+    """Where the volume stands among the instruments' volumes.
+
+    Formula: argsort(v)
+
+    Missing: never.
+    """
+    return volume.argsort(dim=0)
 
 
-def check_replay(day: Day) -> int:
-    with Lake.open(day.replayed, read_only=True) as lake:
-        panel = day.load(lake)
-    assert content_hash(panel) == content_hash(day.panel)
-    return compare(build_features(panel, SET), day.block)
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_what_a_program_is_compared_on_knows_every_feature(name: str) -> None:
+    features = get_set(name)
+    panel = compared_on(features)
+    found = evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+    known = {item.name: int(mask.sum()) for item, (_, mask) in zip(features, found, strict=True)}
+    assert min(known.values()) > 8, known
 
 
-def joined(pieces: Iterator[FeatureBlock]) -> FeatureBlock:
-    """Return blocks that follow each other as one."""
-    held = list(pieces)
-    return dataclasses.replace(
-        held[0],
-        values=torch.cat([piece.values for piece in held], dim=1),
-        mask=torch.cat([piece.mask for piece in held], dim=1),
-        ts_open_ns=np.concatenate([piece.ts_open_ns for piece in held]),
-    )
-
-
-def piecewise(day: Day, edges: list[int]) -> Iterator[FeatureBlock]:
-    """Yield blocks between edges, each from the lake's bars of its own and of the lookback before."""
-    opens = day.panel.ts_open_ns
-    with Lake.open(day.settings, read_only=True) as lake:
-        for start, stop in itertools.pairwise(edges):
-            since = max(start - day.block.lookback_bars, 0)
-            until_ns = int(opens[stop - 1]) + day.panel.width_ns
-            bars = day.load(
-                lake, since_ns=int(opens[since]), until_ns=until_ns, instruments=day.panel.instruments
-            )
-            block = build_features(bars, SET)
-            yield dataclasses.replace(
-                block,
-                values=block.values[:, start - since :],
-                mask=block.mask[:, start - since :],
-                ts_open_ns=block.ts_open_ns[start - since :],
-            )
-
-
-def check_live(day: Day, steps: list[int]) -> int:
-    """Compare bars as they were computed when they closed: from what the lake held that was knowable by then."""
-    opens, compared = day.panel.ts_open_ns, 0
-    with Lake.open(day.settings, read_only=True) as lake:
-        for step in steps:
-            now_ns = int(day.panel.ts_close_ns[step]) + day.settings.bars.grace_ns
-            known = cast("Lake", LakeAsKnown(lake, now_ns))
-            since_ns = int(opens[step - day.block.lookback_bars])
-            block = build_features(day.load(known, since_ns=since_ns, instruments=day.panel.instruments), SET)
-            assert block.ts_open_ns[-1] == opens[step], "nothing later was there yet"
-            assert torch.equal(block.mask[:, -1], day.block.mask[:, step])
-            assert torch.equal(
-                block.values[:, -1].contiguous().view(torch.int32),
-                day.block.values[:, step].contiguous().view(torch.int32),
-            )
-            compared += int(block.mask[:, -1].sum())
-    return compared
-
-
-def test_the_day_had_disconnects_silence_and_late_prints(day: Day) -> None:
-    assert check_faults(day)["revised"] > 10
-    assert day.panel.n_steps > 250
-    assert int(day.block.mask[:, -60:].sum()) > 3_000
-
-
-def test_live_is_replay(day: Day) -> None:
-    assert check_replay(day) > 15_000
-
-
-def test_live_is_incremental(day: Day) -> None:
-    steps = day.panel.n_steps
-    compared = compare(joined(piecewise(day, [0, 50, 170, 171, 230, steps])), day.block)
-    assert compared > 15_000
-
-
-def test_batch_is_what_was_known_when_each_bar_closed(day: Day) -> None:
-    """Through the disconnects and the late prints: a revision that came later is not in it."""
-    steps = list(range(day.block.lookback_bars, day.panel.n_steps - 1, 7))
-    assert len(steps) > 10
-    assert check_live(day, steps) > 500
-
-
-def test_the_day_is_proven_from_its_lake(day: Day) -> None:
-    result = prove(day.panel, SET, seed=0)
-    assert min(result.compared.values()) > 1_000
-    with Lake.open(day.settings, read_only=True) as lake:
-        found = prove_hindsight(lake, day.load, get_set(SET), grace_ns=day.settings.bars.grace_ns, seed=0)
-    assert found.compared > 5_000
-    assert len(found.cuts) == 3
-
-
-@pytest.mark.drill
-@pytest.mark.timeout(1_800)
-def test_a_whole_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    began_s = time.monotonic()
-    whole = make_day(tmp_path, 24.0)
-    ill = check_faults(whole)
-    steps = whole.panel.n_steps
-    assert steps >= 24 * 60 - 1
-    counts = {
-        "replay": check_replay(whole),
-        "hour by hour": compare(joined(piecewise(whole, [*range(0, steps, 60), steps])), whole.block),
-        "as known at the close": check_live(whole, list(range(whole.block.lookback_bars, steps - 1, 10))),
-    }
-    assert min(counts.values()) > 5_000
-    with capsys.disabled():
-        told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        print(
-            f"\na day of {steps} bars x {whole.panel.n_instruments} ({ill}): equal known values by {told}; "
-            f"{time.monotonic() - began_s:.0f} s"
-        )
+@pytest.mark.parametrize(
+    ("planted", "told"),
+    [
+        (returns_places, "a feature returns a type or a shape that a table does not hold"),
+        (looks_back_by_itself, "looks_back_by_itself gives other values block by block"),
+        (chooses_by_value, "chooses_by_value cannot be written down as a graph"),
+        (writes_into_its_input, "calls add_ on a tensor"),
+    ],
+)
+def test_a_feature_that_cannot_be_streamed_is_refused_by_name(planted: object, told: str) -> None:
+    with pytest.raises(ContractError, match=told):
+        checked_program((planted,))  # type: ignore[arg-type]

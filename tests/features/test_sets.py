@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from features.feature import Feature, feature
 from features.inputs import INPUTS, leader_rows
 from features.sets import FEATURE_SETS, describe_sets, fingerprint, get_set
-from features.spec import Feature, feature
-from features.version import reached_sources
+from features.versioning.source_hash import reached_sources
 from storage.code_version import ROOT
 
 FEATURE_FILE = '''
 """A room of one's own."""
-from features.spec import feature
-from features import windows
+from features.feature import feature
+from features.ops import rolling
 
 HALF = 0.5
 TABLE = {{"weight": 2.0}}
@@ -37,7 +37,7 @@ def strange(log_price):
 
     Missing: never.
     """
-    return helper(windows.shift(log_price, 3))
+    return helper(rolling.shift(log_price, 3))
 '''
 
 
@@ -107,17 +107,19 @@ def test_every_function_that_is_reached_is_in_the_version(tmp_path: Path) -> Non
         "strange_room.helper",
         "strange_room.HALF",
         "strange_room.TABLE['weight']",
-        "features.windows.shift",
+        "features.ops.rolling.shift",
     }
     assert "log_return" not in "".join(sources)
     across = reached_sources(
         [next(item for item in get_set("live") if item.name == "return_rank_5").function]
     )
-    assert {"features.cross.return_rank", "features.returns.log_change", "features.windows.sum_over"} <= set(
-        across
-    )
-    assert across["features.windows.MIN_SHARE"] == "0.8"
-    assert across["features.cross.MIN_INSTRUMENTS"] == "3"
+    assert {
+        "features.library.cross_section.return_rank",
+        "features.library.returns.log_change",
+        "features.ops.rolling.sum_over",
+    } <= set(across)
+    assert across["features.ops.rolling.MIN_SHARE"] == "0.8"
+    assert across["features.library.cross_section.MIN_INSTRUMENTS"] == "3"
 
 
 def test_a_function_whose_results_are_kept_is_in_the_version() -> None:

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from features.build import build_features
-from features.days import Day, Days
-from features.files import read_block
-from features.panel import load_panel
+from features.feature import FeatureBlock
+from features.multi_width import join_wider
+from features.panel.panel import load_panel
 from features.sets import get_set
-from features.spec import FeatureBlock
-from features.widths import join_wider
+from features.store.day_files import Day, Days
+from features.store.serialization import read_block
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime, iso
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import START_NS, random_panel, stored_rows
-from tests.features.test_store import MIDNIGHT_NS, STEPS, quarters
+from tests.features.store.test_store import MIDNIGHT_NS, STEPS, quarters
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -64,7 +64,7 @@ def test_days_are_judged_when_they_are_built_and_whenever_they_are_asked_for(
 def test_no_more_days_are_judged_than_are_built_at_a_time(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.days.STRETCH_CELLS", 2 * 4 * STEPS)
+    monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 2 * 4 * STEPS)
     assert run(home, "features", "build", "candles", *QUARTERS) == 0
     assert "judged the newest 2 of its days" in said(capsys)
     [folder] = (home / "features").iterdir()
@@ -105,7 +105,7 @@ def test_where_the_disk_is_full_it_says_what_to_do(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("features.whole.FileWriter.put", full)
+    monkeypatch.setattr("features.store.atomic_files.FileWriter.put", full)
     assert run(home, "features", "build", "candles", *QUARTERS) == 2
     text = said(capsys)
     assert "No space left on device" in text
@@ -133,7 +133,7 @@ def test_days_that_are_not_fit_end_with_1_and_stay(
 def test_ctrl_c_keeps_the_days_that_are_done_and_says_how_to_go_on(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("features.days.STRETCH_CELLS", 1)
+    monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 1)
     write, written = Days.write, []
 
     def interrupted(self: Days, day: Day, part: FeatureBlock) -> None:

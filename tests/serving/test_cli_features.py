@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from features.build import build_features
-from features.edition import read_edition
-from features.files import read_block
-from features.manifest import Question
+from features.feature import Feature, feature
 from features.sets import FEATURE_SETS, fingerprint, get_set
-from features.spec import Feature, feature
-from features.store import read
+from features.store.manifest import Question
+from features.store.serialization import read_block
+from features.store.store import read
+from features.versioning.set_diff import read_edition
 from serving import cli
 from storage.clock import ManualTime, iso
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.features.leakage.test_point_in_time import LISTED_AT, NAMES, STEPS, drawn_rows, load
 from tests.features.panels import MINUTE_NS, START_NS, bar_rows
-from tests.features.test_hindsight import LISTED_AT, NAMES, STEPS, drawn_rows, load
 from tests.features.test_sets import load_feature
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -87,7 +87,7 @@ def test_show_tells_the_formula_the_inputs_the_code_and_the_fingerprint(
         item.unit,
         item.source,
         fingerprint((item,)),
-        "features.windows.carry",
+        "features.ops.rolling.carry",
     )
     assert all(" ".join(part.split()) in text for part in told)
     assert "def carry" not in text

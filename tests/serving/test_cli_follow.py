@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 
 from features.build import build_features
-from features.panel import load_panel
-from features.spec import FeatureBlock
+from features.feature import FeatureBlock
+from features.panel.panel import load_panel
 from ingest.simulator.venue import SimulatedVenue
 from serving import cli
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, parse_time_ns

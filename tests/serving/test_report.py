@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.health import Health, check_health
+from features.monitoring.health import Health, check_health
 from serving.report import words, write_report
 from serving.report.coverage import make_coverage
 from serving.report.facts import Facts, read_facts
@@ -23,7 +23,7 @@ from storage.contracts.tables import BARS, COVERAGE, STATUSES
 from storage.errors import GateError
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from tests.features.test_health import BLOCK, PANEL, SPLIT_NS, learned
+from tests.features.monitoring.test_health import BLOCK, PANEL, SPLIT_NS, learned
 from tests.serving.nights import COINS, HOSTILE, START_NS, STEPS, WIDTH_NS, make_night
 from training.night import open_night
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from features.health import Health
+from features.monitoring.health import Health
 from serving.report import write_report
 from serving.report.page import write_features
 from storage.settings import Settings

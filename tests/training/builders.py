@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from features.panel import Panel
-from features.spec import FeatureBlock
+from features.feature import FeatureBlock
+from features.panel.panel import Panel
 from storage.clock import NS, width_ns
 from storage.contracts.tables import BARS, STATUSES
 from storage.lake.lake import Lake

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from features.spec import FeatureBlock
+from features.feature import FeatureBlock
 from storage.errors import SettingsError
 from tests.training.builders import block_of, stamp_of
 from training.checkpoint import load_checkpoint, save_checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from features.health import Learned
+from features.monitoring.health import Learned
 from storage.lake.lake import Lake
 from tests.training.builders import settings_in
 from tests.training.test_ledger import FIRST

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.panel import Panel, load_panel
+from features.panel.panel import Panel, load_panel
 from ingest.journal.captures import read_capture
 from ingest.journal.records import Batch, Kind, Record
 from ingest.pipeline.processor import Pipeline

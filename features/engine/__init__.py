@@ -1,0 +1,1 @@
+"""Compiler and executors of feature programs: block and streaming."""

@@ -1,0 +1,91 @@
+"""Which functions across instruments have a faster twin that gives the same bits?
+
+A feature is written in torch, and exported as such; a twin here is only ever a shorter way to the same numbers, and a
+program that does not give the bits of the functions is refused (features/engine/checked.py). Ranks are exact halves,
+and sums over instruments are sums of integers, so no order of the instruments and no algorithm can show in the last
+bit.
+
+Constants of other files are arguments of the loops: what was compiled is kept until this file changes, and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from features.library.cross_section import FIXED, MIN_INSTRUMENTS, market_of, rank_of
+from storage.jit import compiled
+
+
+def fast_rank(x: Tensor, *, out: Tensor) -> None:
+    """Write what `features.library.cross_section.rank_of` returns."""
+    across = np.empty(x.shape[::-1])
+    _across(x.numpy(), across)
+    _ranks(across, np.argsort(across, axis=1), MIN_INSTRUMENTS, out.numpy())
+
+
+def fast_market(x: Tensor, *, out: Tensor) -> None:
+    """Write what `features.library.cross_section.market_of` returns, once for each instrument."""
+    _means(x.numpy(), FIXED, MIN_INSTRUMENTS, out.numpy())
+
+
+_TURNED_STEPS: Final = 16
+KERNELS: Final[dict[Callable[..., Any], Callable[..., None]]] = {rank_of: fast_rank, market_of: fast_market}
+
+
+@compiled(nogil=True, error_model="numpy")
+def _across(x: Any, across: Any) -> None:
+    """Lay the instruments of each step side by side, what is missing as infinite: it sorts behind everything."""
+    rows, steps = x.shape
+    for start in range(0, steps, _TURNED_STEPS):  # so few that what is written stays in the innermost cache
+        for row in range(rows):
+            for step in range(start, min(start + _TURNED_STEPS, steps)):
+                value = x[row, step]
+                across[step, row] = value if np.isfinite(value) else np.inf
+
+
+@compiled(nogil=True, error_model="numpy")
+def _ranks(across: Any, order: Any, least: int, out: Any) -> None:
+    """Give each the rank of its place; equal ones stand in a run, and get the middle of its first and last place."""
+    steps, rows = across.shape
+    ranks = np.empty((_TURNED_STEPS, rows))
+    for start in range(0, steps, _TURNED_STEPS):
+        stop = min(start + _TURNED_STEPS, steps)
+        for step in range(start, stop):
+            values, places, ranked = across[step], order[step], ranks[step - start]
+            count = 0
+            for row in range(rows):
+                count += values[row] != np.inf
+            for row in range(rows):
+                ranked[row] = np.nan
+            first = 0 if count >= least else count
+            while first < count:
+                last = first
+                while last + 1 < count and values[places[last + 1]] == values[places[first]]:
+                    last += 1
+                rank = (first + last) / 2.0 / (count - 1) - 0.5
+                for at in range(first, last + 1):
+                    ranked[places[at]] = rank
+                first = last + 1
+        for row in range(rows):
+            for step in range(start, stop):
+                out[row, step] = ranks[step - start, row]
+
+
+@compiled(nogil=True, error_model="numpy")
+def _means(x: Any, fixed: float, least: int, out: Any) -> None:
+    rows, steps = x.shape
+    total, count = np.zeros(steps, dtype=np.int64), np.zeros(steps, dtype=np.int64)
+    for row in range(rows):
+        for step in range(steps):
+            value = x[row, step]
+            if np.isfinite(value):
+                total[step] += np.int64(np.rint(value * fixed))
+                count[step] += 1
+    for step in range(steps):
+        mean = np.float64(total[step]) / fixed / count[step] if count[step] >= least else np.nan
+        for row in range(rows):
+            out[row, step] = mean

@@ -1,0 +1,164 @@
+"""What is each value of a plan, and who can compute it: the compiled loop, a call a tile, or a call over all?
+
+- The *machine* (features/engine/interpreter.py) computes what IEEE 754 or its definition fixes to the last bit.
+- A *pointwise* call is torch's own function of each number by itself, such as a logarithm: any tile of a block will do.
+- Everything else may look across instruments, and is called once a block, on all of it.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from features.engine import interpreter as machine
+from features.inputs import LEADERS, leaves_of
+from features.ops.rolling import shift
+from features.panel.panel import AMOUNTS, COLUMNS, PRINTED, Panel
+from storage.clock import NS
+from storage.contracts.tables import SESSIONS, STATUSES
+
+Shape: TypeAlias = Literal["full", "row", "flat"]
+"""(S, T), (1, T) or (T,). In a program's memory every value is full: a row is written out once for each instrument."""
+Kind: TypeAlias = Literal["machine", "pointwise", "across"]
+
+OPERATIONS: Final[dict[Any, int]] = {
+    operator.add: machine.ADD, torch.add: machine.ADD,
+    operator.sub: machine.SUB, torch.sub: machine.SUB,
+    operator.mul: machine.MUL, torch.mul: machine.MUL, operator.and_: machine.MUL,
+    operator.truediv: machine.DIV, torch.div: machine.DIV,
+    torch.where: machine.WHERE, torch.isnan: machine.IS_NAN,
+    operator.eq: machine.EQ, operator.ne: machine.NE, operator.ge: machine.GE, operator.gt: machine.GT,
+    operator.le: machine.LE, operator.lt: machine.LT,
+    operator.or_: machine.OR, operator.invert: machine.NOT, operator.neg: machine.NEG,
+    torch.abs: machine.ABS, torch.maximum: machine.MAX, torch.minimum: machine.MIN,
+}  # fmt: skip
+POINTWISE: Final = (torch.sqrt, torch.log, torch.log1p, torch.exp, torch.sign, torch.clamp)
+"""Functions of one number each that write into a tensor they are given; torch's bits do not depend on the tile."""
+_LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
+_EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
+"""What float64 holds exactly; integers here are counts and codes, which do not overflow."""
+DRAWN_INSTRUMENTS: Final = 4
+
+
+def note_kinds(graph: fx.Graph) -> None:
+    """Note on each node who computes it, and the type and shape of its value, as seen on a small panel."""
+    leaves = leaves_of(drawn_panel(7))
+    values: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            value: Any = leaves[node.meta["leaf"]]
+        elif node.op == "output":
+            break
+        else:
+            args, kwargs = (
+                fx.map_arg(side, lambda source: values[source]) for side in (node.args, node.kwargs)
+            )
+            value = function_of(node)(*args, **kwargs)
+        values[node] = value
+        shapes: dict[Any, Shape] = {(DRAWN_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
+        if isinstance(value, Tensor) and value.dtype in _EXACT and tuple(value.shape) in shapes:
+            node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
+        node.meta["kind"] = _kind_of(node)
+        if node.meta["kind"] == "machine":
+            node.args = _rounded(node)
+
+
+def function_of(node: fx.Node) -> Any:
+    """Return what a node calls."""
+    return getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
+
+
+def is_zeros(node: fx.Node) -> bool:
+    """Say whether a node is zeros in the shape of another."""
+    return node.target is torch.zeros_like and node.meta.get("dtype") == torch.float64
+
+
+def scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Return the nodes in an order in which calls interrupt the machine seldom, and calls across most seldom."""
+    waiting, done, order = nodes, set[fx.Node](), list[fx.Node]()
+
+    def take(kind: Kind) -> bool:
+        nonlocal waiting
+        left = []
+        for node in waiting:
+            if node.meta["kind"] == kind and done.issuperset(node.all_input_nodes):
+                done.add(node)
+                order.append(node)
+            else:
+                left.append(node)
+        has_taken, waiting = len(left) < len(waiting), left
+        return has_taken
+
+    while waiting:
+        while take("machine") | take("pointwise"):
+            pass
+        take("across")
+    return order
+
+
+def drawn_panel(steps: int) -> Panel:
+    """Return a panel of noise in which every input is known: most bars printed, some quiet, some missing.
+
+    Both leaders are among its instruments, and both cadences among its books.
+    """
+    random = torch.Generator().manual_seed(0)
+    shape = (DRAWN_INSTRUMENTS, steps)
+    values = {name: torch.exp(torch.randn(shape, generator=random, dtype=torch.float64)) for name in COLUMNS}
+    drawn = torch.rand(shape, generator=random)
+    for name in AMOUNTS:
+        values[name][drawn > 0.98] = 0.0
+    values["ask"] = values["bid"] * (1.0 + values["ask"] / 1_000.0)
+    values["book_cadence_ms"] = torch.tensor([[500.0], [5_000.0]] * 2, dtype=torch.float64).expand(shape)
+    values["session"] = torch.floor(len(SESSIONS) * torch.rand(shape, generator=random, dtype=torch.float64))
+    status = torch.full(shape, PRINTED, dtype=torch.uint8)
+    status[drawn < 0.2] = STATUSES.index("quiet")
+    status[drawn < 0.02] = STATUSES.index("blind")
+    clock = 60 * NS * np.arange(steps, dtype=np.int64)
+    names = tuple(f"hyperliquid|perp|{name}" for name in (*LEADERS.values(), "0", "1"))
+    return Panel(names, 60 * NS, clock, values, status)
+
+
+def _kind_of(node: fx.Node) -> Kind:
+    if node.op == "placeholder" or _is_simple(node):
+        return "machine"
+    tensors = (node, *node.all_input_nodes)
+    is_plain = all(item.meta.get("dtype") == torch.float64 for item in tensors) and all(
+        item.meta["shape"] == "full" for item in tensors
+    )
+    return "pointwise" if node.target in POINTWISE and is_plain else "across"
+
+
+def _is_simple(node: fx.Node) -> bool:
+    """Say whether the machine computes a node: it knows the operation, and float64 holds all that takes part."""
+    sources = node.all_input_nodes
+    if not sources or any(item.meta.get("dtype") not in _EXACT for item in (node, *sources)):
+        return False
+    if node.target is shift or is_zeros(node):
+        return True
+    made, read = node.meta["dtype"], {item.meta["dtype"] for item in sources}
+    if node.op == "call_method":
+        is_same_number = made in (torch.float64, torch.int32) or read == {torch.bool}
+        return (
+            node.target == "to" and node.args[1:] == (made,) and is_same_number and torch.float64 not in read
+        )
+    # Bytes overflow, and torch's sum of two truths is a truth.
+    if made == torch.uint8 or (made == torch.bool and OPERATIONS.get(node.target) == machine.ADD):
+        return False
+    if node.target in _LOGICAL and made != torch.bool:
+        return False
+    is_plain = all(isinstance(item, fx.Node | bool | int | float) for item in node.args)
+    return node.target in OPERATIONS and is_plain and not node.kwargs
+
+
+def _rounded(node: fx.Node) -> tuple[Any, ...]:
+    """Return the arguments of a node as torch reads them: a bare number beside integers has the bits of float32."""
+    if torch.float64 in (item.meta["dtype"] for item in node.all_input_nodes):
+        return node.args
+    return tuple(
+        torch.tensor(item, dtype=torch.float32).item() if isinstance(item, float) else item
+        for item in node.args
+    )

@@ -1,0 +1,92 @@
+"""What is computed for a set of features, with nothing computed twice?
+
+A plan is a set's functions, run once on placeholders (torch.fx) instead of tensors, and written down as one graph from
+the leaves of a panel to the raw values. What several features have in common is one node of it. The only operation in
+a plan that looks at another step is `features.ops.rolling.shift`, since all windows are built of it; every other one
+reads the steps that it is asked for. So a plan can be run over any stretch of time, one bar included, by whoever
+remembers what was shifted (features/engine/block_executor.py, features/engine/stream_executor.py), with the bits of
+`features.feature.evaluate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from torch import fx
+from torch.fx.proxy import GraphAppendingTracer
+
+from features.feature import Feature
+from features.inputs import LEAVES, View
+from storage.errors import ContractError
+
+
+def trace(features: Sequence[Feature]) -> fx.Graph:
+    """Return the graph of these features.
+
+    Its placeholders are leaves (`features.inputs.LEAVES`), in their order, without those that nobody reads; its
+    output is a tuple with the raw value of each feature, (S, T) or (T,) float64, NaN where unknown.
+
+    Raises:
+        ContractError: a function cannot be run on placeholders, or changes a tensor in place.
+    """
+    graph = fx.Graph()
+    tracer = GraphAppendingTracer(graph)
+    view = View({name: fx.Proxy(_placeholder(graph, name), tracer) for name in LEAVES})  # type: ignore[misc]
+    outputs = []
+    for item in features:
+        try:
+            raw: Any = item.function(*(view[name] for name in item.inputs), **dict(item.params))
+        except Exception as error:  # whatever torch or the function says to a placeholder
+            raise ContractError(
+                f"feature {item.name} cannot be written down as a graph: {error}",
+                hint="use torch functions and features.ops.rolling, and no if, loop or number that depends on values",
+            ) from error
+        outputs.append(raw.node)
+    graph.output(tuple(outputs))
+    _refuse_in_place(graph)
+    return _without_repeats(graph)
+
+
+def placeholders(graph: fx.Graph) -> tuple[str, ...]:
+    """Return the leaves that a graph reads, in the order of its placeholders."""
+    return tuple(node.meta["leaf"] for node in graph.nodes if node.op == "placeholder")
+
+
+def _placeholder(graph: fx.Graph, leaf: str) -> fx.Node:
+    node = graph.placeholder(leaf.replace(".", "_"))
+    node.meta["leaf"] = leaf
+    return node
+
+
+def _without_repeats(graph: fx.Graph) -> fx.Graph:
+    """Return the graph in which every node is needed, and no two do the same to the same."""
+    kept: dict[str, fx.Node] = {}
+    slim = fx.Graph()
+    place: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "output":
+            slim.output(fx.map_arg(node.args[0], lambda old: place[old]))
+            break
+        # Nodes are printed by their name, which is unique, so this says what is done and to what.
+        args, kwargs = (fx.map_arg(part, lambda old: place[old]) for part in (node.args, node.kwargs))
+        told = f"{node.op} {node.target if isinstance(node.target, str) else id(node.target)} {args!r} {kwargs!r}"
+        if node.op == "placeholder" or told not in kept:
+            kept[told] = slim.node_copy(node, lambda old: place[old])
+        place[node] = kept[told]
+    slim.eliminate_dead_code()
+    for node in slim.nodes:
+        if node.op == "placeholder" and not node.users:
+            slim.erase_node(node)
+    return slim
+
+
+_IN_PLACE: Final = "a feature never changes its inputs; others read them too"
+
+
+def _refuse_in_place(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+            raise ContractError(f"a feature calls {node.target} on a tensor", hint=_IN_PLACE)
+        if "out" in node.kwargs:
+            raise ContractError(f"a feature writes the result of {node.target} into a tensor", hint=_IN_PLACE)

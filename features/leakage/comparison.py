@@ -1,0 +1,72 @@
+"""Which value moved first, and how is that told?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from features.feature import Feature, evaluate
+from features.inputs import View, leaves_of
+from features.panel.panel import Panel
+from storage.clock import iso
+from storage.errors import LeakError
+
+Results: TypeAlias = list[tuple[Tensor, Tensor]]
+"""Value, (S, T) float64, and mask of each feature."""
+
+ALL: Final = slice(0, None)
+
+
+def evaluate_on(panel: Panel, features: Sequence[Feature]) -> Results:
+    """Return value and mask of each feature on a panel, in float64, before anything is rounded."""
+    return evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+
+
+def first_move(
+    before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], seen: slice = ALL
+) -> tuple[int, int] | None:
+    """Return instrument and step of the earliest value in `seen` whose bits or mask differ, if any."""
+    whole = torch.int64 if before[0].dtype == torch.float64 else torch.int32
+    bits = [value.contiguous().view(whole) for value in (before[0], after[0])]
+    moved = ((bits[0] != bits[1]) | (before[1] != after[1]))[:, seen]
+    if not bool(moved.any()):
+        return None
+    step, row = moved.t().nonzero()[0].tolist()
+    return int(row), int(step) + (seen.start or 0)
+
+
+def leak(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: str) -> LeakError:
+    """Return the error for a value that moved; it names the feature, the instrument and the bar.
+
+    Args:
+        check: which check of the proof found it.
+        item: the feature.
+        panel: whose axes `place` counts.
+        place: instrument and step.
+        told: what was done that must not matter.
+    """
+    row, step = place
+    instrument, ts_open_ns = panel.instruments[row], int(panel.ts_open_ns[step])
+    return LeakError(
+        f"feature {item.name} of {instrument} moved at bar {iso(ts_open_ns)} (step {step}) when {told}",
+        hint=f"it declares a lookback of {item.lookback_bars} bars of {', '.join(item.inputs)}; "
+        "mend the function or its declaration",
+        check=check,
+        feature=item.name,
+        instrument=instrument,
+        ts_open_ns=ts_open_ns,
+        step=step,
+    )
+
+
+def blind(check: str, canary: str) -> LeakError:
+    """Return the error for a check that did not catch what was planted for it."""
+    return LeakError(
+        f"the proof is blind: its check of the {check} did not catch {canary}",
+        hint="mend features/leakage/perturbation.py before anything else; until then nothing is proven",
+        check=check,
+        feature=canary,
+    )

@@ -1,0 +1,182 @@
+"""Where does an instrument stand among the others at the same step?
+
+What is summed over instruments here is summed in integers, so that neither the order of the instruments nor
+the width of a vector register can show in the last bit. A plan sees `rank_of` and `market_of` as one step each, as it
+sees a shift (features/ops/rolling.py), and features/engine/kernels.py has a faster twin of both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from features.feature import family
+from features.library.returns import log_change
+from features.ops.rolling import mean_over, shift
+
+MIN_INSTRUMENTS: Final = 3
+"""With fewer, a rank is no more than a sign and a market is no more than the other instrument."""
+
+# Log returns in fixed point: 2^-40 is 1e-12, and 2^63 is room for 10^6 instruments at |return| below 8.
+FIXED: Final = 2.0**40
+
+
+def rank_of(x: Tensor) -> Tensor:
+    """Return the rank of each instrument at each step, -0.5 to 0.5; equal ones share theirs.
+
+    Args:
+        x: (S, T) float64, NaN where missing.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(rank_of, (x,), x)
+    there = torch.isfinite(x)
+    count = there.sum(dim=0)
+    # What is missing sorts behind everything, so it counts for nobody.
+    across = torch.where(there, x, math.inf).t().contiguous()
+    ordered, order = across.sort(dim=1)
+    # Equal ones stand in a run; each gets the middle of the places from its first to its last.
+    at = torch.arange(across.shape[1], device=x.device).expand_as(order)
+    begins = ordered != pad(ordered, (1, 0), value=math.nan)[:, :-1]
+    ends = ordered != pad(ordered, (0, 1), value=math.nan)[:, 1:]
+    first = torch.where(begins, at, 0).cummax(dim=1).values
+    last = torch.where(ends, at, across.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    place = torch.zeros_like(order).scatter(1, order, first + last).t().to(torch.float64) / 2.0
+    return torch.where(there & (count >= MIN_INSTRUMENTS), place / (count - 1) - 0.5, math.nan)
+
+
+def market_of(x: Tensor) -> Tensor:
+    """Return the mean over the instruments that have a value, each rounded to `_FIXED`, (1, T).
+
+    It is NaN where fewer than `MIN_INSTRUMENTS` have one.
+
+    Args:
+        x: (S, T) float64, |x| below 8, NaN where missing.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(market_of, (x,), x)
+    there = torch.isfinite(x)
+    count = there.sum(dim=0, keepdim=True)
+    fixed = torch.round(torch.where(there, x, 0.0) * FIXED).to(torch.int64)
+    mean = fixed.sum(dim=0, keepdim=True).to(torch.float64) / FIXED / count
+    return torch.where(count >= MIN_INSTRUMENTS, mean, math.nan)
+
+
+@family(
+    bars=(5, 60),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="share, -0.5 to 0.5",
+    source="after Kelly, Pruitt and Su (2019), Characteristics Are Covariances, J. Financial Economics 134(3), with "
+    "k - 1 for k, so that the ends are reached",
+)
+def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Rank of the n-bar return among the instruments; 0.5 has the highest.
+
+    Formula: (instruments with a lower return + half the others with an equal one) / (k - 1) - 1/2, k the
+    instruments that have an n-bar return at this step
+
+    Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
+    """
+    return rank_of(log_change(log_price, observed, bars))
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="log",
+    source="Brown and Warner (1985), Using Daily Stock Returns: The Case of Event Studies, "
+    "J. Financial Economics 14(1), market-adjusted returns",
+)
+def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Return over n bars beyond that of the market.
+
+    Formula: r[t] - mean of r[t] over the instruments that have one, itself among them, r the n-bar log return, rounded
+    to 2^-40 (1e-12) for the mean
+
+    Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
+    """
+    change = log_change(log_price, observed, bars)
+    return change - market_of(change)
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="log",
+    source="Brown and Warner (1985), Using Daily Stock Returns: The Case of Event Studies, "
+    "J. Financial Economics 14(1), equally weighted index",
+)
+def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """Return of the market over n bars, beside every instrument.
+
+    Formula: mean of r[t] over the instruments that have one, r the n-bar log return, rounded to 2^-40 (1e-12)
+
+    Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
+    """
+    return torch.where(observed, market_of(log_change(log_price, observed, bars)), math.nan)
+
+
+@family(
+    bars=(5,),
+    lookback_bars=lambda bars: bars,
+    inputs=("log_price", "observed"),
+    unit="log",
+    source="the mean absolute deviation of Chang, Cheng and Khorana (2000), An Examination of Herd Behavior in Equity "
+    "Markets: An International Perspective, J. Banking and Finance 24(10); Christie and Huang (1995), Following the "
+    "Pied Piper, Financial Analysts Journal 51(4), take the standard deviation",
+)
+def market_dispersion(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
+    """How far the instruments' n-bar returns lie apart.
+
+    Formula: mean of |r[t] - m[t]| over the instruments that have a return, r the n-bar log return and m its mean;
+    what is averaged is rounded to 2^-40 (1e-12), both times
+
+    Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
+    """
+    change = log_change(log_price, observed, bars)
+    return torch.where(observed, market_of(torch.abs(change - market_of(change))), math.nan)
+
+
+@family(
+    bars=(30,),
+    lookback_bars=lambda bars: bars - 1,
+    inputs=("step_return",),
+    unit="share, -0.5 to 0.5",
+    source="after Ang, Hodrick, Xing and Zhang (2006), The Cross-Section of Volatility and Expected Returns, "
+    "J. Finance 61(1), total volatility for idiosyncratic",
+)
+def volatility_rank(step_return: Tensor, *, bars: int) -> Tensor:
+    """Rank of the realised volatility among the instruments.
+
+    Formula: as `return_rank`, of the mean of r[i]^2 over the one-bar returns that exist in t-n+1..t
+
+    Missing: fewer than 80 % of the instrument's n returns exist, or fewer than 3 instruments have a volatility.
+    """
+    return rank_of(mean_over(step_return * step_return, bars))
+
+
+@family(
+    bars=(120,),
+    lookback_bars=lambda bars: bars,
+    inputs=("volume",),
+    unit="share, -0.5 to 0.5",
+    source="after Gervais, Kaniel and Mingelgrin (2001), The High-Volume Return Premium, J. Finance 56(3), who rank a "
+    "day among the instrument's own days",
+)
+def volume_rank(volume: Tensor, *, bars: int) -> Tensor:
+    """Rank of the volume of this bar, against the bars before it, among the instruments.
+
+    Formula: as `return_rank`, of volume[t] / mean of volume over t-n..t-1
+
+    Missing: this instrument's volume, or fewer than 80 % of the n before it, or those are all zero; or fewer than 3
+    instruments have such a ratio.
+    """
+    usual = shift(mean_over(volume, bars), 1)
+    return rank_of(torch.where(usual > 0.0, volume / usual, math.nan))

@@ -1,0 +1,98 @@
+"""What are the features of the bar that just closed?
+
+Live, features are computed from what is remembered of the bars before, and not from a window: a step costs the same
+however long the windows are and however long it has run. It is the same program as the build's, on blocks of one
+bar, and its values are equal to the build's to the bit (tests/features/test_live.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from features.engine.checked import checked_program
+from features.engine.stream_executor import Rings
+from features.feature import Feature, deepest_lookback
+from features.inputs import leaves_of
+from features.panel.panel import Panel
+from features.sets import get_set
+from storage.clock import iso
+from storage.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """The features of one bar.
+
+    Args:
+        ts_open_ns: when the bar opened.
+        values: (S, F) float32, 0.0 where invalid.
+        mask: (S, F) bool, true where the value is known.
+    """
+
+    ts_open_ns: int
+    values: Tensor
+    mask: Tensor
+
+
+class Live:
+    """Features of S instruments, bar after bar.
+
+    Args:
+        features: the set's features, in order.
+        instruments: (S,) ids, in the order of every bar's panel.
+        width_ns: width of a bar.
+    """
+
+    def __init__(self, features: tuple[Feature, ...], instruments: tuple[str, ...], width_ns: int) -> None:
+        self._instruments, self._width_ns = instruments, width_ns
+        program = checked_program(features)
+        self._leaves, self._run = program.leaves, Rings(program, len(instruments))
+        self._lookbacks = torch.tensor([item.lookback_bars for item in features])
+        self._bars = 0
+        self._next_ns: int | None = None
+
+    @classmethod
+    def after(cls, panel: Panel, feature_set: str) -> Self:
+        """Return a state that has seen the newest bars of a panel, as many as the set looks back."""
+        features = get_set(feature_set)
+        live = cls(features, panel.instruments, panel.width_ns)
+        for at in range(max(panel.n_steps - deepest_lookback(features), 0), panel.n_steps):
+            live.step(panel.steps(at, at + 1))
+        return live
+
+    def step(self, bar: Panel) -> Row:
+        """Take the next bar and return its features.
+
+        A bar that nobody saw is a bar too, of status `unknown`; a step of the clock is never left out.
+
+        Args:
+            bar: a panel of one step.
+
+        Raises:
+            ContractError: the bar is not the next one, or its instruments are others.
+        """
+        ts_open_ns = int(bar.ts_open_ns[0])
+        if bar.instruments != self._instruments or bar.n_steps != 1:
+            raise ContractError(
+                f"a live step takes one bar of the {len(self._instruments)} instruments it began with, "
+                f"not {bar.n_steps} of {bar.n_instruments}",
+                hint="begin a new state when instruments come or go",
+            )
+        if ts_open_ns != (self._next_ns if self._next_ns is not None else ts_open_ns):
+            raise ContractError(
+                f"the next bar opens at {iso(self._next_ns or 0)}, not at {iso(ts_open_ns)}",
+                hint="give every step of the clock once; one without rows has the status unknown",
+            )
+        with torch.inference_mode():
+            leaves = leaves_of(bar)
+            self._run.push([leaves[name] for name in self._leaves])
+            found = torch.cat(self._run.raw(), 1).to(torch.float32)
+            mask = torch.isfinite(found) & (self._bars >= self._lookbacks)
+            values = torch.where(mask, found, 0.0)
+        self._bars += 1
+        self._next_ns = ts_open_ns + self._width_ns
+        return Row(ts_open_ns, values, mask)

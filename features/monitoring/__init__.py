@@ -1,0 +1,1 @@
+"""Health, drift and limits of features."""

@@ -1,0 +1,1 @@
+"""Rolling and cross-sectional primitives in torch."""

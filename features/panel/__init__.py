@@ -1,0 +1,1 @@
+"""Panels: bars of all instruments on one clock, as known at each close."""

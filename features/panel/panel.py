@@ -1,0 +1,346 @@
+"""What was known of every instrument at every step of one clock?
+
+A panel is dense: every instrument has every step of the clock, and a step without a row is `unknown`.
+It holds, for each bar, the last revision that a live system would have had: `ts_knowable <= ts_close + grace`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from features.panel.asof_join import JOINED, Grid, join_columns
+from storage.clock import US_NS, floor_ns, iso, width_ns
+from storage.contracts.tables import SESSIONS, STATUSES
+from storage.errors import ContractError, InstrumentError, RangeError
+
+if TYPE_CHECKING:
+    from storage.lake.lake import Lake
+
+Nanoseconds: TypeAlias = npt.NDArray[np.int64]
+
+PRICES: Final = ("open", "high", "low", "close", "vwap")
+AMOUNTS: Final = ("volume", "buy_volume", "notional", "trades")
+QUOTES: Final = ("bid", "ask", "bid_size", "ask_size")
+CONTEXTS: Final = ("funding_rate", "open_interest", "oracle", "mark")
+AGES: Final = ("quote_age_ms", "context_age_ms", "observed_ms")
+SAID: Final = ("session", "trades_applicable")
+_BAR_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES, *SAID)
+COLUMNS: Final[tuple[str, ...]] = (*_BAR_COLUMNS, *JOINED)
+"""The columns that a panel carries as numbers: those of `bars` (`session` as its index in `SESSIONS`), and those
+that are joined as of the close (features/panel/asof_join.py)."""
+
+ORIGINS: Final = ("live", "venue_replay", "candle")
+"""Origins that a live system, or the import of history, writes; `recent` and `archive` are repairs."""
+
+_CODES: Final = {status: code for code, status in enumerate(STATUSES)}
+PRINTED: Final = _CODES["printed"]
+QUIET: Final = _CODES["quiet"]
+UNKNOWN: Final = _CODES["unknown"]
+
+_SELECT: Final = f"""
+WITH knowable AS (
+    SELECT instrument, ts_open, revision, status, {", ".join(_BAR_COLUMNS)}
+    FROM bars
+    WHERE width = ?
+      AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+      AND list_contains(?, origin)
+      AND (? OR list_contains(?, instrument))
+      AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
+), served AS (
+    SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
+)
+SELECT instrument, ts_open, status, {", ".join(_BAR_COLUMNS)}
+FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
+ORDER BY instrument, ts_open
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panel:
+    """Bars of S instruments on T steps of one clock.
+
+    Args:
+        instruments: (S,) ids, sorted as `load_panel` makes them.
+        width_ns: the width of a bar.
+        ts_open_ns: (T,) int64, rising by exactly `width_ns`.
+        values: name -> (S, T) float64, NaN where null; names are those of `COLUMNS`. One that is absent
+            counts as wholly missing.
+        status: (S, T) uint8, index into `storage.contracts.tables.STATUSES`.
+
+    Raises:
+        ContractError: shapes, types or the clock do not fit.
+    """
+
+    instruments: tuple[str, ...]
+    width_ns: int
+    ts_open_ns: Nanoseconds
+    values: dict[str, Tensor]
+    status: Tensor
+
+    def __post_init__(self) -> None:
+        shape = (len(self.instruments), len(self.ts_open_ns))
+        if tuple(self.status.shape) != shape or self.status.dtype != torch.uint8:
+            raise ContractError(
+                f"panel status is {tuple(self.status.shape)} {self.status.dtype}; it must be {shape} uint8"
+            )
+        for name, value in self.values.items():
+            if name not in COLUMNS:
+                raise ContractError(f"panel column {name!r} is none of {', '.join(COLUMNS)}")
+            if tuple(value.shape) != shape or value.dtype != torch.float64:
+                raise ContractError(
+                    f"panel column {name!r} is {tuple(value.shape)} {value.dtype}; it must be {shape} float64"
+                )
+        if np.any(np.diff(self.ts_open_ns) != self.width_ns):
+            raise ContractError(f"panel clock does not rise by {self.width_ns} ns at every step")
+
+    @property
+    def n_instruments(self) -> int:
+        """S."""
+        return len(self.instruments)
+
+    @property
+    def n_steps(self) -> int:
+        """T."""
+        return len(self.ts_open_ns)
+
+    @property
+    def ts_close_ns(self) -> Nanoseconds:
+        """(T,) the instant at which each bar ends, exclusive."""
+        return self.ts_open_ns + self.width_ns
+
+    @property
+    def printed(self) -> Tensor:
+        """(S, T) bool: watched throughout, and something printed."""
+        return self.status == PRINTED
+
+    def column(self, name: str) -> Tensor:
+        """Return a column as (S, T) float64; NaN throughout where the panel does not carry it."""
+        if name not in COLUMNS:
+            raise ContractError(f"panel column {name!r} is none of {', '.join(COLUMNS)}")
+        if name in self.values:
+            return self.values[name]
+        nothing = torch.full((), torch.nan, dtype=torch.float64, device=self.status.device)
+        return nothing.expand(self.status.shape)
+
+    def steps(self, start: int | None = None, stop: int | None = None) -> Panel:
+        """Return the steps `start` to `stop` by index, as a Python slice reads them; no data is copied."""
+        cut = slice(start, stop)
+        return Panel(
+            instruments=self.instruments,
+            width_ns=self.width_ns,
+            ts_open_ns=self.ts_open_ns[cut],
+            values={name: value[:, cut] for name, value in self.values.items()},
+            status=self.status[:, cut],
+        )
+
+    def slice(self, start_ns: int, stop_ns: int) -> Panel:
+        """Return the bars that open in `[start_ns, stop_ns)`; no data is copied."""
+        start, stop = np.searchsorted(self.ts_open_ns, [start_ns, stop_ns])
+        return self.steps(int(start), int(stop))
+
+    def select(self, order: Sequence[int]) -> Panel:
+        """Return the instruments at these indices, in this order."""
+        index = torch.tensor(list(order), dtype=torch.int64)
+        return Panel(
+            instruments=tuple(self.instruments[i] for i in order),
+            width_ns=self.width_ns,
+            ts_open_ns=self.ts_open_ns,
+            values={name: value[index] for name, value in self.values.items()},
+            status=self.status[index],
+        )
+
+
+def load_panel(
+    lake: Lake,
+    *,
+    width: str,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+    instruments: Sequence[str] | None = None,
+    origins: Sequence[str] = ORIGINS,
+    joined: Collection[str] = (),
+    at: int | None = None,
+    grace_ns: int,
+) -> Panel:
+    """Read the bars that open in `[since_ns, until_ns)`, each as it would have been served.
+
+    Args:
+        lake: the tables.
+        width: bar width, such as `1m`.
+        since_ns, until_ns: bounds of `ts_open`; an open one ends at the first or last bar there is.
+        instruments: ids; by default every one that has a bar in the range.
+        origins: how a row may have reached us.
+        joined: what to join beside the bars, names of `JOINED`: what a feature set reads (`features.sets.columns_of`).
+        at: a snapshot of the lake; by default the newest.
+        grace_ns: a revision counts that was knowable this long after its bar's close.
+
+    Raises:
+        RangeError: no bar fits.
+        InstrumentError: an instrument that was asked for has none.
+    """
+    width_ns(width)  # an unknown width is refused here, not found to have no bars
+    wanted = sorted(set(instruments)) if instruments is not None else []
+    bounds_us = open_bounds_us(since_ns, until_ns)
+    bars = lake.query(
+        _SELECT, (width, *bounds_us, list(origins), instruments is None, wanted, grace_ns), at=at
+    )
+    if bars.num_rows == 0:
+        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
+    panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
+    return with_joined(panel, lake, joined, at=at)
+
+
+def open_bounds_us(since_ns: int | None, until_ns: int | None) -> tuple[int, int]:
+    """Return bounds of bars' open in microseconds, as tables have them; an open one lies beyond every bar."""
+    first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
+    last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
+    return first_us, last_us
+
+
+def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None) -> RangeError:
+    """Return what is said where no bar fits a question."""
+    return RangeError(
+        f"no {width} bar of origin {' or '.join(origins)} opens "
+        f"from {_said(since_ns, 'the beginning')} to {_said(until_ns, 'the end')}",
+        hint='see what there is: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
+        'FROM bars GROUP BY ALL"',
+    )
+
+
+def no_bar_of(instrument: str) -> InstrumentError:
+    """Return what is said where an instrument that was asked for has no bar that fits."""
+    return InstrumentError(
+        f"{instrument} has no bar in the range that was asked for",
+        hint='list what there is: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
+    )
+
+
+def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | None) -> Panel:
+    """Return a panel with what a lake knew beside its bars; see `features.panel.asof_join.join_columns`."""
+    grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
+    return replace(panel, values=panel.values | join_columns(lake, joined, grid, at=at))
+
+
+def panel_from_table(
+    bars: pa.Table,
+    *,
+    width: str,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+    instruments: Sequence[str] | None = None,
+) -> Panel:
+    """Spread rows over a dense grid; a step without a row is `unknown`, and its numbers are NaN.
+
+    Args:
+        bars: `instrument`, `ts_open`, `status` and any of `COLUMNS`; one row a bar, all within the bounds.
+        since_ns, until_ns: bounds of the grid; an open one ends at the first or last row.
+
+    Raises:
+        ContractError: two rows for one bar, a row off the grid, or a status that does not exist.
+        InstrumentError: an instrument that was asked for has no row.
+        RangeError: there are no rows, or the bounds hold no step.
+    """
+    if bars.num_rows == 0:
+        raise RangeError("a panel was asked for of no bars at all")
+    step_ns = width_ns(width)
+    opens_ns = bars["ts_open"].cast(pa.int64()).to_numpy() * US_NS
+    names, row = _instrument_index(bars["instrument"], instruments)
+    start_ns = _ceil_ns(since_ns, step_ns) if since_ns is not None else int(opens_ns.min())
+    stop_ns = _ceil_ns(until_ns, step_ns) if until_ns is not None else int(opens_ns.max()) + step_ns
+    if stop_ns <= start_ns:
+        raise RangeError(f"no {width} step opens from {iso(start_ns)} to {iso(stop_ns)}")
+    offset = opens_ns - start_ns
+    if np.any(offset % step_ns) or floor_ns(start_ns, step_ns) != start_ns:
+        raise ContractError(f"a bar does not open on the {width} grid")
+
+    # Where each row lands in the flat (S * T) grid.
+    n_steps = (stop_ns - start_ns) // step_ns
+    if offset.min() < 0 or offset.max() >= n_steps * step_ns:
+        raise ContractError(f"a bar opens outside {iso(start_ns)} to {iso(stop_ns)}")
+    cell = row * n_steps + offset // step_ns
+    status = np.full(len(names) * n_steps, UNKNOWN, dtype=np.uint8)
+    if np.bincount(cell).max() > 1:
+        raise ContractError("two rows stand for one bar; choose a revision before spreading them")
+    status[cell] = _status_codes(bars["status"])
+
+    values = {}
+    for name in COLUMNS:
+        if name in bars.column_names:
+            flat = np.full(len(names) * n_steps, np.nan)
+            flat[cell] = _numbers(bars[name])
+            values[name] = torch.from_numpy(flat.reshape(len(names), n_steps))
+    return Panel(
+        instruments=names,
+        width_ns=step_ns,
+        ts_open_ns=start_ns + step_ns * np.arange(n_steps, dtype=np.int64),
+        values=values,
+        status=torch.from_numpy(status.reshape(len(names), n_steps)),
+    )
+
+
+def content_hash(panel: Panel) -> str:
+    """Return a hash of every row that the panel holds: equal rows, equal hash, in any lake and on any day."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([panel.instruments, panel.width_ns, COLUMNS, STATUSES]).encode())
+    digest.update(np.ascontiguousarray(panel.ts_open_ns, dtype="<i8").data)
+    digest.update(panel.status.cpu().contiguous().numpy().data)
+    data: npt.NDArray[np.float64] = np.empty(panel.status.shape, dtype="<f8")
+    is_nan = np.empty(panel.status.shape, dtype=np.bool_)
+    for name in COLUMNS:
+        if name in panel.values:
+            np.copyto(data, panel.values[name].cpu().numpy())
+            # One pattern of bits for every NaN.
+            np.copyto(data, np.nan, where=np.isnan(data, out=is_nan))
+        else:
+            data.fill(np.nan)
+        digest.update(data.data)
+    return digest.hexdigest()
+
+
+def _instrument_index(
+    column: pa.ChunkedArray[Any], instruments: Sequence[str] | None
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Return the sorted ids, and for each row the index of its own among them."""
+    coded: Any = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    found: list[str] = coded.dictionary.to_pylist()
+    names = tuple(sorted(set(found) if instruments is None else set(instruments)))
+    if absent := sorted(set(names) - set(found)):
+        raise no_bar_of(absent[0])
+    if extra := sorted(set(found) - set(names)):
+        raise ContractError(f"rows of {extra[0]} were given, which was not asked for")
+    place = np.array([names.index(name) for name in found], dtype=np.int64)
+    return names, place[coded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _status_codes(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.uint8]:
+    codes = pc.index_in(column.cast(pa.string()), value_set=pa.array(STATUSES))
+    if codes.null_count:
+        strange = column.filter(pc.is_null(codes))[0].as_py()
+        raise ContractError(f"bar status {strange!r} is none of {', '.join(STATUSES)}")
+    return codes.to_numpy().astype(np.uint8)
+
+
+def _numbers(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float64]:
+    """Return a column as numbers; the session, which is text, as its index in `SESSIONS`."""
+    if pa.types.is_string(column.type):
+        return pc.index_in(column, value_set=pa.array(SESSIONS)).cast(pa.float64()).to_numpy(False)
+    return column.cast(pa.float64()).to_numpy()
+
+
+def _ceil_ns(t_ns: int, step_ns: int) -> int:
+    return floor_ns(t_ns + step_ns - 1, step_ns)
+
+
+def _said(t_ns: int | None, otherwise: str) -> str:
+    return otherwise if t_ns is None else iso(t_ns)

@@ -1,0 +1,1 @@
+"""Built features on disk: day files, manifest, cache, eviction."""

@@ -1,0 +1,1 @@
+"""Versions of feature sets: source hashes and differences."""

@@ -1,0 +1,142 @@
+"""Which features came, went or changed since a block or a night was made, and through which function?
+
+An edition is what the code of a set says at one moment: each feature's declaration, and the functions, classes and
+constants that it reaches, each by a hash of its source. It is written beside what was built from it, so that a
+fingerprint that no longer fits can be told in names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from features.feature import Feature, evaluate
+from features.inputs import INPUTS, Input
+from features.sets import fingerprint
+from features.versioning.source_hash import reached_sources
+from storage.errors import ContractError
+
+EDITION: Final = "edition.json"
+"""What a night's is called in its folder."""
+SUFFIX: Final = ".edition.json"
+"""What the edition of a block in `x.safetensors` is called: `x.edition.json`."""
+
+Change = Literal["came", "went", "moved", "declared otherwise", "changed code"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One feature that is not what it was.
+
+    Args:
+        feature: its name.
+        change: what became of it; the first that holds of came, went, declared otherwise, changed code, moved.
+        what: the declaration's parts, or the functions and constants, that differ; or the places in the set.
+    """
+
+    feature: str
+    change: Change
+    what: str
+
+
+def edition_of(features: Sequence[Feature], *, feature_set: str = "") -> dict[str, Any]:
+    """Return what the code of these features says now, for JSON."""
+    sources: dict[str, str] = {}
+    told = []
+    for item in features:
+        reached = reached_of(item)
+        sources |= {name: _hash(text) for name, text in reached.items()}
+        told.append(
+            {
+                "name": item.name,
+                "inputs": list(item.inputs),
+                "lookback_bars": item.lookback_bars,
+                "params": dict(item.params),
+                "reaches": sorted(reached),
+            }
+        )
+    return {
+        "feature_set": feature_set,
+        "fingerprint": fingerprint(tuple(features)),
+        "features": told,
+        "sources": dict(sorted(sources.items())),
+    }
+
+
+def reached_of(item: Feature) -> dict[str, str]:
+    """Return the source of every function, class and constant that a feature reaches, its inputs' included."""
+    functions: list[Callable[..., object]] = [item.function, evaluate]
+    functions += [found.function for found in inputs_of(item)]
+    return reached_sources(functions)
+
+
+def inputs_of(item: Feature) -> list[Input]:
+    """Return every input that a feature is made from, those first that it names itself."""
+    found, waiting = [], list(item.inputs)
+    while waiting:
+        name = waiting.pop(0)
+        if name in INPUTS and INPUTS[name] not in found:
+            found.append(INPUTS[name])
+            waiting += INPUTS[name].inputs
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """Return what differs between two editions, in the order of the new one, then what went."""
+    found = []
+    before = {item["name"]: item for item in old["features"]}
+    places = {name: place for place, name in enumerate(before)}
+    for place, now in enumerate(new["features"]):
+        name = now["name"]
+        then = before.pop(name, None)
+        if then is None:
+            found.append(Difference(name, "came", f"place {place}"))
+        elif declared := [key for key in ("inputs", "lookback_bars", "params") if then[key] != now[key]]:
+            said = ", ".join(f"{key} {_said(then[key])} to {_said(now[key])}" for key in declared)
+            found.append(Difference(name, "declared otherwise", said))
+        elif changed := _changed(old["sources"], new["sources"], {*then["reaches"], *now["reaches"]}):
+            found.append(Difference(name, "changed code", ", ".join(changed)))
+        elif places[name] != place:
+            found.append(Difference(name, "moved", f"place {places[name]} to {place}"))
+    return found + [Difference(name, "went", f"place {places[name]}") for name in before]
+
+
+def edition_path(block: Path) -> Path:
+    """Return where the edition of a block lies: beside it."""
+    return block.with_name(block.name.removesuffix(".safetensors") + SUFFIX)
+
+
+def read_edition(path: Path) -> dict[str, Any]:
+    """Return an edition.
+
+    Raises:
+        ContractError: the file is missing or holds none.
+    """
+    try:
+        told: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ContractError(
+            f"{path} cannot be read as an edition of features: {error}",
+            hint="it is written beside a block by: tickwalk features build",
+        ) from error
+    if not {"feature_set", "features", "sources", "fingerprint"} <= told.keys():
+        raise ContractError(f"{path} holds no edition of features")
+    return told
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str], names: set[str]) -> list[str]:
+    return sorted(name for name in names if old.get(name) != new.get(name))
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,1 +1,0 @@
-"""Features once more, as plain loops over one cell at a time; tests/features/reference.py gathers them."""

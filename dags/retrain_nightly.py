@@ -33,7 +33,7 @@ from storage.settings import load_settings
 def retrain_nightly() -> None:
     @task
     def open_night(params: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
-        from training.night import open_night
+        from training.night.steps import open_night
 
         asked = params or {}
         day = date.fromisoformat(partition_key) + timedelta(days=1) if partition_key else None
@@ -42,25 +42,25 @@ def retrain_nightly() -> None:
 
     @task
     def build_panel(night: str) -> dict[str, Any]:
-        from training.night import build_panel
+        from training.night.steps import build_panel
 
         return build_panel(load_settings(), night)
 
     @task
     def plan_folds(night: str) -> list[int]:
-        from training.night import plan_folds
+        from training.night.steps import plan_folds
 
         return plan_folds(load_settings(), night)
 
     @task(pool="gpu", map_index_template="fold {{ task.op_kwargs['fold'] }}")
     def train_fold(night: str, fold: int) -> dict[str, Any]:
-        from training.night import train_fold
+        from training.night.steps import train_fold
 
         return train_fold(load_settings(), night, fold)
 
     @task(outlets=[Asset("model_versions")])
     def judge_night(night: str) -> dict[str, Any]:
-        from training.night import judge_night
+        from training.night.steps import judge_night
 
         return judge_night(load_settings(), night)
 

@@ -26,7 +26,7 @@ from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.folder import NightFolder
+from training.night.artifacts import NightFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from serving.report import write_report
 from storage.settings import Settings
-from training.folder import NightFolder
-from training.night import build_panel, judge_night, open_night, plan_folds, train_fold
+from training.night.artifacts import NightFolder
+from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def run_night(
 
     Args:
         settings: the home, the seed and the device.
-        recipe, since, until, at: see `training.night.open_night`.
+        recipe, since, until, at: see `training.night.steps.open_night`.
         on_step: is told what comes next.
     """
     on_step("pinning the data")

@@ -351,7 +351,7 @@ def test_settings_in_toml_blocks_exist() -> None:
 
 
 def test_recipes_in_the_documents_can_be_read(tmp_path: Path) -> None:
-    from training.recipes import get_recipe
+    from training.recipe import get_recipe
 
     recipes = [block for page in PAGES for block in fences(page, "toml") if "base =" in block]
     assert len(recipes) >= 2

@@ -29,10 +29,10 @@ _GAIAEX: Final = (
     "fee_rate in GaiaEx's documentation of /health, read 2026-08-22; for which role it does not say"
 )
 
-# (venue, kind, role, bps, in force from, source). The taker's of perps are those of `training/costs.py`, which no room
-# below it may read: one base fee of 3.5 until May 2025, so that no early year looks cheaper than it may have been.
-# What is not written anywhere that was read has no row: the maker's fee and spot before May 2025, and markets of
-# deployers (HIP-3), who set their own scale.
+# (venue, kind, role, bps, in force from, source). The taker's of perps are those of `training/evaluation/costs.py`,
+# which no room below it may read: one base fee of 3.5 until May 2025, so that no early year looks cheaper than it may
+# have been. What is not written anywhere that was read has no row: the maker's fee and spot before May 2025, and
+# markets of deployers (HIP-3), who set their own scale.
 _KNOWN: Final = (
     ("hyperliquid", "perp", "taker", 3.5, "2023-02-26", f"{_DOCS}: {_FLAT}; the higher holds throughout"),
     ("hyperliquid", "perp", "taker", 4.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),

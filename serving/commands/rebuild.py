@@ -84,7 +84,7 @@ def make_anew(
 
 def _reads_same(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
     """Judge the pin of a night, for which all of torch is loaded."""
-    from training.pinned import reads_as_pinned
+    from training.night.pinned_inputs import reads_as_pinned
 
     return reads_as_pinned(settings, pin, lake, at)
 

@@ -15,8 +15,8 @@ from storage.clock import width_ns
 from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.folder import NightFolder
-from training.recipes import Recipe
+from training.night.artifacts import NightFolder
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Facts:
     """A judged night.
 
     Args:
-        night, panel, proof, verdict, summary, deploy: the files of those names (`training/night.py`).
+        night, panel, proof, verdict, summary, deploy: the files of those names (`training/night/steps.py`).
         folds: the entries of `folds.json`.
         leaks: its total.
         metrics: by fold and member (`model`, or `model+1` for a second seed).

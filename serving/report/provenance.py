@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from serving.report import words
 from serving.report.facts import Facts
 from storage.clock import iso
-from training.recipes import RECIPES
+from training.recipe import RECIPES
 
 
 @dataclass(frozen=True, slots=True)

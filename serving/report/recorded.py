@@ -12,7 +12,7 @@ from typing import Any, Final
 from ingest.coverage.ledger import TRADES
 from storage.clock import NS, US_NS, width_ns
 from storage.lake.lake import Lake
-from training.pinned import pinned_at
+from training.night.pinned_inputs import pinned_at
 
 SIMULATED: Final = "simulated"
 """Recordings of a simulated venue have names that begin with this."""

@@ -16,7 +16,7 @@ from serving.airflow.prepare import PASSWORD_VARIABLE
 from serving.airflow.services import DAGS_DIR, local_env
 from storage.settings import Settings
 from tests.dags.small import FOLDS, TRAINING, furnish
-from training.recipes import RECIPES
+from training.recipe import RECIPES
 
 FILES = sorted(DAGS_DIR.glob("*.py"))
 

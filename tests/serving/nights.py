@@ -11,7 +11,7 @@ from storage.clock import NS, US_NS, ManualTime, parse_time_ns
 from storage.contracts.tables import BARS, COVERAGE, DISCREPANCIES, FUNDING, QUARANTINE
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
-from training.night import build_panel, judge_night, open_night, plan_folds, train_fold
+from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
 START_NS = parse_time_ns("2026-02-03T22:00:00Z")
 STEPS = 660

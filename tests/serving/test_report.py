@@ -25,7 +25,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.monitoring.test_health import BLOCK, PANEL, SPLIT_NS, learned
 from tests.serving.nights import COINS, HOSTILE, START_NS, STEPS, WIDTH_NS, make_night
-from training.night import open_night
+from training.night.steps import open_night
 
 
 class Page(HTMLParser):

@@ -15,7 +15,7 @@ from features.monitoring.health import Health
 from serving.report import write_report
 from serving.report.page import write_features
 from storage.settings import Settings
-from training.folder import NightFolder
+from training.night.artifacts import NightFolder
 
 CHROMIUM = shutil.which("chromium")
 

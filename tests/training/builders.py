@@ -16,7 +16,7 @@ from storage.contracts.tables import BARS, STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from storage.settings.services import TrainingSettings
-from training.checkpoint import Stamp
+from training.models.checkpoint import Stamp
 
 MINUTE_NS = 60 * NS
 START_NS = 1_740_000_000 * NS // MINUTE_NS * MINUTE_NS

@@ -14,8 +14,8 @@ from features.monitoring.health import check_health
 from features.panel.panel import Panel
 from features.sets import FEATURE_SETS, get_set
 from tests.features.panels import CODE, random_panel
-from training.datasets import Normaliser, Windows
-from training.labels import LabelRule, make_labels
+from training.data.labels import LabelRule, make_labels
+from training.data.panel import Normaliser, Windows
 
 STEPS = 640
 HOLE = slice(300, 360)

@@ -75,7 +75,7 @@ def test_the_taker_fee_is_that_in_force(seeded: Lake) -> None:
 
 def test_the_fees_are_those_of_the_position_ledger(seeded: Lake) -> None:
     """Training has a table of its own, which no room below it may read: they agree before and at every change."""
-    from training.costs import FEES, Costs, taker_fee_bps
+    from training.evaluation.costs import FEES, Costs, taker_fee_bps
 
     held = seeded.query(
         "SELECT epoch_us(ts_from) * 1000 AS t FROM fees WHERE role = 'taker' AND kind = 'perp'"

@@ -5,10 +5,10 @@ where the bars' grace moves along (an operator with a slower line gives it more)
 published at the same instants from what has arrived by then: their first revisions lack what is still under way, and
 later revisions mend it, except for the quote, which a bar keeps as it was served.
 
-The position rule (training/positions.py) does not read `ts_knowable_ns`. Knowable time enters a profit in two places:
-`load_panel` serves the last revision that was knowable at the close plus the grace, and `labels.delay_bars` counts
-the grace into the bars between a decision and its fill. A context's age is counted from its receipt, a quote's from
-its event.
+The position rule (training/evaluation/positions.py) does not read `ts_knowable_ns`. Knowable time enters a profit in
+two places: `load_panel` serves the last revision that was knowable at the close plus the grace, and
+`labels.delay_bars` counts the grace into the bars between a decision and its fill. A context's age is counted from its
+receipt, a quote's from its event.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
 from tests.ingest.pipeline.scripts import START_NS, Script
-from training.costs import Costs
-from training.labels import delay_bars, prices_at_close
-from training.positions import Ledger, Market, PositionRule, run_ledger
+from training.data.labels import delay_bars, prices_at_close
+from training.evaluation.costs import Costs
+from training.evaluation.positions import Ledger, Market, PositionRule, run_ledger
 
 LATER_NS = 3 * NS
 DELAY_MS = 200

@@ -1,0 +1,353 @@
+"""Whole nights on a real lake: what is found, what is refused, and that a night is one thing however it is run."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from storage.clock import ManualTime, iso
+from storage.errors import CheckpointError, GateError, LakeError, LeakError, RangeError
+from storage.lake.lake import Lake
+from storage.settings import Settings
+from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
+from training.data.folds import Fold, Parts, split_rows
+from training.data.panel import Normaliser
+from training.models.checkpoint import load_checkpoint
+from training.models.estimators import load_member
+from training.models.trainer import EpochLog
+from training.night.artifacts import NightFolder
+from training.night.registry import VersionEvent, current_champion, promote_version, read_versions
+from training.night.scoring import make_field
+from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
+
+STEPS = 1100
+RECIPE = """
+base = "demo"
+name = "tiny"
+feature_set = "candles"
+window_bars = 4
+stride = 2
+seeds = 1
+[folds]
+n_folds = 2
+test_share = 0.2
+valid_share = 0.15
+embargo_bars = 6
+[fit]
+epochs = 5
+batch = 128
+learning_rate = 3e-3
+[gate]
+min_fills = 10
+min_deflated_sharpe = 0.9
+"""
+CLOCK = ManualTime(1_800_000_000 * 10**9)
+
+
+@dataclass(frozen=True)
+class Night:
+    settings: Settings
+    name: str
+    verdict: dict[str, Any]
+
+    @property
+    def folder(self) -> NightFolder:
+        return NightFolder.find(self.settings, self.name)
+
+
+def recipe_in(folder: Path) -> str:
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return str(path)
+
+
+def home_with(home: Path, log_price: np.ndarray) -> Settings:
+    settings = settings_in(home)
+    fill_lake(settings, log_price)
+    return settings
+
+
+def run_night(settings: Settings, *, until: str | None = None, clock: ManualTime = CLOCK) -> Night:
+    name = open_night(settings, recipe=recipe_in(settings.home), until=until)
+    build_panel(settings, name)
+    for fold in plan_folds(settings, name):
+        train_fold(settings, name, fold)
+    return Night(settings, name, judge_night(settings, name, clock=clock))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a night but its timings."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "timings" not in path.parts
+    }
+
+
+# The first night sees all but the last bars, which are there for the night after it.
+LONGER = walk(instruments=2, steps=STEPS + 150, seed=3, signal=0.8, volatility=5e-3)
+LEARNABLE = LONGER[:, :STEPS]
+UNTIL_NS = START_NS + STEPS * MINUTE_NS
+UNTIL = iso(UNTIL_NS)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    return run_night(home_with(Path(tmp_path_factory.mktemp("learnt")), LONGER), until=UNTIL)
+
+
+def test_planted_signal_is_found_and_promoted(learnt: Night) -> None:
+    models = learnt.folder.read("summary.json")["models"]
+    for name in ("ridge", "mlp", "lightgbm"):
+        assert models[name]["test"]["r2"] > models["zero"]["test"]["r2"] == 0
+        assert models[name]["test"]["ic"]["low"] > 0
+        assert models[name]["traded"]["net"] > 0
+    # Momentum is all there is to this signal, so whether a challenger beats the controls is luck; the rest is not.
+    failed = {rule["name"] for rule in learnt.verdict["rules"] if not rule["passed"]}
+    assert failed <= {"beats momentum", "beats ridge"}
+    assert learnt.verdict["promoted"] == (not failed)
+    last = "champion" if learnt.verdict["promoted"] else "rejected"
+    assert [event.event for event in ledger_of(learnt)] == ["registered", last]
+
+
+def ledger_of(night: Night) -> list[VersionEvent]:
+    with Lake.open(night.settings, read_only=True) as lake:
+        return [event for event in read_versions(lake, recipe="tiny") if event.night == night.name]
+
+
+def test_night_says_all_that_it_was_made_from(learnt: Night) -> None:
+    facts = learnt.folder.facts
+    assert facts["night"] == learnt.name
+    assert facts["instruments"] == ["hyperliquid|perp|C0", "hyperliquid|perp|C1"]
+    assert all(
+        facts[name]
+        for name in (
+            "snapshot",
+            "content_hash",
+            "feature_fingerprint",
+            "training_code",
+            "code",
+            "lock",
+            "device",
+        )
+    )
+    with Lake.open(learnt.settings, read_only=True) as lake:
+        pins = lake.query("SELECT pin, snapshot, content FROM pins").to_pylist()
+    assert {"pin": learnt.name, "snapshot": facts["snapshot"], "content": facts["content_hash"]} in pins
+
+
+def test_folds_hold_no_leak_and_every_model_judges_the_same_rows(learnt: Night) -> None:
+    plan = learnt.folder.read("folds.json")
+    assert plan["leaks"] == 0
+    assert len(plan["folds"]) == 2
+    assert "embargo" in plan["drawing"]
+    for fold in plan["folds"]:
+        assert min(fold["rows"].values()) > 0
+        judged = [
+            learnt.folder.read_predictions(learnt.folder.member(fold["index"], model))
+            for model in learnt.folder.recipe.models
+        ]
+        assert all(len(found.step) == fold["rows"]["test"] for found in judged)
+        assert all(np.array_equal(found.step, judged[0].step) for found in judged)
+        assert all(np.array_equal(found.label, judged[0].label, equal_nan=True) for found in judged)
+
+
+def test_steps_run_again_change_nothing(learnt: Night) -> None:
+    before = tree(learnt.folder.path)
+    assert open_night(learnt.settings, recipe=recipe_in(learnt.settings.home), until=UNTIL) == learnt.name
+    build_panel(learnt.settings, learnt.name)
+    for fold in plan_folds(learnt.settings, learnt.name):
+        train_fold(learnt.settings, learnt.name, fold)
+    assert judge_night(learnt.settings, learnt.name) == learnt.verdict
+    assert tree(learnt.folder.path) == before
+    assert len(ledger_of(learnt)) == 2
+
+
+def test_night_judged_again_after_a_crash_meets_the_same_champion(learnt: Night) -> None:
+    before = tree(learnt.folder.path)
+    (learnt.folder.path / "verdict.json").unlink()
+    (learnt.folder.path / "summary.json").unlink()
+    assert judge_night(learnt.settings, learnt.name, clock=CLOCK) == learnt.verdict
+    assert tree(learnt.folder.path) == before
+    assert len(ledger_of(learnt)) == 2
+
+
+def test_killed_night_in_another_home_ends_with_the_same_bits(learnt: Night, tmp_path: Path) -> None:
+    settings = home_with(tmp_path, LONGER)
+    name = open_night(settings, recipe=recipe_in(tmp_path), until=UNTIL)
+    assert name == learnt.name
+    build_panel(settings, name)
+
+    def die(model: str, fold: int, log: EpochLog) -> None:
+        if (model, fold, log.epoch) == ("lstm", 1, 2):
+            raise KeyboardInterrupt
+
+    plan_folds(settings, name)
+    train_fold(settings, name, 0, on_epoch=die)
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(settings, name, 1, on_epoch=die)
+    seen: list[tuple[str, int]] = []
+    train_fold(settings, name, 1, on_epoch=lambda model, fold, log: seen.append((model, log.epoch)))
+    assert seen[0] == ("lstm", 3)
+    assert {model for model, _ in seen} == {"lstm"}
+    judge_night(settings, name, clock=CLOCK)
+    here, there = tree(tmp_path / "models" / "nights" / name), tree(learnt.folder.path)
+    assert sorted(here) == sorted(there)
+    assert [path for path in here if here[path] != there[path]] == []
+
+
+def test_nothing_learnt_or_predicted_depends_on_what_comes_later(learnt: Night, tmp_path: Path) -> None:
+    first = learnt.folder.read("folds.json")["folds"][0]
+    stop = int((first["test"][1] - learnt.folder.facts["since_ns"]) // (60 * 10**9))
+    changed = LEARNABLE.copy()
+    changed[:, stop:] = LEARNABLE[:, stop - 1 : stop] + np.cumsum(
+        np.random.default_rng(9).standard_normal((2, STEPS - stop)) * 0.01, axis=1
+    )
+    settings = home_with(tmp_path, changed)
+    name = open_night(settings, recipe=recipe_in(tmp_path))
+    assert name != learnt.name
+    build_panel(settings, name)
+    plan_folds(settings, name)
+    train_fold(settings, name, 0)
+    other = NightFolder.find(settings, name)
+    assert other.read("folds.json")["folds"][0]["test"] == first["test"]
+    for model in learnt.folder.recipe.models:
+        member = learnt.folder.member(0, model)
+        before, after = learnt.folder.read_predictions(member), other.read_predictions(member)
+        assert len(before.step) > 100
+        assert np.array_equal(before.prediction, after.prediction), model
+        weights = [
+            safetensors.torch.load_file(next((folder.path / member).glob("weights-*.safetensors")))
+            for folder in (learnt.folder, other)
+        ]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]), model
+
+
+def test_next_night_asks_the_champion_for_what_neither_has_seen(learnt: Night) -> None:
+    with Lake.open(learnt.settings) as lake:
+        serving = current_champion(lake, "tiny")
+        if serving is None:
+            promote_version(lake, learnt.verdict["version"], reason="by hand", now_ns=CLOCK.now_ns() + 1)
+    night = run_night(learnt.settings, clock=ManualTime(CLOCK.now_ns() + 86_400 * 10**9))
+    assert night.name != learnt.name
+    assert night.verdict["champion"] == learnt.verdict["version"]
+    # Its newest bars were held against what that champion learned from; the first night knew no champion.
+    first, second = (item.folder.read("health.json") for item in (learnt, night))
+    assert (first["champion"], second["champion"]) == ("", learnt.verdict["version"])
+    assert (second["trained_since_ns"], second["trained_until_ns"]) == (START_NS, second["split_ns"])
+    # On a stride of two the last label learnt from ends one bar before the first night did.
+    assert learnt.folder.read("deploy.json")["cutoff_ns"] == UNTIL_NS - MINUTE_NS
+    rule = night.verdict["rules"][-1]
+    assert rule["name"] == "beats champion"
+    # Bar 1098 closes at the cut-off and is decided after it; of 1250 bars the last six have no label.
+    unseen = 1250 - 6 - 1098
+    assert rule["reason"].startswith(
+        f"return after costs on {unseen} steps that {learnt.verdict['version']} "
+    )
+    assert rule["passed"] == (rule["value"] > rule["limit"])
+    assert rule["limit"] != 0
+
+
+def test_noise_is_refused_with_reasons(tmp_path: Path) -> None:
+    noise = walk(instruments=2, steps=STEPS, seed=11, volatility=5e-3)
+    night = run_night(home_with(tmp_path, noise))
+    assert not night.verdict["promoted"]
+    failed = {rule["name"] for rule in night.verdict["rules"] if not rule["passed"]}
+    assert "deflated sharpe" in failed
+    assert night.verdict["reason"].startswith("failed: ")
+    assert [event.event for event in ledger_of(night)] == ["registered", "rejected"]
+    with Lake.open(night.settings, read_only=True) as lake:
+        assert current_champion(lake, "tiny") is None
+
+
+def copy_of(night: Night, name: str, *files: str, **facts: object) -> str:
+    """Copy some files of a night to a night of another name, which then has its other steps before it."""
+    copied = NightFolder(night.folder.path.with_name(name))
+    for file in files:
+        copied.path.mkdir(exist_ok=True)
+        shutil.copy(night.folder.path / file, copied.path / file)
+    copied.write("night.json", night.folder.facts | {"night": name} | facts)
+    return name
+
+
+BUILT = ("panel.json", "panel.safetensors", "features.safetensors", "labels.safetensors", "proof.json")
+
+
+def test_steps_out_of_order_are_refused(learnt: Night) -> None:
+    settings = learnt.settings
+    opened = copy_of(learnt, "opened")
+    with pytest.raises(GateError, match=r"has no panel.json yet .*build_panel"):
+        plan_folds(settings, opened)
+    with pytest.raises(GateError, match=r"has no folds.json yet .*plan_folds"):
+        train_fold(settings, opened, 0)
+    planned = copy_of(learnt, "planned", *BUILT, "folds.json")
+    with pytest.raises(GateError, match=r"has no fold 7 \(its folds: \[0, 1\]\)"):
+        train_fold(settings, planned, 7)
+    with pytest.raises(GateError, match=r"has no fold-00/zero/metrics.json yet"):
+        judge_night(settings, planned)
+    with pytest.raises(GateError, match="no night is called 'nothing'"):
+        build_panel(settings, "nothing")
+
+
+def test_rows_that_changed_under_the_pin_are_refused(learnt: Night) -> None:
+    name = copy_of(learnt, "edited", content_hash="0" * 64)
+    with pytest.raises(LakeError, match="was opened on rows with hash 000000000000, they now have"):
+        build_panel(learnt.settings, name)
+
+
+def test_features_of_other_code_are_refused(learnt: Night) -> None:
+    name = copy_of(learnt, "other-features", feature_fingerprint="0" * 64)
+    with pytest.raises(CheckpointError, match="was opened with features 000000000000, their code is now"):
+        build_panel(learnt.settings, name)
+
+
+def test_planted_leak_stops_the_night_each_time(learnt: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, name = learnt.settings, copy_of(learnt, "leaking", *BUILT)
+
+    def forget_to_purge(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Parts:
+        return split_rows(fold, decided_ns, decided_ns)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.night.preparation.split_rows", forget_to_purge)
+        with pytest.raises(
+            LeakError, match=r"rows of night .* break a law of the folds; the counter must read 0"
+        ):
+            plan_folds(settings, name)
+    with pytest.raises(LeakError, match="must read 0"):
+        plan_folds(settings, name)
+    leaks = [fold["leaks"] for fold in NightFolder.find(settings, name).read("folds.json")["folds"]]
+    # The labels of five bars reach over a boundary; a stride of two holds two of them at one and three at the other.
+    assert [leak["label"] for leak in leaks] == [2 * (2 + 3)] * 2
+
+
+@pytest.mark.parametrize("field", ["training_code", "torch_version", "lock"])
+def test_night_of_other_code_is_refused(learnt: Night, field: str) -> None:
+    name = copy_of(learnt, f"other-{field}", *BUILT, "folds.json", **{field: "other"})
+    with pytest.raises(CheckpointError, match=f"was opened with {field} other, and this is"):
+        train_fold(learnt.settings, name, 0)
+
+
+def test_weights_of_another_network_are_refused(learnt: Night) -> None:
+    data, recipe = learnt.folder.read_data(), learnt.folder.recipe
+    saved = load_checkpoint(learnt.folder.path / learnt.folder.member(0, "mlp"), expect={"model": "mlp"})
+    wider = replace(recipe, window_bars=recipe.window_bars + 1)
+    shared = make_field(data, Normaliser.from_plain(saved.normaliser), wider, torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="weights of mlp do not fit the network"):
+        load_member(shared, saved)
+
+
+def test_range_that_is_too_short_or_empty_is_refused(learnt: Night) -> None:
+    settings = learnt.settings
+    with pytest.raises(RangeError, match="no 1m bar"):
+        open_night(settings, recipe=recipe_in(settings.home), since="2030-01-01")
+    plain = learnt.folder.recipe.to_plain()
+    plain["folds"]["embargo_bars"] = 300
+    with pytest.raises(RangeError, match="too few for 2 folds"):
+        plan_folds(settings, copy_of(learnt, "short", *BUILT, recipe=plain))

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, positions, costs, promotion gate."""

@@ -1,0 +1,270 @@
+"""How is one network trained, so that any run can be continued or repeated to the bit?
+
+Plain torch. A run is a function of its rows, its rule and its seed; `keep` is called after every epoch with all
+that a later process needs to go on as if nothing had happened. Early stopping gives back the best weights, never
+the last. Nothing is read from the device inside an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from storage.errors import SettingsError
+from training.data.panel import Windows
+from training.models.device import flushed_denormals
+from training.models.losses import masked_huber
+
+_FUSED: Final = frozenset({"cpu", "cuda"})
+_ASK_BATCH: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class FitRule:
+    """How a network is trained.
+
+    Args:
+        epochs: at most this many.
+        batch: rows a step.
+        patience: epochs without a better validation loss before it stops.
+        huber_delta: label size, in volatilities, beyond which the loss is linear.
+    """
+
+    epochs: int = 12
+    batch: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    patience: int = 3
+    huber_delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (
+            self.epochs < 1
+            or self.batch < 1
+            or self.patience < 1
+            or self.learning_rate <= 0
+            or self.clip_norm <= 0
+        ):
+            raise SettingsError(f"fit rule {self} is out of range", hint="epochs, batch and patience from 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows with their labels.
+
+    Args:
+        index: (N,) int64 row numbers.
+        label: (N,) float32, 0 where masked.
+        mask: (N,) bool, the label was observed.
+    """
+
+    index: torch.Tensor
+    label: torch.Tensor
+    mask: torch.Tensor
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device."""
+        return Rows(self.index.to(device), self.label.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLog:
+    """One epoch: mean losses, and which epoch was the best so far; `valid_loss` is NaN without valid rows."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    best_epoch: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands after an epoch.
+
+    Args:
+        epoch: epochs done.
+        best_epoch: the epoch whose weights are `best`.
+        history: one entry an epoch.
+        best: weights to use.
+        state: current weights, optimiser and random states: what another process needs to go on.
+        is_done: no epoch is left, or patience ran out.
+    """
+
+    epoch: int
+    best_epoch: int
+    history: list[EpochLog]
+    best: dict[str, torch.Tensor]
+    state: dict[str, Any] = field(default_factory=dict)
+    is_done: bool = False
+
+    def cursor(self) -> dict[str, Any]:
+        """Return the plain part, for a manifest."""
+        return {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "is_done": self.is_done,
+            "history": [asdict(entry) for entry in self.history],
+        }
+
+    @classmethod
+    def resume(
+        cls, cursor: Mapping[str, Any], *, best: Mapping[str, torch.Tensor], state: Mapping[str, Any]
+    ) -> Progress:
+        """Return the progress that `cursor`, the weights and the state were saved from."""
+        history = [
+            EpochLog(
+                entry["epoch"], _float(entry["train_loss"]), _float(entry["valid_loss"]), entry["best_epoch"]
+            )
+            for entry in cursor["history"]
+        ]
+        return cls(
+            cursor["epoch"], cursor["best_epoch"], history, dict(best), dict(state), bool(cursor["is_done"])
+        )
+
+
+def fit_network(
+    network: nn.Module,
+    windows: Windows,
+    train: Rows,
+    valid: Rows | None,
+    rule: FitRule,
+    *,
+    seed: int,
+    resume: Progress | None = None,
+    keep: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Train a network and leave its best weights in it.
+
+    Args:
+        network: with the weights to start from; it is moved to the windows' device.
+        windows: the features.
+        train: rows to learn from.
+        valid: rows that choose the best epoch; without them, all epochs are run and the last one is best.
+        rule: how.
+        seed: of the order of rows and of dropout.
+        resume: where an earlier run of the same call stopped.
+        keep: called after every epoch.
+    """
+    device = windows.device
+    network.to(device)
+    train, valid = train.to(device), valid.to(device) if valid is not None else None
+    optimiser = torch.optim.AdamW(
+        network.parameters(),
+        lr=rule.learning_rate,
+        weight_decay=rule.weight_decay,
+        fused=device.type in _FUSED,
+    )
+    order = torch.Generator().manual_seed(seed)
+    with flushed_denormals(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        progress = Progress(0, 0, [], _weights(network))
+        if resume is not None:
+            progress = resume
+            _restore(progress.state, network, optimiser, order, device)
+        while not progress.is_done:
+            train_loss = _train_epoch(network, windows, train, rule, optimiser, order)
+            valid_loss = mean_loss(network, windows, valid, rule) if valid is not None else None
+            _advance(progress, network, rule, train_loss, valid_loss)
+            progress.state = _state(network, optimiser, order, device)
+            if keep is not None:
+                keep(progress)
+    network.load_state_dict(progress.best)
+    network.eval()
+    return progress
+
+
+def _train_epoch(
+    network: nn.Module,
+    windows: Windows,
+    rows: Rows,
+    rule: FitRule,
+    optimiser: torch.optim.Optimizer,
+    order: torch.Generator,
+) -> float:
+    network.train()
+    shuffled = torch.randperm(len(rows.index), generator=order).to(windows.device)
+    total = torch.zeros((), device=windows.device)
+    for chosen in torch.split(shuffled, rule.batch):
+        x_BTF, mask_BTF = windows.batch(rows.index[chosen])
+        loss = masked_huber(
+            network(x_BTF, mask_BTF), rows.label[chosen], rows.mask[chosen], delta=rule.huber_delta
+        )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        nn.utils.clip_grad_norm_(network.parameters(), rule.clip_norm)
+        optimiser.step()
+        total += loss.detach() * len(chosen)
+    return float(total) / max(len(rows.index), 1)
+
+
+def mean_loss(network: nn.Module, windows: Windows, rows: Rows, rule: FitRule) -> float:
+    """Return the mean loss over rows, with the network in evaluation mode."""
+    rows = rows.to(windows.device)
+    return float(
+        masked_huber(ask_network(network, windows, rows.index), rows.label, rows.mask, delta=rule.huber_delta)
+    )
+
+
+@torch.no_grad()
+def ask_network(network: nn.Module, windows: Windows, index: torch.Tensor) -> torch.Tensor:
+    """Return predictions for rows, (N,) float32 on the windows' device."""
+    network.eval()
+    parts = [network(*windows.batch(some)) for some in torch.split(index.to(windows.device), _ASK_BATCH)]
+    return torch.cat(parts) if parts else torch.zeros(0, device=windows.device)
+
+
+def _advance(
+    progress: Progress, network: nn.Module, rule: FitRule, train_loss: float, valid_loss: float | None
+) -> None:
+    progress.epoch += 1
+    losses = [entry.valid_loss for entry in progress.history if not math.isnan(entry.valid_loss)]
+    # Without valid rows the last epoch is the best; a loss that is NaN never is.
+    if valid_loss is None or valid_loss < min(losses, default=math.inf):
+        progress.best_epoch = progress.epoch
+        progress.best = _weights(network)
+    shown = math.nan if valid_loss is None else valid_loss
+    progress.history.append(EpochLog(progress.epoch, train_loss, shown, progress.best_epoch))
+    stale = progress.epoch - progress.best_epoch
+    progress.is_done = progress.epoch >= rule.epochs or stale >= rule.patience
+
+
+def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _state(
+    network: nn.Module, optimiser: torch.optim.Optimizer, order: torch.Generator, device: torch.device
+) -> dict[str, Any]:
+    return {
+        "weights": _weights(network),
+        "optimiser": optimiser.state_dict(),
+        "order": order.get_state(),
+        "rng": torch.get_rng_state(),
+        "device_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0),
+    }
+
+
+def _restore(
+    state: Mapping[str, Any],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    order: torch.Generator,
+    device: torch.device,
+) -> None:
+    network.load_state_dict(state["weights"])
+    optimiser.load_state_dict(state["optimiser"])
+    order.set_state(state["order"])
+    torch.set_rng_state(state["rng"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["device_rng"], device)
+
+
+def _float(value: float | None) -> float:
+    # JSON has no NaN: a manifest writes null.
+    return math.nan if value is None else value

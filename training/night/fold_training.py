@@ -1,0 +1,146 @@
+"""How is every member of one fold trained and measured, on the same rows?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from storage.logs import get_logger
+from training.data.folds import Fold, Parts, split_rows
+from training.data.panel import Normaliser
+from training.evaluation.metrics import Score
+from training.models.device import derive_seed
+from training.models.estimators import Field, Member, OnEpoch, fit_member
+from training.night.artifacts import NightData, NightFolder, Predictions
+from training.night.scoring import make_field, score_parts
+from training.recipe import Recipe
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRows:
+    """Row numbers of a fold, `s * T + t`, ascending; each (N,) int64.
+
+    Args:
+        train, valid: labelled rows on the recipe's stride.
+        test: every row that a live system would have decided on, whether or not its label was observed later.
+        seen: every labelled row of the train part, off the stride too: what the normaliser may look at.
+    """
+
+    train: torch.Tensor
+    valid: torch.Tensor
+    test: torch.Tensor
+    seen: torch.Tensor
+
+
+def fold_rows(data: NightData, parts: Parts, recipe: Recipe) -> FoldRows:
+    """Return the rows of a fold's parts; a row needs at least one valid feature."""
+    known = data.block.mask.any(dim=-1)
+    taught, asked = data.labels.mask & known, data.labels.decidable & known
+    on_stride = torch.from_numpy(data.panel.ts_open_ns // data.panel.width_ns % recipe.stride == 0)
+    train, valid, test = (torch.from_numpy(part) for part in (parts.train, parts.valid, parts.test))
+    return FoldRows(
+        train=_numbers(taught & (train & on_stride)),
+        valid=_numbers(taught & (valid & on_stride)),
+        test=_numbers(asked & test),
+        seen=_numbers(taught & train),
+    )
+
+
+def train_members(
+    folder: NightFolder, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
+) -> dict[str, Any]:
+    """Train what is not trained yet, and return the test IC by member."""
+    data, recipe = folder.read_data(), folder.recipe
+    parts = split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns)
+    rows = fold_rows(data, parts, recipe)
+    shared = make_field(data, fit_normaliser(data, rows.seen), recipe, device)
+    results: dict[str, Any] = {}
+    for model, number in recipe.members:
+        name = folder.member(fold.index, model, number)
+        if not folder.has(f"{name}/metrics.json"):
+            _train_member(folder, fold, model, number, data, recipe, rows, shared, on_epoch)
+        ic = folder.read(f"{name}/metrics.json")["test"]["ic"]["value"]
+        results[name.partition("/")[2]] = ic
+    logger.info("fold trained", night=folder.path.name, fold=fold.index, members=len(results))
+    return results
+
+
+def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
+    """Return the normaliser of some rows, given by their numbers."""
+    rows = torch.zeros(data.labels.mask.numel(), dtype=torch.bool)
+    rows[seen] = True
+    return Normaliser.fit(data.block.values, data.block.mask, rows.reshape(data.labels.mask.shape))
+
+
+def _train_member(
+    folder: NightFolder,
+    fold: Fold,
+    model: str,
+    number: int,
+    data: NightData,
+    recipe: Recipe,
+    rows: FoldRows,
+    shared: Field,
+    on_epoch: OnEpoch | None,
+) -> None:
+    name = folder.member(fold.index, model, number)
+    stamp = folder.stamp(
+        model=model,
+        fold=fold.index,
+        seed=derive_seed(folder.facts["seed"], model, fold.index, number),
+        feature_names=data.block.names,
+        device=shared.windows.device.type,
+    )
+    member = fit_member(
+        shared,
+        rows.train,
+        rows.valid,
+        stamp,
+        recipe.fit,
+        folder=folder.path / name,
+        on_epoch=on_epoch,
+    )
+    tested = predict_rows(member, rows.test, data)
+    folder.write_predictions(name, tested)
+    folder.write(
+        f"{name}/metrics.json",
+        {
+            "model": model,
+            "number": number,
+            "fold": fold.index,
+            "seed": stamp.seed,
+            "role": "control" if model in recipe.controls else "challenger",
+            "parameters": member.parameters,
+            "budget": member.budget,
+            "history": [asdict(entry) for entry in member.history],
+            "rows": {"train": len(rows.train), "valid": len(rows.valid), "test": len(rows.test)},
+            "valid": asdict(_score(predict_rows(member, rows.valid, data), recipe, stamp.seed)),
+            "test": asdict(_score(tested, recipe, stamp.seed)),
+        },
+    )
+
+
+def predict_rows(member: Member, index: torch.Tensor, data: NightData) -> Predictions:
+    """Return a member's predictions for rows, with their labels where those were observed."""
+    n_steps = data.panel.n_steps
+    label = torch.where(data.labels.mask, data.labels.label, math.nan).flatten()[index]
+    return Predictions(
+        instrument=(index // n_steps).numpy().astype(np.int32),
+        step=(index % n_steps).numpy().astype(np.int32),
+        prediction=member.predict(index).to(torch.float32).numpy(),
+        label=label.to(torch.float32).numpy(),
+    )
+
+
+def _score(found: Predictions, recipe: Recipe, seed: int) -> Score:
+    return score_parts([found], recipe, seed=seed)
+
+
+def _numbers(mask: torch.Tensor) -> torch.Tensor:
+    return torch.nonzero(mask.flatten()).squeeze(-1)

@@ -1,0 +1,127 @@
+"""Which rows does a night stand on, and does a snapshot still hold them?
+
+A night reads bars as they were knowable, and the funding that was paid in them. Both are hashed when it is opened: the
+hashes are part of what names it, so rows that came later make another night, and a snapshot that reads otherwise is
+refused. The number of its snapshot is that of its pin: a lake that was made anew has other numbers. Panels come from
+`features.store.panel_cache`, so a night's steps read the lake once; what comes from a file is hashed as what comes
+from the lake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from features.panel.panel import Panel, content_hash, load_panel
+from features.sets import columns_of, get_set
+from features.store.panel_cache import cached_panel
+from storage.clock import NS
+from storage.errors import LakeError, TickwalkError
+from storage.lake.lake import Lake
+from storage.lake.snapshots import Pin, pins
+from storage.settings import Settings
+from training.night.artifacts import NightFolder
+
+_MINUTE_NS: Final = 60 * NS
+
+
+def read_pinned(folder: NightFolder, lake: Lake, *, features_dir: Path) -> tuple[Panel, np.ndarray | None]:
+    """Return the panel that a night stands on, and the funding paid in it; see `read_funding`.
+
+    Raises:
+        LakeError: the pinned rows read otherwise than when the night was opened.
+    """
+    facts = folder.facts
+    at = pinned_at(lake, facts)
+    panel, content = cached_panel(
+        features_dir, lake, since_ns=facts["since_ns"], instruments=facts["instruments"], **_asked(folder, at)
+    )
+    funding = read_funding(lake, panel, at=at)
+    found = {"content_hash": content, "funding_hash": funding_hash(funding)}
+    for name, value in found.items():
+        if value != facts[name]:
+            raise LakeError(
+                f"night {facts['night']} was opened on rows with hash {facts[name][:12]}, they now have {value[:12]}",
+                hint="the lake was edited under a pinned snapshot; open a new night",
+            )
+    return panel, funding
+
+
+def pinned_at(lake: Lake, facts: Mapping[str, Any]) -> int:
+    """Return the snapshot that holds a night's rows in a lake: its pin's, or else what `night.json` says."""
+    held = [pin.snapshot for pin in pins(lake) if pin.name == facts["night"]]
+    return held[-1] if held else int(facts["snapshot"])
+
+
+def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
+    """Say whether a snapshot reads as a night's pin; None where the night is no longer here."""
+    folder = NightFolder(settings.models_dir / "nights" / pin.name)
+    if not folder.has("night.json"):
+        return None
+    facts = folder.facts
+    try:
+        panel, funding = _read(folder, lake, at)
+    except TickwalkError:  # no bar of it, or not of every instrument
+        return False
+    return [content_hash(panel), funding_hash(funding)] == [pin.content, facts.get("funding_hash")]
+
+
+def panel_loader(folder: NightFolder, at: int) -> Callable[..., Panel]:
+    """Return `load_panel` for a night's bars at a snapshot; it still takes the lake, a beginning, and instruments."""
+    return partial(load_panel, **_asked(folder, at))
+
+
+def _asked(folder: NightFolder, at: int) -> dict[str, Any]:
+    """Return what a night asks of `load_panel` at a snapshot, but for its beginning and its instruments."""
+    facts, recipe = folder.facts, folder.recipe
+    return {
+        "width": recipe.width,
+        "until_ns": facts["until_ns"],
+        "origins": recipe.origins,
+        "joined": columns_of(get_set(recipe.feature_set)),
+        "at": at,
+        "grace_ns": facts["grace_ms"] * 1_000_000,
+    }
+
+
+def _read(folder: NightFolder, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
+    facts = folder.facts
+    panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
+    return panel, read_funding(lake, panel, at=at)
+
+
+def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
+    """Return the funding rates that fell due within each bar, (S, T), or `None` where the lake holds none.
+
+    A payment on a bar's close belongs to that bar. Times are taken to the nearest minute, since the venue's own
+    carry some milliseconds of jitter (measured: up to 0.2 s after the hour).
+    """
+    rows = lake.query(
+        "SELECT instrument, epoch_us(ts_event) * 1000 AS at_ns, funding_rate FROM funding "
+        "WHERE list_contains(?, instrument) AND epoch_us(ts_event) BETWEEN ? AND ? ORDER BY instrument, ts_event",
+        (
+            list(panel.instruments),
+            int(panel.ts_open_ns[0] - _MINUTE_NS) // 1000,
+            int(panel.ts_close_ns[-1] + _MINUTE_NS) // 1000,
+        ),
+        at=at,
+    )
+    if rows.num_rows == 0:
+        return None
+    due_ns = (rows["at_ns"].to_numpy() + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
+    step = (due_ns - int(panel.ts_open_ns[0]) - 1) // panel.width_ns
+    which = np.array([panel.instruments.index(name) for name in rows["instrument"].to_pylist()])
+    inside = (step >= 0) & (step < panel.n_steps)
+    paid = np.zeros(panel.status.shape)
+    np.add.at(paid, (which[inside], step[inside]), rows["funding_rate"].to_numpy()[inside])
+    return paid
+
+
+def funding_hash(paid: np.ndarray | None) -> str:
+    """Return a hash of what `read_funding` returns."""
+    return hashlib.sha256(b"" if paid is None else np.ascontiguousarray(paid, dtype="<f8").data).hexdigest()

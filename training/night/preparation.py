@@ -1,0 +1,218 @@
+"""On which rows does a night stand: its panel, features, proof, labels and folds?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from features.leakage.perturbation import PROOF_STEPS, prove
+from features.leakage.point_in_time import Load, prove_hindsight
+from features.monitoring.health import Learned, check_health
+from features.panel.panel import Panel
+from features.sets import get_set
+from features.store.incremental import built_block
+from storage.clock import NS, iso
+from storage.contracts.tables import STATUSES
+from storage.errors import CheckpointError, LeakError
+from storage.lake.lake import Lake
+from training.data.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows
+from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
+from training.night.artifacts import NightData, NightFolder
+from training.night.fold_training import FoldRows, fold_rows
+from training.night.pinned_inputs import panel_loader, pinned_at, read_pinned
+from training.night.registry import events_before, read_versions, serving_after
+from training.recipe import Recipe
+
+LEARNED: Final = ("since_ns", "feature_set", "width", "instruments")
+"""What the ledger says of the bars that a version learned from."""
+
+
+def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightData:
+    """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
+
+    Args:
+        folder: the night.
+        lake: its rows.
+        features_dir: panels and days of features that were made before, by whichever night; what is missing there is
+            made, and nothing in the result tells one from the other.
+
+    Raises:
+        LakeError: the pinned rows read otherwise than when the night was opened.
+        CheckpointError: the features' code changed since.
+        LeakError: a feature looks ahead.
+        ContractError: a feature is not fit to learn from (features/monitoring/health.py).
+    """
+    facts, recipe = folder.facts, folder.recipe
+    grace_ns = facts["grace_ms"] * 1_000_000
+    panel, funding = read_pinned(folder, lake, features_dir=features_dir)
+    block = built_block(features_dir, panel, recipe.feature_set)
+    if block.fingerprint != facts["feature_fingerprint"]:
+        raise CheckpointError(
+            f"night {facts['night']} was opened with features {facts['feature_fingerprint'][:12]}, "
+            f"their code is now {block.fingerprint[:12]}",
+            hint="open a new night: tickwalk nightly",
+        )
+    newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
+    # An instrument that listed later is not in the lake as it was known before, so none is insisted on.
+    load_known = partial(
+        panel_loader(folder, pinned_at(lake, facts)),
+        since_ns=newest_ns,
+        instruments=recipe.instruments or None,
+    )
+    _prove(folder, panel, lake, load_known, grace_ns=grace_ns)
+    health = check_health(
+        block,
+        panel,
+        split_ns=_newest_test_ns(panel, recipe),
+        learned=learned_by_champion(folder, lake),
+    )
+    folder.write("health.json", health.to_dict())
+    health.refuse()
+    labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
+    return NightData(
+        panel=panel,
+        block=block,
+        labels=labels,
+        past=trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale,
+        funding_paid=funding,
+    )
+
+
+def learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
+    """Return what the champion learned from, which the night will be judged against.
+
+    None where nothing serves, or what serves learned from another set or from bars of another width, as a recipe may
+    be changed under its name: what its features were then, this night's do not say.
+    """
+    past = read_versions(lake, recipe=folder.recipe.name)
+    serving = serving_after(events_before(past, folder.path.name))
+    if serving is None:
+        return None
+    told = dict(serving.inputs)
+    night = NightFolder(folder.path.with_name(serving.night))
+    if not told.keys() >= set(LEARNED) and night.has(
+        "night.json"
+    ):  # an older row of the ledger; its night still says
+        told |= learned_facts(night)
+    recipe = folder.recipe
+    if (told.get("feature_set"), told.get("width")) != (recipe.feature_set, recipe.width):
+        return None
+    return Learned(
+        serving.version, int(told["since_ns"]), int(told["cutoff_ns"]), frozenset(told["instruments"])
+    )
+
+
+def learned_facts(night: NightFolder) -> dict[str, Any]:
+    """Return what the ledger keeps of a night for those that are judged against it, by the names of `LEARNED`."""
+    facts = night.facts | {"width": night.recipe.width}
+    return {name: facts[name] for name in LEARNED}
+
+
+def count_data(data: NightData) -> dict[str, Any]:
+    """Return the counts of `panel.json`."""
+    panel, labels = data.panel, data.labels
+    by_status = torch.bincount(panel.status.flatten().to(torch.int64), minlength=len(STATUSES))
+    by_basis = torch.bincount(labels.basis.flatten().to(torch.int64), minlength=len(BASES))
+    share = data.block.mask.to(torch.float64).mean(dim=(0, 1))
+    hours = (panel.n_steps * panel.width_ns) / (3600 * NS) * panel.n_instruments
+    paid = None if data.funding_paid is None else min(1.0, float((data.funding_paid != 0).sum()) / hours)
+    return {
+        "instruments": panel.n_instruments,
+        "steps": panel.n_steps,
+        "since": iso(int(panel.ts_open_ns[0])),
+        "until": iso(int(panel.ts_close_ns[-1])),
+        "rows": int(labels.mask.sum()),
+        "status": dict(zip(STATUSES, by_status.tolist(), strict=True)),
+        "basis": dict(zip(BASES[1:], by_basis.tolist()[1:], strict=True)),
+        "valid_share": dict(zip(data.block.names, share.tolist(), strict=True)),
+        "funding_share": paid,
+    }
+
+
+def plan_night(data: NightData, recipe: Recipe) -> list[Fold]:
+    """Return the folds of the range that has labels.
+
+    Raises:
+        RangeError: the range is too short for the recipe's folds.
+    """
+    labels = data.labels
+    labelled = labels.mask.any(dim=0).numpy()
+    decided = labels.ts_decided_ns[labelled]
+    width_ns = data.panel.width_ns
+    start = int(decided[0]) // width_ns * width_ns if len(decided) else 0
+    stop = int(decided[-1]) // width_ns * width_ns + width_ns if len(decided) else 0
+    return plan_walk(start, stop, width_ns=width_ns, geometry=recipe.folds)
+
+
+def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]:
+    """Return a fold's entry in `folds.json`: its windows, rows and leaks."""
+    labels = data.labels
+    parts = split_rows(fold, labels.ts_decided_ns, labels.ts_span_end_ns)
+    rows = fold_rows(data, parts, recipe)
+    leaks = count_row_leaks(fold, rows, labels)
+    return {
+        "index": fold.index,
+        "train": [fold.train.start_ns, fold.train.stop_ns],
+        "valid": [fold.valid.start_ns, fold.valid.stop_ns],
+        "test": [fold.test.start_ns, fold.test.stop_ns],
+        "embargo_ns": fold.embargo_ns,
+        "rows": {
+            "train": len(rows.train),
+            "valid": len(rows.valid),
+            "test": len(rows.test),
+            "purged": _labelled(labels, parts.purged),
+            "embargoed": _labelled(labels, parts.embargoed),
+        },
+        "leaks": asdict(leaks),
+    }
+
+
+def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
+    """Count leaks among the very rows that will be trained on, from their own times."""
+    used = torch.from_numpy(np.unique(torch.cat((rows.train, rows.valid, rows.test)).numpy()))
+    nothing = np.zeros(len(used), dtype=bool)
+    parts = Parts(
+        train=torch.isin(used, rows.train).numpy(),
+        valid=torch.isin(used, rows.valid).numpy(),
+        test=torch.isin(used, rows.test).numpy(),
+        purged=nothing,
+        embargoed=nothing,
+    )
+    step = (used % labels.mask.shape[1]).numpy()
+    return count_leaks(fold, parts, labels.ts_decided_ns[step], labels.ts_span_end_ns[step])
+
+
+def read_fold(entry: dict[str, Any]) -> Fold:
+    """Return a fold as `folds.json` tells it."""
+    spans = {name: Span(*entry[name]) for name in ("train", "valid", "test")}
+    return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
+
+
+def _prove(folder: NightFolder, panel: Panel, lake: Lake, load: Load, *, grace_ns: int) -> None:
+    """Prove the features on the panel and from the lake, and write what was compared, or why it failed."""
+    facts, recipe = folder.facts, folder.recipe
+    try:
+        proof = prove(panel, recipe.feature_set, seed=facts["seed"])
+        hindsight = prove_hindsight(
+            lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"]
+        )
+    except LeakError as error:
+        folder.write("proof.json", {"passed": False, "reason": error.message})
+        raise
+    passed = {"passed": True, "reason": ""}
+    folder.write("proof.json", passed | proof.to_dict() | {"hindsight": hindsight.to_dict()})
+
+
+def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:
+    """Return where the newest share of the range begins that is as long as a fold's test window."""
+    start_ns, stop_ns = int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])
+    return stop_ns - int((stop_ns - start_ns) * recipe.folds.test_share) // panel.width_ns * panel.width_ns
+
+
+def _labelled(labels: Labels, steps: np.ndarray) -> int:
+    return int(labels.mask[:, torch.from_numpy(steps)].sum())

@@ -1,0 +1,163 @@
+"""What does a night put before the gate: figures, ledgers and the comparison with what serves?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.data.folds import Fold
+from training.data.labels import BASIS_MID, delay_bars, prices_at_close
+from training.data.panel import Normaliser, Windows
+from training.evaluation.gate import Traded, Versus
+from training.evaluation.metrics import Score, deflated_sharpe, score_predictions, sharpe
+from training.evaluation.positions import Ledger, Market, run_ledger
+from training.models.estimators import Field
+from training.night.artifacts import NightData, Predictions
+from training.recipe import Recipe
+
+# Blocks of the bootstrap, in horizons: labels overlap over one, and what drives them lasts longer.
+_BLOCK_HORIZONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A window of time that starts with the first test and ends with the last.
+
+    Args:
+        first, stop: steps of the panel.
+        market: what those steps offered.
+    """
+
+    first: int
+    stop: int
+    market: Market
+
+
+def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device) -> Field:
+    """Return what members share, under one normaliser."""
+    windows = Windows(data.block, normaliser, window_bars=recipe.window_bars, device=device)
+    labels = data.labels
+    return Field(windows, normaliser, data.past.flatten(), labels.label.flatten(), labels.mask.flatten())
+
+
+def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> Market:
+    """Return prices and costs of every step of a panel; the half spread comes from the closing quote."""
+    panel = data.panel
+    prices = prices_at_close(panel)
+    bid, ask = panel.column("bid"), panel.column("ask")
+    quoted = (prices.basis == BASIS_MID) & (ask >= bid)
+    notional = panel.column("notional")
+    notional = torch.where(torch.isfinite(notional), notional, panel.column("volume") * panel.column("close"))
+    return Market(
+        instruments=panel.instruments,
+        ts_close_ns=panel.ts_close_ns,
+        price=prices.price.numpy(),
+        half_spread=torch.where(quoted, (ask - bid) / (ask + bid), torch.nan).numpy(),
+        notional=notional.numpy(),
+        scale=data.labels.scale.numpy(),
+        funding_paid=data.funding_paid,
+        delay_bars=delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=recipe.label.delay_ms),
+    )
+
+
+def judged_window(market: Market, folds: Sequence[Fold], decided_ns: np.ndarray) -> Judged:
+    """Return the steps of all tests; they lie end to end, so positions are carried from fold to fold."""
+    first, stop = np.searchsorted(decided_ns, [folds[0].test.start_ns, folds[-1].test.stop_ns])
+    return Judged(int(first), int(stop), market.window(int(first), int(stop)))
+
+
+def spread_out(parts: Sequence[Predictions], judged: Judged) -> np.ndarray:
+    """Return predictions of all folds as (S, T) over the judged window, NaN where there is none."""
+    dense = np.full(judged.market.price.shape, np.nan)
+    for part in parts:
+        dense[part.instrument, part.step - judged.first] = part.prediction
+    return dense
+
+
+def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> Score:
+    """Return the figures of one member over one fold, or over several together."""
+    joined = [
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "label", "step")
+    ]
+    return score_predictions(
+        *joined,
+        fold=np.repeat(np.arange(len(parts)), [len(part.step) for part in parts]),
+        block_steps=_BLOCK_HORIZONS * recipe.label.horizon_bars,
+        seed=seed,
+    )
+
+
+def trade(prediction: np.ndarray, judged: Judged, recipe: Recipe) -> Ledger:
+    """Return what the recipe's position rule makes of predictions."""
+    return run_ledger(prediction, judged.market, recipe.position, recipe.costs)
+
+
+def period_returns(ledger: Ledger, recipe: Recipe) -> np.ndarray:
+    """Return net earnings by holding period, which do not overlap; a last part of a period is left out."""
+    period = recipe.position.hold_bars
+    whole = len(ledger.net) // period * period
+    returns: np.ndarray = ledger.net[:whole].reshape(-1, period).sum(axis=1)
+    return returns
+
+
+def sum_up(
+    ledgers: Mapping[str, Ledger], recipe: Recipe, *, tried: Sequence[str], earlier: int
+) -> dict[str, Traded]:
+    """Return what each ledger earned, and how sure that is.
+
+    Args:
+        ledgers: by member.
+        recipe: says what a period is.
+        tried: members that might have been chosen; the scatter of their Sharpe ratios is the luck to beat.
+        earlier: trials of earlier nights, that the luck had as well.
+    """
+    periods = {name: period_returns(ledger, recipe) for name, ledger in ledgers.items()}
+    scatter = np.array([sharpe(periods[name]) for name in tried])
+    return {
+        name: Traded(
+            gross=float(ledger.gross.sum()),
+            fee=float(ledger.fee.sum()),
+            spread=float(ledger.spread.sum()),
+            impact=float(ledger.impact.sum()),
+            funding=float(ledger.funding.sum()),
+            net=float(ledger.net.sum()),
+            fills=len(ledger.fills),
+            sharpe=sharpe(periods[name]),
+            deflated_sharpe=deflated_sharpe(periods[name], scatter, trials=len(tried) + earlier),
+        )
+        for name, ledger in ledgers.items()
+    }
+
+
+def compare_with(
+    champion: np.ndarray,
+    challenger: np.ndarray,
+    judged: Judged,
+    recipe: Recipe,
+    *,
+    version: str,
+    unseen: np.ndarray,
+) -> Versus:
+    """Return challenger against champion on the steps that the champion has not learnt from.
+
+    Args:
+        champion, challenger: (S, T) predictions over the judged window.
+        judged: that window.
+        recipe: the position rule for both.
+        version: the champion.
+        unseen: (T,) bool, decided after the champion's cut-off; a tail of the window.
+    """
+    count = int(unseen.sum())
+    if count == 0:
+        return Versus(version, 0, np.nan, np.nan)
+    tail = len(unseen) - count
+    part = Judged(judged.first + tail, judged.stop, judged.market.window(tail, len(unseen)))
+    return Versus(
+        version,
+        count,
+        challenger_net=float(trade(challenger[:, tail:], part, recipe).net.sum()),
+        champion_net=float(trade(champion[:, tail:], part, recipe).net.sum()),
+    )

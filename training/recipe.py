@@ -1,0 +1,198 @@
+"""What exactly does a night do? A recipe: data, labels, folds, models, costs and limits, in one frozen value.
+
+A recipe is named, or lies in a TOML file that names a recipe as its `base` and says what differs:
+
+    base = "candles"
+    name = "candles-2h"
+    [label]
+    horizon_bars = 24
+    [position]
+    hold_bars = 24
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from features.panel.panel import ORIGINS
+from features.sets import get_set
+from storage.clock import width_ns
+from storage.errors import SettingsError
+from training.data.folds import FoldGeometry
+from training.data.labels import LabelRule
+from training.evaluation.costs import Costs
+from training.evaluation.gate import GateLimits
+from training.evaluation.positions import PositionRule
+from training.models.controls import BASELINES
+from training.models.networks import NETWORKS
+from training.models.trainer import FitRule
+
+MODELS: Final = (*BASELINES, *NETWORKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to train.
+
+    Args:
+        name: what versions are filed under; one champion per name.
+        feature_set: name of a set in `features.sets`; the data must be able to carry it.
+        width: bar width.
+        window_bars: bars that a network sees.
+        stride: of train and valid rows, every `stride`-th step of the clock is used, since neighbours' labels
+            overlap; test rows are all used.
+        seeds: how often each challenger is trained; the first one is judged and served, the spread is a rule.
+        controls: what a challenger must beat.
+        challengers: models that may be promoted; the best by validation is the challenger.
+        origins: how a bar may have reached us.
+        instruments: ids; empty: every instrument with bars in the range.
+    """
+
+    name: str
+    feature_set: str
+    width: str
+    window_bars: int
+    label: LabelRule
+    folds: FoldGeometry
+    position: PositionRule
+    costs: Costs
+    stride: int = 1
+    seeds: int = 1
+    fit: FitRule = field(default_factory=FitRule)
+    gate: GateLimits = field(default_factory=GateLimits)
+    controls: tuple[str, ...] = ("zero", "momentum", "ridge")
+    challengers: tuple[str, ...] = ("lightgbm", "mlp", "lstm")
+    origins: tuple[str, ...] = ORIGINS
+    instruments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        width_ns(self.width)
+        get_set(self.feature_set)
+        for name in self.models:
+            if name not in MODELS:
+                raise SettingsError(f"no model is called {name!r}", hint=f"use one of: {', '.join(MODELS)}")
+        if not self.controls or not self.challengers:
+            raise SettingsError(f"recipe {self.name} needs at least one control and one challenger")
+        if not set(self.controls) <= set(BASELINES):
+            raise SettingsError("a control must be a baseline", hint=f"use some of: {', '.join(BASELINES)}")
+        if not set(self.challengers) <= {"lightgbm", *NETWORKS}:
+            raise SettingsError(
+                "a challenger must be a model that can be refitted",
+                hint=f"use lightgbm, {', '.join(NETWORKS)}",
+            )
+        if min(self.window_bars, self.stride, self.seeds) < 1:
+            raise SettingsError(f"recipe {self.name}: window_bars, stride and seeds start at 1")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Controls, then challengers."""
+        return (*self.controls, *self.challengers)
+
+    @property
+    def members(self) -> tuple[tuple[str, int], ...]:
+        """Everything that a fold trains: model and number of its seed."""
+        further = [(name, number) for number in range(1, self.seeds) for name in self.challengers]
+        return (*((name, 0) for name in self.models), *further)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+RECIPES: Final[dict[str, Recipe]] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="demo",
+            feature_set="live",
+            width="1m",
+            window_bars=16,
+            label=LabelRule(horizon_bars=5, volatility_bars=60),
+            folds=FoldGeometry(n_folds=4, test_share=0.12, valid_share=0.12, embargo_bars=16),
+            position=PositionRule(threshold=1.0, hold_bars=5),
+            # The simulated market is small: a larger capital would pay more for its own impact than it can earn.
+            costs=Costs(half_spread_bps=1.0, capital_usd=10_000.0),
+            seeds=2,
+            fit=FitRule(epochs=10, batch=256),
+        ),
+        Recipe(
+            name="candles",
+            feature_set="candles",
+            width="5m",
+            window_bars=24,
+            label=LabelRule(horizon_bars=12, volatility_bars=288),
+            folds=FoldGeometry(n_folds=5, test_share=0.1, valid_share=0.1, embargo_bars=36),
+            position=PositionRule(threshold=1.0, hold_bars=12),
+            costs=Costs(half_spread_bps=1.0),
+            stride=3,
+            seeds=2,
+            fit=FitRule(epochs=8, batch=512),
+        ),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return a recipe by its name, or from the TOML file of that path.
+
+    Raises:
+        SettingsError: no recipe has that name, or the file does not fit.
+    """
+    if name.endswith(".toml"):
+        return _from_file(Path(name))
+    if name not in RECIPES:
+        nearest = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+        raise SettingsError(
+            f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}",
+            hint=f"use {nearest}, or a path that ends in .toml",
+        )
+    return RECIPES[name]
+
+
+def _from_file(path: Path) -> Recipe:
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"recipe file {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"recipe file {path} is not TOML: {error}") from error
+    base = told.pop("base", None)
+    if not isinstance(base, str):
+        raise SettingsError(
+            f"recipe file {path} names no base", hint=f'write base = "{next(iter(RECIPES))}" first'
+        )
+    merged = _merge(get_recipe(base).to_plain(), told, where=str(path))
+    if merged["name"] == base:
+        raise SettingsError(f"recipe file {path} has the name of its base", hint="give it a name of its own")
+    return recipe_from_plain(merged)
+
+
+def _merge(plain: dict[str, Any], told: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    for key, value in told.items():
+        if key not in plain:
+            nearest = difflib.get_close_matches(key, plain, n=1, cutoff=0.0)[0]
+            raise SettingsError(
+                f"recipe key {key!r} in {where} does not exist", hint=f"the nearest is {nearest}"
+            )
+        plain[key] = _merge(plain[key], value, where=f"{where} [{key}]") if isinstance(value, dict) else value
+    return plain
+
+
+def recipe_from_plain(plain: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that `to_plain` described.
+
+    Raises:
+        SettingsError: a value does not fit its key.
+    """
+    try:
+        return msgspec.convert(dict(plain), Recipe)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"recipe {plain.get('name')!r} does not fit: {error}") from error

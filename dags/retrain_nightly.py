@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
 
-from serving.airflow.defaults import TASK_DEFAULTS
+from serving.airflow.task_defaults import TASK_DEFAULTS
 from storage.settings import load_settings
 
 

@@ -19,7 +19,7 @@ from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage
 from ingest.simulator.market.spec import MarketSpec
 from ingest.simulator.market.synthetic import Market
 from ingest.simulator.venue import SimulatedVenue
-from serving.night import run_night
+from serving.nightly import run_night
 from storage.clock import iso
 from storage.errors import SettingsError
 from storage.lake.lake import Lake

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from serving.metrics import VitalsCollector
+from serving.monitoring.prometheus import VitalsCollector
 from storage.contracts.docs import describe_tables
 from storage.settings import known_keys
 from tests.paths import ROOT
-from tests.serving.signs import poorly_watched, vitals
+from tests.serving.monitoring.recorder_statuses import poorly_watched, vitals
 
 
 def describe_settings() -> str:

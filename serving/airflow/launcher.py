@@ -19,9 +19,9 @@ from typing import Final
 import psutil
 
 from serving.airflow.client import AirflowClient, NoAnswerError
-from serving.airflow.keys import load_secrets
-from serving.airflow.prepare import PASSWORD_VARIABLE
-from serving.airflow.processes import DaemonFolder, exit_text
+from serving.airflow.daemons import DaemonFolder, exit_text
+from serving.airflow.db_migrate import PASSWORD_VARIABLE
+from serving.airflow.secrets import load_secrets
 from serving.airflow.services import (
     DAEMONS,
     DAGS_DIR,
@@ -32,7 +32,7 @@ from serving.airflow.services import (
     base_url,
     local_env,
 )
-from serving.airflow.stack import Stack, is_well, look
+from serving.airflow.status import Stack, is_well, look
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import get_logger
 from storage.settings import Settings

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serving.airflow.keys import Secrets
+from serving.airflow.secrets import Secrets
 from storage.settings import Settings, known_keys
 
 HOST: Final = "127.0.0.1"
@@ -41,7 +41,7 @@ class Service:
 
 # In the order in which they start; they stop in the reverse.
 SERVICES: Final = (
-    Service("migrations", ("python", "-m", "serving.airflow.prepare"), once=True),
+    Service("migrations", ("python", "-m", "serving.airflow.db_migrate"), once=True),
     Service("api-server", ("airflow", "api-server"), component="metadatabase", needs=("migrations",)),
     Service("dag-processor", ("airflow", "dag-processor"), component="dag_processor", needs=("migrations",)),
     # The log servers would listen on every interface; the log folder is shared instead.

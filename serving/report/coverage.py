@@ -9,9 +9,10 @@ from typing import Final
 
 from markupsafe import Markup
 
-from serving.report import svg, words
-from serving.report.facts import Facts, Hole
-from serving.report.recorded import SIMULATED, BarCount, Unlike, Watched
+from serving.report import charts as svg
+from serving.report import formatting as words
+from serving.report.lake_queries import SIMULATED, BarCount, Unlike, Watched
+from serving.report.night_data import Facts, Hole
 from storage.clock import NS
 from storage.contracts.tables import STATUSES
 

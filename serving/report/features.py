@@ -14,7 +14,8 @@ from markupsafe import Markup
 from features.monitoring.checks import PSI_MUCH, PSI_SOME, Finding
 from features.monitoring.drift import Figures
 from features.monitoring.health import Health
-from serving.report import svg, words
+from serving.report import charts as svg
+from serving.report import formatting as words
 
 _ROW_PX: Final = 14.0
 _MOST_INSTRUMENTS: Final = 40

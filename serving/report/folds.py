@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from serving.report import svg, words
-from serving.report.facts import Facts
+from serving.report import charts as svg
+from serving.report import formatting as words
+from serving.report.night_data import Facts
 
 _ROW_PX: Final = 22.0
 _PARTS: Final = ("train", "valid", "test")

@@ -11,18 +11,18 @@ from markupsafe import Markup
 
 from features.monitoring.checks import PSI_MUCH, PSI_SOME
 from features.monitoring.health import Health
-from serving.report import words
-from serving.report.claims import make_claims
+from serving.report import formatting as words
 from serving.report.coverage import make_coverage
-from serving.report.facts import Facts, read_facts
+from serving.report.data_health import make_health
+from serving.report.disclaimers import make_claims
 from serving.report.features import make_features
 from serving.report.folds import make_folds
-from serving.report.health import make_health
-from serving.report.learning import make_learning
-from serving.report.money import COSTS, make_money
+from serving.report.night_data import Facts, read_facts
+from serving.report.pnl import COSTS, make_money
+from serving.report.predictive_power import make_skill
+from serving.report.promotion import make_verdict
 from serving.report.provenance import make_provenance
-from serving.report.skill import make_skill
-from serving.report.verdict import make_verdict
+from serving.report.training_curves import make_learning
 from storage.logs import get_logger
 from storage.settings import Settings
 

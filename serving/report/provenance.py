@@ -6,8 +6,8 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from serving.report import words
-from serving.report.facts import Facts
+from serving.report import formatting as words
+from serving.report.night_data import Facts
 from storage.clock import iso
 from training.recipe import RECIPES
 

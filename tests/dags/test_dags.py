@@ -11,24 +11,24 @@ from typing import Any
 
 import pytest
 
-from serving.airflow.keys import load_secrets
-from serving.airflow.prepare import PASSWORD_VARIABLE
+from serving.airflow.db_migrate import PASSWORD_VARIABLE
+from serving.airflow.secrets import load_secrets
 from serving.airflow.services import DAGS_DIR, local_env
 from storage.settings import Settings
-from tests.dags.small import FOLDS, TRAINING, furnish
+from tests.dags.small_night import FOLDS, TRAINING, furnish
 from training.recipe import RECIPES
 
 FILES = sorted(DAGS_DIR.glob("*.py"))
 
 
 def inside(settings: Settings, *words: str) -> dict[str, Any]:
-    """Run `tests.dags.inside` with an Airflow of its own and return its answer."""
+    """Run `tests.dags.airflow_process` with an Airflow of its own and return its answer."""
     home = settings.home / "airflow"
     home.mkdir(parents=True, exist_ok=True)
     secrets, _ = load_secrets(home / "secrets.json")
     env = local_env(settings, secrets) | {PASSWORD_VARIABLE: secrets.admin_password}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.dags.inside", *words],
+        [sys.executable, "-m", "tests.dags.airflow_process", *words],
         cwd=DAGS_DIR.parent,
         env=env
         | {"PYTHONPATH": os.pathsep.join(filter(None, [str(DAGS_DIR.parent), os.environ.get("PYTHONPATH")]))},

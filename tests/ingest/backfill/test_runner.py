@@ -10,7 +10,7 @@ import pytest
 from ingest.backfill.pricing import check_cost, cost_of
 from ingest.backfill.runner import check_wish, make_plan, run_backfill
 from ingest.backfill.source import Step, Taken, Wish
-from serving.commands.telling import describe_plan
+from serving.cli.backfill_progress import describe_plan
 from storage.contracts.tables import FUNDING
 from storage.errors import RangeError, SettingsError, VenueError
 from storage.lake.lake import Lake

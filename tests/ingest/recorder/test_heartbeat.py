@@ -21,7 +21,7 @@ from ingest.recorder.status import (
 )
 from storage.clock import DAY_NS, NS
 from storage.settings import Settings
-from tests.serving.signs import NOW_NS, poorly_watched, vitals
+from tests.serving.monitoring.recorder_statuses import NOW_NS, poorly_watched, vitals
 
 
 def test_a_heartbeat_is_read_back_as_it_was_written(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from ingest.journal.writer import find_records, read_journal, segments
 from ingest.replay.replay import replay
 from ingest.simulator.venue import SimulatedVenue
 from serving.cli import app
-from serving.explain import explain
+from serving.explain.bars import explain
 from storage.clock import parse_time_ns
 from storage.errors import InstrumentError, RangeError
 from storage.lake.lake import Lake

@@ -1,0 +1,58 @@
+"""Is Airflow's database ready for this version? Bring it up to date, with our pool and the administrator.
+
+Run before the daemons, here by `tickwalk airflow up` and in Compose by the service `migrations`, as
+`python -m serving.airflow.db_migrate`. Everything that it is told comes from the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+GPU_POOL: Final = "gpu"
+PASSWORD_VARIABLE: Final = "AIRFLOW_ADMIN_PASSWORD"  # noqa: S105  (a name, not a password)
+
+
+def main() -> int:
+    """Migrate the database, see to the pool `gpu`, write the administrator's password, and return the exit status."""
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    if not password:
+        sys.stderr.write(f"{PASSWORD_VARIABLE} is empty; set it to the password of Airflow's user admin\n")
+        return 2
+
+    from airflow.configuration import conf
+
+    _airflow("db", "migrate")
+    try:
+        _airflow("pools", "get", GPU_POOL)
+    except SystemExit:
+        # Only where it is missing: whoever has two devices sets two slots, and keeps them.
+        _airflow("pools", "set", GPU_POOL, "1", "One device, one training at a time.")
+    write_password(Path(conf.get("core", "simple_auth_manager_passwords_file")), password)
+    return 0
+
+
+def _airflow(*words: str) -> None:
+    """Run one of Airflow's own command lines in this process; each start of its program costs 3 s."""
+    from airflow.cli import cli_parser
+
+    arguments = cli_parser.get_parser().parse_args(words)
+    arguments.func(arguments)
+
+
+def write_password(path: Path, password: str) -> None:
+    """Write Airflow's file of passwords, readable by its owner only from the first byte on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump({"admin": password}, file)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

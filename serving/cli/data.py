@@ -1,0 +1,155 @@
+"""Commands that bring ticks in and read tables: replay, import, sql, instruments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli.context import Format, byte_progress, console, notes, print_table, settings_of
+from storage.errors import RangeError
+
+imports = typer.Typer(no_args_is_help=True, help="Bring in history that was not recorded here.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(replay)
+    app.command()(sql)
+    app.command()(instruments)
+    app.add_typer(imports, name="import")
+
+
+def replay(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="Captures, or recordings in the journal.")],
+) -> None:
+    """Replay captures or recordings into the tables; what is there already is not written twice.
+
+    A capture is a file of lines `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped.
+    """
+    from ingest.replay.replay import replay as run
+    from storage.lake.lake import Lake
+
+    settings = settings_of(context)
+    settings.ensure_home()
+    with Lake.open(settings) as lake:
+        for path in files:
+            with byte_progress(path.name, _size(path)) as advance:
+                done = run(path, settings, lake, on_bytes=advance)
+            counts = done.counts
+            channels = ", ".join(f"{name} {frames:,}" for name, frames in sorted(done.channels.items()))
+            console.print(f"{path.name} -> {done.recording}", highlight=False)
+            console.print(f"  frames    {counts.frames:,} ({channels})", highlight=False)
+            console.print(
+                f"  prints    {counts.prints:,}, of which {counts.trades:,} distinct, {counts.seen:,} seen before, "
+                f"{counts.conflicts:,} in conflict, {counts.late:,} late",
+                highlight=False,
+            )
+            console.print(
+                f"  reconnects {counts.reconnects}, quarantined {counts.quarantined:,}", highlight=False
+            )
+            new = ", ".join(f"{name} {rows:,}" for name, rows in done.written.items() if rows) or "nothing"
+            console.print(f"  new rows  {new}", highlight=False)
+
+
+def sql(
+    context: typer.Context,
+    query: Annotated[str, typer.Argument(help="DuckDB SQL over the tables; `SHOW TABLES` lists them.")],
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    at: Annotated[int | None, typer.Option(help="Read the lake as it was at this snapshot.")] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(help="Leave out what a live system would not have known then; ISO 8601, UTC."),
+    ] = None,
+) -> None:
+    """Query the tables, read-only.
+
+    `--at` asks what the lake held, `--known-at` what a live system would have known; they may be given together.
+
+    For example: `tickwalk sql "SELECT instrument, status, count(*) FROM bars_latest GROUP BY ALL"`.
+    """
+    from storage.clock import parse_time_ns
+    from storage.lake.lake import Lake
+
+    known_at_ns = parse_time_ns(known_at) if known_at else None
+    with Lake.open(settings_of(context), read_only=True) as lake:
+        print_table(lake.query(query, at=at, known_at_ns=known_at_ns), form)
+
+
+def instruments(
+    context: typer.Context,
+    pattern: Annotated[
+        str, typer.Argument(help="Only symbols like this, such as xyz:* or kPEPE; byte-exact.")
+    ] = "*",
+    every: Annotated[
+        bool, typer.Option("--all", help="Also those that are delisted, absent, or had a name before.")
+    ] = False,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+) -> None:
+    """List what the venues list, by their newest answers in the lake.
+
+    A name that was recycled is a new instrument with `~2` behind its id; what held when is in the view
+    `instruments_valid`.
+    """
+    from storage.lake.lake import Lake
+
+    query = """
+        WITH newest AS (
+            SELECT *, coalesce(state, if(is_delisted, 'delisted', 'listed')) AS now  -- null in the first release
+            FROM instruments_valid WHERE valid_to_ns IS NULL
+        )
+        SELECT instrument, now AS state, size_decimals AS decimals, max_leverage AS leverage, quote, session,
+               strftime(make_timestamp(valid_from_ns // 1000), '%Y-%m-%d %H:%M') AS since
+        FROM newest WHERE symbol GLOB ? AND (now = 'listed' OR ?) ORDER BY venue, dex, symbol, generation
+    """
+    with Lake.open(settings_of(context), read_only=True) as lake:
+        held = lake.query("SELECT count(*) AS rows FROM instruments")["rows"][0].as_py()
+        rows = lake.query(query, (pattern, every))
+    if held == 0:
+        raise RangeError(
+            "the lake holds no instruments yet", hint="they come with the first: tickwalk record"
+        )
+    if rows.num_rows == 0:
+        raise RangeError(
+            f"no instrument that is listed has a symbol like {pattern!r}",
+            hint="see them all with: tickwalk instruments --all",
+        )
+    print_table(rows, form)
+
+
+@imports.command()
+def candles(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Parquet file of candles.")],
+    width: Annotated[
+        str | None, typer.Option(help="Their width, such as 5m; told from the file by default.")
+    ] = None,
+    venue: Annotated[str, typer.Option(help="First part of the instrument ids.")] = "hyperliquid",
+    kind: Annotated[str, typer.Option(help="Second part of the instrument ids: perp, spot.")] = "perp",
+    absent: Annotated[str, typer.Option(help="What a missing candle means: unknown, or quiet.")] = "unknown",
+) -> None:
+    """Import candle history; bars are derived from it with origin `candle`.
+
+    Columns: coin (or symbol), t (open; milliseconds or a timestamp), open, high, low, close, volume, and trades
+    where known.
+    """
+    from ingest.backfill.candle_files import check_absent, describe, import_candles
+    from storage.lake.lake import Lake
+
+    settings = settings_of(context)
+    settings.ensure_home()
+    with Lake.open(settings) as lake, notes.status(f"importing {file.name}"):
+        done = import_candles(
+            file, settings, lake, width=width, venue=venue, kind=kind, absent=check_absent(absent)
+        )
+    console.print(describe(done), highlight=False)
+    new = ", ".join(f"{name} {rows:,}" for name, rows in done.written.items() if rows) or "nothing"
+    console.print(f"new rows: {new}", highlight=False)
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(item.stat().st_size for item in path.iterdir())
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,89 @@
+"""The command that asks the live venues what they really answer."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from serving.cli.context import console, notes, run_until_stopped, settings_of
+
+if TYPE_CHECKING:
+    from ingest.probe.runner import Finding
+
+Chosen = Literal["hyperliquid", "gaiaex", "all"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(probe)
+
+
+def probe(
+    context: typer.Context,
+    venue: Annotated[Chosen, typer.Option(help="hyperliquid, gaiaex or all.")] = "all",
+    out: Annotated[
+        Path | None, typer.Option(help="Empty folder for the raw answers; default: below the reports.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to listen to each socket.")] = 15.0,
+    url: Annotated[str | None, typer.Option(help="WebSocket address, instead of record.ws_url.")] = None,
+    info_url: Annotated[
+        str | None, typer.Option(help="Address of POST /info, instead of record.info_url.")
+    ] = None,
+) -> None:
+    """Ask every question and open every channel of the venues once, and say what answers.
+
+    Nothing of a venue's wire is certain until it was seen: run this before a first recording, and again when a venue
+    announces a change. Raw answers are kept as fixtures, byte for byte; `tickwalk replay` reads the frames. No key is
+    used and none is sent. Ends with 1 if nothing answered.
+    """
+    from ingest.probe.runner import VENUES, Probe
+
+    settings = settings_of(context)
+    record = settings.record
+    record = dataclasses.replace(record, ws_url=url or record.ws_url, info_url=info_url or record.info_url)
+    settings = dataclasses.replace(settings, record=record)
+    folder = out or settings.reports_dir / f"probe-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    venues = VENUES if venue == "all" else (venue,)
+    looking = Probe(settings, folder, seconds=seconds)
+
+    async def work(stop: asyncio.Event) -> list[Finding]:
+        asking = asyncio.create_task(looking.run(venues))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not asking.done():
+            asking.cancel()
+            raise typer.Abort
+        return asking.result()
+
+    with notes.status(f"asking {' and '.join(venues)}, listening {seconds:g} s a socket (Ctrl-C ends it)"):
+        findings: list[Finding] = run_until_stopped(work)
+    _show(findings)
+    answered = sum(item.answered for item in findings)
+    console.print(f"{answered} of {len(findings)} answered; raw answers in {folder}", highlight=False)
+    if not answered:
+        raise typer.Exit(1)
+
+
+def _show(findings: list[Finding]) -> None:
+    table = Table(show_edge=False, header_style="bold")
+    for name in ("venue", "what", "status"):
+        table.add_column(name, overflow="fold")
+    table.add_column("ms", justify="right")
+    table.add_column("what it tells", overflow="fold")
+    for item in findings:
+        table.add_row(
+            item.venue,
+            Text(item.what),
+            Text(item.status, style="" if item.answered else "red"),
+            "" if item.latency_ms is None else f"{item.latency_ms:.0f}",
+            Text(item.note),
+        )
+    console.print(table)

@@ -1,0 +1,80 @@
+"""Commands for what was refused: list it, look at one, and give rows to their contracts again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from serving.cli.context import Format, console, print_table, row_progress, settings_of
+
+quarantine = typer.Typer(
+    no_args_is_help=True, help="See what was refused and why, and give rows to their contracts again."
+)
+
+Table = Annotated[str | None, typer.Option(help="Only rows that were going to this table.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(quarantine, name="quarantine")
+
+
+@quarantine.command("list")
+def show_kinds(
+    context: typer.Context,
+    table: Table = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+) -> None:
+    """List by table and reason: how many rows, how many were retried with success, and the id of one."""
+    from storage.lake.lake import Lake
+    from storage.lake.quarantine import list_kinds
+
+    with Lake.open(settings_of(context), read_only=True) as lake:
+        print_table(list_kinds(lake, table=table), form)
+
+
+@quarantine.command("show")
+def show_one(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first characters of it.")],
+) -> None:
+    """Show one whole: where it was going, why not, where it came from, and its bytes."""
+    from storage.clock import iso
+    from storage.lake.lake import Lake
+    from storage.lake.quarantine import find
+
+    with Lake.open(settings_of(context), read_only=True) as lake:
+        row = find(lake, name)
+    raw: bytes = row["raw"]
+    for label, text in (
+        ("id", row["id"]),
+        ("table", row["table_name"]),
+        ("reason", row["reason"]),
+        ("source", row["source"]),
+        ("knowable", iso(row["ts_knowable_ns"])),
+        ("raw", raw.decode("utf-8", "backslashreplace")),
+    ):
+        console.print(f"{label:9} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+@quarantine.command("retry")
+def retry_rows(context: typer.Context, table: Table = None) -> None:
+    """Give refused rows to the present contracts: those that fit are committed, the others stay.
+
+    Frames that could not be decoded are not rows; replay their recording with `tickwalk replay`.
+    """
+    from storage.clock import WallTime
+    from storage.lake.lake import Lake
+    from storage.lake.quarantine import retry, waiting
+
+    with Lake.open(settings_of(context)) as lake:
+        total = waiting(lake, table=table)
+        with row_progress("rows", total) as advance:
+            done = retry(lake, now_ns=WallTime().now_ns(), table=table, on_rows=advance)
+    for name, rows in done.committed.items():
+        console.print(f"{name}: {rows:,} rows committed", highlight=False)
+    for reason, rows in done.left.items():
+        console.print(f"left {rows:,}: {reason}", highlight=False, markup=False)
+    if not (done.committed or done.left):
+        console.print("no row waits in quarantine", highlight=False)

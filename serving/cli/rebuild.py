@@ -1,0 +1,163 @@
+"""The command that makes a lake anew, compares it with the old one, and only then swaps them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from serving.cli.context import Format, byte_progress, notes, print_table, settings_of
+
+if TYPE_CHECKING:
+    from ingest.replay.lineage import Source
+    from ingest.replay.rebuild import Rebuilt
+    from storage.lake.lake import Lake
+    from storage.lake.snapshots import Pin
+    from storage.settings import Settings
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to those for the lake."""
+    app.command("rebuild")(make_anew)
+
+
+def make_anew(
+    context: typer.Context,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Build it in this folder, a home of its own, and leave the lake where it is."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it; without this it is only said what would be done.")
+    ] = False,
+    accept_missing: Annotated[
+        bool, typer.Option("--accept-missing", help="Swap also where the new lake lacks rows of the old one.")
+    ] = False,
+    form: Annotated[Format, typer.Option("--format", help="How to print what is told of it.")] = "table",
+) -> None:
+    """Make the lake anew from all that the home still holds: journal, objects of archives, imported files.
+
+    It is built beside, and compared with the old one table by table. Only then, with `--yes`, does it take the old
+    one's place, which is kept as `lake-before-TIME`. What cannot be made again is carried over as it is, and told.
+    No one may write meanwhile: stop the recorder first. Ctrl-C leaves the old lake as it was.
+    """
+    from ingest.replay.lineage import journal_bytes
+    from ingest.replay.rebuild import find_sources, rebuild
+    from storage.errors import LakeError
+    from storage.lake.lake_diff import compared_tables
+
+    settings = settings_of(context)
+    with byte_progress("looking at the journal", journal_bytes(settings)) as advance:
+        sources = find_sources(settings, on_bytes=advance)
+    if not (yes or to):
+        _show_sources(sources, form)
+        notes.print(
+            "nothing was done; to do it: tickwalk lake rebuild --yes, or --to FOLDER to look at it first",
+            highlight=False,
+        )
+        return
+    total_bytes = sum(source.size_bytes for source in sources)
+    try:
+        with _progress(total_bytes, len(sources) + len(compared_tables())) as (read, step):
+            done = rebuild(
+                settings,
+                sources,
+                to=to,
+                accepts_missing=accept_missing,
+                reads_same=partial(_reads_same, settings),
+                on_bytes=read,
+                on_step=step,
+            )
+    except LakeError as error:
+        if (found := error.facts.get("rebuilt")) is not None:
+            _show_rebuilt(found, form)  # type: ignore[arg-type]  # facts hold any object
+        raise
+    _show_rebuilt(done, form)
+    place = f"the old lake is kept in {done.kept}" if done.kept else f"the new lake is the home {done.home}"
+    notes.print(place, highlight=False, markup=False, soft_wrap=True)
+
+
+def _reads_same(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
+    """Judge the pin of a night, for which all of torch is loaded."""
+    from training.night.pinned_inputs import reads_as_pinned
+
+    return reads_as_pinned(settings, pin, lake, at)
+
+
+@contextlib.contextmanager
+def _progress(total_bytes: int, steps: int) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """Show how many bytes of sources are read, and which source or table was done last; yield what advances both."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        read = progress.add_task(f"reading {total_bytes / 1e6:,.1f} MB of sources", total=total_bytes)
+        step = progress.add_task("making and comparing", total=steps)
+        yield (
+            lambda size: progress.advance(read, size),
+            lambda name: progress.update(step, advance=1, description=f"done: {name}"),
+        )
+
+
+def _show_sources(sources: list[Source], form: Format) -> None:
+    """Print what is made again, and what is not and why, by kind."""
+    import pyarrow as pa
+
+    kinds: dict[tuple[str, str], list[Source]] = {}
+    for source in sources:
+        kinds.setdefault((source.kind, source.why_not), []).append(source)
+    rows = [
+        {
+            "source": kind,
+            "sources": len(found),
+            "rows": sum(source.rows for source in found),
+            "mb": round(sum(source.size_bytes for source in found) / 1e6, 1),
+            "what": f"carried over: {why}" if why else "made again",
+        }
+        for (kind, why), found in kinds.items()
+    ]
+    if rows:
+        print_table(pa.Table.from_pylist(rows), form)
+
+
+def _show_rebuilt(done: Rebuilt, form: Format) -> None:
+    """Print the comparison, and what was carried over, lost, or could not be pinned again."""
+    import pyarrow as pa
+
+    tables = [table for table in done.compared if table.equal or table.missing or table.extra]
+    rows = [
+        {
+            "table": it.table,
+            "equal": it.equal,
+            "missing": it.missing,
+            "extra": it.extra,
+            "files_lost": len(it.lost),
+        }
+        for it in tables
+    ]
+    if rows:
+        print_table(pa.Table.from_pylist(rows), form)
+    again = sum(not item.why for item in done.made)
+    notes.print(f"{again:,} of {len(done.made):,} sources were made again", highlight=False)
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for item in done.made:
+        if item.why:
+            held = kinds.setdefault((item.source.kind, item.why), [0, 0, 0])
+            held[:] = [held[0] + 1, held[1] + item.carried, held[2] + item.lost]
+    for (kind, why), (count, carried, lost) in kinds.items():
+        gone = f", {lost:,} rows are lost with the old lake's files" if lost else ""
+        notes.print(
+            f"  {count:,} x {kind}: {carried:,} rows carried over{gone} ({why})",
+            highlight=False,
+            markup=False,
+        )
+    if done.pins_lost:
+        notes.print(f"the pins could not be read: {done.pins_lost}", highlight=False, markup=False)
+    for pin in done.pins:
+        now = (
+            f"is snapshot {pin.snapshot} now" if pin.snapshot is not None else f"is not set again: {pin.why}"
+        )
+        notes.print(f"pin {pin.pin.name} of snapshot {pin.pin.snapshot} {now}", highlight=False, markup=False)

@@ -1,1 +1,0 @@
-"""The commands of `tickwalk`, one module a room that they open."""

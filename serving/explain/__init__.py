@@ -1,0 +1,1 @@
+"""Provenance of one number: a bar or a feature."""

@@ -1,0 +1,1 @@
+"""Health checks, alerting, Prometheus metrics, live view."""

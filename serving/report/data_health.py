@@ -1,0 +1,79 @@
+"""How sound was the data: what labels stand on, where bars came from, what was refused?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from serving.report import charts as svg
+from serving.report import formatting as words
+from serving.report.night_data import Facts
+
+_ROW_PX: Final = 14.0
+_MOST_REASONS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Rows in quarantine for one reason."""
+
+    table: str
+    reason: str
+    rows: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The section."""
+
+    basis: Markup
+    basis_said: tuple[tuple[str, str, str], ...]
+    labelled: str
+    labelled_share: str
+    funding: str
+    origins: tuple[tuple[str, str], ...]
+    refused: tuple[Refusal, ...]
+    refused_more: int
+
+
+_BASIS: Final = {"mid": "mid of the closing quote", "print": "last print, where no quote is known"}
+
+
+def make_health(facts: Facts) -> Health:
+    """Return the section."""
+    panel, recorded = facts.panel, facts.recorded
+    share = panel["funding_share"]
+    total = sum(panel["basis"].values())
+    cells = panel["steps"] * panel["instruments"]
+    return Health(
+        basis=_basis(panel["basis"], total),
+        basis_said=tuple(
+            (name, words.count(n), f"{words.percent(n / total) if total else words.NOTHING}: {_BASIS[name]}")
+            for name, n in panel["basis"].items()
+        ),
+        labelled=words.count(panel["rows"]),
+        labelled_share=words.percent(panel["rows"] / cells),
+        funding="none in the range, so funding is left out of every return"
+        if share is None
+        else f"known for {words.percent(share)} of instrument-hours",
+        origins=tuple((name, words.count(n)) for name, n in recorded.origins.items()),
+        refused=tuple(
+            Refusal(item.table_name, item.reason, words.count(item.rows))
+            for item in recorded.refused[:_MOST_REASONS]
+        ),
+        refused_more=sum(item.rows for item in recorded.refused[_MOST_REASONS:]),
+    )
+
+
+def _basis(basis: dict[str, int], total: int) -> Markup:
+    at, drawn = 0.0, []
+    for name, n in basis.items():
+        share = n / total if total else 0.0
+        drawn.append(
+            svg.block(at, at + share, top=0, height=_ROW_PX, class_=f"basis-{name}", title=f"{name}: {n:,}")
+        )
+        at += share
+    label = "labels by basis: " + ", ".join(f"{name} {n:,}" for name, n in basis.items())
+    return svg.picture(*drawn, height=_ROW_PX, label=label)

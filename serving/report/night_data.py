@@ -1,0 +1,130 @@
+"""What does a page know of its night: everything that the night's folder and the lake say, read once?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from features.monitoring.health import Health
+from features.panel.panel import PRINTED, QUIET, Panel
+from serving.report.lake_queries import Recorded, read_recorded
+from storage.clock import width_ns
+from storage.contracts.tables import STATUSES
+from storage.lake.lake import Lake
+from storage.settings import Settings
+from training.night.artifacts import NightFolder
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A run of bars of one instrument that were neither printed nor quiet."""
+
+    instrument: str
+    status: str
+    from_ns: int
+    to_ns: int
+    bars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A judged night.
+
+    Args:
+        night, panel, proof, verdict, summary, deploy: the files of those names (`training/night/steps.py`).
+        folds: the entries of `folds.json`.
+        leaks: its total.
+        metrics: by fold and member (`model`, or `model+1` for a second seed).
+        recipe: the night's recipe.
+        health: of the night's features.
+        holes: runs of bars that nobody vouches for, by instrument and time.
+        label_span_ns: from a decision to the end of its label's span, which is what a purge removes.
+        recorded: what the lake says, at the night's snapshot.
+    """
+
+    night: dict[str, Any]
+    panel: dict[str, Any]
+    proof: dict[str, Any]
+    verdict: dict[str, Any]
+    summary: dict[str, Any]
+    deploy: dict[str, Any]
+    folds: list[dict[str, Any]]
+    leaks: int
+    metrics: dict[tuple[int, str], dict[str, Any]]
+    recipe: Recipe
+    health: Health
+    holes: tuple[Hole, ...]
+    label_span_ns: int
+    recorded: Recorded
+
+    @property
+    def bar_ns(self) -> int:
+        """Width of a bar."""
+        return width_ns(self.recipe.width)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Controls, then challengers."""
+        return self.recipe.models
+
+    @property
+    def challenger(self) -> str:
+        """The model that stands before the gate."""
+        return str(self.verdict["challenger"])
+
+
+def read_facts(settings: Settings, night: str) -> Facts:
+    """Read a night.
+
+    Raises:
+        GateError: there is no such night, or a step of it has not run; the error names the step.
+        LakeError: the night's snapshot cannot be read.
+    """
+    folder = NightFolder.find(settings, night)
+    verdict = folder.read("verdict.json", step="judge_night")
+    plan, recipe = folder.read("folds.json", step="plan_folds"), folder.recipe
+    data = folder.read_data()
+    metrics = {
+        (entry["index"], name): folder.read(f"{folder.member(entry['index'], *member)}/metrics.json")
+        for entry in plan["folds"]
+        for member in recipe.members
+        for name in [folder.member(0, *member).partition("/")[2]]
+    }
+    with Lake.open(settings, read_only=True) as lake:
+        recorded = read_recorded(lake, folder.facts)
+    return Facts(
+        night=folder.facts,
+        panel=folder.read("panel.json"),
+        proof=folder.read("proof.json"),
+        verdict=verdict,
+        summary=folder.read("summary.json"),
+        deploy=folder.read("deploy.json"),
+        folds=plan["folds"],
+        leaks=int(plan["leaks"]),
+        metrics=metrics,
+        recipe=recipe,
+        health=Health.from_dict(folder.read("health.json", step="build_panel")),
+        holes=tuple(find_holes(data.panel)),
+        label_span_ns=int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0]),
+        recorded=recorded,
+    )
+
+
+def find_holes(panel: Panel) -> Iterator[Hole]:
+    """Yield runs of equal status that is neither printed nor quiet."""
+    for instrument, row in zip(panel.instruments, panel.status.numpy(), strict=True):
+        edges = np.flatnonzero(np.diff(row)) + 1
+        starts, stops = np.r_[0, edges], np.r_[edges, len(row)]
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            if row[start] not in (PRINTED, QUIET):
+                yield Hole(
+                    instrument=instrument,
+                    status=STATUSES[row[start]],
+                    from_ns=int(panel.ts_open_ns[start]),
+                    to_ns=int(panel.ts_close_ns[stop - 1]),
+                    bars=stop - start,
+                )

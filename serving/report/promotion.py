@@ -1,0 +1,150 @@
+"""What was decided, by which rules, and on what figures?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from serving.report import formatting as words
+from serving.report.night_data import Facts
+
+# How a rule's value must stand to its limit; rules that compare two figures have both as value and limit.
+_SIGNS: Final = {
+    "leaks": "=",
+    "feature proof": "=",
+    "ic": ">",
+    "fills": "\N{GREATER-THAN OR EQUAL TO}",
+    "deflated sharpe": "\N{GREATER-THAN OR EQUAL TO}",
+    "seed spread": "\N{LESS-THAN OR EQUAL TO}",
+    "steps": "\N{GREATER-THAN OR EQUAL TO}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """One rule of the gate, as written."""
+
+    name: str
+    passed: bool
+    value: str
+    limit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure to see first."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The page's head."""
+
+    is_promoted: bool
+    challenger: str
+    version: str
+    sentence: str
+    rules: tuple[RuleRow, ...]
+    tiles: tuple[Tile, ...]
+
+
+def make_verdict(facts: Facts) -> Verdict:
+    """Return the head of the page."""
+    told = facts.verdict
+    rules = tuple(_rule(rule) for rule in told["rules"])
+    failed = [rule.name for rule in rules if not rule.passed]
+    serving = told["champion"]
+    if told["promoted"]:
+        sentence = f"All {len(rules)} rules hold. It serves from now on"
+        sentence += f", in place of {serving}." if serving else ": nothing served before."
+    else:
+        sentence = f"{len(failed)} of {len(rules)} rules do not hold: {', '.join(failed)}. "
+        sentence += f"{serving} goes on serving." if serving else "Nothing serves under this recipe."
+    return Verdict(
+        is_promoted=bool(told["promoted"]),
+        challenger=facts.challenger,
+        version=str(told["version"]),
+        sentence=sentence,
+        rules=rules,
+        tiles=_tiles(facts),
+    )
+
+
+def _rule(rule: dict[str, object]) -> RuleRow:
+    name = str(rule["name"])
+    value, limit = _float(rule["value"]), _float(rule["limit"])
+    # Where too few steps are new to the champion, the rule counts steps; else it compares returns.
+    kind = "steps" if name == "beats champion" and limit >= 1 and limit == int(limit) else name
+    sign = _SIGNS.get(kind, ">" if name.startswith("beats") else "")
+    said = _write(kind, limit)
+    return RuleRow(
+        name=name,
+        passed=bool(rule["passed"]),
+        value=_write(kind, value),
+        limit=f"{sign} {said}".strip() if said != words.NOTHING else said,
+        reason=str(rule["reason"]),
+    )
+
+
+def _write(kind: str, value: float) -> str:
+    if not math.isfinite(value):
+        return words.NOTHING
+    if kind == "steps":
+        return f"{words.count(int(value))} steps"
+    if kind in ("leaks", "fills"):
+        return words.count(int(value))
+    if kind == "feature proof":
+        return "proven" if value else "not proven"
+    if kind.startswith("beats"):
+        return words.earned(value)
+    return words.signed(value) if kind == "ic" else words.plain(value, 3)
+
+
+def _tiles(facts: Facts) -> tuple[Tile, ...]:
+    model = facts.summary["models"][facts.challenger]
+    ic, traded, recipe = model["test"]["ic"], model["traded"], facts.recipe
+    best = max(recipe.controls, key=lambda name: facts.summary["models"][name]["traded"]["net"])
+    best_net = facts.summary["models"][best]["traded"]["net"]
+    status = facts.panel["status"]
+    total = sum(status.values())
+    start_ns, stop_ns = facts.folds[0]["test"][0], facts.folds[-1]["test"][1]
+    interval = (
+        f"95% interval {words.signed(ic['low'])} to {words.signed(ic['high'])}"
+        if ic["low"] is not None
+        else "too few blocks of time for an interval"
+    )
+    return (
+        Tile("Information coefficient on test rows", words.signed(ic["value"]), interval),
+        Tile(
+            "Return after costs, share of capital",
+            words.earned(traded["net"]),
+            f"best control: {best}, {words.earned(best_net)}",
+        ),
+        Tile("Rows that break a law of the folds", words.count(facts.leaks), _proof(facts)),
+        Tile(
+            "Bars that somebody vouches for",
+            words.percent((status["printed"] + status["quiet"]) / total if total else None),
+            f"printed or proven quiet, of {words.count(total)}",
+        ),
+        Tile(
+            "Time under test",
+            words.length(stop_ns - start_ns),
+            f"{words.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
+        ),
+    )
+
+
+def _proof(facts: Facts) -> str:
+    if not facts.proof["passed"]:
+        return f"feature proof failed: {facts.proof['reason']}"
+    caught = facts.proof["canaries_caught"] + facts.proof["hindsight"]["canaries_caught"]
+    return f"features proven to look back only; {words.count(caught)} planted leaks were all caught"
+
+
+def _float(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,0 +1,158 @@
+"""How did training go: losses by epoch, and the epochs or rounds that validation chose?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from serving.report import charts as svg
+from serving.report import formatting as words
+from serving.report.night_data import Facts
+
+_HEIGHT: Final = 104.0
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One model on one fold, with every seed."""
+
+    fold: int
+    picture: Markup
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCurves:
+    """One network over all folds; every picture has the same axes."""
+
+    model: str
+    parameters: str
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What validation chose for one member, fold by fold."""
+
+    member: str
+    unit: str
+    chosen: tuple[str, ...]
+    deployed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """The section."""
+
+    models: tuple[ModelCurves, ...]
+    budgets: tuple[Budget, ...]
+    folds: tuple[int, ...]
+    has_seeds: bool
+
+
+def make_learning(facts: Facts) -> Learning:
+    """Return the section."""
+    folds = tuple(entry["index"] for entry in facts.folds)
+    members = list(dict.fromkeys(name for _, name in facts.metrics))
+    with_history = [name for name in facts.models if any(facts.metrics[f, name]["history"] for f in folds)]
+    chosen = [name for name in members if any(facts.metrics[fold, name]["budget"] for fold in folds)]
+    return Learning(
+        models=tuple(_model(facts, name, folds) for name in with_history),
+        budgets=tuple(
+            _budget(facts, name, folds, is_network=_model_of(name) in with_history) for name in chosen
+        ),
+        folds=folds,
+        has_seeds=facts.recipe.seeds > 1,
+    )
+
+
+def _model_of(member: str) -> str:
+    return member.partition("+")[0]
+
+
+def _model(facts: Facts, model: str, folds: tuple[int, ...]) -> ModelCurves:
+    by_fold = {
+        fold: [
+            metrics["history"]
+            for (at, member), metrics in facts.metrics.items()
+            if at == fold and _model_of(member) == model
+        ]
+        for fold in folds
+    }
+    entries = [entry for histories in by_fold.values() for history in histories for entry in history]
+    scale = svg.Linear.around(
+        [
+            value
+            for entry in entries
+            for value in (entry["train_loss"], entry["valid_loss"])
+            if value is not None
+        ],
+        pad=0.12,
+    )
+    epochs = max(entry["epoch"] for entry in entries)
+    parameters = words.count(facts.metrics[folds[0], model]["parameters"])
+    curves = tuple(_curve(model, fold, by_fold[fold], scale, epochs) for fold in folds)
+    return ModelCurves(model, parameters, curves)
+
+
+def _curve(
+    model: str, fold: int, histories: list[list[dict[str, Any]]], scale: svg.Linear, epochs: int
+) -> Curve:
+    ticks = scale.ticks(3)
+    digits = words.digits_of(ticks)
+    marks = [(_down(scale, at), words.plain(at, digits)) for at in ticks]
+    drawn = [
+        svg.rules_across(at for at, _ in marks),
+        svg.stretched(
+            *(
+                line
+                for number, history in reversed(list(enumerate(histories)))
+                for line in _lines(history, scale, epochs, number)
+            ),
+            height=_HEIGHT,
+        ),
+        svg.texts_at_left(marks),
+    ]
+    best = next((entry for entry in histories[0] if entry["epoch"] == histories[0][-1]["best_epoch"]), None)
+    if best is None:
+        said = "no epoch was better than none"
+    else:
+        said = f"best: epoch {best['epoch']} of {len(histories[0])}, {words.plain(best['valid_loss'], 4)}"
+        at = {"cx": svg.percent(_across(best["epoch"], epochs)), "cy": _down(scale, best["valid_loss"])}
+        drawn.append(svg.el("circle", svg.el("title", said), **at, r=4.5, class_="best"))
+    label = f"{model}, fold {fold}: {said}"
+    return Curve(fold, svg.picture(*drawn, height=_HEIGHT, label=label), said)
+
+
+def _lines(history: list[dict[str, Any]], scale: svg.Linear, epochs: int, number: int) -> list[Markup]:
+    faint = " other" if number else ""
+    return [
+        svg.path(
+            [
+                (_across(entry["epoch"], epochs), _down(scale, entry[name]))
+                for entry in history
+                if entry[name] is not None
+            ],
+            class_=f"line {kind}{faint}",
+        )
+        for name, kind in (("train_loss", "loss-train"), ("valid_loss", "loss-valid"))
+    ]
+
+
+def _across(epoch: int, epochs: int) -> float:
+    return 0.18 + 0.78 * ((epoch - 1) / (epochs - 1) if epochs > 1 else 0.5)
+
+
+def _down(scale: svg.Linear, value: float) -> float:
+    return _HEIGHT * (1 - scale.share(value))
+
+
+def _budget(facts: Facts, member: str, folds: tuple[int, ...], *, is_network: bool) -> Budget:
+    return Budget(
+        member=member,
+        unit="epochs" if is_network else "rounds",
+        chosen=tuple(words.count(facts.metrics[fold, member]["budget"]) for fold in folds),
+        deployed=words.count(facts.deploy["budget"]) if member == facts.deploy["model"] else words.NOTHING,
+    )

@@ -1,0 +1,58 @@
+"""What does Airflow itself make of our DAGs? Run as a program: its environment must be set before it is imported.
+
+`python -m tests.dags.airflow_process load` tells what the folder holds; `... run DAG_ID JSON` runs a DAG with this
+configuration. Both end with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def load() -> dict[str, Any]:
+    """Return the DAG folder as Airflow reads it."""
+    from airflow.configuration import conf
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(conf.get("core", "dags_folder"))
+    return {
+        "errors": bag.import_errors,
+        "heavy": [name for name in ("torch", "duckdb", "numba", "lightgbm", "polars") if name in sys.modules],
+        "dags": {dag_id: _facts(dag) for dag_id, dag in bag.dags.items()},
+    }
+
+
+def run(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return how a run of the DAG went, in a fresh database."""
+    from airflow.configuration import conf
+    from airflow.dag_processing.dagbag import DagBag
+
+    from serving.airflow import db_migrate as prepare
+
+    assert prepare.main() == 0
+    dag = DagBag(conf.get("core", "dags_folder")).dags[dag_id]
+    done = dag.test(logical_date=None, run_conf=configuration)
+    tasks = [(task.task_id, task.map_index, str(task.state)) for task in done.get_task_instances()]
+    labels = [task.rendered_map_index for task in done.get_task_instances() if task.map_index >= 0]
+    return {"state": str(done.state), "tasks": sorted(tasks), "labels": sorted(labels)}
+
+
+def _facts(dag: Any) -> dict[str, Any]:
+    tasks = {
+        task.task_id: {
+            "upstream": sorted(task.upstream_task_ids),
+            "pool": task.pool,
+            "retries": task.retries,
+            "outlets": [outlet.name for outlet in task.outlets],
+            "is_mapped": task.is_mapped,
+        }
+        for task in dag.tasks
+    }
+    return {"doc": dag.doc_md or "", "tags": sorted(dag.tags), "params": dag.params.dump(), "tasks": tasks}
+
+
+if __name__ == "__main__":
+    answer = load() if sys.argv[1] == "load" else run(sys.argv[2], json.loads(sys.argv[3]))
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -1,0 +1,181 @@
+"""Does the Airflow that `make up` starts serve the DAG, on this machine only, and leave nothing behind?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from serving.airflow import launcher
+from serving.airflow.client import AirflowClient
+from serving.airflow.status import Stack
+from storage.clock import parse_time_ns
+from storage.errors import SettingsError
+from storage.settings import Settings
+from storage.settings.services import AirflowSettings
+from tests.dags.small_night import TRAINING, furnish
+
+# One stack serves the whole file, so its tests stay in one worker.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("airflow")]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+TASKS = ("open_night", "build_panel", "plan_folds", "train_fold", "judge_night", "write_report")
+
+
+@dataclass(frozen=True)
+class Live:
+    settings: Settings
+    stack: Stack
+
+    @property
+    def password(self) -> str:
+        assert self.stack.new_password
+        return self.stack.new_password
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the daemons and all that descends from them."""
+        leaders = [psutil.Process(daemon.pid) for daemon in self.stack.daemons if daemon.pid]
+        return leaders + [child for leader in leaders for child in leader.children(recursive=True)]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("live")
+    settings = Settings(home=home, training=TRAINING, airflow=AirflowSettings(port=port, parallelism=2))
+    running = Live(settings, launcher.up(settings, timeout_s=200))
+    processes = running.processes()
+    try:
+        yield running
+    finally:
+        stopped = launcher.down(settings, grace_s=10)
+    assert set(stopped) == {"api-server", "dag-processor", "triggerer", "scheduler"}
+    assert [process for process in processes if lives(process)] == []
+    holding = [file.path for process in psutil.process_iter() for file in open_files(process)]
+    assert [path for path in holding if path.startswith(str(home))] == []
+
+
+def lives(process: psutil.Process) -> bool:
+    """Does it run? An ended process that nobody has collected yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def open_files(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.open_files())
+    except psutil.Error:
+        return []
+
+
+def test_every_daemon_is_well(live: Live) -> None:
+    assert live.stack.is_up
+    assert launcher.status(live.settings).is_up
+    assert live.stack.dags == ("retrain_nightly",)
+
+
+def test_the_dag_is_visible_and_paused(live: Live) -> None:
+    with AirflowClient(live.stack.url, password=live.password) as client:
+        dag = client.get("dags/retrain_nightly")
+        assert client.import_errors() == []
+        pool = client.get("pools/gpu")
+    assert dag["is_paused"]
+    assert dag["timetable_summary"] == "20 0 * * *"
+    assert pool["slots"] == 1
+
+
+def test_nothing_listens_beyond_loopback(live: Live) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in live.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening == ["127.0.0.1"]
+
+
+def test_up_again_starts_nothing_and_tells_no_password(live: Live) -> None:
+    again = launcher.up(live.settings)
+    assert [daemon.pid for daemon in again.daemons] == [daemon.pid for daemon in live.stack.daemons]
+    assert again.new_password is None
+
+
+def test_a_second_home_is_refused_the_same_port(live: Live, tmp_path: Path) -> None:
+    other = Settings(home=tmp_path, airflow=live.settings.airflow)
+    with pytest.raises(SettingsError, match="is taken by airflow"):
+        launcher.up(other)
+
+
+def test_its_files_are_private(live: Live) -> None:
+    home = live.stack.home
+    assert home.stat().st_mode & 0o077 == 0
+    for name in ("secrets.json", "passwords.json", "airflow.cfg"):
+        assert (home / name).stat().st_mode & 0o077 == 0
+    assert json.loads((home / "passwords.json").read_text()) == {"admin": live.password}
+
+
+@pytest.mark.drill
+def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
+    """The day is the run's partition, as the schedule and a backfill would give it."""
+    recipe = furnish(live.settings)
+    run = {"logical_date": None, "partition_key": "2025-10-22", "conf": {"recipe": str(recipe)}}
+    with AirflowClient(live.stack.url, password=live.password) as client:
+        client.unpause("retrain_nightly")
+        started = client.post("dags/retrain_nightly/dagRuns", run)
+        path = f"dags/retrain_nightly/dagRuns/{started['dag_run_id']}"
+        while client.get(path)["state"] not in ("success", "failed"):
+            time.sleep(1)
+        tasks = client.get(f"{path}/taskInstances")["task_instances"]
+        events = client.get("assets/events")["asset_events"]
+    assert {task["task_id"]: task["state"] for task in tasks} == dict.fromkeys(TASKS, "success")
+    assert sorted(task["rendered_map_index"] for task in tasks if task["map_index"] >= 0) == [
+        "fold 0",
+        "fold 1",
+    ]
+    assert [(event["name"], event["partition_key"]) for event in events] == [("model_versions", "2025-10-22")]
+    (night,) = (live.settings.models_dir / "nights").iterdir()
+    end = parse_time_ns("2025-10-23")
+    assert json.loads((night / "night.json").read_text(encoding="utf-8"))["until_ns"] == end
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+def test_the_grid_shows_the_tasks_in_a_real_browser(live: Live, tmp_path: Path) -> None:
+    """The picture goes to `GRID_SCREENSHOT` where that is set, for a person to look at."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; it comes with the extra dev"
+    )
+    picture = Path(os.environ.get("GRID_SCREENSHOT", tmp_path / "grid.png"))
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(f"{live.stack.url}/dags/retrain_nightly")
+        page.fill("input[name=username]", "admin")
+        page.fill("input[name=password]", live.password)
+        page.click("button[type=submit]")
+        for task in TASKS:
+            page.get_by_text(task, exact=False).first.wait_for(timeout=60_000)
+        page.screenshot(path=str(picture))
+        browser.close()
+    assert picture.stat().st_size > 20_000

@@ -22,7 +22,8 @@ from features.engine.compiler import Program
 from features.feature import Feature, FeatureBlock, deepest_lookback
 from features.inputs import leaves_of
 from features.panel.panel import Panel
-from features.sets import fingerprint, get_set
+from features.sets import get_set
+from features.versioning.fingerprint import fingerprint
 
 _BLOCK_CELLS: Final = 102_400
 """Cells (S * T) of a block at most: what is written once a block then still fits the outer cache."""

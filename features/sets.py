@@ -1,20 +1,15 @@
 """Which features does a set hold, in which order, and by which version of the code?
 
-Run as `python -m features.sets` it prints docs/features.md.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
-import sys
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Final
 
-from features.feature import Feature, deepest_lookback, evaluate
-from features.inputs import INPUTS, LEAVES, Input, leader_rows
+from features.feature import Feature
+from features.inputs import LEAVES
 from features.library.cross_section import (
     market_dispersion,
     market_residual,
@@ -75,7 +70,7 @@ from features.library.volatility import (
     semivariance_balance,
 )
 from features.panel.panel import COLUMNS
-from features.versioning.source_hash import reached_sources
+from features.versioning.fingerprint import inputs_of
 from storage.errors import SettingsError
 
 _CANDLES: Final = (
@@ -159,37 +154,6 @@ _WIDE: Final = (
 FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE, "wide": _WIDE}
 """Sets by name; the order is that of a block's last axis, and part of the fingerprint."""
 
-_PURPOSE: Final = {
-    "candles": "What candle history carries: prices and volume, without prints, sides, quotes or contexts.",
-    "live": "What the recorder sees of every perp: the candle set, then sides, prints, quotes and contexts.",
-    "wide": "All there is: the live set, then more of each family and what only some recordings hold: books of a "
-    "cadence, payments, relays and sessions.",
-}
-
-_HEAD: Final = """\
-# Features
-
-<!-- Written by `python -m features.sets`; change the declarations in features/, not this page. -->
-
-A feature is a small torch function over a panel of bars; it looks back only, and the proof of that
-(`features/leakage/perturbation.py`) runs on every retraining night.
-Bars are steps of the clock, so a window of 30 bars of one minute is half an hour whether or not anything printed.
-
-What a missing print looks like:
-
-- A bar that was watched throughout is `printed` or `quiet`; every other status is missing, and a feature that
-  needs it is masked, never zero.
-- A quiet bar is proven silence: volume, flow and prints are zero, and the last price is carried through it, at
-  most 31 bars, with its age beside it.
-- A quote, a context, a book, a payment or a relay's lag counts until it is older than its limit; its age stands
-  beside it.
-- No price is carried over a hole, and no one-bar return spans one.
-- A window is known where at least 80 % of its bars were observed.
-- A step whose lookback reaches before the panel is masked, so no value depends on where a panel was cut.
-
-The lookback is in bars before the bar itself, and includes how far a carried price may reach back.
-"""
-
 
 def get_set(name: str) -> tuple[Feature, ...]:
     """Return a set by name.
@@ -205,77 +169,7 @@ def get_set(name: str) -> tuple[Feature, ...]:
     return FEATURE_SETS[name]
 
 
-@lru_cache
-def fingerprint(features: tuple[Feature, ...]) -> str:
-    """Return the version of these features, as a hash.
-
-    It covers names, order, inputs, lookbacks and windows, and the source text of every function that they
-    reach, with the constants those read: a changed line is a changed version.
-    """
-    inputs = _inputs_of(features)
-    declared = [
-        *((item.name, item.inputs, item.own_lookback_bars, item.params) for item in features),
-        *((item.name, item.inputs, item.lookback_bars, item.params) for item in inputs.values()),
-    ]
-    functions: list[Callable[..., object]] = [evaluate, leader_rows]
-    functions += [item.function for item in features]
-    functions += [item.function for item in inputs.values()]
-    payload = json.dumps({"declared": declared, "sources": reached_sources(functions)}, sort_keys=True)
-    return hashlib.sha256(payload.encode()).hexdigest()
-
-
 def columns_of(features: Iterable[Feature]) -> frozenset[str]:
     """Return which columns of a panel the features are made from."""
-    leaves = {leaf for item in _inputs_of(features).values() for leaf in item.inputs if leaf in LEAVES}
+    leaves = {leaf for item in inputs_of(features).values() for leaf in item.inputs if leaf in LEAVES}
     return frozenset(leaf.removeprefix("panel.") for leaf in leaves) & frozenset(COLUMNS)
-
-
-def describe_sets() -> str:
-    """Return the page that lists every set and every feature, in Markdown."""
-    lines = [_HEAD]
-    for name, features in FEATURE_SETS.items():
-        deepest = deepest_lookback(features)
-        lines += [
-            f"## Set `{name}`",
-            "",
-            f"{_PURPOSE[name]}",
-            f"{len(features)} features, {deepest} bars deep.",
-            "",
-        ]
-        lines += ["| # | feature | unit | lookback, bars | inputs |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {place} | `{item.name}` | {item.unit} | {item.lookback_bars} | {', '.join(item.inputs)} |"
-            for place, item in enumerate(features)
-        ]
-        lines.append("")
-    lines += [
-        "## Definitions",
-        "",
-        "| feature | what | formula | missing | source |",
-        "|---|---|---|---|---|",
-    ]
-    told: dict[str, list[Feature]] = {}
-    for item in {item.name: item for features in FEATURE_SETS.values() for item in features}.values():
-        told.setdefault(item.function.__qualname__, []).append(item)
-    for members in told.values():
-        first = members[0]
-        names = ", ".join(f"`{item.name}`" for item in members)
-        cells = (names, first.summary, first.formula, first.missing, first.source)
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _inputs_of(features: Iterable[Feature]) -> dict[str, Input]:
-    """Return every input that the features are made from, down to the leaves, by name."""
-    found: dict[str, Input] = {}
-    waiting = [name for item in features for name in item.inputs]
-    while waiting:
-        name = waiting.pop()
-        if name in INPUTS and name not in found:
-            found[name] = INPUTS[name]
-            waiting += INPUTS[name].inputs
-    return dict(sorted(found.items()))
-
-
-if __name__ == "__main__":
-    sys.stdout.write(describe_sets())

@@ -52,3 +52,8 @@ async def run_aside(work: Callable[[], T], *, name: str) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await done
+
+
+def now() -> float:
+    """Return the running loop's time, in seconds."""
+    return asyncio.get_running_loop().time()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from features.engine.block_executor import Tiles
 from features.engine.compiler import Program, compile_graph
-from features.engine.operators import DRAWN_INSTRUMENTS, drawn_panel
+from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
 from features.engine.stream_executor import Rings
 from features.engine.tracing import trace
 from features.feature import Feature, deepest_lookback, evaluate

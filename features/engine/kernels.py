@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from features.library.cross_section import FIXED, MIN_INSTRUMENTS, market_of, rank_of
+from features.ops.cross_section import FIXED, MIN_INSTRUMENTS, market_of, rank_of
 from storage.jit import compiled
 
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import operator
 from typing import Any, Final, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from features.engine import interpreter as machine
-from features.inputs import LEADERS, leaves_of
+from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
+from features.inputs import leaves_of
 from features.ops.rolling import shift
-from features.panel.panel import AMOUNTS, COLUMNS, PRINTED, Panel
-from storage.clock import NS
-from storage.contracts.tables import SESSIONS, STATUSES
 
 Shape: TypeAlias = Literal["full", "row", "flat"]
 """(S, T), (1, T) or (T,). In a program's memory every value is full: a row is written out once for each instrument."""
@@ -41,7 +38,6 @@ POINTWISE: Final = (torch.sqrt, torch.log, torch.log1p, torch.exp, torch.sign, t
 _LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
 _EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
 """What float64 holds exactly; integers here are counts and codes, which do not overflow."""
-DRAWN_INSTRUMENTS: Final = 4
 
 
 def note_kinds(graph: fx.Graph) -> None:
@@ -98,28 +94,6 @@ def scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
             pass
         take("across")
     return order
-
-
-def drawn_panel(steps: int) -> Panel:
-    """Return a panel of noise in which every input is known: most bars printed, some quiet, some missing.
-
-    Both leaders are among its instruments, and both cadences among its books.
-    """
-    random = torch.Generator().manual_seed(0)
-    shape = (DRAWN_INSTRUMENTS, steps)
-    values = {name: torch.exp(torch.randn(shape, generator=random, dtype=torch.float64)) for name in COLUMNS}
-    drawn = torch.rand(shape, generator=random)
-    for name in AMOUNTS:
-        values[name][drawn > 0.98] = 0.0
-    values["ask"] = values["bid"] * (1.0 + values["ask"] / 1_000.0)
-    values["book_cadence_ms"] = torch.tensor([[500.0], [5_000.0]] * 2, dtype=torch.float64).expand(shape)
-    values["session"] = torch.floor(len(SESSIONS) * torch.rand(shape, generator=random, dtype=torch.float64))
-    status = torch.full(shape, PRINTED, dtype=torch.uint8)
-    status[drawn < 0.2] = STATUSES.index("quiet")
-    status[drawn < 0.02] = STATUSES.index("blind")
-    clock = 60 * NS * np.arange(steps, dtype=np.int64)
-    names = tuple(f"hyperliquid|perp|{name}" for name in (*LEADERS.values(), "0", "1"))
-    return Panel(names, 60 * NS, clock, values, status)
 
 
 def _kind_of(node: fx.Node) -> Kind:

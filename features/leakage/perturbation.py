@@ -21,7 +21,8 @@ from features.leakage.canaries import canary_looks_ahead, canary_reaches_back, c
 from features.leakage.comparison import ALL, Results, blind, evaluate_on, first_move, leak
 from features.leakage.parity import made_as_proven
 from features.panel.panel import COLUMNS, PRINTED, Panel
-from features.sets import fingerprint, get_set
+from features.sets import get_set
+from features.versioning.fingerprint import fingerprint
 from storage.clock import DAY_NS
 from storage.contracts.tables import STATUSES
 from storage.errors import RangeError

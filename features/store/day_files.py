@@ -25,9 +25,10 @@ from features.build import build_features
 from features.feature import FeatureBlock, deepest_lookback
 from features.multi_width import width_name
 from features.panel.panel import UNKNOWN, Panel, content_hash
-from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.sets import FEATURE_SETS, get_set
 from features.store.atomic_files import note_used, remove
 from features.store.serialization import read_block, write_block
+from features.versioning.fingerprint import fingerprint
 from features.versioning.source_hash import room_code
 from storage.clock import DAY_NS, iso
 from storage.errors import ContractError

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from features.feature import Feature, evaluate
 from features.inputs import INPUTS, Input
-from features.sets import fingerprint
+from features.versioning.fingerprint import fingerprint
 from features.versioning.source_hash import reached_sources
 from storage.errors import ContractError
 

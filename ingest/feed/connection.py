@@ -14,12 +14,13 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from ingest.concurrency import now
 from ingest.feed.backoff import Backoff
 from ingest.feed.connection_context import Shared
+from ingest.feed.keepalive import Heard, keep_alive
 from ingest.feed.subscription_plan import SocketPlan, Wanted
-from ingest.feed.subscriptions import Desired, News
+from ingest.feed.subscriptions import Desired, News, subscribe
 from ingest.feed.websocket_client import DirectConnection
-from ingest.talk import Heard, keep_alive, now, subscribe
 from storage.errors import VenueError
 from storage.logs import get_logger
 

@@ -18,7 +18,8 @@ from ingest.feed.connection import Link
 from ingest.feed.connection_context import Shared, Sink
 from ingest.feed.rate_limiter import Budget, Limit
 from ingest.feed.stale_streams import Drift, Event, Recovered, Silence, Watchdogs
-from ingest.feed.subscription_plan import SocketPlan, Venue, Wanted, parse_shard
+from ingest.feed.subscription_plan import SocketPlan, Venue, Wanted
+from ingest.sharding import parse_shard
 from storage.clock import TimeSource, WallTime
 from storage.logs import get_logger
 from storage.settings import Settings

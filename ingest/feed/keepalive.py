@@ -6,6 +6,17 @@ back or the process was busy elsewhere, is nobody's silence.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
+
+from websockets.asyncio.client import ClientConnection
+
+from ingest.concurrency import now
+from ingest.feed.connection_context import Shared
+from ingest.feed.subscription_plan import Venue
+from ingest.feed.subscriptions import Desired
+from ingest.venues.hyperliquid.protocol import PING
+
 
 class Pulse:
     """Judges one connection, looked at every `tick_s` seconds."""
@@ -80,3 +91,42 @@ class Pulse:
         assert self._ping_s is not None
         self._ping_due_s = now_s + self._ping_s
         self._pong_due_s = now_s + self._pong_timeout_s
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a connection has heard so far: frames with data, and pongs."""
+
+    frames: int = 0
+    pongs: int = 0
+
+
+async def keep_alive(
+    socket: ClientConnection, heard: Heard, desired: Desired, shared: Shared, venue: Venue
+) -> str:
+    """Ping until the connection is dead; return why it is."""
+    record, is_gaia = shared.settings.record, venue == "gaiaex"
+    pulse = Pulse(
+        now(),
+        ping_s=None if is_gaia else record.ping_s,
+        pong_timeout_s=record.pong_timeout_s,
+        silence_s=shared.settings.gaiaex.heartbeat_silence_s if is_gaia else record.socket_silence_s,
+        # Whether the explorer answers pings is not known; its blocks speak for it.
+        needs_pongs=venue == "hyperliquid",
+    )
+    while True:
+        is_all_refused = bool(desired.wanted) and desired.refused.issuperset(desired.wanted)
+        cause = pulse.look(
+            now(),
+            frames=heard.frames,
+            pongs=heard.pongs,
+            is_paused=shared.is_paused,
+            expects_data=not is_all_refused,
+        )
+        if cause:
+            return cause
+        if pulse.wants_ping(now()):
+            await shared.messages.spend()
+            await socket.send(PING.decode())
+            pulse.pinged(now())
+        await asyncio.sleep(pulse.tick_s)

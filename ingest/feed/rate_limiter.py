@@ -11,34 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
 
 from storage.errors import SettingsError
-
-# Hyperliquid's weights of POST /info (rate limits and user limits, read 2026-08-22); every other request is 20.
-_WEIGHTS: Final = {
-    "l2Book": 2,
-    "allMids": 2,
-    "clearinghouseState": 2,
-    "orderStatus": 2,
-    "spotClearinghouseState": 2,
-    "exchangeStatus": 2,
-    "userRole": 60,
-    "explorer": 40,
-}
-_OTHER_WEIGHT: Final = 20
-# One more for every so many rows of the answer.
-_ROWS_PER_WEIGHT: Final = {
-    "recentTrades": 20,
-    "fundingHistory": 20,
-    "userFills": 20,
-    "userFillsByTime": 20,
-    "userFunding": 20,
-    "historicalOrders": 20,
-    "candleSnapshot": 60,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +87,3 @@ class Budget:
         # The same sum as in `_wait_s`, so that who waited as told is not turned away by a rounding.
         while spent and spent[0][0] + per_s - now_s <= 0.0:
             self._sums[at] -= spent.popleft()[1]
-
-
-def weight_of(request: Mapping[str, Any], rows: int = 0) -> int:
-    """Return what a request to `POST /info` weighs once it was answered with `rows` rows.
-
-    >>> weight_of({"type": "exchangeStatus"}), weight_of({"type": "candleSnapshot"}, rows=5000)
-    (2, 104)
-    """
-    kind = str(request.get("type", ""))
-    weight = _WEIGHTS.get(kind, _OTHER_WEIGHT)
-    if kind in _ROWS_PER_WEIGHT:
-        weight += -(-rows // _ROWS_PER_WEIGHT[kind])
-    return weight

@@ -19,8 +19,9 @@ import httpx
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from ingest.feed.rate_limiter import Budget, Limit, weight_of
-from ingest.feed.subscription_plan import parse_shard
+from ingest.feed.rate_limiter import Budget, Limit
+from ingest.sharding import parse_shard
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import TimeSource, WallTime
 from storage.errors import VenueError
 from storage.logs import get_logger

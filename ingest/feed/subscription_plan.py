@@ -7,13 +7,12 @@ socket, where its channels vouch for each other. GaiaEx has one socket a symbol,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
-from zlib import crc32
 
+from ingest.sharding import parse_shard, shard_of
 from ingest.venues.gaiaex.messages import socket_url
 from storage.errors import SettingsError
 from storage.settings import Settings
@@ -30,7 +29,6 @@ _FIELDS: Final[dict[str, dict[str, object]]] = {
     "l2BookFast": {"type": "l2Book", "fast": True},
     "candle": {"interval": "1m"},
 }
-_SHARD: Final = re.compile(r"^([1-9][0-9]*)/([1-9][0-9]*)$")
 _EXPLORERS: Final = {
     "api.hyperliquid.xyz": "rpc.hyperliquid.xyz",
     "api.hyperliquid-testnet.xyz": "rpc.hyperliquid-testnet.xyz",
@@ -85,30 +83,6 @@ class _Basket:
             if want not in self.held:
                 self.held[want] = None
                 self.room -= 1
-
-
-def shard_of(name: str, shards: int) -> int:
-    """Return which of `shards` parts, counted from 1, a coin or symbol belongs to; the same everywhere, for ever.
-
-    >>> [shard_of(coin, 3) for coin in ("BTC", "DOGE", "kPEPE")]
-    [3, 2, 1]
-    """
-    return crc32(name.encode()) % shards + 1
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Return (part, parts) of a setting such as `1/3`; `(1, 1)` where it is empty.
-
-    Raises:
-        SettingsError: it is neither.
-    """
-    match = _SHARD.match(text) if text else None
-    part, parts = (int(match[1]), int(match[2])) if match else (1, 1)
-    if (text and not match) or part > parts:
-        raise SettingsError(
-            f"record.shard is {text!r}", hint="write part/parts, as in 1/3; empty takes all instruments"
-        )
-    return part, parts
 
 
 def plan(

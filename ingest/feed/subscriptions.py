@@ -7,12 +7,20 @@ where it holds at least what was asked (it fills in fields that were left out).
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from websockets.asyncio.client import ClientConnection
+
+from ingest.concurrency import now
+from ingest.feed.connection_context import Shared
 from ingest.feed.subscription_plan import Wanted
+from storage.logs import get_logger
+
+logger = get_logger(__name__)
 
 Verdict = Literal["held", "gone", "refused"]
 
@@ -182,3 +190,40 @@ class Desired:
 
 def _message(method: str, wanted: Wanted) -> str:
     return json.dumps({"method": method, "subscription": wanted.body()}, separators=(",", ":"))
+
+
+async def subscribe(
+    socket: ClientConnection, desired: Desired, news: asyncio.Event, shared: Shared, name: str
+) -> None:
+    """Say what is wanted, and again what is not acknowledged in time; goes on until cancelled.
+
+    Args:
+        socket: where to say it.
+        desired: what is to be said.
+        news: set when there may be more to say.
+        shared: pace and timers.
+        name: the socket's, for the log.
+    """
+    is_told = False
+    while True:
+        now_s = now() if shared.has_timers else 0.0
+        overdue = desired.overdue(now_s)
+        if overdue and not is_told:
+            logger.warning("subscriptions not acknowledged", missing=len(overdue), socket=name)
+        is_told = bool(overdue) or (is_told and bool(desired.missing))
+        message = desired.next(now_s)
+        if message is not None:
+            if shared.has_timers:
+                await shared.messages.spend()
+            await socket.send(message)
+            continue
+        due_s = desired.due_s() if shared.has_timers else None
+        await _wait(news, None if due_s is None else due_s - now_s)
+        news.clear()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float | None) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), None if timeout_s is None else max(0.0, timeout_s))
+    except TimeoutError:
+        return

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind
-from ingest.journal.writer import read_journal
 from storage.settings import Settings
 
 # Rows are handed to the lake in lots of about this many, which keeps memory flat and commits few.

@@ -27,8 +27,9 @@ import msgspec
 
 from ingest.concurrency import run_aside
 from ingest.journal.backup_store import Content, Store, content_of, open_store
+from ingest.journal.format import hold_recording, segments
+from ingest.journal.reader import read_journal
 from ingest.journal.recording import CAPTURE
-from ingest.journal.writer import hold_recording, read_journal, segments
 from storage.clock import DAY_NS, TimeSource, WallTime, iso
 from storage.errors import JournalError, LakeError
 from storage.logs import get_logger

@@ -16,48 +16,28 @@ damaged block, reading goes on at the next mark whose block is whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import mmap
 import os
-import struct
 import threading
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from io import TextIOWrapper
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 import zstandard
 
+from ingest.journal.format import (
+    _BLOCK_BYTES,
+    _LENGTH,
+    _MAGIC,
+    SUFFIX,
+    _block,
+    hold_recording,
+)
 from ingest.journal.records import Batch, Kind, Record
 from storage.code_version import code_version
 from storage.errors import JournalError
-
-_MAGIC: Final = b"TWJ2"
-_MARK: Final = b"\xa7TWB"
-_BLOCK: Final = struct.Struct("<4sIIqI")
-_BLOCK_HEAD: Final = struct.Struct("<4sIIq")
-_LENGTH: Final = struct.Struct("<I")
-# A longer block is a damaged length: blocks are cut at `_BLOCK_BYTES` and one frame is at most 16 MiB.
-_MAX_RAW_BYTES: Final = 64 * 1024 * 1024
-_BLOCK_BYTES: Final = 256 * 1024
-SUFFIX: Final = ".twj"
-LOCK: Final = "lock"
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Bytes of a segment that are no whole block: where, how many, and why."""
-
-    segment: str
-    offset: int
-    size_bytes: int
-    reason: str
 
 
 class JournalWriter:
@@ -224,166 +204,3 @@ def _joined(pending: list[Batch]) -> Iterator[Batch]:
             group, size_bytes = [], 0
     if group:
         yield Batch.join(group)
-
-
-def _block(batch: Batch, packer: zstandard.ZstdCompressor) -> bytes:
-    raw = batch.packed()
-    packed = packer.compress(raw)
-    head = _BLOCK_HEAD.pack(_MARK, len(packed), len(raw), batch.first)
-    return head + _LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
-
-
-def hold_recording(folder: Path) -> TextIOWrapper:
-    """Mark a recording as in use until the handle closes; a dead process holds nothing.
-
-    Raises:
-        JournalError: someone else records or replays it now.
-    """
-    handle = (folder / LOCK).open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.close()
-        raise JournalError(f"recording {folder.name} is in use", hint="wait until it ends") from error
-    return handle
-
-
-def segments(folder: Path) -> list[Path]:
-    """Return a recording's segments in order."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
-
-
-def read_journal(
-    folder: Path,
-    *,
-    on_damage: Callable[[Damage], None] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
-) -> Iterator[Record]:
-    """Yield a recording's records one by one; see `read_batches`."""
-    for batch in read_batches(folder, on_damage=on_damage, on_bytes=on_bytes):
-        yield from batch
-
-
-def read_batches(
-    folder: Path,
-    *,
-    on_damage: Callable[[Damage], None] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
-) -> Iterator[Batch]:
-    """Yield a recording's records in order, block by block, over all of its segments.
-
-    Args:
-        folder: the recording.
-        on_damage: is told of bytes that are no whole block; reading goes on with the next whole block or segment.
-        on_bytes: is told of bytes read from disk, for a progress bar.
-
-    Raises:
-        JournalError: there is no recording, or a segment is of another format.
-    """
-    paths = segments(folder)
-    if not paths:
-        raise JournalError(
-            f"{folder} holds no journal segment", hint="name a folder below the home's journal folder"
-        )
-    for path in paths:
-        yield from _read_segment(path, on_damage, on_bytes)
-
-
-def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, int, Record]]:
-    """Return (segment, offset of its block, record) of frames by their numbers; a lost one is left out.
-
-    Blocks are walked by their heads, and only those are unpacked that hold one.
-    """
-    wanted, found = sorted(set(frames)), {}
-    for path in segments(folder):
-        if wanted:
-            with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                for at, batch in _find_blocks(data, wanted):
-                    for number in wanted:
-                        if batch.first <= number < batch.first + len(batch):
-                            found[number] = (path, at, batch.record(number - batch.first))
-        wanted = [number for number in wanted if number not in found]
-    return found
-
-
-def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, Batch]]:
-    """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
-    if len(data) < len(_MAGIC) + _LENGTH.size:
-        return
-    at = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
-    heads: list[tuple[int, int]] = []
-    while at >= 0 and at + _BLOCK.size <= len(data):
-        mark, packed_size, _, first, _ = _BLOCK.unpack_from(data, at)
-        if mark != _MARK:
-            at = data.find(_MARK, at + 1)
-            continue
-        heads.append((at, first))
-        at += _BLOCK.size + packed_size
-    unpacker = zstandard.ZstdDecompressor()
-    for (at, first), following in zip_longest(heads, heads[1:]):
-        if any(first <= number and (following is None or number < following[1]) for number in wanted):
-            block = _read_block(data, at, unpacker)
-            if not isinstance(block, str):
-                yield at, block[0]
-
-
-def _read_segment(
-    path: Path, on_damage: Callable[[Damage], None] | None, on_bytes: Callable[[int], None] | None
-) -> Iterator[Batch]:
-    data = path.read_bytes()
-
-    def report(start: int, end: int, reason: str) -> None:
-        if on_damage is not None and start < end:
-            on_damage(Damage(f"{path.parent.name}/{path.name}", start, end - start, reason))
-
-    if len(data) < len(_MAGIC) + _LENGTH.size:
-        report(0, len(data), "the segment ends within its header")
-        return
-    if not data.startswith(_MAGIC):
-        raise JournalError(
-            f"{path} is not a journal segment of this version",
-            hint=f"a segment begins with {_MAGIC.decode()}",
-        )
-    at = read = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
-    if at > len(data):
-        report(0, len(data), "the segment ends within its header")
-    unpacker = zstandard.ZstdDecompressor()
-    while at < len(data):
-        block = _read_block(data, at, unpacker)
-        if isinstance(block, str):
-            following = _next_block(data, at + 1, unpacker)
-            report(at, following, block)
-            at = following
-            continue
-        yield block[0]
-        at = block[1]
-        if on_bytes is not None:
-            on_bytes(at - read)
-            read = at
-
-
-def _read_block(
-    data: bytes | mmap.mmap, at: int, unpacker: zstandard.ZstdDecompressor
-) -> tuple[Batch, int] | str:
-    """Return the records of the block at an offset and where it ends, or why there is none."""
-    if at + _BLOCK.size > len(data):
-        return "the block's head is torn"
-    mark, packed_size, raw_size, first, checksum = _BLOCK.unpack_from(data, at)
-    start, end = at + _BLOCK.size, at + _BLOCK.size + packed_size
-    if mark != _MARK:
-        return "no block begins here"
-    if end > len(data) or raw_size > _MAX_RAW_BYTES:
-        return "the block is torn"
-    packed = data[start:end]
-    if zlib.crc32(packed, zlib.crc32(data[at : at + _BLOCK_HEAD.size])) != checksum:
-        return "the block's checksum does not match"
-    return Batch.unpacked(first, unpacker.decompress(packed, max_output_size=raw_size)), end
-
-
-def _next_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> int:
-    """Return the offset of the next whole block, or the end of the data."""
-    while (at := data.find(_MARK, at)) >= 0:
-        if not isinstance(_read_block(data, at, unpacker), str):
-            return at
-        at += 1
-    return len(data)

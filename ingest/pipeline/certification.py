@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from ingest.bars.builder import BLIND_NS, BarClock, is_certifiable
 from ingest.bars.reconciliation import LATER, SOON, Figures, Tolerance, differences, rows_of
-from ingest.feed.rate_limiter import weight_of
-from ingest.feed.subscription_plan import parse_shard
 from ingest.pipeline.state import State
+from ingest.sharding import parse_shard
 from ingest.venues.hyperliquid import messages as wire
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import MS_NS, NS, US_NS, width_ns
 from storage.logs import get_logger
 

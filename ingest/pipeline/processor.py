@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ingest.coverage.chain_liveness import ChainWatch
 from ingest.coverage.ledger import BOOK, DAMAGED
+from ingest.journal.format import Damage
 from ingest.journal.records import Batch, Kind, Record
-from ingest.journal.writer import Damage
 from ingest.pipeline.columnar import LEAST_FRAMES, Bulk
 from ingest.pipeline.gaiaex_handler import GaiaFrames
 from ingest.pipeline.gap_repair import Repairs

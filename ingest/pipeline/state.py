@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Any, Final
-
-import pyarrow as pa
 
 from ingest.bars.builder import BLIND_NS, BarClock, Quote
 from ingest.bars.reconciliation import INTERVALS
@@ -21,13 +18,9 @@ from ingest.pipeline import rows
 from ingest.pipeline.clock_offset import ClockLedger
 from ingest.pipeline.dedupe import SeenPrints
 from ingest.pipeline.latency import Lags
+from ingest.pipeline.row_buffer import Rows
 from storage.clock import MS_NS, NS
-from storage.contracts.tables import CONTRACTS
 from storage.settings import Settings
-
-_MOST_PARTS: Final = 32
-# Tables whose rows may be made one by one and in bulk: their order is that of the frames.
-_BY_FRAME: Final = frozenset({"trades", "quotes"})
 
 
 @dataclass(slots=True)
@@ -46,42 +39,6 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
-
-
-class Rows:
-    """Rows by table until the lake takes them."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTRACTS}
-        self._tables: dict[str, list[pa.Table]] = {}
-
-    def add(self, table: str, row: dict[str, Any]) -> None:
-        """Take a row."""
-        self._rows[table].append(row)
-
-    def extend(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """Take rows."""
-        self._rows[table] += rows
-
-    def add_table(self, table: str, rows: pa.Table) -> None:
-        """Take rows by column, in the contract's schema."""
-        parts = self._tables.setdefault(table, [])
-        parts.append(rows)
-        if len(parts) >= _MOST_PARTS:  # many small pieces of memory never go back to the system
-            parts[:] = [pa.concat_tables(parts).combine_chunks()]
-
-    def drain(self) -> dict[str, pa.Table]:
-        """Return, once, the rows taken since the last call, by table."""
-        tables = {}
-        for name, held in self._rows.items():
-            parts = self._tables.pop(name, [])
-            if held:
-                parts.append(CONTRACTS[name].rows(held))
-                held.clear()
-            if parts:
-                whole = pa.concat_tables(parts)
-                tables[name] = whole.sort_by("frame") if len(parts) > 1 and name in _BY_FRAME else whole
-        return tables
 
 
 class State:

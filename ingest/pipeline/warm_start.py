@@ -16,6 +16,7 @@ from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quo
 from ingest.bars.trade_buffer import Row
 from ingest.coverage.intervals import Gap, Span
 from ingest.coverage.ledger import RECORDER_DOWN, SILENT_STREAM
+from ingest.instruments.stored_listings import listings_rows
 from ingest.pipeline.dedupe import KEPT
 from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.state import State
@@ -100,17 +101,6 @@ _CONTEXTS: Final = """
 
 # Quotes of a day are many: whose last one lies within a minute is found by that.
 _MARKET_NS: Final = (60 * NS, 3_600 * NS, DAY_NS)
-
-_LISTINGS: Final = """
-    SELECT * EXCLUDE (batch, ts_ingested_ns) FROM instruments WHERE ts_knowable_ns < ?
-    QUALIFY row_number() OVER (PARTITION BY venue, kind, symbol, generation ORDER BY ts_knowable_ns DESC) = 1
-    ORDER BY ts_knowable_ns, instrument
-"""
-
-
-def listings_rows(lake: Lake, before_ns: int) -> list[dict[str, Any]]:
-    """Return the newest row of `instruments` of each contract that was known before an instant."""
-    return lake.query(_LISTINGS, [before_ns]).to_pylist()
 
 
 def resume_listings(pipeline: Pipeline, lake: Lake, started_ns: int) -> None:

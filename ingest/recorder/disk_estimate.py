@@ -15,9 +15,10 @@ from typing import Final
 
 import msgspec
 
+from ingest.journal.format import segments
+from ingest.journal.reader import read_batches
 from ingest.journal.recording import CAPTURE
 from ingest.journal.records import Kind
-from ingest.journal.writer import read_batches, segments
 from ingest.recorder.status import free_bytes
 from storage.clock import NS
 from storage.errors import JournalError

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
-import msgspec
-
-from ingest.feed.rest_client import Answer, Rest
-from ingest.instruments.registry import Registry
+from ingest.feed.listing_client import ask_listings
+from ingest.feed.rest_client import Rest
 from ingest.recorder.frame_sink import Intake
 from ingest.venues.gaiaex import messages as gaiaex
 from storage.errors import VenueError
@@ -22,65 +20,8 @@ from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-_GLOB: Final = frozenset("*?[")
 
 T = TypeVar("T")
-Asked = tuple[dict[str, Any], Answer]
-
-
-class Asker(Protocol):
-    """What asks `POST /info`: `Rest`, or something around it."""
-
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
-        """Return the answer, or raise `VenueError`."""
-
-
-async def ask_listings(rest: Rest, settings: Settings) -> list[Asked]:
-    """Ask what the venues list, as far as the settings name it; in the order in which it is to be learnt.
-
-    Raises:
-        VenueError: a venue cannot be reached, or refuses.
-    """
-    asked = await ask_markets(rest, settings.record.coins)
-    if settings.gaiaex.symbols:
-        path = "symbols/list"
-        answer = await rest.get(gaiaex.rest_url(settings.gaiaex.rest_url, path))
-        asked.append((gaiaex.question(path), answer))
-    return asked
-
-
-async def ask_markets(asker: Asker, coins: Sequence[str]) -> list[Asked]:
-    """Ask Hyperliquid what it lists, as far as names and patterns need it; in the order in which it is to be learnt.
-
-    Raises:
-        VenueError: the venue cannot be reached, or refuses.
-    """
-    asked: list[Asked] = []
-
-    async def ask(request: dict[str, Any]) -> Answer:
-        asked.append((request, await asker.ask(request)))
-        return asked[-1][1]
-
-    if any(coin.startswith("@") or "/" in coin for coin in coins):
-        await ask({"type": "spotMeta"})
-    named = {coin.partition(":")[0] for coin in coins if ":" in coin}
-    if named:
-        listed = _dex_names((await ask({"type": "perpDexs"})).body)
-        wanted = listed if any(_GLOB & set(dex) for dex in named) else [dex for dex in listed if dex in named]
-        for dex in wanted:
-            await ask({"type": "meta", "dex": dex})
-    await ask({"type": "meta"})
-    return asked
-
-
-def learn(registry: Registry, asked: Iterable[Asked]) -> None:
-    """Have a registry learn from answers.
-
-    Raises:
-        VenueError: one does not fit.
-    """
-    for request, answer in asked:
-        registry.take(request, msgspec.json.decode(answer.body), answer.received_ns)
 
 
 class Asking:
@@ -159,10 +100,3 @@ class Asking:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
         return not self._ending.is_set()
-
-
-def _dex_names(body: bytes) -> list[str]:
-    entries = msgspec.json.decode(body)
-    if not isinstance(entries, list):
-        raise VenueError("the venue's perpDexs is no list")
-    return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and entry.get("name")]

@@ -27,25 +27,29 @@ from ingest.bars.aggregate import bar_of, fold_groups
 from ingest.bars.trade_buffer import Prints
 from ingest.concurrency import run_whole
 from ingest.feed.connection_pool import Sockets
+from ingest.feed.listing_client import Asked, ask_listings, learn
 from ingest.feed.rest_client import Rest
-from ingest.feed.subscription_plan import SocketPlan, parse_shard, plan, shard_of
+from ingest.feed.subscription_plan import SocketPlan, plan
 from ingest.instruments.registry import Registry
+from ingest.instruments.stored_listings import listings_rows
 from ingest.journal.recording import SEALED, about_settings
 from ingest.journal.retention import keep_forever
 from ingest.pipeline import dedupe
-from ingest.pipeline.clock_offset import watch_clock
 from ingest.pipeline.processor import Counts
-from ingest.pipeline.warm_start import listings_rows, resume, resume_listings
+from ingest.pipeline.warm_start import resume, resume_listings
 from ingest.recorder.commit_queue import Commits
 from ingest.recorder.frame_sink import Intake
+from ingest.recorder.heartbeat import clear_heartbeats, write_heartbeat
 from ingest.recorder.memory import release_starters, trim
-from ingest.recorder.polling import Asked, Asking, ask_listings, learn
+from ingest.recorder.ntp import watch_clock
+from ingest.recorder.polling import Asking
 from ingest.recorder.status import State as RunState
-from ingest.recorder.status import Vitals, clear_heartbeats, write_heartbeat
+from ingest.recorder.status import Vitals
 from ingest.recorder.status_sampler import Signs
 from ingest.recorder.steady_clock import SteadyTime
 from ingest.replay.recovery import recover
 from ingest.replay.replay import recorded_instruments
+from ingest.sharding import parse_shard, shard_of
 from ingest.venues.gaiaex import messages as gaiaex
 from ingest.venues.hyperliquid.protocol import SIMULATED_MARK, parse_venue_time_ns
 from ingest.venues.hyperliquid.scanner import warm_up

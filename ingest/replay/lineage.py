@@ -16,8 +16,9 @@ from typing import Any, Final, Literal
 
 from ingest.backfill.rest.journaled_client import PREFIX
 from ingest.journal.captures import content_id
+from ingest.journal.format import hold_recording, segments
+from ingest.journal.reader import read_batches
 from ingest.journal.recording import CAPTURE, about_recording
-from ingest.journal.writer import hold_recording, read_batches, segments
 from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
 from storage.lake.readable_files import readable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ingest.journal.format import segments
 from ingest.journal.recording import CAPTURE, SEALED, about_recording
-from ingest.journal.writer import segments
 from ingest.replay.replay import replay
 from storage.errors import TickwalkError
 from storage.lake.lake import Lake

@@ -17,17 +17,11 @@ from typing import Any, Final
 
 from ingest.backfill.rest.runner import replay_backfill
 from ingest.journal.captures import BadLine, content_id, read_capture
+from ingest.journal.format import SUFFIX, Damage, hold_recording, segments
+from ingest.journal.reader import read_batches, read_journal
 from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, about_recording, settings_of
 from ingest.journal.records import Batch, Kind
-from ingest.journal.writer import (
-    SUFFIX,
-    Damage,
-    JournalWriter,
-    hold_recording,
-    read_batches,
-    read_journal,
-    segments,
-)
+from ingest.journal.writer import JournalWriter
 from ingest.pipeline.processor import Counts, Pipeline
 from ingest.pipeline.warm_start import resume, resume_listings
 from ingest.venues.gaiaex import messages as gaiaex

@@ -27,7 +27,7 @@ from aiohttp import web
 
 from ingest.simulator.faults.faults import Fault, MarketChange, Window
 from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.market.synthetic import Source
+from ingest.simulator.market.source import Source
 from ingest.simulator.server.app import Doors
 from ingest.simulator.server.connection import Stats
 from ingest.simulator.server.gaiaex_relay import Generation, Relay

@@ -23,7 +23,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Draw it once and end.")] = False,
 ) -> None:
     """Show the recorders that run in this home, live, from any terminal of this machine."""
-    from ingest.recorder.status import read_heartbeats
+    from ingest.recorder.heartbeat import read_heartbeats
     from serving.monitoring.live_view import render_all, watch_home
     from storage.clock import WallTime
 

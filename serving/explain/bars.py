@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingest.coverage.ledger import BOOK, TRADES
+from ingest.journal.format import segments
+from ingest.journal.reader import find_records
 from ingest.journal.records import Record
 from ingest.journal.retention import REMOVED
-from ingest.journal.writer import find_records, segments
 from storage.clock import MS_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import InstrumentError, RangeError
 from storage.lake.lake import Lake

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from features.feature import Feature, deepest_lookback
 from features.inputs import CLOCK, LEAVES, STATUS
-from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.sets import FEATURE_SETS, get_set
+from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import inputs_of, reached_of
 from storage.errors import SettingsError
 

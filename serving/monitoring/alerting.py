@@ -27,7 +27,7 @@ import httpx
 import msgspec
 
 from ingest.concurrency import run_aside
-from ingest.recorder.status import read_heartbeats
+from ingest.recorder.heartbeat import read_heartbeats
 from serving.monitoring.checks import Trouble, judge
 from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ingest.recorder.status import Heartbeat, Vitals
+from ingest.recorder.heartbeat import Heartbeat
+from ingest.recorder.status import Vitals
 from storage.clock import NS
 from storage.settings.services import AlertSettings
 

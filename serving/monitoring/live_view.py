@@ -18,7 +18,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ingest.recorder.status import GapVitals, Heartbeat, InstrumentVitals, Vitals, read_heartbeats
+from ingest.recorder.heartbeat import Heartbeat, read_heartbeats
+from ingest.recorder.status import GapVitals, InstrumentVitals, Vitals
 from serving.monitoring.checks import Trouble, judge_one
 from storage.clock import NS, iso
 from storage.settings import Settings

@@ -18,7 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from ingest.recorder.status import Heartbeat, InstrumentVitals, Vitals
+from ingest.recorder.heartbeat import Heartbeat
+from ingest.recorder.status import InstrumentVitals, Vitals
 from serving.monitoring.checks import judge_one
 from storage.logs import get_logger
 from storage.settings import Settings

@@ -9,9 +9,10 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
+from ingest.journal.format import segments
+from ingest.journal.reader import read_journal
 from ingest.journal.recording import about_recording
 from ingest.journal.records import Kind, Record
-from ingest.journal.writer import read_journal, segments
 from ingest.replay.replay import replay
 from storage.contracts.tables import CONTRACTS
 from storage.lake.lake import Lake

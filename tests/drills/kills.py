@@ -14,8 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
+from ingest.journal.format import segments
 from ingest.journal.recording import SEALED
-from ingest.journal.writer import segments
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
 from tests.drills.homes import (

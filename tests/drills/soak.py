@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from ingest.recorder.status import read_heartbeats
+from ingest.recorder.heartbeat import read_heartbeats
 from storage.settings import load_settings
 
 INSTRUMENTS: Final = 200

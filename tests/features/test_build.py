@@ -18,8 +18,9 @@ from features.build import build_features
 from features.feature import FeatureBlock, evaluate
 from features.inputs import View, leaves_of
 from features.panel.panel import content_hash
-from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.sets import FEATURE_SETS, get_set
 from features.store.serialization import read_block, read_panel, write_block, write_panel
+from features.versioning.fingerprint import fingerprint
 from storage.errors import ContractError, SettingsError
 from tests.features.panels import random_panel
 

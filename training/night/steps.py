@@ -50,8 +50,9 @@ from typing import Any
 
 import torch
 
-from features.sets import columns_of, fingerprint, get_set
+from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
+from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import EDITION, edition_of
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code_version import code_version, lock_hash

@@ -27,8 +27,8 @@ from ingest.backfill.runner import committed
 from ingest.backfill.source import Step, Taken, Wish
 from ingest.bars.from_candles import Absent, bars_of
 from ingest.bars.reconciliation import INTERVALS
-from ingest.feed.rate_limiter import weight_of
 from ingest.venues.hyperliquid import messages as wire
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import MS_NS, floor_ns, iso, width_ns
 from storage.contracts.tables import CANDLES
 from storage.errors import RangeError, SettingsError, VenueError

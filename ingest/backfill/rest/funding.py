@@ -20,8 +20,8 @@ from ingest.backfill.rest.candles import cut
 from ingest.backfill.rest.journaled_client import Asks, Noted
 from ingest.backfill.rest.markets import Market, look_around
 from ingest.backfill.source import Step, Taken, Wish
-from ingest.feed.rate_limiter import weight_of
 from ingest.venues.hyperliquid.protocol import kind_of
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import DAY_NS, MS_NS, NS, iso, parse_time_ns
 from storage.contracts.tables import FUNDING
 from storage.errors import InstrumentError, RangeError, VenueError

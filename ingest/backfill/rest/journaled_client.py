@@ -19,9 +19,10 @@ from typing import Any, Final, Protocol, Self
 import zstandard
 
 from ingest.feed.rest_client import Answer, Rest
+from ingest.journal.reader import read_journal
 from ingest.journal.recording import BACKFILL, SEALED
 from ingest.journal.records import Kind
-from ingest.journal.writer import JournalWriter, read_journal
+from ingest.journal.writer import JournalWriter
 from storage.errors import VenueError
 
 PREFIX: Final = "backfill-"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingest.backfill.rest.journaled_client import Asks
+from ingest.feed.listing_client import ask_markets, learn
 from ingest.instruments.registry import Registry
-from ingest.pipeline.warm_start import listings_rows
-from ingest.recorder.polling import ask_markets, learn
+from ingest.instruments.stored_listings import listings_rows
 from ingest.venues.hyperliquid.protocol import parse_venue_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings

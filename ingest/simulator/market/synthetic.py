@@ -10,7 +10,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -43,26 +43,6 @@ LEVEL_PRINTS: Final = 8
 
 FUNDING_HOURS: Final = 720
 """Hours of funding history before the tape, more than one page of the venue's answer."""
-
-
-class Source(Protocol):
-    """Something that can be served: a market, or a tape."""
-
-    seed: int
-    start_ns: int
-    """First instant served; blocks before it only fill the venue's memory."""
-    end_ns: int | None
-    tail_ns: int
-    """How far behind the end the last clock frame lies, so that a follower may close its last bar."""
-    listings: tuple[Listing, ...]
-    """The universe; empty where any coin may be asked for."""
-    fundings: tuple[Funding, ...]
-    """What was paid before the first block."""
-    makes_books: bool
-    """Whether books and candles are made on demand, or come as frames of the blocks."""
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield what is published, in order; once."""
 
 
 class Market:

@@ -14,7 +14,7 @@ from typing import Final
 
 from ingest.simulator.faults.faults import MarketChange
 from ingest.simulator.market.events import BOTH_SIDES, Schedule
-from ingest.simulator.market.synthetic import Source
+from ingest.simulator.market.source import Source
 from ingest.simulator.market.universe import kind_of
 from ingest.simulator.wire.candles import MINUTE_MS, CandleBook
 from ingest.simulator.wire.encoder import (

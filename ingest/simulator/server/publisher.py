@@ -11,7 +11,7 @@ from typing import Final
 
 from ingest.simulator.faults.faults import GARBAGE, Disconnect, FeedName, Garbage, Outage
 from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.market.synthetic import Source
+from ingest.simulator.market.source import Source
 from ingest.simulator.server.connection import Due, Line, Stats
 from ingest.simulator.server.gaiaex_relay import Relay
 from ingest.simulator.server.gaiaex_session import RelaySession

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from features.feature import Feature
 from features.inputs import lookback_of, of_leader
-from features.library.cross_section import market_of, rank_of
+from features.ops.cross_section import market_of, rank_of
 from features.ops.rolling import carry, count_over, mean_over, means_over, observed_over, shift, sum_over
 from features.ops.rolling_stats import decayed_means_over, decayed_sum_over, max_over, moments_over
 from features.panel.panel import COLUMNS, Panel

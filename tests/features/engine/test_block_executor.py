@@ -18,7 +18,7 @@ from features.engine.stream_executor import Rings
 from features.engine.tracing import trace
 from features.feature import Feature
 from features.inputs import View, leaves_of
-from features.library.cross_section import market_of, rank_of
+from features.ops.cross_section import market_of, rank_of
 from features.ops.rolling import count_over, shift
 from features.panel.panel import Panel
 from tests.features.engine.random_programs import drawn_features, odd_panel

@@ -20,7 +20,8 @@ from features.leakage.perturbation import canary_looks_ahead, prove, prove_featu
 from features.live import Live, Row
 from features.ops.rolling import sum_over
 from features.panel.panel import Panel
-from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.sets import FEATURE_SETS, get_set
+from features.versioning.fingerprint import fingerprint
 from storage.clock import iso
 from storage.errors import LeakError, RangeError
 from tests.features.panels import CODE, random_panel

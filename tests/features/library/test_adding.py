@@ -13,9 +13,11 @@ import pytest
 
 import tests.features.library.test_library
 from features.build import build_features
+from features.docs import describe_sets
 from features.feature import Feature
 from features.leakage.perturbation import prove
-from features.sets import FEATURE_SETS, describe_sets, fingerprint, get_set
+from features.sets import FEATURE_SETS, get_set
+from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import differences, edition_of
 from storage.code_version import ROOT
 from tests.features.panels import random_panel

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from features.inputs import INPUTS
-from features.sets import fingerprint, get_set
+from features.sets import get_set
+from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import differences, edition_of, edition_path, inputs_of, read_edition
 from storage.errors import ContractError
 from tests.features.test_sets import load_feature

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import pytest
 
 from ingest.backfill.rest.journaled_client import PREFIX
+from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
 from ingest.journal.records import Kind
 from ingest.journal.retention import keep_journal
-from ingest.journal.writer import read_journal
 from ingest.replay.recovery import recover
 from ingest.simulator.server.history_endpoint import Past
 from storage.clock import DAY_NS, WallTime

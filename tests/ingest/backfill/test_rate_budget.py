@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from ingest.backfill.rate_budget import allowance, weight_per_minute
-from ingest.feed.rate_limiter import weight_of
 from ingest.feed.rest_client import Rest
 from ingest.simulator.server.history_endpoint import Past
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import NS, ManualTime
 from storage.errors import JournalError
 from storage.lake.lake import Lake

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.rate_limiter import Budget, Limit, weight_of
+from ingest.feed.rate_limiter import Budget, Limit
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.errors import SettingsError
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 10)), max_size=60)

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.subscription_plan import (
-    SocketPlan,
-    Wanted,
-    explorer_url,
-    parse_shard,
-    plan,
-    shard_of,
-    twinned,
-)
+from ingest.feed.subscription_plan import SocketPlan, Wanted, explorer_url, plan, twinned
+from ingest.sharding import parse_shard, shard_of
 from storage.errors import SettingsError
 from storage.settings import Settings
 from storage.settings.recording import GaiaexSettings, RecordSettings

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest.journal.format import Damage, segments
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind, Record
-from ingest.journal.writer import Damage, JournalWriter, read_journal, segments
+from ingest.journal.writer import JournalWriter
 from storage.errors import JournalError
 from tests.paths import ROOT
 

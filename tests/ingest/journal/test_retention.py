@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from ingest.journal.backup_store import FolderStore, S3Store, Store, content_of, open_store
+from ingest.journal.format import hold_recording, segments
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind
 from ingest.journal.retention import COPIED, REMOVED, SEALED, Kept, holdings, keep_journal
-from ingest.journal.writer import JournalWriter, hold_recording, read_journal, segments
+from ingest.journal.writer import JournalWriter
 from storage.clock import DAY_NS, NS
 from storage.errors import JournalError, SettingsError
 from storage.lake.lake import Lake

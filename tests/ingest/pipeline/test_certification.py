@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ingest.feed.rate_limiter import weight_of
 from ingest.pipeline.processor import Pipeline
 from ingest.replay.replay import replay
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import NS
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.pipeline.clock_offset import ClockLedger, Sample, ask_ntp, watch_clock
+from ingest.pipeline.clock_offset import ClockLedger, Sample
+from ingest.recorder.ntp import ask_ntp, watch_clock
 from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts.tables import CLOCKS
 from storage.contracts.validation import validate

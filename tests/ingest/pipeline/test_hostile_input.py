@@ -12,9 +12,11 @@ import pytest
 
 from ingest.concurrency import run_whole
 from ingest.coverage.ledger import TRADES
+from ingest.journal.format import hold_recording
+from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
 from ingest.journal.records import Kind
-from ingest.journal.writer import JournalWriter, hold_recording, read_journal
+from ingest.journal.writer import JournalWriter
 from ingest.replay.recovery import recover
 from ingest.replay.replay import replay
 from storage.contracts.tables import BARS

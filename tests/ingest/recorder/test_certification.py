@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind
-from ingest.journal.writer import read_journal
 from storage.clock import NS
 from storage.settings import Settings
 from tests.drills.homes import assert_equal, read_tables, replay_all

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.journal.writer import read_batches
+from ingest.journal.reader import read_batches
 from ingest.recorder.steady_clock import SteadyTime
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import NS

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ingest.journal.captures import read_capture
+from ingest.journal.format import segments
 from ingest.journal.records import Kind
-from ingest.journal.writer import JournalWriter, segments
+from ingest.journal.writer import JournalWriter
 from ingest.recorder.disk_estimate import MEASURED, VENUE_WIDE, estimate, rates_of
 from storage.clock import MS_NS, NS
 from storage.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind
-from ingest.journal.writer import read_journal
 from ingest.pipeline.gaiaex_handler import RELAY_LAG, RELAY_STALE, UPSTREAM_STALE
 from ingest.pipeline.processor import Pipeline
 from ingest.recorder.status import Vitals

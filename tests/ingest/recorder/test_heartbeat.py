@@ -10,15 +10,8 @@ import sys
 
 import pytest
 
-from ingest.recorder.status import (
-    Pace,
-    Vitals,
-    clear_heartbeats,
-    days_left,
-    read_heartbeat,
-    read_heartbeats,
-    write_heartbeat,
-)
+from ingest.recorder.heartbeat import clear_heartbeats, read_heartbeat, read_heartbeats, write_heartbeat
+from ingest.recorder.status import Pace, Vitals, days_left
 from storage.clock import DAY_NS, NS
 from storage.settings import Settings
 from tests.serving.monitoring.recorder_statuses import NOW_NS, poorly_watched, vitals

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind
-from ingest.journal.writer import read_journal
 from ingest.recorder.recorder import Recorder, Recording
 from ingest.replay.recovery import recover
 from ingest.replay.replay import replay

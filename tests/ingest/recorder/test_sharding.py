@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ingest.feed.subscription_plan import shard_of
 from ingest.recorder.recorder import Recorder
+from ingest.sharding import shard_of
 from ingest.simulator.faults.faults import Disconnect, Fault
 from ingest.simulator.venue import SimulatedVenue
 from storage.lake.lake import Lake

@@ -21,8 +21,9 @@ from ingest.backfill.rest.runner import Wanted, backfill_over_rest
 from ingest.backfill.runner import run_backfill
 from ingest.backfill.source import Wish
 from ingest.instruments.reference_data import seed_fees
+from ingest.journal.format import hold_recording, segments
 from ingest.journal.records import Kind
-from ingest.journal.writer import JournalWriter, hold_recording, segments
+from ingest.journal.writer import JournalWriter
 from ingest.replay.rebuild import Rebuilt, find_sources, rebuild
 from ingest.simulator.server.history_endpoint import Past
 from ingest.simulator.wire.encoder import Funding

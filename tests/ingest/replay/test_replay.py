@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ingest.journal.writer import JournalWriter, segments
+from ingest.journal.format import segments
+from ingest.journal.writer import JournalWriter
 from ingest.replay.replay import replay
 from storage.errors import CaptureError
 from storage.lake.lake import Lake
@@ -118,8 +119,8 @@ def test_the_real_disconnect_is_proven_harmless_for_three_coins_and_not_for_btc(
 
 def test_the_verbatim_capture_keeps_its_frames_byte_for_byte(settings: Settings) -> None:
     from ingest.journal.captures import read_capture
+    from ingest.journal.reader import read_journal
     from ingest.journal.records import Kind
-    from ingest.journal.writer import read_journal
 
     path = recorded("hyperliquid/ws_20250126_btc_verbatim.txt.gz")
     with Lake.open(settings) as lake:

@@ -15,10 +15,11 @@ from torch.nn.functional import pad
 
 from features.build import build_features
 from features.feature import Feature, feature
-from features.sets import FEATURE_SETS, fingerprint, get_set
+from features.sets import FEATURE_SETS, get_set
 from features.store.manifest import Question
 from features.store.serialization import read_block
 from features.store.store import read
+from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import read_edition
 from serving import cli
 from storage.clock import ManualTime, iso

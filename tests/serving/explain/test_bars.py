@@ -14,8 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ingest.backfill.candle_files import import_candles
+from ingest.journal.format import segments
+from ingest.journal.reader import find_records, read_journal
 from ingest.journal.records import Kind
-from ingest.journal.writer import find_records, read_journal, segments
 from ingest.replay.replay import replay
 from ingest.simulator.venue import SimulatedVenue
 from serving.cli import app

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ingest.recorder.status import ChannelVitals, GapVitals, Heartbeat, InstrumentVitals, Vitals
+from ingest.recorder.heartbeat import Heartbeat
+from ingest.recorder.status import ChannelVitals, GapVitals, InstrumentVitals, Vitals
 from storage.clock import NS
 
 NOW_NS = 1_767_571_200 * NS

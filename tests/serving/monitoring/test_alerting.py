@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from ingest.recorder.status import write_heartbeat
+from ingest.recorder.heartbeat import write_heartbeat
 from serving import cli
 from serving.monitoring.alerting import Alert, Deadman, look_once, send
 from serving.monitoring.checks import Trouble

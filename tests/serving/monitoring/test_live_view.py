@@ -8,7 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ingest.recorder.status import Heartbeat, InstrumentVitals, write_heartbeat
+from ingest.recorder.heartbeat import Heartbeat, write_heartbeat
+from ingest.recorder.status import InstrumentVitals
 from serving.monitoring.live_view import live_view, render, render_all, watch_home
 from storage.clock import NS
 from storage.settings import Settings

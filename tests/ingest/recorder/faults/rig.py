@@ -20,7 +20,7 @@ import pytest
 from ingest.recorder.recorder import Recorder, Recording
 from ingest.simulator.faults.faults import Fault
 from ingest.simulator.market.capture import read_frame
-from ingest.simulator.market.synthetic import Source
+from ingest.simulator.market.source import Source
 from ingest.simulator.venue import SimulatedVenue
 from ingest.simulator.wire.encoder import Block, Frame
 from storage.clock import MS_NS, NS, ManualTime

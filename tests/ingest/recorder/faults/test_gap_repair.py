@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ingest.feed.rest_client import Rest
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind, Record
-from ingest.journal.writer import read_journal
 from ingest.pipeline.processor import Pipeline
 from ingest.simulator.faults.faults import Disconnect
 from ingest.simulator.venue import SimulatedVenue

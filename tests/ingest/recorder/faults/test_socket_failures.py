@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ingest.journal.reader import read_journal
 from ingest.journal.records import Kind
-from ingest.journal.writer import read_journal
 from ingest.simulator.faults.faults import ClaimSubscribed, Disconnect, LoseAck, NoPongs, Silence
 from storage.settings import Settings
 from tests.ingest.recorder.faults.rig import BTC, SOL, live, since_s, statuses, taped, until

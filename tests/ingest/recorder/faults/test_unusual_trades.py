@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ingest.journal.writer import read_journal
+from ingest.journal.reader import read_journal
 from ingest.simulator.faults.faults import Disconnect, Duplicate, Reorder
 from storage.settings import Settings, load_settings
 from tests.ingest.recorder.faults.rig import BY_NAME, Spoken, Taken, market, ms, since_s, taped

@@ -1,0 +1,64 @@
+"""Block layout and files of a journal."""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+import zlib
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from ingest.journal.records import Batch
+from storage.errors import JournalError
+
+_MAGIC: Final = b"TWJ2"
+_MARK: Final = b"\xa7TWB"
+_BLOCK: Final = struct.Struct("<4sIIqI")
+_BLOCK_HEAD: Final = struct.Struct("<4sIIq")
+_LENGTH: Final = struct.Struct("<I")
+# A longer block is a damaged length: blocks are cut at `_BLOCK_BYTES` and one frame is at most 16 MiB.
+_MAX_RAW_BYTES: Final = 64 * 1024 * 1024
+_BLOCK_BYTES: Final = 256 * 1024
+SUFFIX: Final = ".twj"
+LOCK: Final = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of a segment that are no whole block: where, how many, and why."""
+
+    segment: str
+    offset: int
+    size_bytes: int
+    reason: str
+
+
+def _block(batch: Batch, packer: zstandard.ZstdCompressor) -> bytes:
+    raw = batch.packed()
+    packed = packer.compress(raw)
+    head = _BLOCK_HEAD.pack(_MARK, len(packed), len(raw), batch.first)
+    return head + _LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
+
+
+def hold_recording(folder: Path) -> TextIOWrapper:
+    """Mark a recording as in use until the handle closes; a dead process holds nothing.
+
+    Raises:
+        JournalError: someone else records or replays it now.
+    """
+    handle = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise JournalError(f"recording {folder.name} is in use", hint="wait until it ends") from error
+    return handle
+
+
+def segments(folder: Path) -> list[Path]:
+    """Return a recording's segments in order."""
+    return sorted(folder.glob(f"*{SUFFIX}"))

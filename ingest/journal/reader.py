@@ -1,0 +1,160 @@
+"""Journal reader: records in order, damage named and skipped."""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import zstandard
+
+from ingest.journal.format import (
+    _BLOCK,
+    _BLOCK_HEAD,
+    _LENGTH,
+    _MAGIC,
+    _MARK,
+    _MAX_RAW_BYTES,
+    Damage,
+    segments,
+)
+from ingest.journal.records import Batch, Record
+from storage.errors import JournalError
+
+
+def read_journal(
+    folder: Path,
+    *,
+    on_damage: Callable[[Damage], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Record]:
+    """Yield a recording's records one by one; see `read_batches`."""
+    for batch in read_batches(folder, on_damage=on_damage, on_bytes=on_bytes):
+        yield from batch
+
+
+def read_batches(
+    folder: Path,
+    *,
+    on_damage: Callable[[Damage], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Batch]:
+    """Yield a recording's records in order, block by block, over all of its segments.
+
+    Args:
+        folder: the recording.
+        on_damage: is told of bytes that are no whole block; reading goes on with the next whole block or segment.
+        on_bytes: is told of bytes read from disk, for a progress bar.
+
+    Raises:
+        JournalError: there is no recording, or a segment is of another format.
+    """
+    paths = segments(folder)
+    if not paths:
+        raise JournalError(
+            f"{folder} holds no journal segment", hint="name a folder below the home's journal folder"
+        )
+    for path in paths:
+        yield from _read_segment(path, on_damage, on_bytes)
+
+
+def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, int, Record]]:
+    """Return (segment, offset of its block, record) of frames by their numbers; a lost one is left out.
+
+    Blocks are walked by their heads, and only those are unpacked that hold one.
+    """
+    wanted, found = sorted(set(frames)), {}
+    for path in segments(folder):
+        if wanted:
+            with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                for at, batch in _find_blocks(data, wanted):
+                    for number in wanted:
+                        if batch.first <= number < batch.first + len(batch):
+                            found[number] = (path, at, batch.record(number - batch.first))
+        wanted = [number for number in wanted if number not in found]
+    return found
+
+
+def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+    """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
+    if len(data) < len(_MAGIC) + _LENGTH.size:
+        return
+    at = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    heads: list[tuple[int, int]] = []
+    while at >= 0 and at + _BLOCK.size <= len(data):
+        mark, packed_size, _, first, _ = _BLOCK.unpack_from(data, at)
+        if mark != _MARK:
+            at = data.find(_MARK, at + 1)
+            continue
+        heads.append((at, first))
+        at += _BLOCK.size + packed_size
+    unpacker = zstandard.ZstdDecompressor()
+    for (at, first), following in zip_longest(heads, heads[1:]):
+        if any(first <= number and (following is None or number < following[1]) for number in wanted):
+            block = _read_block(data, at, unpacker)
+            if not isinstance(block, str):
+                yield at, block[0]
+
+
+def _read_segment(
+    path: Path, on_damage: Callable[[Damage], None] | None, on_bytes: Callable[[int], None] | None
+) -> Iterator[Batch]:
+    data = path.read_bytes()
+
+    def report(start: int, end: int, reason: str) -> None:
+        if on_damage is not None and start < end:
+            on_damage(Damage(f"{path.parent.name}/{path.name}", start, end - start, reason))
+
+    if len(data) < len(_MAGIC) + _LENGTH.size:
+        report(0, len(data), "the segment ends within its header")
+        return
+    if not data.startswith(_MAGIC):
+        raise JournalError(
+            f"{path} is not a journal segment of this version",
+            hint=f"a segment begins with {_MAGIC.decode()}",
+        )
+    at = read = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    if at > len(data):
+        report(0, len(data), "the segment ends within its header")
+    unpacker = zstandard.ZstdDecompressor()
+    while at < len(data):
+        block = _read_block(data, at, unpacker)
+        if isinstance(block, str):
+            following = _next_block(data, at + 1, unpacker)
+            report(at, following, block)
+            at = following
+            continue
+        yield block[0]
+        at = block[1]
+        if on_bytes is not None:
+            on_bytes(at - read)
+            read = at
+
+
+def _read_block(
+    data: bytes | mmap.mmap, at: int, unpacker: zstandard.ZstdDecompressor
+) -> tuple[Batch, int] | str:
+    """Return the records of the block at an offset and where it ends, or why there is none."""
+    if at + _BLOCK.size > len(data):
+        return "the block's head is torn"
+    mark, packed_size, raw_size, first, checksum = _BLOCK.unpack_from(data, at)
+    start, end = at + _BLOCK.size, at + _BLOCK.size + packed_size
+    if mark != _MARK:
+        return "no block begins here"
+    if end > len(data) or raw_size > _MAX_RAW_BYTES:
+        return "the block is torn"
+    packed = data[start:end]
+    if zlib.crc32(packed, zlib.crc32(data[at : at + _BLOCK_HEAD.size])) != checksum:
+        return "the block's checksum does not match"
+    return Batch.unpacked(first, unpacker.decompress(packed, max_output_size=raw_size)), end
+
+
+def _next_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> int:
+    """Return the offset of the next whole block, or the end of the data."""
+    while (at := data.find(_MARK, at)) >= 0:
+        if not isinstance(_read_block(data, at, unpacker), str):
+            return at
+        at += 1
+    return len(data)

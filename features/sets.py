@@ -1,6 +1,4 @@
-"""Which features does a set hold, in which order, and by which version of the code?
-
-"""
+"""Which features does a set hold, in which order, and by which version of the code?"""
 
 from __future__ import annotations
 

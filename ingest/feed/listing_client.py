@@ -9,7 +9,7 @@ import msgspec
 
 from ingest.feed.rest_client import Answer, Rest
 from ingest.instruments.registry import Registry
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from storage.errors import VenueError
 from storage.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ingest.sharding import parse_shard, shard_of
-from ingest.venues.gaiaex.messages import socket_url
+from ingest.venues.gaiaex.protocol import socket_url
 from storage.errors import SettingsError
 from storage.settings import Settings
 

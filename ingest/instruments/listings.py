@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.gaiaex.rest_schemas import SpotSymbols, Symbols
 from ingest.venues.hyperliquid.protocol import Meta
 from storage.errors import VenueError

@@ -38,7 +38,7 @@ from ingest.instruments.listings import (
 )
 from ingest.instruments.patterns import expand
 from ingest.instruments.trading_calendar import calendar_of
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.protocol import VENUE, Meta, instrument_id, kind_of
 from storage.clock import DAY_NS
 from storage.errors import VenueError

@@ -17,7 +17,8 @@ from ingest.pipeline.order_books import book_row, unusable_book
 from ingest.pipeline.rows import is_time
 from ingest.pipeline.rows import quote as quote_row
 from ingest.pipeline.state import State
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import messages as gaiaex_messages
+from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.messages import Level
 from ingest.venues.hyperliquid.protocol import kind_of
 from storage.clock import MS_NS, NS
@@ -83,7 +84,7 @@ class GaiaFrames:
         state = self._state
         relay = self._relays.get(connection)
         try:
-            message = gaiaex.decode(record.body)
+            message = gaiaex_messages.decode(record.body)
         except TickwalkError as error:
             state.channels["undecodable"] += 1
             state.refuse_frame("frames", error.message, record)
@@ -99,21 +100,21 @@ class GaiaFrames:
             return
         state.note_stream(connection, BOOK, relay.instrument, record.recv_ns)
         match message:
-            case gaiaex.GaiaBook():
+            case gaiaex_messages.GaiaBook():
                 self._book(record, connection, relay, message)
-            case gaiaex.Heartbeat():
+            case gaiaex_messages.Heartbeat():
                 self._beat(record, connection, relay, is_stale=message.stale)
-            case gaiaex.UpstreamLost():
+            case gaiaex_messages.UpstreamLost():
                 self._lose(relay, UPSTREAM_STALE, _since(message.timestamp, record), record.recv_ns)
-            case gaiaex.Recovered():
+            case gaiaex_messages.Recovered():
                 at_ns = _since(message.timestamp, record)
                 state.ledger.resume(relay.instrument, at_ns, record.recv_ns)
-            case gaiaex.Rejection():
+            case gaiaex_messages.Rejection():
                 if message.is_terminal:
                     for clock in state.clocks:
                         clock.end_instrument(relay.instrument, record.recv_ns)
                 state.refuse_frame("frames", f"the venue refused: {message.code}", record)
-            case gaiaex.GaiaPong():
+            case gaiaex_messages.GaiaPong():
                 state.ledger.pong(connection, record.recv_ns)
 
     def tick(self, now_ns: int) -> None:
@@ -132,7 +133,7 @@ class GaiaFrames:
         # Back where the relay stands now: it may be right again.
         return later[0][2] if later and touches[-1][:2] != relay.touch else 0
 
-    def _book(self, record: Record, connection: int, relay: _Relay, book: gaiaex.GaiaBook) -> None:
+    def _book(self, record: Record, connection: int, relay: _Relay, book: gaiaex_messages.GaiaBook) -> None:
         state = self._state
         why = unusable_book(book, "relay")
         if not is_time(book.time, record.recv_ns):
@@ -188,7 +189,7 @@ class GaiaFrames:
         self._state.add_quote(relay.instrument, void)
 
 
-def _quote_of(book: gaiaex.GaiaBook) -> Quote:
+def _quote_of(book: gaiaex_messages.GaiaBook) -> Quote:
     bid, ask = (_best(side) for side in book.levels)
     return Quote(book.time * MS_NS, bid[0], ask[0], bid[1], ask[1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from storage.settings.recording import GaiaexSettings
 
 ACADEMY_URL: Final = "https://api.gaiaex.com/v1"

@@ -28,7 +28,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from ingest.feed.subscription_plan import explorer_url
 from ingest.probe import requests as questions
 from ingest.probe import summary as notes
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.protocol import VENUE as HYPERLIQUID
 from storage.clock import MS_NS, NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError, VenueError

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from ingest.instruments.registry import Registry
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import messages as gaiaex_messages
 from ingest.venues.gaiaex.rest_schemas import Health, ServerTime, SpotSymbols, Symbols, generation_of, parse
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.protocol import kind_of, parse_venue_time_ns
@@ -187,18 +187,18 @@ def describe_gaia(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[
     facts: set[str] = set()
     for recv_ns, body in frames:
         try:
-            message = gaiaex.decode(body)
+            message = gaiaex_messages.decode(body)
         except VenueError as error:
             counts["misfits"] += 1
             facts.add(error.message)
             continue
         counts[str(message.__struct_config__.tag)] += 1
         match message:
-            case gaiaex.GaiaBook():
+            case gaiaex_messages.GaiaBook():
                 facts.add(f"generation {message.generation}")
-            case gaiaex.Heartbeat():
+            case gaiaex_messages.Heartbeat():
                 beats.append(recv_ns)
-            case gaiaex.Rejection():
+            case gaiaex_messages.Rejection():
                 facts.add(message.code)
     if len(beats) >= _LEAST_TIMES:
         steps = [after - before for before, after in pairwise(beats)]

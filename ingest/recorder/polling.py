@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ingest.feed.listing_client import ask_listings
 from ingest.feed.rest_client import Rest
 from ingest.recorder.frame_sink import Intake
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from storage.errors import VenueError
 from storage.logs import get_logger
 from storage.settings import Settings

@@ -50,7 +50,7 @@ from ingest.recorder.steady_clock import SteadyTime
 from ingest.replay.recovery import recover
 from ingest.replay.replay import recorded_instruments
 from ingest.sharding import parse_shard, shard_of
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.protocol import SIMULATED_MARK, parse_venue_time_ns
 from ingest.venues.hyperliquid.scanner import warm_up
 from storage.clock import NS, ManualTime, TimeSource, WallTime

@@ -24,7 +24,7 @@ from ingest.journal.records import Batch, Kind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline.processor import Counts, Pipeline
 from ingest.pipeline.warm_start import resume, resume_listings
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from storage.errors import CaptureError
 from storage.lake.lake import Lake
 from storage.logs import get_logger

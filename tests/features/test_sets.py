@@ -131,7 +131,10 @@ def test_a_function_whose_results_are_kept_is_in_the_version() -> None:
 
 
 def test_a_version_is_the_same_in_another_process() -> None:
-    program = "from features.sets import *; from features.versioning.fingerprint import fingerprint; print(fingerprint(get_set('live')), end='')"
+    program = (
+        "from features.sets import get_set; from features.versioning.fingerprint import fingerprint; "
+        "print(fingerprint(get_set('live')), end='')"
+    )
     told = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

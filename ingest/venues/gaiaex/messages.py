@@ -12,22 +12,13 @@ as captured in 2026, undated; nothing here was checked against the live venue.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Final, Literal, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from ingest.venues.gaiaex.protocol import NOT_SUPPORTED
 from ingest.venues.hyperliquid.messages import Level
-from ingest.venues.hyperliquid.protocol import VENUE as HYPERLIQUID
-from ingest.venues.hyperliquid.protocol import kind_of
 from storage.errors import VenueError
-
-VENUE: Final = "gaiaex"
-NOT_SUPPORTED: Final = "SYMBOL_NOT_SUPPORTED"
-HEARTBEAT_ANSWER: Final = "ping"
-"""Bare text, not JSON; seen in G1's Python example only."""
-ALTERNATE_WS_URL: Final = "wss://ws.gaiaex.com/market"
-"""A second name of the same backend, by the pages."""
 
 Generation = Literal["G1", "G2"]
 T = TypeVar("T")
@@ -186,69 +177,3 @@ def split_flat(levels: list[Level]) -> tuple[list[Level], list[Level]]:
 
 
 # Names and addresses.
-
-
-def instrument_id(symbol: str) -> str:
-    """Return the instrument id of a symbol as the venue writes it, byte-exact.
-
-    >>> instrument_id("xyz:AAPL"), instrument_id("@145")
-    ('gaiaex|perp|xyz:AAPL', 'gaiaex|spot|@145')
-    """
-    return f"{VENUE}|{kind_of(symbol)}|{symbol}"
-
-
-def twin_of(instrument: str) -> str:
-    """Return the Hyperliquid name, as the id of its first contract, that a GaiaEx instrument relays.
-
-    Both venues write it alike. Which contract has that name now is the registry's to say: a name recycled on one
-    venue need not be on the other.
-
-    >>> twin_of("gaiaex|perp|xyz:AAPL~2")
-    'hyperliquid|perp|xyz:AAPL'
-    """
-    _, kind, name = instrument.split("|", 2)
-    symbol, mark, generation = name.rpartition("~")
-    return f"{HYPERLIQUID}|{kind}|{symbol if mark and generation.isdigit() else name}"
-
-
-def path_segment(symbol: str) -> str:
-    """Return a symbol as it stands in an address: `:` and `@` are legal there, `/` is not.
-
-    >>> path_segment("xyz:AAPL"), path_segment("PURR/USDC")
-    ('xyz:AAPL', 'PURR%2FUSDC')
-    """
-    return quote(symbol, safe=":@")
-
-
-def socket_url(base: str, symbol: str) -> str:
-    """Return the address of a symbol's socket.
-
-    >>> socket_url("wss://host/ws/market", "@145")
-    'wss://host/ws/market/spot/@145'
-    """
-    folder = "/spot/" if kind_of(symbol) == "spot" else "/"
-    return base.rstrip("/") + folder + path_segment(symbol)
-
-
-def rest_url(base: str, path: str) -> str:
-    """Return the address of a question such as `symbols/list`."""
-    return f"{base.rstrip('/')}/{path}"
-
-
-def root_url(base: str) -> str:
-    """Return the host of an address, below which G2 shows `/health` and `/fapi/v1/time`.
-
-    >>> root_url("https://openapi.gaiaex.com/v1/trade")
-    'https://openapi.gaiaex.com'
-    """
-    parts = urlsplit(base)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def question(path: str) -> dict[str, Any]:
-    """Return how a question is named in the journal.
-
-    >>> question("symbols/list")
-    {'type': 'gaiaex', 'path': 'symbols/list'}
-    """
-    return {"type": VENUE, "path": path}

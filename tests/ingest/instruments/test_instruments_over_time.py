@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.instruments.registry import Registry
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from serving.cli import main
 from storage.clock import NS
 from storage.contracts.tables import INSTRUMENTS

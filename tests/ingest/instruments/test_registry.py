@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.instruments.registry import Registry
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import DAY_NS, NS
 from storage.contracts.tables import INSTRUMENTS

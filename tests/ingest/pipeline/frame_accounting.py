@@ -12,7 +12,7 @@ import pyarrow as pa
 from ingest.journal.records import Record
 from ingest.pipeline import rows
 from ingest.pipeline.processor import Pipeline
-from ingest.venues.gaiaex import messages as gaiaex
+from ingest.venues.gaiaex import messages as gaiaex_messages
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import MS_NS
 from storage.errors import VenueError
@@ -99,7 +99,7 @@ class Account:
         refused = self._refused.get(record.frame, set())
         venue = self._venues[record.connection]
         try:
-            message = gaiaex.decode(record.body) if venue == "gaiaex" else wire.decode(record.body)
+            message = gaiaex_messages.decode(record.body) if venue == "gaiaex" else wire.decode(record.body)
         except VenueError:
             self.undecodable += 1
             return REFUSED if refused else ""
@@ -135,9 +135,9 @@ class Account:
                 return self._dexs(record, [(message.data.dex or "", message.data.ctxs)], refused)
             case wire.Refusal():
                 return TOLD if wire.already_subscribed(message.data) is not None else ""
-            case gaiaex.GaiaBook():
+            case gaiaex_messages.GaiaBook():
                 return self._row(record, "books")
-            case gaiaex.Rejection():
+            case gaiaex_messages.Rejection():
                 return ""
         return TOLD
 

@@ -16,7 +16,7 @@ from ingest.probe.requests import ACADEMY_URL, gaia_hosts, gaia_urls
 from ingest.probe.runner import Finding, Probe
 from ingest.probe.summary import Heard, describe_answer, describe_gaia, describe_offset, hear
 from ingest.simulator.venue import SimulatedVenue
-from ingest.venues.gaiaex.messages import ALTERNATE_WS_URL
+from ingest.venues.gaiaex.protocol import ALTERNATE_WS_URL
 from serving.cli import main
 from storage.clock import MS_NS, NS
 from storage.errors import SettingsError, VenueError

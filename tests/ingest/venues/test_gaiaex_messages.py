@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ingest.pipeline.order_books import unusable_book
 from ingest.venues.gaiaex import messages as wire
+from ingest.venues.gaiaex import protocol
 from ingest.venues.gaiaex.rest_schemas import Health, ServerTime, SpotSymbols, Symbols, generation_of, parse
 from ingest.venues.hyperliquid.messages import Level
 from storage.errors import VenueError
@@ -186,15 +187,15 @@ ADDRESSES = {
 
 @pytest.mark.parametrize(("symbol", "address"), ADDRESSES.items())
 def test_an_address_holds_the_symbol_with_only_the_slash_encoded(symbol: str, address: str) -> None:
-    assert wire.socket_url("wss://host/ws/market/", symbol) == address
+    assert protocol.socket_url("wss://host/ws/market/", symbol) == address
 
 
 @pytest.mark.parametrize("symbol", [*ADDRESSES, "kPEPE"])
 def test_an_instrument_and_its_twin_keep_the_raw_name(symbol: str) -> None:
     """F23: a name that looks like a fault of typing is still the name."""
-    instrument = wire.instrument_id(symbol)
+    instrument = protocol.instrument_id(symbol)
     assert instrument.split("|")[0::2] == ["gaiaex", symbol]
-    assert wire.twin_of(instrument) == instrument.replace("gaiaex", "hyperliquid")
+    assert protocol.twin_of(instrument) == instrument.replace("gaiaex", "hyperliquid")
 
 
 def test_lists_of_both_generations_are_read_and_told_apart() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from features.engine import interpreter as machine
-from features.engine.block_executor import Tiles
+from features.engine.block_executor import BlockExecutor
 from features.engine.checked import checked_program
 from features.engine.compiler import Program
 from features.feature import Feature, FeatureBlock, deepest_lookback
@@ -111,7 +111,7 @@ def _fill(
     start, stop = part
     first = max(start - int(lookbacks.max()), 0)
     block = block_steps_of(values.shape[0], stop - first)
-    run = Tiles(made, values.shape[0], block)
+    run = BlockExecutor(made, values.shape[0], block)
     for at in range(first, stop, block):
         run.push([_cut(leaves[name], at, block) for name in made.leaves])
         span = max(start - at, 0), min(stop - at, block)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.inputs import INPUTS, View, lookback_of, reads_clock
+from features.inputs import INPUTS, InputView, lookback_of, reads_clock
 
 _SECTIONS: Final = ("Formula", "Missing")
 
@@ -151,7 +151,7 @@ def deepest_lookback(features: Iterable[Feature]) -> int:
 
 
 def evaluate(
-    view: View, features: Iterable[Feature], *, shape: tuple[int, int]
+    view: InputView, features: Iterable[Feature], *, shape: tuple[int, int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return value and mask of each feature.
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from features.feature import deepest_lookback
-from features.live import Live, Row
+from features.live import LiveFeatures, LiveRow
 from features.panel.panel import UNKNOWN, Panel, no_bar_of, no_bars
 from features.sets import columns_of, get_set
-from features.store.manifest import Question
+from features.store.manifest import StoreKey
 from features.store.panel_cache import load_stretch
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import RangeError
@@ -59,7 +59,7 @@ class Follower:
         newest_ns: open of the newest bar that the lake held at the beginning.
     """
 
-    def __init__(self, question: Question, lake: Lake, *, begin_ns: int, next_ns: int) -> None:
+    def __init__(self, question: StoreKey, lake: Lake, *, begin_ns: int, next_ns: int) -> None:
         self.next_ns = self.newest_ns = next_ns
         self._question, self._width_ns, self._begin_ns = question, width_ns(question.width), begin_ns
         self.instruments: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Follower:
         self._awaited = _listed(self._present(lake, next_ns - self._width_ns))
 
     @classmethod
-    def begin(cls, lake: Lake, question: Question) -> Self:
+    def begin(cls, lake: Lake, question: StoreKey) -> Self:
         """Follow a lake from its newest bars on: from the first that may still have been incomplete when it was read.
 
         Raises:
@@ -100,7 +100,7 @@ class Follower:
         """When the next bar's turn comes at the earliest: its close plus the grace."""
         return self.next_ns + self._width_ns + self._question.grace_ns
 
-    def step(self, lake: Lake, *, is_overdue: bool = False) -> Row | None:
+    def step(self, lake: Lake, *, is_overdue: bool = False) -> LiveRow | None:
         """Return the features of the next bar; nothing while a row is missing that may still come.
 
         Args:
@@ -151,7 +151,9 @@ class Follower:
         if absent := sorted(set(asked or ()) - set(self.instruments or panel.instruments)):
             raise no_bar_of(absent[0])
         self.instruments = tuple(sorted(asked)) if asked else panel.instruments
-        self._live = Live.after(_spread(panel, self.instruments).steps(0, -1), self._question.feature_set)
+        self._live = LiveFeatures.after(
+            _spread(panel, self.instruments).steps(0, -1), self._question.feature_set
+        )
 
 
 def _listed(present: dict[str, bool]) -> set[str]:
@@ -159,7 +161,7 @@ def _listed(present: dict[str, bool]) -> set[str]:
 
 
 def _read(
-    lake: Lake, question: Question, instruments: tuple[str, ...] | None, start_ns: int, stop_ns: int
+    lake: Lake, question: StoreKey, instruments: tuple[str, ...] | None, start_ns: int, stop_ns: int
 ) -> Panel:
     return load_stretch(
         lake,

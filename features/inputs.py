@@ -281,7 +281,7 @@ def leader_rows(instruments: tuple[str, ...], symbol: str) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)
 
 
-class View:
+class InputView:
     """The inputs of one panel, each made once, when first asked for.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from features.engine.checked import checked_program
-from features.engine.stream_executor import Rings
+from features.engine.stream_executor import StreamExecutor
 from features.feature import Feature, deepest_lookback
 from features.inputs import leaves_of
 from features.panel.panel import Panel
@@ -24,7 +24,7 @@ from storage.errors import ContractError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class LiveRow:
     """The features of one bar.
 
     Args:
@@ -38,7 +38,7 @@ class Row:
     mask: Tensor
 
 
-class Live:
+class LiveFeatures:
     """Features of S instruments, bar after bar.
 
     Args:
@@ -50,7 +50,7 @@ class Live:
     def __init__(self, features: tuple[Feature, ...], instruments: tuple[str, ...], width_ns: int) -> None:
         self._instruments, self._width_ns = instruments, width_ns
         program = checked_program(features)
-        self._leaves, self._run = program.leaves, Rings(program, len(instruments))
+        self._leaves, self._run = program.leaves, StreamExecutor(program, len(instruments))
         self._lookbacks = torch.tensor([item.lookback_bars for item in features])
         self._bars = 0
         self._next_ns: int | None = None
@@ -64,7 +64,7 @@ class Live:
             live.step(panel.steps(at, at + 1))
         return live
 
-    def step(self, bar: Panel) -> Row:
+    def step(self, bar: Panel) -> LiveRow:
         """Take the next bar and return its features.
 
         A bar that nobody saw is a bar too, of status `unknown`; a step of the clock is never left out.
@@ -95,4 +95,4 @@ class Live:
             values = torch.where(mask, found, 0.0)
         self._bars += 1
         self._next_ns = ts_open_ns + self._width_ns
-        return Row(ts_open_ns, values, mask)
+        return LiveRow(ts_open_ns, values, mask)

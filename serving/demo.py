@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingest.recorder.recorder import Recorder, Recording
-from ingest.recorder.status import Vitals
-from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
+from ingest.recorder.recorder import Recorder, RecordingResult
+from ingest.recorder.status import RecorderStatus
+from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, SilentStream
 from ingest.simulator.market.spec import MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
 from serving.nightly import run_night
 from storage.clock import iso
@@ -45,7 +45,7 @@ def demo_faults(span_s: float) -> list[Fault]:
     return [
         Disconnect(at_s=0.21 * span_s, outage_s=12.0),
         Disconnect(at_s=0.52 * span_s, outage_s=420.0),
-        Silence(coin="DOGE", at_s=0.35 * span_s, for_s=0.01 * span_s),
+        SilentStream(coin="DOGE", at_s=0.35 * span_s, for_s=0.01 * span_s),
         Duplicate(share=0.01),
         Reorder(share=0.05, window_s=2.0, at_s=0.6 * span_s, for_s=0.05 * span_s),
         Garbage(kind="truncated", at_s=0.7 * span_s),
@@ -79,17 +79,17 @@ def run_demo(
     return Demo(done.night, done.verdict, done.report, summary)
 
 
-async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str], None]) -> Recording:
+async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str], None]) -> RecordingResult:
     coins = tuple(coin.name for coin in spec.coins if coin.listed)
     assert spec.span_s is not None
     venue = SimulatedVenue(
-        Market(spec),
+        SyntheticMarket(spec),
         clock="virtual",
         wait_for_subscriptions=len(coins) * len(settings.record.channels),
         faults=demo_faults(spec.span_s),
     )
 
-    def show(vitals: Vitals) -> None:
+    def show(vitals: RecorderStatus) -> None:
         on_step(
             f"recording the simulated market: {iso(vitals.now_ns)}, "
             f"{vitals.frames:,} frames, {vitals.trades:,} trades"

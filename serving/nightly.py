@@ -8,12 +8,12 @@ from typing import Any
 
 from serving.report import write_report
 from storage.settings import Settings
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
 
 @dataclass(frozen=True, slots=True)
-class Night:
+class NightResult:
     """What a night came to: its id, its verdict, its folds as drawn, and the path of its page."""
 
     night: str
@@ -30,7 +30,7 @@ def run_night(
     until: str | None = None,
     at: int | None = None,
     on_step: Callable[[str], None] = lambda _: None,
-) -> Night:
+) -> NightResult:
     """Open a night, train every fold, judge it and write its page; steps that are done are kept.
 
     Args:
@@ -57,5 +57,5 @@ def run_night(
     verdict = judge_night(settings, night)
     on_step("writing the report")
     page = write_report(settings, night)
-    drawing = NightFolder.find(settings, night).read("folds.json")["drawing"]
-    return Night(night, verdict, drawing, page)
+    drawing = NightArtifacts.find(settings, night).read("folds.json")["drawing"]
+    return NightResult(night, verdict, drawing, page)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from serving.monitoring.prometheus import VitalsCollector
+from serving.monitoring.prometheus import StatusCollector
 from storage.contracts.docs import describe_tables
 from storage.settings import known_keys
 from tests.paths import ROOT
@@ -51,7 +51,7 @@ def _docs_of(kind: ast.ClassDef) -> dict[str, str]:
 def describe_metrics() -> str:
     """Return a table of every metric that a recorder exports: name, kind, labels, and what it says."""
     lines = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
-    for family in VitalsCollector(lambda: vitals(instruments=poorly_watched())).collect():
+    for family in StatusCollector(lambda: vitals(instruments=poorly_watched())).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = sorted({label for sample in family.samples for label in sample.labels})
         lines.append(

@@ -20,8 +20,8 @@ from torch.fx.node import map_aggregate
 
 from features.engine import interpreter as machine
 from features.engine.compiler import Call, Program, Ref
-from features.engine.executor import Runner
-from features.engine.memory_planner import Arena, Coder, Segment, homes_of, segments_of
+from features.engine.executor import Executor
+from features.engine.memory_planner import Arena, MemoryPlanner, ProgramSegment, homes_of, segments_of
 
 TILE_CELLS: Final = 12_800
 """Cells (S * T) of a tile: few calls of torch, and what they read and write still fits the cache."""
@@ -36,7 +36,7 @@ class _Tile:
     runs: list[Callable[[], object]]
 
 
-class Tiles(Runner):
+class BlockExecutor(Executor):
     """A program with its memory, for blocks of many bars.
 
     Args:
@@ -53,7 +53,7 @@ class Tiles(Runner):
         self._homes = homes_of(
             program, self._segments, arena, tile_cells=self._tile_rows * steps, block_cells=rows * steps
         )
-        coder = Coder(program, self._homes, arena, steps=steps)
+        coder = MemoryPlanner(program, self._homes, arena, steps=steps)
         self._bases = np.array([self._homes[value].base for value in program.outputs])
         coded = [
             [part if isinstance(part, Call) else coder.code_of(part) for part in segment.parts]
@@ -101,7 +101,11 @@ class Tiles(Runner):
         return self._stretch(self._homes[value].base, self._rows)
 
     def _tile(
-        self, segment: Segment, parts: Sequence[machine.Numbers | Call], first: int, starts: machine.Numbers
+        self,
+        segment: ProgramSegment,
+        parts: Sequence[machine.Numbers | Call],
+        first: int,
+        starts: machine.Numbers,
     ) -> _Tile:
         """Return all that is done for the tile of a segment that begins at an instrument."""
         rows = min(self._tile_rows, self._rows - first)

@@ -12,13 +12,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from features.engine.block_executor import Tiles
+from features.engine.block_executor import BlockExecutor
 from features.engine.compiler import Program, compile_graph
 from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
-from features.engine.stream_executor import Rings
+from features.engine.stream_executor import StreamExecutor
 from features.engine.tracing import trace
 from features.feature import Feature, deepest_lookback, evaluate
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.panel.panel import Panel
 from storage.errors import ContractError
 
@@ -48,10 +48,10 @@ def _compare(made: Program, features: tuple[Feature, ...]) -> None:
     """
     panel = compared_on(features)
     with torch.inference_mode():
-        expected = evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+        expected = evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
         tiles, rings = (
-            Tiles(made, DRAWN_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
-            Rings(made, DRAWN_INSTRUMENTS),
+            BlockExecutor(made, DRAWN_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
+            StreamExecutor(made, DRAWN_INSTRUMENTS),
         )
         for got in (_run(tiles, panel, _CHECK_BLOCK), _run(rings, panel, 1)):
             for item, (value, mask), raw in zip(features, expected, got, strict=True):
@@ -64,7 +64,7 @@ def compared_on(features: tuple[Feature, ...]) -> Panel:
     return drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
 
 
-def _run(run: Rings | Tiles, panel: Panel, steps: int) -> list[Tensor]:
+def _run(run: StreamExecutor | BlockExecutor, panel: Panel, steps: int) -> list[Tensor]:
     """Return the raw values of each feature, (S, T), block after block."""
     blocks = []
     for start in range(0, panel.n_steps, steps):

@@ -16,7 +16,7 @@ from features.engine.compiler import Call, Program, Ref
 from features.engine.kernels import KERNELS
 
 
-class Runner(ABC):
+class Executor(ABC):
     """What a program's values are to torch: blocks of its memory, or things of torch's own.
 
     Args:

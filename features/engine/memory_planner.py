@@ -33,7 +33,7 @@ _LINE: Final = 8
 
 
 @dataclass(slots=True)
-class Segment:
+class ProgramSegment:
     """What can be computed tile by tile, and then what looks across instruments.
 
     Args:
@@ -47,7 +47,7 @@ class Segment:
     leaves: list[int] = field(default_factory=list)
 
 
-class Home(NamedTuple):
+class Buffer(NamedTuple):
     """Where a value lies as a whole; in the tile, every tile writes over the one before."""
 
     base: int
@@ -121,22 +121,22 @@ class Arena:
         return self._known[told]
 
 
-def segments_of(program: Program) -> list[Segment]:
+def segments_of(program: Program) -> list[ProgramSegment]:
     """Return the parts of a program, cut where something looks across instruments."""
-    segments = [Segment()]
+    segments = [ProgramSegment()]
     for part in program.parts:
         if isinstance(part, Call) and part.kind == "across":
             segments[-1].across.append(part)
         else:
             if segments[-1].across:
-                segments.append(Segment())
+                segments.append(ProgramSegment())
             segments[-1].parts.append(part)
     return segments
 
 
 def homes_of(
-    program: Program, segments: list[Segment], arena: Arena, *, tile_cells: int, block_cells: int
-) -> dict[int, Home]:
+    program: Program, segments: list[ProgramSegment], arena: Arena, *, tile_cells: int, block_cells: int
+) -> dict[int, Buffer]:
     """Return the homes of all values that need one, and note with the segments which leaves are in their tiles."""
     readers: dict[int, set[tuple[int, int]]] = {value: {(-1, -1)} for value in program.outputs}
     makers: dict[int, tuple[int, int]] = {}
@@ -148,7 +148,7 @@ def homes_of(
                 readers.setdefault(operand.value, set()).add(here)
             for value in [part.out] if isinstance(part, Call) else [item.out for item in part]:
                 makers[value] = here
-    homes: dict[int, Home] = {}
+    homes: dict[int, Buffer] = {}
     for value, told in enumerate(program.values):
         asking = readers.get(value)
         if told.constant is not None or told.is_box or not asking:
@@ -159,13 +159,13 @@ def homes_of(
         if asking == {maker} and isinstance(segments[maker[0]].parts[maker[1]], list):
             continue
         is_tile = within == {maker[0]} and maker[0] >= 0
-        homes[value] = Home(arena.reserve(tile_cells if is_tile else block_cells), is_tile)
+        homes[value] = Buffer(arena.reserve(tile_cells if is_tile else block_cells), is_tile)
         if is_leaf and is_tile:
             segments[maker[0]].leaves.append(program.inputs.index(value))
     return homes
 
 
-class Coder:
+class MemoryPlanner:
     """Writes the code of parts, and lays out what it needs.
 
     Args:
@@ -173,7 +173,7 @@ class Coder:
         steps: T of a block.
     """
 
-    def __init__(self, program: Program, homes: dict[int, Home], arena: Arena, *, steps: int) -> None:
+    def __init__(self, program: Program, homes: dict[int, Buffer], arena: Arena, *, steps: int) -> None:
         self._homes, self._arena, self._steps = homes, arena, steps
         self._room = -(-max(program.depths().values(), default=0) // _LINE) * _LINE
         self._slots: list[int] = []

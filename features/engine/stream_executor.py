@@ -14,10 +14,10 @@ from torch import Tensor
 
 from features.engine import interpreter as machine
 from features.engine.compiler import Call, History, Operand, Part, Program, operands_of
-from features.engine.executor import Runner
+from features.engine.executor import Executor
 
 
-class Rings(Runner):
+class StreamExecutor(Executor):
     """A program with its memory, for blocks of one bar.
 
     Args:

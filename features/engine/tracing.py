@@ -17,7 +17,7 @@ from torch import fx
 from torch.fx.proxy import GraphAppendingTracer
 
 from features.feature import Feature
-from features.inputs import LEAVES, View
+from features.inputs import LEAVES, InputView
 from storage.errors import ContractError
 
 
@@ -32,7 +32,7 @@ def trace(features: Sequence[Feature]) -> fx.Graph:
     """
     graph = fx.Graph()
     tracer = GraphAppendingTracer(graph)
-    view = View({name: fx.Proxy(_placeholder(graph, name), tracer) for name in LEAVES})  # type: ignore[misc]
+    view = InputView({name: fx.Proxy(_placeholder(graph, name), tracer) for name in LEAVES})  # type: ignore[misc]
     outputs = []
     for item in features:
         try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from features.feature import Feature, evaluate
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.panel.panel import Panel
 from storage.clock import iso
 from storage.errors import LeakError
@@ -22,7 +22,7 @@ ALL: Final = slice(0, None)
 
 def evaluate_on(panel: Panel, features: Sequence[Feature]) -> Results:
     """Return value and mask of each feature on a panel, in float64, before anything is rounded."""
-    return evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+    return evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
 
 
 def first_move(

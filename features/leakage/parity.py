@@ -13,7 +13,7 @@ from torch import Tensor
 
 from features.build import build_features, on_one_core
 from features.leakage.comparison import evaluate_on, first_move, leak
-from features.live import Live
+from features.live import LiveFeatures
 from features.panel.panel import Panel
 from features.sets import get_set
 
@@ -40,7 +40,7 @@ def made_as_proven(panel: Panel, feature_set: str) -> dict[str, int]:
 def _stepped(panel: Panel, feature_set: str) -> tuple[int, Tensor, Tensor]:
     """Return from which step on, and the values and masks that the live step makes of each bar."""
     start = panel.n_steps - _LIVE_STEPS
-    live = Live.after(panel.steps(None, start), feature_set)
+    live = LiveFeatures.after(panel.steps(None, start), feature_set)
     rows = [live.step(panel.steps(step, step + 1)) for step in range(start, panel.n_steps)]
     return start, torch.stack([row.values for row in rows], 1), torch.stack([row.mask for row in rows], 1)
 

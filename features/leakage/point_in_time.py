@@ -21,7 +21,7 @@ from torch import Tensor
 
 from features.build import on_one_core
 from features.feature import Feature
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.leakage.comparison import Results, blind, evaluate_on, first_move, leak
 from features.panel.panel import PRINTED, Panel
 from storage.clock import iso
@@ -52,7 +52,7 @@ _TRIES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class HindsightResult:
+class PointInTimeResult:
     """What was proven from the lake.
 
     Args:
@@ -76,7 +76,7 @@ class HindsightResult:
         return asdict(self) | {"cuts": list(self.cuts), "suspects": [list(item) for item in self.suspects]}
 
 
-class LakeAsKnown:
+class PointInTimeLake:
     """A lake from which everything that became knowable after an instant is hidden, whatever is asked of it."""
 
     def __init__(self, lake: Lake, known_at_ns: int) -> None:
@@ -93,7 +93,7 @@ class LakeAsKnown:
 
 def prove_hindsight(
     lake: Lake, load: Load, features: Sequence[Feature], *, grace_ns: int, seed: int
-) -> HindsightResult:
+) -> PointInTimeResult:
     """Prove that nothing at or before a bar reads a row of the lake that became knowable after its grace.
 
     A panel whose column `open_interest` holds the return of the coming bars is planted beside the real one, and
@@ -122,7 +122,7 @@ def prove_hindsight(
                 break
             known_at_ns = int(panel.ts_close_ns[cut]) + grace_ns
             try:
-                known = load(cast("Lake", LakeAsKnown(lake, known_at_ns)))
+                known = load(cast("Lake", PointInTimeLake(lake, known_at_ns)))
             except (InstrumentError, RangeError):
                 continue  # the loader insists on an instrument, or a range, that was not there yet
             compared += _must_hold(panel, before, known, features, cut)
@@ -135,7 +135,7 @@ def prove_hindsight(
             )
         foretold, suspects = _refuse_labels(panel, before, features)
     logger.info("hindsight proven", cuts=len(cuts), compared=compared, suspects=len(suspects))
-    return HindsightResult(seed, tuple(cuts), compared, foretold, caught, suspects)
+    return PointInTimeResult(seed, tuple(cuts), compared, foretold, caught, suspects)
 
 
 def _steps_to_cut(panel: Panel, random: torch.Generator) -> list[int]:
@@ -215,7 +215,7 @@ def log_mid(panel: Panel) -> Tensor:
 
     Never a carried print: a quote beside a stale print foretells the next print without any leak.
     """
-    view = View(leaves_of(panel))
+    view = InputView(leaves_of(panel))
     mid = torch.log((view["bid"] + view["ask"]) / 2.0)
     quoted = torch.isfinite(mid).any(dim=1, keepdim=True)
     printed = torch.where(panel.status == PRINTED, torch.log(panel.column("close")), torch.nan)

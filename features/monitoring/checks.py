@@ -29,7 +29,7 @@ RESCALED_RANGES: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class HealthFinding:
     """Something that a limit says.
 
     Args:
@@ -47,16 +47,16 @@ class Finding:
     reason: str
 
 
-def find(block: FeatureBlock, figures: dict[str, Figures]) -> Iterator[Finding]:
+def find(block: FeatureBlock, figures: dict[str, Figures]) -> Iterator[HealthFinding]:
     """Yield what the limits say of a block.
 
     Args:
-        block: features. figures: (F, S) of each of `features.monitoring.health.Health`, and `ago`, `of_late` (nulls in
-        the training window, and
-            in the newest share) and `rescaled`.
+        block: features.
+        figures: (F, S) of each field of `FeatureHealth`, and `ago`, `of_late` (nulls in the training window, and in
+            the newest share) and `rescaled`.
     """
     if (steps := len(block.ts_open_ns)) <= block.lookback_bars:
-        yield Finding(
+        yield HealthFinding(
             "refuse",
             "every feature",
             block.instruments,
@@ -99,8 +99,8 @@ def find(block: FeatureBlock, figures: dict[str, Figures]) -> Iterator[Finding]:
 
 
 def _warnings(
-    of: dict[str, Figures], told: Callable[..., Finding], left: npt.NDArray[np.bool_]
-) -> Iterator[Finding]:
+    of: dict[str, Figures], told: Callable[..., HealthFinding], left: npt.NDArray[np.bool_]
+) -> Iterator[HealthFinding]:
     never = of["coverage"] == 0.0
     if never.any():
         yield told(
@@ -129,13 +129,13 @@ def _warnings(
         )
 
 
-def _teller(name: str, instruments: tuple[str, ...]) -> Callable[..., Finding]:
+def _teller(name: str, instruments: tuple[str, ...]) -> Callable[..., HealthFinding]:
     """Return a function that makes findings about a feature, the instruments ordered by a figure."""
 
     def told(
         verdict: Literal["refuse", "warn"], where: npt.NDArray[np.bool_], by: Figures, what: str, reason: str
-    ) -> Finding:
+    ) -> HealthFinding:
         order = sorted(np.flatnonzero(where).tolist(), key=lambda row: (-np.nan_to_num(by[row]), row))
-        return Finding(verdict, name, tuple(instruments[row] for row in order), what, reason)
+        return HealthFinding(verdict, name, tuple(instruments[row] for row in order), what, reason)
 
     return told

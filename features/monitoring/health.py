@@ -2,7 +2,7 @@
 
 Every figure is of one feature and one instrument. A block is split at an instant: what lies after it is what a model
 meets, and it is compared with a training window before it: what the model that serves learned from, where that is told
-(`Learned`), and else all that lies before the split. Limits (features/monitoring/checks.py) refuse what no model
+(`TrainingWindow`), and else all that lies before the split. Limits (features/monitoring/checks.py) refuse what no model
 should be trained on, and warn of what a person should know.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.feature import FeatureBlock
-from features.monitoring.checks import Finding, find
+from features.monitoring.checks import HealthFinding, find
 from features.monitoring.drift import LEAST_TRAINED, Figures, drift
 from features.panel.panel import PRINTED, QUIET, Panel
 from features.sets import FEATURE_SETS
@@ -33,7 +33,7 @@ _UNLISTED: Final = STATUSES.index("unlisted")
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class TrainingWindow:
     """What the model that serves learned from.
 
     Args:
@@ -49,7 +49,7 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Health:
+class FeatureHealth:
     """The health of a block; figures are (F, S), NaN where there is nothing to say.
 
     Args:
@@ -84,10 +84,10 @@ class Health:
     psi: Figures
     ks: Figures
     usual: Figures
-    findings: tuple[Finding, ...]
+    findings: tuple[HealthFinding, ...]
 
     @property
-    def refusals(self) -> tuple[Finding, ...]:
+    def refusals(self) -> tuple[HealthFinding, ...]:
         """The findings that refuse the block."""
         return tuple(item for item in self.findings if item.verdict == "refuse")
 
@@ -114,14 +114,14 @@ class Health:
         return plain | figures | {"findings": [asdict(item) for item in self.findings]}
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> Health:
+    def from_dict(cls, told: dict[str, Any]) -> FeatureHealth:
         """Return the health that `to_dict` described."""
         earlier = {"trained_since_ns": told["since_ns"], "trained_until_ns": told["split_ns"], "champion": ""}
         held: dict[str, Any] = {name: (earlier | told)[name] for name in _TOLD}
         held |= {name: tuple(told[name]) for name in ("names", "instruments")}
         held |= {name: np.array(told[name], dtype=np.float64) for name in _FIGURES}
         findings = (
-            Finding(**item | {"instruments": tuple(item["instruments"])}) for item in told["findings"]
+            HealthFinding(**item | {"instruments": tuple(item["instruments"])}) for item in told["findings"]
         )
         return cls(**held, findings=tuple(findings))
 
@@ -134,8 +134,8 @@ _FIGURES: Final = ("coverage", "nulls", "constant", "psi", "ks", "usual")
 
 
 def check_health(
-    block: FeatureBlock, panel: Panel, *, split_ns: int, learned: Learned | None = None
-) -> Health:
+    block: FeatureBlock, panel: Panel, *, split_ns: int, learned: TrainingWindow | None = None
+) -> FeatureHealth:
     """Return the health of a block.
 
     Steps whose lookback reaches before the block are left out: nobody can know them. Features of the clock do not
@@ -183,7 +183,7 @@ def check_health(
                 figures[figure][place, row] = number
     findings = tuple(find(block, figures))
     logger.info("features checked", feature_set=block.feature_set, findings=len(findings))
-    return Health(
+    return FeatureHealth(
         feature_set=block.feature_set,
         fingerprint=block.fingerprint,
         names=block.names,
@@ -205,7 +205,7 @@ def check_health(
 
 
 def _training_window(
-    block: FeatureBlock, split_ns: int, learned: Learned | None
+    block: FeatureBlock, split_ns: int, learned: TrainingWindow | None
 ) -> tuple[npt.NDArray[np.bool_], str]:
     """Return which steps the newest share is compared with, and which version learned from them.
 

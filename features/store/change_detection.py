@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from features.panel.panel import no_bar_of, no_bars, open_bounds_us
-from features.store.manifest import Manifest, Question
+from features.store.manifest import Manifest, StoreKey
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, width_ns
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER 
 
 
 def look_for_new(
-    lake: Lake, question: Question, held: Manifest, since_ns: int | None, until_ns: int | None, at: int
+    lake: Lake, question: StoreKey, held: Manifest, since_ns: int | None, until_ns: int | None, at: int
 ) -> tuple[Manifest, set[int]]:
     """Ask the lake for what is new since a store was updated; return the new manifest, still without its days.
 

@@ -41,7 +41,7 @@ STRETCH_CELLS: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
+class PanelDay:
     """A UTC day of a panel.
 
     Args:
@@ -57,7 +57,7 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
-class Days:
+class DayFiles:
     """The days that were built of one set and width, by one code.
 
     Args:
@@ -71,7 +71,7 @@ class Days:
     lookback_ns: int
 
     @classmethod
-    def of(cls, root: Path, feature_set: str, step_ns: int) -> Days:
+    def of(cls, root: Path, feature_set: str, step_ns: int) -> DayFiles:
         """Return the days below a home's folder of features, of a width in nanoseconds.
 
         Raises:
@@ -82,14 +82,14 @@ class Days:
             root / _folder_name(feature_set, width_name(step_ns)), feature_set, lookback_bars * step_ns
         )
 
-    def look(self, panel: Panel, open_ns: int) -> Day:
+    def look(self, panel: Panel, open_ns: int) -> PanelDay:
         """Return what a day of a panel is called; the panel must reach back as far as there are bars."""
         seen = panel.slice(open_ns - self.lookback_ns, open_ns + DAY_NS)
         rows = _present(seen)
         digest = content_hash(seen if len(rows) == seen.n_instruments else seen.select(rows))
-        return Day(open_ns, file_name(open_ns, digest[:16]), tuple(rows))
+        return PanelDay(open_ns, file_name(open_ns, digest[:16]), tuple(rows))
 
-    def build(self, panel: Panel, run: Sequence[Day]) -> Iterator[tuple[Day, FeatureBlock]]:
+    def build(self, panel: Panel, run: Sequence[PanelDay]) -> Iterator[tuple[PanelDay, FeatureBlock]]:
         """Yield the features of days in a row, of the instruments that have bars."""
         seen = panel.slice(run[0].open_ns - self.lookback_ns, run[-1].open_ns + DAY_NS)
         if seen.n_instruments:
@@ -112,7 +112,7 @@ class Days:
                 ),
             )
 
-    def write(self, day: Day, part: FeatureBlock) -> None:
+    def write(self, day: PanelDay, part: FeatureBlock) -> None:
         """Write a day; a reader sees it whole or not at all."""
         write_block(self.folder / day.file, part, with_sums=True)
 
@@ -157,9 +157,9 @@ class Days:
         )
 
 
-def runs(days: Sequence[Day], most: int) -> Iterator[list[Day]]:
+def runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
     """Yield runs of days that follow each other, at most `most` of them."""
-    run: list[Day] = []
+    run: list[PanelDay] = []
     for day in days:
         if run and (day.open_ns != run[-1].open_ns + DAY_NS or len(run) == most):
             yield run

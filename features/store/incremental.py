@@ -14,7 +14,7 @@ from features.build import block_of
 from features.feature import FeatureBlock
 from features.panel.panel import Panel
 from features.sets import get_set
-from features.store.day_files import Day, Days, index_of, most_days, runs
+from features.store.day_files import DayFiles, PanelDay, index_of, most_days, runs
 from features.store.eviction import LIMIT_BYTES, trim_days
 from storage.clock import DAY_NS, floor_ns
 from storage.errors import ContractError
@@ -39,7 +39,7 @@ def built_block(
     Raises:
         SettingsError: there is no such set.
     """
-    days = Days.of(root, feature_set, panel.width_ns)
+    days = DayFiles.of(root, feature_set, panel.width_ns)
     shape = (panel.n_instruments, panel.n_steps, len(get_set(feature_set)))
     made = block_of(panel, feature_set, torch.empty(shape), torch.empty(shape, dtype=torch.bool))
     first_ns, stop_ns = (int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])) if panel.n_steps else (0, 0)
@@ -61,7 +61,7 @@ def built_block(
     return made
 
 
-def _take(days: Days, made: FeatureBlock, day: Day) -> bool:
+def _take(days: DayFiles, made: FeatureBlock, day: PanelDay) -> bool:
     """Put a day that was built before into a block; say whether there was one."""
     if not days.has(day.file):
         return False
@@ -77,7 +77,7 @@ def _take(days: Days, made: FeatureBlock, day: Day) -> bool:
     return True
 
 
-def _place(made: FeatureBlock, day: Day, part: FeatureBlock) -> None:
+def _place(made: FeatureBlock, day: PanelDay, part: FeatureBlock) -> None:
     """Put a day into a block."""
     start = int(np.searchsorted(made.ts_open_ns, part.ts_open_ns[0]))
     cut = slice(start, start + len(part.ts_open_ns))
@@ -86,7 +86,7 @@ def _place(made: FeatureBlock, day: Day, part: FeatureBlock) -> None:
     made.mask.numpy()[rows, cut] = part.mask.numpy()
 
 
-def _fill_absent(made: FeatureBlock, asked: Sequence[Day], days: Days) -> None:
+def _fill_absent(made: FeatureBlock, asked: Sequence[PanelDay], days: DayFiles) -> None:
     """Give instruments on days without bars what they would get."""
     if not asked:
         return
@@ -99,11 +99,11 @@ def _fill_absent(made: FeatureBlock, asked: Sequence[Day], days: Days) -> None:
         made.mask.numpy()[absent, start:stop] = blank.mask[:, start:stop].numpy()
 
 
-def _keeper(days: Days) -> Callable[[Day, FeatureBlock], None]:
+def _keeper(days: DayFiles) -> Callable[[PanelDay, FeatureBlock], None]:
     """Return what writes days for the next time; where the disk takes no more, it says so and goes on without."""
     is_full = False
 
-    def keep(day: Day, part: FeatureBlock) -> None:
+    def keep(day: PanelDay, part: FeatureBlock) -> None:
         nonlocal is_full
         if is_full:
             return

@@ -17,7 +17,7 @@ import msgspec
 
 from features.panel.panel import ORIGINS
 from features.store.atomic_files import remove, write_text
-from features.store.day_files import Days, day_name, file_name
+from features.store.day_files import DayFiles, day_name, file_name
 from features.store.eviction import named_files
 from storage.clock import DAY_NS, width_ns
 from storage.logs import get_logger
@@ -28,7 +28,7 @@ _STARTED: Final = ".started.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class StoreKey:
     """Which bars features are built of, and which features.
 
     Args:
@@ -51,9 +51,9 @@ class Question:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"question-{digest[:12]}"
 
-    def days(self, root: Path) -> Days:
+    def days(self, root: Path) -> DayFiles:
         """Return the days that it is answered from, below a home's folder of features."""
-        return Days.of(root, self.feature_set, width_ns(self.width))
+        return DayFiles.of(root, self.feature_set, width_ns(self.width))
 
 
 @dataclass(slots=True)
@@ -107,22 +107,22 @@ class Manifest:
         return {f"{day}-{digest}.safetensors" for day, digest in self.days.items()}
 
 
-def read_manifest(folder: Path, question: Question) -> Manifest | None:
+def read_manifest(folder: Path, question: StoreKey) -> Manifest | None:
     """Return what a store holds; None where nothing was built yet."""
     return _read(folder / f"{question.name}.json")
 
 
-def read_started(folder: Path, question: Question) -> Manifest | None:
+def read_started(folder: Path, question: StoreKey) -> Manifest | None:
     """Return what an update had done that was cut short; None where none was."""
     return _read(folder / f"{question.name}{_STARTED}")
 
 
-def write_started(folder: Path, question: Question, manifest: Manifest) -> None:
+def write_started(folder: Path, question: StoreKey, manifest: Manifest) -> None:
     """Remember what an update has done so far."""
     write_text(folder / f"{question.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
 
 
-def write_manifest(folder: Path, question: Question, manifest: Manifest) -> None:
+def write_manifest(folder: Path, question: StoreKey, manifest: Manifest) -> None:
     """Show the new days, then remove the files that this question named before and that none names any more."""
     before = [read_manifest(folder, question), read_started(folder, question)]
     write_text(folder / f"{question.name}.json", json.dumps(asdict(manifest), sort_keys=True))

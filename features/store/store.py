@@ -26,11 +26,11 @@ from features.panel.panel import Nanoseconds, Panel
 from features.sets import columns_of, get_set
 from features.store.atomic_files import FileWriter
 from features.store.change_detection import look_for_new
-from features.store.day_files import Day, Days, day_name, most_days, runs
+from features.store.day_files import DayFiles, PanelDay, day_name, most_days, runs
 from features.store.eviction import LIMIT_BYTES, trim_days
 from features.store.manifest import (
     Manifest,
-    Question,
+    StoreKey,
     read_manifest,
     read_started,
     write_manifest,
@@ -77,7 +77,7 @@ class UpdateReport:
 def update(
     root: Path,
     lake: Lake,
-    question: Question,
+    question: StoreKey,
     *,
     since_ns: int | None = None,
     until_ns: int | None = None,
@@ -152,7 +152,7 @@ def update(
 
 def read(
     root: Path,
-    question: Question,
+    question: StoreKey,
     *,
     instruments: Sequence[str] | None = None,
     since_ns: int | None = None,
@@ -201,7 +201,7 @@ def _gather(
     block: FeatureBlock,
     names: Sequence[str],
     clock: Nanoseconds,
-    days: Days,
+    days: DayFiles,
     held: Manifest,
 ) -> None:
     """Write what a day holds of these instruments and this clock."""
@@ -223,7 +223,7 @@ def _gather(
             writer.put(name, row, step=step, rows=blank)
 
 
-def _load(lake: Lake, question: Question, span: tuple[int, int], at: int) -> Panel:
+def _load(lake: Lake, question: StoreKey, span: tuple[int, int], at: int) -> Panel:
     return load_stretch(
         lake,
         width=question.width,
@@ -237,7 +237,7 @@ def _load(lake: Lake, question: Question, span: tuple[int, int], at: int) -> Pan
     )
 
 
-def _doubtful(held: Manifest, new: Manifest, touched: Set[int], days: Days) -> set[int]:
+def _doubtful(held: Manifest, new: Manifest, touched: Set[int], days: DayFiles) -> set[int]:
     """Return the days that may not be what they were, by their open."""
     moved = {day for day in new.opens if day in touched or not held.holds(day)}
     if held.stop_ns != new.stop_ns:  # a day that was not over, or is not any more
@@ -253,5 +253,5 @@ def _doubtful(held: Manifest, new: Manifest, touched: Set[int], days: Days) -> s
 
 def _stretches(days: Sequence[int], most: int) -> Iterator[list[int]]:
     """Yield days that follow each other, at most `most` at a time."""
-    for run in runs([Day(open_ns, "", ()) for open_ns in days], most):
+    for run in runs([PanelDay(open_ns, "", ()) for open_ns in days], most):
         yield [day.open_ns for day in run]

@@ -43,7 +43,7 @@ _TRADES_ALIASES: Final = ("trades", "n", "count")
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What an import did.
 
     Args:
@@ -77,7 +77,7 @@ def import_candles(
     venue: str = "hyperliquid",
     kind: str = "perp",
     absent: Absent = "unknown",
-) -> Imported:
+) -> ImportResult:
     """Import a Parquet file of candles.
 
     Args:
@@ -128,7 +128,7 @@ def import_candles(
     span = run.execute("SELECT min(t_ns), max(t_ns) FROM raw").fetchone()
     names = run.execute("SELECT DISTINCT instrument FROM raw ORDER BY 1").fetchall()
     assert span is not None
-    return Imported(
+    return ImportResult(
         instruments=tuple(row[0] for row in names),
         from_ns=int(span[0]),
         to_ns=int(span[1]) + step_ns,
@@ -242,7 +242,7 @@ def check_absent(text: str) -> Absent:
     return "quiet" if text == "quiet" else "unknown"
 
 
-def describe(done: Imported) -> str:
+def describe(done: ImportResult) -> str:
     """Return one line for people about an import."""
     return (
         f"{done.candles:,} candles of {len(done.instruments)} instruments, {iso(done.from_ns)} to {iso(done.to_ns)}: "

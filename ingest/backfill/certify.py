@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingest.bars.builder import BLIND_NS
-from ingest.bars.reconciliation import IMPORT, Figures, Tolerance, differences, rows_of
+from ingest.bars.reconciliation import IMPORT, CandleFigures, Tolerance, differences, rows_of
 from ingest.pipeline.certification import queued
 from storage.clock import DAY_NS, NS, US_NS, TimeSource, WallTime
 from storage.contracts.tables import BARS, DISCREPANCIES, REPAIRS
@@ -80,7 +80,7 @@ _SHARES: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Certified:
+class CertifyResult:
     """What a run did.
 
     Args:
@@ -105,7 +105,7 @@ def certify(
     to_ns: int | None = None,
     instrument: str | None = None,
     clock: TimeSource | None = None,
-) -> Certified:
+) -> CertifyResult:
     """Compare the lake's bars with its candles, and commit what comes of it; a second run adds nothing.
 
     Args:
@@ -127,7 +127,7 @@ def certify(
         found = _certify_stretch(lake, [start_us, stop_us], who, Tolerance.of(settings), now_ns)
         compared, agreed = compared + found[0], agreed + found[1]
     shares = lake.query(_SHARES, [*reach, *who])
-    return Certified(compared, agreed, compared - agreed, shares)
+    return CertifyResult(compared, agreed, compared - agreed, shares)
 
 
 def _certify_stretch(
@@ -135,8 +135,8 @@ def _certify_stretch(
 ) -> tuple[int, int]:
     """Compare one stretch; return how many bars were compared, and how many agree."""
     pairs = lake.query(_PAIRS, [*reach, *reach, *who])
-    theirs = Figures.of_table(pairs, "their_")
-    differs = differences(Figures.of_table(pairs), theirs, tolerance)
+    theirs = CandleFigures.of_table(pairs, "their_")
+    differs = differences(CandleFigures.of_table(pairs), theirs, tolerance)
     is_unlike = np.asarray(differs.any(axis=0), np.bool_)
     agreeing = _revised(pairs.filter(pa.array(~is_unlike)), now_ns)
     told = {tuple(row.values()) for row in lake.query(_TOLD, reach).to_pylist()}
@@ -144,7 +144,7 @@ def _certify_stretch(
     unlike = pairs.filter(pa.array(is_unlike))
     for bar, at in zip(unlike.to_pylist(), np.flatnonzero(is_unlike).tolist(), strict=True):
         if (bar["instrument"], bar["width"], bar["ts_open"], bar["revision"]) not in told:
-            candle = Figures(theirs.values[:, [at]])
+            candle = CandleFigures(theirs.values[:, [at]])
             rows += rows_of([bar], candle, differs[:, [at]], checked=IMPORT, now_ns=now_ns)
             repairs.append(queued(bar, candle.of("trades")[0], now_ns))
     if agreeing.num_rows or rows:

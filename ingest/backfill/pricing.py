@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.backfill.source import Step
+from ingest.backfill.source import BackfillStep
 from storage.errors import RangeError
 from storage.settings.services import ArchiveSettings
 
@@ -19,7 +19,7 @@ _GB: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class DownloadCost:
     """What steps download.
 
     Args:
@@ -35,7 +35,7 @@ class Cost:
     usd: float = 0.0
 
 
-def cost_of(steps: Sequence[Step], archive: ArchiveSettings) -> Cost:
+def cost_of(steps: Sequence[BackfillStep], archive: ArchiveSettings) -> DownloadCost:
     """Return what it costs to take steps.
 
     Args:
@@ -49,10 +49,10 @@ def cost_of(steps: Sequence[Step], archive: ArchiveSettings) -> Cost:
         sum(size or 0 for size in paid) / _GB * archive.usd_per_gb + len(paid) / 1_000 * archive.usd_per_1000
     )
     is_paid = bool(paid) and archive.requester_pays
-    return Cost(sum(size or 0 for size in sizes), sizes.count(None), is_paid, usd if is_paid else 0.0)
+    return DownloadCost(sum(size or 0 for size in sizes), sizes.count(None), is_paid, usd if is_paid else 0.0)
 
 
-def check_cost(cost: Cost, archive: ArchiveSettings, *, is_agreed: bool) -> None:
+def check_cost(cost: DownloadCost, archive: ArchiveSettings, *, is_agreed: bool) -> None:
     """Refuse what costs more than the settings allow, or nobody knows how much, unless someone has agreed.
 
     Raises:

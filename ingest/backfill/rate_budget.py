@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
-from ingest.feed.rate_limiter import Budget, Limit
+from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
 from storage.clock import NS, TimeSource
 from storage.errors import JournalError
 from storage.settings import Settings
@@ -31,10 +31,10 @@ def weight_per_minute(settings: Settings) -> int:
     return max(1, int(settings.record.rest_weight_per_minute * _SHARE))
 
 
-class _NotedBudget(Budget):
+class _NotedBudget(RateLimiter):
     """A budget that writes down what is spent of it."""
 
-    def __init__(self, limit: Limit, handle: TextIO, clock: TimeSource) -> None:
+    def __init__(self, limit: RateLimitRule, handle: TextIO, clock: TimeSource) -> None:
         super().__init__(limit)
         self._handle, self._clock = handle, clock
         now_s, now_ns = asyncio.get_running_loop().time(), clock.now_ns()
@@ -60,7 +60,7 @@ class _NotedBudget(Budget):
 
 
 @contextmanager
-def allowance(settings: Settings, clock: TimeSource, *, is_noted: bool = True) -> Iterator[Budget]:
+def allowance(settings: Settings, clock: TimeSource, *, is_noted: bool = True) -> Iterator[RateLimiter]:
     """Yield what a backfill may spend; nobody else of this home asks for the past meanwhile.
 
     Args:
@@ -71,9 +71,9 @@ def allowance(settings: Settings, clock: TimeSource, *, is_noted: bool = True) -
     Raises:
         JournalError: another backfill is asking.
     """
-    limit = Limit(weight_per_minute(settings), _PER_S)
+    limit = RateLimitRule(weight_per_minute(settings), _PER_S)
     if not is_noted:
-        yield Budget(limit)
+        yield RateLimiter(limit)
         return
     path = settings.journal_dir / _FILE
     with path.open("a+", encoding="utf-8") as handle:

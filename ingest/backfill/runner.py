@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from ingest.backfill.pricing import Cost, cost_of
+from ingest.backfill.pricing import DownloadCost, cost_of
 from ingest.backfill.rate_budget import weight_per_minute
-from ingest.backfill.source import Source, Step, Taken, Wish
+from ingest.backfill.source import BackfillRequest, BackfillSource, BackfillStep, StepResult
 from storage.clock import iso
 from storage.errors import RangeError, VenueError
 from storage.lake.bulk_load import write_batch
@@ -31,7 +31,7 @@ _PATIENCE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BackfillPlan:
     """What a wish needs.
 
     Args:
@@ -42,18 +42,18 @@ class Plan:
         cost: what is downloaded, and its price where whoever reads pays.
     """
 
-    steps: tuple[tuple[Source, Step], ...]
+    steps: tuple[tuple[BackfillSource, BackfillStep], ...]
     held: int
     weight: int
     minutes: float
-    cost: Cost
+    cost: DownloadCost
 
 
-NOTHING: Final = Plan((), 0, 0, 0.0, Cost())
+NOTHING: Final = BackfillPlan((), 0, 0, 0.0, DownloadCost())
 
 
 @dataclass(slots=True)
-class Backfilled:
+class BackfillResult:
     """What a backfill did.
 
     Args:
@@ -65,11 +65,11 @@ class Backfilled:
         is_stopped: someone ended it before its last step.
     """
 
-    plan: Plan
+    plan: BackfillPlan
     taken: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     refused: int = 0
-    absent: list[tuple[Step, str]] = field(default_factory=list)
+    absent: list[tuple[BackfillStep, str]] = field(default_factory=list)
     is_stopped: bool = False
 
     @property
@@ -78,7 +78,7 @@ class Backfilled:
         return len(self.plan.steps) - self.taken
 
 
-def check_wish(wish: Wish, now_ns: int) -> None:
+def check_wish(wish: BackfillRequest, now_ns: int) -> None:
     """Refuse a range that cannot be meant.
 
     Raises:
@@ -100,7 +100,9 @@ def check_wish(wish: Wish, now_ns: int) -> None:
         )
 
 
-async def make_plan(sources: Sequence[Source], wish: Wish, lake: Lake, settings: Settings) -> Plan:
+async def make_plan(
+    sources: Sequence[BackfillSource], wish: BackfillRequest, lake: Lake, settings: Settings
+) -> BackfillPlan:
     """Return what a wish needs and what it costs; nothing is taken.
 
     Raises:
@@ -110,7 +112,7 @@ async def make_plan(sources: Sequence[Source], wish: Wish, lake: Lake, settings:
     held = committed(lake, [step.key for _, step in listed])
     left = tuple((source, step) for source, step in listed if step.key not in held)
     weight = sum(step.weight for _, step in left)
-    return Plan(
+    return BackfillPlan(
         steps=left,
         held=len(listed) - len(left),
         weight=weight,
@@ -126,17 +128,17 @@ def committed(lake: Lake, keys: Sequence[str]) -> set[str]:
 
 
 async def run_backfill(
-    sources: Sequence[Source],
-    wish: Wish,
+    sources: Sequence[BackfillSource],
+    wish: BackfillRequest,
     lake: Lake,
     settings: Settings,
     *,
     dry_run: bool = False,
     stop: asyncio.Event | None = None,
     goes_on: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    on_step: Callable[[Step, Backfilled], None] | None = None,
-) -> Backfilled:
+    on_plan: Callable[[BackfillPlan], None] | None = None,
+    on_step: Callable[[BackfillStep, BackfillResult], None] | None = None,
+) -> BackfillResult:
     """Fill in what a wish needs and the lake has not, oldest first.
 
     Args:
@@ -155,7 +157,7 @@ async def run_backfill(
         LakeError: the lake refused a batch.
     """
     plan = await _unless(stop, make_plan(sources, wish, lake, settings))
-    done = Backfilled(plan or NOTHING, is_stopped=plan is None)
+    done = BackfillResult(plan or NOTHING, is_stopped=plan is None)
     if plan is None:
         return done
     if on_plan is not None:
@@ -168,7 +170,7 @@ async def run_backfill(
         except VenueError as error:
             if not goes_on:
                 raise _with_place(error, step, number, len(done.plan.steps)) from error
-            taken = Taken({}, absent=error.message)
+            taken = StepResult({}, absent=error.message)
         if taken is None:
             done.is_stopped = True
             break
@@ -203,7 +205,7 @@ async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T
         await asyncio.gather(doing, stopping, return_exceptions=True)
 
 
-def _with_place(error: VenueError, step: Step, number: int, steps: int) -> VenueError:
+def _with_place(error: VenueError, step: BackfillStep, number: int, steps: int) -> VenueError:
     hint = f"{error.hint}; " if error.hint else ""
     return VenueError(
         f"{step.about}: {error.message}",

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BackfillRequest:
     """What is to be filled in: `[from_ns, to_ns)` of some coins; no coins: all that the source has."""
 
     from_ns: int
@@ -24,7 +24,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class BackfillStep:
     """One piece of work that is done whole or not at all.
 
     Args:
@@ -41,7 +41,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class StepResult:
     """What a step brought.
 
     Args:
@@ -55,13 +55,13 @@ class Taken:
     absent: str = ""
 
 
-class Source(Protocol):
+class BackfillSource(Protocol):
     """Where history comes from."""
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         """Return the steps that a wish needs, oldest first; asks as little as it can."""
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         """Fetch one step and make rows of it.
 
         Raises:

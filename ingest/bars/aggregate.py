@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.bars.trade_buffer import Prints, sorted_columns
+from ingest.bars.trade_buffer import TradeBuffer, sorted_columns
 from storage.jit import compiled
 
 Floats = NDArray[np.float64]
@@ -65,7 +65,7 @@ def fold(bar: Ints, price: Floats, size: Floats, side: NDArray[np.int8], *, bars
     return Folded(prices[0], prices[1], prices[2], prices[3], sums[0], sums[1], sums[2], trades, known)
 
 
-def fold_groups(groups: Sequence[Prints]) -> Folded:
+def fold_groups(groups: Sequence[TradeBuffer]) -> Folded:
     """Fold groups of prints, one group a bar, each in any order."""
     bar, prints = sorted_columns(groups)
     columns = (np.ascontiguousarray(prints[name]) for name in ("price", "size", "side"))

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from ingest.bars.aggregate import Folded, bar_of, fold_groups
-from ingest.bars.trade_buffer import Chunk, Prints, Row
-from ingest.coverage.intervals import Part, Watch
-from ingest.coverage.ledger import BOOK, TRADES, Ledger
+from ingest.bars.trade_buffer import Chunk, Row, TradeBuffer
+from ingest.coverage.intervals import BarCoverage, Part
+from ingest.coverage.ledger import BOOK, TRADES, CoverageLedger
 from ingest.instruments.trading_calendar import session_at
 from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
 from storage.logs import get_logger
@@ -70,7 +70,7 @@ class _Book:
     delisted_ns: int | None = None
     absences: list[Part] = field(default_factory=list)
     """Earlier stretches in which it was delisted, from then to the bar with which it was back."""
-    prints: dict[int, Prints] = field(default_factory=dict)
+    prints: dict[int, TradeBuffer] = field(default_factory=dict)
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
     published: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -83,7 +83,9 @@ class _Book:
 class BarClock:
     """Bars of one width for all instruments."""
 
-    def __init__(self, width: str, *, grace_ns: int, ledger: Ledger, keeps_settled: bool = False) -> None:
+    def __init__(
+        self, width: str, *, grace_ns: int, ledger: CoverageLedger, keeps_settled: bool = False
+    ) -> None:
         """Start without instruments.
 
         Args:
@@ -192,7 +194,9 @@ class BarClock:
             if prints is not None:
                 prints.extend(part)
 
-    def _reopened(self, instrument: str, bar: int, published_to_ns: int, count: int = 1) -> Prints | None:
+    def _reopened(
+        self, instrument: str, bar: int, published_to_ns: int, count: int = 1
+    ) -> TradeBuffer | None:
         """Return the prints of a bar to which `count` more are to be added; None where it is too late, or too early."""
         book = self._books[instrument]
         if bar < book.first_open_ns:
@@ -207,7 +211,7 @@ class BarClock:
             book.late.add(bar)
         held = book.prints.get(bar)
         if held is None:
-            held = book.prints[bar] = Prints()
+            held = book.prints[bar] = TradeBuffer()
         return held
 
     def add_quote(self, instrument: str, quote: Quote) -> None:
@@ -231,13 +235,13 @@ class BarClock:
         book.published[open_ns] = row
         held = list(prints)
         if held:
-            book.prints[open_ns] = Prints(held)
+            book.prints[open_ns] = TradeBuffer(held)
 
     def restore_prints(self, instrument: str, open_ns: int, prints: Iterable[Row]) -> None:
         """Take over prints of a bar that had not closed when an earlier recording ended."""
         book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
         book.first_open_ns = min(book.first_open_ns, open_ns)
-        book.prints[open_ns] = Prints(prints)
+        book.prints[open_ns] = TradeBuffer(prints)
 
     def mark_dirty(self, dirty: dict[str, int]) -> None:
         """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
@@ -286,7 +290,9 @@ class BarClock:
         return due
 
     def _publish(self, due: list[tuple[str, int]], now_ns: int) -> list[dict[str, Any]]:
-        folded = fold_groups([self._books[instrument].prints.get(bar) or Prints() for instrument, bar in due])
+        folded = fold_groups(
+            [self._books[instrument].prints.get(bar) or TradeBuffer() for instrument, bar in due]
+        )
         rows = [self._row(instrument, bar, folded, i, now_ns) for i, (instrument, bar) in enumerate(due)]
         return [row for row in rows if row is not None]
 
@@ -408,7 +414,7 @@ def _is_unlisted(book: _Book, open_ns: int, close_ns: int) -> bool:
     return any(gone_ns < close_ns and open_ns < back_ns for gone_ns, back_ns in book.absences)
 
 
-def _status(watch: Watch, row: dict[str, Any]) -> tuple[str, str]:
+def _status(watch: BarCoverage, row: dict[str, Any]) -> tuple[str, str]:
     """Return a bar's status and cause; the first that holds (docs/tables.md)."""
     if not (watch.is_complete or watch.is_repaired):
         return "blind", watch.cause

@@ -59,7 +59,7 @@ class Tolerance:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class CandleFigures:
     """What bars, or candles, say.
 
     Args:
@@ -103,7 +103,9 @@ class Figures:
         return found
 
 
-def differences(ours: Figures, theirs: Figures, tolerance: Tolerance | None = None) -> NDArray[np.bool_]:
+def differences(
+    ours: CandleFigures, theirs: CandleFigures, tolerance: Tolerance | None = None
+) -> NDArray[np.bool_]:
     """Return (6, m) which figures of which bars differ from the venue's candles.
 
     A candle that is absent differs in nothing (an omitted minute may come later; the caller decides), and neither does
@@ -129,7 +131,7 @@ def differences(ours: Figures, theirs: Figures, tolerance: Tolerance | None = No
 
 def rows_of(
     bars: Sequence[Mapping[str, Any]],
-    theirs: Figures,
+    theirs: CandleFigures,
     differs: NDArray[np.bool_],
     *,
     checked: str,

@@ -21,7 +21,7 @@ Chunk = NDArray[Any]
 """(m,) of `PRINT`."""
 
 
-class Prints:
+class TradeBuffer:
     """Prints in any order."""
 
     __slots__ = ("_chunks", "_rows")
@@ -53,7 +53,7 @@ class Prints:
         return self._chunks[0]
 
 
-def sorted_columns(groups: Sequence[Prints]) -> tuple[NDArray[np.int64], Chunk]:
+def sorted_columns(groups: Sequence[TradeBuffer]) -> tuple[NDArray[np.int64], Chunk]:
     """Return which group each print is of, rising, and the prints; within a group by time, then by receipt."""
     chunks = [group.whole() for group in groups]
     group = np.repeat(np.arange(len(chunks), dtype=np.int64), [len(chunk) for chunk in chunks])

@@ -11,7 +11,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Final
 
-from ingest.coverage.ledger import Ledger
+from ingest.coverage.ledger import CoverageLedger
 from ingest.venues.hyperliquid.messages import ChainBlock
 from storage.clock import MS_NS, NS
 
@@ -20,10 +20,10 @@ _MEMORY_BLOCKS: Final = 4_096
 _ALIVE_NS: Final = 10 * NS
 
 
-class ChainWatch:
+class ChainLiveness:
     """Blocks as the explorer told of them; a pure function of its frames."""
 
-    def __init__(self, ledger: Ledger, scope: str, *, silence_ns: int) -> None:
+    def __init__(self, ledger: CoverageLedger, scope: str, *, silence_ns: int) -> None:
         """Start without a block.
 
         Args:

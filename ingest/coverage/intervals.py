@@ -11,7 +11,7 @@ Part = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Span:
+class WatchedSpan:
     """A stretch in which one key was watched on one connection."""
 
     connection: int
@@ -43,7 +43,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class BarCoverage:
     """What the ledger knows of one bar.
 
     Args:
@@ -61,7 +61,7 @@ class Watch:
     is_pending: bool
 
 
-_Stretch = TypeVar("_Stretch", Span, Gap)
+_Stretch = TypeVar("_Stretch", WatchedSpan, Gap)
 
 
 def recent(items: Iterable[_Stretch], open_ns: int) -> list[_Stretch]:

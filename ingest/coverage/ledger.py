@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from ingest.coverage.intervals import Gap, Part, Span, Watch, length, recent, subtract
+from ingest.coverage.intervals import BarCoverage, Gap, Part, WatchedSpan, length, recent, subtract
 from storage.clock import US_NS
 
 TRADES: Final = "trades"
@@ -51,7 +51,7 @@ class _Connection:
     coins: dict[str, _Coin] = field(default_factory=dict)
 
 
-class Ledger:
+class CoverageLedger:
     """Keeps spans and gaps for every (channel, instrument), and the rows they become."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Ledger:
         self._lag_ns = lag_ns
         self._evidence = "inferred" if is_inferred else "socket"
         self._open: dict[int, _Connection] = {}
-        self._spans: dict[Key, list[Span]] = {}
+        self._spans: dict[Key, list[WatchedSpan]] = {}
         self._gaps: dict[Key, list[Gap]] = {}
         self._lost: dict[Key, tuple[int, str]] = {}
         self._silent: set[tuple[int, str]] = set()
@@ -253,7 +253,7 @@ class Ledger:
         connection.coins.setdefault(instrument, _Coin(since_ns, since_ns))
         self._lost.pop((channel, instrument), None)
 
-    def restore(self, key: Key, span: Span | None, gap: Gap | None, cause: str) -> None:
+    def restore(self, key: Key, span: WatchedSpan | None, gap: Gap | None, cause: str) -> None:
         """Take over what an earlier recording knew: a span or a gap, and why watching ended."""
         if span is not None:
             self._spans.setdefault(key, []).append(span)
@@ -307,7 +307,7 @@ class Ledger:
 
     def watch(
         self, instrument: str, open_ns: int, close_ns: int, now_ns: int, channel: str = TRADES
-    ) -> Watch:
+    ) -> BarCoverage:
         """Say how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it."""
         key = (channel, instrument)
         covered: list[Part] = [(s.from_ns, s.to_ns) for s in recent(self._spans.get(key, ()), open_ns)]
@@ -326,12 +326,12 @@ class Ledger:
             missing = subtract(bar, subtract(subtract(bar, missing), vain))
         observed_ns = close_ns - open_ns - length(missing)
         if not missing:
-            return Watch(observed_ns, True, False, "", False)
+            return BarCoverage(observed_ns, True, False, "", False)
         lacking = subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
         if not lacking:
-            return Watch(observed_ns, False, True, "", False)
+            return BarCoverage(observed_ns, False, True, "", False)
         cause, is_pending = self._why(lacking, gaps, is_open, key)
-        return Watch(observed_ns, False, False, cause, is_pending)
+        return BarCoverage(observed_ns, False, False, cause, is_pending)
 
     def tick(self, now_ns: int) -> None:
         """Notice instruments that have just been silent for too long, and forget what is long over."""
@@ -388,7 +388,7 @@ class Ledger:
     def _end_span(
         self, connection: _Connection, key: Key, since: int, until: int, cause: str, now_ns: int
     ) -> None:
-        span = Span(connection.number, since, until)
+        span = WatchedSpan(connection.number, since, until)
         self._spans.setdefault(key, []).append(span)
         self._emit_span(key, span, cause, now_ns)
         self._mark_dirty(key[1], until)
@@ -460,7 +460,7 @@ class Ledger:
             return SILENT_STREAM, False  # if it speaks again, the gap that this makes marks the bars dirty
         return NOT_PROVEN_YET, is_open
 
-    def _emit_span(self, key: Key, span: Span, cause: str, now_ns: int) -> None:
+    def _emit_span(self, key: Key, span: WatchedSpan, cause: str, now_ns: int) -> None:
         self._emit(key, span, "watched", cause, self._evidence, False, now_ns)
 
     def _emit_gap(self, key: Key, gap: Gap, now_ns: int) -> None:
@@ -470,7 +470,7 @@ class Ledger:
     def _emit(
         self,
         key: Key,
-        stretch: Span | Gap,
+        stretch: WatchedSpan | Gap,
         kind: str,
         cause: str,
         evidence: str,

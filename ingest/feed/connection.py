@@ -16,10 +16,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from ingest.concurrency import now
 from ingest.feed.backoff import Backoff
-from ingest.feed.connection_context import Shared
-from ingest.feed.keepalive import Heard, keep_alive
-from ingest.feed.subscription_plan import SocketPlan, Wanted
-from ingest.feed.subscriptions import Desired, News, subscribe
+from ingest.feed.connection_context import ConnectionContext
+from ingest.feed.keepalive import ConnectionStats, keep_alive
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription
+from ingest.feed.subscriptions import SubscriptionChange, SubscriptionState, subscribe
 from ingest.feed.websocket_client import DirectConnection
 from storage.errors import VenueError
 from storage.logs import get_logger
@@ -35,16 +35,16 @@ _GAIA_BEAT: Final = b'"heartbeat"'
 _GAIA_REFUSAL: Final = b"SYMBOL_NOT_SUPPORTED"
 
 
-class Link:
+class Connection:
     """Keeps one socket of the plan connected over whatever the venue does to it."""
 
-    def __init__(self, plan: SocketPlan, shared: Shared) -> None:
+    def __init__(self, plan: ConnectionPlan, shared: ConnectionContext) -> None:
         """Prepare a link; `run` connects."""
         self.plan = plan
         self.number = -1
         self.is_refused = False
         self.has_ended = False
-        self.desired = Desired(plan.wanted, timeout_s=shared.settings.record.ack_timeout_s)
+        self.desired = SubscriptionState(plan.wanted, timeout_s=shared.settings.record.ack_timeout_s)
         self._shared = shared
         self._socket: DirectConnection | None = None
         self._failure: Exception | None = None
@@ -53,7 +53,7 @@ class Link:
         self._news = asyncio.Event()
         self._beat = asyncio.Event()
         self._cause = ""
-        self._heard = Heard()
+        self._heard = ConnectionStats()
         self._task: asyncio.Task[None] | None = None
         self._look = self._look_gaia if plan.venue == "gaiaex" else self._look_hyperliquid
 
@@ -67,7 +67,7 @@ class Link:
         self._task = group.create_task(self._run(), name=f"socket {self.plan.name}")
         return self._task
 
-    def want(self, plan: SocketPlan) -> None:
+    def want(self, plan: ConnectionPlan) -> None:
         """Change what is subscribed: the difference is said to the venue, the rest goes on untouched."""
         for wanted in set(self.desired.wanted) - set(plan.wanted):
             self._shared.watchdogs.unwatch(self.number, wanted.channel, wanted.coin)
@@ -75,7 +75,7 @@ class Link:
         self.desired.want(plan.wanted)
         self._news.set()
 
-    def renew(self, wanted: Wanted) -> None:
+    def renew(self, wanted: Subscription) -> None:
         """Give one subscription up and ask for it again."""
         if self.desired.renew(wanted):
             self._news.set()
@@ -154,7 +154,7 @@ class Link:
     async def _hold(self, socket: DirectConnection) -> str:
         """Live on one connection until it ends; return why it did."""
         shared, number = self._shared, self._shared.next_number()
-        self.number, self._socket, self._cause, self._heard = number, socket, "", Heard()
+        self.number, self._socket, self._cause, self._heard = number, socket, "", ConnectionStats()
         self.desired.forget()
         cause = "stopped"
         helpers = [asyncio.create_task(_or_abort(helper, socket)) for helper in self._helpers(socket)]
@@ -222,7 +222,7 @@ class Link:
         else:
             self._heard.frames += 1
 
-    def _note(self, news: News) -> None:
+    def _note(self, news: SubscriptionChange) -> None:
         wanted, watchdogs = news.wanted, self._shared.watchdogs
         if news.verdict == "held":
             watchdogs.watch(self.number, wanted.channel, wanted.coin, self._shared.clock.now_ns())

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ingest.feed.rate_limiter import Budget
-from ingest.feed.stale_streams import Watchdogs
+from ingest.feed.rate_limiter import RateLimiter
+from ingest.feed.stale_streams import StaleStreamDetector
 from ingest.feed.subscription_plan import Venue
 from storage.clock import TimeSource
 from storage.settings import Settings
 
 
-class Sink(Protocol):
+class Receiver(Protocol):
     """Who takes what the sockets hear."""
 
     def opened(self, connection: int, about: dict[str, str]) -> None:
@@ -28,7 +28,7 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
-class Shared:
+class ConnectionContext:
     """What all links of a recorder have in common.
 
     Args:
@@ -46,10 +46,10 @@ class Shared:
     """
 
     settings: Settings
-    sink: Sink
-    messages: Budget
-    handshakes: dict[Venue, Budget]
-    watchdogs: Watchdogs
+    sink: Receiver
+    messages: RateLimiter
+    handshakes: dict[Venue, RateLimiter]
+    watchdogs: StaleStreamDetector
     random_source: random.Random
     clock: TimeSource
     next_number: Callable[[], int]

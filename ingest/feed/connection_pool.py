@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.feed.connection import Link
-from ingest.feed.connection_context import Shared, Sink
-from ingest.feed.rate_limiter import Budget, Limit
-from ingest.feed.stale_streams import Drift, Event, Recovered, Silence, Watchdogs
-from ingest.feed.subscription_plan import SocketPlan, Venue, Wanted
+from ingest.feed.connection import Connection
+from ingest.feed.connection_context import ConnectionContext, Receiver
+from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
+from ingest.feed.stale_streams import Event, PaceChange, StaleStream, StaleStreamDetector, StreamRecovered
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription, Venue
 from ingest.sharding import parse_shard
 from storage.clock import TimeSource, WallTime
 from storage.logs import get_logger
@@ -33,7 +33,7 @@ _LOOK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class SocketsState:
+class PoolState:
     """How the sockets stand, for people and metrics."""
 
     connections_open: int
@@ -46,37 +46,39 @@ class SocketsState:
 
 
 @dataclass(frozen=True, slots=True)
-class Budgets:
+class RateLimiters:
     """What one address may ask of the venues; one recorder's share of it."""
 
-    messages: Budget
-    handshakes: dict[Venue, Budget]
+    messages: RateLimiter
+    handshakes: dict[Venue, RateLimiter]
 
     @classmethod
-    def of(cls, settings: Settings) -> Budgets:
+    def of(cls, settings: Settings) -> RateLimiters:
         """Return the budgets that the settings allow, divided among the shards."""
         record, (_, parts) = settings.record, parse_shard(settings.record.shard)
-        hyperliquid = Budget(Limit(max(1, record.handshakes_per_minute // parts), 60.0), Limit(1, _STAGGER_S))
+        hyperliquid = RateLimiter(
+            RateLimitRule(max(1, record.handshakes_per_minute // parts), 60.0), RateLimitRule(1, _STAGGER_S)
+        )
         return cls(
-            Budget(
-                Limit(max(1, record.messages_per_s // parts), 1.0),
-                Limit(max(1, _MESSAGES_PER_MINUTE // parts), 60.0),
+            RateLimiter(
+                RateLimitRule(max(1, record.messages_per_s // parts), 1.0),
+                RateLimitRule(max(1, _MESSAGES_PER_MINUTE // parts), 60.0),
             ),
             {
                 "hyperliquid": hyperliquid,
                 "chain": hyperliquid,
-                "gaiaex": Budget(Limit(1, parts / settings.gaiaex.handshakes_per_s)),
+                "gaiaex": RateLimiter(RateLimitRule(1, parts / settings.gaiaex.handshakes_per_s)),
             },
         )
 
 
-class Sockets:
+class ConnectionPool:
     """All sockets of one recorder."""
 
     def __init__(
         self,
-        plans: Sequence[SocketPlan],
-        sink: Sink,
+        plans: Sequence[ConnectionPlan],
+        sink: Receiver,
         settings: Settings,
         *,
         # Time.
@@ -88,7 +90,7 @@ class Sockets:
         first_connection: int = 0,
         random_source: random.Random | None = None,
         # Limits.
-        budgets: Budgets | None = None,
+        budgets: RateLimiters | None = None,
     ) -> None:
         """Prepare the sockets; `run` connects them.
 
@@ -105,13 +107,13 @@ class Sockets:
             random_source: draws the waits before reconnects.
             budgets: by default what the settings allow.
         """
-        self.watchdogs = Watchdogs(settings.record)
+        self.watchdogs = StaleStreamDetector(settings.record)
         clock = clock or WallTime()
         self._seen_until = seen_until or clock.now_ns
         self._has_timers = has_timers
         self._ends_with_venue = ends_with_venue
-        budgets = budgets or Budgets.of(settings)
-        self._shared = Shared(
+        budgets = budgets or RateLimiters.of(settings)
+        self._shared = ConnectionContext(
             settings=settings,
             sink=sink,
             messages=budgets.messages,
@@ -123,7 +125,7 @@ class Sockets:
             has_timers=has_timers,
             ends_with_venue=ends_with_venue,
         )
-        self._links = {item.name: Link(item, self._shared) for item in plans}
+        self._links = {item.name: Connection(item, self._shared) for item in plans}
         self._group: asyncio.TaskGroup | None = None
         self._ended = asyncio.Event()
 
@@ -152,7 +154,7 @@ class Sockets:
         finally:
             self._group = None
 
-    def apply(self, plans: Sequence[SocketPlan]) -> None:
+    def apply(self, plans: Sequence[ConnectionPlan]) -> None:
         """Change what is wanted: only the difference is said to the venue, and only sockets it touches are.
 
         A symbol that GaiaEx refused is tried again when it was absent from the plans in between.
@@ -168,7 +170,7 @@ class Sockets:
                 continue
             if link is not None:
                 link.leave("address changed")
-            self._links[name] = Link(item, self._shared)
+            self._links[name] = Connection(item, self._shared)
             if self._group is not None:
                 self._start(self._links[name])
 
@@ -181,7 +183,7 @@ class Sockets:
         self._set_paused(False)
 
     @property
-    def state(self) -> SocketsState:
+    def state(self) -> PoolState:
         """How the sockets stand."""
         links = self._links.values()
         refused = [
@@ -189,7 +191,7 @@ class Sockets:
             for link in links
             for want in sorted_wants(link.desired.refused)
         ]
-        return SocketsState(
+        return PoolState(
             connections_open=sum(link.is_open for link in links),
             connections_wanted=sum(not link.is_refused for link in links),
             subscriptions_acked=sum(len(link.desired.held) for link in links if link.is_open),
@@ -209,7 +211,7 @@ class Sockets:
         for link in self._links.values():
             link.pause(is_paused)
 
-    def _start(self, link: Link) -> None:
+    def _start(self, link: Connection) -> None:
         assert self._group is not None
         link.start(self._group).add_done_callback(self._check_end)
 
@@ -229,17 +231,17 @@ class Sockets:
             for event in self.watchdogs.look(self._seen_until()):
                 self._act(event, by_number)
 
-    def _act(self, event: Event, by_number: dict[int, Link]) -> None:
+    def _act(self, event: Event, by_number: dict[int, Connection]) -> None:
         match event:
-            case Silence():
+            case StaleStream():
                 self._meet(event, by_number.get(event.connection))
-            case Recovered():
+            case StreamRecovered():
                 logger.info(
                     "stream recovered", channel=event.channel, coin=event.coin, connection=event.connection
                 )
-            case Drift() if event.is_over:
+            case PaceChange() if event.is_over:
                 logger.info("book cadence restored", channel=event.channel, measured_s=event.measured_s)
-            case Drift():
+            case PaceChange():
                 logger.warning(
                     "book cadence drifted",
                     channel=event.channel,
@@ -247,7 +249,7 @@ class Sockets:
                     measured_s=event.measured_s,
                 )
 
-    def _meet(self, silence: Silence, link: Link | None) -> None:
+    def _meet(self, silence: StaleStream, link: Connection | None) -> None:
         if link is None:
             return
         about = f"{silence.channel} {silence.coin}".strip()
@@ -264,10 +266,10 @@ class Sockets:
         if silence.is_lost:
             link.cut(f"{about} silent for {silence.silent_s:.0f} s")
         else:
-            link.renew(Wanted(silence.channel, silence.coin))
+            link.renew(Subscription(silence.channel, silence.coin))
 
 
-def sorted_wants(wants: frozenset[Wanted]) -> list[Wanted]:
+def sorted_wants(wants: frozenset[Subscription]) -> list[Subscription]:
     """Return subscriptions in a stable order."""
     return sorted(wants, key=lambda want: (want.channel, want.coin))
 

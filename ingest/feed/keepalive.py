@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from websockets.asyncio.client import ClientConnection
 
 from ingest.concurrency import now
-from ingest.feed.connection_context import Shared
+from ingest.feed.connection_context import ConnectionContext
 from ingest.feed.subscription_plan import Venue
-from ingest.feed.subscriptions import Desired
+from ingest.feed.subscriptions import SubscriptionState
 from ingest.venues.hyperliquid.protocol import PING
 
 
-class Pulse:
+class Keepalive:
     """Judges one connection, looked at every `tick_s` seconds."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Pulse:
 
 
 @dataclass(slots=True)
-class Heard:
+class ConnectionStats:
     """What a connection has heard so far: frames with data, and pongs."""
 
     frames: int = 0
@@ -102,11 +102,15 @@ class Heard:
 
 
 async def keep_alive(
-    socket: ClientConnection, heard: Heard, desired: Desired, shared: Shared, venue: Venue
+    socket: ClientConnection,
+    heard: ConnectionStats,
+    desired: SubscriptionState,
+    shared: ConnectionContext,
+    venue: Venue,
 ) -> str:
     """Ping until the connection is dead; return why it is."""
     record, is_gaia = shared.settings.record, venue == "gaiaex"
-    pulse = Pulse(
+    pulse = Keepalive(
         now(),
         ping_s=None if is_gaia else record.ping_s,
         pong_timeout_s=record.pong_timeout_s,

@@ -7,24 +7,24 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ingest.feed.rest_client import Answer, Rest
-from ingest.instruments.registry import Registry
+from ingest.feed.rest_client import RestAnswer, RestClient
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.venues.gaiaex import protocol as gaiaex
 from storage.errors import VenueError
 from storage.settings import Settings
 
 _GLOB: Final = frozenset("*?[")
-Asked = tuple[dict[str, Any], Answer]
+AnsweredRequest = tuple[dict[str, Any], RestAnswer]
 
 
-class Asker(Protocol):
-    """What asks `POST /info`: `Rest`, or something around it."""
+class InfoClient(Protocol):
+    """What asks `POST /info`: `RestClient`, or something around it."""
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
+    async def ask(self, request: Mapping[str, Any]) -> RestAnswer:
         """Return the answer, or raise `VenueError`."""
 
 
-async def ask_listings(rest: Rest, settings: Settings) -> list[Asked]:
+async def ask_listings(rest: RestClient, settings: Settings) -> list[AnsweredRequest]:
     """Ask what the venues list, as far as the settings name it; in the order in which it is to be learnt.
 
     Raises:
@@ -38,15 +38,15 @@ async def ask_listings(rest: Rest, settings: Settings) -> list[Asked]:
     return asked
 
 
-async def ask_markets(asker: Asker, coins: Sequence[str]) -> list[Asked]:
+async def ask_markets(asker: InfoClient, coins: Sequence[str]) -> list[AnsweredRequest]:
     """Ask Hyperliquid what it lists, as far as names and patterns need it; in the order in which it is to be learnt.
 
     Raises:
         VenueError: the venue cannot be reached, or refuses.
     """
-    asked: list[Asked] = []
+    asked: list[AnsweredRequest] = []
 
-    async def ask(request: dict[str, Any]) -> Answer:
+    async def ask(request: dict[str, Any]) -> RestAnswer:
         asked.append((request, await asker.ask(request)))
         return asked[-1][1]
 
@@ -62,7 +62,7 @@ async def ask_markets(asker: Asker, coins: Sequence[str]) -> list[Asked]:
     return asked
 
 
-def learn(registry: Registry, asked: Iterable[Asked]) -> None:
+def learn(registry: InstrumentRegistry, asked: Iterable[AnsweredRequest]) -> None:
     """Have a registry learn from answers.
 
     Raises:

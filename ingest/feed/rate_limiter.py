@@ -1,6 +1,6 @@
 """How much may still be asked of a venue, and how long must the next question wait?
 
-A venue counts what we spend (requests by weight, messages, handshakes) over the last second or minute. A `Budget`
+A venue counts what we spend (requests by weight, messages, handshakes) over the last second or minute. A `RateLimiter`
 keeps the same account: in no stretch of a limit's length is more spent than the limit, whatever the order.
 
 Why not a library (looked at on 2026-11-23): aiolimiter 1.3 and limits 5.8 read a clock themselves; pyrate-limiter
@@ -17,7 +17,7 @@ from storage.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class RateLimitRule:
     """At most `most` units in any `per_s` seconds."""
 
     most: int
@@ -28,10 +28,10 @@ class Limit:
             raise SettingsError(f"a limit of {self.most} in {self.per_s} s lets nothing pass")
 
 
-class Budget:
+class RateLimiter:
     """What was spent lately, under one or more limits. Times are seconds of any clock that never falls."""
 
-    def __init__(self, *limits: Limit) -> None:
+    def __init__(self, *limits: RateLimitRule) -> None:
         self._limits = limits
         self._spent: list[deque[tuple[float, int]]] = [deque() for _ in limits]
         self._sums = [0] * len(limits)

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from ingest.feed.rate_limiter import Budget, Limit
+from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
 from ingest.sharding import parse_shard
 from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import TimeSource, WallTime
@@ -30,12 +30,12 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 # GaiaEx states 20 a second for one path and nothing for the others (read 2026-11): a quarter of it is safe.
-_GETS: Final = Limit(5, 1.0)
+_GETS: Final = RateLimitRule(5, 1.0)
 _ANSWERED_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RestAnswer:
     """What a venue answered, and when by our clock it was asked and had answered (ns)."""
 
     body: bytes
@@ -51,13 +51,13 @@ class _Again(Exception):  # noqa: N818 - it is no error of the program, but a re
         self.least_wait_s = least_wait_s
 
 
-class Rest:
+class RestClient:
     """Asks a recorder's REST questions; an async context manager."""
 
     def __init__(
         self,
         settings: Settings,
-        budget: Budget | None = None,
+        budget: RateLimiter | None = None,
         *,
         clock: TimeSource | None = None,
         random_source: random.Random | None = None,
@@ -72,8 +72,10 @@ class Rest:
         """
         record, (_, parts) = settings.record, parse_shard(settings.record.shard)
         self._record = record
-        self.budget = budget or Budget(Limit(max(1, record.rest_weight_per_minute // parts), 60.0))
-        self._gets = Budget(Limit(max(1, _GETS.most // parts), _GETS.per_s))
+        self.budget = budget or RateLimiter(
+            RateLimitRule(max(1, record.rest_weight_per_minute // parts), 60.0)
+        )
+        self._gets = RateLimiter(RateLimitRule(max(1, _GETS.most // parts), _GETS.per_s))
         self._clock = clock or WallTime()
         self._random = random_source or random.Random()
         # One silent answer must not take the time of the tries after it.
@@ -92,7 +94,7 @@ class Rest:
         """Close the connections."""
         await self._client.aclose()
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
+    async def ask(self, request: Mapping[str, Any]) -> RestAnswer:
         """Return the answer of Hyperliquid's `POST /info` to a request such as `{"type": "meta"}`.
 
         Raises:
@@ -101,7 +103,7 @@ class Rest:
         body = dict(request)
         weight = weight_of(body)
 
-        async def attempt() -> Answer:
+        async def attempt() -> RestAnswer:
             answer = await self._send("POST", self._record.info_url, json=body)
             # What the rows of the answer weigh is known only now, and counted by the venue already.
             extra = weight_of(body, _rows(answer.body)) - weight
@@ -111,7 +113,7 @@ class Rest:
         what = str(body.get("type", "?"))
         return await self._persist(attempt, lambda: self.budget.spend(weight), what, "record.info_url")
 
-    async def get(self, url: str) -> Answer:
+    async def get(self, url: str) -> RestAnswer:
         """Return the answer of a `GET`, as GaiaEx has them.
 
         Raises:
@@ -122,11 +124,11 @@ class Rest:
 
     async def _persist(
         self,
-        attempt: Callable[[], Awaitable[Answer]],
+        attempt: Callable[[], Awaitable[RestAnswer]],
         spend: Callable[[], Awaitable[None]],
         what: str,
         key: str,
-    ) -> Answer:
+    ) -> RestAnswer:
         """Try until there is an answer, a refusal, or no time left; waiting for one's first turn takes none of it."""
         timeout_s, reason = self._record.rest_timeout_s, "it is silent"
 
@@ -135,7 +137,7 @@ class Rest:
             reason = str(_error_of(state))
             logger.debug("asking again", what=what, reason=reason)
 
-        async def paid() -> Answer:
+        async def paid() -> RestAnswer:
             await spend()
             if patience.when() is None:
                 patience.reschedule(asyncio.get_running_loop().time() + timeout_s)
@@ -153,7 +155,7 @@ class Rest:
                 hint=f"check the network and {key}; try without a network: tickwalk serve-venue",
             ) from error
 
-    async def _send(self, method: str, url: str, **more: Any) -> Answer:
+    async def _send(self, method: str, url: str, **more: Any) -> RestAnswer:
         """Ask once."""
         asked_ns = self._clock.now_ns()
         try:
@@ -176,7 +178,7 @@ class Rest:
             msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _Again(f"it answered {response.text[:60]!r}, which is no JSON") from error
-        return Answer(response.content, asked_ns, received_ns)
+        return RestAnswer(response.content, asked_ns, received_ns)
 
     def _wait_s(self, state: RetryCallState) -> float:
         """Full jitter, as the sockets have it, and what the venue asked for before it."""

@@ -45,7 +45,7 @@ _FAST_BOOK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class StaleStream:
     """A stream is silent: ask for it again, or reconnect its socket where `is_lost`."""
 
     connection: int
@@ -59,7 +59,7 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class StreamRecovered:
     """A stream that was asked for again flows."""
 
     connection: int
@@ -68,7 +68,7 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class PaceChange:
     """A channel comes at another pace than expected, or does so again (`is_over`)."""
 
     channel: str
@@ -77,7 +77,7 @@ class Drift:
     is_over: bool
 
 
-Event = Silence | Recovered | Drift
+Event = StaleStream | StreamRecovered | PaceChange
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class _Cadence:
     has_drifted: bool = False
 
 
-class Watchdogs:
+class StaleStreamDetector:
     """Watches every stream of every connection of one recorder."""
 
     def __init__(self, record: RecordSettings) -> None:
@@ -188,7 +188,7 @@ class Watchdogs:
         if not stream.is_well or stream.key in self._given_up:
             stream.is_well = True
             self._given_up.discard(stream.key)
-            self._events.append(Recovered(connection, channel, coin))
+            self._events.append(StreamRecovered(connection, channel, coin))
 
     def look(self, now_ns: int) -> list[Event]:
         """Return what is to be done or said; each finding once."""
@@ -216,7 +216,7 @@ class Watchdogs:
 
     # How.
 
-    def _judge(self, stream: _Stream, now_ns: int) -> Silence | None:
+    def _judge(self, stream: _Stream, now_ns: int) -> StaleStream | None:
         silent_ns = now_ns - stream.heard_ns
         # Looking closer costs more, and nearly all streams are well.
         if silent_ns <= self._least_ns:
@@ -232,7 +232,7 @@ class Watchdogs:
             return self._escalate(stream, silent_ns, now_ns)
         return self._ask_again(stream, silent_ns, allowed_ns, now_ns, is_news=stream.is_well)
 
-    def _escalate(self, stream: _Stream, silent_ns: int, now_ns: int) -> Silence | None:
+    def _escalate(self, stream: _Stream, silent_ns: int, now_ns: int) -> StaleStream | None:
         if stream.key not in self._given_up:
             self._given_up.add(stream.key)
             return self._silence(stream, silent_ns, is_lost=True, is_news=True)
@@ -242,7 +242,7 @@ class Watchdogs:
 
     def _ask_again(
         self, stream: _Stream, silent_ns: int, allowed_ns: float, now_ns: int, *, is_news: bool
-    ) -> Silence:
+    ) -> StaleStream:
         stream.began_ns, stream.allowed_ns, stream.is_well = now_ns, allowed_ns, False
         # If it was honestly quiet it is to be borne with for longer the next time.
         pace = self._paces[stream.key]
@@ -252,9 +252,9 @@ class Watchdogs:
             stream, silent_ns, is_lost=False, is_news=is_news and stream.key not in self._given_up
         )
 
-    def _silence(self, stream: _Stream, silent_ns: int, *, is_lost: bool, is_news: bool) -> Silence:
+    def _silence(self, stream: _Stream, silent_ns: int, *, is_lost: bool, is_news: bool) -> StaleStream:
         channel, coin = stream.key
-        return Silence(
+        return StaleStream(
             stream.connection,
             channel,
             coin,
@@ -292,7 +292,7 @@ class Watchdogs:
             witnesses = [*witnesses, *self._carriers.get(("trades", coin), ())]
         return any(other.proof_ns > stream.heard_ns + self._least_ns for other in witnesses)
 
-    def _drifts(self) -> list[Drift]:
+    def _drifts(self) -> list[PaceChange]:
         found = []
         for channel, cadence in self._cadences.items():
             measured_s = self.cadence_s(channel)
@@ -301,5 +301,5 @@ class Watchdogs:
             has_drifted = not cadence.expected_s / _DRIFT <= measured_s <= cadence.expected_s * _DRIFT
             if has_drifted != cadence.has_drifted:
                 cadence.has_drifted = has_drifted
-                found.append(Drift(channel, cadence.expected_s, round(measured_s, 3), not has_drifted))
+                found.append(PaceChange(channel, cadence.expected_s, round(measured_s, 3), not has_drifted))
         return found

@@ -36,7 +36,7 @@ _EXPLORERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Subscription:
     """One subscription; `coin` is empty for a channel of the whole venue."""
 
     channel: str
@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class SocketPlan:
+class ConnectionPlan:
     """What one socket is for.
 
     Args:
@@ -69,16 +69,16 @@ class SocketPlan:
     name: str
     venue: Venue
     url: str
-    wanted: tuple[Wanted, ...] = ()
+    wanted: tuple[Subscription, ...] = ()
     symbol: str = ""
 
 
 @dataclass(slots=True)
 class _Basket:
     room: int
-    held: dict[Wanted, None] = field(default_factory=dict)
+    held: dict[Subscription, None] = field(default_factory=dict)
 
-    def put(self, wants: Iterable[Wanted]) -> None:
+    def put(self, wants: Iterable[Subscription]) -> None:
         for want in wants:
             if want not in self.held:
                 self.held[want] = None
@@ -90,8 +90,8 @@ def plan(
     coins: Sequence[str],
     gaia_symbols: Sequence[str] = (),
     *,
-    before: Sequence[SocketPlan] = (),
-) -> list[SocketPlan]:
+    before: Sequence[ConnectionPlan] = (),
+) -> list[ConnectionPlan]:
     """Return the sockets of one recorder.
 
     Args:
@@ -113,18 +113,18 @@ def plan(
     else:
         baskets = _spread(settings, wide, mine, [item for item in before if item.venue == "hyperliquid"])
     sockets = [
-        SocketPlan(f"hyperliquid-{number}", "hyperliquid", record.ws_url, tuple(basket.held))
+        ConnectionPlan(f"hyperliquid-{number}", "hyperliquid", record.ws_url, tuple(basket.held))
         for number, basket in enumerate(baskets, 1)
         if basket.held
     ]
     explorer = explorer_url(settings)
     if explorer and record.clock != "venue":
-        sockets.append(SocketPlan("chain", "chain", explorer, (Wanted(BLOCKS),)))
+        sockets.append(ConnectionPlan("chain", "chain", explorer, (Subscription(BLOCKS),)))
     symbols = [symbol for symbol in dict.fromkeys(gaia_symbols) if shard_of(symbol, parts) == part]
     return sockets + _gaia(settings, symbols)
 
 
-def twinned(sockets: Iterable[SocketPlan]) -> list[str]:
+def twinned(sockets: Iterable[ConnectionPlan]) -> list[str]:
     """Return the coins whose trades more than one socket carries."""
     seen: dict[str, int] = {}
     for socket in sockets:
@@ -149,13 +149,13 @@ def _coin_channels(settings: Settings) -> list[str]:
 
 def _whole(wide: Sequence[str], coins: Sequence[str], channels: Sequence[str]) -> _Basket:
     basket = _Basket(_VENUE_SUBSCRIPTIONS)
-    basket.put(Wanted(channel) for channel in wide)
-    basket.put(Wanted(channel, coin) for coin in coins for channel in channels)
+    basket.put(Subscription(channel) for channel in wide)
+    basket.put(Subscription(channel, coin) for coin in coins for channel in channels)
     return basket
 
 
 def _spread(
-    settings: Settings, wide: Sequence[str], coins: Sequence[str], before: Sequence[SocketPlan]
+    settings: Settings, wide: Sequence[str], coins: Sequence[str], before: Sequence[ConnectionPlan]
 ) -> list[_Basket]:
     record, channels = settings.record, _coin_channels(settings)
     total = len(wide) + len(coins) * len(channels)
@@ -169,14 +169,14 @@ def _spread(
         1 + (copies if coins else 0), -(-(total + extra) // record.subscriptions_per_socket), len(before)
     )
     baskets = [_Basket(record.subscriptions_per_socket) for _ in range(min(count, record.sockets_most))]
-    order = [Wanted(channel) for channel in wide] + [
-        Wanted(channel, coin) for channel in channels for coin in coins
+    order = [Subscription(channel) for channel in wide] + [
+        Subscription(channel, coin) for channel in channels for coin in coins
     ]
     homes = _keep(baskets, before, set(order))
     for want in (want for want in order[: len(wide)] if want not in homes):
         next(basket for basket in baskets if basket.room > 0).put([want])
     for coin in coins:
-        _place(baskets, [want for want in (Wanted(c, coin) for c in channels) if want not in homes])
+        _place(baskets, [want for want in (Subscription(c, coin) for c in channels) if want not in homes])
     if copies:
         _twin(baskets, coins, 1 + copies, before)
     rank = {want: at for at, want in enumerate(order)}
@@ -203,9 +203,11 @@ def _check_fits(settings: Settings, total: int, what: str) -> None:
         )
 
 
-def _keep(baskets: list[_Basket], before: Sequence[SocketPlan], wanted: set[Wanted]) -> set[Wanted]:
+def _keep(
+    baskets: list[_Basket], before: Sequence[ConnectionPlan], wanted: set[Subscription]
+) -> set[Subscription]:
     """Leave what is still wanted where it was, once; return what has a place by that."""
-    homes: set[Wanted] = set()
+    homes: set[Subscription] = set()
     for item in before:
         at = int(item.name.rsplit("-", 1)[1]) - 1
         for want in item.wanted if at < len(baskets) else ():
@@ -215,7 +217,7 @@ def _keep(baskets: list[_Basket], before: Sequence[SocketPlan], wanted: set[Want
     return homes
 
 
-def _place(baskets: list[_Basket], wants: Sequence[Wanted]) -> None:
+def _place(baskets: list[_Basket], wants: Sequence[Subscription]) -> None:
     """Put a coin's subscriptions where there is most room, together if they fit."""
     roomiest = max(baskets, key=lambda basket: basket.room)
     if roomiest.room >= len(wants):
@@ -225,7 +227,9 @@ def _place(baskets: list[_Basket], wants: Sequence[Wanted]) -> None:
         max(baskets, key=lambda basket: basket.room).put([want])
 
 
-def _twin(baskets: list[_Basket], coins: Sequence[str], copies: int, before: Sequence[SocketPlan]) -> None:
+def _twin(
+    baskets: list[_Basket], coins: Sequence[str], copies: int, before: Sequence[ConnectionPlan]
+) -> None:
     """Put trades on further sockets while there is room: where they were twinned before, then first coins first."""
     for item in before:
         at = int(item.name.rsplit("-", 1)[1]) - 1
@@ -233,7 +237,7 @@ def _twin(baskets: list[_Basket], coins: Sequence[str], copies: int, before: Seq
             if want.channel == TRADES and want.coin in coins and baskets[at].room > 0:
                 baskets[at].put([want])
     for coin in coins:
-        want = Wanted(TRADES, coin)
+        want = Subscription(TRADES, coin)
         while sum(want in basket.held for basket in baskets) < copies:
             free = [basket for basket in baskets if want not in basket.held and basket.room > 0]
             if not free:
@@ -241,7 +245,7 @@ def _twin(baskets: list[_Basket], coins: Sequence[str], copies: int, before: Seq
             max(free, key=lambda basket: basket.room).put([want])
 
 
-def _gaia(settings: Settings, symbols: Sequence[str]) -> list[SocketPlan]:
+def _gaia(settings: Settings, symbols: Sequence[str]) -> list[ConnectionPlan]:
     most = settings.gaiaex.max_sockets
     if len(symbols) > most:
         raise SettingsError(
@@ -249,6 +253,8 @@ def _gaia(settings: Settings, symbols: Sequence[str]) -> list[SocketPlan]:
             hint=f"name fewer in gaiaex.symbols, or split them: record.shard = 1/{-(-len(symbols) // most)} and so on",
         )
     return [
-        SocketPlan(f"gaiaex-{symbol}", "gaiaex", socket_url(settings.gaiaex.ws_url, symbol), symbol=symbol)
+        ConnectionPlan(
+            f"gaiaex-{symbol}", "gaiaex", socket_url(settings.gaiaex.ws_url, symbol), symbol=symbol
+        )
         for symbol in symbols
     ]

@@ -16,13 +16,13 @@ from typing import Any, Final, Literal
 from websockets.asyncio.client import ClientConnection
 
 from ingest.concurrency import now
-from ingest.feed.connection_context import Shared
-from ingest.feed.subscription_plan import Wanted
+from ingest.feed.connection_context import ConnectionContext
+from ingest.feed.subscription_plan import Subscription
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-Verdict = Literal["held", "gone", "refused"]
+SubscriptionOutcome = Literal["held", "gone", "refused"]
 
 _PATIENCE_GROWTH: Final = 2.0
 _MOST_PATIENCE: Final = 6.0
@@ -43,17 +43,17 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class SubscriptionChange:
     """What an answer of the venue changed: who, and into what."""
 
-    wanted: Wanted
-    verdict: Verdict
+    wanted: Subscription
+    verdict: SubscriptionOutcome
 
 
-class Desired:
+class SubscriptionState:
     """Keeps one connection's subscriptions on their way to what is wanted."""
 
-    def __init__(self, wanted: Iterable[Wanted], *, timeout_s: float) -> None:
+    def __init__(self, wanted: Iterable[Subscription], *, timeout_s: float) -> None:
         """Start with nothing asked.
 
         Args:
@@ -61,30 +61,30 @@ class Desired:
             timeout_s: without an answer for so long, a message is sent again; then twice as long, up to six times.
         """
         self._timeout_s = timeout_s
-        self._wanted: dict[Wanted, None] = dict.fromkeys(wanted)
-        self._entries: dict[Wanted, _Entry] = {}
+        self._wanted: dict[Subscription, None] = dict.fromkeys(wanted)
+        self._entries: dict[Subscription, _Entry] = {}
 
     @property
-    def wanted(self) -> tuple[Wanted, ...]:
+    def wanted(self) -> tuple[Subscription, ...]:
         """What is to be subscribed."""
         return tuple(self._wanted)
 
     @property
-    def held(self) -> frozenset[Wanted]:
+    def held(self) -> frozenset[Subscription]:
         """What the venue confirmed."""
         return frozenset(want for want, entry in self._entries.items() if entry.phase == "held")
 
     @property
-    def refused(self) -> frozenset[Wanted]:
+    def refused(self) -> frozenset[Subscription]:
         """What the venue said it has not; it is not asked for again on this connection."""
         return frozenset(want for want, entry in self._entries.items() if entry.phase == "refused")
 
     @property
-    def missing(self) -> frozenset[Wanted]:
+    def missing(self) -> frozenset[Subscription]:
         """What is wanted and not confirmed."""
         return frozenset(self._wanted) - self.held
 
-    def want(self, wanted: Iterable[Wanted]) -> None:
+    def want(self, wanted: Iterable[Subscription]) -> None:
         """Change what is to be subscribed."""
         self._wanted = dict.fromkeys(wanted)
 
@@ -92,7 +92,7 @@ class Desired:
         """Start over: a new connection carries nothing."""
         self._entries.clear()
 
-    def renew(self, wanted: Wanted) -> bool:
+    def renew(self, wanted: Subscription) -> bool:
         """Have a subscription ended and asked for anew; false where it is not held, thus being asked for already."""
         entry = self._entries.get(wanted)
         if entry is None or entry.phase != "held" or wanted not in self._wanted:
@@ -100,7 +100,7 @@ class Desired:
         entry.phase = "renewed"
         return True
 
-    def overdue(self, now_s: float) -> list[Wanted]:
+    def overdue(self, now_s: float) -> list[Subscription]:
         """Return what was asked for and not answered in time."""
         return [
             want
@@ -139,7 +139,7 @@ class Desired:
         ]
         return min(waiting, default=None)
 
-    def take(self, frame: bytes) -> News | None:
+    def take(self, frame: bytes) -> SubscriptionChange | None:
         """Read an answer of the venue; None where it says nothing of ours."""
         try:
             message = json.loads(frame)
@@ -154,7 +154,7 @@ class Desired:
             return None  # whoever reads the journal quarantines it, with the reason
         return None
 
-    def _answer(self, method: str, echo: Any) -> News | None:
+    def _answer(self, method: str, echo: Any) -> SubscriptionChange | None:
         want = self._match(echo)
         if want is None:
             return None
@@ -164,18 +164,18 @@ class Desired:
             if entry.phase in ("renewed", "leaving"):
                 return None
             entry.phase = "held"
-            return News(want, "held")
+            return SubscriptionChange(want, "held")
         if method == "unsubscribe":
             if entry.phase == "leaving":
                 del self._entries[want]
-            return News(want, "gone")
+            return SubscriptionChange(want, "gone")
         if entry.phase == "leaving":
             del self._entries[want]
         else:
             entry.phase = "refused"
-        return News(want, "refused")
+        return SubscriptionChange(want, "refused")
 
-    def _match(self, echo: Any) -> Wanted | None:
+    def _match(self, echo: Any) -> Subscription | None:
         """Return what an echo answers: of all that it holds every field of, the one asked for most exactly."""
         if not isinstance(echo, dict):
             return None
@@ -188,12 +188,16 @@ class Desired:
         return entry.at_s + self._timeout_s * patience
 
 
-def _message(method: str, wanted: Wanted) -> str:
+def _message(method: str, wanted: Subscription) -> str:
     return json.dumps({"method": method, "subscription": wanted.body()}, separators=(",", ":"))
 
 
 async def subscribe(
-    socket: ClientConnection, desired: Desired, news: asyncio.Event, shared: Shared, name: str
+    socket: ClientConnection,
+    desired: SubscriptionState,
+    news: asyncio.Event,
+    shared: ConnectionContext,
+    name: str,
 ) -> None:
     """Say what is wanted, and again what is not acknowledged in time; goes on until cancelled.
 

@@ -20,7 +20,7 @@ from storage.errors import VenueError
 T = TypeVar("T")
 
 
-class Scope(NamedTuple):
+class ListingScope(NamedTuple):
     """What an answer speaks of in whole; `dex` is empty for the first one and for spot."""
 
     venue: str
@@ -29,7 +29,7 @@ class Scope(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedName:
     """What a venue says of one name.
 
     Args:
@@ -93,36 +93,36 @@ def fit(response: object, kind: type[T], what: str) -> T:
         ) from error
 
 
-def perps(meta: Meta, tokens: Mapping[int, str]) -> list[Listed]:
+def perps(meta: Meta, tokens: Mapping[int, str]) -> list[ListedName]:
     """Return what a dex lists; `tokens` names the margin token where it is known."""
     quote = None if meta.collateral_token is None else tokens.get(meta.collateral_token)
     return [
-        Listed(item.name, position, item.sz_decimals, quote, item.max_leverage, bool(item.is_delisted))
+        ListedName(item.name, position, item.sz_decimals, quote, item.max_leverage, bool(item.is_delisted))
         for position, item in enumerate(meta.universe)
     ]
 
 
-def spots(meta: SpotMeta) -> list[Listed]:
+def spots(meta: SpotMeta) -> list[ListedName]:
     """Return the spot pairs; sizes have the decimals of the base token."""
     tokens = {token.index: token for token in meta.tokens}
     found = []
     for pair in meta.universe:
         base, quote = (tokens.get(index) for index in pair.tokens)
         decimals = base.sz_decimals if base else None
-        found.append(Listed(pair.name, pair.index, decimals, quote.name if quote else None))
+        found.append(ListedName(pair.name, pair.index, decimals, quote.name if quote else None))
     return found
 
 
-def gaia_listed(path: str, response: object) -> tuple[Scope, list[Listed]] | None:
+def gaia_listed(path: str, response: object) -> tuple[ListingScope, list[ListedName]] | None:
     """Return what an answer of GaiaEx lists; nothing where its question was another one."""
     if path == "symbols/list":
         symbols = fit(response, Symbols, path).symbols
-        listed = [Listed(item.symbol, max_leverage=item.max_leverage) for item in symbols]
-        return Scope(gaiaex.VENUE, "perp", ""), listed
+        listed = [ListedName(item.symbol, max_leverage=item.max_leverage) for item in symbols]
+        return ListingScope(gaiaex.VENUE, "perp", ""), listed
     if path == "spot/symbols":
         pairs = fit(response, SpotSymbols, path).symbols
-        return Scope(gaiaex.VENUE, "spot", ""), [
-            Listed(item.symbol, None, item.sz_decimals, item.quote_token) for item in pairs
+        return ListingScope(gaiaex.VENUE, "spot", ""), [
+            ListedName(item.symbol, None, item.sz_decimals, item.quote_token) for item in pairs
         ]
     return None
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from storage.clock import DAY_NS, US_NS, iso, parse_time_ns
 from storage.contracts.tables import FEES
 from storage.errors import RangeError, SettingsError
-from storage.lake.lake import Commit, Lake
+from storage.lake.lake import CommitResult, Lake
 
 Role = Literal["maker", "taker"]
 BASE: Final = "base"
@@ -90,7 +90,7 @@ _UNIVERSE: Final = """
 """
 
 
-def seed_fees(lake: Lake) -> Commit:
+def seed_fees(lake: Lake) -> CommitResult:
     """Write the fees that are known of the venues' documents; a second time adds nothing."""
     rows: list[dict[str, Any]] = []
     for venue, kind, role, bps, since, source in _KNOWN:

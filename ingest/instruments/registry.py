@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from ingest.instruments.listings import (
-    Listed,
-    Scope,
+    ListedName,
+    ListingScope,
     SpotMeta,
     dex_names,
     fit,
@@ -53,8 +53,8 @@ _GENERATION: Final = re.compile(r"^(.*)~([2-9]|[1-9][0-9]+)$")
 class _Held:
     """What is known of a name: its newest row, and its id's generation."""
 
-    scope: Scope
-    listed: Listed
+    scope: ListingScope
+    listed: ListedName
     state: str
     generation: int
     since_ns: int
@@ -63,7 +63,7 @@ class _Held:
     """Before this the name was another contract's."""
 
 
-class Registry:
+class InstrumentRegistry:
     """Knows the instruments of Hyperliquid and GaiaEx by what they answered."""
 
     def __init__(self, venue: str = VENUE) -> None:
@@ -77,7 +77,7 @@ class Registry:
         self._metas: dict[str, Meta] = {}
         self._tokens: dict[int, str] = {}
         self._dexs: tuple[str, ...] = ()
-        self._spoken: set[Scope] = set()
+        self._spoken: set[ListingScope] = set()
         self._wishes: dict[str, dict[str, Any]] = {}
 
     # What the venues answered.
@@ -124,7 +124,7 @@ class Registry:
             base = f"{row['venue']}|{row['kind']}|{row['symbol']}"
             # Rows of the first release have neither state nor generation.
             state = row["state"] or ("delisted" if row["is_delisted"] else "listed")
-            listed = Listed(
+            listed = ListedName(
                 row["symbol"],
                 row["asset_index"],
                 row["size_decimals"],
@@ -133,7 +133,7 @@ class Registry:
                 state == "delisted",
             )
             at_ns = row["ts_knowable_ns"]
-            scope = Scope(row["venue"], row["kind"], _scope_dex(row["venue"], row["symbol"]))
+            scope = ListingScope(row["venue"], row["kind"], _scope_dex(row["venue"], row["symbol"]))
             generation = row["generation"] or 1
             before = self._held.get(base)
             begins_ns = 0
@@ -168,7 +168,7 @@ class Registry:
         dex = _scope_dex(venue, symbol)
         # Where the dexes are known, a name on another one is a name misspelt (they are byte-exact too).
         is_known_dex = not (dex and self._dexs) or dex in self._dexs
-        return is_known_dex and Scope(venue, kind, dex) not in self._spoken
+        return is_known_dex and ListingScope(venue, kind, dex) not in self._spoken
 
     def listed(self, venue: str | None = None) -> tuple[str, ...]:
         """Return the names that trade on a venue (Hyperliquid unless given), dex by dex as they were first listed."""
@@ -236,20 +236,20 @@ class Registry:
     def _take_metas(self, metas: Mapping[str, Meta], now_ns: int) -> list[dict[str, Any]]:
         listed = {dex: perps(meta, self._tokens) for dex, meta in metas.items()}
         for dex, names in listed.items():
-            self._refuse_empty(Scope(self._venue, "perp", dex), names)
+            self._refuse_empty(ListingScope(self._venue, "perp", dex), names)
         rows = []
         for dex, names in listed.items():
             self._metas[dex] = metas[dex]
             self._wishes.pop(dex, None)
-            rows += self._refresh(Scope(self._venue, "perp", dex), names, now_ns)
+            rows += self._refresh(ListingScope(self._venue, "perp", dex), names, now_ns)
         return rows
 
     def _take_spot(self, spot: SpotMeta, now_ns: int) -> list[dict[str, Any]]:
-        rows = self._refresh(Scope(self._venue, "spot", ""), spots(spot), now_ns)
+        rows = self._refresh(ListingScope(self._venue, "spot", ""), spots(spot), now_ns)
         self._tokens = {token.index: token.name for token in spot.tokens}
         # Now the margin tokens have names.
         for dex, meta in self._metas.items():
-            rows += self._refresh(Scope(self._venue, "perp", dex), perps(meta, self._tokens), now_ns)
+            rows += self._refresh(ListingScope(self._venue, "perp", dex), perps(meta, self._tokens), now_ns)
         return rows
 
     def _take_dexs(self, dexs: tuple[str, ...], now_ns: int) -> list[dict[str, Any]]:
@@ -264,12 +264,12 @@ class Registry:
             rows += self._drop(scope, set(), now_ns)
         return rows
 
-    def _refresh(self, scope: Scope, names: Sequence[Listed], now_ns: int) -> list[dict[str, Any]]:
+    def _refresh(self, scope: ListingScope, names: Sequence[ListedName], now_ns: int) -> list[dict[str, Any]]:
         """Compare a scope with what is held of it."""
         self._refuse_empty(scope, names)
         self._spoken.add(scope)
         # A recycled name may stand twice, once delisted: the row that trades has the name.
-        found: dict[str, Listed] = {}
+        found: dict[str, ListedName] = {}
         for item in sorted(names, key=lambda item: not item.is_delisted):
             found[f"{scope.venue}|{kind_of(item.symbol)}|{item.symbol}"] = item
         rows = []
@@ -279,12 +279,12 @@ class Registry:
                 rows += self._see(base, scope, item, now_ns)
         return rows + self._drop(scope, set(found), now_ns)
 
-    def _refuse_empty(self, scope: Scope, names: Sequence[Listed]) -> None:
+    def _refuse_empty(self, scope: ListingScope, names: Sequence[ListedName]) -> None:
         if not names and any(h.scope == scope and h.state == "listed" for h in self._held.values()):
             what = f"{scope.venue} {scope.kind} {scope.dex}".rstrip()
             raise VenueError(f"the answer lists nothing for {what}, where something traded before")
 
-    def _see(self, base: str, scope: Scope, item: Listed, now_ns: int) -> list[dict[str, Any]]:
+    def _see(self, base: str, scope: ListingScope, item: ListedName, now_ns: int) -> list[dict[str, Any]]:
         state = "delisted" if item.is_delisted else "listed"
         held = self._held.get(base)
         if held is not None and item.quote is None:
@@ -309,7 +309,7 @@ class Registry:
         held.state = "delisted"
         return [self._row(base, now_ns)]
 
-    def _drop(self, scope: Scope, present: set[str], now_ns: int) -> list[dict[str, Any]]:
+    def _drop(self, scope: ListingScope, present: set[str], now_ns: int) -> list[dict[str, Any]]:
         rows = []
         for base, held in self._held.items():
             if held.scope == scope and base not in present and held.state != "absent":
@@ -345,7 +345,7 @@ class Registry:
         return "is delisted" if instrument_id(coin, venue) in self._held else "is not listed"
 
 
-def _is_recycled(held: _Held, item: Listed, now_ns: int) -> bool:
+def _is_recycled(held: _Held, item: ListedName, now_ns: int) -> bool:
     """Say whether a name that trades is another contract than the one that had it; see the module for the rule."""
     if item.is_delisted:
         return False

@@ -22,28 +22,28 @@ _NOT_THERE: Final = ("404", "NoSuchKey", "NotFound")
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """What a file holds: its size and the SHA-256 of its bytes, in hex."""
 
     size_bytes: int
     sha256: str
 
 
-class Store(Protocol):
+class BackupStore(Protocol):
     """A place for copies."""
 
-    def put(self, name: str, path: Path, content: Content) -> None:
+    def put(self, name: str, path: Path, content: FileContent) -> None:
         """Copy a file under `name`; when this returns, the copy is whole and was checked.
 
         Raises:
             JournalError: the place refuses, or holds other bytes afterwards.
         """
 
-    def holds(self, name: str, content: Content) -> bool:
+    def holds(self, name: str, content: FileContent) -> bool:
         """Say whether `name` is there with exactly this content."""
 
 
-def open_store(where: str) -> Store:
+def open_store(where: str) -> BackupStore:
     """Return the store that `keep.copy_to` names: `s3://bucket/prefix`, or a folder.
 
     Raises:
@@ -53,27 +53,27 @@ def open_store(where: str) -> Store:
         bucket, _, prefix = where.removeprefix("s3://").partition("/")
         if not bucket:
             raise SettingsError(f"keep.copy_to is {where!r}", hint="write it as s3://bucket/prefix")
-        return S3Store(bucket, prefix.strip("/"))
-    return FolderStore(Path(where).expanduser())
+        return S3BackupStore(bucket, prefix.strip("/"))
+    return FolderBackupStore(Path(where).expanduser())
 
 
-def content_of(path: Path) -> Content:
+def content_of(path: Path) -> FileContent:
     """Return a file's size and hash, read from the disk."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as handle:
         while chunk := handle.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
-    return Content(size, digest.hexdigest())
+    return FileContent(size, digest.hexdigest())
 
 
-class FolderStore:
+class FolderBackupStore:
     """A folder, usually one that another machine shares."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, name: str, path: Path, content: Content) -> None:
+    def put(self, name: str, path: Path, content: FileContent) -> None:
         """Copy under a hidden name, sync, read back, and only then rename: no half file is ever seen."""
         target = self._folder / name
         part = target.with_name(f".{target.name}.part")
@@ -95,7 +95,7 @@ class FolderStore:
                 f"{name} cannot be copied to {self._folder}: {error.strerror}", hint="see keep.copy_to"
             ) from error
 
-    def holds(self, name: str, content: Content) -> bool:
+    def holds(self, name: str, content: FileContent) -> bool:
         """Say whether the folder has the file with this content, by reading it."""
         target = self._folder / name
         try:
@@ -104,7 +104,7 @@ class FolderStore:
             return False
 
 
-class S3Store:
+class S3BackupStore:
     """A bucket of S3, or of anything that speaks its protocol.
 
     Address, region and credentials are those of the AWS tools (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, an instance
@@ -121,7 +121,7 @@ class S3Store:
         limits = Config(connect_timeout=10, read_timeout=60, retries={"max_attempts": 3, "mode": "standard"})
         self._client: Any = boto3.client("s3", config=limits)
 
-    def put(self, name: str, path: Path, content: Content) -> None:
+    def put(self, name: str, path: Path, content: FileContent) -> None:
         """Upload in one request, which a server takes whole or not at all, with the hash that it must find."""
         digest = base64.b64encode(bytes.fromhex(content.sha256)).decode()
         with self._errors(name), path.open("rb") as body:
@@ -135,7 +135,7 @@ class S3Store:
         if not self.holds(name, content):
             raise JournalError(f"the copy of {name} in s3://{self._bucket} holds other bytes")
 
-    def holds(self, name: str, content: Content) -> bool:
+    def holds(self, name: str, content: FileContent) -> bool:
         """Say whether the bucket has the object with this content: by its checksum, or else by reading it."""
         from botocore.exceptions import ClientError
 

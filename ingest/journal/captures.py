@@ -30,7 +30,7 @@ class _Line(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class BadLine:
+class BadCaptureLine:
     """A line that is no frame: its number from 1, its bytes, and why."""
 
     number: int
@@ -41,7 +41,7 @@ class BadLine:
 def read_capture(
     path: Path,
     *,
-    on_bad: Callable[[BadLine], None] | None = None,
+    on_bad: Callable[[BadCaptureLine], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield `(recv_ns, frame)` from a capture, in file order.
@@ -56,7 +56,7 @@ def read_capture(
     """
     decode = msgspec.json.Decoder(_Line).decode
     frames = 0
-    first_bad: BadLine | None = None
+    first_bad: BadCaptureLine | None = None
     try:
         for number, line in enumerate(_lines(path, on_bytes), start=1):
             if not line.strip():
@@ -71,7 +71,7 @@ def read_capture(
                 if not _FIRST_NS <= recv_ns < _LAST_NS:
                     raise ValueError(f"{recv_ns} is no receipt time in nanoseconds since 1970")
             except (ValueError, msgspec.MsgspecError) as error:
-                bad = BadLine(
+                bad = BadCaptureLine(
                     number, line.rstrip(b"\r\n"), f"line {number} of {path.name} is no frame: {error}"
                 )
                 if on_bad is None:
@@ -89,7 +89,7 @@ def read_capture(
             raise CaptureError(
                 f"{path} is not a whole gzip file: {error}", hint="copy or record it again"
             ) from error
-        on_bad(BadLine(frames + 1, b"", f"{path.name} ends in the middle of its gzip stream: {error}"))
+        on_bad(BadCaptureLine(frames + 1, b"", f"{path.name} ends in the middle of its gzip stream: {error}"))
     if frames == 0:
         because = f": {first_bad.reason}" if first_bad else ""
         raise CaptureError(

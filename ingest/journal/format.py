@@ -12,7 +12,7 @@ from typing import Final
 
 import zstandard
 
-from ingest.journal.records import Batch
+from ingest.journal.records import RecordBatch
 from storage.errors import JournalError
 
 _MAGIC: Final = b"TWJ2"
@@ -37,7 +37,7 @@ class Damage:
     reason: str
 
 
-def _block(batch: Batch, packer: zstandard.ZstdCompressor) -> bytes:
+def _block(batch: RecordBatch, packer: zstandard.ZstdCompressor) -> bytes:
     raw = batch.packed()
     packed = packer.compress(raw)
     head = _BLOCK_HEAD.pack(_MARK, len(packed), len(raw), batch.first)

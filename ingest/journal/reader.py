@@ -20,7 +20,7 @@ from ingest.journal.format import (
     Damage,
     segments,
 )
-from ingest.journal.records import Batch, Record
+from ingest.journal.records import Record, RecordBatch
 from storage.errors import JournalError
 
 
@@ -40,7 +40,7 @@ def read_batches(
     *,
     on_damage: Callable[[Damage], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[RecordBatch]:
     """Yield a recording's records in order, block by block, over all of its segments.
 
     Args:
@@ -77,7 +77,7 @@ def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, i
     return found
 
 
-def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, RecordBatch]]:
     """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
     if len(data) < len(_MAGIC) + _LENGTH.size:
         return
@@ -100,7 +100,7 @@ def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, 
 
 def _read_segment(
     path: Path, on_damage: Callable[[Damage], None] | None, on_bytes: Callable[[int], None] | None
-) -> Iterator[Batch]:
+) -> Iterator[RecordBatch]:
     data = path.read_bytes()
 
     def report(start: int, end: int, reason: str) -> None:
@@ -135,7 +135,7 @@ def _read_segment(
 
 def _read_block(
     data: bytes | mmap.mmap, at: int, unpacker: zstandard.ZstdDecompressor
-) -> tuple[Batch, int] | str:
+) -> tuple[RecordBatch, int] | str:
     """Return the records of the block at an offset and where it ends, or why there is none."""
     if at + _BLOCK.size > len(data):
         return "the block's head is torn"
@@ -148,7 +148,7 @@ def _read_block(
     packed = data[start:end]
     if zlib.crc32(packed, zlib.crc32(data[at : at + _BLOCK_HEAD.size])) != checksum:
         return "the block's checksum does not match"
-    return Batch.unpacked(first, unpacker.decompress(packed, max_output_size=raw_size)), end
+    return RecordBatch.unpacked(first, unpacker.decompress(packed, max_output_size=raw_size)), end
 
 
 def _next_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> int:

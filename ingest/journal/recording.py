@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from storage.settings import Settings
 
 # Rows are handed to the lake in lots of about this many, which keeps memory flat and commits few.
@@ -32,7 +32,7 @@ def about_recording(folder: Path) -> tuple[dict[str, Any], int]:
     A recording of whose beginning nothing is left says nothing.
     """
     for record in read_journal(folder):
-        return (json.loads(record.body) if record.kind is Kind.STARTED else {}), record.recv_ns
+        return (json.loads(record.body) if record.kind is RecordKind.STARTED else {}), record.recv_ns
     return {}, 0
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 _LENGTH: Final = struct.Struct("<I")
 
 
-class Kind(enum.IntEnum):
+class RecordKind(enum.IntEnum):
     """What a record is."""
 
     FRAME = 1
@@ -49,19 +49,19 @@ class Record:
 
     frame: int
     recv_ns: int
-    kind: Kind
+    kind: RecordKind
     connection: int
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RecordBatch:
     """Records of one recording that follow each other, by column.
 
     Args:
         first: the number of the first record.
         recv_ns: (n,) int64, never falling.
-        kinds: (n,) uint8, see `Kind`.
+        kinds: (n,) uint8, see `RecordKind`.
         connections: (n,) int32.
         ends: (n + 1,) int64: record `i` is `data[ends[i]:ends[i + 1]]`.
         data: the bodies, one after another.
@@ -83,7 +83,7 @@ class Batch:
 
     def record(self, i: int) -> Record:
         """Return record `i`."""
-        kind = Kind(int(self.kinds[i]))
+        kind = RecordKind(int(self.kinds[i]))
         return Record(self.first + i, int(self.recv_ns[i]), kind, int(self.connections[i]), self.body(i))
 
     def __iter__(self) -> Iterator[Record]:
@@ -148,12 +148,12 @@ class Batch:
         return cls(first, columns[0], columns[1], columns[2], ends, raw[at:])
 
     @classmethod
-    def join(cls, group: Sequence[Batch]) -> Batch:
+    def join(cls, group: Sequence[RecordBatch]) -> RecordBatch:
         """Return batches that follow each other as one."""
         if len(group) == 1:
             return group[0]
         starts = np.cumsum([0, *(len(batch.data) for batch in group)])
-        return Batch(
+        return RecordBatch(
             group[0].first,
             np.concatenate([batch.recv_ns for batch in group]),
             np.concatenate([batch.kinds for batch in group]),

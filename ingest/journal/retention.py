@@ -26,7 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from ingest.concurrency import run_aside
-from ingest.journal.backup_store import Content, Store, content_of, open_store
+from ingest.journal.backup_store import BackupStore, FileContent, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import CAPTURE
@@ -53,7 +53,7 @@ LastFrame = Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class StoredRecording:
     """One recording on this disk.
 
     Args:
@@ -83,7 +83,7 @@ class Holding:
 
 
 @dataclass(slots=True)
-class Kept:
+class RetentionResult:
     """What one pass did, and what it could not do, with the reason, by recording."""
 
     copied: int = 0
@@ -93,7 +93,7 @@ class Kept:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def holdings(settings: Settings) -> list[Holding]:
+def holdings(settings: Settings) -> list[StoredRecording]:
     """Return the recordings of a home, oldest name first."""
     found = []
     for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
@@ -106,7 +106,7 @@ def holdings(settings: Settings) -> list[Holding]:
         ended_ns = max(path.stat().st_mtime_ns for path in paths)
         cut = len(paths) if is_sealed else len(paths) - 1
         found.append(
-            Holding(folder.name, is_sealed, tuple(paths[:cut]), tuple(paths[cut:]), copied, ended_ns)
+            StoredRecording(folder.name, is_sealed, tuple(paths[:cut]), tuple(paths[cut:]), copied, ended_ns)
         )
     return found
 
@@ -116,8 +116,8 @@ def keep_journal(
     *,
     now_ns: int,
     last_frame: LastFrame | None = None,
-    store: Store | None = None,
-) -> Kept:
+    store: BackupStore | None = None,
+) -> RetentionResult:
     """Run one pass: copy sealed segments, then remove what may go.
 
     Args:
@@ -129,7 +129,7 @@ def keep_journal(
     Raises:
         JournalError: another process is at it.
     """
-    done = Kept()
+    done = RetentionResult()
     with _only_one(settings.journal_dir):
         for left in settings.journal_dir.glob(f"{_LEAVING}*"):
             shutil.rmtree(left)  # the last pass was cut off here; all was checked before the rename
@@ -174,7 +174,7 @@ async def keep_forever(settings: Settings, stop: asyncio.Event, *, clock: TimeSo
             await asyncio.wait_for(stop.wait(), settings.keep.every_s)
 
 
-def _copy(settings: Settings, held: Holding, store: Store, done: Kept) -> None:
+def _copy(settings: Settings, held: StoredRecording, store: BackupStore, done: RetentionResult) -> None:
     folder = settings.journal_dir / held.name
     copied = _read_copied(folder, settings.keep.copy_to)
     for path in held.waiting:
@@ -195,7 +195,12 @@ def _copy(settings: Settings, held: Holding, store: Store, done: Kept) -> None:
 
 
 def _remove_if_safe(
-    settings: Settings, held: Holding, store: Store | None, last_frame: LastFrame, now_ns: int, done: Kept
+    settings: Settings,
+    held: StoredRecording,
+    store: BackupStore | None,
+    last_frame: LastFrame,
+    now_ns: int,
+    done: RetentionResult,
 ) -> None:
     """Remove a recording, or note why it must stay."""
     if not held.is_sealed:
@@ -216,7 +221,9 @@ def _remove_if_safe(
     done.removed_bytes += size_bytes
 
 
-def _why_not(settings: Settings, held: Holding, store: Store | None, last_frame: LastFrame) -> str:
+def _why_not(
+    settings: Settings, held: StoredRecording, store: BackupStore | None, last_frame: LastFrame
+) -> str:
     """Return why a sealed recording must not leave the disk, or nothing."""
     folder = settings.journal_dir / held.name
     if settings.keep.copy_to:
@@ -251,7 +258,7 @@ def _lake_of(settings: Settings) -> LastFrame:
     return ask
 
 
-def _note_removed(settings: Settings, held: Holding, now_ns: int) -> None:
+def _note_removed(settings: Settings, held: StoredRecording, now_ns: int) -> None:
     line = {
         "recording": held.name,
         "removed": iso(now_ns),
@@ -265,16 +272,16 @@ def _note_removed(settings: Settings, held: Holding, now_ns: int) -> None:
         os.fsync(notes.fileno())
 
 
-def _read_copied(folder: Path, to: str) -> dict[str, Content]:
+def _read_copied(folder: Path, to: str) -> dict[str, FileContent]:
     """Return what is known to be copied to a place; a note that cannot be read says nothing, and is made anew."""
     try:
-        note = msgspec.json.decode((folder / COPIED).read_bytes(), type=dict[str, dict[str, Content]])
+        note = msgspec.json.decode((folder / COPIED).read_bytes(), type=dict[str, dict[str, FileContent]])
     except (OSError, msgspec.MsgspecError):
         return {}
     return note.get(to, {})
 
 
-def _write_copied(folder: Path, to: str, copied: dict[str, Content]) -> None:
+def _write_copied(folder: Path, to: str, copied: dict[str, FileContent]) -> None:
     part = folder / f".{COPIED}.part"
     part.write_bytes(msgspec.json.encode({to: copied}))
     part.replace(folder / COPIED)

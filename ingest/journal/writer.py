@@ -35,7 +35,7 @@ from ingest.journal.format import (
     _block,
     hold_recording,
 )
-from ingest.journal.records import Batch, Kind, Record
+from ingest.journal.records import Record, RecordBatch, RecordKind
 from storage.code_version import code_version
 from storage.errors import JournalError
 
@@ -54,7 +54,7 @@ class JournalWriter:
         self.frames = 0
         self.last_recv_ns = 0
         self._segment_bytes = segment_bytes
-        self._pending: list[Batch] = []
+        self._pending: list[RecordBatch] = []
         self._pending_bytes = 0
         self._guard = threading.Lock()
         self._writing = threading.Lock()
@@ -92,13 +92,13 @@ class JournalWriter:
         kinds: Sequence[int],
         connections: Sequence[int],
         bodies: Sequence[bytes],
-    ) -> Batch:
+    ) -> RecordBatch:
         """Take records; they are on disk after the next `sync`. A receipt time that falls is raised to its forerunner.
 
         Raises:
             JournalError: the disk refused an earlier block.
         """
-        batch = Batch.made(self.frames, recv_ns, kinds, connections, bodies)
+        batch = RecordBatch.made(self.frames, recv_ns, kinds, connections, bodies)
         np.maximum.accumulate(batch.recv_ns, out=batch.recv_ns)
         np.maximum(batch.recv_ns, self.last_recv_ns, out=batch.recv_ns)
         self.frames += len(batch)
@@ -111,7 +111,7 @@ class JournalWriter:
             self._write(sync=False)
         return batch
 
-    def append(self, recv_ns: int, kind: Kind, connection: int, body: bytes) -> Record:
+    def append(self, recv_ns: int, kind: RecordKind, connection: int, body: bytes) -> Record:
         """Take one record, see `extend`."""
         return self.extend((recv_ns,), (kind,), (connection,), (body,)).record(0)
 
@@ -192,15 +192,15 @@ class JournalWriter:
         os.close(folder)
 
 
-def _joined(pending: list[Batch]) -> Iterator[Batch]:
+def _joined(pending: list[RecordBatch]) -> Iterator[RecordBatch]:
     """Yield batches as blocks of about the wanted size."""
-    group: list[Batch] = []
+    group: list[RecordBatch] = []
     size_bytes = 0
     for batch in pending:
         group.append(batch)
         size_bytes += len(batch.data)
         if size_bytes >= _BLOCK_BYTES:
-            yield Batch.join(group)
+            yield RecordBatch.join(group)
             group, size_bytes = [], 0
     if group:
-        yield Batch.join(group)
+        yield RecordBatch.join(group)

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ingest.bars.builder import BLIND_NS, BarClock, is_certifiable
-from ingest.bars.reconciliation import LATER, SOON, Figures, Tolerance, differences, rows_of
-from ingest.pipeline.state import State
+from ingest.bars.reconciliation import LATER, SOON, CandleFigures, Tolerance, differences, rows_of
+from ingest.pipeline.state import RecordingState
 from ingest.sharding import parse_shard
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.rate_limits import weight_of
@@ -40,10 +40,10 @@ Stream = tuple[str, str]
 """(coin, width)"""
 
 
-class Certifying:
+class Certifier:
     """Keeps the bars that wait, says what to ask, and takes the answers."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: RecordingState) -> None:
         record = state.settings.record
         self._state = state
         self._tolerance = Tolerance.of(state.settings)
@@ -131,8 +131,8 @@ class Certifying:
         by_open: Mapping[int, wire.CandleData],
         now_ns: int,
     ) -> None:
-        ours = Figures.of_rows([bar for _, bar in held])
-        theirs = Figures.of_rows([_figures(by_open.get(open_ns)) for open_ns, _ in held])
+        ours = CandleFigures.of_rows([bar for _, bar in held])
+        theirs = CandleFigures.of_rows([_figures(by_open.get(open_ns)) for open_ns, _ in held])
         differs, absent = differences(ours, theirs, self._tolerance), theirs.is_absent
         for at, (open_ns, bar) in enumerate(held):
             is_late = now_ns >= open_ns + clock.width_ns + DUE_NS
@@ -145,13 +145,15 @@ class Certifying:
             # A minute without a print has a candle only once something printed after it (VENUES.md F15).
             if absent[at] and not (is_late and bar["trades"]):
                 continue
-            self._differ(bar, Figures(theirs.values[:, [at]]), differs[:, [at]], is_late, now_ns)
+            self._differ(bar, CandleFigures(theirs.values[:, [at]]), differs[:, [at]], is_late, now_ns)
 
     def _certify(self, clock: BarClock, bar: Mapping[str, Any], open_ns: int, now_ns: int) -> None:
         self._state.rows.add("bars", clock.certify(bar["instrument"], open_ns, now_ns))
         self._state.counts.bars += 1
 
-    def _differ(self, bar: dict[str, Any], theirs: Figures, differs: Any, is_late: bool, now_ns: int) -> None:
+    def _differ(
+        self, bar: dict[str, Any], theirs: CandleFigures, differs: Any, is_late: bool, now_ns: int
+    ) -> None:
         checked = LATER if is_late else SOON
         rows = rows_of([bar], theirs, differs, checked=checked, now_ns=now_ns)
         self._state.rows.extend("discrepancies", rows)

@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 from storage.clock import MS_NS, US_NS
 from storage.errors import VenueError
 
-Source = Literal["venue", "ntp", "monotonic"]
-Verdict = Literal["ok", "off", "unknown"]
+OffsetSource = Literal["venue", "ntp", "monotonic"]
+OffsetVerdict = Literal["ok", "off", "unknown"]
 
 # A time server steers a clock by at most 500 us a second; what moved further than that was set, not steered.
 _STEER: Final = 1e-3
@@ -27,7 +27,7 @@ _STALE_NS: Final = 600 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class OffsetSample:
     """One comparison.
 
     Args:
@@ -38,14 +38,14 @@ class Sample:
         known_ns: our time when the answer was there.
     """
 
-    source: Source
+    source: OffsetSource
     at_ns: int
     offset_ms: float
     uncertainty_ms: float
     known_ns: int
 
 
-class ClockLedger:
+class ClockOffsets:
     """What the comparisons of one recording say: rows, the newest offsets, and a verdict."""
 
     def __init__(self, journal: str, *, limit_ms: float) -> None:
@@ -57,7 +57,7 @@ class ClockLedger:
         """
         self._journal = journal
         self._limit_ms = limit_ms
-        self._newest: dict[Source, Sample] = {}
+        self._newest: dict[OffsetSource, OffsetSample] = {}
         self._reading: tuple[int, int] | None = None
         self.stepped = 0
 
@@ -80,7 +80,7 @@ class ClockLedger:
             return []
         return [self.take(found)]
 
-    def take(self, sample: Sample) -> dict[str, Any]:
+    def take(self, sample: OffsetSample) -> dict[str, Any]:
         """Remember a comparison and return its row."""
         self._newest[sample.source] = sample
         return {
@@ -100,7 +100,7 @@ class ClockLedger:
             if now_ns - sample.known_ns <= _STALE_NS
         }
 
-    def verdict(self, now_ns: int, *, least_lag_ms: float | None = None) -> Verdict:
+    def verdict(self, now_ns: int, *, least_lag_ms: float | None = None) -> OffsetVerdict:
         """Say whether our clock is right.
 
         It is `off` where even the kindest reading of one comparison is beyond the limit, where the clock was set by
@@ -126,10 +126,10 @@ class ClockLedger:
             return []
         self.stepped += 1
         # Its time is that of the receipt clock: the wall's own reading leaps with the step.
-        return [self.take(Sample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
+        return [self.take(OffsetSample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
 
 
-def venue_sample(response: Any, asked_ns: int, received_ns: int) -> Sample:
+def venue_sample(response: Any, asked_ns: int, received_ns: int) -> OffsetSample:
     """Return what an `exchangeStatus` answer says of our clock.
 
     Raises:
@@ -139,16 +139,16 @@ def venue_sample(response: Any, asked_ns: int, received_ns: int) -> Sample:
     middle_ns = (asked_ns + received_ns) // 2
     # Their stamp is a whole millisecond, hence the half.
     uncertainty_ms = max(0, received_ns - asked_ns) / 2 / MS_NS + 0.5
-    return Sample("venue", middle_ns, (middle_ns - theirs_ns) / MS_NS, uncertainty_ms, received_ns)
+    return OffsetSample("venue", middle_ns, (middle_ns - theirs_ns) / MS_NS, uncertainty_ms, received_ns)
 
 
-def ntp_sample(response: Mapping[str, Any], asked_ns: int, received_ns: int) -> Sample:
+def ntp_sample(response: Mapping[str, Any], asked_ns: int, received_ns: int) -> OffsetSample:
     """Return what a time server's answer, as `ask_ntp` words it, says of our clock."""
     try:
         offset_ms, delay_ms = float(response["offset_ms"]), float(response["delay_ms"])
     except (KeyError, TypeError, ValueError) as error:
         raise VenueError(f"the time server's answer {response!r} lacks a number: {error}") from error
-    return Sample("ntp", (asked_ns + received_ns) // 2, offset_ms, max(0.0, delay_ms) / 2, received_ns)
+    return OffsetSample("ntp", (asked_ns + received_ns) // 2, offset_ms, max(0.0, delay_ms) / 2, received_ns)
 
 
 def _whole(response: Any, name: str) -> int:

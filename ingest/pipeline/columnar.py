@@ -18,32 +18,32 @@ from numpy.typing import NDArray
 from ingest.bars.builder import Quote
 from ingest.bars.trade_buffer import PRINT
 from ingest.coverage.ledger import TRADES as TRADES_CHANNEL
-from ingest.journal.records import Batch
+from ingest.journal.records import RecordBatch
 from ingest.pipeline.dedupe import CONFLICT, NEW, SEEN
-from ingest.pipeline.hyperliquid_handler import HyperliquidFrames
+from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
 from ingest.pipeline.rows import AHEAD_NS, LARGEST
-from ingest.pipeline.state import State
+from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
-from ingest.venues.hyperliquid.scanner import BBO, OTHER, TRADES, Coins, Scanned, scan
+from ingest.venues.hyperliquid.scanner import BBO, OTHER, TRADES, CoinCodes, ScannedFrames, scan
 from storage.clock import MS_NS, NS
 from storage.contracts.tables import CONTRACTS
 
 # Below this many frames, one by one is as fast.
 LEAST_FRAMES: Final = 64
 _CHANNELS: Final = {TRADES: TRADES_CHANNEL, BBO: "bbo"}
-_BARRIERS: Final = (wire.Ack, wire.Refusal, wire.Trades, wire.Bbo)
+_BARRIERS: Final = (wire.Ack, wire.ErrorMessage, wire.Trades, wire.Bbo)
 _SIDE_TEXTS: Final = np.array(["sell", "unknown", "buy"], dtype=object)
 
 Index = NDArray[np.int64]
 
 
-class Bulk:
+class ColumnarProcessor:
     """Takes runs of frames of Hyperliquid's connections."""
 
-    def __init__(self, state: State, frames: HyperliquidFrames) -> None:
+    def __init__(self, state: RecordingState, frames: HyperliquidHandler) -> None:
         self._state = state
         self._frames = frames
-        self._coins = Coins()
+        self._coins = CoinCodes()
         self._instruments: list[str] = []
         self._seen_codes = np.zeros(0, np.int32)
         self._version = -1
@@ -51,7 +51,9 @@ class Bulk:
         self._heard_in: list[int] = []
         """Of each entry of `state.hearing`, the frame that it is of: receipt alone does not order them."""
 
-    def take(self, batch: Batch, start: int, stop: int, connections: Index, published_ns: list[int]) -> None:
+    def take(
+        self, batch: RecordBatch, start: int, stop: int, connections: Index, published_ns: list[int]
+    ) -> None:
         """Take the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
 
         Args:
@@ -364,7 +366,7 @@ _STATELESS: Final = frozenset({"pong", "allMids", "allDexsAssetCtxs", "assetCtxs
 class _Run:
     """Frames that lie between two publishing instants, as scanned; indices count from the first of them."""
 
-    def __init__(self, batch: Batch, start: int, connections: Index, scanned: Scanned) -> None:
+    def __init__(self, batch: RecordBatch, start: int, connections: Index, scanned: ScannedFrames) -> None:
         self.batch = batch
         self.start = start
         self.connections = connections
@@ -393,7 +395,7 @@ class _Run:
         return usable
 
 
-def _quote(scanned: Scanned, i: int) -> Quote:
+def _quote(scanned: ScannedFrames, i: int) -> Quote:
     bid, bid_size, ask, ask_size = (None if value != value else value for value in scanned.touch[i].tolist())
     return Quote(int(scanned.time_ms[i]) * MS_NS, bid, ask, bid_size, ask_size)
 

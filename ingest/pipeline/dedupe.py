@@ -34,7 +34,7 @@ Codes = NDArray[np.int32]
 Sides = NDArray[np.int8]
 
 
-class SeenPrints:
+class TradeDeduplicator:
     """Remembers the last prints of each instrument."""
 
     def __init__(self, horizon_ns: int = 600 * NS) -> None:
@@ -122,7 +122,7 @@ class SeenPrints:
 
 def warm_up() -> None:
     """Load the compiled functions before prints wait for them."""
-    seen = SeenPrints()
+    seen = TradeDeduplicator()
     seen.judge("", 0, 0, (0.0, 0.0, 0), 0)
     seen._grow()
 

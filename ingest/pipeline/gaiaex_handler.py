@@ -16,7 +16,7 @@ from ingest.journal.records import Record
 from ingest.pipeline.order_books import book_row, unusable_book
 from ingest.pipeline.rows import is_time
 from ingest.pipeline.rows import quote as quote_row
-from ingest.pipeline.state import State
+from ingest.pipeline.state import RecordingState
 from ingest.venues.gaiaex import messages as gaiaex_messages
 from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.messages import Level
@@ -42,10 +42,10 @@ class _Relay:
     touch: tuple[float | None, float | None] = (None, None)
 
 
-class GaiaFrames:
+class GaiaexHandler:
     """Reads the frames of GaiaEx's connections."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: RecordingState) -> None:
         self._state = state
         self._relays: dict[int, _Relay] = {}
         self._stale_ns = int(state.settings.gaiaex.relay_stale_s * NS)
@@ -102,11 +102,11 @@ class GaiaFrames:
         match message:
             case gaiaex_messages.GaiaBook():
                 self._book(record, connection, relay, message)
-            case gaiaex_messages.Heartbeat():
+            case gaiaex_messages.RelayHeartbeat():
                 self._beat(record, connection, relay, is_stale=message.stale)
             case gaiaex_messages.UpstreamLost():
                 self._lose(relay, UPSTREAM_STALE, _since(message.timestamp, record), record.recv_ns)
-            case gaiaex_messages.Recovered():
+            case gaiaex_messages.UpstreamRecovered():
                 at_ns = _since(message.timestamp, record)
                 state.ledger.resume(relay.instrument, at_ns, record.recv_ns)
             case gaiaex_messages.Rejection():

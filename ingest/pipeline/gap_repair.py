@@ -19,9 +19,9 @@ import msgspec
 from ingest.bars.reconciliation import INTERVALS
 from ingest.journal.records import Record
 from ingest.pipeline import rows
-from ingest.pipeline.certification import Certifying
-from ingest.pipeline.hyperliquid_handler import HyperliquidFrames
-from ingest.pipeline.state import State
+from ingest.pipeline.certification import Certifier
+from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
+from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import MS_NS, NS, US_NS, width_ns
 from storage.errors import VenueError
@@ -54,15 +54,15 @@ class _Ask:
     last_close_ns: int = 0
 
 
-class Repairs:
+class GapRepair:
     """Keeps what is open, says what to ask, and takes the answers."""
 
-    def __init__(self, state: State, frames: HyperliquidFrames) -> None:
+    def __init__(self, state: RecordingState, frames: HyperliquidHandler) -> None:
         self._state = state
         self._frames = frames
         self._blind: dict[Bar, _Due] = {}
         self._wished_ns: dict[str, int] = {}
-        self._certifying = Certifying(state)
+        self._certifying = Certifier(state)
 
     @property
     def open_bars(self) -> int:
@@ -122,7 +122,7 @@ class Repairs:
             VenueError: it does not fit.
         """
         if request.get("type") == "recentTrades":
-            self._recent(record, str(request["coin"]), _fit(response, list[wire.Print]), published_ns)
+            self._recent(record, str(request["coin"]), _fit(response, list[wire.WirePrint]), published_ns)
         elif request.get("type") == "candleSnapshot":
             req = request["req"]
             candles = _fit(response, list[wire.CandleData])
@@ -136,7 +136,9 @@ class Repairs:
             if now_ns > bar.close_ns + TRIES_NS[-1] + _LATE_NS:
                 self._close(key, bar, None, "queued", now_ns)
 
-    def _recent(self, record: Record, coin: str, prints: list[wire.Print], published_ns: list[int]) -> None:
+    def _recent(
+        self, record: Record, coin: str, prints: list[wire.WirePrint], published_ns: list[int]
+    ) -> None:
         """Take the newest trades, which come newest first, in order of time."""
         state = self._state
         instrument = state.instrument(coin)

@@ -11,7 +11,7 @@ from ingest.journal.records import Record
 from ingest.pipeline import rows
 from ingest.pipeline.dedupe import CONFLICT, SEEN
 from ingest.pipeline.order_books import Mode, book_row, unusable_book
-from ingest.pipeline.state import State
+from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import MS_NS
 from storage.errors import TickwalkError, VenueError
@@ -20,13 +20,13 @@ from storage.errors import TickwalkError, VenueError
 _LEFT_OUT_NS: Final = 5_000 * MS_NS
 
 
-class HyperliquidFrames:
+class HyperliquidHandler:
     """Reads the frames of Hyperliquid's connections."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: RecordingState) -> None:
         self._state = state
         self._mids: dict[str, tuple[float | None, float | None]] = {}
-        self._contexts: dict[str, wire.Context] = {}
+        self._contexts: dict[str, wire.AssetContext] = {}
 
     def decode(self, record: Record) -> wire.Message | None:
         """Return what a frame says; one that says nothing goes into quarantine."""
@@ -59,14 +59,14 @@ class HyperliquidFrames:
                 self._context(record, connection, message.data)
             case wire.ActiveSpotAssetCtx():
                 self._spot_context(record, connection, message.data)
-            case wire.Candle():
+            case wire.CandleMessage():
                 self._hear(record, connection, "candle", message.data.s, None)
             case wire.Ack():
                 self._ack(connection, message.data, record.recv_ns)
             case wire.Pong():
                 if self._state.ledger.is_open(connection):
                     self._state.ledger.pong(connection, record.recv_ns)
-            case wire.Refusal():
+            case wire.ErrorMessage():
                 self._refusal(record, connection, message.data)
             case wire.Mids():
                 mids = ((coin, mid, None) for coin, mid in message.data.mids.items())
@@ -136,10 +136,10 @@ class HyperliquidFrames:
     # Prints.
 
     def _trades(
-        self, record: Record, connection: int, prints: list[wire.Print], published_ns: list[int]
+        self, record: Record, connection: int, prints: list[wire.WirePrint], published_ns: list[int]
     ) -> None:
         state = self._state
-        by_coin: dict[str, list[wire.Print]] = {}
+        by_coin: dict[str, list[wire.WirePrint]] = {}
         for item in prints:
             by_coin.setdefault(item.coin, []).append(item)
         for coin, items in by_coin.items():
@@ -171,8 +171,8 @@ class HyperliquidFrames:
         self,
         connection: int,
         instrument: str,
-        resent: list[wire.Print],
-        new: list[wire.Print],
+        resent: list[wire.WirePrint],
+        new: list[wire.WirePrint],
         before_ns: int,
         now_ns: int,
     ) -> None:
@@ -191,15 +191,15 @@ class HyperliquidFrames:
         self,
         record: Record,
         instrument: str,
-        items: Iterable[wire.Print],
+        items: Iterable[wire.WirePrint],
         published_ns: list[int],
         origin: str,
-    ) -> list[wire.Print]:
+    ) -> list[wire.WirePrint]:
         """Take usable prints of one instrument; return those that are new."""
         return [item for item in items if self._print(record, instrument, item, published_ns, origin)]
 
     def _print(
-        self, record: Record, instrument: str, item: wire.Print, published_ns: list[int], origin: str
+        self, record: Record, instrument: str, item: wire.WirePrint, published_ns: list[int], origin: str
     ) -> bool:
         state = self._state
         state.counts.prints += 1
@@ -261,7 +261,7 @@ class HyperliquidFrames:
         if instrument is not None:
             self._note_context(record, instrument, data.ctx)
 
-    def _note_context(self, record: Record, instrument: str, ctx: wire.Context) -> None:
+    def _note_context(self, record: Record, instrument: str, ctx: wire.AssetContext) -> None:
         state = self._state
         if why := rows.unusable_context(ctx):
             state.refuse_frame("contexts", why, record, f":{instrument}")
@@ -282,7 +282,7 @@ class HyperliquidFrames:
             return
         self._state.rows.add("contexts", rows.spot_context(self._state.recording, record, instrument, ctx))
 
-    def _dexs(self, record: Record, pairs: Iterable[tuple[str, list[wire.Context]]]) -> None:
+    def _dexs(self, record: Record, pairs: Iterable[tuple[str, list[wire.AssetContext]]]) -> None:
         """Take contexts that are named by their position in a dex's universe; those that changed."""
         for dex, contexts in pairs:
             try:
@@ -323,5 +323,5 @@ def _known(value: Any) -> float | None:
     return value if isinstance(value, float) else None
 
 
-def _channel(subscription: wire.Subscription) -> str:
+def _channel(subscription: wire.SubscriptionEcho) -> str:
     return "l2BookFast" if subscription.fast else subscription.type

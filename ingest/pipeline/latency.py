@@ -44,7 +44,7 @@ class _Minute:
 
 
 @dataclass(frozen=True, slots=True)
-class LagNow:
+class CurrentLag:
     """A channel's lag in the newest minutes.
 
     Args:
@@ -58,14 +58,14 @@ class LagNow:
     least_ms: float
 
 
-class Lags:
+class LatencyTracker:
     """Counts lags; a pure function of what it is told, in whatever lots it is told it."""
 
     def __init__(self, journal: str) -> None:
         """Start empty; `journal` names the recording in every row."""
         self._journal = journal
         self._minutes: dict[tuple[int, str], _Minute] = {}
-        self._newest: dict[str, LagNow] = {}
+        self._newest: dict[str, CurrentLag] = {}
 
     def note(self, channel: str, lag_ms: float, recv_ns: int) -> None:
         """Count one frame.
@@ -109,7 +109,7 @@ class Lags:
         """Return what is left when a recording ends at `now_ns`, the last minute as far as it went."""
         return [self._take(key, min(key[0] + MINUTE_NS, now_ns)) for key in sorted(self._minutes)]
 
-    def now(self) -> dict[str, LagNow]:
+    def now(self) -> dict[str, CurrentLag]:
         """Return the lag of every channel: of its running minute, or of its last one while that is thin."""
         shown = dict(self._newest)
         for (_, channel), minute in sorted(self._minutes.items()):
@@ -154,8 +154,8 @@ class Lags:
         }
 
 
-def _lag_now(minute: _Minute) -> LagNow:
-    return LagNow(minute.frames, _percentile(minute, 0.50), _percentile(minute, 0.99), minute.least_ms)
+def _lag_now(minute: _Minute) -> CurrentLag:
+    return CurrentLag(minute.frames, _percentile(minute, 0.50), _percentile(minute, 0.99), minute.least_ms)
 
 
 def _percentile(minute: _Minute, share: float) -> float | None:

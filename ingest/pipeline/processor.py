@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.coverage.chain_liveness import ChainWatch
+from ingest.coverage.chain_liveness import ChainLiveness
 from ingest.coverage.ledger import BOOK, DAMAGED
 from ingest.journal.format import Damage
-from ingest.journal.records import Batch, Kind, Record
-from ingest.pipeline.columnar import LEAST_FRAMES, Bulk
-from ingest.pipeline.gaiaex_handler import GaiaFrames
-from ingest.pipeline.gap_repair import Repairs
-from ingest.pipeline.hyperliquid_handler import HyperliquidFrames
+from ingest.journal.records import Record, RecordBatch, RecordKind
+from ingest.pipeline.columnar import LEAST_FRAMES, ColumnarProcessor
+from ingest.pipeline.gaiaex_handler import GaiaexHandler
+from ingest.pipeline.gap_repair import GapRepair
+from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
 from ingest.pipeline.rest_responses import take_answer
-from ingest.pipeline.state import Counts, State
+from ingest.pipeline.state import Counts, RecordingState
 from ingest.venues.hyperliquid.messages import ExplorerBlocks, Pong
 from storage.clock import NS, US_NS
 from storage.code_version import code_version
@@ -54,16 +54,16 @@ class Pipeline:
         # Other settings or other code may say something else of the same frames.
         about = f"{settings.bars}{settings.record}{settings.gaiaex}{code_version()}"
         self.fingerprint = sha256(about.encode()).hexdigest()[:12]
-        self.state = State(recording, settings, is_capture=is_capture)
+        self.state = RecordingState(recording, settings, is_capture=is_capture)
         self._settings = settings
-        self._frames = HyperliquidFrames(self.state)
-        self._gaia = GaiaFrames(self.state)
-        self._bulk = Bulk(self.state, self._frames)
-        self.chain = ChainWatch(
+        self._frames = HyperliquidHandler(self.state)
+        self._gaia = GaiaexHandler(self.state)
+        self._bulk = ColumnarProcessor(self.state, self._frames)
+        self.chain = ChainLiveness(
             self.state.ledger, f"{self.state.venue}|", silence_ns=int(settings.record.chain_silence_s * NS)
         )
         self.state.ledger.chain = self.chain
-        self.repairs = Repairs(self.state, self._frames)
+        self.repairs = GapRepair(self.state, self._frames)
         self._venues: dict[int, str] = {}
         self._continues = False
         """Connections that are told of were open before, and `HELD` says since when their streams are proven."""
@@ -87,9 +87,9 @@ class Pipeline:
             return min(self._next_tick_ns, self._next_look_ns)
         return self._next_tick_ns
 
-    def process_batch(self, batch: Batch) -> None:
+    def process_batch(self, batch: RecordBatch) -> None:
         """Take records that follow those taken before."""
-        controls = np.append(np.flatnonzero(batch.kinds != Kind.FRAME), len(batch))
+        controls = np.append(np.flatnonzero(batch.kinds != RecordKind.FRAME), len(batch))
         at = 0
         while at < len(batch):
             stop = self._run_end(batch, at, int(controls[np.searchsorted(controls, at)]))
@@ -104,27 +104,27 @@ class Pipeline:
     def process(self, record: Record) -> None:
         """Take the next record; receipt times never fall."""
         state = self.state
-        if state.is_capture and record.kind is Kind.FRAME:
+        if state.is_capture and record.kind is RecordKind.FRAME:
             self._infer_connection(record.recv_ns)
         self._advance(record.recv_ns)
         state.now_ns = max(state.now_ns, record.recv_ns)
         match record.kind:
-            case Kind.FRAME:
+            case RecordKind.FRAME:
                 state.counts.frames += 1
                 self._frame(record)
-            case Kind.OPENED:
+            case RecordKind.OPENED:
                 self._opened(record)
-            case Kind.CLOSED:
+            case RecordKind.CLOSED:
                 self._closed(record.connection, record.recv_ns, record.body.decode())
-            case Kind.STARTED:
+            case RecordKind.STARTED:
                 self._started(record)
-            case Kind.HELD:
+            case RecordKind.HELD:
                 self._held(record)
-            case Kind.STOPPED:
+            case RecordKind.STOPPED:
                 self.stop(record.recv_ns, record.body.decode() or "stopped")
-            case Kind.ANSWER:
+            case RecordKind.ANSWER:
                 take_answer(state, self.repairs, record, self._published_ns())
-            case Kind.CLOCK:
+            case RecordKind.CLOCK:
                 pass
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
 
@@ -211,7 +211,7 @@ class Pipeline:
 
     # Runs of frames.
 
-    def _run_end(self, batch: Batch, at: int, control: int) -> int:
+    def _run_end(self, batch: RecordBatch, at: int, control: int) -> int:
         """Return where the frames end that may be taken together with record `at`; `at` itself for a control record."""
         if control == at:
             return at
@@ -234,7 +234,7 @@ class Pipeline:
             return at + max(int(foreign[0]), 1) if len(foreign) else stop
         return stop
 
-    def _run(self, batch: Batch, at: int, stop: int) -> None:
+    def _run(self, batch: RecordBatch, at: int, stop: int) -> None:
         state = self.state
         connections: NDArray[np.int64] = batch.connections.astype(np.int64)
         if state.is_capture:

@@ -6,17 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ingest.journal.records import Record
-from ingest.pipeline.state import State
+from ingest.pipeline.state import RecordingState
 from storage.errors import TickwalkError
 from storage.logs import get_logger
 
 if TYPE_CHECKING:
-    from ingest.pipeline.gap_repair import Repairs
+    from ingest.pipeline.gap_repair import GapRepair
 
 logger = get_logger(__name__)
 
 
-def take_answer(state: State, repairs: Repairs, record: Record, published_ns: list[int]) -> None:
+def take_answer(state: RecordingState, repairs: GapRepair, record: Record, published_ns: list[int]) -> None:
     """Take an answer; one that does not fit goes into quarantine.
 
     Args:
@@ -36,7 +36,7 @@ def take_answer(state: State, repairs: Repairs, record: Record, published_ns: li
         state.refuse_frame("answers", error.message, record)
 
 
-def _take_listings(state: State, rows: list[dict[str, Any]], now_ns: int) -> None:
+def _take_listings(state: RecordingState, rows: list[dict[str, Any]], now_ns: int) -> None:
     """Write what is new among the instruments; end the bars of those that no longer trade, and go on with others."""
     if not rows:
         return

@@ -13,7 +13,7 @@ _MOST_PARTS: Final = 32
 _BY_FRAME: Final = frozenset({"trades", "quotes"})
 
 
-class Rows:
+class RowBuffer:
     """Rows by table until the lake takes them."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ LARGEST: Final = 1e12
 AHEAD_NS: Final = 5 * NS
 
 
-def unusable(item: wire.Print, recv_ns: int, begins_ns: int = 0) -> str:
+def unusable(item: wire.WirePrint, recv_ns: int, begins_ns: int = 0) -> str:
     """Return why a print cannot be used, or nothing; before `begins_ns` its coin's name was another contract's."""
     return _broken(
         {
@@ -42,7 +42,7 @@ def unusable_quote(data: wire.BboData, recv_ns: int) -> str:
     )
 
 
-def unusable_context(ctx: wire.Context) -> str:
+def unusable_context(ctx: wire.AssetContext) -> str:
     """Return why a context cannot be used, or nothing; an absent field is null."""
     prices = {"oracle": ctx.oracle_px, "mark": ctx.mark_px, "mid": ctx.mid_px}
     amounts = {"open interest": ctx.open_interest, "day notional": ctx.day_ntl_vlm}
@@ -74,7 +74,7 @@ def _broken(rules: dict[str, bool]) -> str:
 
 
 def trade(
-    recording: str, record: Record, instrument: str, item: wire.Print, side: str, origin: str
+    recording: str, record: Record, instrument: str, item: wire.WirePrint, side: str, origin: str
 ) -> dict[str, Any]:
     """Return a row of `trades`.
 
@@ -119,12 +119,12 @@ def quote(recording: str, record: Record, instrument: str, item: Quote) -> dict[
     }
 
 
-def note_of(ctx: wire.Context, recv_ns: int) -> ContextNote:
+def note_of(ctx: wire.AssetContext, recv_ns: int) -> ContextNote:
     """Return what a bar keeps of a context."""
     return ContextNote(recv_ns, ctx.funding, ctx.open_interest, ctx.oracle_px, ctx.mark_px)
 
 
-def context(recording: str, record: Record, instrument: str, ctx: wire.Context) -> dict[str, Any]:
+def context(recording: str, record: Record, instrument: str, ctx: wire.AssetContext) -> dict[str, Any]:
     """Return a row of `contexts`."""
     return {
         "instrument": instrument,

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from ingest.bars.builder import BLIND_NS, BarClock, Quote
 from ingest.bars.reconciliation import INTERVALS
-from ingest.coverage.ledger import Ledger
-from ingest.instruments.registry import Registry
+from ingest.coverage.ledger import CoverageLedger
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.journal.records import Record
 from ingest.pipeline import rows
-from ingest.pipeline.clock_offset import ClockLedger
-from ingest.pipeline.dedupe import SeenPrints
-from ingest.pipeline.latency import Lags
-from ingest.pipeline.row_buffer import Rows
+from ingest.pipeline.clock_offset import ClockOffsets
+from ingest.pipeline.dedupe import TradeDeduplicator
+from ingest.pipeline.latency import LatencyTracker
+from ingest.pipeline.row_buffer import RowBuffer
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
 
@@ -41,7 +41,7 @@ class Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
-class State:
+class RecordingState:
     """Everything that a recording has come to."""
 
     def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
@@ -52,11 +52,11 @@ class State:
         self.venue = settings.record.venue
         self.counts = Counts()
         self.channels: Counter[str] = Counter()
-        self.rows = Rows()
-        self.registry = Registry(self.venue)
-        self.lags = Lags(recording)
-        self.our_clock = ClockLedger(recording, limit_ms=settings.alert.clock_ms)
-        self.ledger = Ledger(
+        self.rows = RowBuffer()
+        self.registry = InstrumentRegistry(self.venue)
+        self.lags = LatencyTracker(recording)
+        self.our_clock = ClockOffsets(recording, limit_ms=settings.alert.clock_ms)
+        self.ledger = CoverageLedger(
             recording,
             silence_ns=int(settings.record.coin_silence_s * NS),
             lag_ns=settings.bars.history_lag_ms * MS_NS,
@@ -73,7 +73,7 @@ class State:
             for width in settings.bars.widths
         ]
         # A print must be known again for as long as its bar may change.
-        self.seen = SeenPrints(max(clock.width_ns + clock.reopen_ns for clock in self.clocks))
+        self.seen = TradeDeduplicator(max(clock.width_ns + clock.reopen_ns for clock in self.clocks))
         self.now_ns = 0
         self.watermark_ns = 0
         self.order = 0

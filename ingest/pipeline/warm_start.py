@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quote, is_certifiable
 from ingest.bars.trade_buffer import Row
-from ingest.coverage.intervals import Gap, Span
+from ingest.coverage.intervals import Gap, WatchedSpan
 from ingest.coverage.ledger import RECORDER_DOWN, SILENT_STREAM
 from ingest.instruments.stored_listings import listings_rows
 from ingest.pipeline.dedupe import KEPT
 from ingest.pipeline.processor import Pipeline
-from ingest.pipeline.state import State
+from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
 from storage.lake.lake import Lake
 
@@ -198,7 +198,9 @@ def _restore_bars(
         clock.restore_prints(instrument, open_ns, by_bar[open_ns])
 
 
-def _restore_prints(state: State, instrument: str, found: list[dict[str, Any]], started_ns: int) -> list[Row]:
+def _restore_prints(
+    state: RecordingState, instrument: str, found: list[dict[str, Any]], started_ns: int
+) -> list[Row]:
     rows: list[Row] = []
     for order, item in enumerate(found):
         content = (item["price"], item["size"], SIDE_CODES[item["side"]])
@@ -210,11 +212,11 @@ def _restore_prints(state: State, instrument: str, found: list[dict[str, Any]], 
     return rows
 
 
-def _restore_span(state: State, instrument: str, span: dict[str, Any]) -> None:
+def _restore_span(state: RecordingState, instrument: str, span: dict[str, Any]) -> None:
     key = (span["channel"], instrument)
     from_ns, to_ns = span["from_us"] * US_NS, span["to_us"] * US_NS
     if span["kind"] == "watched":
-        state.ledger.restore(key, Span(-1, from_ns, to_ns), None, RECORDER_DOWN)
+        state.ledger.restore(key, WatchedSpan(-1, from_ns, to_ns), None, RECORDER_DOWN)
     else:
         # A gap that no connection ended was watched in vain; only a dead stream's may still be bridged.
         is_final = span["overrides"] and span["cause"] != SILENT_STREAM
@@ -222,7 +224,9 @@ def _restore_span(state: State, instrument: str, span: dict[str, Any]) -> None:
         state.ledger.restore(key, None, gap, RECORDER_DOWN)
 
 
-def _restore_halt(state: State, halt: dict[str, Any], spans: dict[str, list[dict[str, Any]]]) -> None:
+def _restore_halt(
+    state: RecordingState, halt: dict[str, Any], spans: dict[str, list[dict[str, Any]]]
+) -> None:
     """Take over that all of a venue was watched in vain."""
     for instrument in [instrument for instrument in spans if instrument.startswith(halt["scope"])]:
         for channel in sorted({row["channel"] for row in spans[instrument]}):
@@ -230,7 +234,7 @@ def _restore_halt(state: State, halt: dict[str, Any], spans: dict[str, list[dict
             state.ledger.restore((channel, instrument), None, gap, RECORDER_DOWN)
 
 
-def _restore_market(state: State, lake: Lake, instruments: list[str], started_ns: int) -> None:
+def _restore_market(state: RecordingState, lake: Lake, instruments: list[str], started_ns: int) -> None:
     """Take over the last quote and context of the last day, which still hold with their age beside them."""
     for row in _newest(lake, _QUOTES, instruments, started_ns):
         quote = Quote(row["ts_us"] * US_NS, row["bid"], row["ask"], row["bid_size"], row["ask_size"])

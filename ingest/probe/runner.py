@@ -39,7 +39,7 @@ _MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeFinding:
     """What came of one question or channel.
 
     Args:
@@ -84,7 +84,7 @@ class Probe:
         self._folder = folder
         self._seconds = seconds
         self._clock = clock or WallTime()
-        self._findings: list[Finding] = []
+        self._findings: list[ProbeFinding] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             is_empty = not any(folder.iterdir())
@@ -95,7 +95,7 @@ class Probe:
         if not is_empty:
             raise SettingsError(f"the folder {folder} is not empty", hint="choose another with --out")
 
-    async def run(self, venues: Sequence[str] = VENUES) -> list[Finding]:
+    async def run(self, venues: Sequence[str] = VENUES) -> list[ProbeFinding]:
         """Ask and listen; return one finding a question and channel, in order."""
         timeout_s = self._settings.record.connect_timeout_s
         async with httpx.AsyncClient(timeout=timeout_s, follow_redirects=False) as client:
@@ -185,7 +185,7 @@ class Probe:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = _describe(error)
             self._write(file, head | {"status": None, "error": reason})
-            self._findings.append(Finding(venue, what, url, False, "not reached", None, reason, file))
+            self._findings.append(ProbeFinding(venue, what, url, False, "not reached", None, reason, file))
             return b""
         took_s = time.perf_counter() - started_s
         received_ns = asked_ns + round(took_s * NS)
@@ -202,7 +202,7 @@ class Probe:
             except VenueError as error:
                 answered, note = False, error.message
         self._findings.append(
-            Finding(venue, what, url, answered, str(answer.status_code), latency_ms, note, file)
+            ProbeFinding(venue, what, url, answered, str(answer.status_code), latency_ms, note, file)
         )
         return answer.content if answered else b""
 
@@ -258,7 +258,7 @@ class Probe:
     def _note(self, opened: _Opened, venue: str, what: str, url: str, answered: bool, note: str) -> None:
         status = "not reached" if opened.handshake_ms is None else "open"
         self._findings.append(
-            Finding(venue, what, url, answered, status, opened.handshake_ms, note, opened.file)
+            ProbeFinding(venue, what, url, answered, status, opened.handshake_ms, note, opened.file)
         )
 
     def _free_name(self, venue: str, what: str) -> str:

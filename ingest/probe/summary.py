@@ -14,9 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
-from ingest.instruments.registry import Registry
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.venues.gaiaex import messages as gaiaex_messages
-from ingest.venues.gaiaex.rest_schemas import Health, ServerTime, SpotSymbols, Symbols, generation_of, parse
+from ingest.venues.gaiaex.rest_schemas import (
+    GaiaexHealth,
+    ServerTime,
+    SpotSymbols,
+    Symbols,
+    generation_of,
+    parse,
+)
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.protocol import kind_of, parse_venue_time_ns
 from storage.clock import MS_NS, NS
@@ -41,7 +48,7 @@ def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, rece
                 book = msgspec.convert(answer, wire.BookData, strict=False)
                 return f"{len(book.levels[0])} bids, {len(book.levels[1])} asks"
             case "recentTrades":
-                times = [item.time for item in msgspec.convert(answer, list[wire.Print], strict=False)]
+                times = [item.time for item in msgspec.convert(answer, list[wire.WirePrint], strict=False)]
                 return (
                     f"{len(times)} trades over {(max(times) - min(times)) / 1000:g} s"
                     if times
@@ -52,7 +59,7 @@ def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, rece
                 return f"{len(candles)} candles, trade counts n: {[candle.n for candle in candles[-5:]]}"
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise VenueError(f"does not fit: {error}") from error
-    rows = Registry().take(request, answer, received_ns)
+    rows = InstrumentRegistry().take(request, answer, received_ns)
     if rows:
         gone = sum(row["is_delisted"] for row in rows)
         return f"{len(rows) - gone} listed, {gone} delisted"
@@ -78,13 +85,13 @@ def describe_gaia_answer(path: str, body: bytes, asked_ns: int, received_ns: int
     if name == "time":
         return describe_offset(parse(body, ServerTime).server_time * MS_NS, asked_ns, received_ns)
     if name == "health":
-        health = parse(body, Health)
+        health = parse(body, GaiaexHealth)
         return f"{health.status}, market data {health.services.get('market_data', 'not named')}"
     return f"{len(parse(body, SpotSymbols).symbols)} pairs"
 
 
 @dataclass(slots=True)
-class Heard:
+class ChannelSummary:
     """What one channel brought."""
 
     frames: int = 0
@@ -131,9 +138,11 @@ def channel_of(subscription: Mapping[str, Any]) -> str:
     return f"{kind} fast" if subscription.get("fast") else kind
 
 
-def hear(frames: Iterable[tuple[int, bytes]], asked: Iterable[Mapping[str, Any]]) -> dict[str, Heard]:
+def hear(
+    frames: Iterable[tuple[int, bytes]], asked: Iterable[Mapping[str, Any]]
+) -> dict[str, ChannelSummary]:
     """Return what each channel that was asked for brought, and any other that spoke."""
-    heard = {channel_of(item): Heard() for item in asked}
+    heard = {channel_of(item): ChannelSummary() for item in asked}
     for _, body in frames:
         try:
             message = wire.decode(body)
@@ -143,10 +152,12 @@ def hear(frames: Iterable[tuple[int, bytes]], asked: Iterable[Mapping[str, Any]]
         match message:
             case wire.Ack():
                 echo = msgspec.to_builtins(message.data.subscription)
-                heard.setdefault(channel_of(echo), Heard()).acked = True
-            case wire.Refusal():
+                heard.setdefault(channel_of(echo), ChannelSummary()).acked = True
+            case wire.ErrorMessage():
                 named = [name for name in heard if f'"{name.split()[0]}"' in message.data]
-                heard.setdefault(named[0] if named else "error", Heard()).refusal = message.data[:160]
+                heard.setdefault(named[0] if named else "error", ChannelSummary()).refusal = message.data[
+                    :160
+                ]
             case wire.Pong() | wire.Greeting():
                 pass
             case _:
@@ -154,30 +165,30 @@ def hear(frames: Iterable[tuple[int, bytes]], asked: Iterable[Mapping[str, Any]]
     return heard
 
 
-def _misfit(heard: dict[str, Heard], body: bytes, reason: str) -> None:
+def _misfit(heard: dict[str, ChannelSummary], body: bytes, reason: str) -> None:
     try:
         name = str(msgspec.json.decode(body, type=dict[str, Any]).get("channel", "no channel"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         name = "no JSON"
-    about = heard.setdefault(name, Heard())
+    about = heard.setdefault(name, ChannelSummary())
     about.misfits += 1
     about.first_misfit = about.first_misfit or reason
 
 
-def _count(heard: dict[str, Heard], message: wire.Message) -> None:
+def _count(heard: dict[str, ChannelSummary], message: wire.Message) -> None:
     name = str(message.__struct_config__.tag)
     match message:
         case wire.L2Book(data=wire.BookData() as book):
             name = "l2Book fast" if book.fast else name
-            about = heard.setdefault(name, Heard())
+            about = heard.setdefault(name, ChannelSummary())
             about.times_ms.add(book.time)
             about.facts.add(f"{max(map(len, book.levels))} levels a side")
-        case wire.Candle():
-            heard.setdefault(name, Heard()).facts = {f"n {message.data.n}"}
+        case wire.CandleMessage():
+            heard.setdefault(name, ChannelSummary()).facts = {f"n {message.data.n}"}
         case wire.ExplorerBlocks():
-            about = heard.setdefault(name, Heard())
+            about = heard.setdefault(name, ChannelSummary())
             about.times_ms |= {block.block_time for block in message.data}
-    heard.setdefault(name, Heard()).frames += 1
+    heard.setdefault(name, ChannelSummary()).frames += 1
 
 
 def describe_gaia(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[int, str]:
@@ -196,7 +207,7 @@ def describe_gaia(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[
         match message:
             case gaiaex_messages.GaiaBook():
                 facts.add(f"generation {message.generation}")
-            case gaiaex_messages.Heartbeat():
+            case gaiaex_messages.RelayHeartbeat():
                 beats.append(recv_ns)
             case gaiaex_messages.Rejection():
                 facts.add(message.code)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ingest.concurrency import run_whole
 from ingest.journal.recording import COMMIT_FRAMES
 from ingest.journal.writer import JournalWriter
-from ingest.recorder.frame_sink import Intake
+from ingest.recorder.frame_sink import FrameSink
 from storage.clock import TimeSource
 from storage.errors import LakeError
 from storage.lake.lake import Lake
@@ -39,7 +39,7 @@ class _Lot:
 
 
 @dataclass(slots=True)
-class Commits:
+class CommitQueue:
     """Batches of one recorder on their way to the lake.
 
     Args:
@@ -50,7 +50,7 @@ class Commits:
     """
 
     lake: Lake
-    intake: Intake
+    intake: FrameSink
     clock: TimeSource
     is_counted: bool
     written: dict[str, int] = field(default_factory=dict)

@@ -18,7 +18,7 @@ import msgspec
 from ingest.journal.format import segments
 from ingest.journal.reader import read_batches
 from ingest.journal.recording import CAPTURE
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.recorder.status import free_bytes
 from storage.clock import NS
 from storage.errors import JournalError
@@ -32,7 +32,7 @@ _DATA: Final = "data of 2025-09-04"
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class StreamRate:
     """Frames a second and bytes a frame of one channel and coin."""
 
     frames_per_s: float
@@ -49,19 +49,19 @@ class Rate:
 # 2026-07-25 it comes each 5 s (docs/adding-a-venue.md), and its rate here is of today. Fast books are 5 levels
 # each 0.5 s: a quarter of the 20 levels' bytes. A context comes with the oracle, each 3 s; 410 bytes is the one in
 # the venue's own documents. Candles come on trade activity.
-MEASURED: Final[dict[str, Rate]] = {
-    "trades": Rate(1.05, 773),
-    "bbo": Rate(6.76, 143),
-    "l2Book": Rate(0.2, 1_579),
-    "l2BookFast": Rate(2.0, 430),
-    "activeAssetCtx": Rate(0.33, 410),
-    "candle": Rate(1.05, 190),
+MEASURED: Final[dict[str, StreamRate]] = {
+    "trades": StreamRate(1.05, 773),
+    "bbo": StreamRate(6.76, 143),
+    "l2Book": StreamRate(0.2, 1_579),
+    "l2BookFast": StreamRate(2.0, 430),
+    "activeAssetCtx": StreamRate(0.33, 410),
+    "candle": StreamRate(1.05, 190),
 }
 # Venue-wide channels, once a recording. 177 kB is the recorded frame in messages/ws_all_dexs_asset_ctxs.json.
-VENUE_WIDE: Final[dict[str, Rate]] = {
-    "allMids": Rate(1.0, 8_000),
-    "allDexsAssetCtxs": Rate(0.33, 177_000),
-    "fastAssetCtxs": Rate(2.0, 1_500),
+VENUE_WIDE: Final[dict[str, StreamRate]] = {
+    "allMids": StreamRate(1.0, 8_000),
+    "allDexsAssetCtxs": StreamRate(0.33, 177_000),
+    "fastAssetCtxs": StreamRate(2.0, 1_500),
 }
 # What a compressed journal is of the frames' bytes: the same capture in blocks of 40 ms, as a live journal is cut
 # (measured 2026-11-23; in blocks of 256 kB it is 0.10, on a busier tape 0.15).
@@ -75,7 +75,7 @@ COMMIT_BYTES: Final = 14_000
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class EstimateLine:
     """One channel of the estimate; `source` says where its rate comes from."""
 
     channel: str
@@ -86,7 +86,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class DiskEstimate:
     """What a recording will take.
 
     Args:
@@ -96,7 +96,7 @@ class Estimate:
         unknown: channels of which no rate is known; they are not counted.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[EstimateLine, ...]
     commits_per_day: float
     free_bytes: int
     unknown: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ def estimate(
     coins: Sequence[str] | None = None,
     channels: Sequence[str] | None = None,
     free: int | None = None,
-) -> Estimate:
+) -> DiskEstimate:
     """Return what a recording with these settings will take.
 
     Args:
@@ -167,7 +167,7 @@ def estimate(
         # Twin sockets both journal what they carry; a recording's own figures have both in them.
         times = settings.record.twins if channel == "trades" else 1
         rates = own + [
-            Rate(rate.frames_per_s * times, rate.bytes_per_frame) for rate in [default] if rate
+            StreamRate(rate.frames_per_s * times, rate.bytes_per_frame) for rate in [default] if rate
         ] * (len(wanted) - len(own))
         lines.append(
             _line(channel, 0 if is_wide else len(coins), rates, packed_share, _source(name, own, wanted))
@@ -177,16 +177,16 @@ def estimate(
     lines.sort(key=lambda line: -line.journal_bytes_per_day)
     home = next(folder for folder in (settings.home, *settings.home.absolute().parents) if folder.exists())
     commits = _DAY_S / settings.record.commit_s
-    return Estimate(tuple(lines), commits, free_bytes(home) if free is None else free, tuple(unknown))
+    return DiskEstimate(tuple(lines), commits, free_bytes(home) if free is None else free, tuple(unknown))
 
 
-def _source(name: str, own: Sequence[Rate], wanted: Sequence[tuple[str, str]]) -> str:
+def _source(name: str, own: Sequence[StreamRate], wanted: Sequence[tuple[str, str]]) -> str:
     if not own:
         return _DATA
     return name if len(own) == len(wanted) else f"{name}, and {_DATA}"
 
 
-def rates_of(frames: Iterable[tuple[int, bytes]]) -> tuple[dict[tuple[str, str], Rate], float, int]:
+def rates_of(frames: Iterable[tuple[int, bytes]]) -> tuple[dict[tuple[str, str], StreamRate], float, int]:
     """Return the rate of each (channel, coin) in frames `(recv_ns, body)`, their span in seconds, and their bytes."""
     counts: Counter[tuple[str, str]] = Counter()
     sizes: Counter[tuple[str, str]] = Counter()
@@ -199,7 +199,7 @@ def rates_of(frames: Iterable[tuple[int, bytes]]) -> tuple[dict[tuple[str, str],
     span_s = (last_ns - first_ns) / NS
     if span_s <= 0:
         return {}, 0.0, sum(sizes.values())
-    rates = {key: Rate(counts[key] / span_s, sizes[key] / counts[key]) for key in counts}
+    rates = {key: StreamRate(counts[key] / span_s, sizes[key] / counts[key]) for key in counts}
     return rates, span_s, sum(sizes.values())
 
 
@@ -232,7 +232,7 @@ def _about(body: bytes) -> tuple[str, str]:
     return (frame.channel, (data[0].coin or data[0].s) if data else "")
 
 
-def _last_recording(settings: Settings) -> tuple[dict[tuple[str, str], Rate], float, str]:
+def _last_recording(settings: Settings) -> tuple[dict[tuple[str, str], StreamRate], float, str]:
     """Return the rates of the newest recording that is long enough, what its journal packs to, and its name."""
     folders = [folder for folder in settings.journal_dir.glob("*") if segments(folder)]
     folders = [folder for folder in folders if not folder.name.startswith((CAPTURE, "."))]
@@ -250,7 +250,7 @@ def _first_frames(folder: Path, packed: list[int]) -> Iterator[tuple[int, bytes]
     try:
         for batch in read_batches(folder, on_bytes=packed.append):
             for record in batch:
-                if record.kind == Kind.FRAME:
+                if record.kind == RecordKind.FRAME:
                     first_ns = first_ns or record.recv_ns
                     yield record.recv_ns, record.body
             if first_ns and int(batch.recv_ns[-1]) - first_ns > _SAMPLE_NS:
@@ -259,6 +259,8 @@ def _first_frames(folder: Path, packed: list[int]) -> Iterator[tuple[int, bytes]
         return  # of another version: it says nothing of this one
 
 
-def _line(channel: str, coins: int, rates: Sequence[Rate], packed_share: float, source: str) -> Line:
+def _line(
+    channel: str, coins: int, rates: Sequence[StreamRate], packed_share: float, source: str
+) -> EstimateLine:
     raw = sum(rate.bytes_per_day for rate in rates)
-    return Line(channel, coins, sum(rate.frames_per_s for rate in rates), raw * packed_share, source)
+    return EstimateLine(channel, coins, sum(rate.frames_per_s for rate in rates), raw * packed_share, source)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingest.journal.records import Batch, Kind
+from ingest.journal.records import RecordBatch, RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline.processor import Pipeline
 from ingest.venues.hyperliquid.protocol import CLOCK_PREFIX
@@ -22,7 +22,7 @@ from storage.settings import Settings
 _MOST_FRAMES: Final = 4_096
 
 
-class Intake:
+class FrameSink:
     """The sink of all sockets of a recorder; its recording may be exchanged while they run."""
 
     def __init__(
@@ -49,11 +49,11 @@ class Intake:
         self._stamps: list[int] = []
         self._connections: list[int] = []
         self._bodies: list[bytes] = []
-        self._controls: list[tuple[int, Kind]] = []
+        self._controls: list[tuple[int, RecordKind]] = []
         self._open: dict[int, bytes] = {}
         self.about: dict[str, Any] = {}
         """What the recording says of itself."""
-        self.waiting: list[Batch] | None = None
+        self.waiting: list[RecordBatch] | None = None
         """What came while the pipeline is made ready; None while it runs."""
         self.seen_ns = 0
         self.journal: JournalWriter
@@ -72,7 +72,7 @@ class Intake:
         self.pipeline = Pipeline(name, self._settings, is_capture=False)
         self.waiting = []
         self.about = dict(about)
-        self._take(Kind.STARTED, -1, json.dumps(about).encode())
+        self._take(RecordKind.STARTED, -1, json.dumps(about).encode())
         self.flush()
         return self.journal.last_recv_ns
 
@@ -87,21 +87,21 @@ class Intake:
     def opened(self, connection: int, about: Mapping[str, str]) -> None:
         """Take note that a connection was opened."""
         self._open[connection] = json.dumps(about).encode()
-        self._take(Kind.OPENED, connection, self._open[connection])
+        self._take(RecordKind.OPENED, connection, self._open[connection])
 
     def closed(self, connection: int, cause: str) -> None:
         """Take note that a connection was lost."""
         self._open.pop(connection, None)
-        self._take(Kind.CLOSED, connection, cause.encode())
+        self._take(RecordKind.CLOSED, connection, cause.encode())
 
     def answer(self, request: Mapping[str, Any], response: bytes, asked_ns: int) -> None:
         """Take the answer to a question, as JSON."""
         body = b'{"request":%s,"asked_ns":%d,"response":%s}'
-        self._take(Kind.ANSWER, -1, body % (json.dumps(request).encode(), asked_ns, response))
+        self._take(RecordKind.ANSWER, -1, body % (json.dumps(request).encode(), asked_ns, response))
 
     def tick(self) -> None:
         """Take note of the time, so that bars close although nothing arrives."""
-        self._take(Kind.CLOCK, -1, b"")
+        self._take(RecordKind.CLOCK, -1, b"")
 
     def hold(
         self,
@@ -111,12 +111,12 @@ class Intake:
     ) -> None:
         """Take over open connections, their streams, and what of them is in vain, from the recording before."""
         for connection, about in opened.items():
-            self._take(Kind.OPENED, connection, about)
-        self._take(Kind.HELD, -1, json.dumps({"streams": streams, "stalls": stalls}).encode())
+            self._take(RecordKind.OPENED, connection, about)
+        self._take(RecordKind.HELD, -1, json.dumps({"streams": streams, "stalls": stalls}).encode())
 
     def stop(self, cause: str) -> dict[int, bytes]:
         """Write the recording's last record; return what was said of the connections that are open then."""
-        self._take(Kind.STOPPED, -1, cause.encode())
+        self._take(RecordKind.STOPPED, -1, cause.encode())
         self.flush()
         return dict(self._open)
 
@@ -129,7 +129,7 @@ class Intake:
         count = len(self._bodies)
         if not count:
             return
-        kinds = np.full(count, Kind.FRAME, np.uint8)
+        kinds = np.full(count, RecordKind.FRAME, np.uint8)
         for at, kind in self._controls:
             kinds[at] = kind
         batch = self.journal.extend(self._stamps, kinds.tolist(), self._connections, self._bodies)
@@ -145,7 +145,7 @@ class Intake:
 
     # How.
 
-    def _take(self, kind: Kind, connection: int, body: bytes) -> None:
+    def _take(self, kind: RecordKind, connection: int, body: bytes) -> None:
         self._controls.append((len(self._bodies), kind))
         self._frame(connection, body)
 

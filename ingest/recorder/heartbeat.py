@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import psutil
 
-from ingest.recorder.status import Vitals
+from ingest.recorder.status import RecorderStatus
 from storage.clock import DAY_NS
 from storage.errors import JournalError
 from storage.settings import Settings
@@ -25,10 +25,10 @@ class Heartbeat:
     """Vital signs, and when they were written by the wall."""
 
     beat_ns: int
-    vitals: Vitals
+    vitals: RecorderStatus
 
 
-def write_heartbeat(settings: Settings, vitals: Vitals, *, beat_ns: int | None = None) -> Path:
+def write_heartbeat(settings: Settings, vitals: RecorderStatus, *, beat_ns: int | None = None) -> Path:
     """Write a recording's vital signs, whole or not at all, and return where.
 
     Raises:
@@ -79,5 +79,5 @@ def clear_heartbeats(settings: Settings, *, shard: str, now_ns: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_alive(vitals: Vitals) -> bool:
+def _is_alive(vitals: RecorderStatus) -> bool:
     return vitals.is_running and vitals.pid > 0 and psutil.pid_exists(vitals.pid)

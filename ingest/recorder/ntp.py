@@ -22,7 +22,7 @@ _LEAP_UNSYNCHRONISED: Final = 3
 _MOST_STRATUM: Final = 15
 
 
-class Sink(Protocol):
+class AnswerSink(Protocol):
     """Who journals an answer."""
 
     def answer(self, request: dict[str, Any], response: bytes, asked_ns: int) -> None:
@@ -62,7 +62,7 @@ def ask_ntp(server: str, *, timeout_s: float = NTP_TIMEOUT_S) -> dict[str, Any]:
 
 
 async def watch_clock(
-    sink: Sink,
+    sink: AnswerSink,
     stop: asyncio.Event,
     *,
     server: str,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from ingest.feed.listing_client import ask_listings
-from ingest.feed.rest_client import Rest
-from ingest.recorder.frame_sink import Intake
+from ingest.feed.rest_client import RestClient
+from ingest.recorder.frame_sink import FrameSink
 from ingest.venues.gaiaex import protocol as gaiaex
 from storage.errors import VenueError
 from storage.logs import get_logger
@@ -24,10 +24,12 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 
-class Asking:
+class Poller:
     """The questions of one recorder, each in a loop of its own until `ending` is set."""
 
-    def __init__(self, settings: Settings, rest: Rest, intake: Intake, ending: asyncio.Event) -> None:
+    def __init__(
+        self, settings: Settings, rest: RestClient, intake: FrameSink, ending: asyncio.Event
+    ) -> None:
         self._settings = settings
         self._rest = rest
         self._intake = intake

@@ -24,28 +24,27 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ingest.bars.aggregate import bar_of, fold_groups
-from ingest.bars.trade_buffer import Prints
+from ingest.bars.trade_buffer import TradeBuffer
 from ingest.concurrency import run_whole
-from ingest.feed.connection_pool import Sockets
-from ingest.feed.listing_client import Asked, ask_listings, learn
-from ingest.feed.rest_client import Rest
-from ingest.feed.subscription_plan import SocketPlan, plan
-from ingest.instruments.registry import Registry
+from ingest.feed.connection_pool import ConnectionPool
+from ingest.feed.listing_client import AnsweredRequest, ask_listings, learn
+from ingest.feed.rest_client import RestClient
+from ingest.feed.subscription_plan import ConnectionPlan, plan
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.instruments.stored_listings import listings_rows
 from ingest.journal.recording import SEALED, about_settings
 from ingest.journal.retention import keep_forever
 from ingest.pipeline import dedupe
 from ingest.pipeline.processor import Counts
 from ingest.pipeline.warm_start import resume, resume_listings
-from ingest.recorder.commit_queue import Commits
-from ingest.recorder.frame_sink import Intake
+from ingest.recorder.commit_queue import CommitQueue
+from ingest.recorder.frame_sink import FrameSink
 from ingest.recorder.heartbeat import clear_heartbeats, write_heartbeat
 from ingest.recorder.memory import release_starters, trim
 from ingest.recorder.ntp import watch_clock
-from ingest.recorder.polling import Asking
-from ingest.recorder.status import State as RunState
-from ingest.recorder.status import Vitals
-from ingest.recorder.status_sampler import Signs
+from ingest.recorder.polling import Poller
+from ingest.recorder.status import RecorderStatus, RunState
+from ingest.recorder.status_sampler import StatusSampler
 from ingest.recorder.steady_clock import SteadyTime
 from ingest.replay.recovery import recover
 from ingest.replay.replay import recorded_instruments
@@ -73,7 +72,7 @@ _MOST_WAITING = 200_000
 
 
 @dataclass(slots=True)
-class Recording:
+class RecordingResult:
     """What a recorder came to: its last recording's name, and counts over all of them."""
 
     name: str
@@ -91,7 +90,7 @@ class Recorder:
         *,
         name: str | None = None,
         ends_with_venue: bool = False,
-        on_vitals: Callable[[Vitals], None] | None = None,
+        on_vitals: Callable[[RecorderStatus], None] | None = None,
         on_wanted: Callable[[list[str]], None] | None = None,
         random_source: random.Random | None = None,
         wall: TimeSource | None = None,
@@ -121,25 +120,25 @@ class Recorder:
         self._clock = self._venue_time if self._is_virtual else self._steady
         self._name = name or ""
         self._origin = settings.record.venue
-        self._intake = Intake(
+        self._intake = FrameSink(
             settings,
             self._clock,
             venue_time=self._venue_time if self._is_virtual else None,
             on_flush=self._flushed,
         )
-        self._commits = Commits(lake, self._intake, self._clock, is_counted=self._is_virtual)
-        self._signs = Signs(settings, self._clock, self._intake, self._commits)
-        self._sockets: Sockets | None = None
-        self._plans: list[SocketPlan] = []
+        self._commits = CommitQueue(lake, self._intake, self._clock, is_counted=self._is_virtual)
+        self._signs = StatusSampler(settings, self._clock, self._intake, self._commits)
+        self._sockets: ConnectionPool | None = None
+        self._plans: list[ConnectionPlan] = []
         self._bars_seen = 0
         self._bars_out = asyncio.Event()
         self._ending = asyncio.Event()
         self._sealed = Counts()
         self._told_ns = self._clock.now_ns()
-        self.vitals: Vitals | None = None
+        self.vitals: RecorderStatus | None = None
         """The newest vital signs."""
 
-    async def run(self, stop: asyncio.Event) -> Recording:
+    async def run(self, stop: asyncio.Event) -> RecordingResult:
         """Record until `stop` is set (or the venue ends, where that was asked).
 
         Raises:
@@ -148,14 +147,14 @@ class Recorder:
             JournalError: the disk refuses frames.
         """
         await asyncio.to_thread(_warm_up)
-        async with Rest(self._settings, clock=self._clock) as rest:
+        async with RestClient(self._settings, clock=self._clock) as rest:
             if self._is_virtual:
                 status = await rest.ask({"type": "exchangeStatus"})
                 self._venue_time.advance_to(parse_venue_time_ns(status.body))
-            async with Rest(self._impatient(), clock=self._clock) as first:
+            async with RestClient(self._impatient(), clock=self._clock) as first:
                 asked = await _unless(stop, ask_listings(first, self._settings))
             if asked is None:
-                return Recording(self._name, self._sealed)
+                return RecordingResult(self._name, self._sealed)
             started_ns = await self._start(asked)
             try:
                 await self._run_tasks(stop, rest, started_ns)
@@ -172,7 +171,7 @@ class Recorder:
                 raise
             await self._end("recorder stopped")
             self._beat("ended")
-        return Recording(self._name, self._counts(), self._commits.written)
+        return RecordingResult(self._name, self._counts(), self._commits.written)
 
     def _impatient(self) -> Settings:
         """Return settings with which a wrong address is told of soon, while someone is still looking."""
@@ -182,9 +181,9 @@ class Recorder:
 
     # Beginning, rotating, ending.
 
-    async def _start(self, asked: list[Asked]) -> int:
+    async def _start(self, asked: list[AnsweredRequest]) -> int:
         """Learn what is listed, and begin the first recording; return when it began."""
-        registry = Registry(self._settings.record.venue)
+        registry = InstrumentRegistry(self._settings.record.venue)
         registry.restore(await run_whole(listings_rows, self._lake, self._clock.now_ns()))
         learn(registry, asked)
         metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
@@ -214,7 +213,7 @@ class Recorder:
             await self._make_ready(started_ns)
             logger.info("caught up", name=self._name)
 
-    def _about(self, registry: Registry, **more: object) -> dict[str, Any]:
+    def _about(self, registry: InstrumentRegistry, **more: object) -> dict[str, Any]:
         """Return what a recording says of itself in its first record."""
         record = self._settings.record
         part, parts = parse_shard(record.shard)
@@ -228,7 +227,7 @@ class Recorder:
             **more,
         }
 
-    def _wanted(self, registry: Registry) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _wanted(self, registry: InstrumentRegistry) -> tuple[tuple[str, ...], tuple[str, ...]]:
         wanted, symbols = self._settings.record.coins, self._settings.gaiaex.symbols
         coins = registry.expand(wanted, leaves_out_gone=True)
         relayed = registry.expand(symbols, gaiaex.VENUE, leaves_out_gone=True)
@@ -236,7 +235,7 @@ class Recorder:
             registry.expand(wanted)  # nothing of it trades: say why
         return coins, relayed
 
-    def _plan(self, registry: Registry) -> list[SocketPlan]:
+    def _plan(self, registry: InstrumentRegistry) -> list[ConnectionPlan]:
         return plan(self._settings, *self._wanted(registry), before=self._plans)
 
     async def _make_ready(self, started_ns: int) -> None:
@@ -304,10 +303,10 @@ class Recorder:
 
     # Running.
 
-    async def _run_tasks(self, stop: asyncio.Event, rest: Rest, started_ns: int) -> None:
+    async def _run_tasks(self, stop: asyncio.Event, rest: RestClient, started_ns: int) -> None:
         if self._is_virtual:
             await self._catch_up(started_ns)
-        self._sockets = Sockets(
+        self._sockets = ConnectionPool(
             self._plans,
             self._intake,
             self._settings,
@@ -337,10 +336,10 @@ class Recorder:
         except* TickwalkError as failures:
             raise failures.exceptions[0] from None
 
-    def _add_timed_tasks(self, group: asyncio.TaskGroup, rest: Rest) -> list[asyncio.Task[None]]:
+    def _add_timed_tasks(self, group: asyncio.TaskGroup, rest: RestClient) -> list[asyncio.Task[None]]:
         """Start what runs where time is the wall's; return those that only ask."""
         record = self._settings.record
-        asking = Asking(self._settings, rest, self._intake, self._ending)
+        asking = Poller(self._settings, rest, self._intake, self._ending)
         group.create_task(self._flush_loop())
         group.create_task(self._rotate_loop())
         clock = watch_clock(
@@ -494,6 +493,6 @@ def _warm_up() -> None:
     """Load the compiled functions before frames wait for them; then their compiler is needed no more."""
     warm_up()
     dedupe.warm_up()
-    fold_groups([Prints()])
+    fold_groups([TradeBuffer()])
     bar_of(np.zeros(1, np.int64), 1)
     release_starters()

@@ -1,6 +1,6 @@
 """How is a recorder doing, in one frozen picture a second?
 
-The recorder makes one `Vitals` a second. Metrics, health, the live view and the dead-man alert all read it and
+The recorder makes one `RecorderStatus` a second. Metrics, health, the live view and the dead-man alert all read it and
 nothing else; it is also written, whole or not at all, to `recorder/<recording>.json` below the home. That file is
 the heartbeat: who reads it needs neither the recorder's process nor Airflow.
 """
@@ -17,11 +17,11 @@ import psutil
 
 from storage.clock import NS
 
-State = Literal["starting", "recording", "ending", "ended", "failed"]
+RunState = Literal["starting", "recording", "ending", "ended", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelVitals:
+class ChannelStatus:
     """One channel: frames so far, and the lag of its newest minute."""
 
     frames: int
@@ -30,7 +30,7 @@ class ChannelVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class GapVitals:
+class GapStatus:
     """The newest gap of an instrument; `to_ns` is None while it lasts."""
 
     from_ns: int
@@ -39,7 +39,7 @@ class GapVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class InstrumentVitals:
+class InstrumentStatus:
     """One instrument.
 
     Args:
@@ -54,11 +54,11 @@ class InstrumentVitals:
     prints_per_min: float = 0.0
     statuses: tuple[str, ...] = ()
     observed_share: float | None = None
-    last_gap: GapVitals | None = None
+    last_gap: GapStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class RecorderStatus:
     """A recorder's vital signs at `now_ns`, by its own clock (which is the venue's where a recording follows that).
 
     Args:
@@ -78,7 +78,7 @@ class Vitals:
     """
 
     recording: str
-    state: State
+    state: RunState
     started_ns: int
     now_ns: int
     shard: str = ""
@@ -90,8 +90,8 @@ class Vitals:
     bars: int = 0
     quarantined: int = 0
     reconnects: int = 0
-    channels: dict[str, ChannelVitals] = field(default_factory=dict)
-    instruments: dict[str, InstrumentVitals] = field(default_factory=dict)
+    channels: dict[str, ChannelStatus] = field(default_factory=dict)
+    instruments: dict[str, InstrumentStatus] = field(default_factory=dict)
     connections_open: int = 0
     connections_wanted: int = 0
     subscriptions_acked: int = 0
@@ -115,7 +115,7 @@ class Vitals:
         return self.state in ("starting", "recording", "ending")
 
 
-class Pace:
+class GrowthRate:
     """How fast a total grows, over the last `window_s`."""
 
     def __init__(self, window_s: float) -> None:

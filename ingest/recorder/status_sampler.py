@@ -6,21 +6,21 @@ import os
 from typing import Final
 
 from ingest.coverage.intervals import Gap
-from ingest.feed.connection_pool import Sockets
-from ingest.pipeline.state import State
-from ingest.recorder.commit_queue import Commits
-from ingest.recorder.frame_sink import Intake
+from ingest.feed.connection_pool import ConnectionPool
+from ingest.pipeline.state import RecordingState
+from ingest.recorder.commit_queue import CommitQueue
+from ingest.recorder.frame_sink import FrameSink
 from ingest.recorder.status import (
-    ChannelVitals,
-    GapVitals,
-    InstrumentVitals,
-    Pace,
-    Vitals,
+    ChannelStatus,
+    GapStatus,
+    GrowthRate,
+    InstrumentStatus,
+    RecorderStatus,
+    RunState,
     days_left,
     free_bytes,
     resident_bytes,
 )
-from ingest.recorder.status import State as RunState
 from storage.clock import NS, TimeSource
 from storage.settings import Settings
 
@@ -28,17 +28,19 @@ _BARS_SHOWN: Final = 30
 _OPEN_ENDED_NS: Final = 1 << 61
 
 
-class Signs:
+class StatusSampler:
     """Takes the vital signs of one recorder."""
 
-    def __init__(self, settings: Settings, clock: TimeSource, intake: Intake, commits: Commits) -> None:
+    def __init__(
+        self, settings: Settings, clock: TimeSource, intake: FrameSink, commits: CommitQueue
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._intake = intake
         self._commits = commits
         self._started_ns = clock.now_ns()
-        self._frames = Pace(10.0)
-        self._disk = Pace(3_600.0)
+        self._frames = GrowthRate(10.0)
+        self._disk = GrowthRate(3_600.0)
         self._free: int | None = None
         self._before: dict[str, int] = {}
         """Counts of recordings that this recorder has ended."""
@@ -47,7 +49,7 @@ class Signs:
         """A recording is about to end: its counts are kept, since a recorder's only rise."""
         self._before = self._totals()
 
-    def take(self, state: RunState, sockets: Sockets | None, error: str = "") -> Vitals:
+    def take(self, state: RunState, sockets: ConnectionPool | None, error: str = "") -> RecorderStatus:
         """Return the picture of this moment."""
         pipeline, journal = self._intake.pipeline, self._intake.journal
         now_ns = self._clock.now_ns()
@@ -57,7 +59,7 @@ class Signs:
         ledger_state, sockets_state = pipeline.state, sockets.state if sockets else None
         heard_ns = ledger_state.ledger.heard_ns()
         lags = ledger_state.lags.now()
-        return Vitals(
+        return RecorderStatus(
             recording=journal.recording,
             state=state,
             started_ns=self._started_ns,
@@ -72,7 +74,7 @@ class Signs:
             quarantined=totals["quarantined"],
             reconnects=totals["reconnects"],
             channels={
-                name: ChannelVitals(
+                name: ChannelStatus(
                     frames, lags[name].p50_ms if name in lags else None, lags[name].p99_ms if name in lags else None
                 )
                 for name, frames in sorted(ledger_state.channels.items())
@@ -103,7 +105,7 @@ class Signs:
         return {name: getattr(counts, name) + self._before.get(name, 0) for name in names}
 
 
-def _instruments(state: State, now_ns: int) -> dict[str, InstrumentVitals]:
+def _instruments(state: RecordingState, now_ns: int) -> dict[str, InstrumentStatus]:
     found = {}
     clock = state.clocks[0]
     for instrument in clock.instruments():
@@ -112,7 +114,7 @@ def _instruments(state: State, now_ns: int) -> dict[str, InstrumentVitals]:
         last = bars[-1] if bars else None
         observed = sum(bar["observed_ms"] for bar in bars)
         whole = len(bars) * clock.width_ns / 1e6
-        found[instrument] = InstrumentVitals(
+        found[instrument] = InstrumentStatus(
             age_s=(now_ns - heard_ns) / NS if heard_ns else None,
             prints_per_min=(last["trades"] or 0) * 60 * NS / clock.width_ns if last else 0.0,
             statuses=tuple(bar["status"] for bar in bars),
@@ -122,7 +124,7 @@ def _instruments(state: State, now_ns: int) -> dict[str, InstrumentVitals]:
     return found
 
 
-def _gap(gap: Gap | None) -> GapVitals | None:
+def _gap(gap: Gap | None) -> GapStatus | None:
     if gap is None:
         return None
-    return GapVitals(gap.from_ns, None if gap.to_ns > _OPEN_ENDED_NS else gap.to_ns, gap.cause)
+    return GapStatus(gap.from_ns, None if gap.to_ns > _OPEN_ENDED_NS else gap.to_ns, gap.cause)

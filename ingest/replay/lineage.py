@@ -25,19 +25,19 @@ from storage.lake.readable_files import readable
 from storage.lake.snapshots import NOTES, tables_at
 from storage.settings import Settings
 
-Kind = Literal["recording", "capture", "backfill", "bars of a backfill", "archive", "file", "other"]
+SourceKind = Literal["recording", "capture", "backfill", "bars of a backfill", "archive", "file", "other"]
 
 # Who wrote what no journal holds: nothing to make it from, and nothing wrong with that.
 _NO_SOURCE: Final = "no journal holds it: a command wrote it, or a night"
 _BARS: Final = "candle bars:"
 _FRAMES: Final = re.compile(r"(?:live|replay):(.+?):(\d+)-(\d+)(?::\w+)?")
-_KINDS: Final[dict[str, Kind]] = {CAPTURE: "capture", PREFIX: "backfill"}
+_KINDS: Final[dict[str, SourceKind]] = {CAPTURE: "capture", PREFIX: "backfill"}
 # These name snapshots of their own lake; see `ingest.replay.rebuild`.
 _PINS: Final = frozenset({"pins"})
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchLineage:
     """One commit of the old lake."""
 
     batch_id: str
@@ -47,7 +47,7 @@ class Batch:
 
 
 @dataclass(slots=True)
-class Source:
+class LineageSource:
     """What rows were made from, and can be made from again where `why_not` is empty.
 
     Args:
@@ -61,10 +61,10 @@ class Source:
         is_in_use: a recorder writes it now.
     """
 
-    kind: Kind
+    kind: SourceKind
     name: str
     path: Path | None = None
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[BatchLineage] = field(default_factory=list)
     began_ns: int = 0
     size_bytes: int = 0
     why_not: str = ""
@@ -76,12 +76,14 @@ class Source:
         return sum(sum(batch.rows.values()) for batch in self.batches)
 
 
-def batches_of(lake: Lake) -> list[Batch]:
+def batches_of(lake: Lake) -> list[BatchLineage]:
     """Return the commits of a lake, oldest first; those that its files no longer tell of are told from their rows."""
     kept = readable(lake, "batches")
     rows = lake.query(f"SELECT batch_id, inputs, rows, ts_ingested_ns {kept.among()}").to_pylist()
     found = [
-        Batch(row["batch_id"], json.loads(row["inputs"]), json.loads(row["rows"]), row["ts_ingested_ns"])
+        BatchLineage(
+            row["batch_id"], json.loads(row["inputs"]), json.loads(row["rows"]), row["ts_ingested_ns"]
+        )
         for row in rows
     ]
     if kept.lost:
@@ -89,7 +91,7 @@ def batches_of(lake: Lake) -> list[Batch]:
     return sorted(found, key=lambda batch: batch.ingested_ns)
 
 
-def _batches_of_rows(lake: Lake, known: set[str]) -> list[Batch]:
+def _batches_of_rows(lake: Lake, known: set[str]) -> list[BatchLineage]:
     """Return what rows say of batches that are not known: which tables, when, and of a recording which frames."""
     rows: dict[str, dict[str, int]] = {}
     ingested: dict[str, int] = {}
@@ -104,7 +106,7 @@ def _batches_of_rows(lake: Lake, known: set[str]) -> list[Batch]:
             if row["batch"] not in known:
                 rows.setdefault(row["batch"], {})[table] = row["rows"]
                 ingested[row["batch"]] = min(row["first_ns"], ingested.get(row["batch"], row["first_ns"]))
-    return [Batch(name, _inputs_of(name), counts, ingested[name]) for name, counts in rows.items()]
+    return [BatchLineage(name, _inputs_of(name), counts, ingested[name]) for name, counts in rows.items()]
 
 
 def _inputs_of(batch_id: str) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _inputs_of(batch_id: str) -> dict[str, Any]:
 
 def sources_of(
     lake: Lake, settings: Settings, *, on_bytes: Callable[[int], None] = lambda _: None
-) -> list[Source]:
+) -> list[LineageSource]:
     """Return everything that a home's lake is made from, in the order in which it came in.
 
     Args:
@@ -128,7 +130,7 @@ def sources_of(
         on_bytes: is told of bytes of the journal that were looked at; see `journal_bytes`.
     """
     recordings = {folder.name: _recording(folder) for folder in _folders(settings)}
-    others: list[Source] = []
+    others: list[LineageSource] = []
     for batch in batches_of(lake):
         if set(batch.rows) == _PINS:
             continue
@@ -136,7 +138,7 @@ def sources_of(
         if name is None:
             others.append(_other(batch, settings))
             continue
-        gone = Source(_kind(name), name, why_not="its journal is not here")
+        gone = LineageSource(_kind(name), name, why_not="its journal is not here")
         recordings.setdefault(name, gone).batches.append(batch)
     for source in recordings.values():
         if source.batches:
@@ -157,8 +159,8 @@ def _folders(settings: Settings) -> Iterator[Path]:
             yield folder
 
 
-def _recording(folder: Path) -> Source:
-    source = Source(_kind(folder.name), folder.name, folder, size_bytes=_size(folder))
+def _recording(folder: Path) -> LineageSource:
+    source = LineageSource(_kind(folder.name), folder.name, folder, size_bytes=_size(folder))
     try:
         _, source.began_ns = about_recording(folder)
     except (TickwalkError, ValueError) as error:
@@ -166,11 +168,11 @@ def _recording(folder: Path) -> Source:
     return source
 
 
-def _kind(name: str) -> Kind:
+def _kind(name: str) -> SourceKind:
     return next((kind for prefix, kind in _KINDS.items() if name.startswith(prefix)), "recording")
 
 
-def _why_not(source: Source, on_bytes: Callable[[int], None]) -> str:
+def _why_not(source: LineageSource, on_bytes: Callable[[int], None]) -> str:
     """Return why a recording does not give what the lake has of it, or nothing: it holds each frame up to the last."""
     assert source.path is not None
     last = max((int(batch.inputs.get("frames", (0, -1))[1]) for batch in source.batches), default=-1)
@@ -189,9 +191,11 @@ def _why_not(source: Source, on_bytes: Callable[[int], None]) -> str:
     return ""
 
 
-def _other(batch: Batch, settings: Settings) -> Source:
+def _other(batch: BatchLineage, settings: Settings) -> LineageSource:
     """Return the source of a batch that is of no recording."""
-    source = Source("other", batch.batch_id, batches=[batch], began_ns=batch.ingested_ns, why_not=_NO_SOURCE)
+    source = LineageSource(
+        "other", batch.batch_id, batches=[batch], began_ns=batch.ingested_ns, why_not=_NO_SOURCE
+    )
     if batch.batch_id.startswith(_BARS):
         source.kind, source.why_not = "bars of a backfill", ""
     elif "objects" in batch.inputs:
@@ -207,7 +211,7 @@ def _other(batch: Batch, settings: Settings) -> Source:
     return source
 
 
-def _file(batch: Batch) -> tuple[Path | None, str]:
+def _file(batch: BatchLineage) -> tuple[Path | None, str]:
     if "path" not in batch.inputs:
         return None, "where its file lay was not noted"
     path = Path(batch.inputs["path"])

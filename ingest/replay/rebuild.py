@@ -17,14 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ingest.replay.lineage import Source, sources_of
-from ingest.replay.source_replayer import Bytes, Made, Maker
+from ingest.replay.lineage import LineageSource, sources_of
+from ingest.replay.source_replayer import Bytes, RebuiltSource, SourceReplayer
 from storage.clock import NS, TimeSource, WallTime
 from storage.errors import LakeError
 from storage.lake.connection import locked
 from storage.lake.lake import Lake
-from storage.lake.lake_diff import Compared, compare
-from storage.lake.pin_transfer import ReadsSame, Repinned, repin
+from storage.lake.lake_diff import TableDiff, compare
+from storage.lake.pin_transfer import PinTransfer, ReadsSame, repin
 from storage.lake.snapshots import Pin, Step, no_step, pins
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -37,7 +37,7 @@ _READERS_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuildResult:
     """A lake that was made anew.
 
     Args:
@@ -49,10 +49,10 @@ class Rebuilt:
     """
 
     home: Path
-    made: tuple[Made, ...]
-    pins: tuple[Repinned, ...]
+    made: tuple[RebuiltSource, ...]
+    pins: tuple[PinTransfer, ...]
     pins_lost: str
-    compared: tuple[Compared, ...]
+    compared: tuple[TableDiff, ...]
     kept: Path | None = None
 
     @property
@@ -61,7 +61,7 @@ class Rebuilt:
         return sum(table.missing for table in self.compared)
 
 
-def find_sources(settings: Settings, *, on_bytes: Bytes = lambda _: None) -> list[Source]:
+def find_sources(settings: Settings, *, on_bytes: Bytes = lambda _: None) -> list[LineageSource]:
     """Return what a home's lake is made from, and what cannot be made again; nothing is written.
 
     Raises:
@@ -73,7 +73,7 @@ def find_sources(settings: Settings, *, on_bytes: Bytes = lambda _: None) -> lis
 
 def rebuild(
     settings: Settings,
-    sources: Sequence[Source],
+    sources: Sequence[LineageSource],
     *,
     to: Path | None = None,
     accepts_missing: bool = False,
@@ -81,7 +81,7 @@ def rebuild(
     clock: TimeSource | None = None,
     on_bytes: Bytes = lambda _: None,
     on_step: Step = no_step,
-) -> Rebuilt:
+) -> RebuildResult:
     """Make a home's lake anew; the old one stays as it is until the new one is whole.
 
     Args:
@@ -112,11 +112,11 @@ def rebuild(
             settings, home=home, lake=dataclasses.replace(settings.lake, catalog="", data="")
         )
         with Lake.open(place, clock=clock) as new:
-            made = tuple(Maker(old, new, settings, place).make(sources, on_bytes, on_step))
+            made = tuple(SourceReplayer(old, new, settings, place).make(sources, on_bytes, on_step))
             held, pins_lost = _pins(old)
             repinned = tuple(repin(it, new, old, now_ns=now_ns, reads_same=reads_same) for it in held)
             compared = tuple(compare(new, old, on_step=on_step))
-        done = Rebuilt(home, made, repinned, pins_lost, compared)
+        done = RebuildResult(home, made, repinned, pins_lost, compared)
         if to is None:
             if done.missing and not accepts_missing:
                 raise LakeError(

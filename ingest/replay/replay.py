@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingest.backfill.rest.runner import replay_backfill
-from ingest.journal.captures import BadLine, content_id, read_capture
+from ingest.journal.captures import BadCaptureLine, content_id, read_capture
 from ingest.journal.format import SUFFIX, Damage, hold_recording, segments
 from ingest.journal.reader import read_batches, read_journal
 from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, about_recording, settings_of
-from ingest.journal.records import Batch, Kind
+from ingest.journal.records import RecordBatch, RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline.processor import Counts, Pipeline
 from ingest.pipeline.warm_start import resume, resume_listings
@@ -38,7 +38,7 @@ Progress = Callable[[int], None]
 
 
 @dataclass(slots=True)
-class Replayed:
+class ReplayResult:
     """What one replay did.
 
     Args:
@@ -54,7 +54,7 @@ class Replayed:
     written: dict[str, int] = field(default_factory=dict)
 
 
-def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | None = None) -> Replayed:
+def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | None = None) -> ReplayResult:
     """Replay a capture, or a recording of our own journal, into the lake.
 
     Args:
@@ -82,23 +82,23 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
 
 def _replay_capture(
     path: Path, folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None
-) -> Replayed:
-    bad: list[BadLine] = []
+) -> ReplayResult:
+    bad: list[BadCaptureLine] = []
     frames = read_capture(path, on_bad=bad.append, on_bytes=on_bytes)
     # Read the first frame before the journal is made: a file that is no capture must leave nothing behind.
     first_ns, first = next(frames)
     pipeline = Pipeline(folder.name, settings, is_capture=True)
     with JournalWriter(folder, segment_bytes=settings.record.segment_bytes) as journal:
         about = json.dumps({"source": "capture", "file": path.name}).encode()
-        done = Replayed(folder.name, pipeline.counts, pipeline.state.channels)
+        done = ReplayResult(folder.name, pipeline.counts, pipeline.state.channels)
 
-        def batches() -> Iterator[Batch]:
-            yield journal.extend((first_ns,), (Kind.STARTED,), (-1,), (about,))
+        def batches() -> Iterator[RecordBatch]:
+            yield journal.extend((first_ns,), (RecordKind.STARTED,), (-1,), (about,))
             for chunk in _chunks(itertools.chain(((first_ns, first),), frames)):
                 stamps, bodies = zip(*chunk, strict=True)
                 count = len(chunk)
-                yield journal.extend(stamps, (Kind.FRAME,) * count, (0,) * count, bodies)
-            yield journal.extend((journal.last_recv_ns,), (Kind.STOPPED,), (-1,), (b"end of capture",))
+                yield journal.extend(stamps, (RecordKind.FRAME,) * count, (0,) * count, bodies)
+            yield journal.extend((journal.last_recv_ns,), (RecordKind.STOPPED,), (-1,), (b"end of capture",))
 
         def before_commit() -> None:
             journal.sync()
@@ -110,12 +110,12 @@ def _replay_capture(
     return done
 
 
-def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
+def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
     with hold_recording(folder):
         return _replay_held(folder, settings, lake, on_bytes)
 
 
-def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> Replayed:
+def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
     about, started_ns = about_recording(folder)
     if about.get("source") == BACKFILL:
         return _replay_backfill(folder, settings, lake)
@@ -125,7 +125,7 @@ def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progres
         resume_listings(pipeline, lake, started_ns)
         resume(pipeline, lake, recorded_instruments(about, pipeline), started_ns)
     damages: list[Damage] = []
-    done = Replayed(folder.name, pipeline.counts, pipeline.state.channels)
+    done = ReplayResult(folder.name, pipeline.counts, pipeline.state.channels)
 
     def before_commit() -> None:
         for damage in damages:
@@ -138,17 +138,17 @@ def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progres
     return done
 
 
-def _replay_backfill(folder: Path, settings: Settings, lake: Lake) -> Replayed:
+def _replay_backfill(folder: Path, settings: Settings, lake: Lake) -> ReplayResult:
     done, answers = replay_backfill(folder, settings, lake)
     counts = Counts(frames=answers.answers, quarantined=done.refused, bars=done.rows.get("bars", 0))
-    return Replayed(folder.name, counts, answers.kinds, done.rows)
+    return ReplayResult(folder.name, counts, answers.kinds, done.rows)
 
 
 def _drive(
     pipeline: Pipeline,
-    batches: Iterator[Batch],
+    batches: Iterator[RecordBatch],
     lake: Lake,
-    done: Replayed,
+    done: ReplayResult,
     before_commit: Callable[[], None],
 ) -> None:
     first = last_ns = 0
@@ -169,7 +169,7 @@ def _drive(
     _commit(pipeline, lake, done, first, last)
 
 
-def _commit(pipeline: Pipeline, lake: Lake, done: Replayed, first: int, last: int) -> None:
+def _commit(pipeline: Pipeline, lake: Lake, done: ReplayResult, first: int, last: int) -> None:
     tables = pipeline.drain()
     commit = lake.commit(
         tables,
@@ -199,7 +199,7 @@ def _is_whole(folder: Path) -> bool:
         return False
     damages: list[Damage] = []
     last = deque(read_journal(folder, on_damage=damages.append), maxlen=1)
-    return bool(last) and last[0].kind is Kind.STOPPED and not damages
+    return bool(last) and last[0].kind is RecordKind.STOPPED and not damages
 
 
 def _discard_torn(folder: Path) -> None:

@@ -16,21 +16,21 @@ from typing import Final
 
 import pyarrow as pa
 
-from ingest.backfill.archive.books import ArchivedBooks
-from ingest.backfill.archive.contexts import ArchivedContexts
-from ingest.backfill.archive.object_cache import Objects
-from ingest.backfill.archive.trades import ArchivedTrades
+from ingest.backfill.archive.books import ArchiveBookSource
+from ingest.backfill.archive.contexts import ArchiveContextSource
+from ingest.backfill.archive.object_cache import ObjectCache
+from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import check_absent, import_candles
 from ingest.backfill.runner import committed
-from ingest.backfill.source import Step as Piece
-from ingest.replay.lineage import Batch, Source
+from ingest.backfill.source import BackfillStep as Piece
+from ingest.replay.lineage import BatchLineage, LineageSource
 from ingest.replay.replay import replay
 from storage.clock import MS_NS, WallTime
 from storage.contracts.contract import STAMPS, Contract
 from storage.contracts.tables import CONTRACTS
 from storage.errors import TickwalkError, VenueError
 from storage.lake.lake import Lake
-from storage.lake.readable_files import Readable, readable
+from storage.lake.readable_files import ReadableTable, readable
 from storage.lake.snapshots import Step
 from storage.settings import Settings
 
@@ -44,7 +44,7 @@ Bytes = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class RebuiltSource:
     """What became of one source.
 
     Args:
@@ -53,23 +53,25 @@ class Made:
         lost: rows that were to come over, and that the old lake itself has lost.
     """
 
-    source: Source
+    source: LineageSource
     carried: int = 0
     lost: int = 0
     why: str = ""
 
 
 @dataclass(slots=True)
-class Maker:
+class SourceReplayer:
     """Makes a new lake's rows, source by source."""
 
     old: Lake
     new: Lake
     settings: Settings
     place: Settings
-    _readable: dict[str, Readable] = dataclasses.field(default_factory=dict)
+    _readable: dict[str, ReadableTable] = dataclasses.field(default_factory=dict)
 
-    def make(self, sources: Sequence[Source], on_bytes: Bytes, on_step: Step) -> Iterator[Made]:
+    def make(
+        self, sources: Sequence[LineageSource], on_bytes: Bytes, on_step: Step
+    ) -> Iterator[RebuiltSource]:
         """Make all sources, in order."""
         for source in sources:
             told = 0
@@ -89,9 +91,9 @@ class Maker:
                 why = "what it was made from does not give it again" if left else ""
             carried, lost = self._carry(left)
             on_step(source.name)
-            yield Made(source, carried, lost, why)
+            yield RebuiltSource(source, carried, lost, why)
 
-    def _make_again(self, source: Source, on_bytes: Bytes) -> str:
+    def _make_again(self, source: LineageSource, on_bytes: Bytes) -> str:
         """Make a source's rows; return why that could not be done, or nothing."""
         try:
             if source.kind == "archive":
@@ -104,7 +106,7 @@ class Maker:
             return error.message
         return ""
 
-    def _take_archived(self, source: Source) -> None:
+    def _take_archived(self, source: LineageSource) -> None:
         """Take a step of an archive again, from the objects that are kept; one that is not ends it.
 
         Raises:
@@ -119,21 +121,21 @@ class Maker:
         if not all(name.startswith(f"{store.where}/") for name in names):
             raise VenueError(f"its objects come from another archive than {store.where}")
         folder = self.settings.archive_dir / store.where.partition("://")[2]
-        objects, settings, now = Objects(store, folder, retry_s=_NEVER_S), self.place, WallTime()
-        taker: ArchivedTrades | ArchivedBooks | ArchivedContexts
+        objects, settings, now = ObjectCache(store, folder, retry_s=_NEVER_S), self.place, WallTime()
+        taker: ArchiveTradeSource | ArchiveBookSource | ArchiveContextSource
         if kind == "trades":
             widths = tuple(batch.batch_id.rsplit(":", 1)[1].split(","))
             bars = dataclasses.replace(settings.bars, widths=widths)
             settings = dataclasses.replace(settings, bars=bars)
-            taker = ArchivedTrades(objects, settings, now, query=self.new.query)
+            taker = ArchiveTradeSource(objects, settings, now, query=self.new.query)
         else:
-            taker = (ArchivedBooks if kind == "books" else ArchivedContexts)(objects, settings, now)
+            taker = (ArchiveBookSource if kind == "books" else ArchiveContextSource)(objects, settings, now)
         taken = asyncio.run(taker.take(Piece(batch.batch_id, source.name)))
         if taken.absent or taken.inputs != batch.inputs:
             raise VenueError(taken.absent or "its objects are others than they were")
         self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)
 
-    def _import(self, source: Source) -> None:
+    def _import(self, source: LineageSource) -> None:
         """Import a file of candles again, as it was imported; what it was told stands in the batch's id."""
         (batch,) = source.batches
         assert source.path is not None
@@ -144,7 +146,7 @@ class Maker:
         absent = check_absent(absent)
         import_candles(source.path, settings, self.new, width=width, venue=venue, kind=kind, absent=absent)
 
-    def _carry(self, batches: Sequence[Batch]) -> tuple[int, int]:
+    def _carry(self, batches: Sequence[BatchLineage]) -> tuple[int, int]:
         """Carry batches over as they are; return how many rows came, and how many the old lake has lost."""
         carried = lost = 0
         for lot in _lots(batches):
@@ -200,9 +202,9 @@ class _Kept:
         raise VenueError(f"{key} is not kept")
 
 
-def _lots(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+def _lots(batches: Sequence[BatchLineage]) -> Iterator[list[BatchLineage]]:
     """Yield what is carried over at once: some batches of a recording, or one of anything else."""
-    lot: list[Batch] = []
+    lot: list[BatchLineage] = []
     rows = 0
     for batch in batches:
         if not batch.batch_id.startswith(_LIVE):

@@ -26,18 +26,18 @@ from typing import Literal, Self
 from aiohttp import web
 
 from ingest.simulator.faults.faults import Fault, MarketChange, Window
-from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.market.source import Source
-from ingest.simulator.server.app import Doors
-from ingest.simulator.server.connection import Stats
-from ingest.simulator.server.gaiaex_relay import Generation, Relay
-from ingest.simulator.server.history_endpoint import Past
-from ingest.simulator.server.hyperliquid_session import Session
-from ingest.simulator.server.info_endpoint import Answers
-from ingest.simulator.server.market_state import REPLAYED, Board
-from ingest.simulator.server.publisher import Pace, Pump
-from ingest.simulator.server.venue_wide import Wide
-from ingest.simulator.wire.encoder import Print
+from ingest.simulator.faults.injector import FaultInjector
+from ingest.simulator.market.source import MarketSource
+from ingest.simulator.server.app import VenueApp
+from ingest.simulator.server.connection import VenueStats
+from ingest.simulator.server.gaiaex_relay import GaiaexRelay, Generation
+from ingest.simulator.server.history_endpoint import RecordedHistory
+from ingest.simulator.server.hyperliquid_session import HyperliquidSession
+from ingest.simulator.server.info_endpoint import InfoEndpoint
+from ingest.simulator.server.market_state import REPLAYED, MarketState
+from ingest.simulator.server.publisher import Publisher, PublishPace
+from ingest.simulator.server.venue_wide import VenueWide
+from ingest.simulator.wire.encoder import SimulatedPrint
 from storage.clock import TimeSource, WallTime
 from storage.errors import SettingsError, VenueError
 from storage.logs import get_logger
@@ -49,7 +49,7 @@ class SimulatedVenue:
     """A server for one source; an async context manager.
 
     Args:
-        source: a `Market`, a `Tape` or a `Past`; served once.
+        source: a `Market`, a `Tape` or a `RecordedHistory`; served once.
         clock: see the module.
         speed: real clock only: times as fast as the source's own time, 0 for flat out.
         time_source: real clock only.
@@ -72,7 +72,7 @@ class SimulatedVenue:
 
     def __init__(
         self,
-        source: Source,
+        source: MarketSource,
         *,
         # Time.
         clock: Literal["virtual", "real"] = "virtual",
@@ -87,7 +87,7 @@ class SimulatedVenue:
         replayed: int = REPLAYED,
         on_end: Literal["close", "hold"] = "close",
         idle_close_s: float = 60.0,
-        on_print: Callable[[Print], None] | None = None,
+        on_print: Callable[[SimulatedPrint], None] | None = None,
         weight_limit: int | None = None,
         # GaiaEx.
         gaia_generation: Generation = "G2",
@@ -105,36 +105,43 @@ class SimulatedVenue:
         speed = 0.0 if clock == "virtual" else speed
         least = 0 if speed else 1
         streams = least if wait_for_subscriptions is None else max(least, wait_for_subscriptions)
-        pace = Pace(clock == "virtual", speed, streams)
+        pace = PublishPace(clock == "virtual", speed, streams)
         clock_source = time_source or WallTime()
         faults = list(faults)
         self._pace = pace
         self._host, self._port = host, port
         self._on_end = on_end
-        self.stats = stats = Stats()
-        self._board = board = Board(source, [item for item in faults if isinstance(item, MarketChange)])
-        wide = Wide(board)
-        self._plan = plan = FaultPlan(seed=source.seed)
+        self.stats = stats = VenueStats()
+        self._board = board = MarketState(source, [item for item in faults if isinstance(item, MarketChange)])
+        wide = VenueWide(board)
+        self._plan = plan = FaultInjector(seed=source.seed)
         for item in faults:
             if not isinstance(item, MarketChange):
                 plan.add(item)
-        relay = Relay(board, plan, generation=gaia_generation, lag_s=relay_lag_s, heartbeat_s=heartbeat_s)
-        self._pump = Pump(
+        relay = GaiaexRelay(
+            board, plan, generation=gaia_generation, lag_s=relay_lag_s, heartbeat_s=heartbeat_s
+        )
+        self._pump = Publisher(
             source, pace, clock_source, board=board, wide=wide, plan=plan, relay=relay, stats=stats
         )
 
-        def make_session(ws: web.WebSocketResponse, abort: Callable[[], None], is_explorer: bool) -> Session:
-            return Session(
+        def make_session(
+            ws: web.WebSocketResponse, abort: Callable[[], None], is_explorer: bool
+        ) -> HyperliquidSession:
+            return HyperliquidSession(
                 ws, abort, board=board, wide=wide, plan=plan, stats=stats, replayed=replayed, on_print=on_print,
                 is_explorer=is_explorer,
             )  # fmt: skip
 
-        self._doors = Doors(
+        self._doors = VenueApp(
             pump=self._pump,
             plan=plan,
             relay=relay,
-            answers=Answers(
-                board, wide, self._pump.status_ms, past=source if isinstance(source, Past) else None
+            answers=InfoEndpoint(
+                board,
+                wide,
+                self._pump.status_ms,
+                past=source if isinstance(source, RecordedHistory) else None,
             ),
             stats=stats,
             pace=pace,

@@ -26,7 +26,7 @@ _POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class DaemonProcess:
     """A daemon that was started: its pid is also its session."""
 
     pid: int
@@ -87,11 +87,11 @@ class DaemonFolder:
         except FileNotFoundError:
             return "(no log)"
 
-    def find(self, name: str) -> Process | None:
+    def find(self, name: str) -> DaemonProcess | None:
         """Return the daemon's process as its pid file tells it, dead or alive."""
         try:
             kept = json.loads(self._pid_file(name).read_text(encoding="utf-8"))
-            return Process(pid=int(kept["pid"]), started_s=float(kept["started_s"]))
+            return DaemonProcess(pid=int(kept["pid"]), started_s=float(kept["started_s"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -114,7 +114,7 @@ class DaemonFolder:
             )
         return done.returncode
 
-    def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Process:
+    def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> DaemonProcess:
         """Start a daemon in a session of its own and keep its pid."""
         with self._fresh_log(name) as log:
             child = subprocess.Popen(
@@ -125,7 +125,7 @@ class DaemonFolder:
                 stderr=log,
                 start_new_session=True,
             )
-        process = Process(pid=child.pid, started_s=psutil.Process(child.pid).create_time())
+        process = DaemonProcess(pid=child.pid, started_s=psutil.Process(child.pid).create_time())
         partial = self._pid_file(name).with_suffix(".partial")
         partial.write_text(
             json.dumps({"pid": process.pid, "started_s": process.started_s, "command": list(command)})
@@ -166,7 +166,7 @@ class DaemonFolder:
         return log.open("wb")
 
 
-def exit_text(process: Process) -> str:
+def exit_text(process: DaemonProcess) -> str:
     """Return how a process that was our child ended, as far as the system still tells."""
     try:
         _, status = os.waitpid(process.pid, os.WNOHANG)

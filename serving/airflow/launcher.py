@@ -32,7 +32,7 @@ from serving.airflow.services import (
     base_url,
     local_env,
 )
-from serving.airflow.status import Stack, is_well, look
+from serving.airflow.status import StackStatus, is_well, look
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -44,7 +44,9 @@ _POLL_S: Final = 0.5
 _SHORT_GRACE_S: Final = 4.0
 
 
-def up(settings: Settings, *, unpause: bool = False, record: bool = False, timeout_s: float = 300.0) -> Stack:
+def up(
+    settings: Settings, *, unpause: bool = False, record: bool = False, timeout_s: float = 300.0
+) -> StackStatus:
     """Start what is not running, and return once everything is well and every DAG is visible.
 
     DAGs begin paused: a schedule that starts by itself is something to ask for.
@@ -101,7 +103,7 @@ def down(settings: Settings, *, grace_s: float = 20.0) -> tuple[str, ...]:
         )
 
 
-def status(settings: Settings) -> Stack:
+def status(settings: Settings) -> StackStatus:
     """Return how the daemons are, without changing anything."""
     with AirflowClient(base_url(settings)) as client:
         return look(settings, _folder(settings), client)

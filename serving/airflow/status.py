@@ -12,7 +12,7 @@ from storage.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class DaemonStatus:
     """One daemon as it is now."""
 
     name: str
@@ -24,12 +24,12 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class StackStatus:
     """The local Airflow as it is now."""
 
     url: str
     home: Path
-    daemons: tuple[Daemon, ...]
+    daemons: tuple[DaemonStatus, ...]
     dags: tuple[str, ...] = ()
     """The DAGs that Airflow sees; known only after `up`."""
     new_password: str | None = None
@@ -49,7 +49,7 @@ def look(
     *,
     dags: tuple[str, ...] = (),
     new_password: str | None = None,
-) -> Stack:
+) -> StackStatus:
     """Return the stack as the pid files and Airflow's health page show it."""
     healthy = client.health()
     daemons = []
@@ -57,8 +57,8 @@ def look(
         process = folder.find(service.name)
         pid = process.pid if process is not None and process.leader() is not None else None
         well = is_well(service, folder, healthy)
-        daemons.append(Daemon(name=service.name, pid=pid, is_well=well, log=folder.log(service.name)))
-    return Stack(
+        daemons.append(DaemonStatus(name=service.name, pid=pid, is_well=well, log=folder.log(service.name)))
+    return StackStatus(
         url=base_url(settings),
         home=airflow_home(settings),
         daemons=tuple(daemons),

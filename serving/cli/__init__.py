@@ -30,7 +30,7 @@ from serving.cli import (
     venue,
 )
 from serving.cli import journal as keep
-from serving.cli.context import Context
+from serving.cli.context import CommandContext
 from storage.code_version import ROOMS
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import configure_logs
@@ -67,13 +67,13 @@ def _common(
         if not sign:
             raise SettingsError(f"--set {item!r} has no value", hint="write --set bars.grace_ms=2000")
         overrides[key] = value
-    context.obj = Context(load_settings(config, overrides))
+    context.obj = CommandContext(load_settings(config, overrides))
 
 
 @app.command("settings")
 def show_settings(context: typer.Context) -> None:
     """List every setting with the value in force."""
-    chosen: Context = context.obj
+    chosen: CommandContext = context.obj
     console = Console()
     for key in known_keys():
         console.print(f"{key:28} {shown(chosen.settings, key)}", highlight=False, markup=False)

@@ -9,7 +9,7 @@ import typer
 from serving.cli.context import console, notes, settings_of
 
 if TYPE_CHECKING:
-    from serving.airflow.status import Stack
+    from serving.airflow.status import StackStatus
 
 app = typer.Typer(no_args_is_help=True, help="Airflow on this machine, on SQLite and without Docker.")
 
@@ -54,7 +54,7 @@ def status(context: typer.Context) -> None:
         raise typer.Exit(1)
 
 
-def _print(stack: Stack) -> None:
+def _print(stack: StackStatus) -> None:
     for daemon in stack.daemons:
         state = "well" if daemon.is_well else "running, not well" if daemon.pid else "stopped"
         console.print(f"{daemon.name:14} {state:18} {daemon.log}", highlight=False, soft_wrap=True)

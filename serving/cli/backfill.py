@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from ingest.backfill.archive.sources import Kind
-    from ingest.backfill.rest.runner import Wanted
-    from ingest.backfill.runner import Backfilled, Plan
+    from ingest.backfill.rest.runner import RestRequest
+    from ingest.backfill.runner import BackfillPlan, BackfillResult
     from storage.lake.lake import Lake
     from storage.settings import Settings
 
-    Work = Callable[..., Coroutine[Any, Any, Backfilled]]
+    Work = Callable[..., Coroutine[Any, Any, BackfillResult]]
     """Takes the lake, and the driver's keywords."""
 
 backfill = typer.Typer(
@@ -72,9 +72,9 @@ def candles(
     Ctrl-C ends between two steps; the same command goes on from there, also after a kill.
     """
     from ingest.backfill.candle_files import check_absent
-    from ingest.backfill.rest.runner import Wanted
+    from ingest.backfill.rest.runner import RestRequest
 
-    wanted = Wanted("candles", width, check_absent(absent))
+    wanted = RestRequest("candles", width, check_absent(absent))
     _over_rest(settings_of(context), wanted, since, until, coin, dry_run=dry_run)
 
 
@@ -86,9 +86,9 @@ def funding(
 
     Without `--from` it begins at 2023-05-12, the first payment that the venue tells of.
     """
-    from ingest.backfill.rest.runner import Wanted
+    from ingest.backfill.rest.runner import RestRequest
 
-    _over_rest(settings_of(context), Wanted("funding"), since, until, coin, dry_run=dry_run)
+    _over_rest(settings_of(context), RestRequest("funding"), since, until, coin, dry_run=dry_run)
 
 
 def _archive_command(kind: Kind, about: str) -> None:
@@ -126,7 +126,7 @@ _archive_command(
 
 def _over_rest(
     settings: Settings,
-    wanted: Wanted,
+    wanted: RestRequest,
     since: str | None,
     until: str | None,
     coins: list[str] | None,
@@ -134,16 +134,16 @@ def _over_rest(
     dry_run: bool,
 ) -> None:
     from ingest.backfill.rest.runner import backfill_over_rest
-    from ingest.backfill.source import Wish
+    from ingest.backfill.source import BackfillRequest
     from storage.clock import WallTime, parse_time_ns
 
-    wish = Wish(
+    wish = BackfillRequest(
         parse_time_ns(since) if since else 0,
         parse_time_ns(until) if until else WallTime().now_ns(),
         tuple(coins or ()),
     )
 
-    def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, Backfilled]:
+    def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, BackfillResult]:
         return backfill_over_rest(wanted, wish, lake, settings, **how)
 
     _fill_in(f"asking for {wanted.what}", work, settings, dry_run=dry_run, is_agreed=True)
@@ -161,12 +161,12 @@ def _from_archive(
 ) -> None:
     from ingest.backfill.archive.sources import archived
     from ingest.backfill.runner import run_backfill
-    from ingest.backfill.source import Wish
+    from ingest.backfill.source import BackfillRequest
     from storage.clock import parse_time_ns
 
-    wish = Wish(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
+    wish = BackfillRequest(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
 
-    def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, Backfilled]:
+    def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, BackfillResult]:
         return run_backfill([archived(kind, lake, settings)], wish, lake, settings, **how)
 
     _fill_in(f"fetching {kind} from the archive", work, settings, dry_run=dry_run, is_agreed=is_agreed)
@@ -180,12 +180,12 @@ def _fill_in(label: str, work: Work, settings: Settings, *, dry_run: bool, is_ag
     settings.ensure_home()
     with Lake.open(settings) as lake, told(label, dry_run=dry_run) as telling:
 
-        def planned(plan: Plan) -> None:
+        def planned(plan: BackfillPlan) -> None:
             telling.plan(plan)
             check_cost(plan.cost, settings.archive, is_agreed=is_agreed or dry_run)
 
-        def go(stop: asyncio.Event) -> Coroutine[Any, Any, Backfilled]:
+        def go(stop: asyncio.Event) -> Coroutine[Any, Any, BackfillResult]:
             return work(lake, dry_run=dry_run, stop=stop, on_plan=planned, on_step=telling.step)
 
-        done: Backfilled = run_until_stopped(go)
+        done: BackfillResult = run_until_stopped(go)
     show_done(done, dry_run=dry_run)

@@ -11,38 +11,38 @@ from serving.cli.context import console, notes, paced_progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingest.backfill.runner import Backfilled, Plan
-    from ingest.backfill.source import Step
+    from ingest.backfill.runner import BackfillPlan, BackfillResult
+    from ingest.backfill.source import BackfillStep
 
 
-class Telling:
+class BackfillProgress:
     """Tells a person of a backfill while it runs."""
 
     def __init__(self, advance: Callable[[int, int, str], None], out: Console) -> None:
         self._advance, self._out = advance, out
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: BackfillPlan) -> None:
         """Say what is left before the first step."""
         for line in describe_plan(plan):
             self._out.print(line, highlight=False, markup=False, soft_wrap=True)
         self._advance(0, len(plan.steps), "")
 
-    def step(self, step: Step, done: Backfilled) -> None:
+    def step(self, step: BackfillStep, done: BackfillResult) -> None:
         """Move the bar."""
         self._advance(done.taken + len(done.absent), len(done.plan.steps), step.about)
 
 
 @contextlib.contextmanager
-def told(label: str, *, dry_run: bool) -> Iterator[Telling]:
+def told(label: str, *, dry_run: bool) -> Iterator[BackfillProgress]:
     """Show the plan, and unless it is all that is wanted a bar with pace and time left."""
     if dry_run:
-        yield Telling(lambda *_: None, console)
+        yield BackfillProgress(lambda *_: None, console)
         return
     with paced_progress(label) as advance:
-        yield Telling(advance, notes)
+        yield BackfillProgress(advance, notes)
 
 
-def describe_plan(plan: Plan) -> list[str]:
+def describe_plan(plan: BackfillPlan) -> list[str]:
     """Return what a plan costs, one line a matter."""
     if not plan.steps:
         return [f"nothing to do: all {plan.held} steps are in the lake"]
@@ -61,7 +61,7 @@ def describe_plan(plan: Plan) -> list[str]:
     return lines
 
 
-def show_done(done: Backfilled, *, dry_run: bool) -> None:
+def show_done(done: BackfillResult, *, dry_run: bool) -> None:
     """Print what a backfill did."""
     if dry_run:
         notes.print("nothing was asked for: --dry-run", highlight=False)

@@ -41,7 +41,7 @@ notes: Final = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class CommandContext:
     """What the callback hands every command."""
 
     settings: Settings
@@ -49,7 +49,7 @@ class Context:
 
 def settings_of(context: typer.Context) -> Settings:
     """Return the settings in force."""
-    held: Context = context.obj
+    held: CommandContext = context.obj
     return held.settings
 
 

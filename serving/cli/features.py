@@ -15,8 +15,8 @@ from serving.cli.context import Format, console, day_progress, notes, print_tabl
 from storage.errors import LeakError, SettingsError
 
 if TYPE_CHECKING:
-    from features.monitoring.health import Health
-    from serving.feature_jobs.selection import Bars
+    from features.monitoring.health import FeatureHealth
+    from serving.feature_jobs.selection import BarSelection
 
 features = typer.Typer(
     no_args_is_help=True,
@@ -127,11 +127,11 @@ def build(
     and says why, and the days stay.
     """
     from serving.feature_jobs.build import build_to
-    from serving.feature_jobs.selection import Bars, refuse_share
+    from serving.feature_jobs.selection import BarSelection, refuse_share
 
     settings = settings_of(context)
     refuse_share(newest)
-    bars = Bars.of(
+    bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
     if to is None:
@@ -146,7 +146,7 @@ def build(
     console.print(said, highlight=False, soft_wrap=True)
 
 
-def _build_days(bars: Bars, *, newest: float, anyway: bool) -> None:
+def _build_days(bars: BarSelection, *, newest: float, anyway: bool) -> None:
     """Build the days of a home's store, and say what was done and found."""
     from serving.feature_jobs.build import build_days, judge_days, told_days
 
@@ -180,7 +180,7 @@ def _build_days(bars: Bars, *, newest: float, anyway: bool) -> None:
         raise typer.Exit(1)
 
 
-def _tell_findings(health: Health) -> None:
+def _tell_findings(health: FeatureHealth) -> None:
     for item in health.findings:
         told = (
             f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"
@@ -212,10 +212,10 @@ def follow(
     It goes on until Ctrl-C. It reads the home's lake and writes nothing.
     """
     from serving.feature_jobs.follow import follow_bars
-    from serving.feature_jobs.selection import Bars
+    from serving.feature_jobs.selection import BarSelection
 
     settings = settings_of(context)
-    asked = Bars.of(
+    asked = BarSelection.of(
         settings, feature_set, width=width, since=None, until=None, at=None, instruments=instrument
     )
     for told in itertools.islice(follow_bars(asked, patience_s=patience, stop=threading.Event()), bars):
@@ -235,10 +235,10 @@ def prove(
     seed: Annotated[int, typer.Option(help="Seed of the cuts, the order and what replaces values.")] = 0,
 ) -> None:
     """Prove on the lake's newest bars that no feature of a set looks ahead; ends with 1, naming it, where one does."""
-    from serving.feature_jobs.selection import Bars, prove_set
+    from serving.feature_jobs.selection import BarSelection, prove_set
 
     settings = settings_of(context)
-    bars = Bars.of(
+    bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
     try:
@@ -267,12 +267,12 @@ def health(
 ) -> None:
     """Judge a set on the lake's bars: coverage, nulls, drift; ends with 1 where a limit refuses it."""
     from features.build import build_features
-    from serving.feature_jobs.selection import Bars, health_of, health_rows, refuse_share
+    from serving.feature_jobs.selection import BarSelection, health_of, health_rows, refuse_share
     from serving.report.page import write_features
 
     settings = settings_of(context)
     refuse_share(newest)
-    bars = Bars.of(
+    bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
     with notes.status("building features"):

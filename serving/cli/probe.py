@@ -15,7 +15,7 @@ from rich.text import Text
 from serving.cli.context import console, notes, run_until_stopped, settings_of
 
 if TYPE_CHECKING:
-    from ingest.probe.runner import Finding
+    from ingest.probe.runner import ProbeFinding
 
 Chosen = Literal["hyperliquid", "gaiaex", "all"]
 
@@ -53,7 +53,7 @@ def probe(
     venues = VENUES if venue == "all" else (venue,)
     looking = Probe(settings, folder, seconds=seconds)
 
-    async def work(stop: asyncio.Event) -> list[Finding]:
+    async def work(stop: asyncio.Event) -> list[ProbeFinding]:
         asking = asyncio.create_task(looking.run(venues))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,7 +64,7 @@ def probe(
         return asking.result()
 
     with notes.status(f"asking {' and '.join(venues)}, listening {seconds:g} s a socket (Ctrl-C ends it)"):
-        findings: list[Finding] = run_until_stopped(work)
+        findings: list[ProbeFinding] = run_until_stopped(work)
     _show(findings)
     answered = sum(item.answered for item in findings)
     console.print(f"{answered} of {len(findings)} answered; raw answers in {folder}", highlight=False)
@@ -72,7 +72,7 @@ def probe(
         raise typer.Exit(1)
 
 
-def _show(findings: list[Finding]) -> None:
+def _show(findings: list[ProbeFinding]) -> None:
     table = Table(show_edge=False, header_style="bold")
     for name in ("venue", "what", "status"):
         table.add_column(name, overflow="fold")

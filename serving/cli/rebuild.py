@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from serving.cli.context import Format, byte_progress, notes, print_table, settings_of
 
 if TYPE_CHECKING:
-    from ingest.replay.lineage import Source
-    from ingest.replay.rebuild import Rebuilt
+    from ingest.replay.lineage import LineageSource
+    from ingest.replay.rebuild import RebuildResult
     from storage.lake.lake import Lake
     from storage.lake.snapshots import Pin
     from storage.settings import Settings
@@ -102,11 +102,11 @@ def _progress(total_bytes: int, steps: int) -> Iterator[tuple[Callable[[int], No
         )
 
 
-def _show_sources(sources: list[Source], form: Format) -> None:
+def _show_sources(sources: list[LineageSource], form: Format) -> None:
     """Print what is made again, and what is not and why, by kind."""
     import pyarrow as pa
 
-    kinds: dict[tuple[str, str], list[Source]] = {}
+    kinds: dict[tuple[str, str], list[LineageSource]] = {}
     for source in sources:
         kinds.setdefault((source.kind, source.why_not), []).append(source)
     rows = [
@@ -123,7 +123,7 @@ def _show_sources(sources: list[Source], form: Format) -> None:
         print_table(pa.Table.from_pylist(rows), form)
 
 
-def _show_rebuilt(done: Rebuilt, form: Format) -> None:
+def _show_rebuilt(done: RebuildResult, form: Format) -> None:
     """Print the comparison, and what was carried over, lost, or could not be pinned again."""
     import pyarrow as pa
 

@@ -12,8 +12,8 @@ import typer
 from serving.cli.context import Format, console, notes, print_table, run_until_stopped, settings_of
 
 if TYPE_CHECKING:
-    from ingest.recorder.recorder import Recording
-    from ingest.recorder.status import Vitals
+    from ingest.recorder.recorder import RecordingResult
+    from ingest.recorder.status import RecorderStatus
     from storage.settings import Settings
 
 
@@ -74,7 +74,7 @@ def record(
 
     with _shown(settings, watch=watch) as draw:
 
-        async def work(stop: asyncio.Event) -> Recording:
+        async def work(stop: asyncio.Event) -> RecordingResult:
             def begins(coins: list[str]) -> None:
                 _tell_estimate(settings, coins)
                 if seconds is not None:
@@ -90,7 +90,7 @@ def record(
                 async with MetricsServer(settings, lambda: recorder.vitals):
                     return await recorder.run(stop)
 
-        done: Recording = run_until_stopped(work)
+        done: RecordingResult = run_until_stopped(work)
     console.print(
         f"recorded {done.name}: {done.counts.frames:,} frames, {done.counts.trades:,} trades, "
         f"{done.written.get('bars', 0):,} bars, {done.counts.reconnects} reconnects",
@@ -147,7 +147,7 @@ def _tell_estimate(settings: Settings, coins: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _shown(settings: Settings, *, watch: bool) -> Iterator[Callable[[Vitals], None]]:
+def _shown(settings: Settings, *, watch: bool) -> Iterator[Callable[[RecorderStatus], None]]:
     """Yield what draws vital signs: the live view, or one line."""
     if watch:
         from serving.monitoring.live_view import live_view
@@ -159,7 +159,7 @@ def _shown(settings: Settings, *, watch: bool) -> Iterator[Callable[[Vitals], No
 
     with notes.status(f"recording from {settings.record.ws_url}") as status:
 
-        def show(vitals: Vitals) -> None:
+        def show(vitals: RecorderStatus) -> None:
             status.update(
                 f"{iso(vitals.now_ns)}  frames {vitals.frames:,}  trades {vitals.trades:,}  bars {vitals.bars:,}  "
                 f"reconnects {vitals.reconnects}  quarantined {vitals.quarantined}  (Ctrl-C seals and ends)"

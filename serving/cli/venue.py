@@ -48,7 +48,7 @@ def serve_venue(
     Its prices carry a weak planted signal, so that a model has something to find: figures from it prove plumbing.
     """
     from ingest.simulator.market.spec import DEFAULT_COINS, WHOLE_VENUE, MarketSpec
-    from ingest.simulator.market.synthetic import Market
+    from ingest.simulator.market.synthetic import SyntheticMarket
     from ingest.simulator.venue import SimulatedVenue
     from storage.clock import WallTime
 
@@ -60,7 +60,7 @@ def serve_venue(
         coins=WHOLE_VENUE if universe == "whole" else DEFAULT_COINS,
     )
     venue = SimulatedVenue(
-        Market(spec),
+        SyntheticMarket(spec),
         clock="real",
         speed=speed,
         host=host,
@@ -80,10 +80,10 @@ def serve_tape(
 ) -> None:
     """Serve a recorded capture as its venue would, once, to whoever subscribes."""
     from ingest.journal.captures import read_capture
-    from ingest.simulator.market.capture import Tape, scan_listings
+    from ingest.simulator.market.capture import CaptureMarket, scan_listings
     from ingest.simulator.venue import SimulatedVenue
 
-    tape = Tape(read_capture(file), listings=scan_listings(read_capture(file)))
+    tape = CaptureMarket(read_capture(file), listings=scan_listings(read_capture(file)))
     _serve(SimulatedVenue(tape, clock="real", speed=speed, host=host, port=port))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from features.feature import Feature
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.leakage.comparison import evaluate_on
 from features.panel.panel import ORIGINS, UNKNOWN, Panel, load_panel
 from features.sets import columns_of
@@ -135,7 +135,7 @@ def _knowable(panel: Panel, served: dict[int, dict[str, Any]], moving: set[int])
 
 def _inputs(item: Feature, panel: Panel, row: int) -> Iterator[str]:
     """Yield what the function was given at the bar itself."""
-    view = View(leaves_of(panel))
+    view = InputView(leaves_of(panel))
     for name in item.inputs:
         given = view[name].expand(panel.status.shape)[row, -1]
         yield f"{name} {_figure(float(given))}"

@@ -9,21 +9,21 @@ from pathlib import Path
 
 from features.build import build_features
 from features.feature import FeatureBlock, deepest_lookback
-from features.monitoring.health import Health
+from features.monitoring.health import FeatureHealth
 from features.multi_width import join_wider
 from features.sets import get_set
 from features.store.day_files import most_days
 from features.store.serialization import write_block
 from features.store.store import UpdateReport, read, update
 from features.versioning.set_diff import EDITION, edition_path
-from serving.feature_jobs.selection import Bars, health_of, write_edition
+from serving.feature_jobs.selection import BarSelection, health_of, write_edition
 from serving.report import formatting as words
 from storage.clock import DAY_NS, floor_ns, width_ns
 from storage.errors import ContractError
 from storage.lake.lake import Lake
 
 
-def build_days(bars: Bars, *, on_day: Callable[[int, int, int], None]) -> UpdateReport:
+def build_days(bars: BarSelection, *, on_day: Callable[[int, int, int], None]) -> UpdateReport:
     """Bring the home's store of a set up to what the lake holds; `on_day` is told as `update` tells it."""
     try:
         with Lake.open(bars.settings, read_only=True) as lake:
@@ -53,7 +53,7 @@ def told_days(done: UpdateReport) -> str:
     )
 
 
-def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, Health]:
+def judge_days(bars: BarSelection, done: UpdateReport, *, newest: float) -> tuple[int, FeatureHealth]:
     """Judge the newest days of a store; return how many, and their health.
 
     They are as many as are built at a time, so as many as surely fit into memory.
@@ -89,7 +89,7 @@ def judge_days(bars: Bars, done: UpdateReport, *, newest: float) -> tuple[int, H
 
 def build_to(
     path: Path,
-    bars: Bars,
+    bars: BarSelection,
     *,
     wider: Sequence[str] = (),
     newest: float,
@@ -99,9 +99,13 @@ def build_to(
     """Write one block and its edition; return what was written.
 
     Args:
-        path: the file. bars: which. wider: widths whose features are joined as of each close
-        (features/multi_width.py); each is judged on its own bars. newest: the share of the bars that is held against
-        the rest. anyway: whether a block is written that is not fit to learn from. on_step: told what comes next.
+        path: the file to write.
+        bars: the bars to build from.
+        wider: widths whose features are joined as of each close (features/multi_width.py); each is judged on its own
+            bars.
+        newest: the share of the bars that is compared with the rest.
+        anyway: write a block that is not fit to learn from, too.
+        on_step: called with the name of each step before it begins.
 
     Raises:
         ContractError: the block is not fit to learn from; not where `anyway` is true.
@@ -130,7 +134,7 @@ def build_to(
     )
 
 
-def _wider(bars: Bars, width: str, *, newest: float) -> tuple[FeatureBlock, Health]:
+def _wider(bars: BarSelection, width: str, *, newest: float) -> tuple[FeatureBlock, FeatureHealth]:
     """Return the same features of wider bars and their health, from far enough back that the first narrow bar has them.
 
     Raises:

@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 
 from features.feature import deepest_lookback
 from features.follow import Follower
-from features.live import Row
+from features.live import LiveRow
 from features.sets import get_set
 from ingest.recorder.steady_clock import SteadyTime
-from serving.feature_jobs.selection import Bars
+from serving.feature_jobs.selection import BarSelection
 from storage.clock import NS, TimeSource, iso, width_ns
 from storage.errors import LakeError, RangeError, SettingsError
 from storage.lake.lake import Lake
@@ -31,7 +31,7 @@ _FRESH_BARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FollowedBar:
     """The features of one bar.
 
     Args:
@@ -44,7 +44,7 @@ class Told:
 
     instruments: tuple[str, ...]
     names: tuple[str, ...]
-    row: Row
+    row: LiveRow
     after_close_s: float
     took_ms: float
 
@@ -69,8 +69,8 @@ class Told:
 
 
 def follow_bars(
-    bars: Bars, *, patience_s: float, stop: threading.Event, time_source: TimeSource | None = None
-) -> Iterator[Told]:
+    bars: BarSelection, *, patience_s: float, stop: threading.Event, time_source: TimeSource | None = None
+) -> Iterator[FollowedBar]:
     """Yield the features of each bar as its turn comes, until told to stop.
 
     Args:
@@ -101,7 +101,7 @@ def follow_bars(
             if row is None:
                 stop.wait(min(max((follower.due_ns - now_ns) / NS, _LOOK_S), _IDLE_S))
                 continue
-            yield Told(
+            yield FollowedBar(
                 follower.instruments,
                 names,
                 row,
@@ -113,7 +113,7 @@ def follow_bars(
 class _Connection:
     """A lake that is opened anew now and then, for memory's sake, and where `tickwalk lake rebuild` put another."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: BarSelection) -> None:
         self._bars, self._steps = bars, 0
         self.lake = Lake.open(bars.settings, read_only=True)
         self._lies = self._where()
@@ -124,7 +124,7 @@ class _Connection:
     def __exit__(self, *_: object) -> None:
         self.lake.close()
 
-    def step(self, follower: Follower, *, is_overdue: bool) -> Row | None:
+    def step(self, follower: Follower, *, is_overdue: bool) -> LiveRow | None:
         """Take a follower's step; a lake that cannot be read is waited for like a bar."""
         try:
             if self._steps >= _FRESH_BARS or self._where() != self._lies:
@@ -154,7 +154,7 @@ class _Connection:
         self.lake, self._lies, self._steps = fresh, lies, 0
 
 
-def _refuse_old(follower: Follower, bars: Bars, *, now_ns: int) -> None:
+def _refuse_old(follower: Follower, bars: BarSelection, *, now_ns: int) -> None:
     lookback = deepest_lookback(get_set(bars.feature_set))
     if now_ns - follower.newest_ns > max(lookback, 1) * width_ns(bars.width):
         raise RangeError(

@@ -15,22 +15,22 @@ import pyarrow as pa
 from features.feature import FeatureBlock
 from features.leakage.perturbation import PROOF_STEPS, prove
 from features.leakage.point_in_time import prove_hindsight
-from features.monitoring.health import Health, check_health
+from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import Panel, load_panel
 from features.sets import columns_of, get_set
 from features.store.atomic_files import write_text
-from features.store.manifest import Question
+from features.store.manifest import StoreKey
 from features.versioning.set_diff import EDITION, SUFFIX, edition_of, edition_path, read_edition
 from serving.report import formatting as words
 from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class BarSelection:
     """Which bars of a home's lake are meant.
 
     Args:
@@ -84,9 +84,9 @@ class Bars:
         )
 
     @property
-    def question(self) -> Question:
+    def question(self) -> StoreKey:
         """What a store, or a follower, is asked for them."""
-        return Question(
+        return StoreKey(
             self.feature_set, self.width, self.settings.bars.grace_ns, instruments=self.instruments
         )
 
@@ -112,7 +112,7 @@ class Bars:
 # Proof.
 
 
-def prove_set(bars: Bars, *, seed: int) -> list[str]:
+def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
     """Prove a set on bars of the lake; return what was compared, line by line.
 
     Raises:
@@ -146,7 +146,7 @@ def prove_set(bars: Bars, *, seed: int) -> list[str]:
 # Health.
 
 
-def health_of(block: FeatureBlock, panel: Panel, *, newest: float) -> Health:
+def health_of(block: FeatureBlock, panel: Panel, *, newest: float) -> FeatureHealth:
     """Return the health of a block, its newest share of steps held against the rest."""
     refuse_share(newest)
     split = int(panel.n_steps * (1.0 - newest))
@@ -163,7 +163,7 @@ def refuse_share(newest: float) -> None:
         raise SettingsError(f"--newest is {newest:g}; it is a share between 0 and 1", hint="use 0.2")
 
 
-def health_rows(health: Health, *, is_short: bool) -> pa.Table:
+def health_rows(health: FeatureHealth, *, is_short: bool) -> pa.Table:
     """Return one row a feature: how much is known, and how far it drifted; short ones fit a terminal."""
     rows = []
     for place, name in enumerate(health.names):
@@ -214,4 +214,4 @@ def find_edition(settings: Settings, what: str) -> dict[str, Any]:
         return read_edition(next((found for found in held if found.exists()), held[0]))
     if path.suffix:
         return read_edition(path if path.name.endswith(SUFFIX) else edition_path(path))
-    return read_edition(NightFolder.find(settings, what).path / EDITION)
+    return read_edition(NightArtifacts.find(settings, what).path / EDITION)

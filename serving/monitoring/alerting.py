@@ -28,7 +28,7 @@ import msgspec
 
 from ingest.concurrency import run_aside
 from ingest.recorder.heartbeat import read_heartbeats
-from serving.monitoring.checks import Trouble, judge
+from serving.monitoring.checks import HealthIssue, judge
 from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError
 from storage.logs import get_logger
@@ -73,7 +73,7 @@ Tell = Callable[[Alert], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SentAlert:
     """A trouble that someone was told of; `gone_ns` says since when it seems to be over, 0 while it lasts."""
 
     kind: str
@@ -84,21 +84,21 @@ class Told:
     gone_ns: int = 0
 
 
-class Deadman:
+class AlertManager:
     """Decides what is to be told, and when. Time is an argument."""
 
-    def __init__(self, limits: AlertSettings, told: Sequence[Told] = ()) -> None:
+    def __init__(self, limits: AlertSettings, told: Sequence[SentAlert] = ()) -> None:
         """Start with what an earlier watcher told."""
         self._limits = limits
         self._told = {(item.kind, item.shard): item for item in told}
         self._failed: dict[tuple[str, str], tuple[int, int]] = {}
 
     @property
-    def told(self) -> list[Told]:
+    def told(self) -> list[SentAlert]:
         """The troubles that someone was told of and that are not over."""
         return [self._told[key] for key in sorted(self._told)]
 
-    def look(self, troubles: Sequence[Trouble], now_ns: int, tell: Tell) -> list[Alert]:
+    def look(self, troubles: Sequence[HealthIssue], now_ns: int, tell: Tell) -> list[Alert]:
         """Take what is wrong now, tell what changed, and return what was told.
 
         A trouble that comes and goes is one alert: it is over when it has been gone for `alert.settle_s`. Where
@@ -109,7 +109,7 @@ class Deadman:
         due += [self._gone(held, now_ns) for key, held in sorted(self._told.items()) if key not in found]
         return [alert for alert in due if alert is not None and self._tell(alert, tell)]
 
-    def _going_on(self, trouble: Trouble, now_ns: int) -> Alert | None:
+    def _going_on(self, trouble: HealthIssue, now_ns: int) -> Alert | None:
         held = self._told.get((trouble.kind, trouble.shard))
         if held is None:
             return Alert("alert", trouble.kind, trouble.shard, trouble.detail, now_ns, now_ns)
@@ -119,7 +119,7 @@ class Deadman:
             return None
         return Alert("repeat", trouble.kind, trouble.shard, trouble.detail, held.since_ns, now_ns)
 
-    def _gone(self, held: Told, now_ns: int) -> Alert | None:
+    def _gone(self, held: SentAlert, now_ns: int) -> Alert | None:
         gone_ns = held.gone_ns or now_ns
         self._told[held.kind, held.shard] = replace(held, gone_ns=gone_ns)
         if 0 <= now_ns - gone_ns < self._limits.settle_s * NS:
@@ -139,19 +139,19 @@ class Deadman:
         if alert.event == "over":
             del self._told[key]
         else:
-            self._told[key] = Told(*key, alert.detail, alert.since_ns, alert.now_ns)
+            self._told[key] = SentAlert(*key, alert.detail, alert.since_ns, alert.now_ns)
         return True
 
 
-def judge_home(settings: Settings, *, now_ns: int) -> list[Trouble]:
+def judge_home(settings: Settings, *, now_ns: int) -> list[HealthIssue]:
     """Return what is wrong with a home's recorders."""
     return judge(read_heartbeats(settings), now_ns, settings.alert)
 
 
-def look_once(settings: Settings, *, now_ns: int, tell: Tell | None = None) -> list[Trouble]:
+def look_once(settings: Settings, *, now_ns: int, tell: Tell | None = None) -> list[HealthIssue]:
     """Judge a home's recorders, tell what changed since the last look, and return what is wrong."""
     path = settings.recorder_dir / STATE_FILE
-    deadman = Deadman(settings.alert, _read_told(path))
+    deadman = AlertManager(settings.alert, _read_told(path))
     before = deadman.told
     troubles = judge_home(settings, now_ns=now_ns)
     deadman.look(troubles, now_ns, tell or (lambda alert: send(alert, settings)))
@@ -235,9 +235,9 @@ def _post(webhook: str, body: bytes, timeout_s: float) -> bool:
     return not answer.is_error
 
 
-def _read_told(path: Path) -> list[Told]:
+def _read_told(path: Path) -> list[SentAlert]:
     """Return the notes of the last look; without readable ones everything counts as new."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Told])
+        return msgspec.json.decode(path.read_bytes(), type=list[SentAlert])
     except (OSError, msgspec.MsgspecError):
         return []

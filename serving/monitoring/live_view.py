@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.recorder.heartbeat import Heartbeat, read_heartbeats
-from ingest.recorder.status import GapVitals, InstrumentVitals, Vitals
-from serving.monitoring.checks import Trouble, judge_one
+from ingest.recorder.status import GapStatus, InstrumentStatus, RecorderStatus
+from serving.monitoring.checks import HealthIssue, judge_one
 from storage.clock import NS, iso
 from storage.settings import Settings
 from storage.settings.services import AlertSettings
@@ -92,11 +92,11 @@ def render_all(
 
 
 @contextmanager
-def live_view(limits: AlertSettings, console: Console) -> Iterator[Callable[[Vitals], None]]:
+def live_view(limits: AlertSettings, console: Console) -> Iterator[Callable[[RecorderStatus], None]]:
     """Yield the function that draws a recorder's newest vital signs; log lines scroll by above the picture."""
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
 
-        def draw(vitals: Vitals) -> None:
+        def draw(vitals: RecorderStatus) -> None:
             now_ns = time.time_ns()
             picture = render_all([Heartbeat(now_ns, vitals)], now_ns, limits, console)
             live.update(picture, refresh=True)
@@ -115,7 +115,7 @@ async def watch_home(settings: Settings, console: Console, stop: asyncio.Event) 
                 await asyncio.wait_for(stop.wait(), 1.0)
 
 
-def _counts(vitals: Vitals) -> Text:
+def _counts(vitals: RecorderStatus) -> Text:
     shown = [
         (f"{vitals.frames:,}", "frames"),
         (f"{vitals.frames_per_s:,.0f}", "a second"),
@@ -130,7 +130,7 @@ def _counts(vitals: Vitals) -> Text:
     return line
 
 
-def _instruments(vitals: Vitals, rows: int, bars: int) -> Table:
+def _instruments(vitals: RecorderStatus, rows: int, bars: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("instrument", no_wrap=True, min_width=12)
     table.add_column("heard", justify="right", no_wrap=True, min_width=6)
@@ -160,7 +160,7 @@ def _instruments(vitals: Vitals, rows: int, bars: int) -> Table:
     return table
 
 
-def _channels(vitals: Vitals) -> Table:
+def _channels(vitals: RecorderStatus) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     table.add_column("channel", no_wrap=True)
     for title in ("frames", "lag, median", "lag, 99 %"):
@@ -170,7 +170,7 @@ def _channels(vitals: Vitals) -> Table:
     return table
 
 
-def _machine(vitals: Vitals) -> Table:
+def _machine(vitals: RecorderStatus) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
@@ -189,7 +189,7 @@ def _machine(vitals: Vitals) -> Table:
     return table
 
 
-def _sockets(vitals: Vitals) -> Text:
+def _sockets(vitals: RecorderStatus) -> Text:
     is_whole = vitals.connections_open >= vitals.connections_wanted
     line = Text.assemble(
         (f"{vitals.connections_open} of {vitals.connections_wanted} open", "" if is_whole else "bold red"),
@@ -200,7 +200,7 @@ def _sockets(vitals: Vitals) -> Text:
     return line
 
 
-def _clock(vitals: Vitals) -> Text:
+def _clock(vitals: RecorderStatus) -> Text:
     style = {"ok": "green", "off": "bold red"}.get(vitals.clock_verdict, "yellow")
     line = Text(vitals.clock_verdict, style)
     for source, offset_ms in vitals.clock_offset_ms.items():
@@ -211,7 +211,7 @@ def _clock(vitals: Vitals) -> Text:
     return line
 
 
-def _troubles(troubles: Sequence[Trouble]) -> Text:
+def _troubles(troubles: Sequence[HealthIssue]) -> Text:
     if not troubles:
         return Text("all well", "green")
     lines = [Text.assemble((trouble.kind, "bold red"), f"  {trouble.detail}") for trouble in troubles]
@@ -227,7 +227,7 @@ def _name(instrument: str, *, in_full: bool) -> Text:
     )
 
 
-def _strip(item: InstrumentVitals, bars: int) -> Text:
+def _strip(item: InstrumentStatus, bars: int) -> Text:
     strip = Text()
     for status in item.statuses[-bars:]:
         cell, style = _CELLS.get(status, ("?", "yellow"))
@@ -243,7 +243,7 @@ def _share(share: float | None) -> Text:
     return Text(text, "" if share >= 1 else "yellow" if share > 0.95 else "bold red")
 
 
-def _gap(gap: GapVitals | None) -> Text:
+def _gap(gap: GapStatus | None) -> Text:
     if gap is None:
         return Text("none", "dim")
     since = iso(gap.from_ns)[11:19]

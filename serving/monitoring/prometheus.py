@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from ingest.recorder.heartbeat import Heartbeat
-from ingest.recorder.status import InstrumentVitals, Vitals
+from ingest.recorder.status import InstrumentStatus, RecorderStatus
 from serving.monitoring.checks import judge_one
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -29,10 +29,10 @@ logger = get_logger(__name__)
 PREFIX: Final = "tickwalk_recorder_"
 MOST_INSTRUMENTS: Final = 300
 
-Latest = Callable[[], Vitals | None]
+Latest = Callable[[], RecorderStatus | None]
 
 # Metric, unit in its name; what it says; its value.
-_COUNTERS: Final[tuple[tuple[str, str, Callable[[Vitals], float]], ...]] = (
+_COUNTERS: Final[tuple[tuple[str, str, Callable[[RecorderStatus], float]], ...]] = (
     ("frames", "frames received", lambda v: v.frames),
     ("trades", "distinct prints", lambda v: v.trades),
     ("bars", "bars published, revisions too", lambda v: v.bars),
@@ -41,7 +41,7 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[Vitals], float]], ...]] = (
     ("lost_frames", "frames given up because processing lagged", lambda v: v.lost_frames),
     ("clock_steps", "times that our wall clock was set", lambda v: v.clock_steps),
 )
-_GAUGES: Final[tuple[tuple[str, str, Callable[[Vitals], float | None]], ...]] = (
+_GAUGES: Final[tuple[tuple[str, str, Callable[[RecorderStatus], float | None]], ...]] = (
     ("recording", "1 while it records", lambda v: float(v.state == "recording")),
     ("start_time_seconds", "when it began, since 1970", lambda v: v.started_ns / 1e9),
     ("frame_age_seconds", "since the last frame of any socket", lambda v: v.frame_age_s),
@@ -58,7 +58,7 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Vitals], float | None]], ...]] = 
     ("resident_bytes", "memory of the process", lambda v: v.resident_bytes),
     ("clock_off", "1 while our clock is off beyond the limit", lambda v: float(v.clock_verdict == "off")),
 )
-_PER_INSTRUMENT: Final[tuple[tuple[str, str, Callable[[InstrumentVitals], float | None]], ...]] = (
+_PER_INSTRUMENT: Final[tuple[tuple[str, str, Callable[[InstrumentStatus], float | None]], ...]] = (
     ("instrument_age_seconds", "since its last frame on any channel", lambda i: i.age_s),
     ("instrument_prints_per_minute", "prints of the last minute", lambda i: i.prints_per_min),
     ("instrument_observed_ratio", "share of its last bars that was watched", lambda i: i.observed_share),
@@ -70,7 +70,7 @@ _PER_INSTRUMENT: Final[tuple[tuple[str, str, Callable[[InstrumentVitals], float 
 )
 
 
-class VitalsCollector(Collector):
+class StatusCollector(Collector):
     """Makes metrics from the newest vital signs; a value that is not known is left out."""
 
     def __init__(self, latest: Latest) -> None:
@@ -105,7 +105,7 @@ class VitalsCollector(Collector):
         yield offsets
 
 
-def _by_channel(vitals: Vitals) -> Iterator[Metric]:
+def _by_channel(vitals: RecorderStatus) -> Iterator[Metric]:
     frames = CounterMetricFamily(f"{PREFIX}channel_frames", "frames received, by channel", labels=["channel"])
     lags = GaugeMetricFamily(
         f"{PREFIX}lag_seconds", "receipt less venue time, in the last minute", labels=["channel", "quantile"]
@@ -119,7 +119,7 @@ def _by_channel(vitals: Vitals) -> Iterator[Metric]:
     yield lags
 
 
-def _by_instrument(vitals: Vitals) -> Iterator[Metric]:
+def _by_instrument(vitals: RecorderStatus) -> Iterator[Metric]:
     def worst_first(name: str) -> tuple[float, str]:
         share = vitals.instruments[name].observed_share
         return (1.0 if share is None else share, name)
@@ -144,7 +144,7 @@ class MetricsServer:
         self._settings = settings
         self._latest = latest
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(VitalsCollector(latest))
+        self._registry.register(StatusCollector(latest))
         self._runner: web.AppRunner | None = None
         self.port = 0
 

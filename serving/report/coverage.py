@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from serving.report import charts as svg
 from serving.report import formatting as words
-from serving.report.lake_queries import SIMULATED, BarCount, Unlike, Watched
-from serving.report.night_data import Facts, Hole
+from serving.report.lake_queries import SIMULATED, BarCount, CoverageRow, Discrepancy
+from serving.report.night_data import DataGap, NightReport
 from storage.clock import NS
 from storage.contracts.tables import STATUSES
 
@@ -54,7 +54,7 @@ class HeatRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class LegendEntry:
     """One entry of the legend."""
 
     status: str
@@ -87,7 +87,7 @@ class HoleRow:
 
 
 @dataclass(frozen=True, slots=True)
-class UnlikeRow:
+class DiscrepancyRow:
     """A whole bar that the venue's candle contradicts."""
 
     instrument: str
@@ -97,7 +97,7 @@ class UnlikeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BarSource:
     """Where bars came from."""
 
     name: str
@@ -107,26 +107,26 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class CoverageSection:
     """The section."""
 
     rows: tuple[HeatRow, ...]
     left_out: int
     axis: Markup
     bin: str
-    keys: tuple[Key, ...]
+    keys: tuple[LegendEntry, ...]
     gaps: tuple[GapRow, ...]
     gaps_left_out: int
     holes: tuple[HoleRow, ...]
     holes_left_out: int
-    unlike: tuple[UnlikeRow, ...]
+    unlike: tuple[DiscrepancyRow, ...]
     unlike_left_out: int
     certified: str
-    sources: tuple[Source, ...]
+    sources: tuple[BarSource, ...]
     has_live: bool
 
 
-def make_coverage(facts: Facts) -> Coverage:
+def make_coverage(facts: NightReport) -> CoverageSection:
     """Return the section."""
     night, recorded = facts.night, facts.recorded
     axis = svg.TimeAxis(night["since_ns"], night["until_ns"])
@@ -139,7 +139,7 @@ def make_coverage(facts: Facts) -> Coverage:
     holes = [hole for hole in facts.holes if hole.status != "blind"]
     unlike = _unlike_rows(recorded.unlike, names)
     by_length = sorted(holes, key=lambda hole: (hole.bars, -hole.from_ns), reverse=True)[:_MOST_GAPS]
-    return Coverage(
+    return CoverageSection(
         rows=tuple(_heat_row(facts, axis, name, names[name], by_instrument[name]) for name in shown),
         left_out=len(names) - len(shown),
         axis=svg.time_ticks(axis),
@@ -161,7 +161,7 @@ def make_coverage(facts: Facts) -> Coverage:
 
 
 def _heat_row(
-    facts: Facts, axis: svg.TimeAxis, instrument: str, name: str, counted: Sequence[BarCount]
+    facts: NightReport, axis: svg.TimeAxis, instrument: str, name: str, counted: Sequence[BarCount]
 ) -> HeatRow:
     steps = facts.panel["steps"]
     sound = sum(item.bars for item in counted if item.status in _SOUND)
@@ -183,7 +183,9 @@ def _heat_row(
     )
 
 
-def _cells(facts: Facts, axis: svg.TimeAxis, name: str, counted: Sequence[BarCount]) -> Iterable[Markup]:
+def _cells(
+    facts: NightReport, axis: svg.TimeAxis, name: str, counted: Sequence[BarCount]
+) -> Iterable[Markup]:
     """Yield one group of rectangles for each run of stretches that are alike."""
     bin_ns, bar_ns = facts.recorded.bin_ns, facts.bar_ns
     held = {at: tuple(found) for at, found in groupby(counted, key=lambda item: item.bin)}
@@ -240,13 +242,15 @@ def _shares_text(tally: dict[str, float]) -> str:
     return ", ".join(f"{status} {words.percent(share)}" for status, share in tally.items()) or "nothing"
 
 
-def _keys(facts: Facts) -> tuple[Key, ...]:
+def _keys(facts: NightReport) -> tuple[LegendEntry, ...]:
     counts = facts.panel["status"]
     total = sum(counts.values())
     meaning = _MEANING | (_BY_CANDLE if set(facts.recorded.origins) == {"candle"} else {})
     order = ("printed", "quiet", "blind", "unknown", "halted", "unlisted")
     return tuple(
-        Key(status, words.count(counts[status]), words.percent(counts[status] / total), meaning[status])
+        LegendEntry(
+            status, words.count(counts[status]), words.percent(counts[status] / total), meaning[status]
+        )
         for status in order
     )
 
@@ -254,10 +258,10 @@ def _keys(facts: Facts) -> tuple[Key, ...]:
 # Gaps, holes and sources.
 
 
-def _gap_rows(gaps: Sequence[Watched], names: dict[str, str]) -> tuple[list[GapRow], int]:
+def _gap_rows(gaps: Sequence[CoverageRow], names: dict[str, str]) -> tuple[list[GapRow], int]:
     """Return the longest gaps by time, those of one moment and cause together, and how many are left out."""
 
-    def moment(gap: Watched) -> tuple[int, bool, str, str]:
+    def moment(gap: CoverageRow) -> tuple[int, bool, str, str]:
         return (gap.from_ns // NS, gap.bridged, gap.cause, gap.evidence)
 
     rows = []
@@ -281,7 +285,7 @@ def _gap_rows(gaps: Sequence[Watched], names: dict[str, str]) -> tuple[list[GapR
     return kept, len(rows) - len(kept)
 
 
-def _hole_row(hole: Hole, names: dict[str, str]) -> HoleRow:
+def _hole_row(hole: DataGap, names: dict[str, str]) -> HoleRow:
     return HoleRow(
         start=words.clock(hole.from_ns),
         stop=words.clock(hole.to_ns),
@@ -291,7 +295,7 @@ def _hole_row(hole: Hole, names: dict[str, str]) -> HoleRow:
     )
 
 
-def _unlike_rows(unlike: Sequence[Unlike], names: dict[str, str]) -> list[UnlikeRow]:
+def _unlike_rows(unlike: Sequence[Discrepancy], names: dict[str, str]) -> list[DiscrepancyRow]:
     """Return one row a bar, by time."""
     rows = []
     for (open_ns, instrument), run in groupby(unlike, key=lambda item: (item.open_ns, item.instrument)):
@@ -299,7 +303,7 @@ def _unlike_rows(unlike: Sequence[Unlike], names: dict[str, str]) -> list[Unlike
         said = [f"{item.differs} {_figure(item.ours)} against {_figure(item.theirs)}" for item in found]
         looks = ", ".join(sorted({item.checked for item in found}))
         rows.append(
-            UnlikeRow(names.get(instrument, instrument), words.clock(open_ns), "; ".join(said), looks)
+            DiscrepancyRow(names.get(instrument, instrument), words.clock(open_ns), "; ".join(said), looks)
         )
     return rows
 
@@ -308,7 +312,7 @@ def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.10g}"
 
 
-def _sources(facts: Facts) -> tuple[Source, ...]:
+def _sources(facts: NightReport) -> tuple[BarSource, ...]:
     recorded, total = facts.recorded, len(facts.night["instruments"])
 
     def of(n: int) -> str:
@@ -325,9 +329,9 @@ def _sources(facts: Facts) -> tuple[Source, ...]:
         if journal.startswith(SIMULATED):
             kind = "recording of a simulated venue"
         reach = words.span(min(s.from_ns for s in spans), max(s.to_ns for s in spans))
-        found.append(Source(journal, kind, reach, of(len({s.instrument for s in spans}))))
+        found.append(BarSource(journal, kind, reach, of(len({s.instrument for s in spans}))))
     for file in recorded.files:
         reach = words.span(file.from_ns, file.to_ns + facts.bar_ns)
         kind = f"{words.count(file.rows)} candles, imported: nobody watched a socket"
-        found.append(Source(file.source, kind, reach, of(file.instruments)))
+        found.append(BarSource(file.source, kind, reach, of(file.instruments)))
     return tuple(found)

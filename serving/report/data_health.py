@@ -9,14 +9,14 @@ from markupsafe import Markup
 
 from serving.report import charts as svg
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 14.0
 _MOST_REASONS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class QuarantineRow:
     """Rows in quarantine for one reason."""
 
     table: str
@@ -25,7 +25,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class DataHealthSection:
     """The section."""
 
     basis: Markup
@@ -34,20 +34,20 @@ class Health:
     labelled_share: str
     funding: str
     origins: tuple[tuple[str, str], ...]
-    refused: tuple[Refusal, ...]
+    refused: tuple[QuarantineRow, ...]
     refused_more: int
 
 
 _BASIS: Final = {"mid": "mid of the closing quote", "print": "last print, where no quote is known"}
 
 
-def make_health(facts: Facts) -> Health:
+def make_health(facts: NightReport) -> DataHealthSection:
     """Return the section."""
     panel, recorded = facts.panel, facts.recorded
     share = panel["funding_share"]
     total = sum(panel["basis"].values())
     cells = panel["steps"] * panel["instruments"]
-    return Health(
+    return DataHealthSection(
         basis=_basis(panel["basis"], total),
         basis_said=tuple(
             (name, words.count(n), f"{words.percent(n / total) if total else words.NOTHING}: {_BASIS[name]}")
@@ -60,7 +60,7 @@ def make_health(facts: Facts) -> Health:
         else f"known for {words.percent(share)} of instrument-hours",
         origins=tuple((name, words.count(n)) for name, n in recorded.origins.items()),
         refused=tuple(
-            Refusal(item.table_name, item.reason, words.count(item.rows))
+            QuarantineRow(item.table_name, item.reason, words.count(item.rows))
             for item in recorded.refused[:_MOST_REASONS]
         ),
         refused_more=sum(item.rows for item in recorded.refused[_MOST_REASONS:]),

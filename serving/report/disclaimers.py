@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class CaveatsSection:
     """The page's word on itself.
 
     Args:
@@ -22,16 +22,16 @@ class Claims:
     caveats: tuple[str, ...]
 
 
-def make_claims(facts: Facts) -> Claims:
+def make_claims(facts: NightReport) -> CaveatsSection:
     """Return what a reader must know before believing a figure."""
     recorded = facts.recorded
     banner = ""
     if recorded.is_simulated:
         banner = "Simulated data with a planted signal: proves plumbing, never model quality."
-    return Claims(banner, tuple(_caveats(facts)))
+    return CaveatsSection(banner, tuple(_caveats(facts)))
 
 
-def _caveats(facts: Facts) -> list[str]:
+def _caveats(facts: NightReport) -> list[str]:
     recorded, recipe = facts.recorded, facts.recipe
     start_ns, stop_ns = facts.folds[0]["test"][0], facts.folds[-1]["test"][1]
     caveats = [
@@ -62,6 +62,6 @@ def _caveats(facts: Facts) -> list[str]:
     return caveats
 
 
-def _intervals(facts: Facts) -> list[dict[str, float | None]]:
+def _intervals(facts: NightReport) -> list[dict[str, float | None]]:
     figures = facts.summary["models"][facts.challenger]
     return [item["ic"] for item in (figures["test"], *figures["folds"]) if item["ic"]["value"] is not None]

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup
 
-from features.monitoring.checks import PSI_MUCH, PSI_SOME, Finding
+from features.monitoring.checks import PSI_MUCH, PSI_SOME, HealthFinding
 from features.monitoring.drift import Figures
-from features.monitoring.health import Health
+from features.monitoring.health import FeatureHealth
 from serving.report import charts as svg
 from serving.report import formatting as words
 
@@ -46,7 +46,7 @@ class FeatureRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FeatureNote:
     """What is found of one feature or of several alike, for reading."""
 
     is_refusal: bool
@@ -57,7 +57,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class FeaturesSection:
     """The section."""
 
     rows: tuple[FeatureRow, ...]
@@ -67,12 +67,12 @@ class Features:
     trained: str
     learned_by: str
     recent: str
-    findings: tuple[Told, ...]
+    findings: tuple[FeatureNote, ...]
     findings_left_out: int
     checks: tuple[tuple[str, str], ...]
 
 
-def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> Features:
+def make_features(health: FeatureHealth, *, checks: Sequence[tuple[str, str]] = ()) -> FeaturesSection:
     """Return the section.
 
     Args:
@@ -82,7 +82,7 @@ def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> 
     names = words.short_names(health.instruments)
     shown = _shown(health)
     findings = _told(health, names)
-    return Features(
+    return FeaturesSection(
         rows=tuple(_row(health, place, shown, list(names.values())) for place in range(len(health.names))),
         names=_names([list(names.values())[row] for row in shown]),
         left_out=len(names) - len(shown),
@@ -98,10 +98,10 @@ def make_features(health: Health, *, checks: Sequence[tuple[str, str]] = ()) -> 
     )
 
 
-def _told(health: Health, names: dict[str, str]) -> list[Told]:
+def _told(health: FeatureHealth, names: dict[str, str]) -> list[FeatureNote]:
     """Return the findings, refusals first; features of which the same is said stand together."""
 
-    def alike(item: Finding) -> tuple[bool, str, str, tuple[str, ...]]:
+    def alike(item: HealthFinding) -> tuple[bool, str, str, tuple[str, ...]]:
         return (item.verdict != "refuse", item.what, item.reason, item.instruments)
 
     rows = []
@@ -110,7 +110,7 @@ def _told(health: Health, names: dict[str, str]) -> list[Told]:
     for (is_warning, what, reason, instruments), run in groupby(ranked, key=alike):
         told = words.listed([names[name] for name in instruments], _MOST_NAMED)
         rows.append(
-            Told(
+            FeatureNote(
                 is_refusal=not is_warning,
                 features=", ".join(item.feature for item in run),
                 instruments="all" if len(instruments) == len(names) > 1 else told,
@@ -121,14 +121,14 @@ def _told(health: Health, names: dict[str, str]) -> list[Told]:
     return rows
 
 
-def _shown(health: Health) -> list[int]:
+def _shown(health: FeatureHealth) -> list[int]:
     """Return the instruments that are drawn, in their order; with more than fit, those that lack the most."""
     known = np.nan_to_num(health.coverage).mean(axis=0)
     worst = sorted(range(len(known)), key=lambda row: (known[row], row))[:_MOST_INSTRUMENTS]
     return sorted(worst)
 
 
-def _row(health: Health, place: int, shown: Sequence[int], names: Sequence[str]) -> FeatureRow:
+def _row(health: FeatureHealth, place: int, shown: Sequence[int], names: Sequence[str]) -> FeatureRow:
     feature, coverage, psi = health.names[place], health.coverage[place], health.psi[place]
     mean, least = _mean(coverage), _first(np.argsort(coverage), coverage)
     farthest = _first(np.argsort(-psi), psi)

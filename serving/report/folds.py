@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from serving.report import charts as svg
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 22.0
 _PARTS: Final = ("train", "valid", "test")
@@ -28,7 +28,7 @@ class FoldRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Folds:
+class FoldsSection:
     """The section."""
 
     rows: tuple[FoldRow, ...]
@@ -41,13 +41,13 @@ class Folds:
     leaks: int
 
 
-def make_folds(facts: Facts) -> Folds:
+def make_folds(facts: NightReport) -> FoldsSection:
     """Return the section."""
     axis = svg.TimeAxis(
         min(fold["train"][0] for fold in facts.folds), max(fold["test"][1] for fold in facts.folds)
     )
     last = facts.folds[-1]
-    return Folds(
+    return FoldsSection(
         rows=tuple(_row(fold, axis, facts.label_span_ns) for fold in facts.folds),
         axis=svg.time_ticks(axis),
         boundary=_boundary(last["test"][0], facts.label_span_ns, last["embargo_ns"]),

@@ -111,7 +111,7 @@ class BarCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class CoverageRow:
     """One row of the coverage ledger, in its last revision."""
 
     journal: str
@@ -125,7 +125,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class CandleFile:
     """An imported file of candles, as far as the night reaches."""
 
     source: str
@@ -136,7 +136,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class QuarantineCount:
     """Rows in quarantine for one reason."""
 
     table_name: str
@@ -145,7 +145,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Unlike:
+class Discrepancy:
     """One figure in which a whole bar says something else than the venue's candle, and has not been certified since."""
 
     instrument: str
@@ -157,7 +157,7 @@ class Unlike:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedData:
     """All that the lake says.
 
     Args:
@@ -172,10 +172,10 @@ class Recorded:
 
     bin_ns: int
     bars: tuple[BarCount, ...]
-    spans: tuple[Watched, ...]
-    files: tuple[File, ...]
-    refused: tuple[Refused, ...]
-    unlike: tuple[Unlike, ...]
+    spans: tuple[CoverageRow, ...]
+    files: tuple[CandleFile, ...]
+    refused: tuple[QuarantineCount, ...]
+    unlike: tuple[Discrepancy, ...]
     certified: int
     whole: int
 
@@ -210,7 +210,7 @@ def choose_bin_ns(start_ns: int, stop_ns: int, *, bar_ns: int) -> int:
     return max(coarser * hour_ns, bar_ns)
 
 
-def read_recorded(lake: Lake, night: dict[str, Any]) -> Recorded:
+def read_recorded(lake: Lake, night: dict[str, Any]) -> RecordedData:
     """Return what the lake says of a night.
 
     Args:
@@ -235,15 +235,15 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> Recorded:
     unlike = lake.query(_UNLIKE, (width, names, *reach), at=at).to_pylist() if has_unlike else []
     agreed = lake.query(_CERTIFIED, (width, names, *reach), at=at).to_pylist()[0]
     counted = tuple(BarCount(**row) for row in bars.to_pylist())
-    return Recorded(
+    return RecordedData(
         bin_ns=bin_ns,
         bars=counted,
-        spans=tuple(Watched(**row) for row in spans.to_pylist()),
-        files=tuple(File(**row) for row in files.to_pylist())
+        spans=tuple(CoverageRow(**row) for row in spans.to_pylist()),
+        files=tuple(CandleFile(**row) for row in files.to_pylist())
         if any(item.origin == "candle" for item in counted)
         else (),
-        refused=tuple(Refused(**row) for row in refused.to_pylist()),
-        unlike=tuple(Unlike(**row) for row in unlike),
+        refused=tuple(QuarantineCount(**row) for row in refused.to_pylist()),
+        unlike=tuple(Discrepancy(**row) for row in unlike),
         certified=int(agreed["certified"]),
         whole=int(agreed["whole"]),
     )

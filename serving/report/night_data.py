@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from features.monitoring.health import Health
+from features.monitoring.health import FeatureHealth
 from features.panel.panel import PRINTED, QUIET, Panel
-from serving.report.lake_queries import Recorded, read_recorded
+from serving.report.lake_queries import RecordedData, read_recorded
 from storage.clock import width_ns
 from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 from training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class DataGap:
     """A run of bars of one instrument that were neither printed nor quiet."""
 
     instrument: str
@@ -31,7 +31,7 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class NightReport:
     """A judged night.
 
     Args:
@@ -56,10 +56,10 @@ class Facts:
     leaks: int
     metrics: dict[tuple[int, str], dict[str, Any]]
     recipe: Recipe
-    health: Health
-    holes: tuple[Hole, ...]
+    health: FeatureHealth
+    holes: tuple[DataGap, ...]
     label_span_ns: int
-    recorded: Recorded
+    recorded: RecordedData
 
     @property
     def bar_ns(self) -> int:
@@ -77,14 +77,14 @@ class Facts:
         return str(self.verdict["challenger"])
 
 
-def read_facts(settings: Settings, night: str) -> Facts:
+def read_facts(settings: Settings, night: str) -> NightReport:
     """Read a night.
 
     Raises:
         GateError: there is no such night, or a step of it has not run; the error names the step.
         LakeError: the night's snapshot cannot be read.
     """
-    folder = NightFolder.find(settings, night)
+    folder = NightArtifacts.find(settings, night)
     verdict = folder.read("verdict.json", step="judge_night")
     plan, recipe = folder.read("folds.json", step="plan_folds"), folder.recipe
     data = folder.read_data()
@@ -96,7 +96,7 @@ def read_facts(settings: Settings, night: str) -> Facts:
     }
     with Lake.open(settings, read_only=True) as lake:
         recorded = read_recorded(lake, folder.facts)
-    return Facts(
+    return NightReport(
         night=folder.facts,
         panel=folder.read("panel.json"),
         proof=folder.read("proof.json"),
@@ -107,21 +107,21 @@ def read_facts(settings: Settings, night: str) -> Facts:
         leaks=int(plan["leaks"]),
         metrics=metrics,
         recipe=recipe,
-        health=Health.from_dict(folder.read("health.json", step="build_panel")),
+        health=FeatureHealth.from_dict(folder.read("health.json", step="build_panel")),
         holes=tuple(find_holes(data.panel)),
         label_span_ns=int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0]),
         recorded=recorded,
     )
 
 
-def find_holes(panel: Panel) -> Iterator[Hole]:
+def find_holes(panel: Panel) -> Iterator[DataGap]:
     """Yield runs of equal status that is neither printed nor quiet."""
     for instrument, row in zip(panel.instruments, panel.status.numpy(), strict=True):
         edges = np.flatnonzero(np.diff(row)) + 1
         starts, stops = np.r_[0, edges], np.r_[edges, len(row)]
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
             if row[start] not in (PRINTED, QUIET):
-                yield Hole(
+                yield DataGap(
                     instrument=instrument,
                     status=STATUSES[row[start]],
                     from_ns=int(panel.ts_open_ns[start]),

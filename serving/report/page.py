@@ -10,14 +10,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from features.monitoring.checks import PSI_MUCH, PSI_SOME
-from features.monitoring.health import Health
+from features.monitoring.health import FeatureHealth
 from serving.report import formatting as words
 from serving.report.coverage import make_coverage
 from serving.report.data_health import make_health
 from serving.report.disclaimers import make_claims
 from serving.report.features import make_features
 from serving.report.folds import make_folds
-from serving.report.night_data import Facts, read_facts
+from serving.report.night_data import NightReport, read_facts
 from serving.report.pnl import COSTS, make_money
 from serving.report.predictive_power import make_skill
 from serving.report.promotion import make_verdict
@@ -55,7 +55,7 @@ def write_report(settings: Settings, night: str) -> str:
     return str(path)
 
 
-def render(facts: Facts) -> str:
+def render(facts: NightReport) -> str:
     """Return the page."""
     night = facts.night
     return (
@@ -82,14 +82,14 @@ def render(facts: Facts) -> str:
     )
 
 
-def write_features(path: Path, health: Health) -> Path:
+def write_features(path: Path, health: FeatureHealth) -> Path:
     """Write a page of one block's features alone, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_whole(path, render_features(health).encode())
     return path
 
 
-def render_features(health: Health) -> str:
+def render_features(health: FeatureHealth) -> str:
     """Return a page of one block's features alone."""
     refused = len(health.refusals)
     return (

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from serving.report import charts as svg
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 
 COSTS: Final = ("fee", "spread", "impact", "funding")
 
@@ -35,7 +35,7 @@ class CostRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Money:
+class PnlSection:
     """The section."""
 
     equity: Markup
@@ -47,7 +47,7 @@ class Money:
     has_funding: bool
 
 
-def line_classes(facts: Facts) -> dict[str, str]:
+def line_classes(facts: NightReport) -> dict[str, str]:
     """Return how each model's line is drawn, the same on the whole page: controls are grey and dashed."""
     recipe = facts.recipe
     found = {name: f"line control c{n % 3}" for n, name in enumerate(recipe.controls)}
@@ -56,7 +56,7 @@ def line_classes(facts: Facts) -> dict[str, str]:
     return found
 
 
-def make_money(facts: Facts) -> Money:
+def make_money(facts: NightReport) -> PnlSection:
     """Return the section."""
     classes = line_classes(facts)
     equity, labels, axis = _equity(facts, classes)
@@ -68,7 +68,7 @@ def make_money(facts: Facts) -> Money:
         f"of {words.plain(costs.capital_usd, 0)} USD, and is held for {position.hold_bars} bars of "
         f"{facts.recipe.width}."
     )
-    return Money(
+    return PnlSection(
         equity=equity,
         labels=labels,
         axis=axis,
@@ -82,7 +82,7 @@ def make_money(facts: Facts) -> Money:
 # Equity.
 
 
-def _equity(facts: Facts, classes: dict[str, str]) -> tuple[Markup, Markup, Markup]:
+def _equity(facts: NightReport, classes: dict[str, str]) -> tuple[Markup, Markup, Markup]:
     """Return the curves, their names to stand at the right of them, and the time axis."""
     curve = facts.summary["equity"]
     times, nets = curve["ts_ns"], {name: curve["net"][name] for name in facts.models}
@@ -167,7 +167,7 @@ def spread(wanted: list[float], *, least: float, low: float, high: float) -> lis
 # Costs.
 
 
-def _costs(facts: Facts, classes: dict[str, str]) -> tuple[tuple[CostRow, ...], Markup]:
+def _costs(facts: NightReport, classes: dict[str, str]) -> tuple[tuple[CostRow, ...], Markup]:
     traded = {name: facts.summary["models"][name]["traded"] for name in facts.models}
     reached = [
         value for told in traded.values() for _, start, stop in _steps(told) for value in (start, stop)

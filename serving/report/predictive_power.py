@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from serving.report import charts as svg
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 26.0
 
 
 @dataclass(frozen=True, slots=True)
-class SkillRow:
+class PredictivePowerRow:
     """One model's figures on one set of test rows."""
 
     model: str
@@ -32,20 +32,20 @@ class SkillRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class PredictionPanel:
     """Every model on one set of test rows."""
 
     title: str
     note: str
-    rows: tuple[SkillRow, ...]
+    rows: tuple[PredictivePowerRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Skill:
+class PredictivePowerSection:
     """The section."""
 
-    together: Panel
-    folds: tuple[Panel, ...]
+    together: PredictionPanel
+    folds: tuple[PredictionPanel, ...]
     axis: Markup
     short_axis: Markup
     seeds: tuple[str, ...]
@@ -53,7 +53,7 @@ class Skill:
     has_intervals: bool
 
 
-def make_skill(facts: Facts) -> Skill:
+def make_skill(facts: NightReport) -> PredictivePowerSection:
     """Return the section; every picture has the same axis."""
     models = facts.summary["models"]
     figures = [figure for model in models.values() for figure in (model["test"], *model["folds"])]
@@ -71,7 +71,7 @@ def make_skill(facts: Facts) -> Skill:
         for number, fold in enumerate(facts.folds)
     )
     valid = {name: [ic for ic in ics if ic is not None] for name, ics in facts.summary["valid_ic"].items()}
-    return Skill(
+    return PredictivePowerSection(
         together=_panel(
             facts, "All tests together", "", {name: models[name]["test"] for name in facts.models}, scale
         ),
@@ -92,12 +92,14 @@ def _axis(scale: svg.Linear, most: int) -> Markup:
 
 
 def _panel(
-    facts: Facts, title: str, note: str, figures: dict[str, dict[str, Any]], scale: svg.Linear
-) -> Panel:
-    return Panel(title, note, tuple(_row(facts, name, figure, scale) for name, figure in figures.items()))
+    facts: NightReport, title: str, note: str, figures: dict[str, dict[str, Any]], scale: svg.Linear
+) -> PredictionPanel:
+    return PredictionPanel(
+        title, note, tuple(_row(facts, name, figure, scale) for name, figure in figures.items())
+    )
 
 
-def _row(facts: Facts, model: str, figure: dict[str, Any], scale: svg.Linear) -> SkillRow:
+def _row(facts: NightReport, model: str, figure: dict[str, Any], scale: svg.Linear) -> PredictivePowerRow:
     ic, rank = figure["ic"], figure["rank_ic"]
     ic_said, rank_said = words.signed(ic["value"]), words.signed(rank["value"])
     said = f"{model}: IC {ic_said} {_interval(ic)}; rank IC {rank_said} {_interval(rank)}"
@@ -110,7 +112,7 @@ def _row(facts: Facts, model: str, figure: dict[str, Any], scale: svg.Linear) ->
         *_whisker(rank, scale, 19.0, "rank"),
     ]
     class_ = "forest is-challenger" if is_challenger else f"forest is-{role}"
-    return SkillRow(
+    return PredictivePowerRow(
         model=model,
         role=role,
         is_challenger=is_challenger,

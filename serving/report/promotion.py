@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 
 # How a rule's value must stand to its limit; rules that compare two figures have both as value and limit.
 _SIGNS: Final = {
@@ -33,7 +33,7 @@ class RuleRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class FigureTile:
     """One figure to see first."""
 
     label: str
@@ -42,7 +42,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PromotionSection:
     """The page's head."""
 
     is_promoted: bool
@@ -50,10 +50,10 @@ class Verdict:
     version: str
     sentence: str
     rules: tuple[RuleRow, ...]
-    tiles: tuple[Tile, ...]
+    tiles: tuple[FigureTile, ...]
 
 
-def make_verdict(facts: Facts) -> Verdict:
+def make_verdict(facts: NightReport) -> PromotionSection:
     """Return the head of the page."""
     told = facts.verdict
     rules = tuple(_rule(rule) for rule in told["rules"])
@@ -65,7 +65,7 @@ def make_verdict(facts: Facts) -> Verdict:
     else:
         sentence = f"{len(failed)} of {len(rules)} rules do not hold: {', '.join(failed)}. "
         sentence += f"{serving} goes on serving." if serving else "Nothing serves under this recipe."
-    return Verdict(
+    return PromotionSection(
         is_promoted=bool(told["promoted"]),
         challenger=facts.challenger,
         version=str(told["version"]),
@@ -105,7 +105,7 @@ def _write(kind: str, value: float) -> str:
     return words.signed(value) if kind == "ic" else words.plain(value, 3)
 
 
-def _tiles(facts: Facts) -> tuple[Tile, ...]:
+def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
     model = facts.summary["models"][facts.challenger]
     ic, traded, recipe = model["test"]["ic"], model["traded"], facts.recipe
     best = max(recipe.controls, key=lambda name: facts.summary["models"][name]["traded"]["net"])
@@ -119,19 +119,19 @@ def _tiles(facts: Facts) -> tuple[Tile, ...]:
         else "too few blocks of time for an interval"
     )
     return (
-        Tile("Information coefficient on test rows", words.signed(ic["value"]), interval),
-        Tile(
+        FigureTile("Information coefficient on test rows", words.signed(ic["value"]), interval),
+        FigureTile(
             "Return after costs, share of capital",
             words.earned(traded["net"]),
             f"best control: {best}, {words.earned(best_net)}",
         ),
-        Tile("Rows that break a law of the folds", words.count(facts.leaks), _proof(facts)),
-        Tile(
+        FigureTile("Rows that break a law of the folds", words.count(facts.leaks), _proof(facts)),
+        FigureTile(
             "Bars that somebody vouches for",
             words.percent((status["printed"] + status["quiet"]) / total if total else None),
             f"printed or proven quiet, of {words.count(total)}",
         ),
-        Tile(
+        FigureTile(
             "Time under test",
             words.length(stop_ns - start_ns),
             f"{words.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
@@ -139,7 +139,7 @@ def _tiles(facts: Facts) -> tuple[Tile, ...]:
     )
 
 
-def _proof(facts: Facts) -> str:
+def _proof(facts: NightReport) -> str:
     if not facts.proof["passed"]:
         return f"feature proof failed: {facts.proof['reason']}"
     caught = facts.proof["canaries_caught"] + facts.proof["hindsight"]["canaries_caught"]

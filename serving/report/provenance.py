@@ -7,13 +7,13 @@ import shlex
 from dataclasses import dataclass
 
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 from storage.clock import iso
 from training.recipe import RECIPES
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class ProvenanceLine:
     """One line of provenance."""
 
     name: str
@@ -22,42 +22,44 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class ProvenanceSection:
     """The section."""
 
-    facts: tuple[Fact, ...]
+    facts: tuple[ProvenanceLine, ...]
     commands: tuple[tuple[str, str], ...]
     recipe_json: str
     is_dirty: bool
     snapshot: str
 
 
-def make_provenance(facts: Facts) -> Provenance:
+def make_provenance(facts: NightReport) -> ProvenanceSection:
     """Return the section."""
     night = facts.night
     code = str(night["code"])
     told = (
-        Fact("night", night["night"], "named by recipe, rows, features, seed and training code"),
-        Fact("recipe", f"{facts.recipe.name}: {', '.join(facts.models)}", "in full below"),
-        Fact("range", words.span(night["since_ns"], night["until_ns"]) + " UTC", "of the bars"),
-        Fact("snapshot", str(night["snapshot"]), "of the lake; pinned, so it does not expire"),
-        Fact("content hash", night["content_hash"], "of the panel's rows, in any lake"),
-        Fact("feature set", f"{night['feature_set']}, {len(night['feature_names'])} features", ""),
-        Fact("feature fingerprint", night["feature_fingerprint"], "of declarations and source"),
-        Fact("code", code, "version and commit"),
-        Fact("training code", night["training_code"], "hash of the room's source"),
-        Fact("lock", night["lock"], "hash of the locked environment"),
-        Fact("torch", night["torch_version"], ""),
-        Fact("device", night["device"], "equal bits are promised on the same kind of device"),
-        Fact("seed", str(night["seed"]), "every random draw starts here"),
-        Fact("version", str(facts.deploy["version"]), "the challenger's refit, in the ledger of versions"),
-        Fact(
+        ProvenanceLine("night", night["night"], "named by recipe, rows, features, seed and training code"),
+        ProvenanceLine("recipe", f"{facts.recipe.name}: {', '.join(facts.models)}", "in full below"),
+        ProvenanceLine("range", words.span(night["since_ns"], night["until_ns"]) + " UTC", "of the bars"),
+        ProvenanceLine("snapshot", str(night["snapshot"]), "of the lake; pinned, so it does not expire"),
+        ProvenanceLine("content hash", night["content_hash"], "of the panel's rows, in any lake"),
+        ProvenanceLine("feature set", f"{night['feature_set']}, {len(night['feature_names'])} features", ""),
+        ProvenanceLine("feature fingerprint", night["feature_fingerprint"], "of declarations and source"),
+        ProvenanceLine("code", code, "version and commit"),
+        ProvenanceLine("training code", night["training_code"], "hash of the room's source"),
+        ProvenanceLine("lock", night["lock"], "hash of the locked environment"),
+        ProvenanceLine("torch", night["torch_version"], ""),
+        ProvenanceLine("device", night["device"], "equal bits are promised on the same kind of device"),
+        ProvenanceLine("seed", str(night["seed"]), "every random draw starts here"),
+        ProvenanceLine(
+            "version", str(facts.deploy["version"]), "the challenger's refit, in the ledger of versions"
+        ),
+        ProvenanceLine(
             "refit on",
             f"{words.count(facts.deploy['rows'])} rows up to {words.clock(facts.deploy['cutoff_ns'])} UTC",
             "every labelled row up to the cut-off; it saw the test rows, so the figures above are not its own",
         ),
     )
-    return Provenance(
+    return ProvenanceSection(
         facts=told,
         commands=_commands(facts),
         recipe_json=json.dumps(night["recipe"], indent=1, sort_keys=True),
@@ -66,7 +68,7 @@ def make_provenance(facts: Facts) -> Provenance:
     )
 
 
-def _commands(facts: Facts) -> tuple[tuple[str, str], ...]:
+def _commands(facts: NightReport) -> tuple[tuple[str, str], ...]:
     """Return (what it does, command); times are written in full, so that the night's id comes out again."""
     night, snapshot = facts.night, facts.night["snapshot"]
     commit = str(night["code"]).partition("+g")[2].removesuffix(".dirty")

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from serving.report import charts as svg
 from serving.report import formatting as words
-from serving.report.night_data import Facts
+from serving.report.night_data import NightReport
 
 _HEIGHT: Final = 104.0
 
@@ -33,7 +33,7 @@ class ModelCurves:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class EpochBudget:
     """What validation chose for one member, fold by fold."""
 
     member: str
@@ -43,22 +43,22 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Learning:
+class TrainingCurvesSection:
     """The section."""
 
     models: tuple[ModelCurves, ...]
-    budgets: tuple[Budget, ...]
+    budgets: tuple[EpochBudget, ...]
     folds: tuple[int, ...]
     has_seeds: bool
 
 
-def make_learning(facts: Facts) -> Learning:
+def make_learning(facts: NightReport) -> TrainingCurvesSection:
     """Return the section."""
     folds = tuple(entry["index"] for entry in facts.folds)
     members = list(dict.fromkeys(name for _, name in facts.metrics))
     with_history = [name for name in facts.models if any(facts.metrics[f, name]["history"] for f in folds)]
     chosen = [name for name in members if any(facts.metrics[fold, name]["budget"] for fold in folds)]
-    return Learning(
+    return TrainingCurvesSection(
         models=tuple(_model(facts, name, folds) for name in with_history),
         budgets=tuple(
             _budget(facts, name, folds, is_network=_model_of(name) in with_history) for name in chosen
@@ -72,7 +72,7 @@ def _model_of(member: str) -> str:
     return member.partition("+")[0]
 
 
-def _model(facts: Facts, model: str, folds: tuple[int, ...]) -> ModelCurves:
+def _model(facts: NightReport, model: str, folds: tuple[int, ...]) -> ModelCurves:
     by_fold = {
         fold: [
             metrics["history"]
@@ -149,8 +149,8 @@ def _down(scale: svg.Linear, value: float) -> float:
     return _HEIGHT * (1 - scale.share(value))
 
 
-def _budget(facts: Facts, member: str, folds: tuple[int, ...], *, is_network: bool) -> Budget:
-    return Budget(
+def _budget(facts: NightReport, member: str, folds: tuple[int, ...], *, is_network: bool) -> EpochBudget:
+    return EpochBudget(
         member=member,
         unit="epochs" if is_network else "rounds",
         chosen=tuple(words.count(facts.metrics[fold, member]["budget"]) for fold in folds),

@@ -25,9 +25,9 @@ from storage.contracts.tables import CONTRACTS
 from storage.contracts.validation import validate
 from storage.errors import ContractError
 from storage.lake.key_ranges import Spans, cut, held_in, in_order, meets, place, spans_of, time_held
-from storage.lake.lake import Commit, Lake, Stamp, Written
+from storage.lake.lake import CommitResult, Lake, Stamp, WriteResult
 from storage.lake.maintenance import MERGE_BELOW_BYTES
-from storage.lake.parquet_writer import ROW_GROUP_ROWS, Folder, TunedFile
+from storage.lake.parquet_writer import ROW_GROUP_ROWS, TableFolder, TunedFile
 from storage.lake.quarantine_rows import as_quarantine
 from storage.logs import get_logger
 
@@ -76,7 +76,7 @@ def load(
     *,
     batch_id: str,
     inputs: Mapping[str, object] | None = None,
-) -> Commit:
+) -> CommitResult:
     """Write streams of rows over several tables: all of it, once, or nothing.
 
     What is refused, and what becomes of rows that are held, is as in `Lake.commit`; `ts_ingested_ns` says when the
@@ -93,7 +93,7 @@ def load(
         LakeError: the catalog stayed locked, or refused the batch.
     """
     if lake.query("SELECT 1 FROM batches WHERE batch_id = ?", [batch_id]).num_rows:
-        return Commit(lake.snapshot(), {}, 0, False)
+        return CommitResult(lake.snapshot(), {}, 0, False)
     staged = _Staged(lake, batch_id)
     try:
         for name, stream in streams.items():
@@ -111,7 +111,7 @@ def load(
 
 def write_batch(
     lake: Lake, tables: Mapping[str, pa.Table], *, batch_id: str, inputs: Mapping[str, object] | None = None
-) -> Commit:
+) -> CommitResult:
     """Write a batch that is in memory, by a commit or a load, whichever is faster for as many rows."""
     if sum(rows.num_rows for rows in tables.values()) < BULK_ROWS:
         return lake.commit(tables, batch_id=batch_id, inputs=inputs)
@@ -154,7 +154,7 @@ class _Staged:
             part.file.close()
 
     def _begin(self, contract: Contract, is_beside: bool, rows: pa.Table) -> _Part:
-        folder = Folder(self._lake.settings, f"{self._lake.data.rstrip('/')}/main/{contract.name}")
+        folder = TableFolder(self._lake.settings, f"{self._lake.data.rstrip('/')}/main/{contract.name}")
         file = TunedFile(folder, f"load-{uuid.uuid4()}.parquet", contract, self._stamp, rows)
         self.parts.append(_Part(contract, file, is_beside))
         return self.parts[-1]
@@ -171,10 +171,10 @@ class _Staged:
                 hint="nothing was loaded; look at the source, it may be in other units",
             )
 
-    def write(self, run: duckdb.DuckDBPyConnection, _: Stamp) -> Written:
+    def write(self, run: duckdb.DuckDBPyConnection, _: Stamp) -> WriteResult:
         """Register the files, or write their rows where the table may hold them, within `Lake.once`."""
         self._spare, count = [], self._count
-        done = Written({}, list(self._refused))
+        done = WriteResult({}, list(self._refused))
         for part in self.parts:
             name = part.contract.name
             done.rows.setdefault(name, 0)

@@ -36,7 +36,7 @@ _NO_BATCH: Final = frozenset({"batches", "migrations"})
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class IntegrityFinding:
     """One thing that is not as it should be.
 
     Args:
@@ -52,7 +52,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class IntegrityReport:
     """What was looked at, and what was found.
 
     Args:
@@ -67,7 +67,7 @@ class Verified:
     rows: int
     batches: int
     pins: int
-    findings: tuple[Finding, ...]
+    findings: tuple[IntegrityFinding, ...]
     removed: tuple[str, ...] = ()
 
     @property
@@ -85,7 +85,7 @@ class _File:
 
 def verify(
     lake: Lake, *, now_ns: int, mend: bool = False, with_pins: bool = True, on_step: Step = no_step
-) -> Verified:
+) -> IntegrityReport:
     """Look at every file, batch and pin of a lake.
 
     Args:
@@ -104,7 +104,7 @@ def verify(
     found = [item for file in named if (item := _look_at(lake, file)) is not None]
     on_step("files")
     orphans = sorted(there - {file.path for file in named} - freed)
-    found += [Finding("orphan", path, "no catalog entry names this file") for path in orphans]
+    found += [IntegrityFinding("orphan", path, "no catalog entry names this file") for path in orphans]
     batches, unlike = _compare_batches(lake, {item.name for item in found})
     found += unlike
     on_step("batches")
@@ -112,12 +112,12 @@ def verify(
     readable = set(snapshot_ids(lake))
     for pin in held:
         if pin.snapshot not in readable:
-            found.append(Finding("pin", pin.name, f"snapshot {pin.snapshot} is no longer there"))
+            found.append(IntegrityFinding("pin", pin.name, f"snapshot {pin.snapshot} is no longer there"))
         elif pin.content.startswith(ROWS_HASH) and (flaw := _compare_rows(lake, pin)):
-            found.append(Finding("pin", pin.name, flaw))
+            found.append(IntegrityFinding("pin", pin.name, flaw))
         on_step(f"pin {pin.name}")
     removed = _remove_orphans(lake, orphans, now_ns) if mend and orphans else ()
-    return Verified(
+    return IntegrityReport(
         len(named), sum(file.rows for file in named), batches, len(held), tuple(found), tuple(removed)
     )
 
@@ -182,28 +182,30 @@ def _on_disk(lake: Lake) -> set[str]:
     return {str(path.absolute()) for path in Path(lake.data).rglob("*.parquet")}
 
 
-def _look_at(lake: Lake, file: _File) -> Finding | None:
+def _look_at(lake: Lake, file: _File) -> IntegrityFinding | None:
     """Return what is wrong with a file: it is absent, cannot be read, or has not the rows that were written."""
     try:
         rows, size_bytes = measure(lake, file.path)
     except FileNotFoundError:
         # Merged and removed since it was named, or truly gone.
         is_named = any(other.path == file.path for other in _named(lake))
-        return Finding("missing", file.path, f"its {file.rows:,} rows are gone") if is_named else None
+        return (
+            IntegrityFinding("missing", file.path, f"its {file.rows:,} rows are gone") if is_named else None
+        )
     except (OSError, pa.ArrowException, LakeError) as error:
-        return Finding("damaged", file.path, f"it cannot be read: {error}")
+        return IntegrityFinding("damaged", file.path, f"it cannot be read: {error}")
     if rows != file.rows:
-        return Finding("damaged", file.path, f"it has {rows:,} rows, and {file.rows:,} were written")
+        return IntegrityFinding("damaged", file.path, f"it has {rows:,} rows, and {file.rows:,} were written")
     if size_bytes is not None and size_bytes != file.size_bytes:
-        return Finding(
+        return IntegrityFinding(
             "damaged", file.path, f"it has {size_bytes:,} bytes, and {file.size_bytes:,} were written"
         )
     return None
 
 
-def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[Finding]]:
+def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[IntegrityFinding]]:
     """Return how many batches there are, and those whose rows, but for lost files, are not as many as were written."""
-    found: list[Finding] = []
+    found: list[IntegrityFinding] = []
     batches = readable(lake, "batches", lost=lost).relation
     for table in tables_at(lake):
         if table in _NO_BATCH:
@@ -219,7 +221,7 @@ def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[Findi
             """
         )
         found += [
-            Finding(
+            IntegrityFinding(
                 "batch",
                 row["batch_id"],
                 f"{table} holds {row['held']:,} of its rows, and {row['said']:,} were written",

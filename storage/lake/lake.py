@@ -30,11 +30,11 @@ from storage.contracts.tables import BATCHES, CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.connection import connect, first_line, quoted, redacted, retry, rollback
-from storage.lake.locks import READERS_PATIENCE_S, Turns
-from storage.lake.point_in_time import known_views
+from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
+from storage.lake.point_in_time import point_in_time_views
 from storage.lake.quarantine_rows import as_quarantine, distinct
 from storage.lake.schema_version import bring_to_layout, lacking
-from storage.lake.upsert import against_held, contradicted, insert
+from storage.lake.upsert import contradicted, insert, split_new_and_conflicting
 from storage.logs import get_logger
 from storage.settings import Settings
 from storage.settings.services import LakeSettings
@@ -52,7 +52,7 @@ Stamp = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitResult:
     """What a commit did.
 
     Args:
@@ -69,7 +69,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """What was written within one transaction.
 
     Args:
@@ -81,7 +81,7 @@ class Written:
     refused: list[pa.Table]
 
 
-Write = Callable[[duckdb.DuckDBPyConnection, Stamp], Written]
+Write = Callable[[duckdb.DuckDBPyConnection, Stamp], WriteResult]
 
 
 class Lake:
@@ -100,7 +100,7 @@ class Lake:
             "DATA_INLINING_ROW_LIMIT 0",
             *(("META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000") if self._is_sqlite else ()),
         ]
-        self._turns = Turns(settings.lake_dir, readers_wait=self._is_sqlite)
+        self._turns = LakeLocks(settings.lake_dir, readers_wait=self._is_sqlite)
         self._attached: set[int] = set()
         self._commits = 0
         self._connection: duckdb.DuckDBPyConnection
@@ -198,7 +198,7 @@ class Lake:
             with self._turns.reading():
                 cursor.execute(f"USE {schema}")
                 if known_at_ns is not None:
-                    for statement in known_views(schema, known_at_ns, sql):
+                    for statement in point_in_time_views(schema, known_at_ns, sql):
                         # A table that an older layout lacks: the query itself will say so, if it reads it.
                         with suppress(duckdb.CatalogException, duckdb.BinderException):
                             cursor.execute(statement)
@@ -240,7 +240,7 @@ class Lake:
         batch_id: str,
         inputs: Mapping[str, object] | None = None,
         patience_s: float = math.inf,
-    ) -> Commit:
+    ) -> CommitResult:
         """Write a batch over several tables: all of it, once, or nothing.
 
         Rows that break their contract go to `quarantine`. A row whose key is in the table already is skipped when
@@ -264,8 +264,8 @@ class Lake:
             if bad.num_rows:
                 refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
 
-        def write(_: duckdb.DuckDBPyConnection, stamp: Stamp) -> Written:
-            done = Written({}, list(refused))
+        def write(_: duckdb.DuckDBPyConnection, stamp: Stamp) -> WriteResult:
+            done = WriteResult({}, list(refused))
             for name, rows in fitting.items():
                 if rows.num_rows:
                     done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
@@ -284,7 +284,7 @@ class Lake:
         inputs: Mapping[str, object] | None = None,
         patience_s: float = math.inf,
         is_small: bool = False,
-    ) -> Commit:
+    ) -> CommitResult:
         """Do in one transaction what `write` does, with what it turned away and the row of `batches`: whole, and once.
 
         Args:
@@ -313,20 +313,22 @@ class Lake:
         write: Write,
         batch_id: str,
         inputs: Mapping[str, object],
-    ) -> Commit:
+    ) -> CommitResult:
         run = self._connection
         run.execute("BEGIN TRANSACTION")
         try:
             known = run.execute("SELECT count(*) FROM batches WHERE batch_id = ?", [batch_id]).fetchone()
             if known and known[0]:
                 run.execute("ROLLBACK")
-                return Commit(self._newest(), {}, 0, False)
+                return CommitResult(self._newest(), {}, 0, False)
             stamp = self.stamp(batch_id)
             done = write(run, stamp)
             written = done.rows
             refused = sum(rows.num_rows for rows in done.refused)
             if refused:
-                quarantine, _ = against_held(run, QUARANTINE, distinct(pa.concat_tables(done.refused)))
+                quarantine, _ = split_new_and_conflicting(
+                    run, QUARANTINE, distinct(pa.concat_tables(done.refused))
+                )
                 written["quarantine"] = written.get("quarantine", 0) + insert(
                     run, QUARANTINE, quarantine, stamp
                 )
@@ -346,7 +348,7 @@ class Lake:
         except BaseException:
             rollback(run)
             raise
-        return Commit(self._newest(), written, refused, True)
+        return CommitResult(self._newest(), written, refused, True)
 
     def stamp(self, batch_id: str) -> Stamp:
         """Return what the rows of a batch are stamped with now."""
@@ -360,7 +362,7 @@ class Lake:
             rows: its columns.
             stamp: of the rows.
         """
-        fresh, conflict = against_held(self._connection, contract, rows)
+        fresh, conflict = split_new_and_conflicting(self._connection, contract, rows)
         return insert(self._connection, contract, fresh, stamp), conflict
 
     @contextmanager

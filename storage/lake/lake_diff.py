@@ -16,7 +16,7 @@ import pyarrow as pa
 from storage.contracts.tables import CONTRACTS
 from storage.lake.connection import scratch
 from storage.lake.lake import Lake
-from storage.lake.readable_files import Readable, readable
+from storage.lake.readable_files import ReadableTable, readable
 from storage.lake.snapshots import NOTES, Step, no_step, tables_at
 
 # A row is 24 bytes here: so many rows of a lake are compared at a time.
@@ -31,7 +31,7 @@ _COUNT: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class TableDiff:
     """One table of a new lake against an old one's.
 
     Args:
@@ -54,7 +54,7 @@ def compared_tables() -> list[str]:
     return [name for name in CONTRACTS if name not in NOTES]
 
 
-def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[Compared]:
+def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[TableDiff]:
     """Compare the newest snapshots of two lakes; `on_step` is told each of `compared_tables`."""
     there = set(tables_at(old))
     found = []
@@ -65,9 +65,9 @@ def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[Compared]:
     return found
 
 
-def _compare_table(new: Lake, old: Lake, ours: Readable, theirs: Readable | None) -> Compared:
+def _compare_table(new: Lake, old: Lake, ours: ReadableTable, theirs: ReadableTable | None) -> TableDiff:
     if theirs is None or not theirs.files:
-        return Compared(ours.table, 0, 0, _rows(new, ours) if ours.files else 0)
+        return TableDiff(ours.table, 0, 0, _rows(new, ours) if ours.files else 0)
     # An older layout lacks columns; what both have is compared.
     ours_too = set(CONTRACTS[ours.table].schema.names)
     shared = [name for name in _columns(old, theirs) if name in ours_too]
@@ -76,10 +76,10 @@ def _compare_table(new: Lake, old: Lake, ours: Readable, theirs: Readable | None
     for part in range(parts):
         tables = [_hashed(lake, it, shared, part, parts) for lake, it in ((new, ours), (old, theirs))]
         counts = [sum(pair) for pair in zip(counts, _count(*tables), strict=True)]
-    return Compared(ours.table, counts[0], counts[1], counts[2], theirs.lost)
+    return TableDiff(ours.table, counts[0], counts[1], counts[2], theirs.lost)
 
 
-def _hashed(lake: Lake, rows: Readable, columns: list[str], part: int, parts: int) -> pa.Table:
+def _hashed(lake: Lake, rows: ReadableTable, columns: list[str], part: int, parts: int) -> pa.Table:
     """Return the hashes of rows, each with how many have it; of all hashes one part in so many."""
     return lake.query(
         f"WITH told AS (SELECT {', '.join(columns)} FROM {rows.relation}),"
@@ -99,9 +99,9 @@ def _count(ours: pa.Table, theirs: pa.Table) -> list[int]:
     return [int(count) for count in found]
 
 
-def _columns(lake: Lake, rows: Readable) -> list[str]:
+def _columns(lake: Lake, rows: ReadableTable) -> list[str]:
     return lake.query(f"SELECT * FROM {rows.relation} LIMIT 0").column_names
 
 
-def _rows(lake: Lake, rows: Readable) -> int:
+def _rows(lake: Lake, rows: ReadableTable) -> int:
     return int(lake.query(f"SELECT count(*) AS rows FROM {rows.relation}")["rows"][0].as_py())

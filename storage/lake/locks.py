@@ -18,7 +18,7 @@ READERS_PATIENCE_S: Final = 5.0
 """How long maintenance keeps new readers waiting for one that reads for long, before it gives way."""
 
 
-class Turns:
+class LakeLocks:
     """The turns of one connection."""
 
     def __init__(self, folder: Path, *, readers_wait: bool) -> None:

@@ -48,7 +48,7 @@ class TableStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class LakeStatus:
     """What a lake holds, and what upkeep would gain.
 
     Args:
@@ -69,7 +69,7 @@ class Status:
     removable: int
 
 
-def status(lake: Lake, *, now_ns: int) -> Status:
+def status(lake: Lake, *, now_ns: int) -> LakeStatus:
     """Return what a lake holds, from its catalog alone: no row is read."""
     tables = lake.query(
         f"""
@@ -91,7 +91,7 @@ def status(lake: Lake, *, now_ns: int) -> Status:
         f" FROM {CATALOG}.ducklake_files_scheduled_for_deletion",
         [grace_begins(lake, now_ns)],
     ).to_pylist()[0]
-    return Status(
+    return LakeStatus(
         tables=tuple(TableStatus(**row) for row in tables.to_pylist()),
         snapshots=snapshots["count"],
         oldest=snapshots["oldest"],

@@ -29,7 +29,7 @@ _MOST_DISTINCT: Final = 0.4
 _ONE_OF_FEW: Final = pa.dictionary(pa.int32(), pa.string())
 
 
-class Folder:
+class TableFolder:
     """A folder for Parquet files, on the disk or in S3."""
 
     def __init__(self, settings: LakeSettings, where: str) -> None:
@@ -93,7 +93,7 @@ class TunedFile:
     """A Parquet file of a table that is being written, with the lake's stamps in each row."""
 
     def __init__(
-        self, folder: Folder, name: str, contract: Contract, stamp: tuple[int, str], rows: pa.Table
+        self, folder: TableFolder, name: str, contract: Contract, stamp: tuple[int, str], rows: pa.Table
     ) -> None:
         """Begin a file.
 

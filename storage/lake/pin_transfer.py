@@ -21,7 +21,7 @@ ReadsSame = Callable[[Pin, Lake, int], bool | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Repinned:
+class PinTransfer:
     """What became of a pin: the new lake's snapshot that reads the same, or None and why."""
 
     pin: Pin
@@ -29,7 +29,7 @@ class Repinned:
     why: str = ""
 
 
-def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame) -> Repinned:
+def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame) -> PinTransfer:
     """Set a pin of the old lake on the new one, where that holds the same rows.
 
     Args:
@@ -48,7 +48,7 @@ def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame)
             else reads_same(pin, new, at)
         )
         if is_same is None:
-            return Repinned(pin, None, "its hash is of a night that is no longer here")
+            return PinTransfer(pin, None, "its hash is of a night that is no longer here")
         if is_same:
             row = {"pin": pin.name, "snapshot": at, "content": pin.content, "event": "pinned"}
             new.commit(
@@ -56,8 +56,8 @@ def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame)
                 batch_id=f"repinned:{pin.name}:{pin.snapshot}",
                 inputs={"snapshot_before": pin.snapshot},
             )
-            return Repinned(pin, at)
-    return Repinned(pin, None, "no snapshot holds the same rows")
+            return PinTransfer(pin, at)
+    return PinTransfer(pin, None, "no snapshot holds the same rows")
 
 
 def _rows_at(old: Lake, at: int) -> dict[str, int] | None:

@@ -10,7 +10,7 @@ from storage.contracts.tables import CONTRACTS
 from storage.lake.migrations import VIEWS
 
 
-def known_views(schema: str, known_at_ns: int, sql: str) -> list[str]:
+def point_in_time_views(schema: str, known_at_ns: int, sql: str) -> list[str]:
     """Return the statements that put tables and views, as they were known at an instant, before the lake's own.
 
     A row is known from its `ts_knowable_ns` on. Of a bar, `bars_latest` shows the last revision that was known.

@@ -32,7 +32,7 @@ Progress = Callable[[int], None]
 
 
 @dataclass(slots=True)
-class Retried:
+class RetryResult:
     """What a retry did: rows that were committed, by table, and those that stay, by the rule they still break."""
 
     committed: dict[str, int] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def waiting(lake: Lake, *, table: str | None = None) -> int:
 
 def retry(
     lake: Lake, *, now_ns: int, table: str | None = None, on_rows: Progress = lambda _: None
-) -> Retried:
+) -> RetryResult:
     """Give the rows in quarantine to their contracts again, and commit those that fit.
 
     Args:
@@ -88,7 +88,7 @@ def retry(
         table: only rows that were going there.
         on_rows: is told how many rows have been looked at.
     """
-    done = Retried()
+    done = RetryResult()
     held = lake.query(f"{_waiting()} ORDER BY {', '.join(_KEY)}", _which(table)).to_pylist()
     for name in dict.fromkeys(row["table_name"] for row in held):
         mine = [row for row in held if row["table_name"] == name]
@@ -99,7 +99,7 @@ def retry(
 
 
 def _retry_some(
-    lake: Lake, contract: Contract, held: Sequence[dict[str, Any]], now_ns: int, done: Retried
+    lake: Lake, contract: Contract, held: Sequence[dict[str, Any]], now_ns: int, done: RetryResult
 ) -> None:
     read: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ from storage.lake.lake import Lake
 
 
 @dataclass(frozen=True, slots=True)
-class Readable:
+class ReadableTable:
     """What can be read of a table at the newest snapshot.
 
     Args:
@@ -40,7 +40,7 @@ class Readable:
         return f"FROM {self.relation} WHERE {condition}" + ("" if self.lost else " ORDER BY rowid")
 
 
-def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> Readable:
+def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> ReadableTable:
     """Return how a table is read, without the files that are gone or damaged.
 
     Args:
@@ -57,7 +57,7 @@ def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> 
     else:
         gone = {row["path"] for row in named if _absolute(row["path"]) in lost}
     if not gone:
-        return Readable(table, table, len(named))
+        return ReadableTable(table, table, len(named))
     relation = f"SELECT * FROM {table} WHERE false"
     if whole := [row["path"] for row in named if row["path"] not in gone]:
         files = ", ".join(quoted(_literally(path)) for path in whole)
@@ -66,7 +66,7 @@ def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> 
             " UNION ALL BY NAME SELECT COLUMNS(name -> NOT starts_with(name, '_ducklake'))"
             f" FROM read_parquet([{files}], union_by_name => true)"
         )
-    return Readable(table, f"({relation})", len(named), tuple(sorted(gone)))
+    return ReadableTable(table, f"({relation})", len(named), tuple(sorted(gone)))
 
 
 def measure(lake: Lake, path: str) -> tuple[int, int | None]:

@@ -57,7 +57,7 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedRows:
     """What came into a table between two snapshots: `rows` before there were `before`."""
 
     table: str
@@ -216,7 +216,7 @@ def rows_by_table(lake: Lake, at: int) -> dict[str, int]:
     return counts
 
 
-def diff(lake: Lake, first: int, second: int) -> list[Added]:
+def diff(lake: Lake, first: int, second: int) -> list[AddedRows]:
     """Return what came into each table after one snapshot and up to another; rows are only ever added.
 
     Raises:
@@ -228,7 +228,7 @@ def diff(lake: Lake, first: int, second: int) -> list[Added]:
         )
     before: Mapping[str, int] = rows_by_table(lake, first)
     after = rows_by_table(lake, second)
-    return [Added(name, before.get(name, 0), rows - before.get(name, 0)) for name, rows in after.items()]
+    return [AddedRows(name, before.get(name, 0), rows - before.get(name, 0)) for name, rows in after.items()]
 
 
 def diff_rows(lake: Lake, first: int, second: int, table: str) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from storage.contracts.contract import Contract
 
 
-def against_held(
+def split_new_and_conflicting(
     run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
     """Return the rows to insert and those that contradict a row already held, with the reason.
@@ -60,7 +60,7 @@ def against_held(
 
 
 def contradicted(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table) -> list[bool]:
-    """Say of each row whether the table holds its key with other values; see `against_held` for the arguments."""
+    """Return, for each row, whether the table holds its key with other values; see `split_new_and_conflicting`."""
     place = pa.array(range(rows.num_rows), pa.int64())
     run.register("given", rows.select(contract.schema.names).append_column("place", place))
     same = f"coalesce(bool_or({_equal(contract.content)}), false)"
@@ -73,7 +73,7 @@ def contradicted(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Ta
 
 
 def insert(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table, stamp: tuple[int, str]) -> int:
-    """Insert rows with their stamps, `ts_ingested_ns` and `batch`, and return how many; see `against_held`."""
+    """Insert rows with their stamps and return how many (arguments: `split_new_and_conflicting`)."""
     if rows.num_rows == 0:
         return 0
     run.register("incoming", rows.select(contract.schema.names))

@@ -29,11 +29,11 @@ import torch
 
 from features.build import build_features, compute, on_one_core
 from features.feature import Feature, FeatureBlock
-from features.live import Live
+from features.live import LiveFeatures
 from features.panel.panel import COLUMNS, PRINTED, Panel
 from features.sets import FEATURE_SETS, get_set
 from features.store.incremental import built_block
-from features.store.manifest import Question
+from features.store.manifest import StoreKey
 from features.store.serialization import write_block
 from features.store.store import update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, iso
@@ -271,7 +271,7 @@ def live_step() -> Iterator[Figure]:
     panel = make_panel(steps=1_000, holes=True)
     bars = [panel.steps(at, at + 1) for at in range(panel.n_steps)]
     for history in (500, 20_000):
-        live = Live(features, panel.instruments, MINUTE_NS)
+        live = LiveFeatures(features, panel.instruments, MINUTE_NS)
         cpu_s, wall_s = [], []
         with on_one_core():
             for at in range(history + len(bars)):
@@ -327,7 +327,7 @@ def nightly_update() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as home:
         clock = ManualTime(START_NS)
         with Lake.open(Settings(home=Path(home)), clock=clock) as lake:
-            question = Question(WIDEST, "1m", 2 * NS)
+            question = StoreKey(WIDEST, "1m", 2 * NS)
             for day in range(3):
                 clock.advance_to(START_NS + day * DAY_NS)
                 rows = rows_of(panel.steps(day * per_day, (day + 1) * per_day))

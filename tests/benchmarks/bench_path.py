@@ -24,10 +24,10 @@ import websockets
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ingest.feed.connection_pool import Sockets
-from ingest.feed.subscription_plan import SocketPlan, Wanted
+from ingest.feed.connection_pool import ConnectionPool
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription
 from ingest.journal.captures import read_capture
-from ingest.recorder.frame_sink import Intake
+from ingest.recorder.frame_sink import FrameSink
 from ingest.recorder.steady_clock import SteadyTime
 from ingest.venues.hyperliquid.scanner import warm_up
 from storage.settings import Settings, load_settings
@@ -71,7 +71,7 @@ def flood(frames: int, subscriptions: int) -> Iterator[str]:
             server.terminate()
 
 
-async def receive_bare(url: str, wanted: list[Wanted]) -> Cost:
+async def receive_bare(url: str, wanted: list[Subscription]) -> Cost:
     """Receive and throw away."""
     async with connect(url, compression=None, ping_interval=None, max_size=None) as socket:
         for want in wanted:
@@ -89,7 +89,7 @@ async def receive_bare(url: str, wanted: list[Wanted]) -> Cost:
 class _Sink:
     """The intake; it notes the moment at which the tape begins, and that it has ended."""
 
-    def __init__(self, intake: Intake, ended: asyncio.Event) -> None:
+    def __init__(self, intake: FrameSink, ended: asyncio.Event) -> None:
         self._intake, self._ended = intake, ended
         self.cpu = self.wall = 0.0
         self.opened = intake.opened
@@ -105,15 +105,15 @@ class _Sink:
         self._ended.set()
 
 
-async def record(url: str, wanted: list[Wanted], settings: Settings) -> Cost:
+async def record(url: str, wanted: list[Subscription], settings: Settings) -> Cost:
     """Receive, journal, decode, dedupe and fold into bars."""
     clock, ended = SteadyTime(), asyncio.Event()
-    intake = Intake(settings, clock)
+    intake = FrameSink(settings, clock)
     intake.begin("bench", {"source": "socket", "coins": COINS})
     intake.ready()
     sink = _Sink(intake, ended)
-    plan = SocketPlan("bench", "hyperliquid", url, tuple(wanted))
-    sockets = Sockets([plan], sink, settings, clock=clock)
+    plan = ConnectionPlan("bench", "hyperliquid", url, tuple(wanted))
+    sockets = ConnectionPool([plan], sink, settings, clock=clock)
 
     async def flush() -> None:
         while not ended.is_set():
@@ -151,7 +151,7 @@ def expected_prints() -> int:
 def whole_path() -> Iterator[Figure]:
     """Yield the cost of the whole path against that of receiving alone."""
     warm_up()
-    wanted = [Wanted(channel, coin) for channel in ("trades", "bbo") for coin in COINS]
+    wanted = [Subscription(channel, coin) for channel in ("trades", "bbo") for coin in COINS]
     bare, ours = [], []
     with flood(FRAMES, len(wanted)) as url:
         for turn in range(ROUNDS + 1):

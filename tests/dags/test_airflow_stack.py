@@ -17,7 +17,7 @@ import pytest
 
 from serving.airflow import launcher
 from serving.airflow.client import AirflowClient
-from serving.airflow.status import Stack
+from serving.airflow.status import StackStatus
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
 from storage.settings import Settings
@@ -44,7 +44,7 @@ TASKS = ("open_night", "build_panel", "plan_folds", "train_fold", "judge_night",
 @dataclass(frozen=True)
 class Live:
     settings: Settings
-    stack: Stack
+    stack: StackStatus
 
     @property
     def password(self) -> str:

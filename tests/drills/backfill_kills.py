@@ -29,13 +29,13 @@ import pytest
 
 from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS
 from ingest.backfill.archive.sources import archived
-from ingest.backfill.rest.runner import Wanted, backfill_over_rest
-from ingest.backfill.runner import Backfilled, run_backfill
-from ingest.backfill.source import Step, Wish
+from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
+from ingest.backfill.runner import BackfillResult, run_backfill
+from ingest.backfill.source import BackfillRequest, BackfillStep
 from ingest.journal.recording import SEALED
 from ingest.replay.recovery import recover
-from ingest.simulator.server.history_endpoint import Past
-from ingest.simulator.wire.encoder import Funding
+from ingest.simulator.server.history_endpoint import RecordedHistory
+from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import DAY_NS, MS_NS, ManualTime
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
@@ -71,14 +71,14 @@ class Work:
     hours: int
 
     @property
-    def asked(self) -> Wish:
+    def asked(self) -> BackfillRequest:
         """What is asked of the venue."""
-        return Wish(NOW_NS - self.days * DAY_NS, NOW_NS, COINS)
+        return BackfillRequest(NOW_NS - self.days * DAY_NS, NOW_NS, COINS)
 
     @property
-    def fetched(self) -> Wish:
+    def fetched(self) -> BackfillRequest:
         """What is fetched from the archive."""
-        return Wish(HOUR, HOUR + self.hours * HOUR_NS)
+        return BackfillRequest(HOUR, HOUR + self.hours * HOUR_NS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +235,14 @@ def _places(work: Work) -> Iterator[dict[str, object]]:
     held = {(coin, "1m"): candles(work.minutes, flat=(150, 151), absent=(200,)) for coin in COINS}
     now_h = NOW_NS // HOUR_NS
     paid = [
-        Funding(coin, (now_h - back) * HOUR_NS // MS_NS + 31, 1e-5 * (back % 9), 0.0)
+        SimulatedFunding(coin, (now_h - back) * HOUR_NS // MS_NS + 31, 1e-5 * (back % 9), 0.0)
         for back in range(work.days * 24, 0, -1)
         for coin in COINS
     ]
     with (
         pytest.MonkeyPatch.context() as patch,
         s3(patch, "archive"),
-        served_aside(Past(NOW_NS, held, paid, answered=200)) as info_url,
+        served_aside(RecordedHistory(NOW_NS, held, paid, answered=200)) as info_url,
     ):
         client = boto3.client("s3")
         for number in range(-1, work.hours + 1):
@@ -270,13 +270,13 @@ async def _fill_in(work: Work, values: Mapping[str, object], notes: Path) -> Non
     settings = load_settings(overrides=dict(values), environ={})
     handle = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def note(step: Step, done: Backfilled) -> None:
+    def note(step: BackfillStep, done: BackfillResult) -> None:
         # One write after the commit has returned, which a kill cannot take back.
         assert not done.absent, done.absent
         os.write(handle, f"{step.key}\n".encode())
 
     with Lake.open(settings) as lake:
-        for wanted in (Wanted("candles"), Wanted("funding")):
+        for wanted in (RestRequest("candles"), RestRequest("funding")):
             await backfill_over_rest(
                 wanted, work.asked, lake, settings, clock=ManualTime(NOW_NS), on_step=note
             )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ingest.journal.records import Batch, Kind, Record
+from ingest.journal.records import Record, RecordBatch, RecordKind
 from ingest.pipeline.processor import Pipeline
 from storage.clock import MS_NS
 from storage.settings import Settings
@@ -176,7 +176,7 @@ def records(seed: int, frames: int, real: Sequence[bytes] = ()) -> Iterator[list
             body = _STAMP.sub(b"%d" % (at_ns // MS_NS - chance.randrange(200, 900)), body)
             if chance.random() < MUTATED:
                 body = mutate(body, chance, everything)
-        lot.append(Record(number, at_ns, Kind.FRAME, connection, body))
+        lot.append(Record(number, at_ns, RecordKind.FRAME, connection, body))
         number += 1
         if len(lot) >= _LOT or left == 1:
             yield lot
@@ -188,10 +188,10 @@ def fuzz(settings: Settings, lots: Iterator[list[Record]]) -> tuple[Account, Pip
     pipeline = Pipeline("made", settings, is_capture=False)
     account, made = Account(pipeline, VENUES), Counter[str]()
     for lot in lots:
-        pipeline.process_batch(Batch.of(lot))
+        pipeline.process_batch(RecordBatch.of(lot))
         pipeline.state.take_streams()
         tables = pipeline.drain()
-        account.take([record for record in lot if record.kind is Kind.FRAME], tables)
+        account.take([record for record in lot if record.kind is RecordKind.FRAME], tables)
         made.update({name: table.num_rows for name, table in tables.items()})
         gc.collect()
     account.close()
@@ -201,19 +201,19 @@ def fuzz(settings: Settings, lots: Iterator[list[Record]]) -> tuple[Account, Pip
 def _opening() -> Iterator[Record]:
     universe = {"universe": [{"name": "BTC", "szDecimals": 5}, {"name": "ETH", "szDecimals": 4}]}
     answer = {"request": {"type": "meta"}, "response": universe, "asked_ns": START_NS}
-    controls: list[tuple[Kind, int, Any]] = [
-        (Kind.STARTED, -1, {"source": "socket", "coins": list(COINS)}),
-        (Kind.ANSWER, -1, answer),
-        (Kind.OPENED, 0, {"url": "ws://made", "venue": "hyperliquid"}),
-        (Kind.OPENED, 1, {"url": "ws://made", "venue": "hyperliquid"}),
-        (Kind.OPENED, 2, {"url": "ws://made", "venue": "gaiaex", "symbol": "BTC"}),
-        (Kind.OPENED, 3, {"url": "ws://made", "venue": "chain"}),
+    controls: list[tuple[RecordKind, int, Any]] = [
+        (RecordKind.STARTED, -1, {"source": "socket", "coins": list(COINS)}),
+        (RecordKind.ANSWER, -1, answer),
+        (RecordKind.OPENED, 0, {"url": "ws://made", "venue": "hyperliquid"}),
+        (RecordKind.OPENED, 1, {"url": "ws://made", "venue": "hyperliquid"}),
+        (RecordKind.OPENED, 2, {"url": "ws://made", "venue": "gaiaex", "symbol": "BTC"}),
+        (RecordKind.OPENED, 3, {"url": "ws://made", "venue": "chain"}),
     ]
     for connection, coin, channel in itertools.product(
         (0, 1), (*COINS, "@107"), ("trades", "bbo", "activeAssetCtx")
     ):
         data = {"method": "subscribe", "subscription": {"type": channel, "coin": coin}}
-        controls.append((Kind.FRAME, connection, {"channel": "subscriptionResponse", "data": data}))
+        controls.append((RecordKind.FRAME, connection, {"channel": "subscriptionResponse", "data": data}))
     for number, (kind, connection, body) in enumerate(controls):
         yield Record(number, START_NS, kind, connection, _compact(body))
 

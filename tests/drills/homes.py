@@ -12,7 +12,7 @@ import pyarrow as pa
 from ingest.journal.format import segments
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import about_recording
-from ingest.journal.records import Kind, Record
+from ingest.journal.records import Record, RecordKind
 from ingest.replay.replay import replay
 from storage.contracts.tables import CONTRACTS
 from storage.lake.lake import Lake
@@ -94,7 +94,7 @@ def journalled_prints(folder: Path) -> set[Key]:
 
 def prints_of(record: Record) -> list[Key]:
     """Return the keys of the prints in a record; none where it is another one."""
-    if record.kind is not Kind.FRAME or not record.body.startswith(b'{"channel":"trades"'):
+    if record.kind is not RecordKind.FRAME or not record.body.startswith(b'{"channel":"trades"'):
         return []
     return [(row["coin"], row["time"], row["tid"]) for row in msgspec.json.decode(record.body)["data"]]
 

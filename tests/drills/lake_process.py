@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from storage.clock import DAY_NS
 from storage.lake.bulk_load import load
-from storage.lake.lake import Commit, Lake
+from storage.lake.lake import CommitResult, Lake
 from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import held_snapshots, rows_hash
 from storage.logs import configure_logs
@@ -142,7 +142,7 @@ def _load(lake: Lake, turn: Turn) -> None:
     )
 
 
-def _again_and_again(turn: Turn, write: Callable[[dict[str, pa.Table], str], Commit]) -> None:
+def _again_and_again(turn: Turn, write: Callable[[dict[str, pa.Table], str], CommitResult]) -> None:
     first = len(noted(turn.notes, turn.name))
     for number in itertools.count(first):
         if not turn.goes_on():

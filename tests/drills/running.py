@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from ingest.recorder.recorder import Recorder, Recording
-from ingest.recorder.status import Vitals
+from ingest.recorder.recorder import Recorder, RecordingResult
+from ingest.recorder.status import RecorderStatus
 from ingest.simulator.market.spec import MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -55,9 +55,9 @@ def quick(settings: Settings, port: int, **changes: Any) -> Settings:
     return dataclasses.replace(settings, **made)
 
 
-def live_market(*, activity: float = 20.0, coins: tuple[str, ...] = COINS, **more: Any) -> Market:
+def live_market(*, activity: float = 20.0, coins: tuple[str, ...] = COINS, **more: Any) -> SyntheticMarket:
     """Return a market of these coins that begins now and goes on for ever."""
-    return Market(
+    return SyntheticMarket(
         MarketSpec(
             start_ns=time.time_ns(),
             span_s=None,
@@ -79,18 +79,18 @@ class Running:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.recorder: Recorder
-        self.recording: Recording | None = None
+        self.recording: RecordingResult | None = None
         """What it came to, once it has ended."""
-        self.seen: list[Vitals] = []
+        self.seen: list[RecorderStatus] = []
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
 
     @property
-    def vitals(self) -> Vitals:
+    def vitals(self) -> RecorderStatus:
         """The newest vital signs."""
         return self.seen[-1]
 
-    async def until(self, is_so: Callable[[Vitals], bool], *, timeout_s: float = PATIENCE_S) -> float:
+    async def until(self, is_so: Callable[[RecorderStatus], bool], *, timeout_s: float = PATIENCE_S) -> float:
         """Wait until vital signs, of which there is a new picture each second, are so; return how many s it took."""
         began_s = time.monotonic()
         async with asyncio.timeout(timeout_s):
@@ -99,7 +99,7 @@ class Running:
                 await self._news.wait()
         return time.monotonic() - began_s
 
-    def note(self, vitals: Vitals) -> None:
+    def note(self, vitals: RecorderStatus) -> None:
         """Take vital signs."""
         self.seen.append(vitals)
         self._news.set()
@@ -133,7 +133,7 @@ async def running(settings: Settings, **more: Any) -> AsyncIterator[Running]:
             await task
 
 
-def whole(vitals: Vitals, bars: int) -> bool:
+def whole(vitals: RecorderStatus, bars: int) -> bool:
     """Say whether each instrument's last bars were watched throughout."""
     return bool(vitals.instruments) and all(
         len(item.statuses) >= bars and "blind" not in item.statuses[-bars:]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.simulator.market.spec import MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
-from ingest.simulator.wire.encoder import Print
+from ingest.simulator.wire.encoder import SimulatedPrint
 from storage.logs import configure_logs
 from tests.drills.homes import Key
 from tests.paths import ROOT
@@ -71,10 +71,10 @@ def venue_process(folder: Path, *, activity: float) -> Iterator[VenueProcess]:
 
 async def serve(notes: Path, *, activity: float) -> None:
     """Serve a market that begins now, for ever."""
-    source = Market(MarketSpec(start_ns=time.time_ns(), span_s=None, activity=activity))
+    source = SyntheticMarket(MarketSpec(start_ns=time.time_ns(), span_s=None, activity=activity))
     with notes.open("w", buffering=1) as file:
 
-        def note(item: Print) -> None:
+        def note(item: SimulatedPrint) -> None:
             file.write(f"{time.time_ns()} {item.coin} {item.time_ms} {item.tid}\n")
 
         async with SimulatedVenue(source, clock="real", on_print=note) as venue:

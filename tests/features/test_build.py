@@ -16,7 +16,7 @@ import features.build
 import features.store.atomic_files
 from features.build import build_features
 from features.feature import FeatureBlock, evaluate
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.panel.panel import content_hash
 from features.sets import FEATURE_SETS, get_set
 from features.store.serialization import read_block, read_panel, write_block, write_panel
@@ -48,7 +48,7 @@ def test_a_block_is_zero_exactly_where_it_is_invalid_or_says_zero(name: str) -> 
 
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_a_block_rounds_what_was_computed_in_float64(name: str) -> None:
-    results = evaluate(View(leaves_of(WHOLE)), get_set(name), shape=(7, 700))
+    results = evaluate(InputView(leaves_of(WHOLE)), get_set(name), shape=(7, 700))
     for place, (value, mask) in enumerate(results):
         assert same_bits(BLOCKS[name].values[:, :, place], value.to(torch.float32))
         assert same_bits(BLOCKS[name].mask[:, :, place], mask)
@@ -102,7 +102,8 @@ def test_threads_cannot_be_seen() -> None:
     def bits(threads: int) -> list[torch.Tensor]:
         with on_threads(threads):
             return [
-                v.view(torch.int64) for v, _ in evaluate(View(leaves_of(panel)), features, shape=(12, 5_000))
+                v.view(torch.int64)
+                for v, _ in evaluate(InputView(leaves_of(panel)), features, shape=(12, 5_000))
             ]
 
     assert all(torch.equal(one, two) for one, two in zip(bits(1), bits(2), strict=True))

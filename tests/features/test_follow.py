@@ -13,11 +13,11 @@ import torch
 from features.build import build_features
 from features.feature import FeatureBlock
 from features.follow import Follower
-from features.leakage.point_in_time import LakeAsKnown
-from features.live import Row
+from features.leakage.point_in_time import PointInTimeLake
+from features.live import LiveRow
 from features.panel.panel import PRICES, PRINTED, Panel, load_panel
 from features.sets import columns_of, get_set
-from features.store.manifest import Question
+from features.store.manifest import StoreKey
 from storage.clock import DAY_NS, NS
 from storage.contracts.tables import STATUSES, TRADES
 from storage.errors import InstrumentError, RangeError
@@ -33,7 +33,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
     return make_day(tmp_path_factory.mktemp("day"), 4.5)
 
 
-def compare(row: Row, block: FeatureBlock, *, mask: bool) -> int:
+def compare(row: LiveRow, block: FeatureBlock, *, mask: bool) -> int:
     """Refuse a bar that a build makes otherwise; return how many of its values are known."""
     step = int(np.searchsorted(block.ts_open_ns, row.ts_open_ns))
     assert row.ts_open_ns == block.ts_open_ns[step]
@@ -47,8 +47,8 @@ def compare(row: Row, block: FeatureBlock, *, mask: bool) -> int:
 
 def question_of(
     settings: Settings, width: str = "1m", instruments: tuple[str, ...] | None = None
-) -> Question:
-    return Question(SET, width, settings.bars.grace_ns, instruments=instruments)
+) -> StoreKey:
+    return StoreKey(SET, width, settings.bars.grace_ns, instruments=instruments)
 
 
 def test_each_bar_is_given_in_its_turn_and_is_the_batch(day: Day) -> None:
@@ -58,7 +58,7 @@ def test_each_bar_is_given_in_its_turn_and_is_the_batch(day: Day) -> None:
     with Lake.open(day.settings, read_only=True) as lake:
 
         def known_at(t_ns: int) -> Lake:
-            return cast("Lake", LakeAsKnown(lake, t_ns))
+            return cast("Lake", PointInTimeLake(lake, t_ns))
 
         follower = Follower.begin(known_at(int(day.panel.ts_close_ns[first])), question_of(day.settings))
         assert follower.instruments == day.panel.instruments

@@ -11,8 +11,8 @@ from torch import Tensor
 from features.build import build_features
 from features.engine.checked import checked_program, compared_on
 from features.feature import evaluate, feature
-from features.inputs import View, leaves_of
-from features.live import Live
+from features.inputs import InputView, leaves_of
+from features.live import LiveFeatures
 from features.sets import FEATURE_SETS, get_set
 from storage.errors import ContractError
 from tests.features.panels import MINUTE_NS, random_panel
@@ -23,7 +23,7 @@ PANEL = random_panel(5, 500, seed=2)
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_every_step_has_the_bits_of_the_build(name: str) -> None:
     block = build_features(PANEL, name)
-    live = Live(get_set(name), PANEL.instruments, PANEL.width_ns)
+    live = LiveFeatures(get_set(name), PANEL.instruments, PANEL.width_ns)
     for at in range(PANEL.n_steps):
         row = live.step(PANEL.steps(at, at + 1))
         assert row.ts_open_ns == PANEL.ts_open_ns[at]
@@ -34,7 +34,7 @@ def test_every_step_has_the_bits_of_the_build(name: str) -> None:
 
 def test_a_state_that_begins_late_goes_on_as_if_it_had_always_run() -> None:
     block = build_features(PANEL, "live")
-    live = Live.after(PANEL.steps(0, 300), "live")
+    live = LiveFeatures.after(PANEL.steps(0, 300), "live")
     for at in range(300, 330):
         row = live.step(PANEL.steps(at, at + 1))
         assert torch.equal(row.mask, block.mask[:, at])
@@ -42,7 +42,7 @@ def test_a_state_that_begins_late_goes_on_as_if_it_had_always_run() -> None:
 
 
 def test_a_bar_left_out_or_of_others_is_refused() -> None:
-    live = Live.after(PANEL.steps(0, 20), "candles")
+    live = LiveFeatures.after(PANEL.steps(0, 20), "candles")
     with pytest.raises(ContractError, match=r"the next bar opens at 2025-.*, not at 2025-"):
         live.step(PANEL.steps(21, 22))
     with pytest.raises(ContractError, match="takes one bar of the 5 instruments it began with, not 1 of 4"):
@@ -99,7 +99,7 @@ def returns_places(volume: Tensor) -> Tensor:
 def test_what_a_program_is_compared_on_knows_every_feature(name: str) -> None:
     features = get_set(name)
     panel = compared_on(features)
-    found = evaluate(View(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
+    found = evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
     known = {item.name: int(mask.sum()) for item, (_, mask) in zip(features, found, strict=True)}
     assert min(known.values()) > 8, known
 

@@ -18,13 +18,13 @@ import torch
 from features.build import build_features
 from features.feature import FeatureBlock
 from features.leakage.perturbation import prove
-from features.leakage.point_in_time import LakeAsKnown, prove_hindsight
+from features.leakage.point_in_time import PointInTimeLake, prove_hindsight
 from features.panel.panel import Panel, content_hash, load_panel
 from features.sets import get_set
 from ingest.recorder.recorder import Recorder
-from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
+from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, SilentStream
 from ingest.simulator.market.spec import MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -39,7 +39,7 @@ def faults(span_s: float) -> list[Fault]:
         Disconnect(at_s=0.55 * span_s, outage_s=12.0),
         Disconnect(at_s=0.70 * span_s, outage_s=420.0),
         Disconnect(at_s=0.93 * span_s, outage_s=3.0),
-        Silence(coin="DOGE", at_s=0.80 * span_s, for_s=0.01 * span_s),
+        SilentStream(coin="DOGE", at_s=0.80 * span_s, for_s=0.01 * span_s),
         Duplicate(share=0.01),
         Reorder(share=0.1, window_s=9.0, at_s=0.6 * span_s, for_s=0.3 * span_s),
         Garbage(kind="truncated", at_s=0.85 * span_s),
@@ -51,7 +51,7 @@ async def record(settings: Settings, span_s: float) -> Settings:
     spec = MarketSpec(seed=11, span_s=span_s + 5.0, activity=0.25, context_s=20, book_s=60)
     coins = tuple(coin.name for coin in spec.coins if coin.listed)
     venue = SimulatedVenue(
-        Market(spec),
+        SyntheticMarket(spec),
         clock="virtual",
         wait_for_subscriptions=len(coins) * len(settings.record.channels),
         faults=faults(span_s),
@@ -158,7 +158,7 @@ def check_live(day: Day, steps: list[int]) -> int:
     with Lake.open(day.settings, read_only=True) as lake:
         for step in steps:
             now_ns = int(day.panel.ts_close_ns[step]) + day.settings.bars.grace_ns
-            known = cast("Lake", LakeAsKnown(lake, now_ns))
+            known = cast("Lake", PointInTimeLake(lake, now_ns))
             since_ns = int(opens[step - day.block.lookback_bars])
             block = build_features(day.load(known, since_ns=since_ns, instruments=day.panel.instruments), SET)
             assert block.ts_open_ns[-1] == opens[step], "nothing later was there yet"

@@ -19,7 +19,7 @@ import pytest
 from features.build import build_features
 from features.leakage.perturbation import prove
 from features.leakage.point_in_time import prove_hindsight
-from features.monitoring.health import Health, check_health
+from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import UNKNOWN, Panel, load_panel, panel_from_table
 from features.sets import get_set
 from ingest.journal.captures import read_capture
@@ -92,7 +92,7 @@ def test_features_of_real_candles_are_sane(panel: Panel) -> None:
             assert values.std() == pytest.approx(1.0 / math.sqrt(2.0), rel=1e-2)
 
 
-def judged(panel: Panel, name: str, *, newest: float = 0.2) -> Health:
+def judged(panel: Panel, name: str, *, newest: float = 0.2) -> FeatureHealth:
     """Build a set and judge it; no real data here is refused."""
     block = build_features(panel, name)
     assert np.isfinite(block.values.numpy()).all()
@@ -101,7 +101,7 @@ def judged(panel: Panel, name: str, *, newest: float = 0.2) -> Health:
     return health
 
 
-def assert_drawn(health: Health, path: Path) -> str:
+def assert_drawn(health: FeatureHealth, path: Path) -> str:
     """Write the page, and check that each feature stands on it with its figures; return its text."""
     text = write_features(path, health).read_text(encoding="utf-8")
     assert len(text) < 400_000
@@ -111,7 +111,7 @@ def assert_drawn(health: Health, path: Path) -> str:
     return text
 
 
-def known(health: Health, feature: str) -> float:
+def known(health: FeatureHealth, feature: str) -> float:
     return float(np.nanmean(health.coverage[health.names.index(feature)]))
 
 

@@ -16,7 +16,7 @@ from storage.contracts.tables import BARS, STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from storage.settings.services import TrainingSettings
-from training.models.checkpoint import Stamp
+from training.models.checkpoint import CheckpointStamp
 
 MINUTE_NS = 60 * NS
 START_NS = 1_740_000_000 * NS // MINUTE_NS * MINUTE_NS
@@ -69,9 +69,9 @@ def block_of(*, instruments: int = 3, steps: int = 20, seed: int = 0) -> Feature
     )
 
 
-def stamp_of() -> Stamp:
+def stamp_of() -> CheckpointStamp:
     """Return the stamp of some network."""
-    return Stamp(
+    return CheckpointStamp(
         model="mlp",
         fold=1,
         seed=7,

@@ -56,7 +56,7 @@ class FoldGeometry:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeSpan:
     """Time from `start_ns`, inclusive, to `stop_ns`, exclusive."""
 
     start_ns: int
@@ -68,14 +68,14 @@ class Fold:
     """One train, valid and test triple on the clock."""
 
     index: int
-    train: Span
-    valid: Span
-    test: Span
+    train: TimeSpan
+    valid: TimeSpan
+    test: TimeSpan
     embargo_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class SplitRows:
     """Which rows belong to which part; each (N,) bool, disjoint.
 
     Args:
@@ -135,16 +135,16 @@ def plan_walk(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeome
         folds.append(
             Fold(
                 index,
-                Span(train_start, valid_start),
-                Span(valid_start, test_start),
-                Span(test_start, test_start + test_ns),
+                TimeSpan(train_start, valid_start),
+                TimeSpan(valid_start, test_start),
+                TimeSpan(test_start, test_start + test_ns),
                 embargo_ns,
             )
         )
     return folds
 
 
-def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Parts:
+def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> SplitRows:
     """Return which rows a fold trains, chooses and judges on.
 
     Args:
@@ -161,7 +161,7 @@ def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> P
     early_valid = in_valid & (decided_ns < fold.valid.start_ns + fold.embargo_ns)
     early_test = in_test & (decided_ns < fold.test.start_ns + fold.embargo_ns)
     embargoed = early_valid | early_test
-    return Parts(
+    return SplitRows(
         train=in_train & ~purged,
         valid=in_valid & ~purged & ~embargoed,
         test=in_test & ~embargoed,
@@ -170,7 +170,7 @@ def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> P
     )
 
 
-def count_leaks(fold: Fold, parts: Parts, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Leaks:
+def count_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Leaks:
     """Count the rows of a fold's parts that break its laws, from the rows' own times and not from the split.
 
     A row's features end at its decision and its label at its span's end, so its whole reach forward is the later
@@ -213,7 +213,7 @@ def draw(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:
     return "\n".join([*lines, f"      {legend}"])
 
 
-def _within(span: Span, at_ns: np.ndarray) -> np.ndarray:
+def _within(span: TimeSpan, at_ns: np.ndarray) -> np.ndarray:
     found: np.ndarray = (at_ns >= span.start_ns) & (at_ns < span.stop_ns)
     return found
 

@@ -69,7 +69,7 @@ class Normaliser:
         )
 
 
-class Windows:
+class PanelWindows:
     """Batches of windows over one resident block."""
 
     def __init__(

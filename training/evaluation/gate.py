@@ -31,7 +31,7 @@ class GateLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Traded:
+class BacktestResult:
     """What the position rule earned with one model over all test windows, in shares of the capital."""
 
     gross: float
@@ -46,7 +46,7 @@ class Traded:
 
 
 @dataclass(frozen=True, slots=True)
-class Versus:
+class ChampionComparison:
     """Challenger against champion on the test rows that neither has learnt from.
 
     Args:
@@ -84,12 +84,12 @@ class Evidence:
     features_proven: bool
     ic: Estimate
     seed_ics: tuple[float, ...]
-    traded: Mapping[str, Traded]
-    versus: Versus | None
+    traded: Mapping[str, BacktestResult]
+    versus: ChampionComparison | None
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class GateRule:
     """One rule's outcome; value and limit are NaN where the rule has none."""
 
     name: str
@@ -100,12 +100,12 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateDecision:
     """The gate's word, and every rule behind it."""
 
     challenger: str
     promoted: bool
-    rules: tuple[Rule, ...]
+    rules: tuple[GateRule, ...]
 
 
 def choose_challenger(valid_ics: Mapping[str, Sequence[float]]) -> str:
@@ -121,7 +121,7 @@ def choose_challenger(valid_ics: Mapping[str, Sequence[float]]) -> str:
     return max(means, key=lambda name: means[name])
 
 
-def judge(evidence: Evidence, limits: GateLimits) -> Verdict:
+def judge(evidence: Evidence, limits: GateLimits) -> GateDecision:
     """Return the verdict: promoted only where every rule holds."""
     own = evidence.traded[evidence.challenger]
     rules = (
@@ -154,38 +154,38 @@ def judge(evidence: Evidence, limits: GateLimits) -> Verdict:
         _seed_spread(evidence.seed_ics, limits.max_seed_spread),
         _beats_champion(evidence.versus, limits.min_unseen_steps),
     )
-    return Verdict(evidence.challenger, all(rule.passed for rule in rules), rules)
+    return GateDecision(evidence.challenger, all(rule.passed for rule in rules), rules)
 
 
-def _rule(name: str, passed: bool, value: float, limit: float, reason: str) -> Rule:
-    return Rule(name, bool(passed), float(value), float(limit), reason)
+def _rule(name: str, passed: bool, value: float, limit: float, reason: str) -> GateRule:
+    return GateRule(name, bool(passed), float(value), float(limit), reason)
 
 
-def _beats(control: str, own: Traded, other: Traded) -> Rule:
+def _beats(control: str, own: BacktestResult, other: BacktestResult) -> GateRule:
     return _rule(
         f"beats {control}", own.net > other.net, own.net, other.net, "return after costs, same folds"
     )
 
 
-def _seed_spread(ics: Sequence[float], limit: float) -> Rule:
+def _seed_spread(ics: Sequence[float], limit: float) -> GateRule:
     if len(ics) < 2:
-        return Rule("seed spread", True, math.nan, limit, "not measured: the recipe trains one seed")
+        return GateRule("seed spread", True, math.nan, limit, "not measured: the recipe trains one seed")
     mean = math.fsum(ics) / len(ics)
     spread = (max(ics) - min(ics)) / abs(mean) if mean else math.inf
     reason = f"IC by seed: {', '.join(f'{ic:+.4f}' for ic in ics)}"
     return _rule("seed spread", spread <= limit, spread, limit, reason)
 
 
-def _beats_champion(versus: Versus | None, least: int) -> Rule:
+def _beats_champion(versus: ChampionComparison | None, least: int) -> GateRule:
     name = "beats champion"
     if versus is None:
-        return Rule(name, True, math.nan, math.nan, "nothing serves yet")
+        return GateRule(name, True, math.nan, math.nan, "nothing serves yet")
     if versus.obstacle:
         reason = f"{versus.version} cannot be asked: {versus.obstacle}; retire it to promote without it"
-        return Rule(name, False, math.nan, math.nan, reason)
+        return GateRule(name, False, math.nan, math.nan, reason)
     if versus.unseen_steps < least:
         reason = f"{versus.unseen_steps} test steps are new to {versus.version}, {least} are needed"
-        return Rule(name, False, versus.unseen_steps, least, reason)
+        return GateRule(name, False, versus.unseen_steps, least, reason)
     reason = f"return after costs on {versus.unseen_steps} steps that {versus.version} has not seen"
     passed = versus.challenger_net > versus.champion_net
     return _rule(name, passed, versus.challenger_net, versus.champion_net, reason)

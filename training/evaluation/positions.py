@@ -48,7 +48,7 @@ class PositionRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
+class MarketData:
     """What a window of time offered.
 
     Args:
@@ -72,10 +72,10 @@ class Market:
     funding_paid: np.ndarray | None
     delay_bars: int
 
-    def window(self, first: int, stop: int) -> Market:
+    def window(self, first: int, stop: int) -> MarketData:
         """Return the steps from `first` up to `stop`."""
         part = slice(first, stop)
-        return Market(
+        return MarketData(
             self.instruments,
             self.ts_close_ns[part],
             self.price[:, part],
@@ -88,7 +88,7 @@ class Market:
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
+class SimulatedTrade:
     """One fill; `change` is signed notional, and with the costs a share of the capital."""
 
     instrument: int
@@ -101,7 +101,7 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class PositionLedger:
     """What a rule earned, step by step, in shares of the capital; costs are positive.
 
     Args:
@@ -116,7 +116,7 @@ class Ledger:
     impact: np.ndarray
     funding: np.ndarray
     exposure: np.ndarray
-    fills: tuple[Fill, ...]
+    fills: tuple[SimulatedTrade, ...]
 
     @property
     def net(self) -> np.ndarray:
@@ -125,7 +125,9 @@ class Ledger:
         return total
 
 
-def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs) -> Ledger:
+def run_ledger(
+    prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs
+) -> PositionLedger:
     """Return what acting on predictions by the rule would have earned.
 
     Args:
@@ -140,7 +142,7 @@ def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs
     price = _carried(market.price)
 
     # 1. What is held after each step, and by which fills.
-    fills: list[Fill] = []
+    fills: list[SimulatedTrade] = []
     units = np.zeros(prediction.shape)
     for i in range(len(prediction)):
         held = 0.0
@@ -157,7 +159,7 @@ def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs
     if market.funding_paid is not None:
         paid = (before * np.nan_to_num(price) * market.funding_paid).sum(axis=0)
     fills.sort(key=lambda fill: (fill.step, fill.instrument))
-    return Ledger(
+    return PositionLedger(
         gross=(before * np.nan_to_num(moved)).sum(axis=0),
         **{name: _by_step(fills, name, price.shape[1]) for name in ("fee", "spread", "impact")},
         funding=paid,
@@ -167,7 +169,7 @@ def run_ledger(prediction: np.ndarray, market: Market, rule: PositionRule, costs
 
 
 def _wanted(
-    prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs, fee_and_spread: np.ndarray
+    prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs, fee_and_spread: np.ndarray
 ) -> np.ndarray:
     """Return the signed notional that the rule wants at each step, (S, T), as a share of the capital."""
     move = np.nan_to_num(prediction * market.scale)
@@ -222,13 +224,13 @@ def _filled(
     step: int,
     price: float,
     change: float,
-    market: Market,
+    market: MarketData,
     costs: Costs,
     fee: np.ndarray,
     half: np.ndarray,
-) -> Fill:
+) -> SimulatedTrade:
     size = abs(change)
-    return Fill(
+    return SimulatedTrade(
         instrument=i,
         step=step,
         price=price,
@@ -239,7 +241,7 @@ def _filled(
     )
 
 
-def _by_step(fills: list[Fill], name: str, n_steps: int) -> np.ndarray:
+def _by_step(fills: list[SimulatedTrade], name: str, n_steps: int) -> np.ndarray:
     steps = np.array([fill.step for fill in fills], dtype=np.int64)
     amounts = np.array([getattr(fill, name) for fill in fills], dtype=np.float64)
     return np.bincount(steps, weights=amounts, minlength=n_steps)

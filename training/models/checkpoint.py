@@ -30,7 +30,7 @@ INFORMATIVE: Final = frozenset({"code", "snapshot"})
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class CheckpointStamp:
     """Everything that a model was made from.
 
     Args:
@@ -89,7 +89,7 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: Path,
-    stamp: Stamp,
+    stamp: CheckpointStamp,
     *,
     weights: Mapping[str, torch.Tensor],
     normaliser: Mapping[str, Any],
@@ -134,7 +134,7 @@ def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
 
     Args:
         folder: where it lies.
-        expect: fields of its stamp that must hold; `Stamp.expectations()` for all of them.
+        expect: fields of its stamp that must hold; `CheckpointStamp.expectations()` for all of them.
 
     Raises:
         CheckpointError: there is none, a file is missing or damaged, or a field of the stamp differs.

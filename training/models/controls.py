@@ -24,7 +24,7 @@ _MOST_ROUNDS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class BarRows:
     """Rows as a table.
 
     Args:
@@ -43,7 +43,7 @@ class Table:
 class Baseline(Protocol):
     """A fitted model that reads one bar."""
 
-    def predict(self, table: Table) -> torch.Tensor:
+    def predict(self, table: BarRows) -> torch.Tensor:
         """Return predictions, (N,) float32."""
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ class Zero:
 
     budget = 0
 
-    def predict(self, table: Table) -> torch.Tensor:
+    def predict(self, table: BarRows) -> torch.Tensor:
         return torch.zeros(len(table.x))
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -75,14 +75,14 @@ class Momentum:
         self._coefficient = coefficient
 
     @classmethod
-    def fit(cls, train: Table) -> Momentum:
+    def fit(cls, train: BarRows) -> Momentum:
         """Return the coefficient of least squares without a constant."""
         past = torch.nan_to_num(train.past)
         size = float((past**2).sum())
         along = float((past * train.label.to(torch.float64)).sum())
         return cls(torch.tensor([along / size if size > 0 else 0.0], dtype=torch.float64))
 
-    def predict(self, table: Table) -> torch.Tensor:
+    def predict(self, table: BarRows) -> torch.Tensor:
         return (torch.nan_to_num(table.past) * self._coefficient).to(torch.float32)
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -98,7 +98,7 @@ class Ridge:
         self._coefficients = coefficients
 
     @classmethod
-    def fit(cls, train: Table, valid: Table) -> Ridge:
+    def fit(cls, train: BarRows, valid: BarRows) -> Ridge:
         """Return the fit to train rows whose shrinkage does best on valid rows."""
         design = cls._design(train)
         gram, along = design.T @ design, design.T @ train.label.to(torch.float64)
@@ -108,19 +108,19 @@ class Ridge:
         errors = [float(((fit.predict(valid) - valid.label) ** 2).sum()) for fit in fits]
         return fits[int(np.argmin(errors))]
 
-    def predict(self, table: Table) -> torch.Tensor:
+    def predict(self, table: BarRows) -> torch.Tensor:
         return (self._design(table) @ self._coefficients).to(torch.float32)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {"coefficients": self._coefficients}
 
     @staticmethod
-    def _design(table: Table) -> torch.Tensor:
+    def _design(table: BarRows) -> torch.Tensor:
         one = torch.ones(len(table.x), 1)
         return torch.cat((table.x, table.mask, one), dim=1).to(torch.float64)
 
 
-class Boosted:
+class BoostedTrees:
     """LightGBM on one bar's features, with missing ones as NaN; valid rows choose the number of trees."""
 
     def __init__(self, booster: lightgbm.Booster, *, rounds: int) -> None:
@@ -128,8 +128,8 @@ class Boosted:
 
     @classmethod
     def fit(
-        cls, train: Table, valid: Table | None, *, seed: int, threads: int, rounds: int = _MOST_ROUNDS
-    ) -> Boosted:
+        cls, train: BarRows, valid: BarRows | None, *, seed: int, threads: int, rounds: int = _MOST_ROUNDS
+    ) -> BoostedTrees:
         """Return the trees up to the best round on valid rows, or exactly `rounds` without them."""
         told = {
             "objective": "huber",
@@ -159,7 +159,7 @@ class Boosted:
         )
         return cls(booster, rounds=booster.best_iteration)
 
-    def predict(self, table: Table) -> torch.Tensor:
+    def predict(self, table: BarRows) -> torch.Tensor:
         if len(table.x) == 0:
             return torch.zeros(0)
         found = self._booster.predict(self._design(table), num_iteration=self.budget)
@@ -170,7 +170,7 @@ class Boosted:
         return {"booster": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
     @staticmethod
-    def _design(table: Table) -> np.ndarray:
+    def _design(table: BarRows) -> np.ndarray:
         found: np.ndarray = torch.where(table.mask > 0, table.x, torch.nan).numpy()
         return found
 
@@ -179,7 +179,7 @@ BASELINES: Final = ("zero", "momentum", "ridge", "lightgbm")
 
 
 def fit_baseline(
-    name: str, train: Table, valid: Table | None, *, seed: int, threads: int, budget: int | None = None
+    name: str, train: BarRows, valid: BarRows | None, *, seed: int, threads: int, budget: int | None = None
 ) -> Baseline:
     """Return a fitted baseline.
 
@@ -201,7 +201,7 @@ def fit_baseline(
         return Ridge.fit(train, valid)
     if name == "lightgbm" and (valid is not None or budget is not None):
         rounds = budget if valid is None and budget is not None else _MOST_ROUNDS
-        return Boosted.fit(train, valid, seed=seed, threads=threads, rounds=rounds)
+        return BoostedTrees.fit(train, valid, seed=seed, threads=threads, rounds=rounds)
     raise SettingsError(
         f"no baseline {name!r} can be fitted {'with' if valid is not None else 'without'} valid rows",
         hint=f"use one of: {', '.join(BASELINES)}",
@@ -222,5 +222,5 @@ def load_baseline(name: str, weights: Weights) -> Baseline:
         return Ridge(weights["coefficients"])
     if name == "lightgbm":
         booster = lightgbm.Booster(model_str=bytes(weights["booster"].numpy()).decode())
-        return Boosted(booster, rounds=booster.num_trees())
+        return BoostedTrees(booster, rounds=booster.num_trees())
     raise SettingsError(f"no baseline is called {name!r}", hint=f"use one of: {', '.join(BASELINES)}")

@@ -15,19 +15,26 @@ import torch
 
 from storage.errors import CheckpointError
 from storage.logs import get_logger
-from training.data.panel import Normaliser, Windows
-from training.models.checkpoint import MANIFEST, Checkpoint, Stamp, load_checkpoint, save_checkpoint
-from training.models.controls import BASELINES, Baseline, Table, fit_baseline, load_baseline
+from training.data.panel import Normaliser, PanelWindows
+from training.models.checkpoint import MANIFEST, Checkpoint, CheckpointStamp, load_checkpoint, save_checkpoint
+from training.models.controls import BASELINES, BarRows, Baseline, fit_baseline, load_baseline
 from training.models.device import derive_seed
 from training.models.networks import make_network
-from training.models.trainer import EpochLog, FitRule, Progress, Rows, ask_network, fit_network
+from training.models.trainer import (
+    EpochLog,
+    FitRule,
+    TrainingProgress,
+    TrainingRows,
+    ask_network,
+    fit_network,
+)
 
 logger = get_logger(__name__)
 OnEpoch = Callable[[str, int, EpochLog], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FoldContext:
     """What members of one fold share.
 
     Args:
@@ -38,24 +45,24 @@ class Field:
         mask: (S * T,) bool, the label was observed.
     """
 
-    windows: Windows
+    windows: PanelWindows
     normaliser: Normaliser
     past: torch.Tensor
     label: torch.Tensor
     mask: torch.Tensor
 
-    def rows(self, index: torch.Tensor) -> Rows:
+    def rows(self, index: torch.Tensor) -> TrainingRows:
         """Return rows with their labels."""
-        return Rows(index, self.label[index], self.mask[index])
+        return TrainingRows(index, self.label[index], self.mask[index])
 
-    def table(self, index: torch.Tensor) -> Table:
+    def table(self, index: torch.Tensor) -> BarRows:
         """Return rows as baselines see them."""
         x, mask = self.windows.newest(index)
-        return Table(x, mask, self.past[index], self.label[index])
+        return BarRows(x, mask, self.past[index], self.label[index])
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class FittedModel:
     """A fitted member.
 
     Args:
@@ -72,16 +79,16 @@ class Member:
 
 
 def fit_member(
-    shared: Field,
+    shared: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
-    stamp: Stamp,
+    stamp: CheckpointStamp,
     rule: FitRule,
     *,
     folder: Path,
     budget: int | None = None,
     on_epoch: OnEpoch | None = None,
-) -> Member:
+) -> FittedModel:
     """Fit one member, or go on where an earlier attempt stopped, and leave its checkpoint in `folder`.
 
     Args:
@@ -102,7 +109,7 @@ def fit_member(
     return _fit_network(shared, train, valid, stamp, rule, earlier, folder, budget, on_epoch)
 
 
-def load_member(shared: Field, saved: Checkpoint) -> Member:
+def load_member(shared: FoldContext, saved: Checkpoint) -> FittedModel:
     """Return a saved member.
 
     Args:
@@ -129,18 +136,18 @@ def load_member(shared: Field, saved: Checkpoint) -> Member:
             f"the weights of {name} do not fit the network that this code builds"
         ) from error
     network.to(shared.windows.device)
-    return _network_member(shared, network, Progress.resume(cursor, best=saved.weights, state={}))
+    return _network_member(shared, network, TrainingProgress.resume(cursor, best=saved.weights, state={}))
 
 
 def _fit_baseline(
-    shared: Field,
+    shared: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
-    stamp: Stamp,
+    stamp: CheckpointStamp,
     earlier: Checkpoint | None,
     folder: Path,
     budget: int | None,
-) -> Member:
+) -> FittedModel:
     if earlier is not None:
         return load_member(shared, earlier)
     fitted = fit_baseline(
@@ -157,16 +164,16 @@ def _fit_baseline(
 
 
 def _fit_network(
-    shared: Field,
+    shared: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
-    stamp: Stamp,
+    stamp: CheckpointStamp,
     rule: FitRule,
     earlier: Checkpoint | None,
     folder: Path,
     budget: int | None,
     on_epoch: OnEpoch | None,
-) -> Member:
+) -> FittedModel:
     network = make_network(
         stamp.model,
         window_bars=shared.windows.window_bars,
@@ -176,14 +183,14 @@ def _fit_network(
     if budget is not None:
         rule = replace(rule, epochs=max(budget, 1))
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: TrainingProgress) -> None:
         _save(folder, stamp, shared, progress.best, progress.cursor(), progress.state)
         if on_epoch is not None:
             on_epoch(stamp.model, stamp.fold, progress.history[-1])
 
     resume = None
     if earlier is not None:
-        resume = Progress.resume(earlier.cursor, best=earlier.weights, state=earlier.state)
+        resume = TrainingProgress.resume(earlier.cursor, best=earlier.weights, state=earlier.state)
         logger.info("training resumed", model=stamp.model, fold=stamp.fold, epoch=resume.epoch)
     done = fit_network(
         network,
@@ -200,8 +207,8 @@ def _fit_network(
 
 def _save(
     folder: Path,
-    stamp: Stamp,
-    shared: Field,
+    stamp: CheckpointStamp,
+    shared: FoldContext,
     weights: Mapping[str, torch.Tensor],
     cursor: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
@@ -211,13 +218,13 @@ def _save(
     )
 
 
-def _as_member(shared: Field, fitted: Baseline) -> Member:
+def _as_member(shared: FoldContext, fitted: Baseline) -> FittedModel:
     parameters = sum(value.numel() for value in fitted.weights().values())
-    return Member(lambda index: fitted.predict(shared.table(index)), fitted.budget, (), parameters)
+    return FittedModel(lambda index: fitted.predict(shared.table(index)), fitted.budget, (), parameters)
 
 
-def _network_member(shared: Field, network: torch.nn.Module, done: Progress) -> Member:
-    return Member(
+def _network_member(shared: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
+    return FittedModel(
         predict=lambda index: ask_network(network, shared.windows, index).cpu(),
         budget=done.best_epoch,
         history=tuple(done.history),

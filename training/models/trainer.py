@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from storage.errors import SettingsError
-from training.data.panel import Windows
+from training.data.panel import PanelWindows
 from training.models.device import flushed_denormals
 from training.models.losses import masked_huber
 
@@ -55,7 +55,7 @@ class FitRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TrainingRows:
     """Rows with their labels.
 
     Args:
@@ -68,9 +68,9 @@ class Rows:
     label: torch.Tensor
     mask: torch.Tensor
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> TrainingRows:
         """Return the rows on a device."""
-        return Rows(self.index.to(device), self.label.to(device), self.mask.to(device))
+        return TrainingRows(self.index.to(device), self.label.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class EpochLog:
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands after an epoch.
 
     Args:
@@ -115,7 +115,7 @@ class Progress:
     @classmethod
     def resume(
         cls, cursor: Mapping[str, Any], *, best: Mapping[str, torch.Tensor], state: Mapping[str, Any]
-    ) -> Progress:
+    ) -> TrainingProgress:
         """Return the progress that `cursor`, the weights and the state were saved from."""
         history = [
             EpochLog(
@@ -130,15 +130,15 @@ class Progress:
 
 def fit_network(
     network: nn.Module,
-    windows: Windows,
-    train: Rows,
-    valid: Rows | None,
+    windows: PanelWindows,
+    train: TrainingRows,
+    valid: TrainingRows | None,
     rule: FitRule,
     *,
     seed: int,
-    resume: Progress | None = None,
-    keep: Callable[[Progress], None] | None = None,
-) -> Progress:
+    resume: TrainingProgress | None = None,
+    keep: Callable[[TrainingProgress], None] | None = None,
+) -> TrainingProgress:
     """Train a network and leave its best weights in it.
 
     Args:
@@ -163,7 +163,7 @@ def fit_network(
     order = torch.Generator().manual_seed(seed)
     with flushed_denormals(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        progress = Progress(0, 0, [], _weights(network))
+        progress = TrainingProgress(0, 0, [], _weights(network))
         if resume is not None:
             progress = resume
             _restore(progress.state, network, optimiser, order, device)
@@ -181,8 +181,8 @@ def fit_network(
 
 def _train_epoch(
     network: nn.Module,
-    windows: Windows,
-    rows: Rows,
+    windows: PanelWindows,
+    rows: TrainingRows,
     rule: FitRule,
     optimiser: torch.optim.Optimizer,
     order: torch.Generator,
@@ -203,7 +203,7 @@ def _train_epoch(
     return float(total) / max(len(rows.index), 1)
 
 
-def mean_loss(network: nn.Module, windows: Windows, rows: Rows, rule: FitRule) -> float:
+def mean_loss(network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule) -> float:
     """Return the mean loss over rows, with the network in evaluation mode."""
     rows = rows.to(windows.device)
     return float(
@@ -212,7 +212,7 @@ def mean_loss(network: nn.Module, windows: Windows, rows: Rows, rule: FitRule) -
 
 
 @torch.no_grad()
-def ask_network(network: nn.Module, windows: Windows, index: torch.Tensor) -> torch.Tensor:
+def ask_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
     """Return predictions for rows, (N,) float32 on the windows' device."""
     network.eval()
     parts = [network(*windows.batch(some)) for some in torch.split(index.to(windows.device), _ASK_BATCH)]
@@ -220,7 +220,7 @@ def ask_network(network: nn.Module, windows: Windows, index: torch.Tensor) -> to
 
 
 def _advance(
-    progress: Progress, network: nn.Module, rule: FitRule, train_loss: float, valid_loss: float | None
+    progress: TrainingProgress, network: nn.Module, rule: FitRule, train_loss: float, valid_loss: float | None
 ) -> None:
     progress.epoch += 1
     losses = [entry.valid_loss for entry in progress.history if not math.isnan(entry.valid_loss)]

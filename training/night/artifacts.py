@@ -24,7 +24,7 @@ from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
 from storage.settings import Settings
 from training.data.labels import Labels
-from training.models.checkpoint import Stamp, write_atomic, write_json
+from training.models.checkpoint import CheckpointStamp, write_atomic, write_json
 from training.recipe import Recipe, recipe_from_plain
 
 _LABELS: Final = ("label", "mask", "basis", "scale", "decidable")
@@ -67,13 +67,13 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class NightFolder:
+class NightArtifacts:
     """One night on disk."""
 
     path: Path
 
     @classmethod
-    def find(cls, settings: Settings, night: str) -> NightFolder:
+    def find(cls, settings: Settings, night: str) -> NightArtifacts:
         """Return the folder of a night that was opened.
 
         Raises:
@@ -112,10 +112,10 @@ class NightFolder:
 
     def stamp(
         self, *, model: str, fold: int, seed: int, feature_names: tuple[str, ...], device: str
-    ) -> Stamp:
+    ) -> CheckpointStamp:
         """Return what a checkpoint of this night is made from."""
         facts = self.facts
-        return Stamp(
+        return CheckpointStamp(
             model=model,
             fold=fold,
             seed=seed,

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from storage.logs import get_logger
-from training.data.folds import Fold, Parts, split_rows
+from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
 from training.evaluation.metrics import Score
 from training.models.device import derive_seed
-from training.models.estimators import Field, Member, OnEpoch, fit_member
-from training.night.artifacts import NightData, NightFolder, Predictions
+from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_member
+from training.night.artifacts import NightArtifacts, NightData, Predictions
 from training.night.scoring import make_field, score_parts
 from training.recipe import Recipe
 
@@ -38,7 +38,7 @@ class FoldRows:
     seen: torch.Tensor
 
 
-def fold_rows(data: NightData, parts: Parts, recipe: Recipe) -> FoldRows:
+def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     """Return the rows of a fold's parts; a row needs at least one valid feature."""
     known = data.block.mask.any(dim=-1)
     taught, asked = data.labels.mask & known, data.labels.decidable & known
@@ -53,7 +53,7 @@ def fold_rows(data: NightData, parts: Parts, recipe: Recipe) -> FoldRows:
 
 
 def train_members(
-    folder: NightFolder, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
+    folder: NightArtifacts, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
 ) -> dict[str, Any]:
     """Train what is not trained yet, and return the test IC by member."""
     data, recipe = folder.read_data(), folder.recipe
@@ -79,14 +79,14 @@ def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
 
 
 def _train_member(
-    folder: NightFolder,
+    folder: NightArtifacts,
     fold: Fold,
     model: str,
     number: int,
     data: NightData,
     recipe: Recipe,
     rows: FoldRows,
-    shared: Field,
+    shared: FoldContext,
     on_epoch: OnEpoch | None,
 ) -> None:
     name = folder.member(fold.index, model, number)
@@ -126,7 +126,7 @@ def _train_member(
     )
 
 
-def predict_rows(member: Member, index: torch.Tensor, data: NightData) -> Predictions:
+def predict_rows(member: FittedModel, index: torch.Tensor, data: NightData) -> Predictions:
     """Return a member's predictions for rows, with their labels where those were observed."""
     n_steps = data.panel.n_steps
     label = torch.where(data.labels.mask, data.labels.label, math.nan).flatten()[index]

@@ -25,12 +25,12 @@ from storage.errors import LakeError, TickwalkError
 from storage.lake.lake import Lake
 from storage.lake.snapshots import Pin, pins
 from storage.settings import Settings
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 
 _MINUTE_NS: Final = 60 * NS
 
 
-def read_pinned(folder: NightFolder, lake: Lake, *, features_dir: Path) -> tuple[Panel, np.ndarray | None]:
+def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> tuple[Panel, np.ndarray | None]:
     """Return the panel that a night stands on, and the funding paid in it; see `read_funding`.
 
     Raises:
@@ -60,7 +60,7 @@ def pinned_at(lake: Lake, facts: Mapping[str, Any]) -> int:
 
 def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
     """Say whether a snapshot reads as a night's pin; None where the night is no longer here."""
-    folder = NightFolder(settings.models_dir / "nights" / pin.name)
+    folder = NightArtifacts(settings.models_dir / "nights" / pin.name)
     if not folder.has("night.json"):
         return None
     facts = folder.facts
@@ -71,12 +71,12 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
     return [content_hash(panel), funding_hash(funding)] == [pin.content, facts.get("funding_hash")]
 
 
-def panel_loader(folder: NightFolder, at: int) -> Callable[..., Panel]:
+def panel_loader(folder: NightArtifacts, at: int) -> Callable[..., Panel]:
     """Return `load_panel` for a night's bars at a snapshot; it still takes the lake, a beginning, and instruments."""
     return partial(load_panel, **_asked(folder, at))
 
 
-def _asked(folder: NightFolder, at: int) -> dict[str, Any]:
+def _asked(folder: NightArtifacts, at: int) -> dict[str, Any]:
     """Return what a night asks of `load_panel` at a snapshot, but for its beginning and its instruments."""
     facts, recipe = folder.facts, folder.recipe
     return {
@@ -89,7 +89,7 @@ def _asked(folder: NightFolder, at: int) -> dict[str, Any]:
     }
 
 
-def _read(folder: NightFolder, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
+def _read(folder: NightArtifacts, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
     facts = folder.facts
     panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
     return panel, read_funding(lake, panel, at=at)

@@ -12,7 +12,7 @@ import torch
 
 from features.leakage.perturbation import PROOF_STEPS, prove
 from features.leakage.point_in_time import Load, prove_hindsight
-from features.monitoring.health import Learned, check_health
+from features.monitoring.health import TrainingWindow, check_health
 from features.panel.panel import Panel
 from features.sets import get_set
 from features.store.incremental import built_block
@@ -20,9 +20,9 @@ from storage.clock import NS, iso
 from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError
 from storage.lake.lake import Lake
-from training.data.folds import Fold, Leaks, Parts, Span, count_leaks, plan_walk, split_rows
+from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, plan_walk, split_rows
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
-from training.night.artifacts import NightData, NightFolder
+from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
 from training.night.pinned_inputs import panel_loader, pinned_at, read_pinned
 from training.night.registry import events_before, read_versions, serving_after
@@ -32,7 +32,7 @@ LEARNED: Final = ("since_ns", "feature_set", "width", "instruments")
 """What the ledger says of the bars that a version learned from."""
 
 
-def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightData:
+def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> NightData:
     """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
 
     Args:
@@ -83,7 +83,7 @@ def make_data(folder: NightFolder, lake: Lake, *, features_dir: Path) -> NightDa
     )
 
 
-def learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
+def learned_by_champion(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:
     """Return what the champion learned from, which the night will be judged against.
 
     None where nothing serves, or what serves learned from another set or from bars of another width, as a recipe may
@@ -94,7 +94,7 @@ def learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
     if serving is None:
         return None
     told = dict(serving.inputs)
-    night = NightFolder(folder.path.with_name(serving.night))
+    night = NightArtifacts(folder.path.with_name(serving.night))
     if not told.keys() >= set(LEARNED) and night.has(
         "night.json"
     ):  # an older row of the ledger; its night still says
@@ -102,12 +102,12 @@ def learned_by_champion(folder: NightFolder, lake: Lake) -> Learned | None:
     recipe = folder.recipe
     if (told.get("feature_set"), told.get("width")) != (recipe.feature_set, recipe.width):
         return None
-    return Learned(
+    return TrainingWindow(
         serving.version, int(told["since_ns"]), int(told["cutoff_ns"]), frozenset(told["instruments"])
     )
 
 
-def learned_facts(night: NightFolder) -> dict[str, Any]:
+def learned_facts(night: NightArtifacts) -> dict[str, Any]:
     """Return what the ledger keeps of a night for those that are judged against it, by the names of `LEARNED`."""
     facts = night.facts | {"width": night.recipe.width}
     return {name: facts[name] for name in LEARNED}
@@ -176,7 +176,7 @@ def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
     """Count leaks among the very rows that will be trained on, from their own times."""
     used = torch.from_numpy(np.unique(torch.cat((rows.train, rows.valid, rows.test)).numpy()))
     nothing = np.zeros(len(used), dtype=bool)
-    parts = Parts(
+    parts = SplitRows(
         train=torch.isin(used, rows.train).numpy(),
         valid=torch.isin(used, rows.valid).numpy(),
         test=torch.isin(used, rows.test).numpy(),
@@ -189,11 +189,11 @@ def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
 
 def read_fold(entry: dict[str, Any]) -> Fold:
     """Return a fold as `folds.json` tells it."""
-    spans = {name: Span(*entry[name]) for name in ("train", "valid", "test")}
+    spans = {name: TimeSpan(*entry[name]) for name in ("train", "valid", "test")}
     return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
 
 
-def _prove(folder: NightFolder, panel: Panel, lake: Lake, load: Load, *, grace_ns: int) -> None:
+def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, load: Load, *, grace_ns: int) -> None:
     """Prove the features on the panel and from the lake, and write what was compared, or why it failed."""
     facts, recipe = folder.facts, folder.recipe
     try:

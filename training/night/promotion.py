@@ -19,18 +19,25 @@ from storage.clock import TimeSource
 from storage.errors import CheckpointError, GateError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
-from training.data.folds import Fold, Parts
+from training.data.folds import Fold, SplitRows
 from training.data.panel import Normaliser
-from training.evaluation.gate import Evidence, Traded, Verdict, Versus, choose_challenger, judge
+from training.evaluation.gate import (
+    BacktestResult,
+    ChampionComparison,
+    Evidence,
+    GateDecision,
+    choose_challenger,
+    judge,
+)
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
 from training.models.estimators import fit_member, load_member
-from training.night.artifacts import NightData, NightFolder
+from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
 from training.night.preparation import learned_facts
 from training.night.registry import VersionEvent, append_events, events_before, read_versions, serving_after
 from training.night.scoring import (
-    Judged,
+    JudgedWindow,
     compare_with,
     judged_window,
     make_field,
@@ -46,7 +53,7 @@ logger = get_logger(__name__)
 
 
 def close_night(
-    folder: NightFolder,
+    folder: NightArtifacts,
     folds: list[Fold],
     lake: Lake,
     device: torch.device,
@@ -103,7 +110,9 @@ def close_night(
     return dict(folder.read("verdict.json"))
 
 
-def _read_metrics(folder: NightFolder, folds: list[Fold], recipe: Recipe) -> dict[tuple[int, str, int], Any]:
+def _read_metrics(
+    folder: NightArtifacts, folds: list[Fold], recipe: Recipe
+) -> dict[tuple[int, str, int], Any]:
     found = {}
     for fold in folds:
         for model, number in recipe.members:
@@ -118,12 +127,12 @@ def _read_metrics(folder: NightFolder, folds: list[Fold], recipe: Recipe) -> dic
 
 
 def _evidence(
-    folder: NightFolder,
+    folder: NightArtifacts,
     folds: list[Fold],
     recipe: Recipe,
     challenger: str,
-    traded: dict[str, Traded],
-    versus: Versus | None,
+    traded: dict[str, BacktestResult],
+    versus: ChampionComparison | None,
 ) -> Evidence:
     scores = [score_all(folder, folds, recipe, challenger, number) for number in range(recipe.seeds)]
     proof = folder.read("proof.json", step="build_panel")
@@ -144,10 +153,10 @@ def _against(
     challenger: np.ndarray,
     data: NightData,
     recipe: Recipe,
-    judged: Judged,
+    judged: JudgedWindow,
     device: torch.device,
     models_dir: Path,
-) -> Versus:
+) -> ChampionComparison:
     """Ask the champion's own deployed weights for the test steps after its cut-off."""
     expect = {
         "feature_fingerprint": data.block.fingerprint,
@@ -163,7 +172,7 @@ def _against(
         shared = make_field(data, Normaliser.from_plain(saved.normaliser), recipe, device)
         champion = load_member(shared, saved)
     except CheckpointError as error:
-        return Versus(serving.version, 0, math.nan, math.nan, obstacle=error.message)
+        return ChampionComparison(serving.version, 0, math.nan, math.nan, obstacle=error.message)
     steps = slice(judged.first, judged.stop)
     unseen = data.labels.ts_decided_ns[steps] >= serving.inputs["cutoff_ns"]
     asked = torch.zeros_like(data.labels.decidable)
@@ -174,7 +183,7 @@ def _against(
 
 
 def _refit(
-    folder: NightFolder,
+    folder: NightArtifacts,
     data: NightData,
     recipe: Recipe,
     challenger: str,
@@ -182,7 +191,7 @@ def _refit(
     device: torch.device,
 ) -> dict[str, Any]:
     nothing = np.zeros(data.panel.n_steps, dtype=bool)
-    rows = fold_rows(data, Parts(~nothing, nothing, nothing, nothing, nothing), recipe)
+    rows = fold_rows(data, SplitRows(~nothing, nothing, nothing, nothing, nothing), recipe)
     shared = make_field(data, fit_normaliser(data, rows.seen), recipe, device)
     budget = round(median(entry["budget"] for entry in metrics))
     stamp = folder.stamp(
@@ -207,11 +216,11 @@ def _refit(
 
 def _register(
     lake: Lake,
-    folder: NightFolder,
+    folder: NightArtifacts,
     recipe: Recipe,
-    verdict: Verdict,
+    verdict: GateDecision,
     deployed: dict[str, Any],
-    traded: Traded,
+    traded: BacktestResult,
     models_dir: Path,
     clock: TimeSource,
 ) -> None:
@@ -247,7 +256,7 @@ def _register(
     append_events(lake, [registered, judged], batch_id=f"versions-{folder.path.name}")
 
 
-def _reason(verdict: Verdict) -> str:
+def _reason(verdict: GateDecision) -> str:
     failed = [rule.name for rule in verdict.rules if not rule.passed]
     return f"failed: {', '.join(failed)}" if failed else f"all {len(verdict.rules)} rules hold"
 

@@ -19,7 +19,7 @@ from storage.lake.lake import Lake
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
-Happened = Literal["registered", "champion", "rejected", "retired"]
+EventKind = Literal["registered", "champion", "rejected", "retired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class VersionEvent:
     """
 
     version: str
-    event: Happened
+    event: EventKind
     recipe: str
     model: str
     night: str
@@ -141,7 +141,7 @@ def _registered(lake: Lake, version: str) -> VersionEvent:
     return found[0]
 
 
-def _by_hand(lake: Lake, event: VersionEvent, happened: Happened, reason: str, now_ns: int) -> VersionEvent:
+def _by_hand(lake: Lake, event: VersionEvent, happened: EventKind, reason: str, now_ns: int) -> VersionEvent:
     row = VersionEvent(**asdict(event) | {"event": happened, "reason": reason, "ts_knowable_ns": now_ns})
     append_events(lake, [row], batch_id=f"versions-{event.version}-{happened}-{now_ns}")
     return row

@@ -10,11 +10,11 @@ import torch
 
 from training.data.folds import Fold
 from training.data.labels import BASIS_MID, delay_bars, prices_at_close
-from training.data.panel import Normaliser, Windows
-from training.evaluation.gate import Traded, Versus
+from training.data.panel import Normaliser, PanelWindows
+from training.evaluation.gate import BacktestResult, ChampionComparison
 from training.evaluation.metrics import Score, deflated_sharpe, score_predictions, sharpe
-from training.evaluation.positions import Ledger, Market, run_ledger
-from training.models.estimators import Field
+from training.evaluation.positions import MarketData, PositionLedger, run_ledger
+from training.models.estimators import FoldContext
 from training.night.artifacts import NightData, Predictions
 from training.recipe import Recipe
 
@@ -23,7 +23,7 @@ _BLOCK_HORIZONS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedWindow:
     """A window of time that starts with the first test and ends with the last.
 
     Args:
@@ -33,17 +33,19 @@ class Judged:
 
     first: int
     stop: int
-    market: Market
+    market: MarketData
 
 
-def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device) -> Field:
+def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device) -> FoldContext:
     """Return what members share, under one normaliser."""
-    windows = Windows(data.block, normaliser, window_bars=recipe.window_bars, device=device)
+    windows = PanelWindows(data.block, normaliser, window_bars=recipe.window_bars, device=device)
     labels = data.labels
-    return Field(windows, normaliser, data.past.flatten(), labels.label.flatten(), labels.mask.flatten())
+    return FoldContext(
+        windows, normaliser, data.past.flatten(), labels.label.flatten(), labels.mask.flatten()
+    )
 
 
-def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> Market:
+def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> MarketData:
     """Return prices and costs of every step of a panel; the half spread comes from the closing quote."""
     panel = data.panel
     prices = prices_at_close(panel)
@@ -51,7 +53,7 @@ def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> Market:
     quoted = (prices.basis == BASIS_MID) & (ask >= bid)
     notional = panel.column("notional")
     notional = torch.where(torch.isfinite(notional), notional, panel.column("volume") * panel.column("close"))
-    return Market(
+    return MarketData(
         instruments=panel.instruments,
         ts_close_ns=panel.ts_close_ns,
         price=prices.price.numpy(),
@@ -63,13 +65,13 @@ def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> Market:
     )
 
 
-def judged_window(market: Market, folds: Sequence[Fold], decided_ns: np.ndarray) -> Judged:
+def judged_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> JudgedWindow:
     """Return the steps of all tests; they lie end to end, so positions are carried from fold to fold."""
     first, stop = np.searchsorted(decided_ns, [folds[0].test.start_ns, folds[-1].test.stop_ns])
-    return Judged(int(first), int(stop), market.window(int(first), int(stop)))
+    return JudgedWindow(int(first), int(stop), market.window(int(first), int(stop)))
 
 
-def spread_out(parts: Sequence[Predictions], judged: Judged) -> np.ndarray:
+def spread_out(parts: Sequence[Predictions], judged: JudgedWindow) -> np.ndarray:
     """Return predictions of all folds as (S, T) over the judged window, NaN where there is none."""
     dense = np.full(judged.market.price.shape, np.nan)
     for part in parts:
@@ -90,12 +92,12 @@ def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> S
     )
 
 
-def trade(prediction: np.ndarray, judged: Judged, recipe: Recipe) -> Ledger:
+def trade(prediction: np.ndarray, judged: JudgedWindow, recipe: Recipe) -> PositionLedger:
     """Return what the recipe's position rule makes of predictions."""
     return run_ledger(prediction, judged.market, recipe.position, recipe.costs)
 
 
-def period_returns(ledger: Ledger, recipe: Recipe) -> np.ndarray:
+def period_returns(ledger: PositionLedger, recipe: Recipe) -> np.ndarray:
     """Return net earnings by holding period, which do not overlap; a last part of a period is left out."""
     period = recipe.position.hold_bars
     whole = len(ledger.net) // period * period
@@ -104,8 +106,8 @@ def period_returns(ledger: Ledger, recipe: Recipe) -> np.ndarray:
 
 
 def sum_up(
-    ledgers: Mapping[str, Ledger], recipe: Recipe, *, tried: Sequence[str], earlier: int
-) -> dict[str, Traded]:
+    ledgers: Mapping[str, PositionLedger], recipe: Recipe, *, tried: Sequence[str], earlier: int
+) -> dict[str, BacktestResult]:
     """Return what each ledger earned, and how sure that is.
 
     Args:
@@ -117,7 +119,7 @@ def sum_up(
     periods = {name: period_returns(ledger, recipe) for name, ledger in ledgers.items()}
     scatter = np.array([sharpe(periods[name]) for name in tried])
     return {
-        name: Traded(
+        name: BacktestResult(
             gross=float(ledger.gross.sum()),
             fee=float(ledger.fee.sum()),
             spread=float(ledger.spread.sum()),
@@ -135,12 +137,12 @@ def sum_up(
 def compare_with(
     champion: np.ndarray,
     challenger: np.ndarray,
-    judged: Judged,
+    judged: JudgedWindow,
     recipe: Recipe,
     *,
     version: str,
     unseen: np.ndarray,
-) -> Versus:
+) -> ChampionComparison:
     """Return challenger against champion on the steps that the champion has not learnt from.
 
     Args:
@@ -152,10 +154,10 @@ def compare_with(
     """
     count = int(unseen.sum())
     if count == 0:
-        return Versus(version, 0, np.nan, np.nan)
+        return ChampionComparison(version, 0, np.nan, np.nan)
     tail = len(unseen) - count
-    part = Judged(judged.first + tail, judged.stop, judged.market.window(tail, len(unseen)))
-    return Versus(
+    part = JudgedWindow(judged.first + tail, judged.stop, judged.market.window(tail, len(unseen)))
+    return ChampionComparison(
         version,
         count,
         challenger_net=float(trade(challenger[:, tail:], part, recipe).net.sum()),

@@ -64,7 +64,7 @@ from storage.settings import Settings
 from training.data.folds import draw
 from training.models.device import prepare_device
 from training.models.estimators import OnEpoch
-from training.night.artifacts import NightFolder, training_code
+from training.night.artifacts import NightArtifacts, training_code
 from training.night.fold_training import train_members
 from training.night.pinned_inputs import funding_hash, read_funding
 from training.night.preparation import count_data, describe_fold, make_data, plan_night, read_fold
@@ -121,7 +121,7 @@ def open_night(
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         night = f"{plan.name}-{digest[:12]}"
-        folder = NightFolder(settings.models_dir / "nights" / night)
+        folder = NightArtifacts(settings.models_dir / "nights" / night)
         if folder.has("night.json"):
             logger.info("night opened again", night=night, recipe=plan.name)
             return night
@@ -160,7 +160,7 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
         LeakError: a feature looks ahead.
         ContractError: a feature is not fit to learn from.
     """
-    folder = NightFolder.find(settings, night)
+    folder = NightArtifacts.find(settings, night)
     if folder.has("panel.json"):
         return dict(folder.read("panel.json"))
     folder.refuse_other_code()
@@ -180,7 +180,7 @@ def plan_folds(settings: Settings, night: str) -> list[int]:
         RangeError: the range is too short for the recipe's folds.
         LeakError: a row breaks a law of the folds; nothing is trained then.
     """
-    folder = NightFolder.find(settings, night)
+    folder = NightArtifacts.find(settings, night)
     if not folder.has("folds.json"):
         folder.refuse_other_code()
         data, recipe = folder.read_data(), folder.recipe
@@ -215,7 +215,7 @@ def train_fold(
         GateError: the night has no such fold.
         CheckpointError: the folder holds checkpoints of something else.
     """
-    folder = NightFolder.find(settings, night)
+    folder = NightArtifacts.find(settings, night)
     entries = {entry["index"]: entry for entry in folder.read("folds.json", step="plan_folds")["folds"]}
     if fold not in entries:
         raise GateError(f"night {night} has no fold {fold}", hint=f"its folds: {sorted(entries)}")
@@ -236,7 +236,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
     Raises:
         GateError: a fold is not trained yet.
     """
-    folder = NightFolder.find(settings, night)
+    folder = NightArtifacts.find(settings, night)
     if folder.has("verdict.json"):
         return dict(folder.read("verdict.json"))
     folder.refuse_other_code()

@@ -8,24 +8,24 @@ from typing import Any, Final
 import numpy as np
 
 from training.data.folds import Fold
-from training.evaluation.gate import Traded
+from training.evaluation.gate import BacktestResult
 from training.evaluation.metrics import Score
-from training.evaluation.positions import Ledger
+from training.evaluation.positions import PositionLedger
 from training.models.device import derive_seed
-from training.night.artifacts import NightFolder
-from training.night.scoring import Judged, score_parts
+from training.night.artifacts import NightArtifacts
+from training.night.scoring import JudgedWindow, score_parts
 from training.recipe import Recipe
 
 _CURVE_POINTS: Final = 600
 
 
 def summarise(
-    folder: NightFolder,
+    folder: NightArtifacts,
     folds: list[Fold],
     recipe: Recipe,
-    judged: Judged,
-    ledgers: dict[str, Ledger],
-    traded: dict[str, Traded],
+    judged: JudgedWindow,
+    ledgers: dict[str, PositionLedger],
+    traded: dict[str, BacktestResult],
     valid_ic: dict[str, list[float]],
     challenger: str,
 ) -> dict[str, Any]:
@@ -54,13 +54,15 @@ def summarise(
     }
 
 
-def score_all(folder: NightFolder, folds: list[Fold], recipe: Recipe, model: str, number: int = 0) -> Score:
+def score_all(
+    folder: NightArtifacts, folds: list[Fold], recipe: Recipe, model: str, number: int = 0
+) -> Score:
     """Return the figures of one member over the tests of all folds together."""
     parts = [folder.read_predictions(folder.member(fold.index, model, number)) for fold in folds]
     return score_parts(parts, recipe, seed=derive_seed(folder.facts["seed"], model, "all", number))
 
 
-def _notes(folder: NightFolder, recipe: Recipe) -> list[str]:
+def _notes(folder: NightArtifacts, recipe: Recipe) -> list[str]:
     counts, costs = folder.read("panel.json"), recipe.costs
     share = counts["funding_share"]
     notes = [

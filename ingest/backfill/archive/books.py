@@ -17,11 +17,11 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from ingest.backfill.archive.ndjson import BadLine, Reader
-from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.ndjson import MalformedLine, NdjsonReader
+from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_keys import BOOKS, BOOKS_FROM_NS, book_key, check_wish, day_text, hours_of
 from ingest.backfill.archive.trades import refused
-from ingest.backfill.source import Step, Taken, Wish
+from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.pipeline.order_books import unusable_book
 from ingest.pipeline.rows import is_time
 from ingest.venues.hyperliquid.messages import BookData
@@ -43,10 +43,10 @@ class _Line(msgspec.Struct, gc=False):
     raw: _Raw
 
 
-class ArchivedBooks:
+class ArchiveBookSource:
     """Books from the venue's archive of market data."""
 
-    def __init__(self, objects: Objects, settings: Settings, clock: TimeSource) -> None:
+    def __init__(self, objects: ObjectCache, settings: Settings, clock: TimeSource) -> None:
         """Prepare to read.
 
         Args:
@@ -56,7 +56,7 @@ class ArchivedBooks:
         """
         self._objects, self._settings, self._clock = objects, settings, clock
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         """Return one step a coin and hour.
 
         Raises:
@@ -67,7 +67,7 @@ class ArchivedBooks:
         check_wish(wish, "books", BOOKS_FROM_NS, self._clock.now_ns())
         return await asyncio.to_thread(self._steps, wish)
 
-    def _steps(self, wish: Wish) -> list[Step]:
+    def _steps(self, wish: BackfillRequest) -> list[BackfillStep]:
         sizes: dict[str, int] = {}
         is_listed = True
         for prefix in dict.fromkeys(f"{BOOKS}/{day_text(at_ns)}/" for at_ns in hours_of(wish)):
@@ -82,10 +82,10 @@ class ArchivedBooks:
                 size = 0 if self._objects.is_held(key) else sizes.get(key, 0) if is_listed else None
                 text = f"books of {coin}, {iso(hour_ns)[:16]}"
                 if wish.coins or not is_listed or key in sizes:
-                    steps.append(Step(f"{_KEY}{iso(hour_ns)[:13]}:{coin}", text, size_bytes=size))
+                    steps.append(BackfillStep(f"{_KEY}{iso(hour_ns)[:13]}:{coin}", text, size_bytes=size))
         return steps
 
-    def _coins(self, wish: Wish, sizes: dict[str, int], is_listed: bool) -> list[str]:
+    def _coins(self, wish: BackfillRequest, sizes: dict[str, int], is_listed: bool) -> list[str]:
         there = sorted({key.rsplit("/", 1)[1].removesuffix(".lz4") for key in sizes if "/l2Book/" in key})
         if not wish.coins:
             if not is_listed:
@@ -102,21 +102,21 @@ class ArchivedBooks:
                 )
         return sorted(wish.coins)
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         """Fetch a coin's books of an hour; see `steps.Source`."""
         hour, coin = step.key.removeprefix(_KEY).split(":", 1)
         return await asyncio.to_thread(self._take, parse_time_ns(f"{hour}:00:00Z"), coin)
 
-    def _take(self, hour_ns: int, coin: str) -> Taken:
+    def _take(self, hour_ns: int, coin: str) -> StepResult:
         key = book_key(hour_ns, coin)
         entry = self._objects.fetch(key, self._clock.now_ns())
         if entry.state != "held":
-            return Taken({}, absent=f"{key}: {entry.reason}")
+            return StepResult({}, absent=f"{key}: {entry.reason}")
         name = f"{self._objects.where}/{key}"
         lag_ns = self._settings.bars.history_lag_ms * MS_NS
-        reader: Reader[_Line] = Reader(_Line)
+        reader: NdjsonReader[_Line] = NdjsonReader(_Line)
         parts: list[pa.Table] = []
-        bad: list[BadLine] = []
+        bad: list[MalformedLine] = []
         number = 0
         for piece in self._objects.pieces(key):
             lines, numbers, broken, number = reader.read(piece, 0, number)
@@ -127,7 +127,7 @@ class ArchivedBooks:
             "books": pa.concat_tables(parts),
             "quarantine": refused(bad, [], [name], hour_ns + lag_ns, "books"),
         }
-        return Taken(
+        return StepResult(
             {table: rows for table, rows in tables.items() if rows.num_rows},
             {"objects": {name: entry.sha256}},
         )
@@ -135,10 +135,10 @@ class ArchivedBooks:
 
 def book_rows(
     lines: Sequence[_Line], numbers: Sequence[int], coin: str, journal: str, lag_ns: int
-) -> tuple[pa.Table, list[BadLine]]:
+) -> tuple[pa.Table, list[MalformedLine]]:
     """Return rows of `books`, and the lines whose book no venue could have shown."""
     columns: dict[str, list[Any]] = {name: [] for name in _OWN}
-    bad: list[BadLine] = []
+    bad: list[MalformedLine] = []
     for line, number in zip(lines, numbers, strict=True):
         book, recv_ns = line.raw.data, _ns(line.time)
         reason = unusable_book(book)
@@ -147,7 +147,7 @@ def book_rows(
         elif not is_time(book.time, recv_ns):
             reason = f"time {book.time} is no time in milliseconds up to its receipt at {iso(recv_ns)}"
         if reason:
-            bad.append(BadLine(0, number, msgspec.json.encode(line), reason))
+            bad.append(MalformedLine(0, number, msgspec.json.encode(line), reason))
             continue
         bids, asks = book.levels
         event_ns = book.time * MS_NS

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 import pyarrow.csv as csv
 
-from ingest.backfill.archive.ndjson import BadLine
-from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.ndjson import MalformedLine
+from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_keys import (
     CONTEXTS,
     CONTEXTS_FROM_NS,
@@ -26,7 +26,7 @@ from ingest.backfill.archive.object_keys import (
     days_of,
 )
 from ingest.backfill.archive.trades import refused
-from ingest.backfill.source import Step, Taken, Wish
+from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.venues.hyperliquid.protocol import VENUE, kind_of
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns
 from storage.contracts import tables as contracts
@@ -47,10 +47,10 @@ _NUMBERS: Final = {
 _NEEDED: Final = ("time", "coin", *_NUMBERS.values())
 
 
-class ArchivedContexts:
+class ArchiveContextSource:
     """Contexts from the venue's archive of market data."""
 
-    def __init__(self, objects: Objects, settings: Settings, clock: TimeSource) -> None:
+    def __init__(self, objects: ObjectCache, settings: Settings, clock: TimeSource) -> None:
         """Prepare to read.
 
         Args:
@@ -60,7 +60,7 @@ class ArchivedContexts:
         """
         self._objects, self._settings, self._clock = objects, settings, clock
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         """Return one step a day.
 
         Raises:
@@ -75,41 +75,43 @@ class ArchivedContexts:
             key = context_key(day_ns)
             size = 0 if self._objects.is_held(key) else None if sizes is None else sizes.get(key, 0)
             steps.append(
-                Step(f"{_KEY}{day_text(day_ns)}:{coins}", f"contexts of {iso(day_ns)[:10]}", size_bytes=size)
+                BackfillStep(
+                    f"{_KEY}{day_text(day_ns)}:{coins}", f"contexts of {iso(day_ns)[:10]}", size_bytes=size
+                )
             )
         return steps
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         """Fetch a day's contexts; see `steps.Source`."""
         day, coins = step.key.removeprefix(_KEY).split(":", 1)
         day_ns = parse_time_ns(f"{day[:4]}-{day[4:6]}-{day[6:]}")
         wanted = () if coins == "*" else tuple(coins.split(","))
         return await asyncio.to_thread(self._take, day_ns, wanted)
 
-    def _take(self, day_ns: int, wanted: tuple[str, ...]) -> Taken:
+    def _take(self, day_ns: int, wanted: tuple[str, ...]) -> StepResult:
         key = context_key(day_ns)
         entry = self._objects.fetch(key, self._clock.now_ns())
         if entry.state != "held":
-            return Taken({}, absent=f"{key}: {entry.reason}")
+            return StepResult({}, absent=f"{key}: {entry.reason}")
         body = b"".join(self._objects.pieces(key))
         header = body.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(",")
         if lacking := [name for name in _NEEDED if name not in header]:
-            return Taken({}, absent=f"{key}: it has no column {lacking[0]} (has {', '.join(header)})")
+            return StepResult({}, absent=f"{key}: it has no column {lacking[0]} (has {', '.join(header)})")
         name = f"{self._objects.where}/{key}"
         lag_ns = self._settings.bars.history_lag_ms * MS_NS
         try:
             rows, bad = context_rows(body, header, wanted, name, lag_ns)
         except pa.ArrowInvalid as error:
-            return Taken({}, absent=f"{key}: it is no CSV: {error}")
+            return StepResult({}, absent=f"{key}: it is no CSV: {error}")
         if not rows.num_rows and not bad:
-            return Taken(
+            return StepResult(
                 {}, absent=f"{key}: it has no row of {', '.join(wanted) or 'any coin'}; names are byte-exact"
             )
         tables = {
             "contexts": rows,
             "quarantine": refused(bad, [], [name], day_ns + DAY_NS + lag_ns, "contexts"),
         }
-        return Taken(
+        return StepResult(
             {table: held for table, held in tables.items() if held.num_rows},
             {"objects": {name: entry.sha256}},
         )
@@ -117,13 +119,13 @@ class ArchivedContexts:
 
 def context_rows(
     body: bytes, header: Sequence[str], wanted: Sequence[str], journal: str, lag_ns: int
-) -> tuple[pa.Table, list[BadLine]]:
+) -> tuple[pa.Table, list[MalformedLine]]:
     """Return rows of `contexts`, in the file's order, and the lines that say nothing."""
-    bad: list[BadLine] = []
+    bad: list[MalformedLine] = []
 
     def note(row: Any) -> Literal["skip", "error"]:
         reason = f"{row.actual_columns} columns, not {row.expected_columns}"
-        bad.append(BadLine(0, int(row.number), row.text.encode(), reason))
+        bad.append(MalformedLine(0, int(row.number), row.text.encode(), reason))
         return "skip"
 
     texts = csv.read_csv(
@@ -162,5 +164,5 @@ def context_rows(
     ).to_arrow_table()
     raws = f"SELECT line, concat_ws(',', {', '.join(_NEEDED)}) FROM said WHERE is_bad ORDER BY line"
     for line, raw in run.execute(raws).fetchall():
-        bad.append(BadLine(0, line, raw.encode(), "its time or one of its numbers cannot be read"))
+        bad.append(MalformedLine(0, line, raw.encode(), "its time or one of its numbers cannot be read"))
     return rows.select(contracts.CONTEXTS.schema.names).cast(contracts.CONTEXTS.schema), bad

@@ -65,7 +65,7 @@ class Fills:
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
+class RejectedFills:
     """Fills that make no print, and the rule they break; where the first of them stands."""
 
     unpaired: Unpaired
@@ -73,7 +73,7 @@ class Odd:
     line: int
 
 
-def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[Odd]]:
+def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[RejectedFills]]:
     """Return the prints that fills make, in the order of their first fill, and what makes none.
 
     Args:
@@ -91,7 +91,7 @@ def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[Odd]]:
         firsts.append(np.minimum(one, other))
         if not is_left.any():
             break
-    odd: list[Odd] = []
+    odd: list[RejectedFills] = []
     if is_left.any():
         more, odd = _pair_slowly(fills, np.flatnonzero(is_left), coins)
         takers.append(more[:, 0])
@@ -134,7 +134,7 @@ def _fit(fills: Fills, one: Array, other: Array) -> Array:
     return fits & (fills["price"][one] > 0) & (fills["size"][one] > 0)
 
 
-def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array, list[Odd]]:
+def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array, list[RejectedFills]]:
     """Return (taker, first) of each print among fills that are not two of one tid, and what makes none."""
     pairing = Pairing()
     where: dict[tuple[str, int, int], dict[tuple[str, int], int]] = {}
@@ -150,7 +150,7 @@ def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array
     odd = []
     for item in unpaired:
         first = min(where[item.key].values())
-        odd.append(Odd(item, int(fills["object"][first]), int(fills["line"][first])))
+        odd.append(RejectedFills(item, int(fills["object"][first]), int(fills["line"][first])))
     return np.array(found, np.int64).reshape(-1, 2), odd
 
 

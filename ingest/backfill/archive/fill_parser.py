@@ -19,9 +19,9 @@ import numpy as np
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from ingest.backfill.archive.fill_pairing import COLUMNS, Fills, Odd, distinct, pair
+from ingest.backfill.archive.fill_pairing import COLUMNS, Fills, RejectedFills, distinct, pair
 from ingest.backfill.archive.fills import NO_TRADES, Fill
-from ingest.backfill.archive.ndjson import BadLine, Reader
+from ingest.backfill.archive.ndjson import MalformedLine, NdjsonReader
 from ingest.backfill.archive.object_keys import Form
 from ingest.pipeline.rows import ZERO_HASH
 
@@ -58,7 +58,7 @@ class _Print(msgspec.Struct, gc=False):
     side_info: tuple[_Party, _Party]
 
 
-class Codes(dict[str, int]):
+class TextCodes(dict[str, int]):
     """Numbers texts as they come."""
 
     def __missing__(self, text: str) -> int:
@@ -82,8 +82,8 @@ class Hour:
     prints: Fills
     coins: list[str]
     beats_ms: Array
-    odd: list[Odd] = field(default_factory=list)
-    bad: list[BadLine] = field(default_factory=list)
+    odd: list[RejectedFills] = field(default_factory=list)
+    bad: list[MalformedLine] = field(default_factory=list)
     left_out: int = 0
 
 
@@ -100,16 +100,16 @@ class HourReader:
         """
         self._from_ms, self._to_ms, self._spill_ms = from_ms, to_ms, spill_ms
         self._wanted = frozenset(coins)
-        self._codes = Codes()
+        self._codes = TextCodes()
         self._fills: list[Fills] = []
         self._prints: list[Fills] = []
         self._beats: list[Array] = []
-        self._bad: list[BadLine] = []
+        self._bad: list[MalformedLine] = []
         self._left_out = 0
 
     def add(self, pieces: Iterable[bytes], form: Form, object_number: int) -> None:
         """Take an object; of a neighbour no more is decoded than may hold the hour's events."""
-        reader: Reader[Any] = Reader(_KINDS[form])
+        reader: NdjsonReader[Any] = NdjsonReader(_KINDS[form])
         take: Callable[[list[Any], Array, int], tuple[Fills, list[int]]] = getattr(self, f"_take_{form}")
         line = 0
         for piece in pieces:
@@ -138,7 +138,7 @@ class HourReader:
         beats = np.sort(np.concatenate([*self._beats, np.empty(0, np.int64)]))
         return Hour(prints, names, beats, odd, self._bad, self._left_out)
 
-    def _ends(self, piece: bytes, reader: Reader[Any], form: Form) -> tuple[int | None, int | None]:
+    def _ends(self, piece: bytes, reader: NdjsonReader[Any], form: Form) -> tuple[int | None, int | None]:
         """Return the times of a piece's first and last line; None where they say none."""
         if form != "trades":
             first, last = _TIME.search(piece), _TIME.match(piece, max(0, piece.rfind(b'"time"')))

@@ -61,7 +61,7 @@ class _Block(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Trade:
+class ArchiveTrade:
     """One trade; `aggressor` is `buy` or `sell`, `is_forced` says that it closed someone's position for them."""
 
     coin: str
@@ -120,7 +120,7 @@ class Pairing:
             if held != fill and _said(held) != _said(fill):
                 self._contradicted.setdefault(fill.key, []).append(fill)
 
-    def settle(self, before_ms: int | None = None) -> tuple[list[Trade], list[Unpaired]]:
+    def settle(self, before_ms: int | None = None) -> tuple[list[ArchiveTrade], list[Unpaired]]:
         """Return, once, the trades before an instant (or all), in order of their key, and what makes none.
 
         Args:
@@ -128,7 +128,7 @@ class Pairing:
                 hour less what may spill over.
         """
         due = sorted(key for key in self._open if before_ms is None or key[1] < before_ms)
-        trades: list[Trade] = []
+        trades: list[ArchiveTrade] = []
         unpaired: list[Unpaired] = []
         for key in due:
             fills = (*self._open.pop(key).values(), *self._contradicted.pop(key, ()))
@@ -162,9 +162,9 @@ def _broken(fills: tuple[Fill, ...]) -> str:
     return ""
 
 
-def _trade(fills: tuple[Fill, ...]) -> Trade:
+def _trade(fills: tuple[Fill, ...]) -> ArchiveTrade:
     taker = next(fill for fill in fills if fill.crossed)
     is_forced = any(fill.dir == _DELEVERAGING for fill in fills)
-    return Trade(
+    return ArchiveTrade(
         taker.coin, taker.time, taker.tid, _SIDES[taker.side], taker.px, taker.sz, taker.hash, is_forced
     )

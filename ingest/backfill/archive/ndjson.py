@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class BadLine:
+class MalformedLine:
     """A line that is none of its layout's, and why."""
 
     object: int
@@ -22,7 +22,7 @@ class BadLine:
     reason: str
 
 
-class Reader(Generic[T]):
+class NdjsonReader(Generic[T]):
     """Reads lines of one layout."""
 
     def __init__(self, kind: Any) -> None:
@@ -30,7 +30,7 @@ class Reader(Generic[T]):
 
     def read(
         self, piece: bytes, object_number: int, first_line: int
-    ) -> tuple[list[T], NDArray[Any], list[BadLine], int]:
+    ) -> tuple[list[T], NDArray[Any], list[MalformedLine], int]:
         """Return what the lines of a piece say, the number of each, those that say nothing, and the next number."""
         try:
             items: list[T] = self._decoder.decode_lines(piece)
@@ -41,16 +41,18 @@ class Reader(Generic[T]):
 
     def _one_by_one(
         self, piece: bytes, object_number: int, first_line: int
-    ) -> tuple[list[T], NDArray[Any], list[BadLine], int]:
+    ) -> tuple[list[T], NDArray[Any], list[MalformedLine], int]:
         items: list[T] = []
         numbers: list[int] = []
-        bad: list[BadLine] = []
+        bad: list[MalformedLine] = []
         lines = [line for line in piece.split(b"\n") if line.strip()]
         for number, line in enumerate(lines, first_line):
             try:
                 items.append(self._decoder.decode(line))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                bad.append(BadLine(object_number, number, line, f"the line does not fit its layout: {error}"))
+                bad.append(
+                    MalformedLine(object_number, number, line, f"the line does not fit its layout: {error}")
+                )
             else:
                 numbers.append(number)
         return items, np.array(numbers, np.int64), bad, first_line + len(lines)

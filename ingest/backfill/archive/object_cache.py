@@ -19,7 +19,7 @@ from typing import Final, Literal
 import msgspec
 import pyarrow as pa
 
-from ingest.backfill.archive.object_store import Store
+from ingest.backfill.archive.object_store import ArchiveStore
 from storage.clock import NS
 from storage.errors import CaptureError
 from storage.logs import get_logger
@@ -33,7 +33,7 @@ PIECE_BYTES: Final = 1 << 18
 State = Literal["held", "absent"]
 
 
-class Entry(msgspec.Struct, frozen=True):
+class CacheEntry(msgspec.Struct, frozen=True):
     """What is known of one object; `reason` says why it is absent."""
 
     state: State
@@ -43,10 +43,10 @@ class Entry(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Objects:
+class ObjectCache:
     """Objects of an archive, kept in a folder."""
 
-    def __init__(self, store: Store, folder: Path, *, retry_s: float = 6 * 3_600.0) -> None:
+    def __init__(self, store: ArchiveStore, folder: Path, *, retry_s: float = 6 * 3_600.0) -> None:
         """Keep what is fetched below `folder`.
 
         Args:
@@ -64,7 +64,7 @@ class Objects:
         """The address of the archive."""
         return self._store.where
 
-    def entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> CacheEntry | None:
         """Return what is known of an object; None before it was asked for."""
         return self._manifest(key).get(Path(key).name)
 
@@ -86,7 +86,7 @@ class Objects:
         except OSError:
             return False
 
-    def fetch(self, key: str, now_ns: int) -> Entry:
+    def fetch(self, key: str, now_ns: int) -> CacheEntry:
         """Return an object's state, after asking for it where that is due.
 
         Raises:
@@ -104,10 +104,10 @@ class Objects:
         reason = _flaw(part) if is_there else "refused or not there"
         if reason:
             part.unlink(missing_ok=True)
-            entry = Entry("absent", now_ns, reason=reason)
+            entry = CacheEntry("absent", now_ns, reason=reason)
             logger.info("archive object absent", key=key, reason=reason)
         else:
-            entry = Entry("held", now_ns, part.stat().st_size, _sha256(part))
+            entry = CacheEntry("held", now_ns, part.stat().st_size, _sha256(part))
             _settle(part, path)
         self._note(key, entry)
         return entry
@@ -130,7 +130,7 @@ class Objects:
         for piece in self.pieces(key):
             yield from (line for line in piece.split(b"\n") if line.strip())
 
-    def _is_whole(self, key: str, entry: Entry) -> bool:
+    def _is_whole(self, key: str, entry: CacheEntry) -> bool:
         path = self._folder / key
         try:
             return path.stat().st_size == entry.size_bytes and _sha256(path) == entry.sha256
@@ -140,11 +140,11 @@ class Objects:
     def _manifest_path(self, key: str) -> Path:
         return (self._folder / key).with_name(_MANIFEST)
 
-    def _manifest(self, key: str) -> dict[str, Entry]:
+    def _manifest(self, key: str) -> dict[str, CacheEntry]:
         path = self._manifest_path(key)
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Entry]) if path.exists() else {}
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, CacheEntry]) if path.exists() else {}
 
-    def _note(self, key: str, entry: Entry) -> None:
+    def _note(self, key: str, entry: CacheEntry) -> None:
         noted = self._manifest(key) | {Path(key).name: entry}
         path = self._manifest_path(key)
         part = path.with_name(f".{path.name}.part")

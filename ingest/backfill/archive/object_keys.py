@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from ingest.backfill.source import Wish
+from ingest.backfill.source import BackfillRequest
 from storage.clock import DAY_NS, NS, floor_ns, iso, parse_time_ns
 from storage.errors import RangeError
 
@@ -86,12 +86,12 @@ def day_text(ns: int) -> str:
     return f"{datetime.fromtimestamp(ns // NS, UTC):%Y%m%d}"
 
 
-def hours_of(wish: Wish) -> range:
+def hours_of(wish: BackfillRequest) -> range:
     """Return the hours that a wish touches, each by its open."""
     return range(floor_ns(wish.from_ns, HOUR_NS), wish.to_ns, HOUR_NS)
 
 
-def days_of(wish: Wish) -> range:
+def days_of(wish: BackfillRequest) -> range:
     """Return the days that a wish touches, each by its open."""
     return range(floor_ns(wish.from_ns, DAY_NS), wish.to_ns, DAY_NS)
 
@@ -101,7 +101,7 @@ def with_neighbours(hour_ns: int) -> tuple[int, int, int]:
     return hour_ns - HOUR_NS, hour_ns, hour_ns + HOUR_NS
 
 
-def check_wish(wish: Wish, what: str, from_ns: int, now_ns: int) -> None:
+def check_wish(wish: BackfillRequest, what: str, from_ns: int, now_ns: int) -> None:
     """Refuse a wish for what cannot be in an archive.
 
     Args:

@@ -35,10 +35,10 @@ _IDENTITY_CODES: Final = frozenset(
 _WHO: Final = "the reader pays, so S3 must know who reads: set AWS_PROFILE, or run `aws configure`"
 _LATER: Final = "run the same command again later: what was fetched is kept"
 
-Verdict = Literal["absent", "again", "identity", "refused"]
+Retry = Literal["absent", "again", "identity", "refused"]
 
 
-class Store(Protocol):
+class ArchiveStore(Protocol):
     """A place that gives objects by key."""
 
     where: str
@@ -51,14 +51,14 @@ class Store(Protocol):
         """
 
     def download(self, key: str, path: Path) -> bool:
-        """Write an object to a file, and say whether there is one; see `Store.sizes` for errors."""
+        """Write an object to a file, and say whether there is one; see `ArchiveStore.sizes` for errors."""
 
 
 class _Again(Exception):  # noqa: N818 - it is no error of the program, but a reason to ask again
     """A try failed in a way that another may not."""
 
 
-class HttpStore:
+class HttpArchiveStore:
     """Objects below an address, which does not list them."""
 
     def __init__(self, url: str, limits: ArchiveSettings) -> None:
@@ -71,7 +71,7 @@ class HttpStore:
         return None
 
     def download(self, key: str, path: Path) -> bool:
-        """Write an object to a file; see `Store`."""
+        """Write an object to a file; see `ArchiveStore`."""
         return _persist(lambda: self._once(key, path), self._limits)
 
     def _once(self, key: str, path: Path) -> bool:
@@ -90,7 +90,7 @@ class HttpStore:
         return True
 
 
-class S3Store:
+class S3ArchiveStore:
     """Objects of a bucket, of Amazon's S3 or of anything that speaks its protocol."""
 
     def __init__(self, bucket: str, prefix: str, limits: ArchiveSettings) -> None:
@@ -112,11 +112,11 @@ class S3Store:
         )
 
     def sizes(self, prefix: str) -> dict[str, int] | None:
-        """Return the sizes of the objects below a prefix; None where listing is refused; see `Store`."""
+        """Return the sizes of the objects below a prefix; None where listing is refused; see `ArchiveStore`."""
         return _persist(lambda: self._list_once(prefix), self._limits)
 
     def download(self, key: str, path: Path) -> bool:
-        """Write an object to a file; see `Store`."""
+        """Write an object to a file; see `ArchiveStore`."""
         return _persist(lambda: self._get_once(key, path), self._limits)
 
     def _list_once(self, prefix: str) -> dict[str, int] | None:
@@ -160,7 +160,7 @@ class S3Store:
             raise VenueError(message, hint=_WHO if verdict == "identity" else _LATER) from error
 
 
-def judge(error: Exception) -> tuple[Verdict, str]:
+def judge(error: Exception) -> tuple[Retry, str]:
     """Return what an error of boto means, and its reason for people, which holds no secret.
 
     `absent`: 403 and 404, and no bucket of that name. `identity`: there are no credentials, or S3 does not take them.
@@ -203,7 +203,7 @@ def _persist(action: Callable[[], T], limits: ArchiveSettings) -> T:
         raise VenueError(f"{error} (asked {limits.tries} times)", hint=_LATER) from error
 
 
-def open_store(where: str, limits: ArchiveSettings | None = None) -> Store:
+def open_store(where: str, limits: ArchiveSettings | None = None) -> ArchiveStore:
     """Return the store at `https://...` or `s3://bucket/prefix`.
 
     Raises:
@@ -211,8 +211,8 @@ def open_store(where: str, limits: ArchiveSettings | None = None) -> Store:
     """
     limits = limits or ArchiveSettings()
     if where.startswith(("http://", "https://")):
-        return HttpStore(where, limits)
+        return HttpArchiveStore(where, limits)
     bucket, _, prefix = where.removeprefix("s3://").partition("/")
     if not where.startswith("s3://") or not bucket:
         raise SettingsError(f"{where!r} is no archive", hint="write https://... or s3://bucket/prefix")
-    return S3Store(bucket, prefix.strip("/"), limits)
+    return S3ArchiveStore(bucket, prefix.strip("/"), limits)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ingest.backfill.archive.books import ArchivedBooks
-from ingest.backfill.archive.contexts import ArchivedContexts
-from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.books import ArchiveBookSource
+from ingest.backfill.archive.contexts import ArchiveContextSource
+from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_store import open_store
-from ingest.backfill.archive.trades import ArchivedTrades
-from ingest.backfill.source import Source
+from ingest.backfill.archive.trades import ArchiveTradeSource
+from ingest.backfill.source import BackfillSource
 from storage.clock import TimeSource, WallTime
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -17,7 +17,7 @@ from storage.settings import Settings
 Kind = Literal["trades", "books", "contexts"]
 
 
-def archived(kind: Kind, lake: Lake, settings: Settings, clock: TimeSource | None = None) -> Source:
+def archived(kind: Kind, lake: Lake, settings: Settings, clock: TimeSource | None = None) -> BackfillSource:
     """Return what reads a kind of history; objects are kept below the home, in a folder of their archive's name.
 
     Args:
@@ -32,10 +32,10 @@ def archived(kind: Kind, lake: Lake, settings: Settings, clock: TimeSource | Non
     archive = settings.archive
     store = open_store(archive.node_data if kind == "trades" else archive.market_data, archive)
     folder = settings.archive_dir / store.where.partition("://")[2]
-    objects = Objects(store, folder, retry_s=archive.retry_h * 3_600.0)
+    objects = ObjectCache(store, folder, retry_s=archive.retry_h * 3_600.0)
     clock = clock or WallTime()
     if kind == "trades":
-        return ArchivedTrades(objects, settings, clock, query=lake.query)
+        return ArchiveTradeSource(objects, settings, clock, query=lake.query)
     if kind == "books":
-        return ArchivedBooks(objects, settings, clock)
-    return ArchivedContexts(objects, settings, clock)
+        return ArchiveBookSource(objects, settings, clock)
+    return ArchiveContextSource(objects, settings, clock)

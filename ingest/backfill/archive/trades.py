@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.backfill.archive.bars import HELD, awake, beside, make_bars, span_us
-from ingest.backfill.archive.fill_pairing import Odd
+from ingest.backfill.archive.fill_pairing import RejectedFills
 from ingest.backfill.archive.fill_parser import Hour, HourReader
-from ingest.backfill.archive.ndjson import BadLine
-from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.ndjson import MalformedLine
+from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_keys import (
     HOUR_NS,
     LAYOUTS,
@@ -30,7 +30,7 @@ from ingest.backfill.archive.object_keys import (
     hours_of,
     with_neighbours,
 )
-from ingest.backfill.source import Step, Taken, Wish
+from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.venues.hyperliquid.protocol import instrument_id
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns, width_ns
 from storage.contracts import tables as contracts
@@ -51,11 +51,11 @@ class _Piece:
     sha256: str
 
 
-class ArchivedTrades:
+class ArchiveTradeSource:
     """Trades and bars from the venue's node archive."""
 
     def __init__(
-        self, objects: Objects, settings: Settings, clock: TimeSource, *, query: Query | None = None
+        self, objects: ObjectCache, settings: Settings, clock: TimeSource, *, query: Query | None = None
     ) -> None:
         """Prepare to read.
 
@@ -69,7 +69,7 @@ class ArchivedTrades:
         self.widths = tuple(width for width in settings.bars.widths if HOUR_NS % width_ns(width) == 0)
         """The widths of which bars are made: a step knows one hour, so no wider one."""
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         """Return one step an hour, with the bytes that no step before it has fetched.
 
         Raises:
@@ -79,7 +79,7 @@ class ArchivedTrades:
         check_wish(wish, "trades", TRADES.from_ns, self._clock.now_ns())
         return await asyncio.to_thread(self._steps, wish)
 
-    def _steps(self, wish: Wish) -> list[Step]:
+    def _steps(self, wish: BackfillRequest) -> list[BackfillStep]:
         seen: set[str] = set()
         coins = ",".join(sorted(wish.coins)) or "*"
         steps = []
@@ -91,10 +91,10 @@ class ArchivedTrades:
             sizes = [self._size(key) for key in keys]
             size = None if None in sizes else sum(size or 0 for size in sizes)
             key = f"archive:trades:{iso(hour_ns)[:13]}:{coins}:{','.join(self.widths)}"
-            steps.append(Step(key, f"trades of {iso(hour_ns)[:16]}", size_bytes=size))
+            steps.append(BackfillStep(key, f"trades of {iso(hour_ns)[:16]}", size_bytes=size))
         return steps
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         """Fetch an hour's objects, and make trades, bars and the ledger's rows of them; see `steps.Source`."""
         _, _, rest = step.key.partition("archive:trades:")
         hour, coins, _ = rest[:13], *rest[14:].rsplit(":", 1)
@@ -105,12 +105,14 @@ class ArchivedTrades:
         bars = [self._spare(table, hour_ns) for table in taken[1]]
         if not bars:
             return taken[0]
-        return Taken({**taken[0].tables, "bars": pa.concat_tables(bars)}, taken[0].inputs, taken[0].absent)
+        return StepResult(
+            {**taken[0].tables, "bars": pa.concat_tables(bars)}, taken[0].inputs, taken[0].absent
+        )
 
-    def _take(self, hour_ns: int, wanted: tuple[str, ...]) -> tuple[Taken, list[pa.Table]]:
+    def _take(self, hour_ns: int, wanted: tuple[str, ...]) -> tuple[StepResult, list[pa.Table]]:
         pieces, absent = self._fetch(hour_ns)
         if absent:
-            return Taken({}, absent=absent), []
+            return StepResult({}, absent=absent), []
         from_ms, to_ms = hour_ns // MS_NS, (hour_ns + HOUR_NS) // MS_NS
         spill_ms = round(self._settings.archive.spill_s * 1_000)
         reader = HourReader(from_ms, to_ms, spill_ms=spill_ms, coins=wanted)
@@ -120,7 +122,7 @@ class ArchivedTrades:
         names = [f"{self._objects.where}/{piece.key}" for piece in pieces]
         inputs = {"objects": {name: piece.sha256 for name, piece in zip(names, pieces, strict=True)}}
         if wanted and not len(hour.prints) and not hour.odd:
-            return Taken(
+            return StepResult(
                 {}, inputs, absent=f"nobody traded {', '.join(wanted)} in that hour, as it is written"
             ), []
         lag_ms = self._settings.bars.history_lag_ms
@@ -135,7 +137,7 @@ class ArchivedTrades:
             "coverage": self._coverage(hour, instruments, parts, hour_ns, names[-1]),
             "quarantine": refused(hour.bad, hour.odd, names, (to_ms + lag_ms) * MS_NS),
         }
-        return Taken({name: rows for name, rows in tables.items() if rows.num_rows}, inputs), bars
+        return StepResult({name: rows for name, rows in tables.items() if rows.num_rows}, inputs), bars
 
     def _spare(self, bars: pa.Table, hour_ns: int) -> pa.Table:
         """Leave out bars that the lake has as good."""
@@ -250,7 +252,11 @@ def trade_rows(hour: Hour, instruments: Sequence[str], names: Sequence[str], lag
 
 
 def refused(
-    bad: Sequence[BadLine], odd: Sequence[Odd], names: Sequence[str], knowable_ns: int, table: str = "trades"
+    bad: Sequence[MalformedLine],
+    odd: Sequence[RejectedFills],
+    names: Sequence[str],
+    knowable_ns: int,
+    table: str = "trades",
 ) -> pa.Table:
     """Return rows of `quarantine`: lines that say nothing, and fills that make no print."""
     rows = [(item.reason, item.raw, f"{names[item.object]}:{item.line}") for item in bad]

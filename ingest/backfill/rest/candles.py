@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import msgspec
 
-from ingest.backfill.rest.journaled_client import Asks, Noted
-from ingest.backfill.rest.markets import Market, look_around
+from ingest.backfill.rest.journaled_client import JournaledAnswer, JournaledClient
+from ingest.backfill.rest.markets import BackfillMarket, resolve_markets
 from ingest.backfill.runner import committed
-from ingest.backfill.source import Step, Taken, Wish
+from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.bars.from_candles import Absent, bars_of
 from ingest.bars.reconciliation import INTERVALS
 from ingest.venues.hyperliquid import messages as wire
@@ -61,7 +61,7 @@ _SPANS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    market: Market
+    market: BackfillMarket
     from_ns: int
     to_ns: int
 
@@ -72,11 +72,11 @@ class _Chunk:
     to_ns: int
 
 
-class AskedCandles:
+class RestCandleSource:
     """Candles of one width, over REST, and the bars that they make."""
 
     def __init__(
-        self, asks: Asks, lake: Lake, settings: Settings, *, width: str, absent: Absent = "unknown"
+        self, asks: JournaledClient, lake: Lake, settings: Settings, *, width: str, absent: Absent = "unknown"
     ) -> None:
         """Prepare.
 
@@ -108,7 +108,7 @@ class AskedCandles:
         """Where the pages begin, once there are some: the wish's begin, or the oldest candle that is served."""
         return self._from_ns
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         """Return pages of candles, oldest first, and then the bars to make.
 
         Raises:
@@ -116,7 +116,7 @@ class AskedCandles:
             InstrumentError: it does not trade a coin.
             RangeError: it no longer has candles so old, or none has ended.
         """
-        around = await look_around(self._asks, self._lake, self._settings, wish.coins)
+        around = await resolve_markets(self._asks, self._lake, self._settings, wish.coins)
         step_ns = self._step_ns
         # The one that is still open counts among the newest.
         reach_ns = floor_ns(around.now_ns, step_ns) - (REACH - 1) * step_ns
@@ -144,7 +144,7 @@ class AskedCandles:
                 rows = (high_ns - low_ns) // step_ns
                 about = f"{width} candles of {market.coin}, {iso(low_ns)} to {iso(high_ns)}"
                 weight = weight_of({"type": "candleSnapshot"}, rows)
-                steps.append(Step(key, about, weight, rows * _CANDLE_BYTES))
+                steps.append(BackfillStep(key, about, weight, rows * _CANDLE_BYTES))
         names = hashlib.sha256("\n".join(sorted(self._instruments)).encode()).hexdigest()[:12]
         for low_ns, high_ns in cut(from_ns, to_ns, _CHUNK * step_ns):
             key = (
@@ -152,10 +152,10 @@ class AskedCandles:
                 f"{self._absent}:{self._lag_ns}"
             )
             self._chunks[key] = _Chunk(low_ns, high_ns)
-            steps.append(Step(key, f"{width} bars, {iso(low_ns)} to {iso(high_ns)}", size_bytes=0))
+            steps.append(BackfillStep(key, f"{width} bars, {iso(low_ns)} to {iso(high_ns)}", size_bytes=0))
         return steps
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         """Ask for a page of candles, or make the bars of a chunk.
 
         Raises:
@@ -164,7 +164,7 @@ class AskedCandles:
         chunk = self._chunks.get(step.key)
         return self._make_bars(chunk) if chunk else await self._take_page(self._pages[step.key])
 
-    async def _take_page(self, page: _Page) -> Taken:
+    async def _take_page(self, page: _Page) -> StepResult:
         rows: list[dict[str, Any]] = []
         frames: list[int] = []
         recording, next_ns = "", page.from_ns
@@ -185,9 +185,9 @@ class AskedCandles:
             next_ns = candles[-1].t * MS_NS + self._step_ns
         since_us = page.market.begins_ns // 1_000
         table = CANDLES.rows([row for row in rows if row["ts_open"] >= since_us])
-        return Taken({"candles": table}, {"recording": recording, "frames": [frames[0], frames[-1]]})
+        return StepResult({"candles": table}, {"recording": recording, "frames": [frames[0], frames[-1]]})
 
-    def _read(self, answer: Noted, page: _Page, next_ns: int) -> list[wire.CandleData]:
+    def _read(self, answer: JournaledAnswer, page: _Page, next_ns: int) -> list[wire.CandleData]:
         """Return the candles of an answer within a page, oldest first.
 
         Raises:
@@ -213,7 +213,9 @@ class AskedCandles:
             last_ns = open_ns
         return [candle for candle in candles if next_ns <= candle.t * MS_NS < page.to_ns]
 
-    def _row(self, candle: wire.CandleData, market: Market, answer: Noted) -> dict[str, Any]:
+    def _row(
+        self, candle: wire.CandleData, market: BackfillMarket, answer: JournaledAnswer
+    ) -> dict[str, Any]:
         return {
             "instrument": market.instrument,
             "width": self._width,
@@ -228,7 +230,7 @@ class AskedCandles:
             "ts_knowable_ns": candle.t * MS_NS + self._step_ns + self._lag_ns,
         }
 
-    def _make_bars(self, chunk: _Chunk) -> Taken:
+    def _make_bars(self, chunk: _Chunk) -> StepResult:
         """Make bars of what the lake holds; of instruments that were not wished for, only to tell halts."""
         step_ns, lake = self._step_ns, self._lake
         low_ns = max(chunk.from_ns - _AGAIN * step_ns, self._from_ns)
@@ -236,7 +238,9 @@ class AskedCandles:
             key for key, page in self._pages.items() if page.from_ns < chunk.to_ns and page.to_ns > low_ns
         ]
         if lacking := len(needed) - len(committed(lake, needed)):
-            return Taken({}, absent=f"{lacking} of its {len(needed)} pages of candles are not in the lake")
+            return StepResult(
+                {}, absent=f"{lacking} of its {len(needed)} pages of candles are not in the lake"
+            )
         margin_ns = _CHUNK * step_ns
         held = (self._width, self._settings.record.venue, low_ns - margin_ns, chunk.to_ns + margin_ns)
         spans = lake.query(_SPANS, (low_ns, chunk.to_ns - step_ns, self._width, self._instruments))
@@ -248,7 +252,7 @@ class AskedCandles:
             lag_ns=self._lag_ns,
             absent=self._absent,
         )
-        return Taken({"bars": bars}, {"candles": self._width, "pages": len(needed)})
+        return StepResult({"bars": bars}, {"candles": self._width, "pages": len(needed)})
 
 
 def cut(from_ns: int, to_ns: int, size_ns: int) -> list[tuple[int, int]]:

@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgspec
 
 from ingest.backfill.rest.candles import cut
-from ingest.backfill.rest.journaled_client import Asks, Noted
-from ingest.backfill.rest.markets import Market, look_around
-from ingest.backfill.source import Step, Taken, Wish
+from ingest.backfill.rest.journaled_client import JournaledAnswer, JournaledClient
+from ingest.backfill.rest.markets import BackfillMarket, resolve_markets
+from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.venues.hyperliquid.protocol import kind_of
 from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import DAY_NS, MS_NS, NS, iso, parse_time_ns
@@ -41,7 +41,7 @@ _PAGE_NS: Final = 19 * DAY_NS
 _ROW_BYTES: Final = 95
 
 
-class Payment(msgspec.Struct):
+class FundingPayment(msgspec.Struct):
     """One payment: decimal strings, and ms since 1970."""
 
     coin: str
@@ -52,15 +52,15 @@ class Payment(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    market: Market
+    market: BackfillMarket
     from_ns: int
     to_ns: int
 
 
-class PaidFunding:
+class RestFundingSource:
     """Funding as paid, over REST."""
 
-    def __init__(self, asks: Asks, lake: Lake, settings: Settings) -> None:
+    def __init__(self, asks: JournaledClient, lake: Lake, settings: Settings) -> None:
         """Prepare.
 
         Args:
@@ -72,7 +72,7 @@ class PaidFunding:
         self._pages: dict[str, _Page] = {}
         self._now_ns = 0
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         """Return pages of payments, oldest first.
 
         Raises:
@@ -80,7 +80,7 @@ class PaidFunding:
             InstrumentError: it does not trade a coin.
             RangeError: there was no funding then.
         """
-        around = await look_around(self._asks, self._lake, self._settings, wish.coins)
+        around = await resolve_markets(self._asks, self._lake, self._settings, wish.coins)
         self._now_ns = around.now_ns
         markets = [market for market in around.markets if kind_of(market.coin) == "perp"]
         if not markets:
@@ -100,10 +100,10 @@ class PaidFunding:
                 rows = (high_ns - low_ns + 2 * _CONTEXT_NS) // (3_600 * NS)
                 about = f"funding of {market.coin}, {iso(low_ns)} to {iso(high_ns)}"
                 weight = weight_of({"type": "fundingHistory"}, rows)
-                steps.append(Step(key, about, weight, rows * _ROW_BYTES))
+                steps.append(BackfillStep(key, about, weight, rows * _ROW_BYTES))
         return steps
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         """Ask for a page of payments, and for their neighbours.
 
         Raises:
@@ -112,7 +112,7 @@ class PaidFunding:
         page = self._pages[step.key]
         start_ms = (page.from_ns - _CONTEXT_NS) // MS_NS
         end_ms = min(page.to_ns + _CONTEXT_NS, self._now_ns) // MS_NS
-        found: list[tuple[Payment, Noted]] = []
+        found: list[tuple[FundingPayment, JournaledAnswer]] = []
         frames: list[int] = []
         recording = ""
         while start_ms < end_ms:
@@ -138,11 +138,13 @@ class PaidFunding:
             for (payment, answer), interval_h in zip(found, hours, strict=True)
             if since_ns <= payment.time * MS_NS < page.to_ns
         ]
-        return Taken(
+        return StepResult(
             {"funding": FUNDING.rows(rows)}, {"recording": recording, "frames": [frames[0], frames[-1]]}
         )
 
-    def _row(self, payment: Payment, answer: Noted, interval_h: int, market: Market) -> dict[str, Any]:
+    def _row(
+        self, payment: FundingPayment, answer: JournaledAnswer, interval_h: int, market: BackfillMarket
+    ) -> dict[str, Any]:
         lag_ns = self._settings.bars.history_lag_ms * MS_NS
         return {
             "instrument": market.instrument,
@@ -172,14 +174,14 @@ def intervals(times_ms: Sequence[int]) -> list[int]:
     return found
 
 
-def _read(answer: Noted, coin: str, start_ms: int) -> list[Payment]:
+def _read(answer: JournaledAnswer, coin: str, start_ms: int) -> list[FundingPayment]:
     """Return the payments of an answer.
 
     Raises:
         VenueError: they are of another coin, or in another order.
     """
     try:
-        payments = msgspec.json.decode(answer.body, type=list[Payment] | None, strict=False) or []
+        payments = msgspec.json.decode(answer.body, type=list[FundingPayment] | None, strict=False) or []
     except msgspec.MsgspecError as error:
         raise VenueError(f"the venue's funding of {coin} does not fit: {error}") from error
     last_ms = start_ms - 1

@@ -1,8 +1,8 @@
 """How is an answer about the past on disk before anyone reads it?
 
 A backfill has a recording of its own, `backfill-...`: each REST answer is journalled and synced, and only then made
-rows of, so that the tables can be made again from the journal. `JournalledRest` asks the venue; `Reread` gives the
-same answers from such a recording, to the same code.
+rows of, so that the tables can be made again from the journal. `JournaledRestClient` asks the venue; `RecordedAnswers`
+gives the same answers from such a recording, to the same code.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Final, Protocol, Self
 
 import zstandard
 
-from ingest.feed.rest_client import Answer, Rest
+from ingest.feed.rest_client import RestAnswer, RestClient
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import BACKFILL, SEALED
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.journal.writer import JournalWriter
 from storage.errors import VenueError
 
@@ -29,7 +29,7 @@ PREFIX: Final = "backfill-"
 
 
 @dataclass(frozen=True, slots=True)
-class Noted(Answer):
+class JournaledAnswer(RestAnswer):
     """An answer, and where it stands in the journal."""
 
     recording: str
@@ -41,10 +41,10 @@ class Noted(Answer):
         return f"{self.recording}:{self.frame}"
 
 
-class Asks(Protocol):
+class JournaledClient(Protocol):
     """Who answers questions to `POST /info`."""
 
-    async def ask(self, request: Mapping[str, Any]) -> Noted:
+    async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
         """Return the answer to a request.
 
         Raises:
@@ -52,12 +52,12 @@ class Asks(Protocol):
         """
 
 
-class JournalledRest:
+class JournaledRestClient:
     """Asks the venue and journals each answer before it is returned; a context manager."""
 
     def __init__(
         self,
-        rest: Rest,
+        rest: RestClient,
         folder: Path,
         about: Mapping[str, Any],
         *,
@@ -99,7 +99,7 @@ class JournalledRest:
         if self._journal is not None:
             self._journal.close()
 
-    async def ask(self, request: Mapping[str, Any]) -> Noted:
+    async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
         """Return the venue's answer, which is on disk by then.
 
         Raises:
@@ -118,7 +118,7 @@ class JournalledRest:
         """
         if self._journal is None:
             return
-        self._journal.append(self._journal.last_recv_ns, Kind.STOPPED, -1, cause.encode())
+        self._journal.append(self._journal.last_recv_ns, RecordKind.STOPPED, -1, cause.encode())
         self._journal.close()
         if discard:
             shutil.rmtree(self._folder)
@@ -129,24 +129,24 @@ class JournalledRest:
         if self._journal is not None:
             (self._folder / SEALED).touch()
 
-    def _note(self, request: Mapping[str, Any], answer: Answer) -> Noted:
+    def _note(self, request: Mapping[str, Any], answer: RestAnswer) -> JournaledAnswer:
         if not self._keeps:
-            return Noted(answer.body, answer.asked_ns, answer.received_ns, self.recording, -1)
+            return JournaledAnswer(answer.body, answer.asked_ns, answer.received_ns, self.recording, -1)
         if self._journal is None:
             self._journal = JournalWriter(self._folder, segment_bytes=self._segment_bytes)
-            self._journal.append(answer.asked_ns, Kind.STARTED, -1, json.dumps(self._about).encode())
+            self._journal.append(answer.asked_ns, RecordKind.STARTED, -1, json.dumps(self._about).encode())
         body = b'{"request":%s,"asked_ns":%d,"response":%s}'
         record = self._journal.append(
             answer.received_ns,
-            Kind.ANSWER,
+            RecordKind.ANSWER,
             -1,
             body % (json.dumps(dict(request)).encode(), answer.asked_ns, answer.body),
         )
         self._journal.sync()
-        return Noted(answer.body, answer.asked_ns, record.recv_ns, self.recording, record.frame)
+        return JournaledAnswer(answer.body, answer.asked_ns, record.recv_ns, self.recording, record.frame)
 
 
-class Reread:
+class RecordedAnswers:
     """Gives the answers of a recording again, each to the question that it was the answer to."""
 
     def __init__(self, folder: Path) -> None:
@@ -164,7 +164,7 @@ class Reread:
         self._held: defaultdict[str, deque[tuple[int, int, int, bytes]]] = defaultdict(deque)
         for record in read_journal(folder):
             self.last_frame = record.frame
-            if record.kind is not Kind.ANSWER:
+            if record.kind is not RecordKind.ANSWER:
                 continue
             said = _split(record.body)
             self.answers += 1
@@ -173,7 +173,7 @@ class Reread:
                 (record.frame, said.asked_ns, record.recv_ns, self._packer.compress(said.response))
             )
 
-    async def ask(self, request: Mapping[str, Any]) -> Noted:
+    async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
         """Return the answer that was given to a request; the next one where it was asked more than once.
 
         Raises:
@@ -186,7 +186,9 @@ class Reread:
                 hint="it ended before; replay the recordings of one backfill in the order of their names",
             )
         frame, asked_ns, received_ns, packed = held[0] if len(held) == 1 else held.popleft()
-        return Noted(self._unpacker.decompress(packed), asked_ns, received_ns, self.recording, frame)
+        return JournaledAnswer(
+            self._unpacker.decompress(packed), asked_ns, received_ns, self.recording, frame
+        )
 
 
 @dataclass(frozen=True, slots=True)

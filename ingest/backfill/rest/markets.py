@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ingest.backfill.rest.journaled_client import Asks
+from ingest.backfill.rest.journaled_client import JournaledClient
 from ingest.feed.listing_client import ask_markets, learn
-from ingest.instruments.registry import Registry
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.instruments.stored_listings import listings_rows
 from ingest.venues.hyperliquid.protocol import parse_venue_time_ns
 from storage.lake.lake import Lake
@@ -15,7 +15,7 @@ from storage.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
+class BackfillMarket:
     """One coin: its name at the venue, its instrument id, and before when the name was another contract's."""
 
     coin: str
@@ -24,7 +24,7 @@ class Market:
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class VenueContext:
     """What the venue said of itself.
 
     Args:
@@ -33,10 +33,12 @@ class Around:
     """
 
     now_ns: int
-    markets: tuple[Market, ...]
+    markets: tuple[BackfillMarket, ...]
 
 
-async def look_around(asks: Asks, lake: Lake, settings: Settings, coins: Sequence[str]) -> Around:
+async def resolve_markets(
+    asks: JournaledClient, lake: Lake, settings: Settings, coins: Sequence[str]
+) -> VenueContext:
     """Ask the venue for its time and what it lists.
 
     Args:
@@ -52,7 +54,7 @@ async def look_around(asks: Asks, lake: Lake, settings: Settings, coins: Sequenc
     wanted = tuple(coins) or settings.record.coins
     answer = await asks.ask({"type": "exchangeStatus"})
     now_ns = parse_venue_time_ns(answer.body)
-    registry = Registry(settings.record.venue)
+    registry = InstrumentRegistry(settings.record.venue)
     registry.restore(listings_rows(lake, answer.received_ns))
     learn(registry, await ask_markets(asks, wanted))
     found: dict[str, str] = {}
@@ -60,7 +62,9 @@ async def look_around(asks: Asks, lake: Lake, settings: Settings, coins: Sequenc
         # A coin that no longer trades has a past all the same, where it is asked for by its name.
         names = (name,) if name in registry.universe(_dex_of(name)) else registry.expand((name,))
         found |= {coin: registry.instrument_id(coin) for coin in names}
-    return Around(now_ns, tuple(Market(coin, name, registry.begins_ns(name)) for coin, name in found.items()))
+    return VenueContext(
+        now_ns, tuple(BackfillMarket(coin, name, registry.begins_ns(name)) for coin, name in found.items())
+    )
 
 
 def _dex_of(coin: str) -> str:

@@ -18,13 +18,18 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ingest.backfill.rate_budget import allowance
-from ingest.backfill.rest.candles import AskedCandles
-from ingest.backfill.rest.funding import PaidFunding
-from ingest.backfill.rest.journaled_client import PREFIX, Asks, JournalledRest, Reread
-from ingest.backfill.runner import NOTHING, Backfilled, Plan, check_wish, run_backfill
-from ingest.backfill.source import Step, Wish
+from ingest.backfill.rest.candles import RestCandleSource
+from ingest.backfill.rest.funding import RestFundingSource
+from ingest.backfill.rest.journaled_client import (
+    PREFIX,
+    JournaledClient,
+    JournaledRestClient,
+    RecordedAnswers,
+)
+from ingest.backfill.runner import NOTHING, BackfillPlan, BackfillResult, check_wish, run_backfill
+from ingest.backfill.source import BackfillRequest, BackfillStep
 from ingest.bars.from_candles import Absent
-from ingest.feed.rest_client import Rest
+from ingest.feed.rest_client import RestClient
 from ingest.journal.recording import about_recording, about_settings, settings_of
 from storage.clock import TimeSource, WallTime
 from storage.errors import InstrumentError, JournalError, RangeError, TickwalkError, VenueError
@@ -35,36 +40,38 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RestRequest:
     """What is asked for: candles of a width, or funding; `absent` says what a candle means that is not there."""
 
     what: Literal["candles", "funding"]
     width: str = "1m"
     absent: Absent = "unknown"
 
-    def source(self, asks: Asks, lake: Lake, settings: Settings) -> AskedCandles | PaidFunding:
+    def source(
+        self, asks: JournaledClient, lake: Lake, settings: Settings
+    ) -> RestCandleSource | RestFundingSource:
         """Return where it comes from.
 
         Raises:
             SettingsError: the venue has no candles of that width.
         """
         if self.what == "funding":
-            return PaidFunding(asks, lake, settings)
-        return AskedCandles(asks, lake, settings, width=self.width, absent=self.absent)
+            return RestFundingSource(asks, lake, settings)
+        return RestCandleSource(asks, lake, settings, width=self.width, absent=self.absent)
 
 
 async def backfill_over_rest(
-    wanted: Wanted,
-    wish: Wish,
+    wanted: RestRequest,
+    wish: BackfillRequest,
     lake: Lake,
     settings: Settings,
     *,
     clock: TimeSource | None = None,
     dry_run: bool = False,
     stop: asyncio.Event | None = None,
-    on_plan: Callable[[Plan], None] | None = None,
-    on_step: Callable[[Step, Backfilled], None] | None = None,
-) -> Backfilled:
+    on_plan: Callable[[BackfillPlan], None] | None = None,
+    on_step: Callable[[BackfillStep, BackfillResult], None] | None = None,
+) -> BackfillResult:
     """Fill in history from `record.info_url`, each answer journalled first; see `run_backfill`.
 
     Args:
@@ -93,18 +100,18 @@ async def backfill_over_rest(
         "settings": about_settings(settings),
     }
     name = f"{PREFIX}{wanted.what}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-    bytes_most, plans = settings.record.segment_bytes, list[Plan]()
+    bytes_most, plans = settings.record.segment_bytes, list[BackfillPlan]()
 
-    def planned(plan: Plan) -> None:
+    def planned(plan: BackfillPlan) -> None:
         plans.append(plan)
         if on_plan is not None:
             on_plan(plan)
 
     async with contextlib.AsyncExitStack() as held:
         budget = held.enter_context(allowance(settings, clock, is_noted=not dry_run))
-        rest = await held.enter_async_context(Rest(settings, budget, clock=clock))
+        rest = await held.enter_async_context(RestClient(settings, budget, clock=clock))
         asks = held.enter_context(
-            JournalledRest(
+            JournaledRestClient(
                 rest, settings.journal_dir / name, about, keeps=not dry_run, segment_bytes=bytes_most
             )
         )
@@ -122,7 +129,7 @@ async def backfill_over_rest(
     return done
 
 
-def _end(asks: JournalledRest, lake: Lake, cause: str, *, is_used: bool, is_whole: bool) -> None:
+def _end(asks: JournaledRestClient, lake: Lake, cause: str, *, is_used: bool, is_whole: bool) -> None:
     """End a recording; one of which nothing was made is not kept, one that the lake has is sealed."""
     asks.stop(cause, discard=not is_used)
     if is_used and is_whole and asks.last_frame >= 0:
@@ -130,7 +137,7 @@ def _end(asks: JournalledRest, lake: Lake, cause: str, *, is_used: bool, is_whol
         asks.seal()
 
 
-def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backfilled, Reread]:
+def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[BackfillResult, RecordedAnswers]:
     """Make the tables' rows again from a backfill's recording; steps that are in the lake are left out.
 
     Steps that were not asked for in this recording are absent: one that was killed holds the first ones only.
@@ -145,17 +152,17 @@ def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backf
     """
     about, _ = about_recording(folder)
     try:
-        wanted = msgspec.convert(about["wanted"], Wanted)
-        wish = msgspec.convert(about["wish"], Wish)
+        wanted = msgspec.convert(about["wanted"], RestRequest)
+        wish = msgspec.convert(about["wish"], BackfillRequest)
     except (KeyError, msgspec.ValidationError) as error:
         raise JournalError(
             f"{folder} does not say what was asked for: {error}",
             hint="name a folder that a backfill has made",
         ) from error
     settings = settings_of(about, settings)
-    asks = Reread(folder)
+    asks = RecordedAnswers(folder)
     source = wanted.source(asks, lake, settings)
-    done = Backfilled(NOTHING)
+    done = BackfillResult(NOTHING)
     # One that was killed while it asked what the venue lists holds nothing.
     with contextlib.suppress(VenueError, InstrumentError, RangeError):
         done = at_once(run_backfill([source], wish, lake, settings, goes_on=True))

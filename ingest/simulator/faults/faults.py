@@ -87,7 +87,7 @@ class ListingChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Silence(Window):
+class SilentStream(Window):
     """Send nothing of one coin while the others, and pongs, flow."""
 
     coin: str
@@ -238,6 +238,6 @@ class RefuseConnections:
 
 Strike = Disconnect | Outage | Garbage
 Counted = LoseAck | ClaimSubscribed | FailInfo | RefuseConnections
-Delivery = Silence | Duplicate | Reorder | NoPongs | Lag | RateLimit | RelayStale | RelayFrozen
+Delivery = SilentStream | Duplicate | Reorder | NoPongs | Lag | RateLimit | RelayStale | RelayFrozen
 MarketChange = ListingChange | ChainHalt | Halt | SlowBook | NullBook | EmptySide | ClockOff
 Fault = Strike | Counted | Delivery | MarketChange

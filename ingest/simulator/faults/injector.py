@@ -28,16 +28,16 @@ from ingest.simulator.faults.faults import (
     RelayFrozen,
     RelayStale,
     Reorder,
-    Silence,
+    SilentStream,
     Strike,
 )
 from ingest.simulator.wire.encoder import Frame
-from ingest.simulator.wire.subscriptions import Subscription
+from ingest.simulator.wire.subscriptions import StreamSubscription
 
 AnyDelivery = TypeVar("AnyDelivery", bound=Delivery)
 
 
-class FaultPlan:
+class FaultInjector:
     """The faults of delivery ordered so far; `advance` tells it the time."""
 
     def __init__(self, *, seed: int) -> None:
@@ -48,7 +48,7 @@ class FaultPlan:
         self._counted: list[list[Counted]] = []
         self._windows: list[Delivery] = []
         self._shares: list[Duplicate | Reorder] = []
-        self._silences: list[Silence] = []
+        self._silences: list[SilentStream] = []
         self._held: list[tuple[float, int, Frame]] = []
         self._sequence = itertools.count()
 
@@ -60,7 +60,7 @@ class FaultPlan:
                 self._strikes.sort(key=lambda item: item.at_s)
             case LoseAck() | ClaimSubscribed() | FailInfo() | RefuseConnections():
                 self._counted.append([fault] * fault.times)
-            case Silence():
+            case SilentStream():
                 self._silences.append(fault)
             case Duplicate() | Reorder():
                 self._shares.append(fault)
@@ -125,7 +125,7 @@ class FaultPlan:
         """Return whether a relayed book stands still without a word."""
         return any(item.symbol in ("", symbol) for item in self._on(RelayFrozen))
 
-    def on_subscribe(self, subscription: Subscription) -> LoseAck | ClaimSubscribed | None:
+    def on_subscribe(self, subscription: StreamSubscription) -> LoseAck | ClaimSubscribed | None:
         """Return, and use up, what goes wrong with a subscription."""
         for queue in self._counted:
             fault = queue[0]

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ingest.simulator.market.spec import PRICE_DECIMALS
-from ingest.simulator.market.universe import Listing
-from ingest.simulator.wire.encoder import Block, Frame, Funding, Print, Quote
-from ingest.simulator.wire.subscriptions import VENUE_WIDE, Subscription
+from ingest.simulator.market.universe import SimulatedListing
+from ingest.simulator.wire.encoder import Block, Frame, SimulatedFunding, SimulatedPrint, SimulatedQuote
+from ingest.simulator.wire.subscriptions import VENUE_WIDE, StreamSubscription
 from storage.clock import MS_NS
 from storage.errors import CaptureError
 
@@ -68,7 +68,7 @@ _decode_of_dex = msgspec.json.Decoder(_OfDex).decode
 _decode_bbo = msgspec.json.Decoder(_Bbo).decode
 
 
-class Tape:
+class CaptureMarket:
     """A capture as a source of blocks; it can be read once.
 
     Args:
@@ -83,9 +83,11 @@ class Tape:
     tail_ns = 0
     end_ns: int | None = None
     seed = 0
-    fundings: tuple[Funding, ...] = ()
+    fundings: tuple[SimulatedFunding, ...] = ()
 
-    def __init__(self, frames: Iterable[tuple[int, bytes]], *, listings: Iterable[Listing] = ()) -> None:
+    def __init__(
+        self, frames: Iterable[tuple[int, bytes]], *, listings: Iterable[SimulatedListing] = ()
+    ) -> None:
         rows = iter(frames)
         first = next(rows, None)
         if first is None:
@@ -134,11 +136,11 @@ def read_frame(raw: bytes) -> Frame | None:
     if message.channel == "candle":
         return Frame(f"candle:{of.s}:{of.i}", "candle", of.s, text)
     wanted = "activeAssetCtx" if message.channel == "activeSpotAssetCtx" else message.channel
-    key = Subscription(wanted, of.coin, fast=of.fast).key
+    key = StreamSubscription(wanted, of.coin, fast=of.fast).key
     return Frame(key, message.channel, of.coin, text, (), quote)
 
 
-def scan_listings(frames: Iterable[tuple[int, bytes]]) -> tuple[Listing, ...]:
+def scan_listings(frames: Iterable[tuple[int, bytes]]) -> tuple[SimulatedListing, ...]:
     """Return the universe that a capture shows, in order of appearance.
 
     A capture does not say `szDecimals` and `maxLeverage`: the former is the most decimals that a traded size
@@ -154,20 +156,21 @@ def scan_listings(frames: Iterable[tuple[int, bytes]]) -> tuple[Listing, ...]:
             digits = len(_decode_trade(item.text.encode()).sz.rstrip("0").partition(".")[2])
             decimals[frame.coin] = max(decimals[frame.coin], digits)
     return tuple(
-        Listing(coin, digits, max(PRICE_DECIMALS - digits, 0), 1) for coin, digits in decimals.items()
+        SimulatedListing(coin, digits, max(PRICE_DECIMALS - digits, 0), 1)
+        for coin, digits in decimals.items()
     )
 
 
-def _read_print(raw: msgspec.Raw) -> Print:
+def _read_print(raw: msgspec.Raw) -> SimulatedPrint:
     item = _decode_trade(raw)
-    return Print(item.coin, item.time, item.tid, float(item.px), float(item.sz), bytes(raw).decode())
+    return SimulatedPrint(item.coin, item.time, item.tid, float(item.px), float(item.sz), bytes(raw).decode())
 
 
-def _read_quote(data: msgspec.Raw) -> Quote | None:
+def _read_quote(data: msgspec.Raw) -> SimulatedQuote | None:
     body = _decode_bbo(data)
     bid, ask = body.bbo
     if bid is None or ask is None:
         return None
-    return Quote(
+    return SimulatedQuote(
         body.coin, body.time, float(bid.px), float(bid.sz), bid.n, float(ask.px), float(ask.sz), ask.n, tick=0.0
     )  # fmt: skip

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from ingest.simulator.market.generator import Chunk, CoinChunk
+from ingest.simulator.market.generator import CoinChunk, MarketChunk
 
 EVENTS: Final = 5_000
 """Prints and quotes of a piece, about: some 50 ms of writing."""
 
 
-def pieces(chunk: Chunk, events: int = EVENTS) -> Iterator[tuple[int, int, Chunk]]:
+def pieces(chunk: MarketChunk, events: int = EVENTS) -> Iterator[tuple[int, int, MarketChunk]]:
     """Yield (first block, block behind the last, what happens in them), in order.
 
     Blocks keep their numbers, and `block_ms` stays whole. A chunk of few events is one piece.
@@ -33,7 +33,7 @@ def pieces(chunk: Chunk, events: int = EVENTS) -> Iterator[tuple[int, int, Chunk
         yield first, last, cut(chunk, first, last)
 
 
-def cut(chunk: Chunk, first: int, last: int) -> Chunk:
+def cut(chunk: MarketChunk, first: int, last: int) -> MarketChunk:
     """Return what happens in blocks `first .. last - 1`."""
     low, high = np.searchsorted(chunk.context_block, (first, last)).tolist()
     return replace(

@@ -21,8 +21,8 @@ from ingest.simulator.faults.faults import (
     NullBook,
     SlowBook,
 )
-from ingest.simulator.market.universe import Listing, Universe
-from ingest.simulator.wire.encoder import Block, Frame, Print, Quote, empty_bbo_text
+from ingest.simulator.market.universe import SimulatedListing, SimulatedUniverse
+from ingest.simulator.wire.encoder import Block, Frame, SimulatedPrint, SimulatedQuote, empty_bbo_text
 
 BOTH_SIDES: Final = frozenset({"bid", "ask"})
 _CONTEXTS: Final = ("activeAssetCtx", "activeSpotAssetCtx")
@@ -31,7 +31,7 @@ _STAMP: Final = re.compile(r'"time":(\d+)')
 Windowed = ChainHalt | Halt | SlowBook | NullBook | EmptySide | ClockOff
 
 
-class Schedule:
+class MarketSchedule:
     """The changes ordered so far, and the universe that they act on.
 
     Args:
@@ -39,12 +39,12 @@ class Schedule:
         changes: those known from the start; a coin that is to be `listed` is absent until then.
     """
 
-    def __init__(self, listings: Iterable[Listing], changes: Iterable[MarketChange] = ()) -> None:
+    def __init__(self, listings: Iterable[SimulatedListing], changes: Iterable[MarketChange] = ()) -> None:
         changes = list(changes)
         listed_later = [
             item.coin for item in changes if isinstance(item, ListingChange) and item.what == "listed"
         ]
-        self.universe = Universe(listings, listed_later)
+        self.universe = SimulatedUniverse(listings, listed_later)
         self._now_s = 0.0
         self._listings: list[ListingChange] = []
         self._windows: list[Windowed] = []
@@ -183,11 +183,13 @@ def shifted(frame: Frame, offset_ms: int) -> Frame:
         return _STAMP.sub(lambda found: f'"time":{int(found[1]) + offset_ms}', text)
 
     prints = tuple(
-        Print(item.coin, item.time_ms + offset_ms, item.tid, item.price, item.size, move(item.text))
+        SimulatedPrint(item.coin, item.time_ms + offset_ms, item.tid, item.price, item.size, move(item.text))
         for item in frame.prints
     )
     quote = frame.quote
-    moved: Quote | None = None if quote is None else quote._replace(time_ms=quote.time_ms + offset_ms)
+    moved: SimulatedQuote | None = (
+        None if quote is None else quote._replace(time_ms=quote.time_ms + offset_ms)
+    )
     return frame._replace(text=move(frame.text), prints=prints, quote=moved)
 
 

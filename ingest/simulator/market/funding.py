@@ -23,7 +23,7 @@ _PREMIUM_MEMORY_S: Final = 1_800
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class SimulatedContext:
     """What the venue says of a perpetual beside its book."""
 
     funding: float
@@ -35,7 +35,7 @@ class Context:
     day_open: float
 
 
-class Carry:
+class ContextModel:
     """The slow state of one coin, moved by one step per context."""
 
     def __init__(self, spec: MarketSpec, coin: CoinSpec) -> None:
@@ -62,7 +62,7 @@ class Carry:
 
     def step(
         self, price: float, base: float, notional: float, since_open_ms: int, shocks: tuple[float, float]
-    ) -> Context:
+    ) -> SimulatedContext:
         """Return the context at a price.
 
         Args:
@@ -80,7 +80,7 @@ class Carry:
         prior = max(_DAY_MINUTES - elapsed, 0.0) * self._usual_notional
         whole = len(self._minutes) == _DAY_MINUTES
         ago = self._minutes[since_open_ms // MINUTE_MS] if whole else (0.0, 0.0, self._coin.start_price)
-        return Context(
+        return SimulatedContext(
             funding=funding_rate(self._hour_sum / self._hour_samples),
             premium=self._premium,
             oracle=price / (1 + self._premium),

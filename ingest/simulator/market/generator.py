@@ -27,8 +27,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.simulator.market.funding import Carry, Context
-from ingest.simulator.market.order_flow import MINUTE_MS, Flow
+from ingest.simulator.market.funding import ContextModel, SimulatedContext
+from ingest.simulator.market.order_flow import MINUTE_MS, OrderFlow
 from ingest.simulator.market.spec import CoinSpec, MarketSpec
 from storage.clock import MS_NS, NS
 
@@ -46,7 +46,7 @@ _TWAP_SHARE: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class CoinChunk:
-    """One coin's chunk; prices and sizes are in the coin's own units, blocks index `Chunk.block_ms`."""
+    """One coin's chunk; prices and sizes are in the coin's own units, blocks index `MarketChunk.block_ms`."""
 
     print_block: Ints  # (P,) ascending
     order: Ints  # (P,) the taker order of each print
@@ -64,12 +64,12 @@ class CoinChunk:
     touch_size: Floats  # (2, Q) of bid and ask
     touch_orders: Ints  # (2, Q)
     mark: Floats  # (C,)
-    contexts: list[Context]  # (C,)
+    contexts: list[SimulatedContext]  # (C,)
     fundings: list[tuple[int, float, float]]  # (block, rate, premium) of each full hour
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class MarketChunk:
     """A quarter of an hour of the whole market."""
 
     block_ms: Ints  # (K,) strictly rising
@@ -89,7 +89,7 @@ class _Shared:
     factor: Floats  # (seconds,) standard normal
 
 
-class Simulation:
+class MarketGenerator:
     """The market's state between chunks."""
 
     def __init__(self, spec: MarketSpec) -> None:
@@ -100,13 +100,13 @@ class Simulation:
         self._heat = 0.0
         self._clock_ns = 0
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[MarketChunk]:
         """Yield chunks from the start of the warm-up on, for ever."""
         while True:
             yield self._chunk()
             self._open_ms += _CHUNK_MS
 
-    def _chunk(self) -> Chunk:
+    def _chunk(self) -> MarketChunk:
         spec, rng = self._spec, self._rng
         # 1. The chain's blocks and the delay of the feed behind them.
         gaps = rng.integers(spec.block_ms[0], spec.block_ms[1] + 1, size=_CHUNK_MS // spec.block_ms[0])
@@ -125,11 +125,11 @@ class Simulation:
         # 3. Each coin on its own.
         shared = _Shared(self._open_ms, block_ms, context_block, heat, factor)
         coins = {walker.coin.name: walker.walk(shared) for walker in self._walkers}
-        return Chunk(block_ms, clock_ns, context_block, coins)
+        return MarketChunk(block_ms, clock_ns, context_block, coins)
 
 
 class _Walker:
-    """One coin's state: price, volatility and planted signal; the slow rest is in its `Carry`."""
+    """One coin's state: price, volatility and planted signal; the slow rest is in its `ContextModel`."""
 
     def __init__(self, spec: MarketSpec, coin: CoinSpec) -> None:
         self.coin = coin
@@ -141,10 +141,12 @@ class _Walker:
             _PILOT_MINUTES if prints <= _PILOT_RATE else max(256, int(_PILOT_MINUTES * _PILOT_RATE / prints))
         )
         rate = np.full(minutes, prints)
-        self._imbalance_rms = max(float(np.sqrt(np.mean(Flow(pilot, coin, rate).imbalance() ** 2))), 1e-9)
+        self._imbalance_rms = max(
+            float(np.sqrt(np.mean(OrderFlow(pilot, coin, rate).imbalance() ** 2))), 1e-9
+        )
         self._log_price = math.log(coin.start_price)
         self._heat = self._signal = 0.0
-        self._carry = Carry(spec, coin)
+        self._carry = ContextModel(spec, coin)
 
     def walk(self, shared: _Shared) -> CoinChunk:
         """Return the next chunk of this coin."""
@@ -153,7 +155,7 @@ class _Walker:
         own = _autoregress(rng, CHUNK_MINUTES, 0.95, self._heat)
         self._heat = float(own[-1])
         heat = np.exp(0.4 * (0.8 * shared.heat + 0.6 * own) - 0.08)
-        flow = Flow(rng, coin, coin.prints_per_minute * spec.activity * heat)
+        flow = OrderFlow(rng, coin, coin.prints_per_minute * spec.activity * heat)
         path = self._path(coin.volatility_bp * 1e-4 * heat, flow.imbalance(), shared.factor)
         price_at = np.exp(np.interp(shared.block_ms - shared.open_ms, np.arange(len(path)) * 1_000, path))
         # 2. Quotes at every block with a trade, a context, or a change of its own; prints at the touch.
@@ -225,7 +227,7 @@ class _Walker:
 
     def _contexts(
         self, shared: _Shared, mark: Floats, print_block: Ints, price: Floats, size: Floats
-    ) -> tuple[list[Context], list[tuple[int, float, float]]]:
+    ) -> tuple[list[SimulatedContext], list[tuple[int, float, float]]]:
         """Return the contexts (C,) and what was paid at each full hour."""
         base = np.concatenate(([0.0], np.cumsum(size)))
         notional = np.concatenate(([0.0], np.cumsum(price * size)))

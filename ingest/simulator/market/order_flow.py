@@ -23,7 +23,7 @@ _SWEEP_STOP: Final = 0.6  # chance that an order ends at each print; the recordi
 _SKEW: Final = 1.2
 
 
-class Flow:
+class OrderFlow:
     """Taker orders and their prints over some minutes.
 
     Args:

@@ -10,7 +10,14 @@ import json
 from collections import defaultdict
 
 from ingest.simulator.market.spec import CoinSpec
-from ingest.simulator.wire.encoder import Frame, Print, Quote, bbo_text, exact_text, trades_text
+from ingest.simulator.wire.encoder import (
+    Frame,
+    SimulatedPrint,
+    SimulatedQuote,
+    bbo_text,
+    exact_text,
+    trades_text,
+)
 
 
 def add_mirror(frames: defaultdict[int, list[Frame]], coin: CoinSpec) -> None:
@@ -30,7 +37,7 @@ def _mirror(frame: Frame, coin: CoinSpec) -> Frame:
     if quote is None:
         prints = tuple(_mirror_print(item, coin) for item in frame.prints)
         return Frame(key, frame.channel, coin.name, trades_text(prints), prints)
-    turned = Quote(
+    turned = SimulatedQuote(
         coin.name, quote.time_ms,
         _other(quote.ask, coin), quote.ask_size, quote.ask_orders,
         _other(quote.bid, coin), quote.bid_size, quote.bid_orders,
@@ -39,13 +46,13 @@ def _mirror(frame: Frame, coin: CoinSpec) -> Frame:
     return Frame(key, frame.channel, coin.name, bbo_text(turned), (), turned)
 
 
-def _mirror_print(item: Print, coin: CoinSpec) -> Print:
+def _mirror_print(item: SimulatedPrint, coin: CoinSpec) -> SimulatedPrint:
     price = _other(item.price, coin)
     row = json.loads(item.text)
     row |= {"coin": coin.name, "side": "A" if row["side"] == "B" else "B", "px": exact_text(price)}
     row["users"].reverse()
     text = json.dumps(row, separators=(",", ":"))
-    return Print(coin.name, item.time_ms, item.tid, price, item.size, text)
+    return SimulatedPrint(coin.name, item.time_ms, item.tid, price, item.size, text)
 
 
 def _other(price: float, coin: CoinSpec) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from ingest.simulator.market.universe import Listing
-from ingest.simulator.wire.encoder import Block, Funding
+from ingest.simulator.market.universe import SimulatedListing
+from ingest.simulator.wire.encoder import Block, SimulatedFunding
 
 
-class Source(Protocol):
+class MarketSource(Protocol):
     """Something that can be served: a market, or a tape."""
 
     seed: int
@@ -18,9 +18,9 @@ class Source(Protocol):
     end_ns: int | None
     tail_ns: int
     """How far behind the end the last clock frame lies, so that a follower may close its last bar."""
-    listings: tuple[Listing, ...]
+    listings: tuple[SimulatedListing, ...]
     """The universe; empty where any coin may be asked for."""
-    fundings: tuple[Funding, ...]
+    fundings: tuple[SimulatedFunding, ...]
     """What was paid before the first block."""
     makes_books: bool
     """Whether books and candles are made on demand, or come as frames of the blocks."""

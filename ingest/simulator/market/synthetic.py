@@ -1,7 +1,7 @@
 """What does the simulated venue publish, block by block?
 
-`Market` turns the numbers of `ingest.simulator.market.generator` into the venue's messages. It is pure: the same spec
-gives the same blocks, byte for byte, whoever listens.
+`SyntheticMarket` turns the numbers of `ingest.simulator.market.generator` into the venue's messages. It is pure: the
+same spec gives the same blocks, byte for byte, whoever listens.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from ingest.simulator.market.chunking import pieces
 from ingest.simulator.market.funding import past_fundings
-from ingest.simulator.market.generator import ADDRESSES, Chunk, CoinChunk, Simulation, warm_up_ms
+from ingest.simulator.market.generator import ADDRESSES, CoinChunk, MarketChunk, MarketGenerator, warm_up_ms
 from ingest.simulator.market.outcomes import add_mirror
 from ingest.simulator.market.spec import CoinSpec, MarketSpec
-from ingest.simulator.market.universe import Listing, kind_of
+from ingest.simulator.market.universe import SimulatedListing, kind_of
 from ingest.simulator.wire.encoder import (
     Block,
     Frame,
-    Funding,
-    Print,
-    Quote,
+    SimulatedFunding,
+    SimulatedPrint,
+    SimulatedQuote,
     bbo_text,
     context_frame_text,
     context_text,
@@ -45,7 +45,7 @@ FUNDING_HOURS: Final = 720
 """Hours of funding history before the tape, more than one page of the venue's answer."""
 
 
-class Market:
+class SyntheticMarket:
     """A seeded market as a source of blocks."""
 
     makes_books = True
@@ -57,7 +57,7 @@ class Market:
         self.start_ns = spec.start_ns
         self.end_ns = spec.end_ns
         self.listings = tuple(
-            Listing(
+            SimulatedListing(
                 coin.name,
                 coin.size_decimals,
                 coin.price_decimals,
@@ -75,7 +75,7 @@ class Market:
         last_ms = 0
         drawn = tuple(coin for coin in self.spec.coins if not coin.mirrored)
         slow_ms = self.spec.book_s * 1_000
-        for chunk in Simulation(dataclasses.replace(self.spec, coins=drawn)).chunks():
+        for chunk in MarketGenerator(dataclasses.replace(self.spec, coins=drawn)).chunks():
             times, clocks = chunk.block_ms.tolist(), chunk.clock_ns.tolist()
             for first, last, piece in pieces(chunk):
                 frames, fundings = self._frames(piece, times)
@@ -90,17 +90,17 @@ class Market:
                         yield Block(time_ms, clocks[i], frames.get(i, []), fundings.get(i, []), slow, fast)
 
     def _frames(
-        self, chunk: Chunk, times: list[int]
-    ) -> tuple[dict[int, list[Frame]], dict[int, list[Funding]]]:
+        self, chunk: MarketChunk, times: list[int]
+    ) -> tuple[dict[int, list[Frame]], dict[int, list[SimulatedFunding]]]:
         """Return frames and fundings by block, given the times of all blocks."""
         frames: defaultdict[int, list[Frame]] = defaultdict(list)
-        fundings: defaultdict[int, list[Funding]] = defaultdict(list)
+        fundings: defaultdict[int, list[SimulatedFunding]] = defaultdict(list)
         for name, part in chunk.coins.items():
             coin = self._coins[name]
             self._add_trades(frames, coin, part, times)
             _add_quotes(frames, coin, part, times)
             for block, rate, premium in part.fundings if kind_of(name) == "perp" else ():
-                fundings[block].append(Funding(name, times[block], rate, premium))
+                fundings[block].append(SimulatedFunding(name, times[block], rate, premium))
         for coin in self.spec.coins:
             if coin.mirrored:
                 add_mirror(frames, coin)
@@ -113,7 +113,7 @@ class Market:
     ) -> None:
         name, channel, key = coin.name, "trades", f"trades:{coin.name}"
         addresses, hashes, takers = self._addresses, part.order_hash, part.taker.tolist()
-        batch: list[Print] = []
+        batch: list[SimulatedPrint] = []
         rows = zip(
             part.print_block.tolist(), part.order.tolist(), part.buy.tolist(), part.price.tolist(),
             part.size.tolist(), part.tid.tolist(), part.maker.tolist(), strict=True,
@@ -129,18 +129,18 @@ class Market:
             time_ms = times[block]
             px, sz = exact_text(price), exact_text(size)
             text = print_text(name, buy, px, sz, time_ms, hashes[order], tid, buyer, seller)
-            batch.append(Print(name, time_ms, tid, price, size, text))
+            batch.append(SimulatedPrint(name, time_ms, tid, price, size, text))
         if batch:
             frames[last].append(Frame(key, channel, name, trades_text(batch), tuple(batch)))
 
 
 @lru_cache(maxsize=4)
-def _before(spec: MarketSpec) -> tuple[list[str], tuple[Funding, ...]]:
+def _before(spec: MarketSpec) -> tuple[list[str], tuple[SimulatedFunding, ...]]:
     """Return the addresses of a market, and what was paid before its first block."""
     rng = np.random.default_rng([spec.seed, 2])
     digits = rng.bytes(20 * ADDRESSES).hex()
     fundings = tuple(
-        Funding(coin.name, *row)
+        SimulatedFunding(coin.name, *row)
         for coin in spec.coins
         if coin.listed and kind_of(coin.name) == "perp"
         for row in past_fundings(rng, warm_up_ms(spec) + 1, FUNDING_HOURS)
@@ -158,11 +158,11 @@ def _add_quotes(
         part.tick.tolist(), strict=True,
     )  # fmt: skip
     for block, bid, bid_size, bids, ask, ask_size, asks, tick in rows:
-        quote = Quote(name, times[block], bid, bid_size, bids, ask, ask_size, asks, tick)
+        quote = SimulatedQuote(name, times[block], bid, bid_size, bids, ask, ask_size, asks, tick)
         frames[block].append(Frame(key, channel, name, bbo_text(quote), (), quote))
 
 
-def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
+def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: MarketChunk) -> None:
     name, channel, key = coin.name, "activeAssetCtx", f"activeAssetCtx:{coin.name}"
     px, sz = coin.price_decimals, coin.size_decimals
     if kind_of(name) == "spot":
@@ -196,7 +196,7 @@ def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: 
         frames[block].append(Frame(key, channel, name, context_frame_text(name, text)))
 
 
-def _add_spot_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: Chunk) -> None:
+def _add_spot_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: MarketChunk) -> None:
     """Add contexts of spot, which are asked for as `activeAssetCtx` and come on a channel of their own."""
     name, px = coin.name, coin.price_decimals
     part = chunk.coins[name]

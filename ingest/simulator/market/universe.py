@@ -41,7 +41,7 @@ def dex_of(name: str) -> str:
     return name.partition(":")[0] if ":" in name else FIRST_DEX
 
 
-class Listing(NamedTuple):
+class SimulatedListing(NamedTuple):
     """What the venue lists: one row of its universe."""
 
     name: str
@@ -64,7 +64,7 @@ class _Pair:
     size_decimals: int
 
 
-class Universe:
+class SimulatedUniverse:
     """What is listed now, in the venue's order; delisted rows stay, keeping their positions.
 
     Args:
@@ -72,7 +72,7 @@ class Universe:
         absent: those that are not listed yet.
     """
 
-    def __init__(self, listings: Iterable[Listing], absent: Iterable[str] = ()) -> None:
+    def __init__(self, listings: Iterable[SimulatedListing], absent: Iterable[str] = ()) -> None:
         self._known = {item.name: item for item in listings}
         hidden = set(absent)
         self._rows = {name: item for name, item in self._known.items() if name not in hidden}
@@ -82,7 +82,7 @@ class Universe:
         """Return what may be subscribed to; empty where any coin may."""
         return frozenset(self._rows)
 
-    def get(self, name: str) -> Listing | None:
+    def get(self, name: str) -> SimulatedListing | None:
         """Return a row, delisted ones among them."""
         return self._rows.get(name)
 
@@ -110,11 +110,11 @@ class Universe:
         sizes = row.size_decimals if size_decimals is None else size_decimals
         self._rows[name] = row._replace(listed=True, size_decimals=sizes)
 
-    def of_dex(self, dex: str) -> list[Listing]:
+    def of_dex(self, dex: str) -> list[SimulatedListing]:
         """Return the perpetuals of a dex by position."""
         return [row for row in self._rows.values() if kind_of(row.name) == "perp" and dex_of(row.name) == dex]
 
-    def of_kind(self, kind: Kind) -> list[Listing]:
+    def of_kind(self, kind: Kind) -> list[SimulatedListing]:
         """Return the rows of a kind."""
         return [row for row in self._rows.values() if kind_of(row.name) == kind]
 
@@ -201,7 +201,7 @@ class Universe:
             rows.append(_Pair(row.name, index, 1 + len(rows), base_name, row.size_decimals))
         return rows
 
-    def _need(self, name: str) -> Listing:
+    def _need(self, name: str) -> SimulatedListing:
         row = self._rows.get(name) or self._known.get(name)
         if row is None:
             raise SettingsError(

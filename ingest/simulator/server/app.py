@@ -12,21 +12,21 @@ from aiohttp import web
 from aiohttp.http import WSMsgType
 
 from ingest.simulator.faults.faults import FeedName
-from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.server.connection import Line, Stats
-from ingest.simulator.server.gaiaex_relay import Relay
-from ingest.simulator.server.gaiaex_session import RelaySession
-from ingest.simulator.server.hyperliquid_session import Session
-from ingest.simulator.server.info_endpoint import UNREADABLE, Answers
-from ingest.simulator.server.publisher import Pace, Pump
-from ingest.simulator.server.rate_limits import MinuteLimit, weight_of, weight_of_rows
-from ingest.simulator.wire.subscriptions import Refused
+from ingest.simulator.faults.injector import FaultInjector
+from ingest.simulator.server.connection import VenueConnection, VenueStats
+from ingest.simulator.server.gaiaex_relay import GaiaexRelay
+from ingest.simulator.server.gaiaex_session import GaiaexSession
+from ingest.simulator.server.hyperliquid_session import HyperliquidSession
+from ingest.simulator.server.info_endpoint import UNREADABLE, InfoEndpoint
+from ingest.simulator.server.publisher import Publisher, PublishPace
+from ingest.simulator.server.rate_limits import RequestLimit, weight_of, weight_of_rows
+from ingest.simulator.wire.subscriptions import RequestRefused
 from storage.clock import TimeSource
 
-MakeSession = Callable[[web.WebSocketResponse, Callable[[], None], bool], Session]
+MakeSession = Callable[[web.WebSocketResponse, Callable[[], None], bool], HyperliquidSession]
 
 
-class Doors:
+class VenueApp:
     """The web application of one venue.
 
     Args:
@@ -39,12 +39,12 @@ class Doors:
     def __init__(
         self,
         *,
-        pump: Pump,
-        plan: FaultPlan,
-        relay: Relay,
-        answers: Answers,
-        stats: Stats,
-        pace: Pace,
+        pump: Publisher,
+        plan: FaultInjector,
+        relay: GaiaexRelay,
+        answers: InfoEndpoint,
+        stats: VenueStats,
+        pace: PublishPace,
         time_source: TimeSource,
         make_session: MakeSession,
         holds: bool,
@@ -62,7 +62,7 @@ class Doors:
         self._holds = holds
         self._idle_close_s = idle_close_s
         self._weight_limit = weight_limit
-        self._weights, self._handshakes = MinuteLimit(), MinuteLimit()
+        self._weights, self._handshakes = RequestLimit(), RequestLimit()
 
     def app(self) -> web.Application:
         """Return the application with its routes."""
@@ -95,8 +95,8 @@ class Doors:
     async def _serve_book(self, request: web.Request, *, is_spot: bool) -> web.StreamResponse:
         symbol = request.match_info["symbol"].replace("%2F", "/")
 
-        def make(ws: web.WebSocketResponse, abort: Callable[[], None]) -> Line:
-            return RelaySession(
+        def make(ws: web.WebSocketResponse, abort: Callable[[], None]) -> VenueConnection:
+            return GaiaexSession(
                 symbol, ws, abort, relay=self._relay, plan=self._plan, stats=self._stats, is_spot=is_spot
             )
 
@@ -106,7 +106,7 @@ class Doors:
         self,
         feed: FeedName,
         request: web.Request,
-        make: Callable[[web.WebSocketResponse, Callable[[], None]], Line],
+        make: Callable[[web.WebSocketResponse, Callable[[], None]], VenueConnection],
     ) -> web.StreamResponse:
         """Speak with one client until either side has enough."""
         pump = self._pump
@@ -121,7 +121,7 @@ class Doors:
         self._stats.by_feed[feed] += 1
         if self._pace.is_virtual:
             await line.send_clock(pump.clock_ns)
-        if isinstance(line, RelaySession):
+        if isinstance(line, GaiaexSession):
             if not line.is_supported:
                 await line.refuse()
                 return ws
@@ -153,7 +153,7 @@ class Doors:
             return web.Response(status=410, text="the tape has ended")
         return None
 
-    async def _converse(self, ws: web.WebSocketResponse, line: Line) -> None:
+    async def _converse(self, ws: web.WebSocketResponse, line: VenueConnection) -> None:
         while True:
             patience_s = self._patience_s(line)
             if patience_s is not None and patience_s <= 0:
@@ -171,7 +171,7 @@ class Doors:
             elif message.type is not WSMsgType.BINARY:
                 return
 
-    def _patience_s(self, line: Line) -> float | None:
+    def _patience_s(self, line: VenueConnection) -> float | None:
         """Return how long a connection may still go without being sent anything; None for ever."""
         return line.idle_left_s(self._idle_close_s) if self._pace.speed else None
 
@@ -197,7 +197,7 @@ class Doors:
                 return web.Response(status=429, text="null", headers={"Retry-After": str(wait_s)})
         try:
             answer = self._answers.info(body)
-        except Refused as refusal:
+        except RequestRefused as refusal:
             return web.Response(status=422, text=str(refusal))
         if self._weight_limit is not None:
             self._weights.add(self._now_ns(), weight_of_rows(kind, json.loads(answer)))

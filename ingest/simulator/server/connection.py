@@ -22,7 +22,7 @@ _BARRIER_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class Stats:
+class VenueStats:
     """What the venue has sent, over all connections."""
 
     connections: int = 0
@@ -52,7 +52,7 @@ class Due:
     """Whether there is a block at all: the end of the tape brings only what was held back."""
 
 
-class Line(ABC):
+class VenueConnection(ABC):
     """One connection; its feed's protocol is its subclass's.
 
     Args:
@@ -63,7 +63,7 @@ class Line(ABC):
     """
 
     def __init__(
-        self, feed: FeedName, ws: web.WebSocketResponse, abort: Callable[[], None], stats: Stats
+        self, feed: FeedName, ws: web.WebSocketResponse, abort: Callable[[], None], stats: VenueStats
     ) -> None:
         self.feed = feed
         self._last_sent_s = 0.0

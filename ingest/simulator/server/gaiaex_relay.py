@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple
 
-from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.market.universe import Listing, dex_of, kind_of
-from ingest.simulator.server.market_state import BOOK_LEVELS, Board
-from ingest.simulator.wire.encoder import Block, Frame, Quote, decimal_text
+from ingest.simulator.faults.injector import FaultInjector
+from ingest.simulator.market.universe import SimulatedListing, dex_of, kind_of
+from ingest.simulator.server.market_state import BOOK_LEVELS, MarketState
+from ingest.simulator.wire.encoder import Block, Frame, SimulatedQuote, decimal_text
 from storage.clock import MS_NS, NS
 
 Generation = Literal["G1", "G2"]
@@ -25,17 +25,17 @@ _CLASSES: Final = {"xyz": "equity", "cash": "index"}
 _STALE_REASON: Final = {"G1": "upstream disconnected", "G2": "upstream_disconnected"}
 
 
-class Shown(NamedTuple):
+class RelayedBook(NamedTuple):
     """One relayed book: a quote of which the depth is made, or the book of a tape as recorded."""
 
     due_ns: int
     symbol: str
     time_ms: int
-    quote: Quote | None
+    quote: SimulatedQuote | None
     recorded: str = ""
 
 
-class Relay:
+class GaiaexRelay:
     """The books as GaiaEx has them.
 
     Args:
@@ -47,16 +47,22 @@ class Relay:
     """
 
     def __init__(
-        self, board: Board, plan: FaultPlan, *, generation: Generation, lag_s: float, heartbeat_s: float
+        self,
+        board: MarketState,
+        plan: FaultInjector,
+        *,
+        generation: Generation,
+        lag_s: float,
+        heartbeat_s: float,
     ) -> None:
         self.generation = generation
         self._board = board
         self._plan = plan
         self._lag_ns = round(lag_s * NS)
         self._heartbeat_ns = round(heartbeat_s * NS)
-        self._pending: deque[Shown] = deque()
-        self._newest: dict[str, Shown] = {}
-        self._shown: dict[str, Shown] = {}
+        self._pending: deque[RelayedBook] = deque()
+        self._newest: dict[str, RelayedBook] = {}
+        self._shown: dict[str, RelayedBook] = {}
         self._next_heartbeat_ns = 0
 
     def observe(self, block: Block) -> None:
@@ -66,7 +72,7 @@ class Relay:
             if shown is not None:
                 self._pending.append(shown)
 
-    def due(self, until_ns: int, *, is_past: bool = False) -> Iterator[Shown]:
+    def due(self, until_ns: int, *, is_past: bool = False) -> Iterator[RelayedBook]:
         """Yield, once, the books that become visible up to an instant, in order; held-back ones are not.
 
         In the past, before the first instant served, nothing was held back.
@@ -188,7 +194,7 @@ class Relay:
         }
         return {"status": "ok", "services": services, "fee_rate": "0.00035", "serverTime": now_ms}
 
-    def _symbol(self, row: Listing) -> dict[str, Any]:
+    def _symbol(self, row: SimulatedListing) -> dict[str, Any]:
         dex = dex_of(row.name)
         venture = "venture" if self.generation == "G1" else "preipo"
         kind = _CLASSES.get(dex, "crypto" if not dex else venture)
@@ -214,16 +220,16 @@ class Relay:
         """Return the middle of Hyperliquid's touch, as the price now."""
         return decimal_text(self._board.mid(symbol) or 0.0, self._board.decimals(symbol)[0])
 
-    def _read(self, frame: Frame, due_ns: int) -> Shown | None:
+    def _read(self, frame: Frame, due_ns: int) -> RelayedBook | None:
         if frame.quote is not None:
-            return Shown(due_ns, frame.coin, frame.quote.time_ms, frame.quote)
+            return RelayedBook(due_ns, frame.coin, frame.quote.time_ms, frame.quote)
         if frame.channel == "l2Book" and not self._board.makes_books:
             data = json.loads(frame.text)["data"]
             if isinstance(data, dict) and not data.get("fast"):
-                return Shown(due_ns, frame.coin, int(data["time"]), None, json.dumps(data))
+                return RelayedBook(due_ns, frame.coin, int(data["time"]), None, json.dumps(data))
         return None
 
-    def _levels(self, shown: Shown) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _levels(self, shown: RelayedBook) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         if shown.quote is None:
             bids, asks = json.loads(shown.recorded)["levels"]
         else:

@@ -7,16 +7,16 @@ from typing import Final
 
 from aiohttp import WSCloseCode, web
 
-from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.server.connection import Due, Line, Stats
-from ingest.simulator.server.gaiaex_relay import Relay
+from ingest.simulator.faults.injector import FaultInjector
+from ingest.simulator.server.connection import Due, VenueConnection, VenueStats
+from ingest.simulator.server.gaiaex_relay import GaiaexRelay
 from ingest.simulator.wire.encoder import Frame
 
 PING: Final = "ping"
 PONG: Final = "pong"
 
 
-class RelaySession(Line):
+class GaiaexSession(VenueConnection):
     """One client's connection to the book of one symbol."""
 
     def __init__(
@@ -25,9 +25,9 @@ class RelaySession(Line):
         ws: web.WebSocketResponse,
         abort: Callable[[], None],
         *,
-        relay: Relay,
-        plan: FaultPlan,
-        stats: Stats,
+        relay: GaiaexRelay,
+        plan: FaultInjector,
+        stats: VenueStats,
         is_spot: bool,
     ) -> None:
         super().__init__("gaiaex", ws, abort, stats)

@@ -1,8 +1,8 @@
 """What does the simulated venue answer about a past that was recorded: candles and funding, with the venue's own traps?
 
-A `Past` is a source without a single print: time stands still at its instant, and what came before is asked for by
-`POST /info`. As the venue does, it serves the newest 5,000 candles of a width, the oldest of a span first where it
-is longer than one answer, and the candle that is still open among them.
+A `RecordedHistory` is a source without a single print: time stands still at its instant, and what came before is asked
+for by `POST /info`. As the venue does, it serves the newest 5,000 candles of a width, the oldest of a span first where
+it is longer than one answer, and the candle that is still open among them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ingest.simulator.market.universe import Listing
+from ingest.simulator.market.universe import SimulatedListing
 from ingest.simulator.wire.candles import INTERVAL_MINUTES, KEPT, MINUTE_MS
-from ingest.simulator.wire.encoder import Block, Funding, exact_text
+from ingest.simulator.wire.encoder import Block, SimulatedFunding, exact_text
 from storage.clock import MS_NS
 
 ANSWERED: Final = 500
 """Candles of one answer: venues of this kind answer 500 or 5,000; the smaller is the harder."""
 
 
-class PastCandle(NamedTuple):
+class RecordedCandle(NamedTuple):
     """One candle, as a file has it."""
 
     open_ms: int
@@ -32,7 +32,7 @@ class PastCandle(NamedTuple):
     trades: int
 
 
-class Past:
+class RecordedHistory:
     """A venue's past, as a source for `SimulatedVenue`.
 
     Args:
@@ -50,8 +50,8 @@ class Past:
     def __init__(
         self,
         now_ns: int,
-        candles: Mapping[tuple[str, str], Sequence[PastCandle]] | None = None,
-        fundings: Iterable[Funding] = (),
+        candles: Mapping[tuple[str, str], Sequence[RecordedCandle]] | None = None,
+        fundings: Iterable[SimulatedFunding] = (),
         *,
         answered: int = ANSWERED,
         coins: Sequence[str] = (),
@@ -60,14 +60,14 @@ class Past:
         self.end_ns: int | None = now_ns
         self._answered = answered
         now_ms = now_ns // MS_NS
-        self._candles: dict[tuple[str, str], list[PastCandle]] = {}
+        self._candles: dict[tuple[str, str], list[RecordedCandle]] = {}
         for key, rows in (candles or {}).items():
             self._candles[key] = [row for row in rows if row.open_ms <= now_ms]
         self.fundings = tuple(row for row in fundings if row.time_ms <= now_ms)
         names = dict.fromkeys(
             [*coins, *(coin for coin, _ in self._candles), *(row.coin for row in self.fundings)]
         )
-        self.listings = tuple(Listing(name, 5, 1, 40) for name in names)
+        self.listings = tuple(SimulatedListing(name, 5, 1, 40) for name in names)
 
     def blocks(self) -> Iterator[Block]:
         """Yield nothing: nothing happens any more."""
@@ -81,7 +81,7 @@ class Past:
         return [_text(coin, interval, row) for row in rows[low:high][: self._answered]]
 
 
-def _text(coin: str, interval: str, row: PastCandle) -> str:
+def _text(coin: str, interval: str, row: RecordedCandle) -> str:
     end_ms = row.open_ms + INTERVAL_MINUTES[interval] * MINUTE_MS - 1
     return (
         f'{{"t":{row.open_ms},"T":{end_ms},"s":"{coin}","i":"{interval}","o":"{exact_text(row.open)}",'

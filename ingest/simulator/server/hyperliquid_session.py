@@ -8,18 +8,18 @@ from typing import Final
 from aiohttp import web
 
 from ingest.simulator.faults.faults import ClaimSubscribed, LoseAck
-from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.server.connection import Due, Line, Stats
-from ingest.simulator.server.market_state import Board
-from ingest.simulator.server.venue_wide import CADENCE, Wide
-from ingest.simulator.wire.encoder import PONG, Frame, Print, error_text, trades_text
+from ingest.simulator.faults.injector import FaultInjector
+from ingest.simulator.server.connection import Due, VenueConnection, VenueStats
+from ingest.simulator.server.market_state import MarketState
+from ingest.simulator.server.venue_wide import CADENCE, VenueWide
+from ingest.simulator.wire.encoder import PONG, Frame, SimulatedPrint, error_text, trades_text
 from ingest.simulator.wire.subscriptions import (
     API_CHANNELS,
     EXPLORER_CHANNELS,
     VENUE_WIDE,
-    Refused,
-    Request,
-    Subscription,
+    ClientRequest,
+    RequestRefused,
+    StreamSubscription,
     ack_text,
     parse_request,
 )
@@ -28,7 +28,7 @@ MOST_SUBSCRIPTIONS: Final = 1_000
 _MADE: Final = frozenset({"l2Book", "candle", *VENUE_WIDE})
 
 
-class Session(Line):
+class HyperliquidSession(VenueConnection):
     """One client's connection to the API; to the explorer where `is_explorer`.
 
     Args:
@@ -48,23 +48,23 @@ class Session(Line):
         ws: web.WebSocketResponse,
         abort: Callable[[], None],
         *,
-        board: Board,
-        wide: Wide,
-        plan: FaultPlan,
-        stats: Stats,
+        board: MarketState,
+        wide: VenueWide,
+        plan: FaultInjector,
+        stats: VenueStats,
         replayed: int,
-        on_print: Callable[[Print], None] | None,
+        on_print: Callable[[SimulatedPrint], None] | None,
         is_explorer: bool = False,
     ) -> None:
         super().__init__("explorer" if is_explorer else "hyperliquid", ws, abort, stats)
-        self.subscriptions: dict[str, Subscription] = {}
+        self.subscriptions: dict[str, StreamSubscription] = {}
         self._channels: Collection[str] = EXPLORER_CHANNELS if is_explorer else API_CHANNELS
         self._board = board
         self._wide = wide
         self._plan = plan
         self._replayed = replayed
         self._on_print = on_print
-        self._made: list[Subscription] = []
+        self._made: list[StreamSubscription] = []
 
     @property
     def streams(self) -> int:
@@ -81,7 +81,7 @@ class Session(Line):
                 await self._subscribe(request.subscription)
             else:
                 await self._unsubscribe(request)
-        except Refused as refusal:
+        except RequestRefused as refusal:
             await self.send(error_text(str(refusal)), "error")
 
     async def stream(self, frames: list[Frame], clock: str | None, due: Due) -> None:
@@ -108,11 +108,11 @@ class Session(Line):
         if clock is not None or chosen or made:
             self.touch()
 
-    async def _subscribe(self, item: Subscription) -> None:
+    async def _subscribe(self, item: StreamSubscription) -> None:
         if item.key in self.subscriptions:
-            raise Refused(f"Already subscribed: {item.echo()}")
+            raise RequestRefused(f"Already subscribed: {item.echo()}")
         if len(self.subscriptions) >= MOST_SUBSCRIPTIONS:
-            raise Refused(f"Cannot subscribe to more than {MOST_SUBSCRIPTIONS} channels.")
+            raise RequestRefused(f"Cannot subscribe to more than {MOST_SUBSCRIPTIONS} channels.")
         fault = self._plan.on_subscribe(item)
         if isinstance(fault, LoseAck) and not fault.takes_effect:
             return
@@ -121,7 +121,7 @@ class Session(Line):
         snapshot = None if item.channel == "trades" else self._wide.snapshot(item)
         self._set({**self.subscriptions, item.key: item})
         if isinstance(fault, ClaimSubscribed):
-            raise Refused(f"Already subscribed: {item.echo()}")
+            raise RequestRefused(f"Already subscribed: {item.echo()}")
         if fault is None:
             await self.send(ack_text("subscribe", item), "subscriptionResponse")
         if self._plan.is_silent(item.channel, item.coin):
@@ -132,15 +132,15 @@ class Session(Line):
         elif snapshot is not None:
             await self.send(snapshot, item.channel)
 
-    async def _unsubscribe(self, request: Request) -> None:
+    async def _unsubscribe(self, request: ClientRequest) -> None:
         item = request.subscription
         assert item is not None
         if item.key not in self.subscriptions:
-            raise Refused(f"Already unsubscribed: {item.echo()}")
+            raise RequestRefused(f"Already unsubscribed: {item.echo()}")
         self._set({key: value for key, value in self.subscriptions.items() if key != item.key})
         await self.send(ack_text("unsubscribe", item), "subscriptionResponse")
 
-    def _set(self, subscriptions: dict[str, Subscription]) -> None:
+    def _set(self, subscriptions: dict[str, StreamSubscription]) -> None:
         self.subscriptions = subscriptions
         # Of a tape, venue-wide messages come as they were recorded; its explorer has blocks only if they were.
         made = _MADE if self._board.makes_books else {"candle"}
@@ -158,7 +158,7 @@ class Session(Line):
                 out.append((item.channel, text))
         return out
 
-    def _count(self, prints: Iterable[Print]) -> None:
+    def _count(self, prints: Iterable[SimulatedPrint]) -> None:
         stats, on_print = self._stats, self._on_print
         for item in prints:
             stats.prints[item.coin] += 1
@@ -169,7 +169,7 @@ class Session(Line):
                 on_print(item)
 
 
-def _is_due(item: Subscription, due: Due, printed: Collection[str]) -> bool:
+def _is_due(item: StreamSubscription, due: Due, printed: Collection[str]) -> bool:
     match item.channel:
         case "candle":
             return item.coin in printed

@@ -10,19 +10,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ingest.simulator.market.universe import FIRST_DEX
-from ingest.simulator.server.history_endpoint import Past
-from ingest.simulator.server.market_state import Board
-from ingest.simulator.server.venue_wide import Wide
+from ingest.simulator.server.history_endpoint import RecordedHistory
+from ingest.simulator.server.market_state import MarketState
+from ingest.simulator.server.venue_wide import VenueWide
 from ingest.simulator.wire.candles import INTERVAL_MINUTES
 from ingest.simulator.wire.encoder import decimal_text
-from ingest.simulator.wire.subscriptions import Refused, Subscription
+from ingest.simulator.wire.subscriptions import RequestRefused, StreamSubscription
 
 RECENT_TRADES: Final = 10
 FUNDING_PAGE: Final = 500
 UNREADABLE: Final = "Failed to deserialize the JSON body into the target type"
 
 
-class Answers:
+class InfoEndpoint:
     """The questions that a board can answer.
 
     Args:
@@ -34,11 +34,11 @@ class Answers:
 
     def __init__(
         self,
-        board: Board,
-        wide: Wide,
+        board: MarketState,
+        wide: VenueWide,
         status_ms: Callable[[], int] | None = None,
         *,
-        past: Past | None = None,
+        past: RecordedHistory | None = None,
     ) -> None:
         self._board = board
         self._wide = wide
@@ -55,7 +55,7 @@ class Answers:
             request = json.loads(body)
             return self._answer(request["type"], request)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            raise Refused(UNREADABLE) from None
+            raise RequestRefused(UNREADABLE) from None
 
     def _answer(self, kind: str, request: dict[str, Any]) -> str:
         board, universe = self._board, self._board.universe
@@ -80,7 +80,7 @@ class Answers:
             case "l2Book":
                 figures, mantissa = request.get("nSigFigs"), request.get("mantissa")
                 return (
-                    board.book_data(Subscription("l2Book", str(request["coin"]), "", figures, mantissa))
+                    board.book_data(StreamSubscription("l2Book", str(request["coin"]), "", figures, mantissa))
                     or "null"
                 )
             case "recentTrades":
@@ -91,17 +91,17 @@ class Answers:
             case "fundingHistory":
                 return self._funding_history(request)
             case _:
-                raise Refused(UNREADABLE)
+                raise RequestRefused(UNREADABLE)
 
     def _meta(self, dex: str) -> str:
         if dex not in self._board.universe.dexes():
-            raise Refused(UNREADABLE)
+            raise RequestRefused(UNREADABLE)
         return _compact(self._board.universe.meta(dex))
 
     def _candle_snapshot(self, request: dict[str, Any]) -> str:
         interval = request["interval"]
         if interval not in INTERVAL_MINUTES:
-            raise Refused(UNREADABLE)
+            raise RequestRefused(UNREADABLE)
         start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self._board.now_ms)
         if self._past is not None:
             return f"[{','.join(self._past.candles(request['coin'], interval, start_ms, end_ms))}]"

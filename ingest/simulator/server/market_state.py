@@ -13,22 +13,22 @@ from collections.abc import Iterable
 from typing import Final
 
 from ingest.simulator.faults.faults import MarketChange
-from ingest.simulator.market.events import BOTH_SIDES, Schedule
-from ingest.simulator.market.source import Source
+from ingest.simulator.market.events import BOTH_SIDES, MarketSchedule
+from ingest.simulator.market.source import MarketSource
 from ingest.simulator.market.universe import kind_of
 from ingest.simulator.wire.candles import MINUTE_MS, CandleBook
 from ingest.simulator.wire.encoder import (
     Block,
     Depth,
     Frame,
-    Funding,
-    Print,
-    Quote,
+    SimulatedFunding,
+    SimulatedPrint,
+    SimulatedQuote,
     book_frame_text,
     decimal_text,
     empty_bbo_text,
 )
-from ingest.simulator.wire.subscriptions import Subscription
+from ingest.simulator.wire.subscriptions import StreamSubscription
 
 REPLAYED: Final = 30
 """Prints resent on subscribe: 30 in every recording that was checked."""
@@ -37,7 +37,7 @@ BOOK_LEVELS: Final = 20
 FAST_LEVELS: Final = 5
 
 
-class Board:
+class MarketState:
     """The venue's memory, fed block by block.
 
     Args:
@@ -45,8 +45,8 @@ class Board:
         changes: what is ordered to change in the market.
     """
 
-    def __init__(self, source: Source, changes: Iterable[MarketChange] = ()) -> None:
-        self.schedule = Schedule(source.listings, changes)
+    def __init__(self, source: MarketSource, changes: Iterable[MarketChange] = ()) -> None:
+        self.schedule = MarketSchedule(source.listings, changes)
         self.universe = self.schedule.universe
         self.makes_books = source.makes_books
         self.now_ms = source.start_ns // 1_000_000
@@ -56,11 +56,11 @@ class Board:
         self.seed = source.seed
         self._listings = {item.name: item for item in source.listings}
         self._depths: dict[str, Depth] = {}
-        self._recent: dict[str, deque[Print]] = {}
-        self._quotes: dict[str, Quote] = {}
+        self._recent: dict[str, deque[SimulatedPrint]] = {}
+        self._quotes: dict[str, SimulatedQuote] = {}
         self._latest: dict[str, str] = {}
         self._candles: dict[str, CandleBook] = {}
-        self._fundings: dict[str, deque[Funding]] = {}
+        self._fundings: dict[str, deque[SimulatedFunding]] = {}
         self._texts: dict[str, str | None] = {}
         for row in filter(lambda row: self.schedule.is_known(row.coin), source.fundings):
             self._keep_funding(row)
@@ -82,12 +82,12 @@ class Board:
         for row in block.fundings:
             self._keep_funding(row)
 
-    def replay(self, coin: str, most: int) -> list[Print]:
+    def replay(self, coin: str, most: int) -> list[SimulatedPrint]:
         """Return the newest prints of a coin, oldest first, `most` at the most."""
         rows = self._recent.get(coin, ())
         return list(rows)[-most:] if most else []
 
-    def snapshot(self, subscription: Subscription) -> str | None:
+    def snapshot(self, subscription: StreamSubscription) -> str | None:
         """Return the first message of one coin's stream other than trades, or None where nothing is known yet."""
         if subscription.channel in ("l2Book", "candle") and self.makes_books:
             return self.made(subscription)
@@ -97,7 +97,7 @@ class Board:
             return empty_bbo_text(subscription.coin, self.now_ms)
         return known
 
-    def made(self, subscription: Subscription) -> str | None:
+    def made(self, subscription: StreamSubscription) -> str | None:
         """Return a book or a candle as of now, or None where there is none."""
         key = subscription.key
         if key not in self._texts:
@@ -113,7 +113,7 @@ class Board:
         known = self._latest.get(f"activeAssetCtx:{coin}")
         return None if known is None else json.dumps(json.loads(known)["data"]["ctx"], separators=(",", ":"))
 
-    def quote(self, coin: str) -> Quote | None:
+    def quote(self, coin: str) -> SimulatedQuote | None:
         """Return the newest quote with both sides."""
         return self._quotes.get(coin)
 
@@ -139,7 +139,7 @@ class Board:
             and not self.schedule.is_dark(coin)
         }
 
-    def book_data(self, subscription: Subscription) -> str | None:
+    def book_data(self, subscription: StreamSubscription) -> str | None:
         """Return the `data` of an l2Book, or None where there is no book."""
         coin = subscription.coin
         missing = self.schedule.missing_sides(coin)
@@ -164,7 +164,7 @@ class Board:
             without=missing,
         )
 
-    def depth_data(self, quote: Quote, levels: int) -> str:
+    def depth_data(self, quote: SimulatedQuote, levels: int) -> str:
         """Return the book behind an earlier quote; of a tape, which has none, the quote alone."""
         missing = self.schedule.missing_sides(quote.coin)
         levels = levels if self.makes_books else 1
@@ -177,7 +177,7 @@ class Board:
             book.advance(self.now_ms)
         return book
 
-    def fundings(self, coin: str) -> Iterable[Funding]:
+    def fundings(self, coin: str) -> Iterable[SimulatedFunding]:
         """Return what a coin paid, oldest first."""
         return self._fundings.get(coin, ())
 
@@ -194,7 +194,7 @@ class Board:
             depth = self._depths[coin] = Depth(coin, self.seed, size, *self.decimals(coin))
         return depth
 
-    def _make(self, subscription: Subscription) -> str | None:
+    def _make(self, subscription: StreamSubscription) -> str | None:
         if subscription.channel == "candle":
             # A tape that brings candles of its own is not second-guessed.
             if subscription.key in self._latest:
@@ -219,7 +219,7 @@ class Board:
         soon_ms = self.now_ms + MINUTE_MS
         self._candle_book(frame.coin).add(item for item in frame.prints if item.time_ms <= soon_ms)
 
-    def _keep_funding(self, row: Funding) -> None:
+    def _keep_funding(self, row: SimulatedFunding) -> None:
         self._fundings.setdefault(row.coin, deque(maxlen=2 * 8_760)).append(row)
 
     def _candle_book(self, coin: str) -> CandleBook:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from ingest.simulator.faults.faults import GARBAGE, Disconnect, FeedName, Garbage, Outage
-from ingest.simulator.faults.injector import FaultPlan
-from ingest.simulator.market.source import Source
-from ingest.simulator.server.connection import Due, Line, Stats
-from ingest.simulator.server.gaiaex_relay import Relay
-from ingest.simulator.server.gaiaex_session import RelaySession
-from ingest.simulator.server.market_state import Board
-from ingest.simulator.server.venue_wide import Wide
+from ingest.simulator.faults.injector import FaultInjector
+from ingest.simulator.market.source import MarketSource
+from ingest.simulator.server.connection import Due, VenueConnection, VenueStats
+from ingest.simulator.server.gaiaex_relay import GaiaexRelay
+from ingest.simulator.server.gaiaex_session import GaiaexSession
+from ingest.simulator.server.market_state import MarketState
+from ingest.simulator.server.venue_wide import VenueWide
 from ingest.simulator.wire.encoder import CLOCK_FRAME, Block
 from storage.clock import MS_NS, NS, TimeSource
 from storage.logs import get_logger
@@ -30,7 +30,7 @@ _ALIGNED_NS: Final = 60 * NS  # a source that began so recently is served on the
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PublishPace:
     """How fast blocks go out.
 
     Args:
@@ -44,22 +44,22 @@ class Pace:
     streams: int
 
 
-class Pump:
+class Publisher:
     """The tape's progress, and the lines that follow it."""
 
     def __init__(
         self,
-        source: Source,
-        pace: Pace,
+        source: MarketSource,
+        pace: PublishPace,
         time_source: TimeSource,
         *,
-        board: Board,
-        wide: Wide,
-        plan: FaultPlan,
-        relay: Relay,
-        stats: Stats,
+        board: MarketState,
+        wide: VenueWide,
+        plan: FaultInjector,
+        relay: GaiaexRelay,
+        stats: VenueStats,
     ) -> None:
-        self.lines: list[Line] = []
+        self.lines: list[VenueConnection] = []
         self.clock_ns = source.start_ns
         self.lit = {feed: asyncio.Event() for feed in FEEDS}
         """Each set while the venue takes connections of that feed."""
@@ -180,7 +180,7 @@ class Pump:
 
     async def _relay_until(self, clock_ns: int) -> None:
         """Send what the relay shows up to an instant, then its other news."""
-        lines = [line for line in self.lines if isinstance(line, RelaySession)]
+        lines = [line for line in self.lines if isinstance(line, GaiaexSession)]
         for shown in self._relay.due(clock_ns):
             heard = [line for line in lines if line.symbol == shown.symbol]
             if not heard:
@@ -217,7 +217,7 @@ class Pump:
                     assert number is not None
                     await self._cut(self._lines_of("hyperliquid")[number : number + 1], clean=fault.clean)
 
-    def _lines_of(self, feed: FeedName) -> list[Line]:
+    def _lines_of(self, feed: FeedName) -> list[VenueConnection]:
         return [line for line in self.lines if line.feed == feed]
 
     async def _darken(self, feeds: tuple[FeedName, ...], until_s: float, *, clean: bool = False) -> None:
@@ -228,7 +228,7 @@ class Pump:
             self._dark_until_s[feed] = until_s
         await self._cut([line for line in self.lines if line.feed in feeds], clean=clean)
 
-    async def _cut(self, lines: list[Line], *, clean: bool) -> None:
+    async def _cut(self, lines: list[VenueConnection], *, clean: bool) -> None:
         for line in lines:
             if self._pace.is_virtual:
                 await line.barrier()

@@ -13,7 +13,7 @@ _LIGHT: Final = frozenset({"l2Book", "allMids", "exchangeStatus"})
 _ROWS_A_WEIGHT: Final = {"recentTrades": 20, "fundingHistory": 20, "candleSnapshot": 60}
 
 
-class MinuteLimit:
+class RequestLimit:
     """What was taken within the last minute, by weight."""
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ import zlib
 from hashlib import blake2b
 from typing import Any, Final
 
-from ingest.simulator.server.market_state import Board
+from ingest.simulator.server.market_state import MarketState
 from ingest.simulator.wire.encoder import Block, context_text, decimal_text
-from ingest.simulator.wire.subscriptions import VENUE_WIDE, Subscription
+from ingest.simulator.wire.subscriptions import VENUE_WIDE, StreamSubscription
 
 CADENCE: Final = {
     "allMids": "second",
@@ -33,10 +33,10 @@ _NO_CONTEXT: Final = context_text(
 )  # fmt: skip
 
 
-class Wide:
+class VenueWide:
     """Messages of every stream of a venue: those of one coin from its board, those of all coins made here."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: MarketState) -> None:
         self._board = board
         self._told: dict[str, dict[str, str | None]] = {}
         self._changes: dict[str, dict[str, str | None]] = {}
@@ -49,7 +49,7 @@ class Wide:
         if block.fast_book:
             self._note_changes()
 
-    def made(self, subscription: Subscription) -> str | None:
+    def made(self, subscription: StreamSubscription) -> str | None:
         """Return a message of a stream that is made on demand, as of now, or None where there is none."""
         if subscription.channel not in VENUE_WIDE:
             return self._board.made(subscription)
@@ -58,7 +58,7 @@ class Wide:
             self._texts[key] = self.text(subscription)
         return self._texts[key]
 
-    def snapshot(self, subscription: Subscription) -> str | None:
+    def snapshot(self, subscription: StreamSubscription) -> str | None:
         """Return the first message of a stream other than trades, or None where nothing is known yet."""
         if subscription.channel not in VENUE_WIDE:
             return self._board.snapshot(subscription)
@@ -70,7 +70,7 @@ class Wide:
             return _fast_text(self._told)
         return self.text(subscription)
 
-    def text(self, subscription: Subscription) -> str | None:
+    def text(self, subscription: StreamSubscription) -> str | None:
         """Return a message as of now; of the fast contexts what changed, or None where nothing did."""
         channel, dex = subscription.channel, subscription.dex
         match channel:

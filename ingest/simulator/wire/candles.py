@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from ingest.simulator.wire.encoder import Print, decimal_text
+from ingest.simulator.wire.encoder import SimulatedPrint, decimal_text
 
 MINUTE_MS: Final = 60_000
 KEPT: Final = 5_000
@@ -25,7 +25,7 @@ _MONDAY_MS: Final = 4 * _DAY * MINUTE_MS  # 1970-01-05, the first Monday
 
 
 @dataclass(slots=True)
-class Candle:
+class SimulatedCandle:
     """One interval of one coin; `end_ms` is the last millisecond in it."""
 
     open_ms: int
@@ -37,7 +37,7 @@ class Candle:
     volume: float = 0.0
     trades: int = 0
 
-    def fold(self, other: Candle) -> None:
+    def fold(self, other: SimulatedCandle) -> None:
         """Take in a candle that follows the ones taken in so far; flat ones leave no trace beside others."""
         if not other.trades:
             return
@@ -61,11 +61,13 @@ class CandleBook:
         self._coin = coin
         self._price_decimals = price_decimals
         self._size_decimals = size_decimals
-        self._minute: Candle | None = None
-        self._open: dict[str, Candle] = {}
-        self._closed: dict[str, deque[Candle]] = {name: deque(maxlen=KEPT) for name in INTERVAL_MINUTES}
+        self._minute: SimulatedCandle | None = None
+        self._open: dict[str, SimulatedCandle] = {}
+        self._closed: dict[str, deque[SimulatedCandle]] = {
+            name: deque(maxlen=KEPT) for name in INTERVAL_MINUTES
+        }
 
-    def add(self, prints: Iterable[Print]) -> None:
+    def add(self, prints: Iterable[SimulatedPrint]) -> None:
         """Take in prints, oldest first; one older than the open minute counts towards that minute."""
         for item in prints:
             minute = self._minute
@@ -75,7 +77,9 @@ class CandleBook:
             price = item.price
             if minute is None:
                 open_ms = item.time_ms - item.time_ms % MINUTE_MS
-                minute = self._minute = Candle(open_ms, open_ms + MINUTE_MS - 1, price, price, price, price)
+                minute = self._minute = SimulatedCandle(
+                    open_ms, open_ms + MINUTE_MS - 1, price, price, price, price
+                )
             elif not minute.trades:
                 minute.open = minute.high = minute.low = price
             minute.high = max(minute.high, price)
@@ -90,9 +94,9 @@ class CandleBook:
             done = self._minute
             self._close(done)
             flat, open_ms = done.close, done.end_ms + 1
-            self._minute = Candle(open_ms, open_ms + MINUTE_MS - 1, flat, flat, flat, flat)
+            self._minute = SimulatedCandle(open_ms, open_ms + MINUTE_MS - 1, flat, flat, flat, flat)
 
-    def current(self, interval: str) -> Candle | None:
+    def current(self, interval: str) -> SimulatedCandle | None:
         """Return the candle that is still open, or None before the first print."""
         minute = self._minute
         if minute is None:
@@ -100,7 +104,7 @@ class CandleBook:
         whole = _begin(minute, interval)
         partial = self._open.get(interval)
         if partial is not None:
-            whole = Candle(
+            whole = SimulatedCandle(
                 partial.open_ms, partial.end_ms, partial.open, partial.high, partial.low, partial.close,
                 partial.volume, partial.trades,
             )  # fmt: skip
@@ -116,7 +120,7 @@ class CandleBook:
         chosen = [row for row in rows if start_ms <= row.open_ms <= end_ms][-KEPT:]
         return [self.text(interval, row) for row in chosen]
 
-    def text(self, interval: str, candle: Candle) -> str:
+    def text(self, interval: str, candle: SimulatedCandle) -> str:
         """Return a candle as the venue writes it."""
         px = self._price_decimals
         return (
@@ -126,7 +130,7 @@ class CandleBook:
             f'"v":"{decimal_text(candle.volume, self._size_decimals)}","n":{candle.trades}}}'
         )
 
-    def _close(self, minute: Candle) -> None:
+    def _close(self, minute: SimulatedCandle) -> None:
         for interval in INTERVAL_MINUTES:
             partial = self._open.get(interval)
             if partial is None:
@@ -137,10 +141,10 @@ class CandleBook:
                 self._closed[interval].append(self._open.pop(interval))
 
 
-def _begin(minute: Candle, interval: str) -> Candle:
+def _begin(minute: SimulatedCandle, interval: str) -> SimulatedCandle:
     """Return a candle of an interval that so far holds one minute."""
     open_ms, end_ms = bounds_ms(minute.open_ms, interval)
-    return Candle(
+    return SimulatedCandle(
         open_ms, end_ms, minute.open, minute.high, minute.low, minute.close, minute.volume, minute.trades
     )
 

@@ -37,7 +37,7 @@ _CONTEXT: Final = (
 
 
 @dataclass(slots=True)
-class Print:
+class SimulatedPrint:
     """One trade as the venue reports it."""
 
     coin: str
@@ -50,7 +50,7 @@ class Print:
     """Whether any client has been sent it, live or replayed."""
 
 
-class Quote(NamedTuple):
+class SimulatedQuote(NamedTuple):
     """The best bid and ask of a coin; prices and sizes in its own units."""
 
     coin: str
@@ -80,12 +80,12 @@ class Frame(NamedTuple):
     channel: str
     coin: str
     text: str
-    prints: tuple[Print, ...] = ()
-    quote: Quote | None = None
+    prints: tuple[SimulatedPrint, ...] = ()
+    quote: SimulatedQuote | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Funding:
+class SimulatedFunding:
     """What a perpetual paid at a full hour."""
 
     coin: str
@@ -102,7 +102,7 @@ class Block:
     clock_ns: int
     """When a client receives it."""
     frames: list[Frame] = field(default_factory=list)
-    fundings: list[Funding] = field(default_factory=list)
+    fundings: list[SimulatedFunding] = field(default_factory=list)
     slow_book: bool = False
     """Whether books at the slow cadence are due."""
     fast_book: bool = False
@@ -137,11 +137,11 @@ def print_text(
     return _PRINT % (coin, "B" if buy else "A", px, sz, time_ms, tx, tid, buyer, seller)
 
 
-def trades_text(prints: Iterable[Print]) -> str:
+def trades_text(prints: Iterable[SimulatedPrint]) -> str:
     return f'{{"channel":"trades","data":[{",".join([item.text for item in prints])}]}}'
 
 
-def bbo_text(quote: Quote) -> str:
+def bbo_text(quote: SimulatedQuote) -> str:
     coin, time_ms, bid, bid_size, bids, ask, ask_size, asks, _ = quote
     touch = exact_text(bid), exact_text(bid_size), bids, exact_text(ask), exact_text(ask_size), asks
     return _BBO % (coin, time_ms, *touch)
@@ -217,7 +217,7 @@ class Depth:
 
     def book_data(
         self,
-        quote: Quote,
+        quote: SimulatedQuote,
         *,
         time_ms: int,
         levels: int,

@@ -23,12 +23,12 @@ EXPLORER_CHANNELS: Final = frozenset({"explorerBlock"})
 _OF_A_DEX: Final = ("allMids", "assetCtxs")
 
 
-class Refused(Exception):  # noqa: N818 - it is the venue's answer, not a fault of the program
+class RequestRefused(Exception):  # noqa: N818 - it is the venue's answer, not a fault of the program
     """The venue answers with an error; the text is its sentence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class StreamSubscription:
     """One stream: of one coin, or of the whole venue (then `coin` is empty)."""
 
     channel: str
@@ -67,14 +67,16 @@ class Subscription:
         return json.dumps(fields, separators=(",", ":"))
 
 
-class Request(NamedTuple):
+class ClientRequest(NamedTuple):
     """A client's message; `subscription` is None for a ping."""
 
     method: Literal["ping", "subscribe", "unsubscribe"]
-    subscription: Subscription | None = None
+    subscription: StreamSubscription | None = None
 
 
-def parse_request(text: str, coins: Collection[str], channels: Collection[str] = API_CHANNELS) -> Request:
+def parse_request(
+    text: str, coins: Collection[str], channels: Collection[str] = API_CHANNELS
+) -> ClientRequest:
     """Return what a client's message asks for.
 
     Args:
@@ -85,7 +87,7 @@ def parse_request(text: str, coins: Collection[str], channels: Collection[str] =
     Raises:
         Refused: the message is none that the venue knows, or names an unknown coin or interval.
     """
-    unknown = Refused(f"Error parsing JSON into valid websocket request: {text}")
+    unknown = RequestRefused(f"Error parsing JSON into valid websocket request: {text}")
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
@@ -94,17 +96,17 @@ def parse_request(text: str, coins: Collection[str], channels: Collection[str] =
         raise unknown
     method, body = message.get("method"), message.get("subscription")
     if method == "ping":
-        return Request("ping")
+        return ClientRequest("ping")
     if method not in ("subscribe", "unsubscribe") or not isinstance(body, dict):
         raise unknown
     channel, coin = body.get("type"), body.get("coin")
     if not isinstance(channel, str) or channel not in channels:
         raise unknown
     if channel in VENUE_WIDE:
-        return Request(method, _venue_wide(channel, body))
+        return ClientRequest(method, _venue_wide(channel, body))
     if not isinstance(coin, str):
         raise unknown
-    subscription = Subscription(
+    subscription = StreamSubscription(
         channel=channel,
         coin=coin,
         interval=str(body.get("interval", "")),
@@ -113,23 +115,23 @@ def parse_request(text: str, coins: Collection[str], channels: Collection[str] =
         fast=body.get("fast") is True,
     )
     if (coins and subscription.coin not in coins) or not fits(subscription):
-        raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
-    return Request(method, subscription)
+        raise RequestRefused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
+    return ClientRequest(method, subscription)
 
 
-def _venue_wide(channel: str, body: dict[str, Any]) -> Subscription:
+def _venue_wide(channel: str, body: dict[str, Any]) -> StreamSubscription:
     dex = body.get("dex")
     if dex is not None and (channel not in _OF_A_DEX or not isinstance(dex, str)):
-        raise Refused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
-    return Subscription(channel, "", dex=dex)
+        raise RequestRefused(f"Invalid subscription {json.dumps(body, separators=(',', ':'))}")
+    return StreamSubscription(channel, "", dex=dex)
 
 
-def ack_text(method: str, subscription: Subscription) -> str:
+def ack_text(method: str, subscription: StreamSubscription) -> str:
     """Return the acknowledgement of a subscription, or of its end."""
     return f'{{"channel":"subscriptionResponse","data":{{"method":"{method}","subscription":{subscription.echo()}}}}}'
 
 
-def fits(item: Subscription) -> bool:
+def fits(item: StreamSubscription) -> bool:
     """Return whether the venue knows the interval of a candle, or the coarseness of a book."""
     if item.channel == "candle":
         return item.interval in INTERVAL_MINUTES

@@ -37,7 +37,7 @@ class GaiaBook(msgspec.Struct, tag_field="type", tag="orderbook"):
     is_stale: bool = False
 
 
-class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat"):
+class RelayHeartbeat(msgspec.Struct, tag_field="type", tag="heartbeat"):
     """The relay lives; `timestamp` in ms. It says nothing of the book, unless `stale` does."""
 
     timestamp: int
@@ -53,7 +53,7 @@ class UpstreamLost(msgspec.Struct, tag_field="type", tag="stale"):
     timestamp: int | None = None
 
 
-class Recovered(msgspec.Struct, tag_field="type", tag="recovered"):
+class UpstreamRecovered(msgspec.Struct, tag_field="type", tag="recovered"):
     """The relay has Hyperliquid again."""
 
     symbol: str = ""
@@ -76,7 +76,7 @@ class GaiaPong(msgspec.Struct, tag_field="type", tag="pong"):
     """The answer to a ping: bare text."""
 
 
-GaiaMessage = GaiaBook | Heartbeat | UpstreamLost | Recovered | Rejection | GaiaPong
+GaiaMessage = GaiaBook | RelayHeartbeat | UpstreamLost | UpstreamRecovered | Rejection | GaiaPong
 
 
 class _SpotLevel(msgspec.Struct):
@@ -103,7 +103,7 @@ class _RawBook(msgspec.Struct, tag_field="type", tag="orderbook"):
 
 
 _decoder: Final = msgspec.json.Decoder(
-    _RawBook | Heartbeat | UpstreamLost | Recovered | Rejection | GaiaPong, strict=False
+    _RawBook | RelayHeartbeat | UpstreamLost | UpstreamRecovered | Rejection | GaiaPong, strict=False
 )
 
 

@@ -64,7 +64,7 @@ class ServerTime(msgspec.Struct, rename="camel"):
     server_time: int
 
 
-class Health(msgspec.Struct, rename="camel"):
+class GaiaexHealth(msgspec.Struct, rename="camel"):
     """The server's own word on itself; `services` has `trading`, `database`, `market_data` and `candle_data`."""
 
     status: str
@@ -73,7 +73,7 @@ class Health(msgspec.Struct, rename="camel"):
 
 
 def parse(answer: bytes, kind: type[T]) -> T:
-    """Return an answer as `Symbols`, `SpotSymbols`, `ServerTime` or `Health`.
+    """Return an answer as `Symbols`, `SpotSymbols`, `ServerTime` or `GaiaexHealth`.
 
     Raises:
         VenueError: the answer does not fit.

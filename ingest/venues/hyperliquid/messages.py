@@ -17,7 +17,7 @@ from ingest.venues.hyperliquid.fast_contexts import FastContexts, inflate
 from storage.errors import VenueError
 
 
-class Print(msgspec.Struct):
+class WirePrint(msgspec.Struct):
     """One trade as the venue reports it; `side` is the aggressor's, `B` bought or `A` sold."""
 
     coin: str
@@ -32,7 +32,7 @@ class Print(msgspec.Struct):
 class Trades(msgspec.Struct, tag_field="channel", tag="trades"):
     """Prints of one block and coin; after a subscription, the most recent ones again."""
 
-    data: list[Print]
+    data: list[WirePrint]
 
 
 class Level(msgspec.Struct):
@@ -72,7 +72,7 @@ class L2Book(msgspec.Struct, tag_field="channel", tag="l2Book"):
     data: BookData | None
 
 
-class Context(msgspec.Struct, rename="camel"):
+class AssetContext(msgspec.Struct, rename="camel"):
     """A perp's context; mid, premium and impact prices are null while a side of its book is empty."""
 
     funding: float
@@ -91,7 +91,7 @@ class ContextData(msgspec.Struct):
     """Whose context it is."""
 
     coin: str
-    ctx: Context
+    ctx: AssetContext
 
 
 class ActiveAssetCtx(msgspec.Struct, tag_field="channel", tag="activeAssetCtx"):
@@ -141,7 +141,7 @@ class Mids(msgspec.Struct, tag_field="channel", tag="allMids"):
 class AllContextsData(msgspec.Struct):
     """Pairs of a dex and its contexts, in the order of that dex's universe: positions, not names."""
 
-    ctxs: list[tuple[str, list[Context]]]
+    ctxs: list[tuple[str, list[AssetContext]]]
 
 
 class AllDexsAssetCtxs(msgspec.Struct, tag_field="channel", tag="allDexsAssetCtxs"):
@@ -153,7 +153,7 @@ class AllDexsAssetCtxs(msgspec.Struct, tag_field="channel", tag="allDexsAssetCtx
 class DexContexts(msgspec.Struct):
     """Contexts in the order of one dex's universe."""
 
-    ctxs: list[Context]
+    ctxs: list[AssetContext]
     dex: str | None = None
 
 
@@ -196,7 +196,7 @@ class CandleData(msgspec.Struct):
     n: int
 
 
-class Candle(msgspec.Struct, tag_field="channel", tag="candle"):
+class CandleMessage(msgspec.Struct, tag_field="channel", tag="candle"):
     """The venue's own candle so far, sent on trade activity; a quiet one may never be."""
 
     data: CandleData
@@ -224,7 +224,7 @@ class OutcomeMetaUpdates(msgspec.Struct, tag_field="channel", tag="outcomeMetaUp
     data: list[msgspec.Raw]
 
 
-class Subscription(msgspec.Struct):
+class SubscriptionEcho(msgspec.Struct):
     """What a subscription is for; the venue echoes it with more fields than were asked, some of them null."""
 
     type: str
@@ -238,7 +238,7 @@ class AckData(msgspec.Struct):
     """The method, `subscribe` or `unsubscribe`, and what it was for."""
 
     method: str
-    subscription: Subscription
+    subscription: SubscriptionEcho
 
 
 class Ack(msgspec.Struct, tag_field="channel", tag="subscriptionResponse"):
@@ -251,7 +251,7 @@ class Pong(msgspec.Struct, tag_field="channel", tag="pong"):
     """The answer to a ping."""
 
 
-class Refusal(msgspec.Struct, tag_field="channel", tag="error"):
+class ErrorMessage(msgspec.Struct, tag_field="channel", tag="error"):
     """The venue refused something; the text may quote what."""
 
     data: str
@@ -267,7 +267,7 @@ _Enveloped = (
     | L2Book
     | ActiveAssetCtx
     | ActiveSpotAssetCtx
-    | Candle
+    | CandleMessage
     | Mids
     | AllDexsAssetCtxs
     | AssetCtxs
@@ -277,7 +277,7 @@ _Enveloped = (
     | OutcomeMetaUpdates
     | Ack
     | Pong
-    | Refusal
+    | ErrorMessage
 )
 Message = _Enveloped | Greeting
 
@@ -317,11 +317,11 @@ def decode(frame: bytes) -> Message:
     return message
 
 
-def already_subscribed(refusal: str) -> Subscription | None:
+def already_subscribed(refusal: str) -> SubscriptionEcho | None:
     """Return what a refusal says is subscribed already, or nothing where it says something else."""
     if not refusal.startswith(_ALREADY_SUBSCRIBED) or "{" not in refusal:
         return None
     try:
-        return msgspec.json.decode(refusal[refusal.index("{") :].encode(), type=Subscription)
+        return msgspec.json.decode(refusal[refusal.index("{") :].encode(), type=SubscriptionEcho)
     except msgspec.MsgspecError:
         return None

@@ -36,7 +36,7 @@ _PRINT_KEYS: Final = _COIN | _SIDE | _PX | _SZ | _TIME | _TID
 _BBO_KEYS: Final = _COIN | _TIME | _LEVELS
 
 
-class Coins:
+class CoinCodes:
     """Numbers the coins whose frames are to be scanned, in the order in which they are named."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -68,7 +68,7 @@ class Coins:
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class ScannedFrames:
     """What n frames say.
 
     Args:
@@ -96,7 +96,7 @@ class Scanned:
     touch: Floats
 
 
-def scan(data: bytes, ends: Ints, coins: Coins) -> Scanned:
+def scan(data: bytes, ends: Ints, coins: CoinCodes) -> ScannedFrames:
     """Read frames that lie one after another in `data`.
 
     Args:
@@ -116,7 +116,7 @@ def scan(data: bytes, ends: Ints, coins: Coins) -> Scanned:
         raw, ends, coins.table, coins.text, coins.ends, kind, coin, time_ms, prints, numbers, stamps, side,
         is_twap, touch,
     )  # fmt: skip
-    return Scanned(
+    return ScannedFrames(
         kind, coin, time_ms, prints, numbers[0, :found], numbers[1, :found], stamps[0, :found], stamps[1, :found],
         side[:found], is_twap[:found], touch,
     )  # fmt: skip
@@ -124,7 +124,7 @@ def scan(data: bytes, ends: Ints, coins: Coins) -> Scanned:
 
 def warm_up() -> None:
     """Compile the scanner, or load it compiled, before frames wait for it."""
-    scan(b"{}", np.array([0, 2], np.int64), Coins(["BTC"]))
+    scan(b"{}", np.array([0, 2], np.int64), CoinCodes(["BTC"]))
 
 
 _jit: Any = compiled(boundscheck=False)

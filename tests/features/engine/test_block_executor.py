@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from features.engine.block_executor import Tiles
+from features.engine.block_executor import BlockExecutor
 from features.engine.compiler import Program, compile_graph
-from features.engine.stream_executor import Rings
+from features.engine.stream_executor import StreamExecutor
 from features.engine.tracing import trace
 from features.feature import Feature
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.ops.cross_section import market_of, rank_of
 from features.ops.rolling import count_over, shift
 from features.panel.panel import Panel
@@ -26,11 +26,11 @@ from tests.features.engine.random_programs import drawn_features, odd_panel
 
 def by_functions(features: Sequence[Feature], panel: Panel) -> list[Tensor]:
     """What the functions say of the whole panel, raw."""
-    view, shape = View(leaves_of(panel)), (panel.n_instruments, panel.n_steps)
+    view, shape = InputView(leaves_of(panel)), (panel.n_instruments, panel.n_steps)
     return [item.function(*(view[name] for name in item.inputs)).expand(shape) for item in features]
 
 
-def by_blocks(run: Tiles | Rings, panel: Panel, steps: int) -> list[Tensor]:
+def by_blocks(run: BlockExecutor | StreamExecutor, panel: Panel, steps: int) -> list[Tensor]:
     """What a program says of whole blocks, one after another; the last one is filled up with anything."""
     got: list[list[Tensor]] = [[torch.empty(panel.n_instruments, 0)] for _ in run.program.outputs]
     for start in range(0, panel.n_steps, steps):
@@ -82,8 +82,8 @@ def test_any_program_gives_the_bits_of_its_functions(
         expected = by_functions(features, panel)
         for start in {0, cut}:
             rest = panel.steps(start)
-            tiles = by_blocks(Tiles(program, rows, block, tile_rows), rest, block)
-            rings = by_blocks(Rings(program, rows), rest, 1)
+            tiles = by_blocks(BlockExecutor(program, rows, block, tile_rows), rest, block)
+            rings = by_blocks(StreamExecutor(program, rows), rest, 1)
             same_from(features, expected, tiles, cut=start)
             same_from(features, expected, rings, cut=start)
 
@@ -134,5 +134,8 @@ def test_what_was_wrong_once(name: str, rows: int, block: int, tile_rows: int) -
     panel, program = odd_panel(rows, 100, 1), program_of([item])
     with torch.inference_mode():
         expected = by_functions([item], panel)
-        for run, steps in ((Tiles(program, rows, block, tile_rows), block), (Rings(program, rows), 1)):
+        for run, steps in (
+            (BlockExecutor(program, rows, block, tile_rows), block),
+            (StreamExecutor(program, rows), 1),
+        ):
             same_from([item], expected, by_blocks(run, panel, steps), cut=0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 
 from features.feature import Feature, evaluate
-from features.inputs import CLOCK, View, leaves_of
+from features.inputs import CLOCK, InputView, leaves_of
 from features.sets import get_set
 from tests.features.panels import random_panel
 
@@ -23,7 +23,7 @@ class Graph(nn.Module):
         self.features = features
 
     def forward(self, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        results = evaluate(View(leaves), self.features, shape=tuple(leaves["panel.status"].shape))
+        results = evaluate(InputView(leaves), self.features, shape=tuple(leaves["panel.status"].shape))
         values, masks = zip(*results, strict=True)
         return torch.stack([value[:, -1] for value in values], 1), torch.stack(
             [mask[:, -1] for mask in masks], 1

@@ -17,7 +17,7 @@ from features.build import build_features
 from features.feature import Feature, FeatureBlock, feature
 from features.inputs import CLOCK, INPUTS, Input
 from features.leakage.perturbation import canary_looks_ahead, prove, prove_features
-from features.live import Live, Row
+from features.live import LiveFeatures, LiveRow
 from features.ops.rolling import sum_over
 from features.panel.panel import Panel
 from features.sets import FEATURE_SETS, get_set
@@ -174,11 +174,11 @@ def test_a_block_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.Monke
 def test_a_live_step_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that forgets one bar."""
 
-    class Forgetful(Live):
-        def step(self, bar: Panel) -> Row:
+    class Forgetful(LiveFeatures):
+        def step(self, bar: Panel) -> LiveRow:
             row = super().step(bar)
             if row.ts_open_ns == int(PANEL.ts_open_ns[-20]):
-                self._run = Live(get_set("candles"), PANEL.instruments, PANEL.width_ns)._run
+                self._run = LiveFeatures(get_set("candles"), PANEL.instruments, PANEL.width_ns)._run
             return row
 
     monkeypatch.setattr(features.leakage.parity, "Live", Forgetful)

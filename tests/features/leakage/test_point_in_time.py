@@ -15,8 +15,8 @@ import torch
 import features.leakage.point_in_time
 from features.leakage.point_in_time import (
     SUSPECT,
-    LakeAsKnown,
     Load,
+    PointInTimeLake,
     log_mid,
     prove_hindsight,
     rank_correlation,
@@ -191,7 +191,7 @@ def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
             panel, values=panel.values | {"funding_rate": ahead + 4e-4 * noise[:, : ahead.shape[1]]}
         )
 
-    class Unhidden(LakeAsKnown):
+    class Unhidden(PointInTimeLake):
         """Hides nothing, so that only the comparison with later returns is left."""
 
         def query(self, sql: str, params: Sequence[object] = (), *, at: int | None = None) -> pa.Table:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from features.feature import evaluate
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.panel.panel import Panel
 from features.sets import FEATURE_SETS
 from tests.features.panels import CODE, MINUTE_NS
@@ -48,7 +48,7 @@ def panel_of(*, blind: Sequence[int] = (), names: Sequence[str] = (), **columns:
 def newest(panel: Panel, name: str) -> Numbers:
     """Return the feature at the last step, (S,); NaN where it is masked."""
     [(value, mask)] = evaluate(
-        View(leaves_of(panel)), [FEATURES[name]], shape=(panel.n_instruments, panel.n_steps)
+        InputView(leaves_of(panel)), [FEATURES[name]], shape=(panel.n_instruments, panel.n_steps)
     )
     found: Numbers = np.where(mask[:, -1], value[:, -1], np.nan)
     return found

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from features.feature import Feature, evaluate
-from features.inputs import CADENCES, View, leaves_of
+from features.inputs import CADENCES, InputView, leaves_of
 from features.panel.panel import PRINTED, Panel
 from features.sets import FEATURE_SETS
 from tests.features.library.reference import REFERENCES, Rows
@@ -25,7 +25,9 @@ ROWS = Rows(DRAWN)
 
 
 def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
-    [(value, mask)] = evaluate(View(leaves_of(panel)), [item], shape=(panel.n_instruments, panel.n_steps))
+    [(value, mask)] = evaluate(
+        InputView(leaves_of(panel)), [item], shape=(panel.n_instruments, panel.n_steps)
+    )
     return value.numpy(), mask.numpy()
 
 
@@ -68,7 +70,7 @@ def bars(**columns: list[float]) -> Panel:
 
 def series(panel: Panel, name: str) -> list[float]:
     """Return an input's row, rounded, for reading."""
-    return [round(x, 6) for x in View(leaves_of(panel))[name][0].tolist()]
+    return [round(x, 6) for x in InputView(leaves_of(panel))[name][0].tolist()]
 
 
 NAN = pytest.approx(math.nan, nan_ok=True)

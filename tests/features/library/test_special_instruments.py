@@ -15,7 +15,7 @@ from features.panel.panel import Panel
 from features.sets import FEATURE_SETS, get_set
 from tests.features.panels import CODE, random_panel
 from training.data.labels import LabelRule, make_labels
-from training.data.panel import Normaliser, Windows
+from training.data.panel import Normaliser, PanelWindows
 
 STEPS = 640
 HOLE = slice(300, 360)
@@ -183,7 +183,7 @@ def test_an_hour_that_nobody_watched_is_masked_and_no_window_is_stitched_over_it
     # What a model is given: finite, and every window holds as many steps of the clock, the hole among them.
     rows = torch.ones(block.mask.shape[:2], dtype=torch.bool)
     normaliser = Normaliser.fit(block.values, block.mask, rows)
-    windows = Windows(block, normaliser, window_bars=WINDOW, device=torch.device("cpu"))
+    windows = PanelWindows(block, normaliser, window_bars=WINDOW, device=torch.device("cpu"))
     asked = torch.arange(5 * STEPS)
     x, mask = windows.batch(asked)
     assert torch.isfinite(x).all()
@@ -210,7 +210,7 @@ def test_a_panel_that_is_blind_throughout_teaches_nothing_and_breaks_nothing() -
     panel = watched(gaps={row: (slice(0, STEPS), "blind") for row in range(5)})
     block = built(panel, "live")
     normaliser = Normaliser.fit(block.values, block.mask, torch.ones(block.mask.shape[:2], dtype=torch.bool))
-    x, _ = Windows(block, normaliser, window_bars=WINDOW, device=torch.device("cpu")).batch(
+    x, _ = PanelWindows(block, normaliser, window_bars=WINDOW, device=torch.device("cpu")).batch(
         torch.arange(5 * STEPS)
     )
     assert torch.isfinite(x).all()

@@ -16,7 +16,7 @@ from scipy.stats import ks_2samp
 from features.build import build_features
 from features.feature import FeatureBlock
 from features.monitoring.drift import drift, ks, psi
-from features.monitoring.health import Health, Learned, check_health
+from features.monitoring.health import FeatureHealth, TrainingWindow, check_health
 from features.panel.panel import Panel
 from storage.errors import ContractError
 from tests.features.panels import CODE, random_panel
@@ -29,7 +29,7 @@ SPLIT_NS = int(PANEL.ts_open_ns[SPLIT])
 NAMES = BLOCK.names
 
 
-def health_of(block: FeatureBlock = BLOCK, panel: Panel = PANEL) -> Health:
+def health_of(block: FeatureBlock = BLOCK, panel: Panel = PANEL) -> FeatureHealth:
     return check_health(block, panel, split_ns=SPLIT_NS)
 
 
@@ -44,7 +44,7 @@ def changed(
     return replace(BLOCK, values=values, mask=mask)
 
 
-def said(health: Health, feature: str) -> list[tuple[str, str]]:
+def said(health: FeatureHealth, feature: str) -> list[tuple[str, str]]:
     return [(item.verdict, item.what) for item in health.findings if item.feature == feature]
 
 
@@ -191,10 +191,10 @@ def test_a_window_too_short_says_nothing_about_drift() -> None:
     assert np.isfinite(health.coverage).all()
 
 
-def learned(start: int, stop: int) -> Learned:
+def learned(start: int, stop: int) -> TrainingWindow:
     """What a champion learned that saw these steps."""
     first_ns = int(PANEL.ts_open_ns[0])
-    return Learned(
+    return TrainingWindow(
         "mlp-night",
         first_ns + start * PANEL.width_ns,
         first_ns + stop * PANEL.width_ns,
@@ -254,7 +254,7 @@ def test_health_that_was_written_before_there_was_a_champion_is_read() -> None:
     plain = health_of().to_dict()
     for name in ("champion", "trained_since_ns", "trained_until_ns"):
         del plain[name]
-    again = Health.from_dict(plain)
+    again = FeatureHealth.from_dict(plain)
     assert (again.champion, again.trained_since_ns, again.trained_until_ns) == ("", again.since_ns, SPLIT_NS)
 
 
@@ -269,7 +269,7 @@ def test_an_instrument_that_was_never_listed_has_no_figures() -> None:
 
 def test_health_survives_json() -> None:
     health = health_of(changed("funding_level", value=0.0, known=False))
-    again = Health.from_dict(json.loads(json.dumps(health.to_dict())))
+    again = FeatureHealth.from_dict(json.loads(json.dumps(health.to_dict())))
     assert again.findings == health.findings
     assert (again.names, again.instruments, again.split_ns) == (
         health.names,

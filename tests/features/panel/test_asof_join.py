@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.inputs import View, leaves_of
+from features.inputs import InputView, leaves_of
 from features.panel.asof_join import BOOK_COLUMNS, JOINED, asof_join
 from features.panel.panel import Panel, load_panel
 from features.sets import columns_of, get_set
@@ -111,7 +111,7 @@ def test_a_book_counts_from_the_close_by_which_it_was_knowable(lake: Lake) -> No
     ages_ms = row_of(panel, "book_age_ms")
     assert ages_ms == pytest.approx([0.0, np.nan, 60_000.0 - 1e-6, np.nan, 20_000.0, np.nan], nan_ok=True)
     # One book in a minute is no cadence.
-    view = View(leaves_of(panel))
+    view = InputView(leaves_of(panel))
     assert all(torch.isnan(view[f"{cadence}_bid_depth"]).all() for cadence in ("fast", "slow"))
 
 
@@ -131,7 +131,7 @@ def test_depths_are_missing_where_books_come_at_another_cadence(lake: Lake) -> N
     lake.commit({"books": BOOKS.rows(rows)}, batch_id="books")
     panel = load(lake)
     assert row_of(panel, "book_cadence_ms") == [5_000.0] * 2 + [500.0] * 4
-    view = View(leaves_of(panel))
+    view = InputView(leaves_of(panel))
     place = panel.instruments.index(A)
     assert view["slow_bid_depth"][place].tolist() == [15.0, 15.0, NAN, NAN, NAN, NAN]
     assert view["fast_bid_depth"][place].tolist() == [NAN, NAN, 2.0, 2.0, NAN, NAN]

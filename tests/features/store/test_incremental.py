@@ -25,10 +25,10 @@ from features.build import build_features
 from features.feature import FeatureBlock
 from features.panel.panel import UNKNOWN, Panel
 from features.store.atomic_files import FileWriter
-from features.store.day_files import Days
+from features.store.day_files import DayFiles
 from features.store.eviction import trim_days
 from features.store.incremental import built_block
-from features.store.manifest import Manifest, Question, write_manifest
+from features.store.manifest import Manifest, StoreKey, write_manifest
 from storage.clock import DAY_NS
 from tests.features.store.test_store import MIDNIGHT_NS, QUARTER_NS, STEPS, assert_same, quarters
 
@@ -139,7 +139,7 @@ def test_a_damaged_day_is_built_again(tmp_path: Path, built: list[int], harm: st
     harmed["its clock"] = re.sub(rb"(start_ns[^0-9]*[0-9]{6})[0-9]", rb"\g<1>9", whole[path], count=1)
     path.write_bytes(harmed.get(harm, b""))
     if harm == "another block":  # sound, but not what its name says
-        days, alone = Days.of(tmp_path, SET, QUARTER_NS), WHOLE.select([3])
+        days, alone = DayFiles.of(tmp_path, SET, QUARTER_NS), WHOLE.select([3])
         day = replace(days.look(alone, MIDNIGHT_NS + DAY_NS), file=path.name)
         days.write(*next(days.build(alone, [day])))
     assert_same(built_block(tmp_path, WHOLE, SET), build_features(WHOLE, SET))
@@ -229,8 +229,8 @@ def test_in_another_users_folder_days_are_taken_and_stay(
 
 def test_days_that_nobody_names_go_beyond_the_limit_and_the_longest_unused_first(tmp_path: Path) -> None:
     built_block(tmp_path, WHOLE, SET)
-    question = Question(SET, "15m", 0)
-    folder = Days.of(tmp_path, SET, QUARTER_NS).folder
+    question = StoreKey(SET, "15m", 0)
+    folder = DayFiles.of(tmp_path, SET, QUARTER_NS).folder
     kept = days_of(tmp_path)
     manifest = Manifest(start_ns=MIDNIGHT_NS, stop_ns=MIDNIGHT_NS + DAY_NS)
     manifest.name_file(MIDNIGHT_NS, kept[0].name)

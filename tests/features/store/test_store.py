@@ -18,7 +18,7 @@ from features.build import build_features
 from features.feature import FeatureBlock
 from features.panel.panel import Panel, load_panel
 from features.sets import get_set
-from features.store.manifest import Question
+from features.store.manifest import StoreKey
 from features.store.store import UpdateReport, read, update
 from storage.clock import DAY_NS, NS, US_NS, ManualTime, floor_ns
 from storage.contracts.tables import FUNDING
@@ -33,7 +33,7 @@ STEPS = 96
 """Quarters of an hour in a day; the sets look back a day and a half."""
 DAYS = 7
 MIDNIGHT_NS = floor_ns(START_NS, DAY_NS)
-QUESTION = Question("live", "15m", GRACE_NS)
+QUESTION = StoreKey("live", "15m", GRACE_NS)
 
 
 def quarters(steps: int, *, seed: int = 3, first: int = 0) -> Panel:
@@ -60,10 +60,10 @@ class Home:
         rows = stored_rows(panel, lag_ms=lag_ms)
         assert self.lake.commit({"bars": rows}, batch_id=f"batch {self.batches}").refused == 0
 
-    def update(self, question: Question = QUESTION, **bounds: int) -> UpdateReport:
+    def update(self, question: StoreKey = QUESTION, **bounds: int) -> UpdateReport:
         return update(self.root, self.lake, question, **bounds)
 
-    def compare(self, question: Question = QUESTION) -> int:
+    def compare(self, question: StoreKey = QUESTION) -> int:
         """Compare the store with a build of all that the lake holds; return how many values are known."""
         held = read(self.root, question)
         since_ns, until_ns = int(held.ts_open_ns[0]), int(held.ts_open_ns[-1]) + QUARTER_NS

@@ -12,20 +12,20 @@ from typing import Any
 
 import duckdb
 
-from ingest.backfill.rest.runner import Wanted, backfill_over_rest
-from ingest.backfill.runner import Backfilled
-from ingest.backfill.source import Wish
+from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
+from ingest.backfill.runner import BackfillResult
+from ingest.backfill.source import BackfillRequest
 from ingest.simulator.faults.faults import Fault
-from ingest.simulator.server.history_endpoint import Past, PastCandle
+from ingest.simulator.server.history_endpoint import RecordedCandle, RecordedHistory
 from ingest.simulator.venue import SimulatedVenue
-from ingest.simulator.wire.encoder import Funding
+from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import MS_NS, NS, ManualTime, parse_time_ns, width_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.feed.listeners import quick
 
 NOW_NS = parse_time_ns("2025-05-20T00:00:30")
-MINUTES = Wanted("candles")
+MINUTES = RestRequest("candles")
 
 
 def candles(
@@ -35,7 +35,7 @@ def candles(
     width: str = "1m",
     flat: Sequence[int] = (),
     absent: Sequence[int] = (),
-) -> list[PastCandle]:
+) -> list[RecordedCandle]:
     """Return candles of which the last one is still open; number 0 is the oldest.
 
     Args:
@@ -51,7 +51,7 @@ def candles(
     for number in range(count):
         price = 100.0 + number % 7
         rows.append(
-            PastCandle(
+            RecordedCandle(
                 last_ms - (count - 1 - number) * step_ms,
                 price,
                 price + (0.0 if number in flat else 1.5),
@@ -64,27 +64,29 @@ def candles(
     return [row for number, row in enumerate(rows) if number not in absent]
 
 
-def recorded_candles(file: Path, width: str, *, newest: int) -> dict[tuple[str, str], list[PastCandle]]:
+def recorded_candles(file: Path, width: str, *, newest: int) -> dict[tuple[str, str], list[RecordedCandle]]:
     """Return the newest candles of each coin of a recorded file, which counts no trades: 1 where there is volume."""
-    found: dict[tuple[str, str], list[PastCandle]] = {}
+    found: dict[tuple[str, str], list[RecordedCandle]] = {}
     rows = duckdb.execute(
         """SELECT coin, epoch_ms(t), open, high, low, close, volume, CAST(volume > 0 AS INTEGER) FROM read_parquet(?)
            QUALIFY row_number() OVER (PARTITION BY coin ORDER BY t DESC) <= ? ORDER BY coin, t""",
         [str(file), newest],
     ).fetchall()
     for coin, *values in rows:
-        found.setdefault((coin, width), []).append(PastCandle(*values))
+        found.setdefault((coin, width), []).append(RecordedCandle(*values))
     return found
 
 
-def recorded_fundings(file: Path, coins: Sequence[str] = (), *, to: str = "2026-01-01") -> list[Funding]:
+def recorded_fundings(
+    file: Path, coins: Sequence[str] = (), *, to: str = "2026-01-01"
+) -> list[SimulatedFunding]:
     """Return the payments of a recorded file, oldest first; premiums are not in it."""
     rows = duckdb.execute(
         """SELECT coin, epoch_ms(time), funding_rate FROM read_parquet(?)
            WHERE (list_contains(?, coin) OR len(?) = 0) AND time < CAST(? AS TIMESTAMPTZ) ORDER BY time, coin""",
         [str(file), list(coins), list(coins), to],
     ).fetchall()
-    return [Funding(coin, time_ms, rate, 0.0) for coin, time_ms, rate in rows]
+    return [SimulatedFunding(coin, time_ms, rate, 0.0) for coin, time_ms, rate in rows]
 
 
 def settings_for(settings: Settings, venue: SimulatedVenue, **record: Any) -> Settings:
@@ -93,7 +95,7 @@ def settings_for(settings: Settings, venue: SimulatedVenue, **record: Any) -> Se
 
 
 @asynccontextmanager
-async def serving(past: Past, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
+async def serving(past: RecordedHistory, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
     """Serve a past at a real socket."""
     async with SimulatedVenue(past, faults=faults) as venue:
         yield venue
@@ -102,21 +104,21 @@ async def serving(past: Past, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
 async def fill_in(
     lake: Lake,
     settings: Settings,
-    wanted: Wanted = MINUTES,
+    wanted: RestRequest = MINUTES,
     *,
     coins: Sequence[str] = ("BTC",),
     from_ns: int = NOW_NS - 7_200 * NS,
     to_ns: int = NOW_NS,
     now_ns: int = NOW_NS,
     **more: Any,
-) -> Backfilled:
+) -> BackfillResult:
     """Fill in what is wanted, by a clock that stands still."""
-    wish = Wish(from_ns, to_ns, tuple(coins))
+    wish = BackfillRequest(from_ns, to_ns, tuple(coins))
     return await backfill_over_rest(wanted, wish, lake, settings, clock=ManualTime(now_ns), **more)
 
 
 @contextmanager
-def served_aside(past: Past) -> Iterator[str]:
+def served_aside(past: RecordedHistory) -> Iterator[str]:
     """Serve a past from a thread, for a command that has the main one; yield the address of its questions."""
     ready: Future[tuple[str, Callable[[], object]]] = Future()
 

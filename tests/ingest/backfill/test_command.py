@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest.simulator.server.history_endpoint import Past
-from ingest.simulator.wire.encoder import Funding
+from ingest.simulator.server.history_endpoint import RecordedHistory
+from ingest.simulator.wire.encoder import SimulatedFunding
 from serving import cli
 from tests.ingest.backfill.histories import NOW_NS, candles, served_aside
 
@@ -33,15 +33,15 @@ def run(url: str, *arguments: str) -> int:
     return 0
 
 
-def past() -> Past:
+def past() -> RecordedHistory:
     held = {(coin, "1h"): candles(60, width="1h") for coin in ("BTC", "ETH")}
     hour_ms = NOW_NS // 1_000_000 // HOUR_MS * HOUR_MS
     paid = [
-        Funding(coin, hour_ms - n * HOUR_MS + 3, 1e-5, 0.0)
+        SimulatedFunding(coin, hour_ms - n * HOUR_MS + 3, 1e-5, 0.0)
         for n in range(48, -1, -1)
         for coin in ("BTC", "ETH")
     ]
-    return Past(NOW_NS, held, paid)
+    return RecordedHistory(NOW_NS, held, paid)
 
 
 def test_a_plan_a_run_a_second_run_and_a_replay(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

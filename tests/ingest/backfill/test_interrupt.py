@@ -14,10 +14,10 @@ import pytest
 from ingest.backfill.rest.journaled_client import PREFIX
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.journal.retention import keep_journal
 from ingest.replay.recovery import recover
-from ingest.simulator.server.history_endpoint import Past
+from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import DAY_NS, WallTime
 from storage.errors import LakeError
 from storage.lake.lake import Lake
@@ -40,7 +40,7 @@ ASKED = [
 COINS = ("BTC", "ETH", "SOL")
 
 
-class Counted(Past):
+class Counted(RecordedHistory):
     """A past that tells of each question for candles."""
 
     asked = 0
@@ -85,7 +85,11 @@ async def test_an_answer_is_on_disk_before_a_row_is_made_of_it_and_the_next_star
                 await fill_in(lake, chosen)
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     kinds = [record.kind for record in read_journal(folder)]
-    assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == (Kind.STARTED, {Kind.ANSWER}, Kind.STOPPED)
+    assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == (
+        RecordKind.STARTED,
+        {RecordKind.ANSWER},
+        RecordKind.STOPPED,
+    )
     assert not (folder / SEALED).exists()
     assert recover(settings, lake) == [folder.name]
     assert lake.query("FROM candles").num_rows == 119

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from ingest.backfill.rate_budget import allowance, weight_per_minute
-from ingest.feed.rest_client import Rest
-from ingest.simulator.server.history_endpoint import Past
+from ingest.feed.rest_client import RestClient
+from ingest.simulator.server.history_endpoint import RecordedHistory
 from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import NS, ManualTime
 from storage.errors import JournalError
@@ -26,7 +26,7 @@ NOW_NS = 1_750_000_000 * NS
 async def test_a_recorder_and_all_backfills_of_a_home_stay_below_what_the_venue_allows(
     settings: Settings,
 ) -> None:
-    async with Rest(settings) as recorder:
+    async with RestClient(settings) as recorder:
         its = 0
         while recorder.budget.take(20, 0.0) == 0.0:
             its += 20
@@ -55,7 +55,7 @@ async def test_what_one_spent_counts_for_the_next_until_a_minute_is_over(setting
 
 
 async def test_what_a_backfill_asks_is_noted_as_it_is_asked(settings: Settings, lake: Lake) -> None:
-    async with serving(Past(PAST_NS, {("BTC", "1m"): candles(100)})) as venue:
+    async with serving(RecordedHistory(PAST_NS, {("BTC", "1m"): candles(100)})) as venue:
         done = await fill_in(lake, settings_for(settings, venue))
     notes = (settings.journal_dir / "backfill.budget").read_text().splitlines()
     asked_first = weight_of({"type": "exchangeStatus"}) + weight_of({"type": "meta"})

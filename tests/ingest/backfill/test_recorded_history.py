@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ingest.backfill.rest.journaled_client import PREFIX
-from ingest.backfill.rest.runner import Wanted
+from ingest.backfill.rest.runner import RestRequest
 from ingest.replay.replay import replay
-from ingest.simulator.server.history_endpoint import Past, PastCandle
-from ingest.simulator.wire.encoder import Funding
+from ingest.simulator.server.history_endpoint import RecordedCandle, RecordedHistory
+from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import DAY_NS, MS_NS, NS, floor_ns, parse_time_ns, width_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -28,7 +28,7 @@ from tests.ingest.backfill.histories import (
     settings_for,
 )
 
-Held = dict[tuple[str, str], list[PastCandle]]
+Held = dict[tuple[str, str], list[RecordedCandle]]
 CANDLES = "hyperliquid/candles_{}_to_20250520.parquet"
 FUNDING = "hyperliquid/funding_1h_to_20250520.parquet"
 # One place among the newest 5,000 is the open candle's.
@@ -58,7 +58,8 @@ def with_a_halt(held: Held, steps: int) -> Held:
     flat = range(first_ms, first_ms + steps * step_ms, step_ms)
     return {
         key: [
-            PastCandle(row.open_ms, *[row.open] * 4, 0.0, 0) if row.open_ms in flat else row for row in rows
+            RecordedCandle(row.open_ms, *[row.open] * 4, 0.0, 0) if row.open_ms in flat else row
+            for row in rows
         ]
         for key, rows in held.items()
     }
@@ -88,9 +89,9 @@ async def candles_come_back(settings: Settings, lake: Lake, width: str, *, newes
     """Backfill a recorded file with a halt in it, compare every row and bar, and return how many of each status."""
     held = with_a_halt(recorded_candles(recorded(CANDLES.format(width)), width, newest=newest), steps=3)
     first_ns = min(rows[0].open_ms for rows in held.values()) * MS_NS
-    async with serving(Past(NOW_NS, held)) as venue:
+    async with serving(RecordedHistory(NOW_NS, held)) as venue:
         chosen = settings_for(settings, venue)
-        done = await fill_in(lake, chosen, Wanted("candles", width), coins=("*",), from_ns=first_ns)
+        done = await fill_in(lake, chosen, RestRequest("candles", width), coins=("*",), from_ns=first_ns)
     found = [tuple(row.values()) for row in lake.query(SAID, (width,)).to_pylist()]
     bars = [tuple(row.values()) for row in lake.query(BARS, (width,)).to_pylist()]
     assert_same(found, sorted((coin, *row) for (coin, _), rows in held.items() for row in rows))
@@ -101,12 +102,14 @@ async def candles_come_back(settings: Settings, lake: Lake, width: str, *, newes
     return counts
 
 
-async def funding_comes_back(settings: Settings, lake: Lake, paid: Sequence[Funding], *, to_ns: int) -> None:
+async def funding_comes_back(
+    settings: Settings, lake: Lake, paid: Sequence[SimulatedFunding], *, to_ns: int
+) -> None:
     """Backfill payments, and compare every row and for how many hours it was."""
-    async with serving(Past(to_ns, fundings=paid)) as venue:
+    async with serving(RecordedHistory(to_ns, fundings=paid)) as venue:
         chosen = settings_for(settings, venue)
         done = await fill_in(
-            lake, chosen, Wanted("funding"), coins=("*",), from_ns=0, to_ns=to_ns, now_ns=to_ns
+            lake, chosen, RestRequest("funding"), coins=("*",), from_ns=0, to_ns=to_ns, now_ns=to_ns
         )
     assert done.rows == {"funding": len(paid)}
     found = [tuple(row.values()) for row in lake.query(PAID).to_pylist()]

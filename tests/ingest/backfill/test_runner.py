@@ -9,7 +9,7 @@ import pytest
 
 from ingest.backfill.pricing import check_cost, cost_of
 from ingest.backfill.runner import check_wish, make_plan, run_backfill
-from ingest.backfill.source import Step, Taken, Wish
+from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from serving.cli.backfill_progress import describe_plan
 from storage.contracts.tables import FUNDING
 from storage.errors import RangeError, SettingsError, VenueError
@@ -18,41 +18,41 @@ from storage.settings import Settings
 from storage.settings.services import ArchiveSettings
 from tests.storage.rows import BTC
 
-WISH = Wish(0, 100)
+WISH = BackfillRequest(0, 100)
 
 
 class Shelf:
     """A source whose objects lie in memory; one that is named `gone` is absent until it is put there."""
 
-    def __init__(self, *steps: Step) -> None:
+    def __init__(self, *steps: BackfillStep) -> None:
         self.listed = list(steps)
         self.gone: set[str] = set()
         self.broken: set[str] = set()
         self.taken: list[str] = []
 
-    async def steps(self, wish: Wish) -> Sequence[Step]:
+    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         return self.listed
 
-    async def take(self, step: Step) -> Taken:
+    async def take(self, step: BackfillStep) -> StepResult:
         self.taken.append(step.key)
         if step.key in self.broken:
             raise VenueError("it cannot be reached", hint="check the network")
         if step.key in self.gone:
-            return Taken({}, absent="not uploaded yet")
+            return StepResult({}, absent="not uploaded yet")
         number = int(step.key)
         row = {
             "instrument": BTC, "ts_event": number * 1_000_000, "funding_rate": 2.0 if number == 9 else 1e-5,
             "interval_h": 1, "source": "shelf", "ts_knowable_ns": number,
         }  # fmt: skip
-        return Taken({"funding": FUNDING.rows([row])}, {"object": step.key})
+        return StepResult({"funding": FUNDING.rows([row])}, {"object": step.key})
 
 
-def objects(*numbers: int, size_bytes: int | None = 10_000_000_000) -> list[Step]:
-    return [Step(str(number), f"object {number}", size_bytes=size_bytes) for number in numbers]
+def objects(*numbers: int, size_bytes: int | None = 10_000_000_000) -> list[BackfillStep]:
+    return [BackfillStep(str(number), f"object {number}", size_bytes=size_bytes) for number in numbers]
 
 
 async def test_a_plan_tells_steps_weight_minutes_bytes_and_price(settings: Settings) -> None:
-    asked = [Step(f"asked {n}", "a page", weight=300, size_bytes=1_000_000) for n in range(5)]
+    asked = [BackfillStep(f"asked {n}", "a page", weight=300, size_bytes=1_000_000) for n in range(5)]
     with Lake.open(settings) as lake:
         plan = await make_plan([Shelf(*objects(1, 2)), Shelf(*asked)], WISH, lake, settings)
     assert (len(plan.steps), plan.weight, plan.minutes, plan.cost.size_bytes) == (
@@ -112,9 +112,9 @@ async def test_a_dry_run_takes_nothing_and_a_stop_ends_before_the_next_step(sett
 
 def test_a_day_that_cannot_be_meant_is_refused() -> None:
     for wish, text in (
-        (Wish(5, 5), "is not before"),
-        (Wish(200, 300), "--from .* future"),
-        (Wish(0, 300), "--to .* future"),
+        (BackfillRequest(5, 5), "is not before"),
+        (BackfillRequest(200, 300), "--from .* future"),
+        (BackfillRequest(0, 300), "--to .* future"),
     ):
         with pytest.raises(RangeError, match=text):
             check_wish(wish, 100)
@@ -128,7 +128,7 @@ def test_a_price_below_zero_is_refused() -> None:
 def test_a_price_that_nobody_can_tell_is_agreed_to_or_refused() -> None:
     archive = ArchiveSettings()
     cost = cost_of(
-        [*objects(1, 2, size_bytes=None), Step("asked", "a page", weight=20, size_bytes=9)], archive
+        [*objects(1, 2, size_bytes=None), BackfillStep("asked", "a page", weight=20, size_bytes=9)], archive
     )
     with pytest.raises(RangeError, match=r"nobody tells the size of 2 objects.*say --yes"):
         check_cost(cost, archive, is_agreed=False)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.bars.aggregate import fold_groups
-from ingest.bars.trade_buffer import Prints
+from ingest.bars.trade_buffer import TradeBuffer
 from storage.clock import NS
 from storage.settings import load_settings
 from tests.ingest.pipeline.scripts import START_NS, Script, latest, run
@@ -172,7 +172,7 @@ def test_the_watermark_never_falls_and_revisions_count_up(
     )
 )
 def test_the_fold_agrees_with_a_slow_loop(groups: list[list[tuple[int, int, float, float, int]]]) -> None:
-    folded = fold_groups([Prints(group) for group in groups])
+    folded = fold_groups([TradeBuffer(group) for group in groups])
     for i, group in enumerate(groups):
         rows = sorted(group)
         assert folded.trades[i] == len(rows)

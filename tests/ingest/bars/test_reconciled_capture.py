@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from ingest.backfill.candle_files import import_candles
-from ingest.backfill.certify import Certified, certify
+from ingest.backfill.certify import CertifyResult, certify
 from ingest.replay.replay import replay
 from storage.clock import NS
 from storage.lake.lake import Lake
@@ -118,7 +118,9 @@ def sides_are_swapped(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [item | {"side": "A" if item["side"] == "B" else "B"} for item in _placed(items)]
 
 
-def certified(settings: Settings, lines: list[str], candles: list[dict[str, Any]], folder: Path) -> Certified:
+def certified(
+    settings: Settings, lines: list[str], candles: list[dict[str, Any]], folder: Path
+) -> CertifyResult:
     """Replay a capture, import candles, compare."""
     capture, file = folder / "capture.ndjson", folder / "candles.parquet"
     capture.write_text("".join(line if line.endswith("\n") else f"{line}\n" for line in lines))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.bars.reconciliation import FIGURES, Figures, Tolerance, differences
+from ingest.bars.reconciliation import FIGURES, CandleFigures, Tolerance, differences
 
 BAR: dict[str, Any] = {
     "open": 109_741.0, "high": 109_750.0, "low": 109_700.0, "close": 109_742.0, "volume": 123.45678, "trades": 321,
@@ -20,7 +20,7 @@ QUIET: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close")) | {"volu
 def unlike(
     ours: dict[str, Any], theirs: dict[str, Any] | None, tolerance: Tolerance | None = None
 ) -> list[str]:
-    found = differences(Figures.of_rows([ours]), Figures.of_rows([theirs]), tolerance)
+    found = differences(CandleFigures.of_rows([ours]), CandleFigures.of_rows([theirs]), tolerance)
     return [name for name, differs in zip(FIGURES, found[:, 0], strict=True) if differs]
 
 
@@ -74,7 +74,7 @@ def test_counts_may_be_left_out_where_the_venue_counts_otherwise() -> None:
 def test_many_at_once_are_judged_as_one_by_one(cases: list[tuple[int, bool]]) -> None:
     ours = [BAR] * len(cases)
     theirs = [BAR | ({FIGURES[n]: BAR[FIGURES[n]] * 2} if is_wrong else {}) for n, is_wrong in cases]
-    found = differences(Figures.of_rows(ours), Figures.of_rows(theirs))
+    found = differences(CandleFigures.of_rows(ours), CandleFigures.of_rows(theirs))
     assert found.shape == (6, len(cases))
     for at, (n, is_wrong) in enumerate(cases):
         assert found[:, at].tolist() == [is_wrong and number == n for number in range(6)]

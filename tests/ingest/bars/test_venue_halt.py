@@ -11,7 +11,7 @@ import pytest
 
 from ingest.backfill.candle_files import import_candles
 from ingest.bars.from_candles import VENUE_HALT, bars_of
-from ingest.simulator.server.history_endpoint import Past
+from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import NS
 from storage.contracts.tables import CANDLES
 from storage.lake.lake import Lake
@@ -86,7 +86,7 @@ async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(
     flat = range(40, 45)
     held = {(coin, "1m"): candles(90, flat=flat) for coin in ("BTC", "ETH", "SOL", "OP")}
     query = "SELECT status, count(*) AS n FROM bars_latest WHERE status <> 'printed' GROUP BY status"
-    async with serving(Past(NOW_NS, held)) as venue:
+    async with serving(RecordedHistory(NOW_NS, held)) as venue:
         chosen = settings_for(settings, venue)
         await fill_in(lake, chosen)
         assert lake.query(query).to_pylist() == [{"status": "quiet", "n": 5}], "one coin alone shows no halt"

@@ -7,8 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.coverage.chain_liveness import CHAIN_HALT, ChainWatch
-from ingest.coverage.ledger import Ledger
+from ingest.coverage.chain_liveness import CHAIN_HALT, ChainLiveness
+from ingest.coverage.ledger import CoverageLedger
 from ingest.venues.hyperliquid.messages import ChainBlock
 from storage.clock import MS_NS, NS
 from tests.ingest.pipeline.scripts import START_NS, Script, latest, run
@@ -104,9 +104,11 @@ def test_a_feed_that_is_down_with_the_chain_is_not() -> None:
     assert latest(rows["bars"])[1]["cause"] == "connection lost"
 
 
-def made(ledger: Ledger | None = None) -> ChainWatch:
-    ledger = ledger or Ledger("made", silence_ns=30 * NS, lag_ns=0, horizon_ns=7_200 * NS, is_inferred=False)
-    chain = ChainWatch(ledger, SCOPE, silence_ns=10 * NS)
+def made(ledger: CoverageLedger | None = None) -> ChainLiveness:
+    ledger = ledger or CoverageLedger(
+        "made", silence_ns=30 * NS, lag_ns=0, horizon_ns=7_200 * NS, is_inferred=False
+    )
+    chain = ChainLiveness(ledger, SCOPE, silence_ns=10 * NS)
     chain.opened(EXPLORER, START_NS)
     return chain
 
@@ -116,7 +118,7 @@ def at(second: float) -> ChainBlock:
 
 
 def test_blocks_told_of_again_do_not_end_a_halt() -> None:
-    ledger = Ledger("made", silence_ns=30 * NS, lag_ns=0, horizon_ns=7_200 * NS, is_inferred=False)
+    ledger = CoverageLedger("made", silence_ns=30 * NS, lag_ns=0, horizon_ns=7_200 * NS, is_inferred=False)
     chain = made(ledger)
     chain.take([at(1), at(2)], START_NS + 3 * NS)
     chain.pong(START_NS + 14 * NS)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.coverage.ledger import SILENT_STREAM, TRADES, Ledger
+from ingest.coverage.ledger import SILENT_STREAM, TRADES, CoverageLedger
 from storage.clock import MS_NS, NS
 from tests.ingest.pipeline.scripts import START_NS, Script, latest, minute_of, run
 
 BTC = "hyperliquid|perp|BTC"
 
 
-def ledger() -> Ledger:
-    return Ledger("made", silence_ns=30 * NS, lag_ns=1_100 * MS_NS, horizon_ns=7_200 * NS, is_inferred=False)
+def ledger() -> CoverageLedger:
+    return CoverageLedger(
+        "made", silence_ns=30 * NS, lag_ns=1_100 * MS_NS, horizon_ns=7_200 * NS, is_inferred=False
+    )
 
 
 def test_a_watched_bar_without_prints_is_quiet() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from ingest.feed.connection_pool import Sockets
-from ingest.feed.subscription_plan import SocketPlan, Wanted
+from ingest.feed.connection_pool import ConnectionPool
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription
 from storage.clock import WallTime
 from storage.settings import Settings
 
@@ -34,7 +34,7 @@ class Ears:
         self.opened_: list[tuple[int, dict[str, str]]] = []
         self.closed_: list[tuple[int, str]] = []
         self.frames: list[tuple[int, bytes]] = []
-        self.sockets: Sockets | None = None
+        self.sockets: ConnectionPool | None = None
         self._news = asyncio.Event()
 
     def opened(self, connection: int, about: dict[str, str]) -> None:
@@ -65,13 +65,13 @@ class Ears:
         return [(number, msgspec.json.decode(body)) for number, body in self.frames if body[:1] == b"{"]
 
     @property
-    def answers(self) -> list[tuple[int, str, Wanted]]:
+    def answers(self) -> list[tuple[int, str, Subscription]]:
         """(connection, method, what) of every subscription that was answered."""
         return [
             (
                 number,
                 data["method"],
-                Wanted(data["subscription"]["type"], data["subscription"].get("coin", "")),
+                Subscription(data["subscription"]["type"], data["subscription"].get("coin", "")),
             )
             for number, message in self.messages
             if message.get("channel") == "subscriptionResponse"
@@ -98,18 +98,20 @@ def quick(settings: Settings, **record: Any) -> Settings:
     return dataclasses.replace(settings, record=dataclasses.replace(settings.record, **(QUICK | record)))
 
 
-def feed(url: str, *wanted: tuple[str, str], name: str = "hyperliquid-1") -> SocketPlan:
+def feed(url: str, *wanted: tuple[str, str], name: str = "hyperliquid-1") -> ConnectionPlan:
     """Return a plan of one Hyperliquid socket."""
-    return SocketPlan(name, "hyperliquid", url, tuple(Wanted(channel, coin) for channel, coin in wanted))
+    return ConnectionPlan(
+        name, "hyperliquid", url, tuple(Subscription(channel, coin) for channel, coin in wanted)
+    )
 
 
 @asynccontextmanager
 async def listening(
-    plans: Sequence[SocketPlan], settings: Settings, *, tells_watchdogs: bool = False, **more: Any
-) -> AsyncIterator[tuple[Sockets, Ears]]:
+    plans: Sequence[ConnectionPlan], settings: Settings, *, tells_watchdogs: bool = False, **more: Any
+) -> AsyncIterator[tuple[ConnectionPool, Ears]]:
     """Run sockets for the time of a test, and end them as Ctrl-C would."""
     ears, stop = Ears(), asyncio.Event()
-    sockets = Sockets(plans, ears, settings, **more)
+    sockets = ConnectionPool(plans, ears, settings, **more)
     if tells_watchdogs:
         ears.sockets = sockets
     running = asyncio.create_task(sockets.run(stop))

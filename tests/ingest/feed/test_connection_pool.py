@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingest.feed.connection_pool import Sockets
-from ingest.feed.subscription_plan import SocketPlan, Wanted, plan
+from ingest.feed.connection_pool import ConnectionPool
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription, plan
 from ingest.simulator.faults.faults import (
     ClaimSubscribed,
     Disconnect,
@@ -18,7 +18,7 @@ from ingest.simulator.faults.faults import (
     LoseAck,
     NoPongs,
     RefuseConnections,
-    Silence,
+    SilentStream,
 )
 from ingest.simulator.venue import SimulatedVenue
 from storage.errors import JournalError, VenueError
@@ -106,15 +106,15 @@ async def test_f9_any_close_is_followed_by_a_new_connection_that_carries_all(
             await ears.until(lambda: len(ears.opened_) == 2 and sockets.state.subscriptions_acked == 2)
     assert ears.closed_[0] == (0, "venue closed with 1000" if clean else "connection lost")
     assert {want for number, _, want in ears.answers if number == 1} == {
-        Wanted("trades", "BTC"),
-        Wanted("bbo", "BTC"),
+        Subscription("trades", "BTC"),
+        Subscription("bbo", "BTC"),
     }
 
 
 async def test_f4_a_quiet_socket_is_kept_by_pings(settings: Settings) -> None:
     async with venue(idle_close_s=0.6) as served:
         async with listening([feed(served.ws_url, ("trades", "BTC"))], quick(settings)) as (_, ears):
-            served.inject(Silence(coin="BTC"))
+            served.inject(SilentStream(coin="BTC"))
             await ears.until(lambda: len(ears.of("pong")) >= 5)
         assert len(ears.opened_) == 1
 
@@ -133,7 +133,7 @@ async def test_f5_a_socket_that_answers_pings_and_carries_nothing_is_reconnected
         chosen = quick(settings, socket_silence_s=0.5)
         async with listening([feed(served.ws_url, ("trades", "BTC"), ("bbo", "BTC"))], chosen) as (_, ears):
             await ears.until(lambda: len(ears.of("trades")) > 2)
-            served.inject(Silence(coin="BTC"))
+            served.inject(SilentStream(coin="BTC"))
             await ears.until(lambda: bool(ears.closed_))
             assert ears.of("pong")
         assert ears.closed_[0] == (0, "socket silent for 0.5 s")
@@ -151,14 +151,14 @@ async def test_f6_one_silent_coin_is_asked_for_again_then_its_socket_renewed_and
                 lambda: len(ears.of("l2Book", "BTC")) >= 3 and len(ears.of("l2Book", "SOL")) >= 3
             )
             assert not ears.closed_
-            served.inject(Silence(coin="BTC"))
-            await ears.until(lambda: (0, "unsubscribe", Wanted("l2Book", "BTC")) in ears.answers)
-            await ears.until(lambda: ears.answers.count((0, "subscribe", Wanted("l2Book", "BTC"))) == 2)
+            served.inject(SilentStream(coin="BTC"))
+            await ears.until(lambda: (0, "unsubscribe", Subscription("l2Book", "BTC")) in ears.answers)
+            await ears.until(lambda: ears.answers.count((0, "subscribe", Subscription("l2Book", "BTC"))) == 2)
             assert not ears.closed_, "asking again comes first"
             await ears.until(lambda: bool(ears.closed_))
             await ears.until(lambda: sockets.state.subscriptions_acked == 2)
         assert ears.closed_[0][1].startswith("l2Book BTC silent for ")
-        assert (0, "unsubscribe", Wanted("l2Book", "SOL")) not in ears.answers
+        assert (0, "unsubscribe", Subscription("l2Book", "SOL")) not in ears.answers
 
 
 async def test_a_change_of_plan_says_the_difference_and_cuts_nothing(settings: Settings) -> None:
@@ -174,9 +174,9 @@ async def test_a_change_of_plan_says_the_difference_and_cuts_nothing(settings: S
             await ears.until(lambda: bool(ears.closed_))
             assert sockets.state.subscriptions_acked == 2
     assert sorted(ears.answers[2:], key=str) == [
-        (0, "subscribe", Wanted("trades", "SOL")),
-        (0, "unsubscribe", Wanted("bbo", "BTC")),
-        (1, "subscribe", Wanted("trades", "MATIC")),
+        (0, "subscribe", Subscription("trades", "SOL")),
+        (0, "unsubscribe", Subscription("bbo", "BTC")),
+        (1, "subscribe", Subscription("trades", "MATIC")),
     ]
     assert ears.closed_ == [(1, "no longer wanted"), (0, "stopped")]
 
@@ -288,7 +288,7 @@ async def test_stop_ends_at_once_even_while_nobody_can_be_reached(settings: Sett
         ]
         chosen = quick(settings, connect_timeout_s=60.0, backoff_first_s=60.0, backoff_max_s=60.0)
         async with asyncio.timeout(2.0):
-            await Sockets(plans, ears, chosen).run(stop)
+            await ConnectionPool(plans, ears, chosen).run(stop)
     assert ears.opened_ == []
 
 
@@ -302,13 +302,13 @@ async def test_what_the_sink_cannot_take_ends_the_run(settings: Settings) -> Non
         full = Full()
         async with asyncio.timeout(5.0):
             with pytest.raises(JournalError, match="the disk is full"):
-                await Sockets(plans, full, quick(settings)).run(asyncio.Event())
+                await ConnectionPool(plans, full, quick(settings)).run(asyncio.Event())
     assert {number for number, _ in full.opened_} == {number for number, _ in full.closed_}
 
 
 async def test_an_address_that_is_none_is_refused(settings: Settings) -> None:
     with pytest.raises(VenueError, match=r"is not a WebSocket address.*set record\.ws_url"):
-        await Sockets([feed("https://nowhere", ("trades", "BTC"))], Ears(), quick(settings)).run(
+        await ConnectionPool([feed("https://nowhere", ("trades", "BTC"))], Ears(), quick(settings)).run(
             asyncio.Event()
         )
 
@@ -355,9 +355,9 @@ async def test_on_the_venues_own_clock_every_run_hears_the_same_and_ends_with_it
             chosen = quick(settings, ws_url=served.ws_url, clock="venue")
             ears = Ears()
             async with asyncio.timeout(20.0):
-                await Sockets(plan(chosen, COINS), ears, chosen, has_timers=False, ends_with_venue=True).run(
-                    asyncio.Event()
-                )
+                await ConnectionPool(
+                    plan(chosen, COINS), ears, chosen, has_timers=False, ends_with_venue=True
+                ).run(asyncio.Event())
             heard.append((ears.frames, ears.closed_))
     assert heard[0] == heard[1]
     assert [cause for _, cause in heard[0][1]] == ["connection lost", "venue closed with 1000"]
@@ -367,8 +367,8 @@ async def test_on_the_venues_own_clock_every_run_hears_the_same_and_ends_with_it
 # GaiaEx.
 
 
-def gaia(url: str, symbol: str) -> SocketPlan:
-    return SocketPlan(f"gaiaex-{symbol}", "gaiaex", f"{url}/{symbol}", symbol=symbol)
+def gaia(url: str, symbol: str) -> ConnectionPlan:
+    return ConnectionPlan(f"gaiaex-{symbol}", "gaiaex", f"{url}/{symbol}", symbol=symbol)
 
 
 async def test_gaiaex_heartbeats_are_answered_with_the_bare_word(settings: Settings) -> None:

@@ -12,17 +12,17 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
 from ingest.feed.backoff import Backoff
-from ingest.feed.keepalive import Pulse
+from ingest.feed.keepalive import Keepalive
 from storage.settings.recording import RecordSettings
 
 
-def pulse(**changes: object) -> Pulse:
+def pulse(**changes: object) -> Keepalive:
     fields = {"ping_s": 20.0, "pong_timeout_s": 10.0, "silence_s": 30.0} | changes
-    return Pulse(0.0, **fields)  # type: ignore[arg-type]  # the fields are those above
+    return Keepalive(0.0, **fields)  # type: ignore[arg-type]  # the fields are those above
 
 
 def run(
-    kept: Pulse, seconds: range, *, frames: bool = True, pongs: bool = True, paused: range = range(0)
+    kept: Keepalive, seconds: range, *, frames: bool = True, pongs: bool = True, paused: range = range(0)
 ) -> dict[int, str]:
     """Look once a second, pinging when due; return what was found wrong, by second."""
     found, sent = {}, 0

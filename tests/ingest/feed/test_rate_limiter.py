@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.rate_limiter import Budget, Limit
+from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
 from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.errors import SettingsError
 
 STEPS = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 10)), max_size=60)
 
 
-def admitted(budget: Budget, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
+def admitted(budget: RateLimiter, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
     """Return (when, weight) of what a budget let pass of things asked for after pauses."""
     now_s, passed = 100.0, []
     for pause_s, weight in steps:
@@ -27,8 +27,8 @@ def admitted(budget: Budget, steps: list[tuple[float, int]]) -> list[tuple[float
 
 @given(STEPS)
 def test_no_stretch_of_time_holds_more_than_the_limit(steps: list[tuple[float, int]]) -> None:
-    limits = (Limit(10, 3.0), Limit(25, 20.0))
-    passed = admitted(Budget(*limits), steps)
+    limits = (RateLimitRule(10, 3.0), RateLimitRule(25, 20.0))
+    passed = admitted(RateLimiter(*limits), steps)
     for limit in limits:
         for end_s, _ in passed:
             within = sum(w for t, w in passed if t <= end_s < t + limit.per_s - 1e-9)
@@ -37,7 +37,7 @@ def test_no_stretch_of_time_holds_more_than_the_limit(steps: list[tuple[float, i
 
 @given(STEPS, st.integers(1, 10))
 def test_who_waits_as_long_as_told_is_let_pass(steps: list[tuple[float, int]], weight: int) -> None:
-    budget = Budget(Limit(10, 3.0), Limit(25, 20.0))
+    budget = RateLimiter(RateLimitRule(10, 3.0), RateLimitRule(25, 20.0))
     admitted(budget, steps)
     now_s = 100.0 + sum(pause_s for pause_s, _ in steps)
     wait_s = budget.take(weight, now_s)
@@ -47,7 +47,7 @@ def test_who_waits_as_long_as_told_is_let_pass(steps: list[tuple[float, int]], w
 
 @given(STEPS)
 def test_it_refuses_only_what_would_break_a_limit(steps: list[tuple[float, int]]) -> None:
-    budget, limit = Budget(Limit(10, 3.0)), Limit(10, 3.0)
+    budget, limit = RateLimiter(RateLimitRule(10, 3.0)), RateLimitRule(10, 3.0)
     now_s, passed = 100.0, []
     for pause_s, weight in steps:
         now_s += pause_s
@@ -59,7 +59,7 @@ def test_it_refuses_only_what_would_break_a_limit(steps: list[tuple[float, int]]
 
 
 def test_what_is_charged_afterwards_is_waited_for() -> None:
-    budget = Budget(Limit(100, 60.0))
+    budget = RateLimiter(RateLimitRule(100, 60.0))
     assert budget.take(20, 0.0) == 0.0
     budget.charge(84, 1.0)
     assert budget.spent(1.0) == 104
@@ -69,13 +69,13 @@ def test_what_is_charged_afterwards_is_waited_for() -> None:
 
 
 def test_a_weight_above_the_limit_passes_when_nothing_else_was_spent() -> None:
-    budget = Budget(Limit(10, 1.0))
+    budget = RateLimiter(RateLimitRule(10, 1.0))
     assert budget.take(60, 0.0) == 0.0
     assert budget.take(1, 0.5) == pytest.approx(0.5)
 
 
 async def test_who_came_first_goes_first() -> None:
-    budget = Budget(Limit(1, 0.02))
+    budget = RateLimiter(RateLimitRule(1, 0.02))
     order: list[int] = []
 
     async def ask(number: int) -> None:
@@ -90,7 +90,7 @@ async def test_who_came_first_goes_first() -> None:
 
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(SettingsError, match="lets nothing pass"):
-        Limit(0, 1.0)
+        RateLimitRule(0, 1.0)
 
 
 @pytest.mark.parametrize(

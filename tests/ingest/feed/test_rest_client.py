@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ingest.feed.rate_limiter import Budget, Limit
-from ingest.feed.rest_client import Rest
+from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
+from ingest.feed.rest_client import RestClient
 from ingest.simulator.faults.faults import FailInfo, Fault
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import ManualTime
@@ -25,11 +25,11 @@ META = {"type": "meta"}
 
 
 @contextlib.asynccontextmanager
-async def asking(settings: Settings, *faults: Fault, **record: Any) -> AsyncIterator[Rest]:
+async def asking(settings: Settings, *faults: Fault, **record: Any) -> AsyncIterator[RestClient]:
     """Return what asks a simulated venue."""
     async with (
         SimulatedVenue(market(), faults=faults) as venue,
-        Rest(quick(settings, info_url=venue.info_url, **record)) as rest,
+        RestClient(quick(settings, info_url=venue.info_url, **record)) as rest,
     ):
         yield rest
 
@@ -59,7 +59,7 @@ async def test_an_answer_is_raw_and_stamped(settings: Settings) -> None:
     clock = ManualTime(5)
     async with (
         SimulatedVenue(market()) as venue,
-        Rest(quick(settings, info_url=venue.info_url), clock=clock) as rest,
+        RestClient(quick(settings, info_url=venue.info_url), clock=clock) as rest,
     ):
         answer = await rest.ask(META)
     assert {"BTC", "SOL"} <= {item["name"] for item in json.loads(answer.body)["universe"]}
@@ -103,13 +103,13 @@ async def test_a_venue_that_never_recovers_is_given_up_and_said_why(settings: Se
 
 
 async def test_a_venue_that_is_not_there_says_what_to_check(settings: Settings) -> None:
-    async with Rest(quick(settings, info_url="http://127.0.0.1:9/info", rest_timeout_s=0.3)) as rest:
+    async with RestClient(quick(settings, info_url="http://127.0.0.1:9/info", rest_timeout_s=0.3)) as rest:
         with pytest.raises(VenueError, match=r"did not answer meta within 0.3 s: Connect.*record.info_url"):
             await rest.ask(META)
 
 
 async def test_an_address_that_is_none_is_refused_without_its_secrets(settings: Settings) -> None:
-    async with Rest(quick(settings)) as rest:
+    async with RestClient(quick(settings)) as rest:
         with pytest.raises(VenueError, match="is not an address") as refused:
             await rest.get("ftp://user:hunter2@host/path?key=hunter2")
     assert "hunter2" not in str(refused.value)
@@ -120,7 +120,7 @@ async def test_the_budget_spaces_questions_and_waiting_for_a_turn_takes_no_time_
 ) -> None:
     async with SimulatedVenue(market()) as venue:
         chosen = quick(settings, info_url=venue.info_url, rest_timeout_s=0.5)
-        async with Rest(chosen, Budget(Limit(40, 0.4))) as rest:
+        async with RestClient(chosen, RateLimiter(RateLimitRule(40, 0.4))) as rest:
             passed_s = elapsed()
             await asyncio.gather(*(rest.ask(META) for _ in range(6)))
             assert passed_s() >= 0.8
@@ -130,7 +130,7 @@ async def test_what_the_rows_weigh_is_charged_once_they_are_known(settings: Sett
     async def candles(_: web.Request) -> web.Response:
         return web.json_response([{} for _ in range(5_000)])
 
-    async with serving(candles) as url, Rest(quick(settings, info_url=url)) as rest:
+    async with serving(candles) as url, RestClient(quick(settings, info_url=url)) as rest:
         await rest.ask({"type": "candleSnapshot", "req": {}})
         assert rest.budget.spent(asyncio.get_running_loop().time()) == 104
 
@@ -143,7 +143,7 @@ async def test_ctrl_c_ends_a_question_that_nobody_answers_at_once(settings: Sett
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with serving(silent) as url, Rest(quick(settings, info_url=url)) as rest:
+    async with serving(silent) as url, RestClient(quick(settings, info_url=url)) as rest:
         question = asyncio.create_task(rest.ask(META))
         await asked.wait()
         passed_s = elapsed()
@@ -154,7 +154,7 @@ async def test_ctrl_c_ends_a_question_that_nobody_answers_at_once(settings: Sett
 
 
 async def test_gaiaex_is_asked_five_times_a_second_at_most(settings: Settings) -> None:
-    async with SimulatedVenue(market()) as venue, Rest(quick(settings)) as rest:
+    async with SimulatedVenue(market()) as venue, RestClient(quick(settings)) as rest:
         passed_s = elapsed()
         answers = await asyncio.gather(*(rest.get(f"{venue.gaia_rest_url}/time") for _ in range(6)))
         assert passed_s() >= 1.0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.stale_streams import Drift, Event, Recovered, Silence, Watchdogs
+from ingest.feed.stale_streams import Event, PaceChange, StaleStream, StaleStreamDetector, StreamRecovered
 from storage.clock import NS
 from storage.settings.recording import RecordSettings
 
@@ -22,7 +22,7 @@ class Scene:
     """Streams, each heard at a pace, looked at once a second."""
 
     def __init__(self, **record: Any) -> None:
-        self.dogs = Watchdogs(RecordSettings(**record))
+        self.dogs = StaleStreamDetector(RecordSettings(**record))
         self.now_s = 0.0
         self.found: list[tuple[float, Event]] = []
         self._due: dict[tuple[int, str, str], tuple[float, float]] = {}
@@ -39,7 +39,7 @@ class Scene:
     def hear(self, connection: int, channel: str, coin: str) -> None:
         self.dogs.heard(channel, coin, self._ns(self.now_s), connection=connection)
 
-    def pass_s(self, seconds: float, answer: Callable[[Silence], None] | None = None) -> list[Event]:
+    def pass_s(self, seconds: float, answer: Callable[[StaleStream], None] | None = None) -> list[Event]:
         """Let time pass; return what was found in it."""
         end_s, found = self.now_s + seconds, []
         while self.now_s < end_s:
@@ -55,7 +55,7 @@ class Scene:
             for event in self.dogs.look(self._ns(self.now_s)):
                 self.found.append((self.now_s, event))
                 found.append(event)
-                if answer is not None and isinstance(event, Silence):
+                if answer is not None and isinstance(event, StaleStream):
                     answer(event)
         return found
 
@@ -64,7 +64,7 @@ class Scene:
 
 
 def silences(events: list[Event]) -> list[tuple[int, str, str, bool]]:
-    return [(e.connection, e.channel, e.coin, e.is_lost) for e in events if isinstance(e, Silence)]
+    return [(e.connection, e.channel, e.coin, e.is_lost) for e in events if isinstance(e, StaleStream)]
 
 
 def test_a_slow_book_at_five_seconds_never_alarms_and_at_twenty_does() -> None:
@@ -90,12 +90,12 @@ def test_a_changed_cadence_of_books_is_reported_once_and_its_end_too() -> None:
     scene.pass_s(600.0)
     for coin in ("BTC", "ETH", "SOL"):
         scene.watch(0, "l2Book", coin, 10.0)
-    drifts = [event for event in scene.pass_s(1_200.0) if isinstance(event, Drift)]
-    assert drifts == [Drift("l2Book", 5.0, 10.0, is_over=False)]
+    drifts = [event for event in scene.pass_s(1_200.0) if isinstance(event, PaceChange)]
+    assert drifts == [PaceChange("l2Book", 5.0, 10.0, is_over=False)]
     for coin in ("BTC", "ETH", "SOL"):
         scene.watch(0, "l2Book", coin, 5.0)
-    drifts = [event for event in scene.pass_s(1_200.0) if isinstance(event, Drift)]
-    assert drifts == [Drift("l2Book", 5.0, 5.0, is_over=True)]
+    drifts = [event for event in scene.pass_s(1_200.0) if isinstance(event, PaceChange)]
+    assert drifts == [PaceChange("l2Book", 5.0, 5.0, is_over=True)]
     assert scene.dogs.cadence_s("l2Book") == 5.0
 
 
@@ -179,14 +179,14 @@ def test_a_stream_that_comes_back_is_said_to_be_well_once() -> None:
     scene.pass_s(120.0)
     scene.mute((0, "activeAssetCtx", "BTC"))
 
-    def resubscribed(silence: Silence) -> None:
+    def resubscribed(silence: StaleStream) -> None:
         scene.hear(0, "activeAssetCtx", "BTC")
         scene.watch(0, "activeAssetCtx", "BTC", 3.0)
 
     found = scene.pass_s(60.0, resubscribed)
     assert silences(found) == [(0, "activeAssetCtx", "BTC", False)]
-    assert [event for event in found if isinstance(event, Recovered)] == [
-        Recovered(0, "activeAssetCtx", "BTC")
+    assert [event for event in found if isinstance(event, StreamRecovered)] == [
+        StreamRecovered(0, "activeAssetCtx", "BTC")
     ]
 
 
@@ -199,7 +199,7 @@ def test_if_asking_again_brings_nothing_the_socket_is_reconnected_once() -> None
     scene.mute((0, "l2Book", "BTC"), (0, "l2Book", "ETH"))
     cuts: list[float] = []
 
-    def reconnected(silence: Silence) -> None:
+    def reconnected(silence: StaleStream) -> None:
         if silence.is_lost:
             cuts.append(scene.now_s)
             scene.dogs.closed(silence.connection)
@@ -208,7 +208,7 @@ def test_if_asking_again_brings_nothing_the_socket_is_reconnected_once() -> None
 
     found = scene.pass_s(7_200.0, reconnected)
     assert len(cuts) == 1, "once for both streams, and no more in two hours"
-    asked = [event for event in found if isinstance(event, Silence) and not event.is_lost]
+    asked = [event for event in found if isinstance(event, StaleStream) and not event.is_lost]
     assert 10 < len(asked) < 60, "it is asked for again now and then"
     assert sum(event.is_news for event in asked) == 2
 
@@ -221,11 +221,11 @@ def test_a_false_alarm_makes_the_watchdog_more_patient() -> None:
     scene.mute((0, "trades", "BTC"))
     began_s = scene.now_s
     scene.pass_s(3_600.0, lambda silence: scene.hear(0, "trades", "BTC"))
-    times = [at_s - began_s for at_s, event in scene.found if isinstance(event, Silence)]
+    times = [at_s - began_s for at_s, event in scene.found if isinstance(event, StaleStream)]
     pauses = [b - a for a, b in itertools.pairwise(times)]
     assert 3 <= len(times) <= 10
     assert pauses == sorted(pauses), "each asking waits longer than the one before"
-    assert not any(event.is_lost for _, event in scene.found if isinstance(event, Silence))
+    assert not any(event.is_lost for _, event in scene.found if isinstance(event, StaleStream))
 
 
 @given(st.integers(-1_000_000, 1_000_000).filter(lambda step: not -1 <= step <= 10))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.subscription_plan import SocketPlan, Wanted, explorer_url, plan, twinned
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription, explorer_url, plan, twinned
 from ingest.sharding import parse_shard, shard_of
 from storage.errors import SettingsError
 from storage.settings import Settings
@@ -25,7 +25,7 @@ def coins(count: int) -> list[str]:
     return [f"C{number}" for number in range(count)]
 
 
-def carried(sockets: list[SocketPlan]) -> Counter[Wanted]:
+def carried(sockets: list[ConnectionPlan]) -> Counter[Subscription]:
     return Counter(want for socket in sockets for want in socket.wanted)
 
 
@@ -63,8 +63,8 @@ def test_trades_of_every_coin_are_on_two_sockets_and_a_coin_stays_together() -> 
     assert [socket.name for socket in sockets] == ["hyperliquid-1", "hyperliquid-2"]
     assert twinned(sockets) == ["BTC", "ETH", "SOL"]
     for coin in ("BTC", "ETH", "SOL"):
-        homes = [socket.name for socket in sockets if Wanted("bbo", coin) in socket.wanted]
-        assert homes == [socket.name for socket in sockets if Wanted("l2Book", coin) in socket.wanted]
+        homes = [socket.name for socket in sockets if Subscription("bbo", coin) in socket.wanted]
+        assert homes == [socket.name for socket in sockets if Subscription("l2Book", coin) in socket.wanted]
     assert {want.channel for want in sockets[0].wanted[:2]} == {"trades"}, "the most urgent come first"
 
 
@@ -89,7 +89,7 @@ def test_what_is_still_wanted_stays_where_it_was(first: list[int], then: list[in
     before = plan(chosen, [f"C{number}" for number in first])
     after = plan(chosen, [f"C{number}" for number in then], before=before)
     assert set(carried(after)) == {
-        Wanted(channel, f"C{number}") for number in then for channel in chosen.record.channels
+        Subscription(channel, f"C{number}") for number in then for channel in chosen.record.channels
     }
     old = {socket.name: set(socket.wanted) for socket in before}
     new = {socket.name: set(socket.wanted) for socket in after}
@@ -98,7 +98,7 @@ def test_what_is_still_wanted_stays_where_it_was(first: list[int], then: list[in
             if int(want.coin[1:]) in then and want.channel != "trades":
                 assert want in new[name]
     for number in set(first) & set(then):
-        trades = Wanted("trades", f"C{number}")
+        trades = Subscription("trades", f"C{number}")
         was, is_now = ({name for name, wants in sockets.items() if trades in wants} for sockets in (old, new))
         assert was & is_now, "at least one of the twins goes on without a gap"
     assert plan(chosen, [f"C{number}" for number in then], before=after) == after
@@ -110,8 +110,8 @@ def test_the_venues_own_clock_has_one_socket_in_the_order_of_coins() -> None:
     )
     assert len(sockets) == 1
     assert sockets[0].wanted[:5] == (
-        *(Wanted(channel, "BTC") for channel in ("trades", "bbo", "l2Book", "activeAssetCtx")),
-        Wanted("trades", "ETH"),
+        *(Subscription(channel, "BTC") for channel in ("trades", "bbo", "l2Book", "activeAssetCtx")),
+        Subscription("trades", "ETH"),
     )
 
 
@@ -131,9 +131,9 @@ def test_shards_share_out_all_coins_and_channels_of_the_venue_go_to_the_first() 
     ]
     seen = [want for sockets in parts for want in carried(sockets)]
     assert sorted(seen, key=str) == sorted(
-        [Wanted("allMids"), *(Wanted("trades", coin) for coin in coins(50))], key=str
+        [Subscription("allMids"), *(Subscription("trades", coin) for coin in coins(50))], key=str
     )
-    assert Wanted("allMids") in carried(parts[0])
+    assert Subscription("allMids") in carried(parts[0])
 
 
 @given(st.text(), st.integers(1, 9))
@@ -151,15 +151,17 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("want", "body"),
     [
-        (Wanted("trades", "BTC"), {"type": "trades", "coin": "BTC"}),
-        (Wanted("activeAssetCtx", "@107"), {"type": "activeAssetCtx", "coin": "@107"}),
-        (Wanted("candle", "kPEPE"), {"type": "candle", "coin": "kPEPE", "interval": "1m"}),
-        (Wanted("l2BookFast", "xyz:AAPL"), {"type": "l2Book", "coin": "xyz:AAPL", "fast": True}),
-        (Wanted("allMids"), {"type": "allMids"}),
-        (Wanted("explorerBlock"), {"type": "explorerBlock"}),
+        (Subscription("trades", "BTC"), {"type": "trades", "coin": "BTC"}),
+        (Subscription("activeAssetCtx", "@107"), {"type": "activeAssetCtx", "coin": "@107"}),
+        (Subscription("candle", "kPEPE"), {"type": "candle", "coin": "kPEPE", "interval": "1m"}),
+        (Subscription("l2BookFast", "xyz:AAPL"), {"type": "l2Book", "coin": "xyz:AAPL", "fast": True}),
+        (Subscription("allMids"), {"type": "allMids"}),
+        (Subscription("explorerBlock"), {"type": "explorerBlock"}),
     ],
 )
-def test_subscriptions_are_asked_for_as_the_venue_wants_them(want: Wanted, body: dict[str, Any]) -> None:
+def test_subscriptions_are_asked_for_as_the_venue_wants_them(
+    want: Subscription, body: dict[str, Any]
+) -> None:
     assert want.body() == body
 
 
@@ -172,7 +174,7 @@ def test_the_explorer_belongs_to_the_network_of_the_feed() -> None:
     assert explorer_url(settings(explorer_url="auto", ws_url="ws://127.0.0.1:9/ws")) == ""
     sockets = plan(Settings(), ["BTC"])
     assert sockets[-1].venue == "chain"
-    assert sockets[-1].wanted == (Wanted("explorerBlock"),)
+    assert sockets[-1].wanted == (Subscription("explorerBlock"),)
 
 
 def test_gaiaex_has_a_socket_a_symbol() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.subscription_plan import Wanted
-from ingest.feed.subscriptions import Desired, News
+from ingest.feed.subscription_plan import Subscription
+from ingest.feed.subscriptions import SubscriptionChange, SubscriptionState
 
-BTC, ETH = Wanted("trades", "BTC"), Wanted("trades", "ETH")
-SLOW, FAST = Wanted("l2Book", "BTC"), Wanted("l2BookFast", "BTC")
+BTC, ETH = Subscription("trades", "BTC"), Subscription("trades", "ETH")
+SLOW, FAST = Subscription("l2Book", "BTC"), Subscription("l2BookFast", "BTC")
 
 
 def ack(method: str, **echo: Any) -> bytes:
@@ -24,7 +24,7 @@ def error(text: str) -> bytes:
     return json.dumps({"channel": "error", "data": text}).encode()
 
 
-def said(desired: Desired, now_s: float) -> list[tuple[str, dict[str, Any]]]:
+def said(desired: SubscriptionState, now_s: float) -> list[tuple[str, dict[str, Any]]]:
     out = []
     while (message := desired.next(now_s)) is not None:
         body = json.loads(message)
@@ -33,25 +33,25 @@ def said(desired: Desired, now_s: float) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_all_is_asked_for_once_in_order() -> None:
-    desired = Desired([BTC, SLOW], timeout_s=10.0)
+    desired = SubscriptionState([BTC, SLOW], timeout_s=10.0)
     assert said(desired, 0.0) == [("subscribe", BTC.body()), ("subscribe", SLOW.body())]
     assert said(desired, 9.9) == []
     assert desired.missing == {BTC, SLOW}
 
 
 def test_an_echo_with_more_fields_answers_what_was_asked() -> None:
-    desired = Desired([SLOW, FAST], timeout_s=10.0)
+    desired = SubscriptionState([SLOW, FAST], timeout_s=10.0)
     said(desired, 0.0)
     slow = ack("subscribe", type="l2Book", coin="BTC", nSigFigs=None, mantissa=None)
     fast = ack("subscribe", type="l2Book", coin="BTC", nSigFigs=None, mantissa=None, fast=True)
-    assert desired.take(fast) == News(FAST, "held")
+    assert desired.take(fast) == SubscriptionChange(FAST, "held")
     assert desired.held == {FAST}
-    assert desired.take(slow) == News(SLOW, "held")
+    assert desired.take(slow) == SubscriptionChange(SLOW, "held")
     assert desired.missing == frozenset()
 
 
 def test_what_is_not_answered_is_asked_for_again_and_ever_more_patiently() -> None:
-    desired = Desired([BTC], timeout_s=10.0)
+    desired = SubscriptionState([BTC], timeout_s=10.0)
     times = []
     for now_s in range(300):
         if said(desired, float(now_s)):
@@ -61,15 +61,19 @@ def test_what_is_not_answered_is_asked_for_again_and_ever_more_patiently() -> No
 
 
 def test_already_subscribed_is_a_success() -> None:
-    desired = Desired([BTC], timeout_s=10.0)
+    desired = SubscriptionState([BTC], timeout_s=10.0)
     said(desired, 0.0)
-    assert desired.take(error(f"Already subscribed: {json.dumps(BTC.body())}")) == News(BTC, "held")
+    assert desired.take(error(f"Already subscribed: {json.dumps(BTC.body())}")) == SubscriptionChange(
+        BTC, "held"
+    )
 
 
 def test_what_the_venue_has_not_is_not_asked_for_again_on_this_connection() -> None:
-    desired = Desired([BTC, ETH], timeout_s=10.0)
+    desired = SubscriptionState([BTC, ETH], timeout_s=10.0)
     said(desired, 0.0)
-    assert desired.take(error(f"Invalid subscription {json.dumps(BTC.body())}")) == News(BTC, "refused")
+    assert desired.take(error(f"Invalid subscription {json.dumps(BTC.body())}")) == SubscriptionChange(
+        BTC, "refused"
+    )
     desired.take(ack("subscribe", **ETH.body()))
     assert desired.refused == {BTC}
     assert said(desired, 1e6) == []
@@ -78,18 +82,18 @@ def test_what_the_venue_has_not_is_not_asked_for_again_on_this_connection() -> N
 
 
 def test_a_change_says_the_difference_only() -> None:
-    desired = Desired([BTC, SLOW], timeout_s=10.0)
+    desired = SubscriptionState([BTC, SLOW], timeout_s=10.0)
     said(desired, 0.0)
     desired.take(ack("subscribe", **BTC.body()))
     desired.take(ack("subscribe", **SLOW.body()))
     desired.want([BTC, ETH])
     assert said(desired, 1.0) == [("subscribe", ETH.body()), ("unsubscribe", SLOW.body())]
-    assert desired.take(ack("unsubscribe", **SLOW.body())) == News(SLOW, "gone")
+    assert desired.take(ack("unsubscribe", **SLOW.body())) == SubscriptionChange(SLOW, "gone")
     assert desired.held == {BTC}
 
 
 def test_an_end_that_is_never_confirmed_is_let_go() -> None:
-    desired = Desired([BTC], timeout_s=10.0)
+    desired = SubscriptionState([BTC], timeout_s=10.0)
     said(desired, 0.0)
     desired.take(ack("subscribe", **BTC.body()))
     desired.want([])
@@ -99,7 +103,7 @@ def test_an_end_that_is_never_confirmed_is_let_go() -> None:
 
 
 def test_renewing_ends_and_asks_again() -> None:
-    desired = Desired([BTC, ETH], timeout_s=10.0)
+    desired = SubscriptionState([BTC, ETH], timeout_s=10.0)
     said(desired, 0.0)
     for want in (BTC, ETH):
         desired.take(ack("subscribe", **want.body()))
@@ -107,12 +111,14 @@ def test_renewing_ends_and_asks_again() -> None:
     assert said(desired, 5.0) == [("unsubscribe", BTC.body())]
     assert not desired.renew(BTC), "it is on its way already"
     assert said(desired, 6.0) == []
-    assert desired.take(error(f"Already unsubscribed: {json.dumps(BTC.body())}")) == News(BTC, "gone")
+    assert desired.take(error(f"Already unsubscribed: {json.dumps(BTC.body())}")) == SubscriptionChange(
+        BTC, "gone"
+    )
     assert said(desired, 6.0) == [("subscribe", BTC.body())]
 
 
 def test_renewing_asks_again_though_the_end_is_never_confirmed() -> None:
-    desired = Desired([BTC], timeout_s=10.0)
+    desired = SubscriptionState([BTC], timeout_s=10.0)
     said(desired, 0.0)
     desired.take(ack("subscribe", **BTC.body()))
     desired.renew(BTC)
@@ -129,7 +135,7 @@ def test_renewing_asks_again_though_the_end_is_never_confirmed() -> None:
 def test_whatever_was_lost_the_venue_ends_up_carrying_what_is_wanted(steps: list[tuple[str, int]]) -> None:
     """A venue that answers as Hyperliquid does, of whose answers some are lost."""
     universe = [BTC, ETH, SLOW]
-    desired = Desired([], timeout_s=1.0)
+    desired = SubscriptionState([], timeout_s=1.0)
     carried: list[dict[str, Any]] = []
     now_s = 0.0
 
@@ -168,7 +174,7 @@ def test_whatever_was_lost_the_venue_ends_up_carrying_what_is_wanted(steps: list
 
 @given(st.binary())
 def test_no_answer_breaks_it(frame: bytes) -> None:
-    desired = Desired([BTC], timeout_s=1.0)
+    desired = SubscriptionState([BTC], timeout_s=1.0)
     said(desired, 0.0)
     for body in (
         frame,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.instruments.registry import Registry
+from ingest.instruments.registry import InstrumentRegistry
 from storage.clock import NS
 
 META = {"type": "meta"}
@@ -34,9 +34,9 @@ SPOT = {
 DEXS = [None, {"name": "xyz", "fullName": "XYZ", "deployer": "0x1"}, {"name": "vntl"}]
 
 
-def taught(*answers: tuple[dict[str, Any], object]) -> Registry:
+def taught(*answers: tuple[dict[str, Any], object]) -> InstrumentRegistry:
     """Return a registry that took answers, a second apart."""
-    registry = Registry()
+    registry = InstrumentRegistry()
     for number, (request, response) in enumerate(answers):
         registry.take(request, response, NOW + number * NS)
     return registry
@@ -50,7 +50,7 @@ def brief(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(item["instrument"].removeprefix("hyperliquid|"), item["state"]) for item in rows]
 
 
-def full() -> Registry:
+def full() -> InstrumentRegistry:
     names = (row("BTC"), row("kPEPE", 0), row("OLD", isDelisted=True))
     return taught(
         (META, meta(*names)), (of_dex("xyz"), meta("xyz:AAPL", "xyz:GOLD")), ({"type": "spotMeta"}, SPOT)

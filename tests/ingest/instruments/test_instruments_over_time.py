@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.instruments.registry import Registry
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.venues.gaiaex import protocol as gaiaex
 from serving.cli import main
 from storage.clock import NS
@@ -47,7 +47,7 @@ def test_gaiaex_symbols_are_instruments_of_their_own() -> None:
 
 def test_gaiaex_spot_pairs_are_instruments_too() -> None:
     pairs = {"symbols": [{"symbol": "@145", "quoteToken": "USDC", "szDecimals": 0}]}
-    rows = Registry().take(gaiaex.question("spot/symbols"), pairs, NOW)
+    rows = InstrumentRegistry().take(gaiaex.question("spot/symbols"), pairs, NOW)
     assert [(item["instrument"], item["quote"], item["size_decimals"]) for item in rows] == [
         ("gaiaex|spot|@145", "USDC", 0)
     ]
@@ -70,9 +70,9 @@ def test_a_registry_that_was_restored_goes_on_like_one_that_never_stopped(
     answers: list[Any], cut: int
 ) -> None:
     """The law that a restart changes no id and repeats no row."""
-    whole = Registry()
+    whole = InstrumentRegistry()
     rows = [whole.take(META, answer, NOW + number * NS) for number, answer in enumerate(answers)]
-    resumed = Registry()
+    resumed = InstrumentRegistry()
     resumed.restore(item for made in rows[:cut] for item in made)
     later = [
         resumed.take(META, answer, NOW + number * NS)
@@ -85,7 +85,7 @@ def test_a_registry_that_was_restored_goes_on_like_one_that_never_stopped(
 
 @given(ANSWERS)
 def test_no_two_rows_share_a_key_and_a_row_says_something_new(answers: list[Any]) -> None:
-    registry = Registry()
+    registry = InstrumentRegistry()
     rows = [item for answer in answers for item in registry.take(META, answer, NOW)]
     keys = [(item["instrument"], item["ts_knowable_ns"]) for item in rows]
     assert len(set(keys)) == len(keys)
@@ -97,7 +97,7 @@ def test_no_two_rows_share_a_key_and_a_row_says_something_new(answers: list[Any]
 
 
 def test_what_holds_when_is_seen_in_the_lake(settings: Settings) -> None:
-    registry = Registry()
+    registry = InstrumentRegistry()
     with Lake.open(settings) as lake:
         for number, answer in enumerate([meta("A"), meta(row("A", isDelisted=True)), meta(row("A", 5))]):
             rows = registry.take(META, answer, NOW + number * NS)
@@ -111,7 +111,7 @@ def test_what_holds_when_is_seen_in_the_lake(settings: Settings) -> None:
         ("hyperliquid|perp|A", "delisted", NOW + NS, None),
         ("hyperliquid|perp|A~2", "listed", NOW + 2 * NS, None),
     ]
-    again = Registry()
+    again = InstrumentRegistry()
     again.restore(held)
     assert again.take(META, meta(row("A", 5)), NOW + 9 * NS) == []
     assert again.instrument_id("A") == "hyperliquid|perp|A~2"
@@ -128,7 +128,7 @@ def test_a_lake_of_the_first_release_gets_the_new_columns(settings: Settings, tm
         values = [*first.values(), 2, False, NOW, NOW, "old"]
         lake._connection.execute(f"INSERT INTO instruments VALUES ({', '.join('?' * len(values))})", values)
     with Lake.open(load_settings(overrides={"home": settings.home}, environ={})) as lake:
-        registry = Registry()
+        registry = InstrumentRegistry()
         registry.restore(lake.query("SELECT * FROM instruments").to_pylist())
         rows = registry.take(META, meta("A"), NOW + NS)
         assert brief(rows) == [("perp|A", "listed")]
@@ -156,7 +156,7 @@ def test_a_lake_of_the_first_release_gets_the_new_columns(settings: Settings, tm
 def test_recorded_answers_are_understood(file: str, names: tuple[str, ...], quotes: set[str | None]) -> None:
     answer = json.loads(recorded(f"hyperliquid/messages/{file}.json").read_text())
     tokens = json.loads(recorded("hyperliquid/messages/http_spot_meta_non_usdc_collateral.json").read_text())
-    registry = Registry()
+    registry = InstrumentRegistry()
     registry.take({"type": "spotMeta"}, tokens, NOW)
     rows = registry.take({"type": "allPerpMetas" if isinstance(answer, list) else "meta"}, answer, NOW)
     assert tuple(item["symbol"] for item in rows) == registry.listed() == names
@@ -166,7 +166,7 @@ def test_recorded_answers_are_understood(file: str, names: tuple[str, ...], quot
 def test_the_command_lists_what_trades_and_on_demand_what_did(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    registry = Registry()
+    registry = InstrumentRegistry()
     with Lake.open(settings) as lake:
         for number, answer in enumerate([meta("A", "BTC"), meta(row("A", 5), row("BTC", isDelisted=True))]):
             rows = registry.take(META, answer, NOW + number * NS)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.instruments.registry import Registry
+from ingest.instruments.registry import InstrumentRegistry
 from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import DAY_NS, NS
@@ -21,7 +21,7 @@ from tests.ingest.instruments.listing_answers import DEXS, META, NOW, SPOT, brie
 
 
 def test_a_first_answer_gives_a_row_for_each_name_and_a_second_like_it_none() -> None:
-    registry = Registry()
+    registry = InstrumentRegistry()
     rows = registry.take(META, meta("BTC", row("kPEPE", 0), row("OLD", isDelisted=True)), NOW)
     assert brief(rows) == [("perp|BTC", "listed"), ("perp|kPEPE", "listed"), ("perp|OLD", "delisted")]
     assert [(item["asset_index"], item["size_decimals"]) for item in rows] == [(0, 2), (1, 0), (2, 2)]
@@ -30,7 +30,7 @@ def test_a_first_answer_gives_a_row_for_each_name_and_a_second_like_it_none() ->
 
 
 def test_every_kind_of_instrument_has_its_dex_its_token_and_its_calendar() -> None:
-    registry = Registry()
+    registry = InstrumentRegistry()
     rows = registry.take({"type": "perpDexs"}, DEXS, NOW)
     rows += registry.take({"type": "spotMeta"}, SPOT, NOW)
     rows += registry.take(META, meta("BTC"), NOW)
@@ -47,7 +47,7 @@ def test_every_kind_of_instrument_has_its_dex_its_token_and_its_calendar() -> No
 
 def test_a_token_that_is_named_later_names_the_margin_later() -> None:
     """Both answers may come at one instant; the rows still have keys of their own."""
-    registry = Registry()
+    registry = InstrumentRegistry()
     first = registry.take(META, meta("BTC"), NOW)
     second = registry.take({"type": "spotMeta"}, SPOT, NOW)
     about = [item for item in (*first, *second) if item["symbol"] == "BTC"]
@@ -170,7 +170,7 @@ def test_an_answer_that_cannot_be_meant_teaches_nothing(
 
 
 def test_other_questions_teach_nothing() -> None:
-    registry = Registry()
+    registry = InstrumentRegistry()
     for request in ({"type": "exchangeStatus"}, {"type": "ntp"}, gaiaex.question("time"), {}):
         assert registry.take(request, {"time": 1}, NOW) == []
 
@@ -196,7 +196,7 @@ def test_contexts_are_named_by_position_only_while_the_lengths_agree() -> None:
 
 def test_a_recorded_frame_of_all_dexes_fits_a_universe_of_its_lengths() -> None:
     message: Any = wire.decode(recorded("hyperliquid/messages/ws_all_dexs_asset_ctxs.json").read_bytes())
-    registry = Registry()
+    registry = InstrumentRegistry()
     for dex, ctxs in message.data.ctxs:
         names = [f"{dex}:N{place}" if dex else f"N{place}" for place in range(len(ctxs))]
         registry.take(of_dex(dex), meta(*names), NOW)

@@ -14,20 +14,23 @@ from hypothesis import strategies as st
 
 from ingest.journal.format import Damage, segments
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind, Record
+from ingest.journal.records import Record, RecordKind
 from ingest.journal.writer import JournalWriter
 from storage.errors import JournalError
 from tests.paths import ROOT
 
 records = st.lists(
     st.tuples(
-        st.integers(0, 1 << 60), st.sampled_from(list(Kind)), st.integers(-1, 9), st.binary(max_size=200)
+        st.integers(0, 1 << 60),
+        st.sampled_from(list(RecordKind)),
+        st.integers(-1, 9),
+        st.binary(max_size=200),
     ),
     max_size=60,
 )
 
 
-def write(folder: Path, items: list[tuple[int, Kind, int, bytes]], *, every: int = 7) -> list[Record]:
+def write(folder: Path, items: list[tuple[int, RecordKind, int, bytes]], *, every: int = 7) -> list[Record]:
     """Write records in blocks of `every`; return them as numbered."""
     with JournalWriter(folder) as journal:
         made = []
@@ -41,7 +44,7 @@ def write(folder: Path, items: list[tuple[int, Kind, int, bytes]], *, every: int
 @settings(deadline=None, max_examples=50)
 @given(records)
 def test_what_goes_in_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, items: list[tuple[int, Kind, int, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, items: list[tuple[int, RecordKind, int, bytes]]
 ) -> None:
     folder = tmp_path_factory.mktemp("journal") / "r"
     made = write(folder, items)
@@ -53,7 +56,7 @@ def test_segments_are_cut_at_their_size_and_read_as_one(tmp_path: Path) -> None:
     with JournalWriter(tmp_path / "r", segment_bytes=2_000) as journal:
         made = []
         for number in range(200):
-            made.append(journal.append(number, Kind.FRAME, 0, os.urandom(100)))
+            made.append(journal.append(number, RecordKind.FRAME, 0, os.urandom(100)))
             if number % 10 == 9:
                 journal.sync()
     assert len(segments(tmp_path / "r")) > 5
@@ -66,7 +69,7 @@ def test_a_torn_tail_loses_only_its_last_block(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("journal") / "r"
-    made = write(folder, [(n, Kind.FRAME, 0, b"frame %d" % n) for n in range(40)], every=4)
+    made = write(folder, [(n, RecordKind.FRAME, 0, b"frame %d" % n) for n in range(40)], every=4)
     segment = segments(folder)[0]
     whole = segment.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
@@ -80,7 +83,7 @@ def test_a_torn_tail_loses_only_its_last_block(
 
 
 def test_a_flipped_bit_costs_one_block_and_is_told(tmp_path: Path) -> None:
-    made = write(tmp_path / "r", [(n, Kind.FRAME, 0, b"frame %d" % n) for n in range(40)], every=4)
+    made = write(tmp_path / "r", [(n, RecordKind.FRAME, 0, b"frame %d" % n) for n in range(40)], every=4)
     segment = segments(tmp_path / "r")[0]
     raw = bytearray(segment.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -116,7 +119,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     assert journal._handle is not None
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, journal._handle)
-    journal.append(1, Kind.FRAME, 0, b"x")
+    journal.append(1, RecordKind.FRAME, 0, b"x")
     with pytest.raises(JournalError, match=r"the journal cannot be written: No space left.*free space"):
         journal.sync()
 
@@ -158,7 +161,7 @@ def test_one_damaged_byte_costs_one_block_at_most(
     folder = tmp_path_factory.mktemp("j") / "r"
     with JournalWriter(folder) as journal:
         for number in range(40):
-            journal.append(number, Kind.FRAME, 0, b"frame %d" % number)
+            journal.append(number, RecordKind.FRAME, 0, b"frame %d" % number)
             if number % 4 == 3:
                 journal.sync()
     path = segments(folder)[0]

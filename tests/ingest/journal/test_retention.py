@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from ingest.journal.backup_store import FolderStore, S3Store, Store, content_of, open_store
+from ingest.journal.backup_store import BackupStore, FolderBackupStore, S3BackupStore, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind
-from ingest.journal.retention import COPIED, REMOVED, SEALED, Kept, holdings, keep_journal
+from ingest.journal.records import RecordKind
+from ingest.journal.retention import COPIED, REMOVED, SEALED, RetentionResult, holdings, keep_journal
 from ingest.journal.writer import JournalWriter
 from storage.clock import DAY_NS, NS
 from storage.errors import JournalError, SettingsError
@@ -38,7 +38,7 @@ def recording(
     folder = settings.journal_dir / name
     with JournalWriter(folder, segment_bytes=2_000) as journal:
         for number in range(frames):
-            journal.append(NOW_NS + number, Kind.FRAME, 0, os.urandom(50))
+            journal.append(NOW_NS + number, RecordKind.FRAME, 0, os.urandom(50))
             if number % 20 == 19:
                 journal.sync()
     if sealed:
@@ -86,7 +86,7 @@ def test_sealed_segments_are_copied_once_and_the_open_one_is_not(settings: Setti
     newest = segments(running)[-1]
     assert not store.holds(f"running/{newest.name}", content_of(newest))
     assert not store.holds("running/sealed", content_of(ended / SEALED))
-    assert keep_journal(settings, now_ns=NOW_NS) == Kept(), "a second pass has nothing to do"
+    assert keep_journal(settings, now_ns=NOW_NS) == RetentionResult(), "a second pass has nothing to do"
 
 
 def test_a_copy_can_be_put_back_and_read(settings: Settings, tmp_path: Path) -> None:
@@ -215,14 +215,14 @@ def test_a_place_of_an_unknown_kind_is_refused(where: str) -> None:
 def test_two_at_once_are_refused(settings: Settings) -> None:
     settings = with_keep(settings, copy_to="unused")
 
-    class Nosy(FolderStore):
+    class Nosy(FolderBackupStore):
         def put(self, name: str, path: Path, content: Any) -> None:
             with pytest.raises(JournalError, match="another process"):
                 keep_journal(settings, now_ns=NOW_NS)
             raise JournalError("seen")
 
     recording(settings, "ended")
-    store: Store = Nosy(settings.home / "elsewhere")
+    store: BackupStore = Nosy(settings.home / "elsewhere")
     assert keep_journal(settings, now_ns=NOW_NS, store=store).failed == {"ended": "seen"}
 
 
@@ -260,5 +260,5 @@ def test_a_removal_that_was_cut_off_is_ended_by_the_next_pass(settings: Settings
 
 def test_s3_takes_its_address_and_keys_from_the_usual_places(bucket: str) -> None:
     store = open_store(f"s3://{bucket}/a/b/")
-    assert isinstance(store, S3Store)
+    assert isinstance(store, S3BackupStore)
     assert not {KEY} & set(map(str, vars(store).values()))

@@ -47,7 +47,7 @@ class Account:
         self._books: set[tuple[str, str, int]] = set()
         self._quotes: dict[str, tuple[Any, ...]] = {}
         self._quote_rows: dict[int, tuple[str, tuple[Any, ...]]] = {}
-        self._contexts: dict[str, wire.Context] = {}
+        self._contexts: dict[str, wire.AssetContext] = {}
         self._mids: dict[str, tuple[Any, Any]] = {}
         self._mid_rows: dict[tuple[int, str], tuple[Any, Any]] = {}
 
@@ -133,7 +133,7 @@ class Account:
                 return self._dexs(record, message.data.ctxs, refused)
             case wire.AssetCtxs():
                 return self._dexs(record, [(message.data.dex or "", message.data.ctxs)], refused)
-            case wire.Refusal():
+            case wire.ErrorMessage():
                 return TOLD if wire.already_subscribed(message.data) is not None else ""
             case gaiaex_messages.GaiaBook():
                 return self._row(record, "books")
@@ -141,7 +141,7 @@ class Account:
                 return ""
         return TOLD
 
-    def _trades(self, record: Record, prints: list[wire.Print], refused: set[str]) -> str:
+    def _trades(self, record: Record, prints: list[wire.WirePrint], refused: set[str]) -> str:
         """Every print is stored, was stored before with the same values, or is in quarantine by its id."""
         self.prints += len(prints)
         for item in prints:
@@ -176,7 +176,9 @@ class Account:
             is_stored = True
         return STORED if is_stored else KNOWN
 
-    def _dexs(self, record: Record, pairs: list[tuple[str, list[wire.Context]]], refused: set[str]) -> str:
+    def _dexs(
+        self, record: Record, pairs: list[tuple[str, list[wire.AssetContext]]], refused: set[str]
+    ) -> str:
         """A dex that does not fit its universe is refused whole; else each context is new, known or refused."""
         for dex, contexts in pairs:
             if dex in refused:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from storage.clock import NS
 from tests.ingest.pipeline.mutations import mutate
 from tests.ingest.pipeline.scripts import START_NS, Script
@@ -227,6 +227,6 @@ class Wild:
 def in_capture(wild: Wild) -> Script:
     """Return a recording with its frames alone, as a capture file holds them."""
     wild.script.records = [
-        record for record in wild.script.records if record.kind in (Kind.FRAME, Kind.STOPPED)
+        record for record in wild.script.records if record.kind in (RecordKind.FRAME, RecordKind.STOPPED)
     ]
     return wild.script

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from ingest.journal.records import Batch, Kind, Record
+from ingest.journal.records import Record, RecordBatch, RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline import processor as pipelines
 from ingest.pipeline.processor import Pipeline
@@ -29,11 +29,13 @@ class Script:
     def __init__(self, coins: tuple[str, ...] = ("BTC",)) -> None:
         self.records: list[Record] = []
         self._tid = 0
-        self._add(0.0, Kind.STARTED, -1, json.dumps({"source": "socket", "coins": list(coins)}).encode())
+        self._add(
+            0.0, RecordKind.STARTED, -1, json.dumps({"source": "socket", "coins": list(coins)}).encode()
+        )
 
     def open(self, at_s: float, connection: int = 0, *coins: str) -> Self:
         """Open a connection and have every channel of the coins acknowledged."""
-        self._add(at_s, Kind.OPENED, connection, b"ws://made")
+        self._add(at_s, RecordKind.OPENED, connection, b"ws://made")
         for coin in coins or ("BTC",):
             for channel in ("trades", "bbo"):
                 data = {"method": "subscribe", "subscription": {"type": channel, "coin": coin}}
@@ -42,13 +44,15 @@ class Script:
 
     def opened(self, at_s: float, connection: int, **about: str) -> Self:
         """Open a connection and say what it is for: `venue`, `socket`, and a relay's `symbol`."""
-        return self._add(at_s, Kind.OPENED, connection, json.dumps({"url": "ws://made"} | about).encode())
+        return self._add(
+            at_s, RecordKind.OPENED, connection, json.dumps({"url": "ws://made"} | about).encode()
+        )
 
     def answer(self, at_s: float, request: dict[str, Any], response: Any) -> Self:
         """Have an answer over REST arrive, asked for half a second before."""
         asked_ns = START_NS + round((at_s - LAG_S) * NS)
         body = {"request": request, "response": response, "asked_ns": asked_ns}
-        return self._add(at_s, Kind.ANSWER, -1, json.dumps(body).encode())
+        return self._add(at_s, RecordKind.ANSWER, -1, json.dumps(body).encode())
 
     def subscribe(
         self, at_s: float, connection: int = 0, *, coin: str = "BTC", method: str = "subscribe"
@@ -63,15 +67,15 @@ class Script:
 
     def close(self, at_s: float, connection: int = 0, cause: str = "connection lost") -> Self:
         """Lose a connection."""
-        return self._add(at_s, Kind.CLOSED, connection, cause.encode())
+        return self._add(at_s, RecordKind.CLOSED, connection, cause.encode())
 
     def stop(self, at_s: float) -> Self:
         """End the recording."""
-        return self._add(at_s, Kind.STOPPED, -1, b"recorder stopped")
+        return self._add(at_s, RecordKind.STOPPED, -1, b"recorder stopped")
 
     def clock(self, at_s: float) -> Self:
         """Let the wall say that it is later, with nothing arriving."""
-        return self._add(at_s, Kind.CLOCK, -1, b"")
+        return self._add(at_s, RecordKind.CLOCK, -1, b"")
 
     def alive(
         self, from_s: float, to_s: float, *, every_s: float = 1.0, coin: str = "BTC", connection: int = 0
@@ -114,7 +118,7 @@ class Script:
     def frame(self, at_s: float, message: dict[str, Any] | bytes, connection: int = 0) -> Self:
         """Have any frame arrive."""
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
-        return self._add(at_s, Kind.FRAME, connection, body)
+        return self._add(at_s, RecordKind.FRAME, connection, body)
 
     @staticmethod
     def venue_ms(event_s: float) -> int:
@@ -133,7 +137,7 @@ class Script:
                 journal.append(record.recv_ns, record.kind, record.connection, record.body)
         return folder
 
-    def _add(self, at_s: float, kind: Kind, connection: int, body: bytes) -> Self:
+    def _add(self, at_s: float, kind: RecordKind, connection: int, body: bytes) -> Self:
         self.records.append(Record(len(self.records), START_NS + round(at_s * NS), kind, connection, body))
         return self
 
@@ -167,7 +171,7 @@ def take_batches(pipeline: Pipeline, records: Sequence[Record], cuts: Iterable[i
     """
     with patch.object(pipelines, "LEAST_FRAMES", 2):
         for start, stop in pairwise(sorted({0, len(records), *cuts})):
-            pipeline.process_batch(Batch.of(records[start:stop]))
+            pipeline.process_batch(RecordBatch.of(records[start:stop]))
 
 
 def assert_same(one: dict[str, pa.Table], other: dict[str, pa.Table]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.pipeline.clock_offset import ClockLedger, Sample
+from ingest.pipeline.clock_offset import ClockOffsets, OffsetSample
 from ingest.recorder.ntp import ask_ntp, watch_clock
 from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts.tables import CLOCKS
@@ -108,7 +108,7 @@ async def test_answers_come_as_journal_records_that_give_rows() -> None:
         async with asyncio.timeout(20):
             await watch_clock(ears, ears.stop, server=server, every_s=0.01)
     assert [request["type"] for request, _, _ in ears.heard] == ["clock", "ntp"] * 2
-    ledger = ClockLedger("made", limit_ms=1000)
+    ledger = ClockOffsets("made", limit_ms=1000)
     rows = [
         row
         for request, response, asked_ns in ears.heard
@@ -128,7 +128,7 @@ async def test_a_silent_time_server_is_a_state_and_told_once(capsys: pytest.Capt
     async with asyncio.timeout(20):
         await watch_clock(ears, ears.stop, server="ntp.invalid", every_s=0.001, ask=refuses)
     assert capsys.readouterr().err.count("time server silent") == 1
-    ledger = ClockLedger("made", limit_ms=1000)
+    ledger = ClockOffsets("made", limit_ms=1000)
     assert [ledger.take_answer(*item, item[2] + 1) for item in ears.heard] == [[]] * 6
     assert ledger.verdict(NOW_NS) == "unknown"
 
@@ -154,7 +154,7 @@ def test_the_true_offset_lies_within_the_uncertainty(ahead_ms: int, there_ms: in
     """However the round trip is split between the two ways."""
     asked_ns = NOW_NS + ahead_ms * MS_NS
     answer = {"time": NOW_NS // MS_NS + there_ms}
-    ledger = ClockLedger("made", limit_ms=1000)
+    ledger = ClockOffsets("made", limit_ms=1000)
     received_ns = asked_ns + (there_ms + back_ms) * MS_NS
     (row,) = ledger.take_answer({"type": "exchangeStatus"}, answer, asked_ns, received_ns)
     assert abs(row["offset_ms"] - ahead_ms) <= row["uncertainty_ms"]
@@ -167,16 +167,16 @@ def test_the_true_offset_lies_within_the_uncertainty(ahead_ms: int, there_ms: in
 def test_f32_a_clock_is_off_beyond_the_limit_and_any_doubt(
     offset_ms: float, uncertainty_ms: float, verdict: str
 ) -> None:
-    ledger = ClockLedger("made", limit_ms=1000)
-    ledger.take(Sample("venue", NOW_NS, offset_ms, uncertainty_ms, NOW_NS))
+    ledger = ClockOffsets("made", limit_ms=1000)
+    ledger.take(OffsetSample("venue", NOW_NS, offset_ms, uncertainty_ms, NOW_NS))
     assert ledger.verdict(NOW_NS + NS) == verdict
     assert ledger.verdict(NOW_NS + 3600 * NS) == "unknown", "an hour old, it says nothing of now"
     assert ledger.offsets_ms(NOW_NS) == {"venue": offset_ms}
 
 
 def test_f32_frames_from_the_future_say_that_our_clock_is_off() -> None:
-    ledger = ClockLedger("made", limit_ms=1000)
-    ledger.take(Sample("ntp", NOW_NS, 0.0, 5.0, NOW_NS))
+    ledger = ClockOffsets("made", limit_ms=1000)
+    ledger.take(OffsetSample("ntp", NOW_NS, 0.0, 5.0, NOW_NS))
     assert ledger.verdict(NOW_NS, least_lag_ms=-900) == "ok"
     assert ledger.verdict(NOW_NS, least_lag_ms=-1_200) == "off"
 
@@ -185,7 +185,7 @@ def test_f32_frames_from_the_future_say_that_our_clock_is_off() -> None:
     ("set_by_ms", "stepped"), [(0, False), (40, False), (-40, False), (2_000, True), (-3_600_000, True)]
 )
 def test_a_wall_clock_that_was_set_is_found(set_by_ms: int, stepped: bool) -> None:
-    ledger, clock = ClockLedger("made", limit_ms=1000), ManualTime(NOW_NS)
+    ledger, clock = ClockOffsets("made", limit_ms=1000), ManualTime(NOW_NS)
     rows: list[dict[str, Any]] = []
     for minute in range(5):
         wall_ns = clock.now_ns() + minute * 60 * NS + (set_by_ms * MS_NS if minute >= 3 else 0)
@@ -198,4 +198,4 @@ def test_a_wall_clock_that_was_set_is_found(set_by_ms: int, stepped: bool) -> No
 @pytest.mark.parametrize("response", [None, [], {}, {"time": "1"}, {"time": None}, {"time": True}])
 def test_an_answer_without_a_time_is_refused(response: Any) -> None:
     with pytest.raises(VenueError, match=r"time .* is no whole number"):
-        ClockLedger("made", limit_ms=1).take_answer({"type": "exchangeStatus"}, response, 0, 0)
+        ClockOffsets("made", limit_ms=1).take_answer({"type": "exchangeStatus"}, response, 0, 0)

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from ingest.journal.captures import read_capture
-from ingest.journal.records import Kind, Record
+from ingest.journal.records import Record, RecordKind
 from ingest.pipeline.processor import Pipeline
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
@@ -115,7 +115,9 @@ def test_wild_recordings_hold_what_may_go_wrong() -> None:
 )
 def test_a_real_tape_gives_the_same_rows_however_it_is_cut(name: str) -> None:
     frames = itertools.islice(read_capture(recorded(name)), 20_000)
-    records = [Record(number, recv_ns, Kind.FRAME, 0, body) for number, (recv_ns, body) in enumerate(frames)]
+    records = [
+        Record(number, recv_ns, RecordKind.FRAME, 0, body) for number, (recv_ns, body) in enumerate(frames)
+    ]
     settings = load_settings(environ={})
     whole = one_by_one(records, settings, is_capture=True)
     whole.stop(records[-1].recv_ns, "end of capture")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.pipeline import dedupe
-from ingest.pipeline.dedupe import CONFLICT, KEPT, NEW, SEEN, SeenPrints
+from ingest.pipeline.dedupe import CONFLICT, KEPT, NEW, SEEN, TradeDeduplicator
 from storage.clock import NS
 
 PRINTS = st.lists(
@@ -23,7 +23,7 @@ PRINTS = st.lists(
 def test_the_first_of_a_key_is_new_and_every_later_one_is_judged_by_its_content(
     prints: list[tuple[str, int, int, float]],
 ) -> None:
-    seen = SeenPrints()
+    seen = TradeDeduplicator()
     held: dict[tuple[str, int, int], float] = {}
     for instrument, ts_ms, tid, price in prints:
         key = (instrument, ts_ms, tid)
@@ -35,12 +35,12 @@ def test_the_first_of_a_key_is_new_and_every_later_one_is_judged_by_its_content(
 
 
 def test_the_same_tid_at_another_time_or_of_another_instrument_is_another_print() -> None:
-    seen = SeenPrints()
+    seen = TradeDeduplicator()
     assert [seen.judge(i, t, 7, (1.0, 1.0, 1), 0) for i, t in (("A", 1), ("A", 2), ("B", 1))] == [NEW] * 3
 
 
 def test_a_quiet_coin_is_remembered_through_millions_of_a_busy_one() -> None:
-    seen = SeenPrints(horizon_ns=NS)
+    seen = TradeDeduplicator(horizon_ns=NS)
     for n in range(KEPT):
         seen.judge("quiet", n, n, (1.0, 1.0, 1), 0)
     count = 300_000
@@ -57,7 +57,7 @@ def test_a_quiet_coin_is_remembered_through_millions_of_a_busy_one() -> None:
 
 
 def test_memory_grows_where_the_load_needs_it() -> None:
-    seen = SeenPrints(horizon_ns=600 * NS)
+    seen = TradeDeduplicator(horizon_ns=600 * NS)
     count = 5 * dedupe._FIRST_PRINTS
     number = np.arange(count, dtype=np.int64)
     one = np.ones(count)

@@ -15,7 +15,7 @@ from ingest.coverage.ledger import TRADES
 from ingest.journal.format import hold_recording
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.replay.recovery import recover
 from ingest.replay.replay import replay
@@ -126,16 +126,16 @@ def test_a_late_print_before_the_stop_is_published_with_it() -> None:
 def test_a_refused_write_ends_the_journal_and_what_was_synced_is_whole(tmp_path: Path) -> None:
     journal = JournalWriter(tmp_path / "r")
     for number in range(5):
-        journal.append(number, Kind.FRAME, 0, b"good")
+        journal.append(number, RecordKind.FRAME, 0, b"good")
     journal.sync()
     assert journal._handle is not None
     real = os.dup(journal._handle)
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, journal._handle)
-    journal.append(5, Kind.FRAME, 0, b"lost")
+    journal.append(5, RecordKind.FRAME, 0, b"lost")
     with pytest.raises(JournalError, match="cannot be written"):
         journal.sync()
-    journal.append(6, Kind.FRAME, 0, b"after")
+    journal.append(6, RecordKind.FRAME, 0, b"after")
     with pytest.raises(JournalError, match="is closed"):
         journal.sync()
     journal.close()
@@ -146,7 +146,7 @@ def test_a_refused_write_ends_the_journal_and_what_was_synced_is_whole(tmp_path:
 def test_a_recording_in_use_is_neither_replayed_nor_recovered(settings: Settings) -> None:
     settings.ensure_home()
     with JournalWriter(settings.journal_dir / "live") as journal, Lake.open(settings) as lake:
-        journal.append(1, Kind.FRAME, 0, b"x")
+        journal.append(1, RecordKind.FRAME, 0, b"x")
         journal.sync()
         with pytest.raises(JournalError, match="live is in use"):
             replay(settings.journal_dir / "live", settings, lake)
@@ -235,10 +235,10 @@ def test_a_recording_cut_within_its_first_bar_loses_no_print(settings: Settings)
     first = Script().open(5).alive(5.1, 40).print(20).print(30).stop(40)
     second = Script().open(45).alive(45.1, 130).print(50).stop(130)
     second.records = [
-        r for r in second.records if r.recv_ns > first.sorted()[-1].recv_ns or r.kind is Kind.STARTED
+        r for r in second.records if r.recv_ns > first.sorted()[-1].recv_ns or r.kind is RecordKind.STARTED
     ]
     for record_number, record in enumerate(second.records):
-        if record.kind is Kind.STARTED:
+        if record.kind is RecordKind.STARTED:
             second.records[record_number] = type(record)(
                 record.frame, first.sorted()[-1].recv_ns + 1, record.kind, record.connection, record.body
             )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.pipeline.latency import MINUTE_NS, Lags
+from ingest.pipeline.latency import MINUTE_NS, LatencyTracker
 from storage.clock import NS
 from storage.contracts.tables import LAGS
 from storage.contracts.validation import validate
@@ -27,8 +27,8 @@ def nearest_rank(values: list[float], share: float) -> float:
     return sorted(values)[max(1, math.ceil(share * len(values))) - 1]
 
 
-def one_by_one(frames: list[tuple[float, int]]) -> Lags:
-    lags = Lags("made")
+def one_by_one(frames: list[tuple[float, int]]) -> LatencyTracker:
+    lags = LatencyTracker("made")
     for lag_ms, after_ns in frames:
         lags.note("trades", lag_ms, START_NS + after_ns)
     return lags
@@ -38,7 +38,7 @@ def one_by_one(frames: list[tuple[float, int]]) -> Lags:
 @given(FRAMES, st.lists(st.integers(0, 80), max_size=4))
 def test_many_frames_at_once_count_as_one_by_one(frames: list[tuple[float, int]], cuts: list[int]) -> None:
     """However they are cut into lots."""
-    bulk = Lags("made")
+    bulk = LatencyTracker("made")
     lag_ms = np.array([lag for lag, _ in frames])
     recv_ns = np.array([START_NS + after for _, after in frames], dtype=np.int64)
     for part in np.array_split(np.arange(len(frames)), sorted(cuts)):
@@ -91,7 +91,7 @@ def test_frames_from_the_future_are_counted_apart() -> None:
 
 
 def test_channels_do_not_mix() -> None:
-    lags = Lags("made")
+    lags = LatencyTracker("made")
     lags.note("bbo", 10.0, START_NS)
     lags.note_many("trades", np.array([500.0]), np.array([START_NS]))
     rows: list[dict[str, Any]] = lags.take_rows(START_NS + MINUTE_NS)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.journal.records import Kind, Record
+from ingest.journal.records import Record, RecordKind
 from ingest.pipeline.order_books import MOST_LEVELS, Mode, book_row, unusable_book
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.messages import Level
@@ -80,7 +80,7 @@ def test_a_book_with_two_levels_swapped_is_never_taken(prices: list[float], at: 
 
 
 def test_a_row_fits_its_contract() -> None:
-    record = Record(7, 9_000_000_000, Kind.FRAME, 0, b"")
+    record = Record(7, 9_000_000_000, RecordKind.FRAME, 0, b"")
     row = book_row("made", record, "gaiaex|perp|BTC", book([2.0, 1.0], [], 3.0), "relay", is_stale=True)
     good, bad = validate(BOOKS, BOOKS.rows([row]))
     assert (good.num_rows, bad.num_rows) == (1, 0)

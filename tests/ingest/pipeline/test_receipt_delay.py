@@ -23,7 +23,7 @@ import pytest
 
 from features.panel.panel import Panel, load_panel
 from ingest.journal.captures import read_capture
-from ingest.journal.records import Batch, Kind, Record
+from ingest.journal.records import Record, RecordBatch, RecordKind
 from ingest.pipeline.processor import Pipeline
 from storage.clock import MS_NS, NS, width_ns
 from storage.lake.lake import Lake
@@ -32,7 +32,7 @@ from tests.conftest import recorded
 from tests.ingest.pipeline.scripts import START_NS, Script
 from training.data.labels import delay_bars, prices_at_close
 from training.evaluation.costs import Costs
-from training.evaluation.positions import Ledger, Market, PositionRule, run_ledger
+from training.evaluation.positions import MarketData, PositionLedger, PositionRule, run_ledger
 
 LATER_NS = 3 * NS
 DELAY_MS = 200
@@ -73,7 +73,7 @@ def market(begin_s: int = 20, seconds: int = 220) -> list[Record]:
 
 def capture(name: str, frames: int) -> list[Record]:
     read = itertools.islice(read_capture(recorded(name)), frames)
-    return [Record(number, recv_ns, Kind.FRAME, 0, body) for number, (recv_ns, body) in enumerate(read)]
+    return [Record(number, recv_ns, RecordKind.FRAME, 0, body) for number, (recv_ns, body) in enumerate(read)]
 
 
 SOURCES = ("made", "hyperliquid/ws_20250126_btc_verbatim.txt.gz", "hyperliquid/ws_20250904_4coins.ndjson.gz")
@@ -90,7 +90,7 @@ def later(records: list[Record], by_ns: int = LATER_NS) -> list[Record]:
 
 def through(records: list[Record], settings: Settings, *, is_capture: bool) -> tuple[Pipeline, Any]:
     pipeline = Pipeline("made", settings, is_capture=is_capture)
-    pipeline.process_batch(Batch.of(records))
+    pipeline.process_batch(RecordBatch.of(records))
     if is_capture:
         pipeline.stop(records[-1].recv_ns, "end of capture")
     return pipeline, pipeline.drain()
@@ -229,12 +229,12 @@ def test_a_context_is_younger_by_three_seconds_at_the_close_and_the_same_one(pan
     assert ages == [[9_000.0] * 3, [6_000.0] * 3]
 
 
-def earned(bars: Panel, *, grace_ms: int, decided: int) -> Ledger:
+def earned(bars: Panel, *, grace_ms: int, decided: int) -> PositionLedger:
     """Go long at one step for ten bars, by the position rule."""
     shape = (bars.n_instruments, bars.n_steps)
     prediction = np.full(shape, np.nan)
     prediction[0, decided] = 1.0
-    free = Market(
+    free = MarketData(
         instruments=bars.instruments,
         ts_close_ns=bars.ts_close_ns,
         price=prices_at_close(bars).price.numpy(),

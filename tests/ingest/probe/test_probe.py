@@ -13,8 +13,8 @@ import pytest
 
 from ingest.journal.captures import read_capture
 from ingest.probe.requests import ACADEMY_URL, gaia_hosts, gaia_urls
-from ingest.probe.runner import Finding, Probe
-from ingest.probe.summary import Heard, describe_answer, describe_gaia, describe_offset, hear
+from ingest.probe.runner import Probe, ProbeFinding
+from ingest.probe.summary import ChannelSummary, describe_answer, describe_gaia, describe_offset, hear
 from ingest.simulator.venue import SimulatedVenue
 from ingest.venues.gaiaex.protocol import ALTERNATE_WS_URL
 from serving.cli import main
@@ -48,11 +48,11 @@ def settings_for(venue: SimulatedVenue, *symbols: str) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finding]]:
+def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ProbeFinding]]:
     """Return the folder and the findings of one probe of both venues."""
     folder = tmp_path_factory.mktemp("probe") / "out"
 
-    async def look() -> list[Finding]:
+    async def look() -> list[ProbeFinding]:
         async with SimulatedVenue(market(), clock="real", speed=30.0, on_end="hold") as venue:
             return await Probe(settings_for(venue, "BTC", "NOPE"), folder, seconds=1.2).run()
 
@@ -63,7 +63,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Fi
 
 
 def test_what_the_venue_serves_is_answered_and_the_rest_is_named(
-    probed: tuple[Path, dict[str, Finding]],
+    probed: tuple[Path, dict[str, ProbeFinding]],
 ) -> None:
     silent = {what for what, item in probed[1].items() if not item.answered}
     assert silent == NOT_SERVED | {"book NOPE"}
@@ -89,12 +89,14 @@ def test_what_the_venue_serves_is_answered_and_the_rest_is_named(
     ],
 )
 def test_an_answer_tells_what_the_pages_left_open(
-    probed: tuple[Path, dict[str, Finding]], what: str, note: str
+    probed: tuple[Path, dict[str, ProbeFinding]], what: str, note: str
 ) -> None:
     assert re.fullmatch(note, probed[1][what].note), probed[1][what].note
 
 
-def test_an_answer_is_kept_raw_with_where_when_and_how_fast(probed: tuple[Path, dict[str, Finding]]) -> None:
+def test_an_answer_is_kept_raw_with_where_when_and_how_fast(
+    probed: tuple[Path, dict[str, ProbeFinding]],
+) -> None:
     folder, findings = probed
     kept = json.loads((folder / findings["meta"].file).read_text())
     assert [item["name"] for item in json.loads(kept["body"])["universe"]] == ["BTC", "SOL", "MATIC"]
@@ -105,7 +107,7 @@ def test_an_answer_is_kept_raw_with_where_when_and_how_fast(probed: tuple[Path, 
     assert kept["headers"]["content-type"].startswith("application/json")
 
 
-def test_frames_are_kept_as_a_capture_that_replay_reads(probed: tuple[Path, dict[str, Finding]]) -> None:
+def test_frames_are_kept_as_a_capture_that_replay_reads(probed: tuple[Path, dict[str, ProbeFinding]]) -> None:
     folder, findings = probed
     for what in ("socket trades", "explorer explorerBlock", "book BTC"):
         path = folder / findings[what].file
@@ -208,8 +210,8 @@ def test_a_refusal_is_told_of_its_channel_and_an_acknowledged_silence_is_no_faul
 
 
 def test_a_pace_needs_three_instants() -> None:
-    assert "every" not in Heard(frames=2, times_ms={0, 5000}).describe(1)
-    assert "every 5 s" in Heard(frames=3, times_ms={0, 5000, 10_000}).describe(1)
+    assert "every" not in ChannelSummary(frames=2, times_ms={0, 5000}).describe(1)
+    assert "every 5 s" in ChannelSummary(frames=3, times_ms={0, 5000, 10_000}).describe(1)
 
 
 def test_a_clock_is_compared_with_the_middle_of_the_question() -> None:

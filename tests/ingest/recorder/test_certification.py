@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from storage.clock import NS
 from storage.settings import Settings
 from tests.drills.homes import assert_equal, read_tables, replay_all
@@ -33,7 +33,7 @@ async def test_a_recorder_certifies_what_it_watched_and_its_replay_the_same(
         for step_ns, until_s in ((NS // 50, 312.0), (NS, 370.0)):
             run.time.step_ns = step_ns
             await run.until_s(until_s)
-    records = [r for r in read_journal(run.settings.journal_dir / "live") if r.kind is Kind.ANSWER]
+    records = [r for r in read_journal(run.settings.journal_dir / "live") if r.kind is RecordKind.ANSWER]
     answers = [
         answer for r in records if (answer := json.loads(r.body))["request"]["type"] == "candleSnapshot"
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from ingest.journal.captures import read_capture
 from ingest.journal.format import segments
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.recorder.disk_estimate import MEASURED, VENUE_WIDE, estimate, rates_of
 from storage.clock import MS_NS, NS
@@ -31,7 +31,7 @@ def journal_of(frames: Iterator[tuple[int, bytes]], folder: Path) -> tuple[float
             if recv_ns - written_ns > 40 * MS_NS:
                 journal._write(sync=False)
                 written_ns = recv_ns
-            journal.append(recv_ns, Kind.FRAME, 0, body)
+            journal.append(recv_ns, RecordKind.FRAME, 0, body)
     return sum(path.stat().st_size for path in segments(folder)), (recv_ns - first_ns) / NS
 
 

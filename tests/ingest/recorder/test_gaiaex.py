@@ -9,10 +9,10 @@ from typing import Any, Final
 import pytest
 
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.pipeline.gaiaex_handler import RELAY_LAG, RELAY_STALE, UPSTREAM_STALE
 from ingest.pipeline.processor import Pipeline
-from ingest.recorder.status import Vitals
+from ingest.recorder.status import RecorderStatus
 from ingest.simulator.faults.faults import Fault, RelayFrozen, RelayStale
 from ingest.simulator.venue import SimulatedVenue
 from storage.lake.lake import Lake
@@ -24,7 +24,7 @@ RELAYED: Final = "gaiaex|perp|BTC"
 LAG_S: Final = 0.2
 
 
-def gap_cause(vitals: Vitals) -> str:
+def gap_cause(vitals: RecorderStatus) -> str:
     """Return why the relayed book is not watched now; empty while it is."""
     held = vitals.instruments.get(RELAYED)
     gap = held.last_gap if held is not None else None
@@ -71,7 +71,9 @@ async def test_stale_shows_as_such_with_the_message_that_says_it(settings: Setti
         if pipeline.state.ledger.is_stalled(RELAYED):
             break
         assert not said, "the message that says it is the one that shows it"
-        said = item.kind is Kind.FRAME and (b'"type":"stale"' in item.body or b'"stale":true' in item.body)
+        said = item.kind is RecordKind.FRAME and (
+            b'"type":"stale"' in item.body or b'"stale":true' in item.body
+        )
         pipeline.process(item)
     assert said
     bars = relayed_bars(settings)

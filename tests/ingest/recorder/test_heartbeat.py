@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from ingest.recorder.heartbeat import clear_heartbeats, read_heartbeat, read_heartbeats, write_heartbeat
-from ingest.recorder.status import Pace, Vitals, days_left
+from ingest.recorder.status import GrowthRate, RecorderStatus, days_left
 from storage.clock import DAY_NS, NS
 from storage.settings import Settings
 from tests.serving.monitoring.recorder_statuses import NOW_NS, poorly_watched, vitals
@@ -48,7 +48,7 @@ def test_a_recorder_forgets_its_killed_forerunner_and_keeps_the_ended(settings: 
 
 
 def test_a_pace_is_the_growth_over_its_window() -> None:
-    pace = Pace(10)
+    pace = GrowthRate(10)
     assert [pace.add(NOW_NS + second * NS, second * 50) for second in range(5)] == [0, 50, 50, 50, 50]
     for second in range(5, 30):
         pace.add(NOW_NS + second * NS, 250 + (second - 5) * 100)
@@ -60,4 +60,4 @@ def test_a_pace_is_the_growth_over_its_window() -> None:
 def test_signs_are_json_that_other_programs_read(settings: Settings) -> None:
     path = write_heartbeat(settings, vitals())
     said = json.loads(path.read_text())["vitals"]
-    assert set(said) == {item.name for item in dataclasses.fields(Vitals)}
+    assert set(said) == {item.name for item in dataclasses.fields(RecorderStatus)}

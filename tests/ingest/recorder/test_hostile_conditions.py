@@ -11,10 +11,10 @@ import pytest
 
 from ingest.coverage.gap_queries import list_gaps
 from ingest.journal.recording import SEALED
-from ingest.journal.records import Kind, Record
+from ingest.journal.records import Record, RecordKind
 from ingest.pipeline.processor import Pipeline
 from ingest.recorder.recorder import Recorder
-from ingest.recorder.status import Vitals
+from ingest.recorder.status import RecorderStatus
 from ingest.replay.recovery import recover
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import NS
@@ -173,7 +173,7 @@ def test_recordings_are_recovered_in_the_order_in_which_they_were_made(settings:
 
 def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_recovered(settings: Settings) -> None:
     broken = Script().open(0)
-    broken.records.append(Record(0, START_NS + NS, Kind.ANSWER, -1, b"no JSON"))
+    broken.records.append(Record(0, START_NS + NS, RecordKind.ANSWER, -1, b"no JSON"))
     broken.write(settings.journal_dir / "a")
     Script().open(0).alive(0.1, 90).write(settings.journal_dir / "b")
     with Lake.open(settings) as lake:
@@ -182,7 +182,7 @@ def test_a_recording_that_cannot_be_read_keeps_no_other_from_being_recovered(set
 
 
 async def test_a_recorder_that_fails_leaves_its_recording_to_be_replayed(settings: Settings) -> None:
-    def refuse(vitals: Vitals) -> None:
+    def refuse(vitals: RecorderStatus) -> None:
         if vitals.trades > 0 and vitals.state == "recording":
             raise RuntimeError("made to fail")
 
@@ -214,10 +214,10 @@ def test_a_relay_that_is_stale_when_a_recording_ends_is_told_and_stays_so_in_the
     first.clock(80).stop(80).write(settings.journal_dir / "a")
     about = {"source": "socket", "coins": ["BTC"], "symbols": ["BTC"], "continues": "a"}
     then = Script()
-    then.records = [Record(0, START_NS + 80 * NS, Kind.STARTED, -1, json.dumps(about).encode())]
+    then.records = [Record(0, START_NS + 80 * NS, RecordKind.STARTED, -1, json.dumps(about).encode())]
     then.opened(80, 5, venue="gaiaex", socket="gaiaex-BTC", symbol="BTC")
     held = {"streams": [[5, "book", RELAY, START_NS + 70 * NS]], "stalls": [[RELAY, "upstream stale"]]}
-    then.records.append(Record(0, START_NS + 80 * NS, Kind.HELD, -1, json.dumps(held).encode()))
+    then.records.append(Record(0, START_NS + 80 * NS, RecordKind.HELD, -1, json.dumps(held).encode()))
     for n in range(81, 200):
         then.frame(n, {"type": "heartbeat", "timestamp": Script.venue_ms(n)}, 5)
     then.stop(200).write(settings.journal_dir / "b")

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind
-from ingest.recorder.recorder import Recorder, Recording
+from ingest.journal.records import RecordKind
+from ingest.recorder.recorder import Recorder, RecordingResult
 from ingest.replay.recovery import recover
 from ingest.replay.replay import replay
-from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, Silence
+from ingest.simulator.faults.faults import Disconnect, Duplicate, Fault, Garbage, Reorder, SilentStream
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import parse_time_ns
 from storage.errors import InstrumentError, VenueError
@@ -33,7 +33,7 @@ TABLES = ("trades", "quotes", "contexts", "coverage", "bars", "instruments", "qu
 
 async def record(
     settings: Settings, *, faults: list[Fault] | None = None, name: str = "simulated", **spec: object
-) -> tuple[Recording, SimulatedVenue]:
+) -> tuple[RecordingResult, SimulatedVenue]:
     """Record a short simulated market from its first frame to its end."""
     streams = len(COINS) * len(settings.record.channels)
     source = market(**({"span_s": 240.0} | spec))
@@ -77,7 +77,7 @@ FAULTS: dict[str, list[Fault]] = {
     "disconnect": [Disconnect(at_s=70.0, outage_s=8.0)],
     "long disconnect": [Disconnect(at_s=70.0, outage_s=90.0)],
     "duplicates and disorder": [Duplicate(share=0.3), Reorder(share=0.3, window_s=3.0)],
-    "silent coin": [Silence(coin="SOL", at_s=50.0, for_s=60.0)],
+    "silent coin": [SilentStream(coin="SOL", at_s=50.0, for_s=60.0)],
     "garbage": [
         Garbage(kind=kind, at_s=30.0 + n) for n, kind in enumerate(("truncated", "unknown_channel", "binary"))
     ],
@@ -223,7 +223,7 @@ def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(setting
     assert venue.returncode == 0
     assert (folder / "sealed").exists()
     assert (other / "sealed").exists()
-    assert list(read_journal(other))[-1].kind is Kind.STOPPED
+    assert list(read_journal(other))[-1].kind is RecordKind.STOPPED
     with Lake.open(settings) as lake:
         assert recover(settings, lake) == []
         journals = lake.query("SELECT DISTINCT journal FROM trades")["journal"].to_pylist()

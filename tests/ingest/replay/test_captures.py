@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ingest.replay.replay import Replayed, replay
+from ingest.replay.replay import ReplayResult, replay
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
@@ -25,7 +25,7 @@ def head_of(name: str, frames: int, folder: Path) -> Path:
     return short
 
 
-def replayed(path: Path, settings: Settings) -> tuple[Replayed, dict[str, pa.Table]]:
+def replayed(path: Path, settings: Settings) -> tuple[ReplayResult, dict[str, pa.Table]]:
     with Lake.open(settings) as lake:
         done = replay(path, settings, lake)
         query = "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {} ORDER BY ALL"

@@ -14,8 +14,8 @@ from typing import Final
 import pytest
 
 from ingest.journal.captures import read_capture
-from ingest.recorder.recorder import Recorder, Recording
-from ingest.simulator.market.capture import Tape, read_frame, scan_listings
+from ingest.recorder.recorder import Recorder, RecordingResult
+from ingest.simulator.market.capture import CaptureMarket, read_frame, scan_listings
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import NS
 from storage.lake.lake import Lake
@@ -58,7 +58,7 @@ def printed(frames: Iterable[tuple[int, bytes]]) -> set[Key]:
     }
 
 
-async def record(settings: Settings, frames: Frames, *, speed: float) -> Recording:
+async def record(settings: Settings, frames: Frames, *, speed: float) -> RecordingResult:
     """Record a tape that is served over a real socket: as fast as it was recorded, or (0) as fast as it is taken."""
     channels = Counter(frame.channel for _, raw in frames if (frame := read_frame(raw)) is not None)
     listings = scan_listings(frames)
@@ -66,7 +66,7 @@ async def record(settings: Settings, frames: Frames, *, speed: float) -> Recordi
     twins = 2 if speed else 1
     streams = len(listings) * (len(wanted) + twins - 1)
     venue = SimulatedVenue(
-        Tape(frames, listings=listings),
+        CaptureMarket(frames, listings=listings),
         clock="real" if speed else "virtual",
         speed=speed,
         wait_for_subscriptions=streams,

@@ -14,19 +14,19 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from ingest.backfill.archive.object_cache import Objects
-from ingest.backfill.archive.trades import ArchivedTrades
+from ingest.backfill.archive.object_cache import ObjectCache
+from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import import_candles
-from ingest.backfill.rest.runner import Wanted, backfill_over_rest
+from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
 from ingest.backfill.runner import run_backfill
-from ingest.backfill.source import Wish
+from ingest.backfill.source import BackfillRequest
 from ingest.instruments.reference_data import seed_fees
 from ingest.journal.format import hold_recording, segments
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.journal.writer import JournalWriter
-from ingest.replay.rebuild import Rebuilt, find_sources, rebuild
-from ingest.simulator.server.history_endpoint import Past
-from ingest.simulator.wire.encoder import Funding
+from ingest.replay.rebuild import RebuildResult, find_sources, rebuild
+from ingest.simulator.server.history_endpoint import RecordedHistory
+from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import ManualTime, parse_time_ns
 from storage.contracts.tables import TRADES, VERSIONS
 from storage.errors import LakeError
@@ -69,15 +69,15 @@ async def live(settings: Settings) -> None:
     await record(settings, name="monday", span_s=90.0)
     await record(settings, name="tuesday", span_s=60.0, start_ns=parse_time_ns("2026-01-05T00:02:05Z"))
     paid = [
-        Funding("BTC", NOW_NS // 1_000_000 // 3_600_000 * 3_600_000 - n * 3_600_000, 1e-5, 0.0)
+        SimulatedFunding("BTC", NOW_NS // 1_000_000 // 3_600_000 * 3_600_000 - n * 3_600_000, 1e-5, 0.0)
         for n in range(9)
     ]
-    past = Past(NOW_NS, {("BTC", "1m"): candles(100, flat=(5,), absent=(9,))}, paid[::-1])
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100, flat=(5,), absent=(9,))}, paid[::-1])
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
         with Lake.open(chosen) as lake:
-            for wanted, hours_back in ((Wanted("candles"), 2), (Wanted("funding"), 8)):
-                wish = Wish(NOW_NS - hours_back * HOUR_S * 10**9, NOW_NS, ("BTC",))
+            for wanted, hours_back in ((RestRequest("candles"), 2), (RestRequest("funding"), 8)):
+                wish = BackfillRequest(NOW_NS - hours_back * HOUR_S * 10**9, NOW_NS, ("BTC",))
                 await backfill_over_rest(wanted, wish, lake, chosen, clock=ManualTime(NOW_NS))
 
 
@@ -87,10 +87,10 @@ def archived(settings: Settings) -> None:
     body = packed(in_order([*prints, *pulse(HOUR_MS - 60_000, HOUR_MS + 3_660_000)]))
     keys = [f"node_fills_by_block/hourly/20250729/{hour}.lz4" for hour in (13, 14, 15)]
     shelf = Shelf(settings.archive.node_data.rstrip("/"), dict.fromkeys(keys, body))
-    objects = Objects(shelf, settings.archive_dir / shelf.where.partition("://")[2])
+    objects = ObjectCache(shelf, settings.archive_dir / shelf.where.partition("://")[2])
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(objects, settings, ManualTime(LATER), query=lake.query)
-        wish = Wish(HOUR, HOUR + HOUR_S * 10**9, ("BTC",))
+        source = ArchiveTradeSource(objects, settings, ManualTime(LATER), query=lake.query)
+        wish = BackfillRequest(HOUR, HOUR + HOUR_S * 10**9, ("BTC",))
         done = asyncio.run(run_backfill([source], wish, lake, settings))
     assert done.rows["trades"] == 8
 
@@ -144,7 +144,7 @@ def assert_same(held: Tables, settings: Settings) -> dict[str, int]:
     return assert_equal(held, read_tables(settings, names=SAME))
 
 
-def made_anew(settings: Settings, **more: Any) -> Rebuilt:
+def made_anew(settings: Settings, **more: Any) -> RebuildResult:
     return rebuild(settings, find_sources(settings), **more)
 
 
@@ -247,7 +247,7 @@ def test_a_journal_that_lost_frames_is_not_taken_for_whole_and_what_nothing_give
     with pytest.raises(LakeError, match=r"lacks \d+ rows of the old one") as seen:
         made_anew(home)
     done = seen.value.facts["rebuilt"]
-    assert isinstance(done, Rebuilt)
+    assert isinstance(done, RebuildResult)
     monday, tuesday = [item for item in done.made if item.source.kind == "recording"]
     assert monday.why.startswith("its journal lacks frame ")
     assert monday.lost == monday.source.batches[0].rows["contexts"] > 10
@@ -267,8 +267,8 @@ def small(settings: Settings) -> Settings:
     filled(settings)
     with JournalWriter(settings.journal_dir / "silent") as journal:
         about = {"source": "socket", "coins": [], "symbols": []}
-        journal.append(1, Kind.STARTED, -1, json.dumps(about).encode())
-        journal.append(2, Kind.STOPPED, -1, b"told to")
+        journal.append(1, RecordKind.STARTED, -1, json.dumps(about).encode())
+        journal.append(2, RecordKind.STOPPED, -1, b"told to")
     return settings
 
 

@@ -120,12 +120,12 @@ def test_the_real_disconnect_is_proven_harmless_for_three_coins_and_not_for_btc(
 def test_the_verbatim_capture_keeps_its_frames_byte_for_byte(settings: Settings) -> None:
     from ingest.journal.captures import read_capture
     from ingest.journal.reader import read_journal
-    from ingest.journal.records import Kind
+    from ingest.journal.records import RecordKind
 
     path = recorded("hyperliquid/ws_20250126_btc_verbatim.txt.gz")
     with Lake.open(settings) as lake:
         done = replay(path, settings, lake)
-    kept = [r.body for r in read_journal(settings.journal_dir / done.recording) if r.kind is Kind.FRAME]
+    kept = [r.body for r in read_journal(settings.journal_dir / done.recording) if r.kind is RecordKind.FRAME]
     assert kept == [frame for _, frame in read_capture(path)]
     assert len(kept) == 55
 

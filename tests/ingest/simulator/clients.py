@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from ingest.simulator.market.spec import DEFAULT_COINS, MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
 from ingest.simulator.wire.encoder import Block
 
@@ -24,7 +24,7 @@ SMALL = MarketSpec(seed=3, span_s=90.0, coins=tuple(BY_NAME[name] for name in ("
 Key = tuple[str, int, int]
 
 
-class Rerun(Market):
+class Rerun(SyntheticMarket):
     """A market that is made once and served as often as it is asked for; one venue at a time."""
 
     def blocks(self) -> Iterator[Block]:
@@ -37,14 +37,14 @@ class Rerun(Market):
 
 @lru_cache(maxsize=4)
 def _made(spec: MarketSpec) -> tuple[Block, ...]:
-    return tuple(Market(spec).blocks())
+    return tuple(SyntheticMarket(spec).blocks())
 
 
-def market(**changes: Any) -> Market:
+def market(**changes: Any) -> SyntheticMarket:
     """Return a small market; `changes` replace fields of its spec."""
     fields = {name: getattr(SMALL, name) for name in ("seed", "span_s", "coins", "start_ns")}
     spec = MarketSpec(**(fields | changes))
-    return Market(spec) if spec.span_s is None else Rerun(spec)
+    return SyntheticMarket(spec) if spec.span_s is None else Rerun(spec)
 
 
 @asynccontextmanager

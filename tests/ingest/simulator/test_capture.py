@@ -9,7 +9,7 @@ import pytest
 
 from ingest.journal.captures import read_capture
 from ingest.simulator.faults.faults import Disconnect
-from ingest.simulator.market.capture import Tape, read_frame, scan_listings
+from ingest.simulator.market.capture import CaptureMarket, read_frame, scan_listings
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import NS, ManualTime
 from storage.errors import CaptureError
@@ -49,7 +49,7 @@ def frames(n: int = 40) -> list[tuple[int, bytes]]:
 
 
 async def test_frames_come_as_recorded_behind_their_own_receipt_times() -> None:
-    async with SimulatedVenue(Tape(frames()), wait_for_subscriptions=2) as venue:
+    async with SimulatedVenue(CaptureMarket(frames()), wait_for_subscriptions=2) as venue:
         heard = await follow(venue, [("trades", "BTC"), ("bbo", "BTC")])
         await venue.finished()
     assert heard.code == 1000
@@ -65,14 +65,14 @@ async def test_frames_come_as_recorded_behind_their_own_receipt_times() -> None:
 
 
 async def test_only_what_is_asked_for_is_sent() -> None:
-    async with SimulatedVenue(Tape(frames())) as venue:
+    async with SimulatedVenue(CaptureMarket(frames())) as venue:
         heard = await follow(venue, [("bbo", "BTC")])
     assert len(heard.of("bbo")) == 40
     assert heard.of("trades") == []
 
 
 async def test_resubscribing_replays_the_newest_prints_of_the_tape() -> None:
-    async with SimulatedVenue(Tape(frames()), faults=[Disconnect(at_s=35)]) as venue:
+    async with SimulatedVenue(CaptureMarket(frames()), faults=[Disconnect(at_s=35)]) as venue:
         before = await follow(venue, [("trades", "BTC")])
         after = await follow(venue, [("trades", "BTC")])
     assert [tid for _, _, tid in before.trades()] == list(range(35))
@@ -81,7 +81,7 @@ async def test_resubscribing_replays_the_newest_prints_of_the_tape() -> None:
 
 async def test_speed_divides_the_tapes_own_pauses() -> None:
     time = ManualTime(1_000 * NS)
-    tape = Tape(frames())
+    tape = CaptureMarket(frames())
     venue = SimulatedVenue(tape, clock="real", speed=10.0, time_source=time, wait_for_subscriptions=1)
     async with venue, client(venue) as socket:
         await subscribe(socket, "trades", "BTC")
@@ -105,12 +105,12 @@ def test_frames_that_are_none_are_left_out() -> None:
 
 def test_receipt_times_that_fall_are_raised() -> None:
     rows = [(START_NS + 5, json.dumps(trade(0)).encode()), (START_NS, json.dumps(trade(1)).encode())]
-    assert [block.clock_ns for block in Tape(rows).blocks()] == [START_NS + 5, START_NS + 5]
+    assert [block.clock_ns for block in CaptureMarket(rows).blocks()] == [START_NS + 5, START_NS + 5]
 
 
 def test_empty_capture_is_refused() -> None:
     with pytest.raises(CaptureError, match="holds no frame"):
-        Tape([])
+        CaptureMarket([])
 
 
 def test_universe_is_read_off_the_capture() -> None:
@@ -131,7 +131,9 @@ def recorded() -> Iterator[tuple[int, bytes]]:
 
 async def test_real_capture_comes_back_byte_for_byte(recorded: Iterator[tuple[int, bytes]]) -> None:
     rows = list(recorded)
-    async with SimulatedVenue(Tape(rows, listings=scan_listings(rows)), wait_for_subscriptions=2) as venue:
+    async with SimulatedVenue(
+        CaptureMarket(rows, listings=scan_listings(rows)), wait_for_subscriptions=2
+    ) as venue:
         heard = await follow(venue, [("trades", "BTC"), ("l2Book", "BTC")])
     ours = ("tickwalkClock", "subscriptionResponse")
     got = [frame for frame in heard.frames if json.loads(frame)["channel"] not in ours]

@@ -22,7 +22,7 @@ from ingest.simulator.faults.faults import (
     LoseAck,
     NoPongs,
     Reorder,
-    Silence,
+    SilentStream,
 )
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import NS, ManualTime
@@ -161,7 +161,7 @@ async def test_reordered_messages_are_late_but_all_there() -> None:
 
 
 async def test_silence_hits_one_coin_for_its_time_only() -> None:
-    whole, silent = await clean_run(), await run_with(Silence(coin="SOL", at_s=20, for_s=40))
+    whole, silent = await clean_run(), await run_with(SilentStream(coin="SOL", at_s=20, for_s=40))
     assert silent.of("bbo", "BTC") == whole.of("bbo", "BTC")
     assert silent.trades("BTC") == whole.trades("BTC")
     quotes = [row["time"] / 1_000 - SMALL.start_ns / NS for row in silent.of("bbo", "SOL")]
@@ -171,13 +171,13 @@ async def test_silence_hits_one_coin_for_its_time_only() -> None:
 
 async def test_silence_can_hit_one_channel_alone() -> None:
     whole = await clean_run()
-    silent = await run_with(Silence(coin="SOL", channels=("trades",)))
+    silent = await run_with(SilentStream(coin="SOL", channels=("trades",)))
     assert silent.of("bbo", "SOL") == whole.of("bbo", "SOL")
     assert silent.trades("SOL") == []
 
 
 async def test_pongs_flow_while_a_coin_is_silent() -> None:
-    async with faulty(Silence(coin="BTC"), streams=99) as venue, client(venue) as socket:
+    async with faulty(SilentStream(coin="BTC"), streams=99) as venue, client(venue) as socket:
         await subscribe(socket, "trades", "BTC")
         assert (await answer(socket))["channel"] == "subscriptionResponse"
         await ask(socket, {"method": "ping"})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
 from storage.clock import NS, ManualTime
 from tests.ingest.simulator.clients import (
@@ -75,7 +75,7 @@ async def test_clock_frames_lead_their_blocks_and_never_fall() -> None:
         elif message["channel"] == "bbo" and message["data"]["time"] * 1_000_000 >= SMALL.start_ns:
             lag_ms = clock / 1e6 - message["data"]["time"]
             assert 300 <= lag_ms <= 800
-    assert clock == SMALL.start_ns + round((SMALL.span_s or 0) * NS) + Market.tail_ns
+    assert clock == SMALL.start_ns + round((SMALL.span_s or 0) * NS) + SyntheticMarket.tail_ns
     assert heard.messages[-1]["channel"] == "tickwalkClock"
 
 

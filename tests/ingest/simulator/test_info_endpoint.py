@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.simulator.server.info_endpoint import Answers
-from ingest.simulator.server.market_state import Board
-from ingest.simulator.server.venue_wide import Wide
-from ingest.simulator.wire.subscriptions import Refused, parse_request
+from ingest.simulator.server.info_endpoint import InfoEndpoint
+from ingest.simulator.server.market_state import MarketState
+from ingest.simulator.server.venue_wide import VenueWide
+from ingest.simulator.wire.subscriptions import RequestRefused, parse_request
 from tests.ingest.simulator.clients import SMALL, answer, ask, client, info, market, subscribe, waiting_venue
 
 # Requests and answers.
@@ -218,9 +218,9 @@ known_fields = st.fixed_dictionaries(
 
 
 @lru_cache(maxsize=1)
-def warm_board() -> Board:
+def warm_board() -> MarketState:
     source = market(span_s=1.0)
-    board = Board(source)
+    board = MarketState(source)
     for block in source.blocks():
         board.observe(block)
     return board
@@ -232,9 +232,9 @@ def test_no_request_can_break_the_venue(body: Any, inner: Any) -> None:
     """Whatever a client writes, it is answered or refused."""
     board = warm_board()
     wrapped = body | {"req": inner} if isinstance(body, dict) else body
-    with contextlib.suppress(Refused):
-        json.loads(Answers(board, Wide(board)).info(json.dumps(wrapped).encode()))
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(RequestRefused):
+        json.loads(InfoEndpoint(board, VenueWide(board)).info(json.dumps(wrapped).encode()))
+    with contextlib.suppress(RequestRefused):
         asked = parse_request(json.dumps({"method": "subscribe", "subscription": body}), {"BTC"}).subscription
         assert asked is not None
         assert json.loads(asked.echo())["coin"] == "BTC"

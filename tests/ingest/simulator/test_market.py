@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from ingest.simulator.market.chunking import pieces
 from ingest.simulator.market.funding import funding_rate
-from ingest.simulator.market.generator import Simulation, tick_steps
+from ingest.simulator.market.generator import MarketGenerator, tick_steps
 from ingest.simulator.market.spec import DEFAULT_COINS, MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.wire.candles import INTERVAL_MINUTES, CandleBook, bounds_ms
-from ingest.simulator.wire.encoder import Block, Print, decimal_text, exact_text
+from ingest.simulator.wire.encoder import Block, SimulatedPrint, decimal_text, exact_text
 from storage.clock import MS_NS, NS
 from storage.errors import SettingsError
 
@@ -26,7 +26,7 @@ MINUTE_MS = 60_000
 
 
 def served(spec: MarketSpec) -> list[Block]:
-    return [block for block in Market(spec).blocks() if block.time_ms * MS_NS >= spec.start_ns]
+    return [block for block in SyntheticMarket(spec).blocks() if block.time_ms * MS_NS >= spec.start_ns]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def hour() -> list[Block]:
 
 def tape_id(spec: MarketSpec) -> str:
     digest = hashlib.sha256()
-    for block in Market(spec).blocks():
+    for block in SyntheticMarket(spec).blocks():
         digest.update(b"%d" % block.clock_ns)
         for frame in block.frames:
             digest.update(frame.text.encode())
@@ -59,7 +59,7 @@ def test_longer_span_begins_with_the_shorter_one() -> None:
 @pytest.mark.parametrize("events", [1, 700, 1_000_000])
 def test_chunk_in_pieces_is_the_chunk(events: int) -> None:
     """Blocks, prints, orders and contexts fall into exactly one piece each."""
-    chunk = next(Simulation(MarketSpec(seed=5)).chunks())
+    chunk = next(MarketGenerator(MarketSpec(seed=5)).chunks())
     parts = list(pieces(chunk, events))
     assert (len(parts) == 1) == (events == 1_000_000)
     assert [first for first, _, _ in parts] == [0, *(last for _, last, _ in parts[:-1])]
@@ -205,7 +205,7 @@ prints_of_a_coin = st.lists(
     max_size=60,
 ).map(
     lambda rows: [
-        Print("SOL", 1_767_571_200_000 + t, i, float(p), s / 100, "")
+        SimulatedPrint("SOL", 1_767_571_200_000 + t, i, float(p), s / 100, "")
         for i, (t, p, s) in enumerate(sorted(rows, key=lambda row: row[0]))
     ]
 )
@@ -213,7 +213,7 @@ prints_of_a_coin = st.lists(
 
 @given(prints_of_a_coin)
 @settings(max_examples=30, deadline=None)
-def test_candles_of_every_interval_conserve_prints(prints: list[Print]) -> None:
+def test_candles_of_every_interval_conserve_prints(prints: list[SimulatedPrint]) -> None:
     book = CandleBook("SOL", 4, 2)
     for item in prints:
         book.add([item])

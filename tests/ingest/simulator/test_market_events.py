@@ -24,7 +24,7 @@ from ingest.simulator.faults.faults import (
 from ingest.simulator.market.events import shifted
 from ingest.simulator.market.spec import WHOLE_VENUE, MarketSpec
 from ingest.simulator.venue import SimulatedVenue
-from ingest.simulator.wire.encoder import Frame, Print, print_text, trades_text
+from ingest.simulator.wire.encoder import Frame, SimulatedPrint, print_text, trades_text
 from storage.clock import NS, ManualTime
 from storage.errors import SettingsError
 from tests.ingest.simulator.clients import Heard, Rerun, answer, client, connected, info, listen, subscribe
@@ -214,7 +214,9 @@ async def test_clock_that_is_off_shifts_every_stamp_and_no_value() -> None:
 @given(st.integers(-(10**9), 10**9), st.lists(st.integers(10**12, 2 * 10**12), min_size=1, max_size=4))
 def test_shifting_back_gives_the_frame_back(offset_ms: int, times: list[int]) -> None:
     prints = tuple(
-        Print("BTC", t, i, 1.0, 2.0, print_text("BTC", True, "1.0", "2.0", t, "0" * 64, i, "0xa", "0xb"))
+        SimulatedPrint(
+            "BTC", t, i, 1.0, 2.0, print_text("BTC", True, "1.0", "2.0", t, "0" * 64, i, "0xa", "0xb")
+        )
         for i, t in enumerate(times)
     )
     frame = Frame("trades:BTC", "trades", "BTC", trades_text(prints), prints)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from ingest.simulator.market.spec import WHOLE_VENUE, CoinSpec, MarketSpec
-from ingest.simulator.market.synthetic import Market
+from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
-from ingest.simulator.wire.subscriptions import Subscription
+from ingest.simulator.wire.subscriptions import StreamSubscription
 from storage.errors import SettingsError
 from tests.ingest.simulator.clients import (
     Heard,
@@ -195,7 +195,7 @@ async def test_explorer_and_api_do_not_serve_each_others_channels() -> None:
 
 
 def test_stream_keys_tell_dexes_apart() -> None:
-    assert Subscription("allMids", "").key != Subscription("allMids", "", dex="xyz").key
+    assert StreamSubscription("allMids", "").key != StreamSubscription("allMids", "", dex="xyz").key
 
 
 # Outcomes, where they are asked for.
@@ -208,7 +208,7 @@ def outcomes() -> tuple[CoinSpec, ...]:
 
 
 async def test_outcome_prints_show_up_on_both_sides() -> None:
-    market = Market(MarketSpec(seed=4, span_s=40.0, coins=outcomes()))
+    market = SyntheticMarket(MarketSpec(seed=4, span_s=40.0, coins=outcomes()))
     async with SimulatedVenue(market, wait_for_subscriptions=2) as venue, client(venue) as socket:
         await subscribe(socket, "trades", "#70")
         await subscribe(socket, "trades", "#71")

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from ingest.pipeline.order_books import unusable_book
 from ingest.venues.gaiaex import messages as wire
 from ingest.venues.gaiaex import protocol
-from ingest.venues.gaiaex.rest_schemas import Health, ServerTime, SpotSymbols, Symbols, generation_of, parse
+from ingest.venues.gaiaex.rest_schemas import (
+    GaiaexHealth,
+    ServerTime,
+    SpotSymbols,
+    Symbols,
+    generation_of,
+    parse,
+)
 from ingest.venues.hyperliquid.messages import Level
 from storage.errors import VenueError
 
@@ -121,12 +128,12 @@ def test_a_flat_book_is_read_only_if_its_split_is_the_only_one(prices: list[int]
 
 
 def test_liveness_and_its_loss_are_read_in_both_generations() -> None:
-    assert read({"type": "heartbeat", "timestamp": 5}) == wire.Heartbeat(5)
+    assert read({"type": "heartbeat", "timestamp": 5}) == wire.RelayHeartbeat(5)
     assert read({"type": "heartbeat", "timestamp": 5, "symbol": "BTC", "stale": True}).stale
     assert read({"type": "stale", "reason": "upstream disconnected"}).symbol == ""
     lost = {"type": "stale", "symbol": "BTC", "reason": "upstream_disconnected", "timestamp": 7}
     assert read(lost) == wire.UpstreamLost("upstream_disconnected", "BTC", 7)
-    assert read({"type": "recovered"}) == wire.Recovered()
+    assert read({"type": "recovered"}) == wire.UpstreamRecovered()
     assert read({"type": "recovered", "symbol": "BTC", "timestamp": 9}).timestamp == 9
     assert isinstance(read(b"pong"), wire.GaiaPong)
     assert isinstance(read(b" pong\n"), wire.GaiaPong)
@@ -234,7 +241,7 @@ def test_the_other_answers_are_read() -> None:
     assert parse(spot, SpotSymbols).symbols[0].sz_decimals == 0
     assert parse(b'{"serverTime":5}', ServerTime).server_time == 5
     health = parse(
-        b'{"status":"ok","services":{"market_data":"up"},"fee_rate":"0.00035","serverTime":5}', Health
+        b'{"status":"ok","services":{"market_data":"up"},"fee_rate":"0.00035","serverTime":5}', GaiaexHealth
     )
     assert (health.status, health.services["market_data"]) == ("ok", "up")
 

@@ -62,7 +62,7 @@ def test_unknown_fields_are_no_reason_to_refuse() -> None:
     }
     message = wire.decode(json.dumps({"channel": "trades", "data": [frame], "seq": 1}).encode())
     assert isinstance(message, wire.Trades)
-    assert message.data[0] == wire.Print("BTC", "B", 1.5, 2.0, 3, 4)
+    assert message.data[0] == wire.WirePrint("BTC", "B", 1.5, 2.0, 3, 4)
 
 
 CONTEXT = {
@@ -186,9 +186,9 @@ def test_the_bare_greeting_of_older_servers_is_no_fault() -> None:
 def test_an_echo_with_more_fields_than_were_asked_is_read() -> None:
     echo = {"type": "l2Book", "coin": "BTC", "nSigFigs": None, "mantissa": None, "fast": None}
     data = read("subscriptionResponse", {"method": "subscribe", "subscription": echo}).data
-    assert data.subscription == wire.Subscription("l2Book", "BTC")
+    assert data.subscription == wire.SubscriptionEcho("l2Book", "BTC")
     held = wire.already_subscribed('Already subscribed: {"type":"candle","coin":"BTC","interval":"1m"}')
-    assert held == wire.Subscription("candle", "BTC", "1m")
+    assert held == wire.SubscriptionEcho("candle", "BTC", "1m")
     assert wire.already_subscribed("Invalid subscription {}") is None
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ingest.journal.captures import read_capture
 from ingest.pipeline.rows import ZERO_HASH
 from ingest.venues.hyperliquid import messages as wire
-from ingest.venues.hyperliquid.scanner import BBO, OTHER, TRADES, Coins, Scanned, scan
+from ingest.venues.hyperliquid.scanner import BBO, OTHER, TRADES, CoinCodes, ScannedFrames, scan
 from storage.errors import VenueError
 from tests.conftest import recorded
 from tests.ingest.pipeline.mutations import mutate
@@ -29,12 +29,12 @@ COINS = ("BTC", "ETH", "xyz:AAPL", "@107", "kPEPE", "PURR/USDC", "")
 ZEROS = "0x" + "0" * 64
 
 
-def scanned(frames: Sequence[bytes], coins: Iterable[str] = COINS) -> Scanned:
+def scanned(frames: Sequence[bytes], coins: Iterable[str] = COINS) -> ScannedFrames:
     ends = np.cumsum([0, *map(len, frames)]).astype(np.int64)
-    return scan(b"".join(frames), ends, Coins(coins))
+    return scan(b"".join(frames), ends, CoinCodes(coins))
 
 
-def said(result: Scanned, i: int, coins: Sequence[str] = COINS) -> Any:
+def said(result: ScannedFrames, i: int, coins: Sequence[str] = COINS) -> Any:
     """Return what the scanner says of a frame, in plain values; None where it leaves it to `decode`."""
     if result.kind[i] == OTHER:
         assert result.coin[i] == -1
@@ -239,7 +239,7 @@ def test_no_byte_outside_of_the_buffer_is_read() -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mprotect(ctypes.c_void_p(address + page), ctypes.c_size_t(page), 0) == 0
-    coins = Coins(COINS)
+    coins = CoinCodes(COINS)
     view = memoryview(memory)
     chance = random.Random(7)
     for plain in PLAIN:
@@ -253,7 +253,7 @@ def test_no_byte_outside_of_the_buffer_is_read() -> None:
 
 
 def test_coins_may_be_added_while_frames_are_read() -> None:
-    coins = Coins(["BTC"])
+    coins = CoinCodes(["BTC"])
     for name in (f"C{i}" for i in range(300)):
         coins.add([name, "BTC"])
     bodies = [PLAIN[0].replace(b'"BTC"', json.dumps(name).encode()) for name in coins.names]

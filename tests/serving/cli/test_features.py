@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from features.build import build_features
 from features.feature import Feature, feature
 from features.sets import FEATURE_SETS, get_set
-from features.store.manifest import Question
+from features.store.manifest import StoreKey
 from features.store.serialization import read_block
 from features.store.store import read
 from features.versioning.fingerprint import fingerprint
@@ -129,7 +129,7 @@ def test_build_without_a_file_keeps_days_in_the_home_and_builds_only_what_is_new
     [folder] = (tmp_path / "features").iterdir()
     assert run(tmp_path, "features", "diff", str(folder)) == 0
     assert "by the same code" in said(capsys)
-    question = Question("candles", "1m", 2_000_000_000)
+    question = StoreKey("candles", "1m", 2_000_000_000)
     with Lake.open(Settings(home=tmp_path), read_only=True) as lake:
         expected = build_features(load(lake), "candles")
     block = read(tmp_path / "features", question)

@@ -15,7 +15,7 @@ from features.feature import FeatureBlock
 from features.multi_width import join_wider
 from features.panel.panel import load_panel
 from features.sets import get_set
-from features.store.day_files import Day, Days
+from features.store.day_files import DayFiles, PanelDay
 from features.store.serialization import read_block
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime, iso
@@ -134,16 +134,16 @@ def test_ctrl_c_keeps_the_days_that_are_done_and_says_how_to_go_on(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 1)
-    write, written = Days.write, []
+    write, written = DayFiles.write, []
 
-    def interrupted(self: Days, day: Day, part: FeatureBlock) -> None:
+    def interrupted(self: DayFiles, day: PanelDay, part: FeatureBlock) -> None:
         if len(written) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         write(self, day, part)
         written.append(day)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Days, "write", interrupted)
+        patched.setattr(DayFiles, "write", interrupted)
         assert run(home, "features", "build", "candles", *QUARTERS) == 130
     assert "stopped: 3 days done and kept; the same command goes on from there" in said(capsys)
     assert run(home, "features", "build", "candles", *QUARTERS) == 0

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ingest.backfill.candle_files import import_candles
 from ingest.journal.format import segments
 from ingest.journal.reader import find_records, read_journal
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 from ingest.replay.replay import replay
 from ingest.simulator.venue import SimulatedVenue
 from serving.cli import app
@@ -182,7 +182,7 @@ async def test_a_recording_of_a_venue_is_explained_down_to_its_connection(settin
     )[0]
     tid = re.findall(r"open\b.*: .* tid (\d+),", text)[0]
     record = next(r for r in read_journal(settings.journal_dir / recording) if r.frame == int(frame))
-    assert (record.kind, record.connection) == (Kind.FRAME, int(connection))
+    assert (record.kind, record.connection) == (RecordKind.FRAME, int(connection))
     assert f'"tid":{tid}' in record.body.decode().replace(" ", "")
     assert segment in {path.name for path in segments(settings.journal_dir / recording)}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ingest.recorder.steady_clock import SteadyTime
-from serving.feature_jobs.follow import Told, follow_bars
-from serving.feature_jobs.selection import Bars
+from serving.feature_jobs.follow import FollowedBar, follow_bars
+from serving.feature_jobs.selection import BarSelection
 from storage.clock import NS, TimeSource
 from storage.errors import LakeError, SettingsError
 from storage.lake.lake import Lake
@@ -27,8 +27,8 @@ def write(settings: Settings, stop: int) -> None:
         lake.commit({"bars": stored_rows(PANEL.steps(0, stop), lag_ms=2_000)}, batch_id=f"bars{stop}")
 
 
-def bars_of(settings: Settings) -> Bars:
-    return Bars(settings, "candles", "1m", None, None, None, None)
+def bars_of(settings: Settings) -> BarSelection:
+    return BarSelection(settings, "candles", "1m", None, None, None, None)
 
 
 class Running:
@@ -45,7 +45,9 @@ class Running:
             self.stop.set()
         return int(PANEL.ts_close_ns[STEPS - 1]) + self.calls * NS
 
-    def follow(self, settings: Settings, *, patience_s: float, clock: TimeSource | None = None) -> list[Told]:
+    def follow(
+        self, settings: Settings, *, patience_s: float, clock: TimeSource | None = None
+    ) -> list[FollowedBar]:
         """Return the bars that are told until one is behind those that were there at first, or nothing more comes."""
         found = []
         for told in follow_bars(

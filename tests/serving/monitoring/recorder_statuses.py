@@ -6,16 +6,16 @@ import dataclasses
 from typing import Any
 
 from ingest.recorder.heartbeat import Heartbeat
-from ingest.recorder.status import ChannelVitals, GapVitals, InstrumentVitals, Vitals
+from ingest.recorder.status import ChannelStatus, GapStatus, InstrumentStatus, RecorderStatus
 from storage.clock import NS
 
 NOW_NS = 1_767_571_200 * NS
 BTC, ETH, AAPL = "hyperliquid|perp|BTC", "hyperliquid|perp|ETH", "hyperliquid|perp|xyz:AAPL"
 
 
-def vitals(**changes: Any) -> Vitals:
+def vitals(**changes: Any) -> RecorderStatus:
     """Return the signs of a recorder that runs for three hours and is well."""
-    well = Vitals(
+    well = RecorderStatus(
         recording="hyperliquid-20260104T210000-77",
         state="recording",
         started_ns=NOW_NS - 3 * 3600 * NS,
@@ -27,14 +27,14 @@ def vitals(**changes: Any) -> Vitals:
         trades=91_234,
         bars=540,
         channels={
-            "trades": ChannelVitals(123_456, 310.0, 780.0),
-            "bbo": ChannelVitals(7_900_000, 290.0, 655.0),
-            "l2Book": ChannelVitals(100_000, 402.0, 1_250.0),
+            "trades": ChannelStatus(123_456, 310.0, 780.0),
+            "bbo": ChannelStatus(7_900_000, 290.0, 655.0),
+            "l2Book": ChannelStatus(100_000, 402.0, 1_250.0),
         },
         instruments={
-            BTC: InstrumentVitals(0.1, 812, ("printed",) * 30, 1.0),
-            ETH: InstrumentVitals(0.3, 640, ("printed",) * 30, 1.0),
-            AAPL: InstrumentVitals(4.2, 0, ("quiet",) * 12, 1.0),
+            BTC: InstrumentStatus(0.1, 812, ("printed",) * 30, 1.0),
+            ETH: InstrumentStatus(0.3, 640, ("printed",) * 30, 1.0),
+            AAPL: InstrumentStatus(4.2, 0, ("quiet",) * 12, 1.0),
         },
         connections_open=3,
         connections_wanted=3,
@@ -55,14 +55,14 @@ def beat(age_s: float = 0.5, **changes: Any) -> Heartbeat:
     return Heartbeat(NOW_NS - int(age_s * NS), vitals(**changes))
 
 
-def poorly_watched() -> dict[str, InstrumentVitals]:
+def poorly_watched() -> dict[str, InstrumentStatus]:
     """Return instruments of which one was blind for some of its bars."""
-    gap = GapVitals(NOW_NS - 600 * NS, NOW_NS - 582 * NS, "connection lost")
-    open_gap = GapVitals(NOW_NS - 95 * NS, None, "silent for 30 s")
+    gap = GapStatus(NOW_NS - 600 * NS, NOW_NS - 582 * NS, "connection lost")
+    open_gap = GapStatus(NOW_NS - 95 * NS, None, "silent for 30 s")
     return {
-        BTC: InstrumentVitals(
+        BTC: InstrumentStatus(
             0.1, 812, (*("printed",) * 20, "blind", "printed", "unknown", *("printed",) * 7), 0.9871, gap
         ),
-        ETH: InstrumentVitals(96.0, 0, (*("printed",) * 28, "blind", "blind"), 0.93, open_gap),
-        AAPL: InstrumentVitals(None, 0, (), None),
+        ETH: InstrumentStatus(96.0, 0, (*("printed",) * 28, "blind", "blind"), 0.93, open_gap),
+        AAPL: InstrumentStatus(None, 0, (), None),
     }

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from ingest.recorder.heartbeat import write_heartbeat
 from serving import cli
-from serving.monitoring.alerting import Alert, Deadman, look_once, send
-from serving.monitoring.checks import Trouble
+from serving.monitoring.alerting import Alert, AlertManager, look_once, send
+from serving.monitoring.checks import HealthIssue
 from storage.clock import NS
 from storage.settings import Settings, load_settings
 from storage.settings.services import AlertSettings
@@ -63,7 +63,7 @@ def webhook(*, status: int = 200) -> Iterator[tuple[str, Queue[dict[str, Any]]]]
 
 # Telling.
 
-SILENT = Trouble("silent", "", "nothing heard")
+SILENT = HealthIssue("silent", "", "nothing heard")
 
 
 class Ears:
@@ -81,7 +81,7 @@ class Ears:
         return True
 
 
-def play(deadman: Deadman, ears: Ears, script: list[tuple[int, bool]]) -> None:
+def play(deadman: AlertManager, ears: Ears, script: list[tuple[int, bool]]) -> None:
     for second, is_ill in script:
         deadman.look([SILENT] if is_ill else [], second * NS, ears)
 
@@ -89,21 +89,21 @@ def play(deadman: Deadman, ears: Ears, script: list[tuple[int, bool]]) -> None:
 def test_an_alert_is_told_once_again_in_time_and_when_it_is_over() -> None:
     limits = AlertSettings(repeat_s=3600, settle_s=300)
     ears = Ears()
-    play(Deadman(limits), ears, [(second, 60 <= second < 8_000) for second in range(0, 12_000, 15)])
+    play(AlertManager(limits), ears, [(second, 60 <= second < 8_000) for second in range(0, 12_000, 15)])
     told = [(event, at_ns // NS) for event, at_ns in ears.heard]
     assert told == [("alert", 60), ("repeat", 3_660), ("repeat", 7_260), ("over", 8_310)]
 
 
 def test_what_comes_and_goes_is_one_alert() -> None:
     ears = Ears()
-    play(Deadman(AlertSettings()), ears, [(second, second % 120 < 60) for second in range(0, 3_000, 15)])
+    play(AlertManager(AlertSettings()), ears, [(second, second % 120 < 60) for second in range(0, 3_000, 15)])
     assert [event for event, _ in ears.heard] == ["alert"]
 
 
 def test_an_alert_that_reached_nobody_is_tried_again_ever_more_slowly() -> None:
     limits = AlertSettings(check_s=15, repeat_s=3600)
     ears = Ears(deaf_until_ns=1_000 * NS)
-    play(Deadman(limits), ears, [(second, True) for second in range(0, 3_000, 15)])
+    play(AlertManager(limits), ears, [(second, True) for second in range(0, 3_000, 15)])
     tries = [at_ns // NS for event, at_ns in ears.heard if event == "tried"]
     assert tries == [0, 15, 45, 105, 225, 465, 945]
     assert [event for event, _ in ears.heard if event != "tried"] == ["alert"]
@@ -116,12 +116,12 @@ def test_the_same_alert_is_never_told_more_often_than_allowed(
 ) -> None:
     """Whatever comes and goes, and whether or not the watcher is restarted between two looks."""
     limits = AlertSettings(repeat_s=1_800, settle_s=300)
-    ears, deadman, second = Ears(), Deadman(limits), 0
+    ears, deadman, second = Ears(), AlertManager(limits), 0
     for after_s, is_ill in steps:
         second += after_s
         deadman.look([SILENT] if is_ill else [], second * NS, ears)
         if restarts:
-            deadman = Deadman(limits, deadman.told)
+            deadman = AlertManager(limits, deadman.told)
     since_over = [at_ns for event, at_ns in ears.heard if event == "alert"]
     repeats = [at_ns for event, at_ns in ears.heard if event in ("alert", "repeat")]
     for before, after in pairwise(repeats):
@@ -131,7 +131,7 @@ def test_the_same_alert_is_never_told_more_often_than_allowed(
 
 
 def test_a_clock_set_back_does_not_silence_alerts() -> None:
-    ears, deadman = Ears(), Deadman(AlertSettings())
+    ears, deadman = Ears(), AlertManager(AlertSettings())
     play(deadman, ears, [(100_000, True), (50, True), (65, True)])
     assert [event for event, _ in ears.heard] == ["alert", "repeat"]
 

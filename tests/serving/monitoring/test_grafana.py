@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.monitoring.prometheus import VitalsCollector
+from serving.monitoring.prometheus import StatusCollector
 from storage.settings import Settings
 from tests.paths import ROOT
 from tests.serving.monitoring.recorder_statuses import poorly_watched, vitals
@@ -40,7 +40,7 @@ def expressions(node: Any) -> list[str]:
 def exported() -> dict[str, set[str]]:
     """Return the labels of every sample that a recorder exports, by name."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(VitalsCollector(lambda: vitals(instruments=poorly_watched())))
+    registry.register(StatusCollector(lambda: vitals(instruments=poorly_watched())))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ingest.recorder.heartbeat import Heartbeat, write_heartbeat
-from ingest.recorder.status import InstrumentVitals
+from ingest.recorder.status import InstrumentStatus
 from serving.monitoring.live_view import live_view, render, render_all, watch_home
 from storage.clock import NS
 from storage.settings import Settings
@@ -66,13 +66,13 @@ def test_the_last_gap_is_told_with_its_cause_and_an_open_one_as_open() -> None:
 
 
 def test_a_share_is_never_rounded_up_to_all() -> None:
-    text = text_of(beat(instruments={BTC: InstrumentVitals(observed_share=0.99999)}))
+    text = text_of(beat(instruments={BTC: InstrumentStatus(observed_share=0.99999)}))
     assert "99.9 %" in line_with(text, "BTC")
 
 
 def test_of_many_instruments_the_worst_watched_are_shown() -> None:
-    many = {f"hyperliquid|perp|C{n:03}": InstrumentVitals(observed_share=1.0) for n in range(200)}
-    many["hyperliquid|perp|Z"] = InstrumentVitals(observed_share=0.97)
+    many = {f"hyperliquid|perp|C{n:03}": InstrumentStatus(observed_share=1.0) for n in range(200)}
+    many["hyperliquid|perp|Z"] = InstrumentStatus(observed_share=0.97)
     text = text_of(beat(instruments=many), rows=5)
     assert line_with(text, "Z")
     assert "and 196 more, none watched less than these" in text
@@ -80,14 +80,14 @@ def test_of_many_instruments_the_worst_watched_are_shown() -> None:
 
 
 def test_kind_and_venue_are_shown_where_several_are_recorded() -> None:
-    both = {BTC: InstrumentVitals(), "gaiaex|perp|BTC": InstrumentVitals()}
+    both = {BTC: InstrumentStatus(), "gaiaex|perp|BTC": InstrumentStatus()}
     text = text_of(beat(instruments=both))
     assert line_with(text, "BTC perp hyperliquid")
     assert line_with(text, "BTC perp gaiaex")
 
 
 def test_a_name_is_not_taken_for_markup() -> None:
-    odd = {"hyperliquid|perp|[red]x": InstrumentVitals()}
+    odd = {"hyperliquid|perp|[red]x": InstrumentStatus()}
     assert "[red]x" in text_of(beat(instruments=odd))
 
 
@@ -104,7 +104,7 @@ def test_an_empty_home_teaches(settings: Settings) -> None:
 
 def test_two_shards_fit_one_terminal(settings: Settings) -> None:
     console = Console(file=io.StringIO(), width=120, height=60, record=True)
-    many = {f"hyperliquid|perp|C{n:03}": InstrumentVitals() for n in range(200)}
+    many = {f"hyperliquid|perp|C{n:03}": InstrumentStatus() for n in range(200)}
     beats = [beat(shard=shard, recording=f"r{shard[0]}", instruments=many) for shard in ("1/2", "2/2")]
     console.print(render_all(beats, NOW_NS, settings.alert, console))
     text = console.export_text()

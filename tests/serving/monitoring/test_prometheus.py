@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from ingest.recorder.status import InstrumentVitals, Vitals
-from serving.monitoring.prometheus import MOST_INSTRUMENTS, PREFIX, MetricsServer, VitalsCollector
+from ingest.recorder.status import InstrumentStatus, RecorderStatus
+from serving.monitoring.prometheus import MOST_INSTRUMENTS, PREFIX, MetricsServer, StatusCollector
 from storage.errors import SettingsError
 from storage.settings import Settings, load_settings
 from tests.serving.monitoring.recorder_statuses import BTC, poorly_watched, vitals
@@ -21,9 +21,9 @@ UNITS = ("_bytes", "_seconds", "_days", "_ratio", "_per_minute", "_frames")
 COUNTS = ("info", "recording", "_open", "_wanted", "_acked", "_missing", "_batches", "_off", "_blind")
 
 
-def exported(said: Vitals | None) -> dict[str, Metric]:
+def exported(said: RecorderStatus | None) -> dict[str, Metric]:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(VitalsCollector(lambda: said))
+    registry.register(StatusCollector(lambda: said))
     text = generate_latest(registry).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
@@ -77,9 +77,9 @@ def test_what_is_not_known_is_left_out_and_not_zero() -> None:
 
 
 def test_labels_are_bounded_and_the_worst_watched_are_shown() -> None:
-    many = {f"hyperliquid|perp|C{n}": InstrumentVitals(observed_share=1.0) for n in range(1_000)}
+    many = {f"hyperliquid|perp|C{n}": InstrumentStatus(observed_share=1.0) for n in range(1_000)}
     families = exported(
-        vitals(instruments=many | {"hyperliquid|perp|poor": InstrumentVitals(observed_share=0.5)})
+        vitals(instruments=many | {"hyperliquid|perp|poor": InstrumentStatus(observed_share=0.5)})
     )
     shown = {item.labels["instrument"] for item in families[f"{PREFIX}instrument_observed_ratio"].samples}
     assert len(shown) == MOST_INSTRUMENTS
@@ -88,7 +88,7 @@ def test_labels_are_bounded_and_the_worst_watched_are_shown() -> None:
 
 def test_a_name_may_hold_any_character() -> None:
     odd = 'hyperliquid|perp|a"b\\c\nd'
-    families = exported(vitals(instruments={odd: InstrumentVitals(age_s=1.0)}))
+    families = exported(vitals(instruments={odd: InstrumentStatus(age_s=1.0)}))
     assert value(families, "instrument_age_seconds", instrument=odd) == 1.0
 
 

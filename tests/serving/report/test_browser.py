@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
-from features.monitoring.health import Health
+from features.monitoring.health import FeatureHealth
 from serving.report import write_report
 from serving.report.page import write_features
 from storage.settings import Settings
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 
 CHROMIUM = shutil.which("chromium")
 
@@ -115,8 +115,8 @@ def test_policy_stops_even_what_stands_in_the_page(page: Path, tmp_path: Path) -
 @pytest.fixture(scope="module")
 def features_page(judged: tuple[Settings, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a block's features alone, as `tickwalk features health --page` writes it."""
-    folder = NightFolder.find(*judged)
-    health = Health.from_dict(folder.read("health.json"))
+    folder = NightArtifacts.find(*judged)
+    health = FeatureHealth.from_dict(folder.read("health.json"))
     return write_features(tmp_path_factory.mktemp("pages") / "features.html", health)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.monitoring.health import Health, check_health
+from features.monitoring.health import FeatureHealth, check_health
 from serving.report import formatting as words
 from serving.report import write_report
 from serving.report.coverage import make_coverage
 from serving.report.features import make_features
-from serving.report.lake_queries import BarCount, Watched, choose_bin_ns
-from serving.report.night_data import Facts, read_facts
+from serving.report.lake_queries import BarCount, CoverageRow, choose_bin_ns
+from serving.report.night_data import NightReport, read_facts
 from serving.report.page import LATEST, POLICY, render, render_features
 from storage.contracts.tables import BARS, COVERAGE, STATUSES
 from storage.errors import GateError
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def facts(judged: tuple[Settings, str]) -> Facts:
+def facts(judged: tuple[Settings, str]) -> NightReport:
     return read_facts(*judged)
 
 
@@ -144,7 +144,7 @@ def test_rows_that_came_after_the_snapshot_change_nothing(judged: tuple[Settings
 # What was decided.
 
 
-def test_every_rule_stands_with_value_limit_and_reason(facts: Facts, written: str) -> None:
+def test_every_rule_stands_with_value_limit_and_reason(facts: NightReport, written: str) -> None:
     page = Page(written)
     rules = facts.verdict["rules"]
     assert len(rules) == 10
@@ -154,7 +154,7 @@ def test_every_rule_stands_with_value_limit_and_reason(facts: Facts, written: st
 
 
 @pytest.mark.parametrize("is_promoted", [True, False])
-def test_verdict_is_the_first_thing_said(facts: Facts, is_promoted: bool) -> None:
+def test_verdict_is_the_first_thing_said(facts: NightReport, is_promoted: bool) -> None:
     rules = [rule | {"passed": is_promoted} for rule in facts.verdict["rules"]]
     told = facts.verdict | {"promoted": is_promoted, "rules": rules, "champion": "lstm-before"}
     page = render(dataclasses.replace(facts, verdict=told))
@@ -165,14 +165,14 @@ def test_verdict_is_the_first_thing_said(facts: Facts, is_promoted: bool) -> Non
     assert "lstm-before" in head
 
 
-def test_champion_without_enough_new_steps_is_told_in_steps(facts: Facts) -> None:
+def test_champion_without_enough_new_steps_is_told_in_steps(facts: NightReport) -> None:
     rule = {"name": "beats champion", "passed": False, "value": 12.0, "limit": 60.0, "reason": "too few"}
     page = render(dataclasses.replace(facts, verdict=facts.verdict | {"rules": [rule]}))
     assert "12 steps" in page
     assert "\N{GREATER-THAN OR EQUAL TO} 60 steps" in page
 
 
-def test_simulated_recording_is_told_before_any_figure(facts: Facts, written: str) -> None:
+def test_simulated_recording_is_told_before_any_figure(facts: NightReport, written: str) -> None:
     banner = "Simulated data with a planted signal: proves plumbing, never model quality."
     spans = tuple(
         dataclasses.replace(span, journal=f"simulated-{span.journal}") for span in facts.recorded.spans
@@ -183,7 +183,7 @@ def test_simulated_recording_is_told_before_any_figure(facts: Facts, written: st
     assert "recording of a simulated venue" in page
 
 
-def test_candle_history_is_told_to_be_no_recording(facts: Facts, written: str) -> None:
+def test_candle_history_is_told_to_be_no_recording(facts: NightReport, written: str) -> None:
     said = "Not a recording: these bars were derived from the venue"
     bars = tuple(dataclasses.replace(item, origin="candle") for item in facts.recorded.bars)
     page = render(
@@ -196,7 +196,7 @@ def test_candle_history_is_told_to_be_no_recording(facts: Facts, written: str) -
 # What was recorded.
 
 
-def test_bars_are_counted_as_the_panel_holds_them(facts: Facts) -> None:
+def test_bars_are_counted_as_the_panel_holds_them(facts: NightReport) -> None:
     counted = dict.fromkeys(STATUSES, 0)
     for item in facts.recorded.bars:
         counted[item.status] += item.bars
@@ -207,7 +207,7 @@ def test_bars_are_counted_as_the_panel_holds_them(facts: Facts) -> None:
 
 
 def test_bar_revised_after_its_close_is_counted_as_it_was_served(
-    judged: tuple[Settings, str], facts: Facts
+    judged: tuple[Settings, str], facts: NightReport
 ) -> None:
     settings, _ = judged
     with Lake.open(settings) as lake:
@@ -221,7 +221,7 @@ def test_bar_revised_after_its_close_is_counted_as_it_was_served(
     assert read_facts(settings, night).panel["status"]["blind"] == facts.panel["status"]["blind"]
 
 
-def test_cells_are_filled_to_the_top_and_trouble_is_never_invisible(facts: Facts) -> None:
+def test_cells_are_filled_to_the_top_and_trouble_is_never_invisible(facts: NightReport) -> None:
     almost_sound = [
         BarCount(item.instrument, item.bin, "printed", "", "live", 4_999, 0, 0)
         for item in facts.recorded.bars[:1]
@@ -243,7 +243,7 @@ def test_point_of_a_cell_names_shares_and_causes(written: str) -> None:
     assert "BTC, 2026-02-04 03:00 to 03:05: blind 100% (connection lost)" in written
 
 
-def test_bridged_and_open_gaps_are_told_apart(facts: Facts) -> None:
+def test_bridged_and_open_gaps_are_told_apart(facts: NightReport) -> None:
     gaps = {row.instruments: row for row in make_coverage(facts).gaps}
     assert gaps["ETH"].is_bridged
     assert gaps["ETH"].length == "6 min 47 s"
@@ -251,7 +251,7 @@ def test_bridged_and_open_gaps_are_told_apart(facts: Facts) -> None:
     assert {row.cause for row in gaps.values()} == {"connection lost"}
 
 
-def test_only_the_longest_gaps_are_listed_and_the_rest_counted(facts: Facts) -> None:
+def test_only_the_longest_gaps_are_listed_and_the_rest_counted(facts: NightReport) -> None:
     template = next(span for span in facts.recorded.spans if span.kind == "gap")
     many = [
         dataclasses.replace(template, from_ns=START_NS + n * 10**10, to_ns=START_NS + n * 10**10 + n * 10**8)
@@ -265,7 +265,9 @@ def test_only_the_longest_gaps_are_listed_and_the_rest_counted(facts: Facts) -> 
     assert found.gaps[0].length == "3.7 s"
 
 
-def test_whole_bars_that_a_candle_contradicts_are_listed_figure_by_figure(facts: Facts, written: str) -> None:
+def test_whole_bars_that_a_candle_contradicts_are_listed_figure_by_figure(
+    facts: NightReport, written: str
+) -> None:
     found = make_coverage(facts)
     assert [(row.instrument, row.differs, row.checked) for row in found.unlike] == [
         ("ETH", "trades 3 against 4; volume 2.5 against 3.5", "T+1h")
@@ -275,7 +277,7 @@ def test_whole_bars_that_a_candle_contradicts_are_listed_figure_by_figure(facts:
     assert "volume 2.5 against 3.5" in written
 
 
-def test_holes_that_no_gap_explains_are_listed(facts: Facts) -> None:
+def test_holes_that_no_gap_explains_are_listed(facts: NightReport) -> None:
     holes = make_coverage(facts).holes
     assert [(hole.instrument, hole.bars, hole.status) for hole in holes] == [("ETH", "4", "unknown")]
 
@@ -284,7 +286,7 @@ def test_holes_that_no_gap_explains_are_listed(facts: Facts) -> None:
 
 
 def test_every_finding_stands_with_its_reason_and_every_feature_with_its_figures(
-    facts: Facts, written: str
+    facts: NightReport, written: str
 ) -> None:
     text = " ".join(Page(written).text.split())
     assert facts.health.findings
@@ -295,7 +297,7 @@ def test_every_finding_stands_with_its_reason_and_every_feature_with_its_figures
     assert "later rows hidden in the lake, at 3 bars" in text
 
 
-def test_a_cell_is_filled_by_what_is_known_of_it(facts: Facts) -> None:
+def test_a_cell_is_filled_by_what_is_known_of_it(facts: NightReport) -> None:
     """One feature that is never known on one instrument, and wholly on another."""
     coverage = facts.health.coverage.copy()
     coverage[0] = [0.0, 0.4, 1.0]
@@ -308,7 +310,7 @@ def test_a_cell_is_filled_by_what_is_known_of_it(facts: Facts) -> None:
 # Folds, skill, money.
 
 
-def test_folds_are_drawn_to_scale(facts: Facts, written: str) -> None:
+def test_folds_are_drawn_to_scale(facts: NightReport, written: str) -> None:
     start, stop = facts.folds[0]["train"][0], facts.folds[-1]["test"][1]
     drawn = {
         (held["x"], held["width"]) for held in Page(written).of("f-test") if "%" in (held["width"] or "")
@@ -323,13 +325,13 @@ def test_folds_are_drawn_to_scale(facts: Facts, written: str) -> None:
         )
 
 
-def test_every_model_and_control_is_on_the_equity_axis(facts: Facts, written: str) -> None:
+def test_every_model_and_control_is_on_the_equity_axis(facts: NightReport, written: str) -> None:
     labels = [held["aria-label"] or "" for held in Page(written).of("equity")]
     assert len(labels) == 1
     assert all(f"{name} " in labels[0] for name in facts.models)
 
 
-def test_costs_are_shown_with_their_sign_and_add_up(facts: Facts, written: str) -> None:
+def test_costs_are_shown_with_their_sign_and_add_up(facts: NightReport, written: str) -> None:
     traded = facts.summary["models"][facts.challenger]["traded"]
     costs = sum(traded[name] for name in ("fee", "spread", "impact", "funding"))
     assert traded["net"] == pytest.approx(traded["gross"] - costs)
@@ -353,13 +355,13 @@ def test_unknown_night_is_refused(judged: tuple[Settings, str]) -> None:
 # Size.
 
 
-def test_page_of_a_long_night_stays_small(facts: Facts) -> None:
+def test_page_of_a_long_night_stays_small(facts: NightReport) -> None:
     page = render(_long(facts))
     assert len(page.encode()) < 1_500_000
     assert len(Page(page).of("heat")) == 12 + len(facts.health.names)
 
 
-def _long(facts: Facts) -> Facts:
+def _long(facts: NightReport) -> NightReport:
     """Return the night stretched to 67 days, 12 instruments and 5 folds, every cell of the heat map different."""
     names = [f"hyperliquid|perp|C{n}" for n in range(12)]
     stop_ns = START_NS + 67 * 24 * 60 * WIDTH_NS
@@ -378,7 +380,7 @@ def _long(facts: Facts) -> Facts:
         for status, n, cause in mixture
     )
     spans = tuple(
-        Watched(
+        CoverageRow(
             "a",
             name,
             "gap",
@@ -418,7 +420,7 @@ def _long(facts: Facts) -> Facts:
     )
 
 
-def _spread(health: Health, names: list[str]) -> Health:
+def _spread(health: FeatureHealth, names: list[str]) -> FeatureHealth:
     """Return the health of more instruments, every cell different."""
     shape = (len(health.names), len(names))
     figures = {
@@ -429,7 +431,7 @@ def _spread(health: Health, names: list[str]) -> Health:
     return dataclasses.replace(health, instruments=tuple(names), findings=findings, **figures)
 
 
-def test_recipe_in_full_is_the_recipe(facts: Facts, written: str) -> None:
+def test_recipe_in_full_is_the_recipe(facts: NightReport, written: str) -> None:
     text = Page(written).text
     told = text[text.index("The recipe in full") + len("The recipe in full") :]
     assert json.JSONDecoder().raw_decode(told.strip())[0] == facts.night["recipe"]

@@ -10,7 +10,7 @@ import pytest
 
 from storage.clock import DAY_NS
 from storage.contracts.tables import PINS
-from storage.lake.integrity import Finding, verify, verify_steps
+from storage.lake.integrity import IntegrityFinding, verify, verify_steps
 from storage.lake.lake import Lake
 from storage.lake.snapshots import ROWS_HASH, pin
 from storage.settings import Settings
@@ -43,8 +43,8 @@ def test_a_file_that_is_gone_is_named(lake: Lake, settings: Settings) -> None:
     gone = files_of(settings, "trades")[1]
     gone.unlink()
     missing, batch, held = verify(lake, now_ns=NOW_NS).findings
-    assert missing == Finding("missing", str(gone.absolute()), "its 3 rows are gone")
-    assert batch == Finding("batch", "b1", "trades holds 0 of its rows, and 3 were written")
+    assert missing == IntegrityFinding("missing", str(gone.absolute()), "its 3 rows are gone")
+    assert batch == IntegrityFinding("batch", "b1", "trades holds 0 of its rows, and 3 were written")
     assert (held.kind, held.name) == ("pin", "mine")
     assert held.detail.startswith(f"the rows of snapshot {lake.snapshot() - 1} cannot be read")
 
@@ -67,7 +67,7 @@ def test_a_torn_file_is_named(lake: Lake, settings: Settings) -> None:
 def test_a_batch_that_lost_rows_is_named(lake: Lake) -> None:
     lake._connection.execute("DELETE FROM trades WHERE tid = 4")
     (finding,) = verify(lake, now_ns=NOW_NS).findings
-    assert finding == Finding("batch", "b1", "trades holds 2 of its rows, and 3 were written")
+    assert finding == IntegrityFinding("batch", "b1", "trades holds 2 of its rows, and 3 were written")
 
 
 def test_a_pin_that_reads_otherwise_is_named(lake: Lake) -> None:
@@ -83,7 +83,7 @@ def test_a_pin_that_reads_otherwise_is_named(lake: Lake) -> None:
 def test_an_orphan_is_named_and_removed_only_when_it_is_old(lake: Lake, settings: Settings) -> None:
     orphan = files_of(settings, "trades")[0].with_name("ducklake-left.parquet")
     pq.write_table(pq.read_table(files_of(settings, "trades")[0]), orphan)
-    expected = Finding("orphan", str(orphan.absolute()), "no catalog entry names this file")
+    expected = IntegrityFinding("orphan", str(orphan.absolute()), "no catalog entry names this file")
     young = verify(lake, now_ns=NOW_NS, mend=True)
     assert (young.findings, young.removed, young.is_whole, orphan.exists()) == ((expected,), (), True, True)
     assert verify(lake, now_ns=LATER_NS).removed == ()

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import RangeError, SettingsError
-from training.data.folds import Fold, FoldGeometry, Parts, count_leaks, draw, plan_walk, split_rows
+from training.data.folds import Fold, FoldGeometry, SplitRows, count_leaks, draw, plan_walk, split_rows
 
 MINUTE_NS = 60 * 10**9
 DAY_NS = 1440 * MINUTE_NS
 GEOMETRY = FoldGeometry(n_folds=3, test_share=0.15, valid_share=0.15, embargo_bars=20)
 
 
-def brute_force_leaks(fold: Fold, parts: Parts, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> int:
+def brute_force_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> int:
     """Count rows that leak, one row at a time and without the code under test."""
     leaking = set()
     for i in range(len(decided_ns)):
@@ -88,13 +88,13 @@ def test_counter_agrees_with_brute_force_on_broken_splits(
     rng = np.random.default_rng(seed)
     for fold in folds:
         n = len(decided)
-        broken = Parts(
+        broken = SplitRows(
             *(rng.random(n) < 0.5 for _ in range(3)), purged=np.zeros(n, bool), embargoed=np.zeros(n, bool)
         )
         assert count_leaks(fold, broken, decided, end).total == brute_force_leaks(fold, broken, decided, end)
 
 
-def one_fold() -> tuple[Fold, np.ndarray, np.ndarray, Parts]:
+def one_fold() -> tuple[Fold, np.ndarray, np.ndarray, SplitRows]:
     fold = plan_walk(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)[-1]
     decided = np.arange(0, DAY_NS, MINUTE_NS, dtype=np.int64) + 2 * 10**9
     end = decided + 6 * MINUTE_NS

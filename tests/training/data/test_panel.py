@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.training.builders import block_of
-from training.data.panel import Normaliser, Windows
+from training.data.panel import Normaliser, PanelWindows
 
 S, T, F, W = 3, 20, 2, 4
 
@@ -17,7 +17,7 @@ def all_rows() -> torch.Tensor:
 def test_windows_equal_slices_of_one_instrument_and_start_masked() -> None:
     made = block_of()
     normaliser = Normaliser.fit(made.values, made.mask, all_rows())
-    windows = Windows(made, normaliser, window_bars=W, device=torch.device("cpu"))
+    windows = PanelWindows(made, normaliser, window_bars=W, device=torch.device("cpu"))
     scaled = normaliser.apply(made.values, made.mask)
     rows = torch.arange(S * T)
     x, mask = windows.batch(rows)

@@ -7,12 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from training.evaluation.gate import Evidence, GateLimits, Traded, Versus, choose_challenger, judge
+from training.evaluation.gate import (
+    BacktestResult,
+    ChampionComparison,
+    Evidence,
+    GateLimits,
+    choose_challenger,
+    judge,
+)
 from training.evaluation.metrics import Estimate
 
 
-def traded(net: float, *, fills: int = 100, deflated: float = 0.99) -> Traded:
-    return Traded(
+def traded(net: float, *, fills: int = 100, deflated: float = 0.99) -> BacktestResult:
+    return BacktestResult(
         gross=net + 0.01,
         fee=0.006,
         spread=0.003,
@@ -33,7 +40,7 @@ GOOD = Evidence(
     ic=Estimate(0.05, 0.02, 0.08),
     seed_ics=(0.05, 0.045),
     traded={"zero": traded(0.0), "momentum": traded(-0.02), "ridge": traded(0.01), "mlp": traded(0.04)},
-    versus=Versus("old", 500, challenger_net=0.02, champion_net=0.01),
+    versus=ChampionComparison("old", 500, challenger_net=0.02, champion_net=0.01),
 )
 LIMITS = GateLimits()
 
@@ -70,9 +77,15 @@ def test_good_challenger_is_promoted() -> None:
         ("deflated sharpe", {"traded": GOOD.traded | {"mlp": traded(0.04, deflated=0.949)}}),
         ("seed spread", {"seed_ics": (0.08, 0.02)}),
         ("seed spread", {"seed_ics": (0.05, math.nan)}),
-        ("beats champion", {"versus": Versus("old", 500, challenger_net=0.01, champion_net=0.01)}),
-        ("beats champion", {"versus": Versus("old", 59, challenger_net=0.02, champion_net=0.01)}),
-        ("beats champion", {"versus": Versus("old", 0, math.nan, math.nan, obstacle="other features")}),
+        (
+            "beats champion",
+            {"versus": ChampionComparison("old", 500, challenger_net=0.01, champion_net=0.01)},
+        ),
+        ("beats champion", {"versus": ChampionComparison("old", 59, challenger_net=0.02, champion_net=0.01)}),
+        (
+            "beats champion",
+            {"versus": ChampionComparison("old", 0, math.nan, math.nan, obstacle="other features")},
+        ),
     ],
 )
 def test_each_rule_alone_stops_it(rule: str, worse: dict[str, object]) -> None:
@@ -90,7 +103,9 @@ def test_first_version_needs_no_champion_and_one_seed_has_no_spread() -> None:
 
 
 def test_champion_that_cannot_be_asked_is_named_with_the_reason() -> None:
-    verdict = judge(replace(GOOD, versus=Versus("old", 0, 0.0, 0.0, obstacle="other features")), LIMITS)
+    verdict = judge(
+        replace(GOOD, versus=ChampionComparison("old", 0, 0.0, 0.0, obstacle="other features")), LIMITS
+    )
     assert verdict.rules[-1].reason == "old cannot be asked: other features; retire it to promote without it"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
 from training.evaluation.costs import BPS, Costs, taker_fee_bps
-from training.evaluation.positions import Market, PositionRule, run_ledger
+from training.evaluation.positions import MarketData, PositionRule, run_ledger
 
 MINUTE_NS = 60 * 10**9
 NAN = math.nan
@@ -29,10 +29,10 @@ def market_of(
     funding: list[list[float]] | None = None,
     change_at: int = 4,
     delay_bars: int = 1,
-) -> Market:
+) -> MarketData:
     """A market whose bar `change_at` closes at the instant of the venue's fee change."""
     prices = np.array(price)
-    return Market(
+    return MarketData(
         instruments=tuple(f"hyperliquid|perp|C{i}" for i in range(len(prices))),
         ts_close_ns=FEE_CHANGE_NS + MINUTE_NS * (np.arange(prices.shape[1]) - change_at),
         price=prices,
@@ -136,7 +136,7 @@ def test_unknown_fee_is_refused(name: str) -> None:
         taker_fee_bps(name, 0, COSTS)
 
 
-def walk_slowly(prediction: np.ndarray, market: Market, rule: PositionRule, costs: Costs) -> float:
+def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs) -> float:
     """Earn step by step, one instrument at a time, with nothing looked up ahead; return the net sum."""
 
     def pay(size: float, i: int, step: int, fee_and_spread: float) -> float:

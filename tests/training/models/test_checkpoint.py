@@ -13,7 +13,7 @@ from storage.errors import CheckpointError
 from tests.training.builders import stamp_of
 from training.models.checkpoint import (
     MANIFEST,
-    Stamp,
+    CheckpointStamp,
     load_checkpoint,
     save_checkpoint,
     write_atomic,
@@ -21,7 +21,7 @@ from training.models.checkpoint import (
 )
 
 
-def save(folder: Path, *, value: float = 1.0, made: Stamp | None = None) -> None:
+def save(folder: Path, *, value: float = 1.0, made: CheckpointStamp | None = None) -> None:
     save_checkpoint(
         folder,
         made or stamp_of(),

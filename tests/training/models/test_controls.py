@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from storage.errors import SettingsError
-from training.models.controls import BASELINES, Table, fit_baseline, load_baseline
+from training.models.controls import BASELINES, BarRows, fit_baseline, load_baseline
 
 
-def table(n: int = 800, *, seed: int = 0) -> Table:
+def table(n: int = 800, *, seed: int = 0) -> BarRows:
     draw = torch.Generator().manual_seed(seed)
     mask = (torch.rand((n, 3), generator=draw) < 0.9).float()
     x = torch.randn((n, 3), generator=draw) * mask
     past = torch.randn(n, generator=draw, dtype=torch.float64)
     label = x[:, 0] - 0.5 * x[:, 1] + 0.3 * past.float() + 0.2 * torch.randn(n, generator=draw)
-    return Table(x, mask, past, label)
+    return BarRows(x, mask, past, label)
 
 
 TRAIN, VALID = table(seed=0), table(300, seed=1)
@@ -56,10 +56,12 @@ def test_ridge_equals_least_squares_with_rows_for_the_shrinkage() -> None:
 def test_momentum_is_one_coefficient_of_least_squares() -> None:
     past = TRAIN.past.clone()
     past[:10] = torch.nan
-    fitted = fit_baseline("momentum", Table(TRAIN.x, TRAIN.mask, past, TRAIN.label), VALID, seed=0, threads=1)
+    fitted = fit_baseline(
+        "momentum", BarRows(TRAIN.x, TRAIN.mask, past, TRAIN.label), VALID, seed=0, threads=1
+    )
     expected = (past[10:] * TRAIN.label[10:]).sum() / (past[10:] ** 2).sum()
     assert fitted.weights()["coefficient"].item() == pytest.approx(expected.item())
-    asked = Table(TRAIN.x, TRAIN.mask, past, TRAIN.label)
+    asked = BarRows(TRAIN.x, TRAIN.mask, past, TRAIN.label)
     assert (fitted.predict(asked)[:10] == 0).all()
 
 

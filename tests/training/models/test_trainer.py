@@ -11,31 +11,38 @@ import torch
 from features.feature import FeatureBlock
 from storage.errors import SettingsError
 from tests.training.builders import block_of, stamp_of
-from training.data.panel import Normaliser, Windows
+from training.data.panel import Normaliser, PanelWindows
 from training.models.checkpoint import load_checkpoint, save_checkpoint
 from training.models.device import derive_seed, prepare_device
 from training.models.losses import masked_huber
 from training.models.networks import NETWORKS, make_network
-from training.models.trainer import FitRule, Progress, Rows, ask_network, fit_network, mean_loss
+from training.models.trainer import (
+    FitRule,
+    TrainingProgress,
+    TrainingRows,
+    ask_network,
+    fit_network,
+    mean_loss,
+)
 
 N = 60
 RULE = FitRule(epochs=5, batch=16, patience=5, learning_rate=1e-2)
 
 
-def windows_of(made: FeatureBlock) -> Windows:
+def windows_of(made: FeatureBlock) -> PanelWindows:
     rows = torch.ones(made.mask.shape[:2], dtype=torch.bool)
     normaliser = Normaliser.fit(made.values, made.mask, rows)
-    return Windows(made, normaliser, window_bars=4, device=prepare_device("cpu", threads=1))
+    return PanelWindows(made, normaliser, window_bars=4, device=prepare_device("cpu", threads=1))
 
 
-def rows_of(windows: Windows, first: int, stop: int) -> Rows:
+def rows_of(windows: PanelWindows, first: int, stop: int) -> TrainingRows:
     index = torch.arange(first, stop)
     x, _ = windows.batch(index)
     label = x[:, -1, 0] - 0.5 * x[:, -2, 1]
-    return Rows(index, label, torch.ones(len(index), dtype=torch.bool))
+    return TrainingRows(index, label, torch.ones(len(index), dtype=torch.bool))
 
 
-def network_of(name: str, windows: Windows, seed: int = 3) -> torch.nn.Module:
+def network_of(name: str, windows: PanelWindows, seed: int = 3) -> torch.nn.Module:
     return make_network(name, window_bars=windows.window_bars, n_features=windows.n_features, seed=seed)
 
 
@@ -75,11 +82,11 @@ def test_early_stopping_gives_back_the_best_weights_not_the_last() -> None:
     windows = windows_of(block_of())
     train, valid = rows_of(windows, 0, 30), rows_of(windows, 30, N)
     # Valid labels that training works against: after some epochs every step makes them worse.
-    against = Rows(valid.index, -valid.label + 1.0, valid.mask)
+    against = TrainingRows(valid.index, -valid.label + 1.0, valid.mask)
     kept: dict[int, dict[str, torch.Tensor]] = {}
     network = network_of("mlp", windows)
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: TrainingProgress) -> None:
         kept[progress.epoch] = dict(progress.state["weights"])
 
     rule = FitRule(epochs=30, batch=8, patience=3, learning_rate=1e-2)
@@ -95,7 +102,7 @@ def test_early_stopping_gives_back_the_best_weights_not_the_last() -> None:
 def test_loss_that_is_nan_is_never_the_best() -> None:
     windows = windows_of(block_of())
     train = rows_of(windows, 0, 30)
-    broken = Rows(train.index, torch.full_like(train.label, math.inf), train.mask)
+    broken = TrainingRows(train.index, torch.full_like(train.label, math.inf), train.mask)
     network = network_of("mlp", windows)
     first = {name: value.clone() for name, value in network.state_dict().items()}
     done = fit_network(network, windows, broken, train, FitRule(epochs=3, patience=2), seed=1)
@@ -108,7 +115,7 @@ def test_same_seed_gives_same_bits_and_another_does_not(name: str) -> None:
     windows = windows_of(block_of())
     train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
 
-    def run(seed: int) -> Progress:
+    def run(seed: int) -> TrainingProgress:
         torch.rand(seed)  # what else drew from the process must not matter
         return fit_network(network_of(name, windows), windows, train, valid, RULE, seed=seed)
 
@@ -124,7 +131,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(name: str, tm
     train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
     whole = fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1)
 
-    def keep_then_die(progress: Progress) -> None:
+    def keep_then_die(progress: TrainingProgress) -> None:
         save_checkpoint(
             tmp_path,
             stamp_of(),
@@ -140,7 +147,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(name: str, tm
         fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1, keep=keep_then_die)
     saved = load_checkpoint(tmp_path, expect=stamp_of().expectations())
     assert saved.cursor["epoch"] == 2
-    resume = Progress.resume(saved.cursor, best=saved.weights, state=saved.state)
+    resume = TrainingProgress.resume(saved.cursor, best=saved.weights, state=saved.state)
     fresh = network_of(name, windows, seed=99)
     resumed = fit_network(fresh, windows, train, valid, RULE, seed=1, resume=resume)
     assert same(resumed.best, whole.best)

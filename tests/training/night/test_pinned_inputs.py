@@ -24,7 +24,7 @@ from storage.lake.snapshots import diff_rows, held_snapshots, snapshot_ids
 from storage.settings import Settings
 from tests.storage.rows import bar, funding
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 from training.night.pinned_inputs import reads_as_pinned
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
@@ -80,8 +80,8 @@ class World:
     landed: list[tuple[str, datetime, int]] = field(default_factory=list)
 
     @property
-    def folder(self) -> NightFolder:
-        return NightFolder.find(self.settings, self.night)
+    def folder(self) -> NightArtifacts:
+        return NightArtifacts.find(self.settings, self.night)
 
 
 def run_night(settings: Settings, *, at: int | None = None) -> str:
@@ -95,7 +95,7 @@ def run_night(settings: Settings, *, at: int | None = None) -> str:
     return night
 
 
-def files_of(folder: NightFolder) -> dict[str, bytes]:
+def files_of(folder: NightArtifacts) -> dict[str, bytes]:
     """Return every file of a night but its timings."""
     return {
         str(path.relative_to(folder.path)): path.read_bytes()
@@ -122,8 +122,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         blind = {"status": "blind", "cause": "recorder down", "observed_ms": 0} | EMPTY
         lake.commit({"bars": BARS.rows([minute(step, **blind) for step in BLIND])}, batch_id="blind")
     night = run_night(settings)
-    facts = NightFolder.find(settings, night).facts
-    world = World(settings, night, facts["snapshot"], files_of(NightFolder.find(settings, night)))
+    facts = NightArtifacts.find(settings, night).facts
+    world = World(settings, night, facts["snapshot"], files_of(NightArtifacts.find(settings, night)))
     with Lake.open(settings) as lake:
         live = [minute(step, name=name) for step in range(STEPS, STEPS + 30) for name in ("C0", "C1")]
         land(lake, world, "bars", "live:tomorrow:0-99", live)
@@ -163,7 +163,7 @@ def test_a_registered_model_holds_its_own_snapshot(world: World) -> None:
 def test_on_the_newest_snapshot_it_is_another_night(world: World) -> None:
     night = run_night(world.settings)
     assert night != world.night
-    before, after = world.folder, NightFolder.find(world.settings, night)
+    before, after = world.folder, NightArtifacts.find(world.settings, night)
     assert before.facts["content_hash"] != after.facts["content_hash"]
     # What was filled in is seen, and what came too late for a live system is not.
     close = [folder.read_data().panel.column("close")[0] for folder in (before, after)]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from features.monitoring.health import Learned
+from features.monitoring.health import TrainingWindow
 from storage.lake.lake import Lake
 from tests.training.builders import settings_in
 from tests.training.night.test_registry import FIRST
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 from training.night.preparation import learned_by_champion, learned_facts
 from training.night.registry import append_events
 from training.recipe import RECIPES, Recipe
@@ -29,8 +29,8 @@ def home(tmp_path: Path) -> Iterator[tuple[Path, Lake]]:
         yield settings.models_dir / "nights", lake
 
 
-def night_of(nights: Path, name: str, recipe: Recipe = DEMO) -> NightFolder:
-    night = NightFolder(nights / name)
+def night_of(nights: Path, name: str, recipe: Recipe = DEMO) -> NightArtifacts:
+    night = NightArtifacts(nights / name)
     facts = {"night": name, "since_ns": 7, "instruments": [BTC], "feature_set": recipe.feature_set}
     night.write("night.json", facts | {"recipe": recipe.to_plain()})
     return night
@@ -49,7 +49,7 @@ def test_it_is_what_the_champion_learned_from(home: tuple[Path, Lake]) -> None:
     night = night_of(nights, "demo-2")
     assert learned_by_champion(night, lake) is None
     serve(lake, **learned_facts(night_of(nights, "demo-1")))
-    expected = Learned("mlp-demo-1", 7, 50, frozenset({BTC}))
+    expected = TrainingWindow("mlp-demo-1", 7, 50, frozenset({BTC}))
     assert learned_by_champion(night, lake) == expected
     (nights / "demo-1" / "night.json").unlink()
     assert learned_by_champion(night, lake) == expected, (
@@ -75,4 +75,4 @@ def test_of_a_champion_that_the_ledger_says_too_little_of_its_night_is_asked(
     if is_here:
         night_of(nights, "demo-1")
     found = learned_by_champion(night_of(nights, "demo-2"), lake)
-    assert found == (Learned("mlp-demo-1", 7, 50, frozenset({BTC})) if is_here else None)
+    assert found == (TrainingWindow("mlp-demo-1", 7, 50, frozenset({BTC})) if is_here else None)

@@ -17,12 +17,12 @@ from storage.errors import CheckpointError, GateError, LakeError, LeakError, Ran
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
-from training.data.folds import Fold, Parts, split_rows
+from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
 from training.models.checkpoint import load_checkpoint
 from training.models.estimators import load_member
 from training.models.trainer import EpochLog
-from training.night.artifacts import NightFolder
+from training.night.artifacts import NightArtifacts
 from training.night.registry import VersionEvent, current_champion, promote_version, read_versions
 from training.night.scoring import make_field
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
@@ -58,8 +58,8 @@ class Night:
     verdict: dict[str, Any]
 
     @property
-    def folder(self) -> NightFolder:
-        return NightFolder.find(self.settings, self.name)
+    def folder(self) -> NightArtifacts:
+        return NightArtifacts.find(self.settings, self.name)
 
 
 def recipe_in(folder: Path) -> str:
@@ -216,7 +216,7 @@ def test_nothing_learnt_or_predicted_depends_on_what_comes_later(learnt: Night, 
     build_panel(settings, name)
     plan_folds(settings, name)
     train_fold(settings, name, 0)
-    other = NightFolder.find(settings, name)
+    other = NightArtifacts.find(settings, name)
     assert other.read("folds.json")["folds"][0]["test"] == first["test"]
     for model in learnt.folder.recipe.models:
         member = learnt.folder.member(0, model)
@@ -269,7 +269,7 @@ def test_noise_is_refused_with_reasons(tmp_path: Path) -> None:
 
 def copy_of(night: Night, name: str, *files: str, **facts: object) -> str:
     """Copy some files of a night to a night of another name, which then has its other steps before it."""
-    copied = NightFolder(night.folder.path.with_name(name))
+    copied = NightArtifacts(night.folder.path.with_name(name))
     for file in files:
         copied.path.mkdir(exist_ok=True)
         shutil.copy(night.folder.path / file, copied.path / file)
@@ -311,7 +311,7 @@ def test_features_of_other_code_are_refused(learnt: Night) -> None:
 def test_planted_leak_stops_the_night_each_time(learnt: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, name = learnt.settings, copy_of(learnt, "leaking", *BUILT)
 
-    def forget_to_purge(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Parts:
+    def forget_to_purge(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> SplitRows:
         return split_rows(fold, decided_ns, decided_ns)
 
     with monkeypatch.context() as patched:
@@ -322,7 +322,7 @@ def test_planted_leak_stops_the_night_each_time(learnt: Night, monkeypatch: pyte
             plan_folds(settings, name)
     with pytest.raises(LeakError, match="must read 0"):
         plan_folds(settings, name)
-    leaks = [fold["leaks"] for fold in NightFolder.find(settings, name).read("folds.json")["folds"]]
+    leaks = [fold["leaks"] for fold in NightArtifacts.find(settings, name).read("folds.json")["folds"]]
     # The labels of five bars reach over a boundary; a stride of two holds two of them at one and three at the other.
     assert [leak["label"] for leak in leaks] == [2 * (2 + 3)] * 2
 

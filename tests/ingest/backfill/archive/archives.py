@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_store import open_store
-from ingest.backfill.source import Source, Wish
+from ingest.backfill.source import BackfillRequest, BackfillSource
 from storage.clock import MS_NS, parse_time_ns
 from storage.lake.lake import Lake
 from storage.settings.services import ArchiveSettings
@@ -55,12 +55,12 @@ def in_order(lines: Sequence[bytes]) -> list[bytes]:
     return sorted(lines, key=lambda line: json.loads(line)["events"][0][1]["time"])
 
 
-def objects_at(where: str, home: Path, limits: ArchiveSettings = LIMITS) -> Objects:
+def objects_at(where: str, home: Path, limits: ArchiveSettings = LIMITS) -> ObjectCache:
     """Return objects kept in a home."""
-    return Objects(open_store(where, limits), home / "archive")
+    return ObjectCache(open_store(where, limits), home / "archive")
 
 
-async def fill_in(source: Source, wish: Wish, lake: Lake) -> dict[str, str]:
+async def fill_in(source: BackfillSource, wish: BackfillRequest, lake: Lake) -> dict[str, str]:
     """Take every step that the lake has not, as the driver does; return why some were absent, by step."""
     absent = {}
     for step in await source.steps(wish):

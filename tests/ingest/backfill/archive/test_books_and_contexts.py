@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from ingest.backfill.archive.books import ArchivedBooks
-from ingest.backfill.archive.contexts import ArchivedContexts
+from ingest.backfill.archive.books import ArchiveBookSource
+from ingest.backfill.archive.contexts import ArchiveContextSource
 from ingest.backfill.archive.object_keys import HOUR_NS, book_key, context_key
-from ingest.backfill.source import Wish
+from ingest.backfill.source import BackfillRequest
 from storage.clock import DAY_NS, MS_NS, NS, ManualTime, parse_time_ns
 from storage.errors import InstrumentError, RangeError
 from storage.lake.lake import Lake
@@ -49,8 +49,8 @@ async def test_recorded_books_come_back_as_they_were(place: tuple[str, Put], set
     where, put = place
     put(book_key(hour, "BTC"), packed([*lines, json.dumps(crossed).encode(), b"{}"]))
     with Lake.open(settings) as lake:
-        source = ArchivedBooks(objects_at(where, settings.home), settings, ManualTime(LATER))
-        wish = Wish(hour, hour + HOUR_NS)
+        source = ArchiveBookSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        wish = BackfillRequest(hour, hour + HOUR_NS)
         assert await fill_in(source, wish, lake) == {}
         books = rows(lake, "books")
         refused = sorted(row["reason"] for row in rows(lake, "quarantine"))
@@ -73,11 +73,11 @@ async def test_a_coin_without_books_is_named_with_the_nearest(
 ) -> None:
     where, put = place
     put(book_key(HOUR, "BTC"), packed([b"{}"]))
-    source = ArchivedBooks(objects_at(where, settings.home), settings, ManualTime(LATER))
+    source = ArchiveBookSource(objects_at(where, settings.home), settings, ManualTime(LATER))
     with pytest.raises(InstrumentError, match=r"no book of 'btc' in those days .*the nearest is BTC"):
-        await source.steps(Wish(HOUR, HOUR + HOUR_NS, ("btc",)))
+        await source.steps(BackfillRequest(HOUR, HOUR + HOUR_NS, ("btc",)))
     with pytest.raises(RangeError, match="no archive has books of 2023-01-01"):
-        await source.steps(Wish(parse_time_ns("2023-01-01"), HOUR))
+        await source.steps(BackfillRequest(parse_time_ns("2023-01-01"), HOUR))
 
 
 async def test_an_hour_of_books_that_is_not_there_is_absent(
@@ -86,8 +86,8 @@ async def test_an_hour_of_books_that_is_not_there_is_absent(
     where, put = place
     put(book_key(HOUR, "BTC"), packed([b"{}"]))
     with Lake.open(settings) as lake:
-        source = ArchivedBooks(objects_at(where, settings.home), settings, ManualTime(LATER))
-        absent = await fill_in(source, Wish(HOUR + HOUR_NS, HOUR + 2 * HOUR_NS, ("BTC",)), lake)
+        source = ArchiveBookSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        absent = await fill_in(source, BackfillRequest(HOUR + HOUR_NS, HOUR + 2 * HOUR_NS, ("BTC",)), lake)
     assert list(absent.values()) == ["market_data/20250729/15/l2Book/BTC.lz4: refused or not there"]
 
 
@@ -105,8 +105,8 @@ async def test_contexts_keep_their_times_and_what_is_empty_is_null(
     ]
     put(context_key(DAY), packed([HEADER.encode(), *(line.encode() for line in lines)]))
     with Lake.open(settings) as lake:
-        source = ArchivedContexts(objects_at(where, settings.home), settings, ManualTime(LATER))
-        assert await fill_in(source, Wish(DAY, DAY + DAY_NS), lake) == {}
+        source = ArchiveContextSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        assert await fill_in(source, BackfillRequest(DAY, DAY + DAY_NS), lake) == {}
         found = rows(lake, "contexts")
         reasons = sorted(row["reason"] for row in rows(lake, "quarantine"))
     said = {(row["instrument"], (row["ts_recv_ns"] - DAY) / NS, row["mark"], row["mid"]) for row in found}
@@ -150,6 +150,6 @@ async def test_a_day_that_cannot_be_told_is_absent_and_says_why(
     where, put = place
     put(context_key(DAY), packed([line.encode() for line in lines]))
     with Lake.open(settings) as lake:
-        source = ArchivedContexts(objects_at(where, settings.home), settings, ManualTime(LATER))
-        absent = await fill_in(source, Wish(DAY, DAY + DAY_NS, coins), lake)
+        source = ArchiveContextSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        absent = await fill_in(source, BackfillRequest(DAY, DAY + DAY_NS, coins), lake)
     assert list(absent.values()) == [f"asset_ctxs/20250729.csv.lz4: {reason}"]

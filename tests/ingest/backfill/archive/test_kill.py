@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS
-from ingest.backfill.archive.trades import ArchivedTrades
-from ingest.backfill.source import Wish
+from ingest.backfill.archive.trades import ArchiveTradeSource
+from ingest.backfill.source import BackfillRequest
 from storage.clock import ManualTime
 from storage.lake.lake import Lake
 from storage.settings import load_settings
@@ -36,7 +36,7 @@ from tests.ingest.recorder.faults.test_archive_fills import a_block
 from tests.ingest.recorder.faults.test_archive_hours import Quiet
 
 HOURS = 3
-WISH = Wish(HOUR, HOUR + HOURS * HOUR_NS)
+WISH = BackfillRequest(HOUR, HOUR + HOURS * HOUR_NS)
 TABLES = ("trades", "bars", "coverage", "quarantine")
 
 
@@ -97,7 +97,7 @@ def fill_home(
             return super().commit(*args, **kwargs)
 
     with Halting.open(settings) as lake:
-        source = ArchivedTrades(objects_at(where, home), settings, ManualTime(LATER), query=lake.query)
+        source = ArchiveTradeSource(objects_at(where, home), settings, ManualTime(LATER), query=lake.query)
         asyncio.run(fill_in(source, WISH, lake))
         return {table: rows(lake, table) for table in TABLES}
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from ingest.backfill.archive.object_keys import BLOCKS, FILLS, HOUR_NS, TRADES
-from ingest.backfill.archive.trades import ArchivedTrades
+from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.pricing import check_cost, cost_of
-from ingest.backfill.source import Wish
+from ingest.backfill.source import BackfillRequest
 from storage.clock import MS_NS, ManualTime, parse_time_ns
 from storage.errors import RangeError
 from storage.lake.lake import Lake
@@ -31,7 +31,7 @@ from tests.ingest.backfill.archive.archives import (
 from tests.ingest.backfill.archive.conftest import Put
 from tests.ingest.recorder.faults.test_archive_fills import a_block, a_fill
 
-WISH = Wish(HOUR, HOUR + HOUR_NS)
+WISH = BackfillRequest(HOUR, HOUR + HOUR_NS)
 END_MS = HOUR_MS + 3_600_000
 BTC = "instrument = 'hyperliquid|perp|BTC'"
 
@@ -55,10 +55,10 @@ async def test_an_hour_becomes_trades_bars_and_coverage_and_a_second_run_does_no
         after=(a_block(*both(5, END_MS - 50)), a_block(*both(6, END_MS + 50))),
     )
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(
+        source = ArchiveTradeSource(
             objects_at(where, settings.home), settings, ManualTime(LATER), query=lake.query
         )
-        wish = Wish(HOUR, HOUR + HOUR_NS, ("BTC",))
+        wish = BackfillRequest(HOUR, HOUR + HOUR_NS, ("BTC",))
         assert await fill_in(source, wish, lake) == {}
         trades = rows(lake, "trades")
         assert [(row["tid"], row["side"], row["price"], row["origin"]) for row in trades] == [
@@ -93,7 +93,7 @@ async def test_a_stretch_in_which_nothing_was_written_is_blind_and_not_quiet(
     still = [*pulse(HOUR_MS, HOUR_MS + 600_000), *pulse(HOUR_MS + 1_200_000, END_MS)]
     put(BLOCKS.key(HOUR), packed(in_order([*still, a_block(*both(1, HOUR_MS + 5_000))])))
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(objects_at(where, settings.home), settings, ManualTime(LATER))
+        source = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
         await fill_in(source, WISH, lake)
         bars = rows(lake, "bars_latest", BTC)
     blind = [number for number, bar in enumerate(bars) if bar["status"] == "blind"]
@@ -115,8 +115,8 @@ async def test_layouts_that_overlap_give_each_trade_once(place: tuple[str, Put],
     )
     put(BLOCKS.key(hour + HOUR_NS), packed(pulse(at_ms + 3_600_000, at_ms + 3_700_000)))
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(objects_at(where, settings.home), settings, ManualTime(LATER))
-        assert await fill_in(source, Wish(hour, hour + HOUR_NS), lake) == {}
+        source = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        assert await fill_in(source, BackfillRequest(hour, hour + HOUR_NS), lake) == {}
         assert [row["tid"] for row in rows(lake, "trades", BTC)] == [1, 2]
         assert rows(lake, "quarantine") == []
 
@@ -137,8 +137,8 @@ async def test_prints_without_a_tid_get_one_that_the_venue_never_uses(
     put(TRADES.key(hour), packed([*body, b"{}"]))
     put(TRADES.key(hour + HOUR_NS), packed(body[:1]))
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(objects_at(where, settings.home), settings, ManualTime(LATER))
-        assert await fill_in(source, Wish(hour, hour + HOUR_NS), lake) == {}
+        source = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        assert await fill_in(source, BackfillRequest(hour, hour + HOUR_NS), lake) == {}
         trades = rows(lake, "trades")
         assert [(row["side"], row["price"], row["size"]) for row in trades] == [("sell", 85_000.5, 0.25)] * 2
         assert all(row["tid"] > 1 << 50 for row in trades)
@@ -159,7 +159,7 @@ async def test_what_is_missing_is_absent_with_its_reason_and_taken_once_it_is_th
         put(BLOCKS.key(HOUR + HOUR_NS), after)
     clock = ManualTime(HOUR + 10 * HOUR_NS)
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(objects_at(where, settings.home), settings, clock)
+        source = ArchiveTradeSource(objects_at(where, settings.home), settings, clock)
         (reason,) = (await fill_in(source, WISH, lake)).values()
         text = "14.lz4: cut short or damaged" if lost == "hour" else "may hold its end, is not there yet"
         assert text in reason
@@ -173,16 +173,16 @@ async def test_what_is_missing_is_absent_with_its_reason_and_taken_once_it_is_th
 
 
 async def test_a_wish_for_what_no_archive_has_is_refused(place: tuple[str, Put], settings: Settings) -> None:
-    source = ArchivedTrades(objects_at(place[0], settings.home), settings, ManualTime(LATER))
+    source = ArchiveTradeSource(objects_at(place[0], settings.home), settings, ManualTime(LATER))
     early = parse_time_ns("2024-01-01")
     with pytest.raises(
         RangeError, match=r"no archive has trades of 2024-01-01.*the first are of 2025-03-22T10"
     ):
-        await source.steps(Wish(early, early + HOUR_NS))
+        await source.steps(BackfillRequest(early, early + HOUR_NS))
     with pytest.raises(RangeError, match="is in the future: no archive has trades of it"):
-        await source.steps(Wish(HOUR, LATER + 1))
+        await source.steps(BackfillRequest(HOUR, LATER + 1))
     with pytest.raises(RangeError, match="is no stretch of time"):
-        await source.steps(Wish(HOUR, HOUR))
+        await source.steps(BackfillRequest(HOUR, HOUR))
 
 
 async def test_an_unknown_coin_is_named_and_no_bar_claims_that_it_was_quiet(
@@ -191,8 +191,8 @@ async def test_an_unknown_coin_is_named_and_no_bar_claims_that_it_was_quiet(
     where, put = place
     put_hours(put, a_block(*both(1, HOUR_MS + 1_000)))
     with Lake.open(settings) as lake:
-        source = ArchivedTrades(objects_at(where, settings.home), settings, ManualTime(LATER))
-        (reason,) = (await fill_in(source, Wish(HOUR, HOUR + HOUR_NS, ("btc",)), lake)).values()
+        source = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        (reason,) = (await fill_in(source, BackfillRequest(HOUR, HOUR + HOUR_NS, ("btc",)), lake)).values()
         assert reason == "nobody traded btc in that hour, as it is written"
         assert rows(lake, "bars") == []
 
@@ -204,7 +204,7 @@ async def test_the_price_is_told_before_anything_is_fetched_and_what_is_held_cos
     put_hours(put, a_block(*both(1, HOUR_MS + 1_000)))
     dear = ArchiveSettings(usd_per_gb=1e9, usd_per_1000=0.0, limit_usd=5.0)
     objects = objects_at(where, settings.home)
-    source = ArchivedTrades(objects, settings, ManualTime(LATER))
+    source = ArchiveTradeSource(objects, settings, ManualTime(LATER))
     cost = cost_of(await source.steps(WISH), dear)
     listed = objects.listed(f"{BLOCKS.folder}/20250729/")
     assert listed is not None
@@ -225,7 +225,7 @@ async def test_a_bar_that_was_watched_stays_and_a_blind_one_gets_the_prints_besi
     where, put = place
     put_hours(put, a_block(*both(1, HOUR_MS + 1_000)), a_block(*both(2, HOUR_MS + 61_000)))
     with Lake.open(settings) as lake:
-        plain = ArchivedTrades(objects_at(where, settings.home), settings, ManualTime(LATER))
+        plain = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
         step = (await plain.steps(WISH))[0]
         made = (await plain.take(step)).tables["bars"].to_pylist()
         mine = [bar for bar in made if bar["instrument"].endswith("BTC")][:2]
@@ -235,7 +235,7 @@ async def test_a_bar_that_was_watched_stays_and_a_blind_one_gets_the_prints_besi
         from storage.contracts.tables import BARS
 
         lake.commit({"bars": BARS.rows([watched, blind])}, batch_id="live")
-        source = ArchivedTrades(
+        source = ArchiveTradeSource(
             objects_at(where, settings.home), settings, ManualTime(LATER), query=lake.query
         )
         await fill_in(source, WISH, lake)
@@ -250,7 +250,7 @@ async def test_settlements_are_no_trades(place: tuple[str, Put], settings: Setti
     put_hours(put, a_block(a_fill(dir="Settlement", time=HOUR_MS + 9), *both(1, HOUR_MS + 1_000)))
     with Lake.open(settings) as lake:
         await fill_in(
-            ArchivedTrades(objects_at(where, settings.home), settings, ManualTime(LATER)), WISH, lake
+            ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER)), WISH, lake
         )
         assert [row["tid"] for row in rows(lake, "trades", BTC)] == [1]
         assert rows(lake, "quarantine") == []

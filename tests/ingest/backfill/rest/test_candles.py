@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ingest.backfill.rest.journaled_client import PREFIX
-from ingest.backfill.rest.runner import Wanted
+from ingest.backfill.rest.runner import RestRequest
 from ingest.simulator.faults.faults import FailInfo
-from ingest.simulator.server.history_endpoint import Past
+from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import NS, parse_time_ns
 from storage.contracts.tables import BARS
 from storage.errors import InstrumentError, RangeError, SettingsError, VenueError
@@ -23,7 +23,7 @@ LAST_OPEN_NS = NOW_NS // MINUTE_NS * MINUTE_NS
 async def test_the_venues_reach_comes_in_whole_and_a_second_time_asks_for_nothing(
     settings: Settings, lake: Lake
 ) -> None:
-    past = Past(NOW_NS, {("BTC", "1m"): candles(5_200)})
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(5_200)})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
         done = await fill_in(lake, chosen, from_ns=0)
@@ -46,7 +46,7 @@ async def test_an_answer_that_holds_the_oldest_part_only_is_gone_on_with(
     settings: Settings, lake: Lake
 ) -> None:
     """The venue answers with 7 candles at most, and leaves out the page's last minutes."""
-    past = Past(NOW_NS, {("BTC", "1m"): candles(100, absent=(50, 51, 98))}, answered=7)
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100, absent=(50, 51, 98))}, answered=7)
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
         done = await fill_in(lake, chosen)
@@ -61,10 +61,10 @@ async def test_an_answer_that_holds_the_oldest_part_only_is_gone_on_with(
 async def test_a_flat_minute_is_quiet_and_an_absent_one_is_what_the_caller_says(
     settings: Settings, lake: Lake
 ) -> None:
-    past = Past(NOW_NS, {("BTC", "1m"): candles(20, flat=(5,), absent=(9,))})
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(20, flat=(5,), absent=(9,))})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
-        await fill_in(lake, chosen, Wanted("candles", absent="quiet"))
+        await fill_in(lake, chosen, RestRequest("candles", absent="quiet"))
     rows = lake.query("SELECT status, trades, volume, close FROM bars WHERE status <> 'printed'").to_pylist()
     assert rows == [{"status": "quiet", "trades": 0, "volume": 0.0, "close": None}] * 2
 
@@ -74,7 +74,7 @@ async def test_history_is_a_revision_of_what_was_blind_and_never_of_what_was_wat
 ) -> None:
     watched, blind = LAST_OPEN_NS // MINUTE_NS - 3, LAST_OPEN_NS // MINUTE_NS - 2
     empty = dict.fromkeys(("open", "high", "low", "close", "volume", "buy_volume", "notional", "vwap"))
-    past = Past(NOW_NS, {("BTC", "1m"): candles(5)})
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(5)})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
         live = [
@@ -96,7 +96,7 @@ async def test_history_is_a_revision_of_what_was_blind_and_never_of_what_was_wat
 async def test_a_range_is_taken_as_it_is_meant_and_a_later_one_adds_to_it(
     settings: Settings, lake: Lake
 ) -> None:
-    past = Past(NOW_NS, {("BTC", "1m"): candles(100)})
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100)})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
         first = await fill_in(
@@ -109,7 +109,7 @@ async def test_a_range_is_taken_as_it_is_meant_and_a_later_one_adds_to_it(
 
 
 async def test_a_delisted_coin_has_a_past(settings: Settings, lake: Lake) -> None:
-    past = Past(NOW_NS, {("OLD", "1m"): candles(50)}, coins=("BTC",))
+    past = RecordedHistory(NOW_NS, {("OLD", "1m"): candles(50)}, coins=("BTC",))
     past.listings = tuple(item._replace(listed=item.name != "OLD") for item in past.listings)
     async with serving(past) as venue:
         done = await fill_in(lake, settings_for(settings, venue), coins=("OLD",))
@@ -137,14 +137,14 @@ async def test_a_delisted_coin_has_a_past(settings: Settings, lake: Lake) -> Non
             r"no 1m candle begins and ends between .* by the venue's clock",
         ),
         ({"coins": ("btc",)}, InstrumentError, r"'btc' is not listed on hyperliquid.*did you mean BTC"),
-        ({"wanted": Wanted("candles", "7m")}, SettingsError, r"no candles of '7m'.*one of 1m, 3m, 5m"),
+        ({"wanted": RestRequest("candles", "7m")}, SettingsError, r"no candles of '7m'.*one of 1m, 3m, 5m"),
     ],
 )
 async def test_what_cannot_be_meant_is_refused_and_leaves_no_recording(
     spare: tuple[Settings, Lake], changes: dict[str, object], kind: type[Exception], text: str
 ) -> None:
     settings, lake = spare
-    async with serving(Past(NOW_NS, {("BTC", "1m"): candles(10)})) as venue:
+    async with serving(RecordedHistory(NOW_NS, {("BTC", "1m"): candles(10)})) as venue:
         with pytest.raises(kind, match=text):
             await fill_in(lake, settings_for(settings, venue), **changes)  # type: ignore[arg-type]
     assert not list(settings.journal_dir.glob(f"{PREFIX}*"))
@@ -162,7 +162,7 @@ async def test_refusals_errors_and_pages_are_asked_again(
     spare: tuple[Settings, Lake], fault: FailInfo, coin: str
 ) -> None:
     settings, lake = spare
-    async with serving(Past(NOW_NS, {(coin, "1m"): candles(10)}), fault) as venue:
+    async with serving(RecordedHistory(NOW_NS, {(coin, "1m"): candles(10)}), fault) as venue:
         done = await fill_in(lake, settings_for(settings, venue), coins=(coin,))
     assert done.rows["candles"] == 9
 
@@ -178,7 +178,7 @@ async def test_refusals_errors_and_pages_are_asked_again(
 async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
     settings: Settings, lake: Lake, fault: FailInfo, reason: str
 ) -> None:
-    past = Past(NOW_NS, {("BTC", "1m"): candles(100), ("ETH", "1m"): candles(100)})
+    past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100), ("ETH", "1m"): candles(100)})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue, rest_timeout_s=0.3)
 
@@ -203,7 +203,7 @@ async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
 
 
 async def test_a_dry_run_costs_two_questions_and_leaves_nothing(settings: Settings, lake: Lake) -> None:
-    async with serving(Past(NOW_NS, {("BTC", "1m"): candles(5_000)})) as venue:
+    async with serving(RecordedHistory(NOW_NS, {("BTC", "1m"): candles(5_000)})) as venue:
         done = await fill_in(lake, settings_for(settings, venue), from_ns=0, dry_run=True)
     plan = done.plan
     pages = [step for _, step in plan.steps if step.weight]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ingest.backfill.rest.funding import FIRST_NS, intervals
-from ingest.backfill.rest.runner import Wanted
-from ingest.simulator.server.history_endpoint import Past
+from ingest.backfill.rest.runner import RestRequest
+from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import DAY_NS, parse_time_ns
 from storage.errors import InstrumentError, RangeError
 from storage.lake.lake import Lake
@@ -14,7 +14,7 @@ from storage.settings import Settings
 from tests.ingest.backfill.histories import fill_in, serving, settings_for
 
 HOUR_MS = 3_600_000
-FUNDING = Wanted("funding")
+FUNDING = RestRequest("funding")
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_the_spacing_tells_for_how_long_a_payment_was(hours: list[float], expect
 
 async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: Settings, lake: Lake) -> None:
     """Payments every half an hour fill more than a page of the venue's."""
-    from ingest.simulator.wire.encoder import Funding
+    from ingest.simulator.wire.encoder import SimulatedFunding
 
     to_ns = parse_time_ns("2025-05-20")
     paid = [
-        Funding("BTC", to_ns // 1_000_000 - n * HOUR_MS // 2 + 7, 0.0001 + n * 1e-9, 0.0)
+        SimulatedFunding("BTC", to_ns // 1_000_000 - n * HOUR_MS // 2 + 7, 0.0001 + n * 1e-9, 0.0)
         for n in range(1, 900)
     ]
-    async with serving(Past(to_ns, fundings=reversed(paid))) as venue:
+    async with serving(RecordedHistory(to_ns, fundings=reversed(paid))) as venue:
         chosen = settings_for(settings, venue)
         done = await fill_in(lake, chosen, FUNDING, from_ns=to_ns - 20 * DAY_NS, to_ns=to_ns, now_ns=to_ns)
     assert done.rows == {"funding": 899}
@@ -50,7 +50,7 @@ async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: S
 
 async def test_what_pays_no_funding_is_refused(settings: Settings, lake: Lake) -> None:
     to_ns = parse_time_ns("2025-05-20")
-    async with serving(Past(to_ns, coins=("BTC", "@107"))) as venue:
+    async with serving(RecordedHistory(to_ns, coins=("BTC", "@107"))) as venue:
         chosen = settings_for(settings, venue)
         with pytest.raises(InstrumentError, match="only perpetuals pay funding"):
             await fill_in(lake, chosen, FUNDING, coins=("@107",), to_ns=to_ns, now_ns=to_ns)

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from ingest.recorder.recorder import Recorder, Recording
+from ingest.recorder.recorder import Recorder, RecordingResult
 from ingest.simulator.faults.faults import Fault
 from ingest.simulator.market.capture import read_frame
-from ingest.simulator.market.source import Source
+from ingest.simulator.market.source import MarketSource
 from ingest.simulator.venue import SimulatedVenue
 from ingest.simulator.wire.encoder import Block, Frame
 from storage.clock import MS_NS, NS, ManualTime
@@ -44,7 +44,7 @@ class Taken:
 
     venue: SimulatedVenue
     settings: Settings
-    done: Recording | None = None
+    done: RecordingResult | None = None
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def of(self, table: str, instrument: str = "", **equal: Any) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def configured(settings: Settings, venue: SimulatedVenue, **changes: Any) -> Set
 async def taped(
     settings: Settings,
     *faults: Fault,
-    source: Source | None = None,
+    source: MarketSource | None = None,
     streams: int = 4,
     tables: tuple[str, ...] = (),
     venue: dict[str, Any] | None = None,
@@ -199,7 +199,7 @@ async def live(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     *faults: Fault,
-    source: Source | None = None,
+    source: MarketSource | None = None,
     streams: int = 4,
     tables: tuple[str, ...] = (),
     venue: dict[str, Any] | None = None,

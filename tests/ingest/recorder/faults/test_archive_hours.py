@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from ingest.backfill.archive.fills import Pairing, read_fills
-from ingest.backfill.archive.object_cache import Objects
+from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS, hour_key, with_neighbours
-from ingest.backfill.archive.object_store import Store, open_store
+from ingest.backfill.archive.object_store import ArchiveStore, open_store
 from storage.clock import NS, floor_ns, parse_time_ns
 from storage.errors import CaptureError, SettingsError, VenueError
 from storage.settings.services import ArchiveSettings
@@ -30,7 +30,7 @@ LATER = HOUR + 30 * 86_400 * NS
 Put = Callable[[str, bytes], None]
 
 
-def open_at(where: str) -> Store:
+def open_at(where: str) -> ArchiveStore:
     return open_store(where, HURRIED)
 
 
@@ -96,7 +96,7 @@ def test_f27_an_hour_that_is_late_is_absent_and_asked_for_again(
     place: tuple[str, Put], tmp_path: Path
 ) -> None:
     address, put = place
-    objects = Objects(open_at(address), tmp_path / "held", retry_s=3_600.0)
+    objects = ObjectCache(open_at(address), tmp_path / "held", retry_s=3_600.0)
     first = objects.fetch(KEY, LATER)
     assert (first.state, first.reason) == ("absent", "refused or not there")
     with pytest.raises(CaptureError, match="is not held"):
@@ -124,20 +124,20 @@ def test_f27_an_hour_without_its_content_is_absent_and_not_an_hour_without_trade
 ) -> None:
     address, put = place
     put(KEY, body)
-    entry = Objects(open_at(address), tmp_path / "held").fetch(KEY, LATER)
+    entry = ObjectCache(open_at(address), tmp_path / "held").fetch(KEY, LATER)
     assert entry.state == "absent"
     assert entry.reason.startswith(reason)
     assert not (tmp_path / "held" / KEY).exists()
 
 
 def test_f27_a_refusal_is_an_absence_and_a_failure_is_not_noted(site: str, tmp_path: Path) -> None:
-    objects = Objects(open_at(site), tmp_path / "held")
+    objects = ObjectCache(open_at(site), tmp_path / "held")
     assert objects.fetch("secret/20250729/1.lz4", LATER).state == "absent"
     with pytest.raises(VenueError, match="answered 500"):
         objects.fetch("broken/20250729/1.lz4", LATER)
     assert objects.entry("broken/20250729/1.lz4") is None
     with pytest.raises(VenueError, match="cannot be reached"):
-        Objects(open_at("http://127.0.0.1:9"), tmp_path).fetch(KEY, LATER)
+        ObjectCache(open_at("http://127.0.0.1:9"), tmp_path).fetch(KEY, LATER)
 
 
 def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
@@ -145,7 +145,7 @@ def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
 ) -> None:
     address, put = place
     put(KEY, packed(b"one"))
-    objects = Objects(open_at(address), tmp_path / "held")
+    objects = ObjectCache(open_at(address), tmp_path / "held")
     held = objects.fetch(KEY, LATER)
     (tmp_path / "held" / KEY).write_bytes(packed(b"two"))
     with pytest.raises(CaptureError, match="other bytes than were fetched"):
@@ -161,7 +161,7 @@ def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
     address, put = place
     put(KEY, packed(a_block(*a_trade(1, at_s=10.0))))
     put(f"{FILLS}/20250729/15.lz4", packed(a_block(*a_trade(2, at_s=3_599.9), *a_trade(3, at_s=3_700.0))))
-    objects, pairing = Objects(open_at(address), tmp_path / "held"), Pairing()
+    objects, pairing = ObjectCache(open_at(address), tmp_path / "held"), Pairing()
     keys = [BLOCKS.key(at_ns) for at_ns in with_neighbours(HOUR)]
     assert [objects.fetch(key, LATER).state for key in keys] == ["absent", "held", "held"]
     for key in keys[1:]:

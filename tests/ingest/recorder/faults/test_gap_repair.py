@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ingest.feed.rest_client import Rest
+from ingest.feed.rest_client import RestClient
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind, Record
+from ingest.journal.records import Record, RecordKind
 from ingest.pipeline.processor import Pipeline
 from ingest.simulator.faults.faults import Disconnect
 from ingest.simulator.venue import SimulatedVenue
@@ -82,7 +82,7 @@ def asked(run: Live, kind: str) -> list[dict[str, Any]]:
     answers = (
         json.loads(record.body)
         for record in read_journal(run.settings.journal_dir / "live")
-        if record.kind is Kind.ANSWER
+        if record.kind is RecordKind.ANSWER
     )
     return [answer for answer in answers if answer["request"]["type"] == kind]
 
@@ -148,13 +148,13 @@ async def test_f16_no_question_for_candles_exceeds_a_page_and_together_they_leav
         await venue_reaches(venue, time, 1_250.0)
         asks = [ask for ask in pipeline.repairs.wishes(START_NS + 1_400 * NS) if "req" in ask]
         pages = []
-        async with Rest(quick) as rest:
+        async with RestClient(quick) as rest:
             for number, ask in enumerate(asks):
                 answer = await rest.ask(ask)
                 pages.append([candle["t"] for candle in json.loads(answer.body)])
                 body = b'{"request":%s,"asked_ns":0,"response":%s}' % (json.dumps(ask).encode(), answer.body)
                 at_ns = START_NS + 1_400 * NS + number
-                pipeline.process(Record(100 + number, at_ns, Kind.ANSWER, -1, body))
+                pipeline.process(Record(100 + number, at_ns, RecordKind.ANSWER, -1, body))
     assert (len(asks) > 1) == (page < 20)
     assert all(len(opens) <= page for opens in pages)
     opens = [at for part in pages for at in part]
@@ -170,11 +170,11 @@ def unwatched(minutes: int) -> list[Record]:
     about = json.dumps({"coins": ["BTC"]}).encode()
     ack = {"method": "subscribe", "subscription": {"type": "trades", "coin": "BTC"}}
     frame = json.dumps({"channel": "subscriptionResponse", "data": ack}).encode()
-    bodies = [(Kind.STARTED, -1, about), (Kind.OPENED, 0, b"{}"), (Kind.FRAME, 0, frame)]
-    bodies += [(Kind.CLOSED, 0, b"connection lost")]
+    bodies = [(RecordKind.STARTED, -1, about), (RecordKind.OPENED, 0, b"{}"), (RecordKind.FRAME, 0, frame)]
+    bodies += [(RecordKind.CLOSED, 0, b"connection lost")]
     records = [Record(n, START_NS, kind, number, body) for n, (kind, number, body) in enumerate(bodies)]
     clocks = range(1, minutes)
-    return records + [Record(10 + n, START_NS + 60 * n * NS + NS, Kind.CLOCK, -1, b"") for n in clocks]
+    return records + [Record(10 + n, START_NS + 60 * n * NS + NS, RecordKind.CLOCK, -1, b"") for n in clocks]
 
 
 async def venue_reaches(venue: SimulatedVenue, time: ManualTime, seconds: float) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ingest.journal.reader import read_journal
-from ingest.journal.records import Kind
-from ingest.simulator.faults.faults import ClaimSubscribed, Disconnect, LoseAck, NoPongs, Silence
+from ingest.journal.records import RecordKind
+from ingest.simulator.faults.faults import ClaimSubscribed, Disconnect, LoseAck, NoPongs, SilentStream
 from storage.settings import Settings
 from tests.ingest.recorder.faults.rig import BTC, SOL, live, since_s, statuses, taped, until
 
@@ -33,7 +33,7 @@ def asked(run: Any, method: str) -> list[tuple[int, str, str]]:
     """Return (connection, channel, coin) of what was confirmed, in order, by the journal."""
     found = []
     for record in read_journal(run.settings.journal_dir / "live"):
-        if record.kind is Kind.FRAME and b'"subscriptionResponse"' in record.body[:40]:
+        if record.kind is RecordKind.FRAME and b'"subscriptionResponse"' in record.body[:40]:
             data = json.loads(record.body)["data"]
             if data["method"] == method:
                 what = data["subscription"]
@@ -46,7 +46,7 @@ async def test_f04_pings_keep_a_quiet_socket_which_the_venue_would_close(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, ping_s: float, connections: int
 ) -> None:
     """Nothing is sent of either coin; the venue drops a connection that it sent nothing for 5 s."""
-    quiet = (Silence(coin="BTC"), Silence(coin="SOL"))
+    quiet = (SilentStream(coin="BTC"), SilentStream(coin="SOL"))
     record = {"ping_s": ping_s, "pong_timeout_s": 1.0, "silence_least_s": 900.0, "silence_most_s": 900.0}
     async with live(settings, monkeypatch, *quiet, venue={"idle_close_s": 5.0}, record=record) as run:
         if connections == 1:
@@ -60,7 +60,7 @@ async def test_f04_pings_keep_a_quiet_socket_which_the_venue_would_close(
 async def test_f05_a_socket_that_answers_pings_and_carries_nothing_is_renewed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = [Silence(coin=coin, at_s=20.0, for_s=80.0) for coin in ("BTC", "SOL")]
+    dead = [SilentStream(coin=coin, at_s=20.0, for_s=80.0) for coin in ("BTC", "SOL")]
     async with live(settings, monkeypatch, *dead, record=ALERT) as run:
         await until(lambda: run.venue.stats.by_feed["hyperliquid"] >= 2)
         pongs = run.venue.stats.frames["pong"]
@@ -90,7 +90,7 @@ async def test_f05_a_socket_without_pongs_is_renewed_though_data_flows(
 async def test_f06_one_silent_coin_is_asked_for_again_and_its_bars_are_blind(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = Silence(coin="SOL", at_s=40.0, for_s=60.0)
+    dead = SilentStream(coin="SOL", at_s=40.0, for_s=60.0)
     async with live(settings, monkeypatch, dead, record=ALERT) as run:
         await run.until_s(140.0)
     given_up = asked(run, "unsubscribe")

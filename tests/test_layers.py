@@ -1,205 +1,97 @@
-"""Do the rooms import each other only along the arrows of docs/adr/0001, and do they stay importable?
-
-The checker reads source text with `ast`, so imports inside functions and under `TYPE_CHECKING` count as arrows too.
-What runs when a module is imported is told apart: circles and heavy libraries matter only there.
-"""
+"""Imports follow the allowed arrows, names are unique, and DAG files stay light."""
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Final
 
 import pytest
 
+from tests.layers import (
+    ARROWS,
+    DAG_LINES,
+    HEAVY,
+    PACKAGES,
+    UNIT_ARROWS,
+    all_imports,
+    broken_arrows,
+    broken_unit_arrows,
+    heavy_chains,
+    import_cycle,
+    read_packages,
+    repeated_classes,
+    repeated_stems,
+    unit_imports,
+)
 from tests.paths import ROOT
-
-ARROWS: Final[dict[str, frozenset[str]]] = {
-    "storage": frozenset(),
-    "ingest": frozenset({"storage"}),
-    "features": frozenset({"storage"}),
-    "training": frozenset({"features", "storage"}),
-    "serving": frozenset({"storage", "ingest", "features", "training"}),
-    "dags": frozenset({"storage", "ingest", "features", "training", "serving"}),
-}
-"""What each room may import beside itself; `dags`, and `tests`, stand in no right-hand side but `dags`' own."""
-PACKAGES: Final = ("storage", "ingest", "features", "training", "serving")
-HEAVY: Final = frozenset({"torch", "duckdb", "polars", "pandas"})
-DAG_LINES: Final = 80
-_LATE: Final = ("__import__", "import_module")
-
-
-@dataclass(frozen=True, slots=True)
-class Import:
-    """One imported module, by whom and where; `at_import` is false inside functions and under TYPE_CHECKING."""
-
-    file: str
-    line: int
-    target: str
-    at_import: bool
-
-    @property
-    def room(self) -> str:
-        return self.target.partition(".")[0]
-
-
-def module_of(file: str) -> str:
-    """Return the module that a path below the root is."""
-    parts = file.removesuffix(".py").split("/")
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@cache
-def read_rooms() -> dict[str, str]:
-    """Return the source of every module of every room, by path below the root."""
-    return {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for room in ARROWS
-        for path in sorted((ROOT / room).rglob("*.py"))
-    }
-
-
-@cache
-def imports_of(file: str, source: str, modules: frozenset[str]) -> list[Import]:
-    """Return what a module imports, also inside functions; `from a import b` means `a.b` where that is a module."""
-    package = module_of(file) if file.endswith("__init__.py") else module_of(file).rpartition(".")[0]
-    found: list[Import] = []
-    for node, at_import in _walk(ast.parse(source, file), at_import=True):
-        for target in _targets(node, package, modules):
-            assert isinstance(node, ast.stmt | ast.expr)
-            found.append(Import(file, node.lineno, target, at_import))
-    return found
-
-
-def _walk(tree: ast.AST, *, at_import: bool) -> Iterator[tuple[ast.AST, bool]]:
-    for node in ast.iter_child_nodes(tree):
-        yield node, at_import
-        is_inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        )
-        yield from _walk(node, at_import=at_import and not is_inside)
-
-
-def _targets(node: ast.AST, package: str, modules: frozenset[str]) -> list[str]:
-    match node:
-        case ast.Import():
-            return [alias.name for alias in node.names]
-        case ast.ImportFrom():
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
-            full = [f"{base}.{alias.name}" for alias in node.names]
-            return sorted({name if name in modules else base for name in full})
-        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[first, *_]) if name in _LATE:
-            return [first.value] if isinstance(first, ast.Constant) and isinstance(first.value, str) else []
-    return []
-
-
-def all_imports(files: Mapping[str, str]) -> list[Import]:
-    """Return what all files import."""
-    modules = frozenset(module_of(file) for file in files)
-    return [item for file, source in files.items() for item in imports_of(file, source, modules)]
-
-
-def broken_arrows(files: Mapping[str, str]) -> list[str]:
-    """Return each import that follows no arrow, as `file:line: rule`."""
-    broken = []
-    for item in all_imports(files):
-        room = item.file.partition("/")[0]
-        if item.room == room or item.room not in (*ARROWS, "tests"):
-            continue
-        if item.room not in ARROWS[room]:
-            allowed = ", ".join(sorted(ARROWS[room])) or "no other room"
-            broken.append(
-                f"{item.file}:{item.line}: {room} imports {item.target}, but {room} may import {allowed}"
-            )
-    return broken
-
-
-def circle(files: Mapping[str, str]) -> list[str]:
-    """Return the modules of one circle that importing runs into, or nothing."""
-    modules = frozenset(module_of(file) for file in files)
-    graph: dict[str, set[str]] = {module: set() for module in modules}
-    for item in all_imports(files):
-        here = module_of(item.file)
-        if item.at_import and item.target in modules and item.target != here:
-            graph[here].add(item.target)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return list(error.args[1])
-    return []
-
-
-def heavy_chains(files: Mapping[str, str]) -> list[str]:
-    """Return, for each DAG that loads a heavy library when it is parsed, the chain of imports that does it."""
-    by_module = {module_of(file): file for file in files}
-    at_import: dict[str, set[str]] = {}
-    for item in all_imports(files):
-        if item.at_import:
-            at_import.setdefault(item.file, set()).add(item.target)
-    chains = []
-    for dag in (file for file in files if file.startswith("dags/")):
-        todo, seen = [(dag, [dag])], {dag}
-        while todo:
-            file, chain = todo.pop()
-            for target in sorted(at_import.get(file, ())):
-                if target.partition(".")[0] in HEAVY:
-                    chains.append(" -> ".join([*chain, target]))
-                # Importing a module runs the packages around it first.
-                parts = target.split(".")
-                for name in (".".join(parts[: i + 1]) for i in range(len(parts))):
-                    inner = by_module.get(name)
-                    if inner is not None and inner not in seen:
-                        seen.add(inner)
-                        todo.append((inner, [*chain, inner]))
-    return chains
-
 
 # The project as it is.
 
 
 def test_every_import_follows_an_arrow() -> None:
-    files = read_rooms()
-    assert len(files) > 60, "the rooms were not found, so nothing was checked"
-    assert sum(item.room in ARROWS for item in all_imports(files)) > 200
+    files = read_packages()
+    assert len(files) > 300, "the packages were not found, so nothing was checked"
+    assert sum(item.package in ARROWS for item in all_imports(files)) > 1000
     assert broken_arrows(files) == []
 
 
 def test_every_arrow_is_used() -> None:
-    """An arrow that nothing follows is a rule that nobody would miss; `dags` may open any door."""
-    used = {(item.file.partition("/")[0], item.room) for item in all_imports(read_rooms())}
-    assert {(room, other) for room in PACKAGES for other in ARROWS[room]} <= used
+    """An arrow that no import uses is a rule without effect; `dags` may import any package."""
+    used = {(item.file.partition("/")[0], item.package) for item in all_imports(read_packages())}
+    assert {(package, other) for package in PACKAGES for other in ARROWS[package]} <= used
+
+
+def test_every_import_between_units_follows_an_arrow() -> None:
+    assert broken_unit_arrows(read_packages()) == []
+
+
+def test_every_arrow_between_units_is_used() -> None:
+    used = {(package, unit, other) for _, package, unit, other in unit_imports(read_packages())}
+    table = {
+        (package, unit, other)
+        for package, units in UNIT_ARROWS.items()
+        for unit, others in units.items()
+        for other in others.split()
+    }
+    assert table <= used
+
+
+def test_no_arrow_between_units_leads_back() -> None:
+    for units in UNIT_ARROWS.values():
+        TopologicalSorter({unit: others.split() for unit, others in units.items()}).prepare()
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    assert circle(read_rooms()) == []
+    assert import_cycle(read_packages()) == []
+
+
+def test_every_public_class_name_appears_once() -> None:
+    assert repeated_classes(read_packages()) == []
+
+
+def test_no_folder_gives_a_name_twice() -> None:
+    assert repeated_stems(read_packages()) == []
 
 
 def test_parsing_a_dag_loads_nothing_heavy() -> None:
-    assert heavy_chains(read_rooms()) == []
+    assert heavy_chains(read_packages()) == []
 
 
-@pytest.mark.parametrize("room", PACKAGES)
-def test_every_room_says_that_it_is_typed(room: str) -> None:
-    assert (ROOT / room / "py.typed").exists(), f"{room}/py.typed is missing"
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_that_it_is_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").exists(), f"{package}/py.typed is missing"
 
 
 def test_every_folder_of_code_is_a_package() -> None:
     """Without `__init__.py` in the tests' folders, pytest's `import ingest` would find tests/ingest."""
-    folders = {path.parent for room in (*PACKAGES, "tests") for path in (ROOT / room).rglob("*.py")}
+    folders = {path.parent for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")}
     assert len(folders) > 10
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
 def test_no_name_shadows_another() -> None:
-    """pandas looks for `tables`; a DAG file named like a room, or like a library, shadows it when run by hand."""
+    """pandas looks for `tables`; a DAG file named like a package, or like a library, shadows it when run by hand."""
     assert not (ROOT / "tables").exists()
     dags = {path.stem for path in (ROOT / "dags").glob("*.py")}
     assert dags
@@ -209,7 +101,7 @@ def test_no_name_shadows_another() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "dags").glob("*.py")), ids=lambda path: path.name)
 def test_a_dag_file_is_short(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines < DAG_LINES, f"{path.name} has {lines} lines; move what it does into a room"
+    assert lines < DAG_LINES, f"{path.name} has {lines} lines; move its work into a package"
 
 
 # The checker itself: made-up sources that break a rule.
@@ -221,7 +113,7 @@ def test_a_dag_file_is_short(path: Path) -> None:
         (
             "storage/lake/lake.py",
             "import os\nfrom ingest.bars.builder import Quote\n",
-            "storage/lake/lake.py:2: storage imports ingest.bars.builder, but storage may import no other room",
+            "storage/lake/lake.py:2: storage imports ingest.bars.builder, but storage may import no other package",
         ),
         (
             "ingest/bars/builder.py",
@@ -267,11 +159,50 @@ def test_a_circle_is_found_through_relative_imports() -> None:
     files = {
         "ingest/a.py": "from .b import name\n",
         "ingest/b.py": "from ingest import a\n",
+        "ingest/c.py": "from ingest import a\n",
+    }
+    assert set(import_cycle(files)) == {"ingest.a", "ingest.b"}
+    assert import_cycle({name: files[name] for name in ("ingest/b.py", "ingest/c.py")}) == []
+
+
+def test_a_circle_hidden_in_a_function_is_found() -> None:
+    files = {
         "ingest/c.py": "def late():\n    from ingest import d\n",
         "ingest/d.py": "from ingest import c\n",
     }
-    assert set(circle(files)) == {"ingest.a", "ingest.b"}
-    assert circle({name: files[name] for name in ("ingest/c.py", "ingest/d.py")}) == []
+    assert set(import_cycle(files)) == {"ingest.c", "ingest.d"}
+
+
+def test_a_forbidden_arrow_between_units_is_named_with_file_line_and_rule() -> None:
+    files = {
+        "ingest/recorder/recorder.py": "from ingest.replay.replay import replay\n",
+        "ingest/replay/replay.py": "def late():\n    from ingest.recorder.recorder import Recorder\n",
+        "ingest/backfill/runner.py": "",
+        "ingest/recorder/tasks.py": "import ingest.backfill.runner\n",
+    }
+    assert broken_unit_arrows(files) == [
+        (
+            "ingest/replay/replay.py:2: ingest.replay imports ingest.recorder.recorder, "
+            "but may import backfill, journal, pipeline, venues"
+        ),
+        (
+            "ingest/recorder/tasks.py:1: ingest.recorder imports ingest.backfill.runner, but may import bars, "
+            "concurrency, coverage, feed, instruments, journal, pipeline, replay, sharding, venues"
+        ),
+    ]
+
+
+def test_a_repeated_class_name_is_found() -> None:
+    files = {
+        "ingest/bars/builder.py": "class Bar:\n    pass\n\nclass _Private:\n    pass\n",
+        "serving/report/page.py": "class _Private:\n    pass\n\nclass Bar:\n    pass\n",
+    }
+    assert repeated_classes(files) == ["class Bar: ingest/bars/builder.py:1, serving/report/page.py:4"]
+
+
+def test_a_module_named_like_a_folder_beside_it_is_found() -> None:
+    files = {"ingest/journal.py": "", "ingest/journal/writer.py": "", "ingest/feed/writer.py": ""}
+    assert repeated_stems(files) == ["ingest: folder journal, module journal"]
 
 
 def test_a_heavy_import_is_found_behind_a_light_one() -> None:

@@ -48,19 +48,14 @@ class ColumnarProcessor:
         self._seen_codes = np.zeros(0, np.int32)
         self._version = -1
         self._ready: dict[int, NDArray[np.bool_]] = {}
-        self._heard_in: list[int] = []
-        """Of each entry of `state.hearing`, the frame that it is of: receipt alone does not order them."""
 
-    def take(
-        self, batch: RecordBatch, start: int, stop: int, connections: Index, published_ns: list[int]
-    ) -> None:
+    def take(self, batch: RecordBatch, start: int, stop: int, connections: Index) -> None:
         """Take the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
 
         Args:
             batch: holds them.
             start, stop: right-open.
             connections: (n,) the connection of each record of the batch.
-            published_ns: up to where the bars of each clock are out.
         """
         state = self._state
         self._refresh()
@@ -73,34 +68,34 @@ class ColumnarProcessor:
         usable = run.usable()
         is_ready = self._is_ready(run, usable)
         at = 0
-        state.hearing = []
+        state.begin_run()
         others = np.flatnonzero(~is_ready)
         k = 0
         while k < len(others):
             i = int(others[k])
             k += 1
-            message = self._beside(run, i, published_ns)
+            message = self._beside(run, i)
             if message is None:
                 continue
-            self._take_columns(run, is_ready, at, i, published_ns)
-            self._pass(run, i, message, published_ns)
+            self._take_columns(run, is_ready, at, i)
+            self._pass(run, i, message)
             at = i + 1
             if self._version != state.version:
                 self._refresh()
                 is_ready = self._is_ready(run, usable)
                 others, k = at + np.flatnonzero(~is_ready[at:]), 0
-        self._take_columns(run, is_ready, at, stop - start, published_ns)
-        state.hearing = None
+        self._take_columns(run, is_ready, at, stop - start)
+        state.end_run()
 
-    def _pass(self, run: _Run, i: int, message: wire.Message, published_ns: list[int]) -> None:
+    def _pass(self, run: _Run, i: int, message: wire.Message) -> None:
         """Take a barrier."""
         state = self._state
         record = run.batch.record(run.start + i)
-        state.hearing = None
+        state.end_run()
         state.now_ns = record.recv_ns
         state.watermark_ns = int(run.watermark_ns[i])
-        self._frames.take(record, int(run.connections[i]), message, published_ns)
-        state.hearing = []
+        self._frames.take(record, int(run.connections[i]), message)
+        state.begin_run()
 
     # What may be taken by column.
 
@@ -147,7 +142,7 @@ class ColumnarProcessor:
                 table[kind, code] = is_told and not is_first and not (is_recycled and kind == TRADES)
         return table
 
-    def _beside(self, run: _Run, i: int, published_ns: list[int]) -> wire.Message | None:
+    def _beside(self, run: _Run, i: int) -> wire.Message | None:
         """Take a frame that is no barrier, and return nothing; or return a barrier's message, not taken."""
         state = self._state
         record = run.batch.record(run.start + i)
@@ -161,8 +156,8 @@ class ColumnarProcessor:
         is_known = channel in _STATELESS or not state.is_capture or self._is_told(connection, message)
         if not is_known:
             return message
-        self._frames.take(record, connection, message, published_ns)
-        self._heard_in += [i] * (len(state.hearing or ()) - len(self._heard_in))
+        state.set_run_frame(i)
+        self._frames.take(record, connection, message)
         return None
 
     def _is_told(self, connection: int, message: Any) -> bool:
@@ -178,10 +173,8 @@ class ColumnarProcessor:
 
     # By column.
 
-    def _take_columns(
-        self, run: _Run, is_ready: NDArray[np.bool_], start: int, stop: int, published_ns: list[int]
-    ) -> None:
-        """Take the ready frames of a stretch, and tell the ledger of all that was heard in it."""
+    def _take_columns(self, run: _Run, is_ready: NDArray[np.bool_], start: int, stop: int) -> None:
+        """Take the ready frames of a stretch, and report all that was heard in it to the ledger."""
         state = self._state
         chosen = start + np.flatnonzero(is_ready[start:stop])
         if len(chosen):
@@ -194,14 +187,13 @@ class ColumnarProcessor:
                     state.channels[channel] += len(mine)
                     lags_ns = run.recv_ns[mine] - run.scanned.time_ms[mine] * MS_NS
                     state.lags.note_many(channel, lags_ns / MS_NS, run.recv_ns[mine])
-            self._prints(run, chosen[kinds == TRADES], published_ns)
+            self._prints(run, chosen[kinds == TRADES])
             self._quotes(run, chosen[kinds == BBO])
-        self._tell_ledger()
+        state.report_run()
 
     def _hear(self, run: _Run, chosen: Index) -> None:
         """Gather what the frames prove: by connection and instrument the first, the last and the newest time."""
         state = self._state
-        assert state.hearing is not None
         stamps = np.minimum(run.scanned.time_ms[chosen] * MS_NS, run.recv_ns[chosen])
         groups = (run.connections[chosen].astype(np.int64) << 34) | (
             run.scanned.coin[chosen].astype(np.int64) << 2
@@ -216,22 +208,14 @@ class ColumnarProcessor:
             first, last = int(run.recv_ns[part[0]]), int(run.recv_ns[part[-1]])
             stamp = int(stamps[order[a:b]].max())
             # Two entries say what the ledger has to know: when the stretch began, and how far it reaches.
-            state.hearing.append((connection, instrument, min(stamp, first), first))
-            state.hearing.append((connection, instrument, stamp, last))
-            self._heard_in += [int(part[0]), int(part[-1])]
+            state.set_run_frame(int(part[0]))
+            state.hear(connection, instrument, min(stamp, first), first)
+            state.set_run_frame(int(part[-1]))
+            state.hear(connection, instrument, stamp, last)
             channel = _CHANNELS[int(run.scanned.kind[part[0]])]
             state.note_stream(connection, channel, self._coins.names[code], last, b - a)
 
-    def _tell_ledger(self) -> None:
-        state = self._state
-        heard, state.hearing = state.hearing or [], None
-        for n in sorted(range(len(heard)), key=self._heard_in.__getitem__):
-            connection, instrument, event_ns, recv_ns = heard[n]
-            state.ledger.hear(connection, instrument, event_ns, recv_ns)
-        state.hearing = []
-        self._heard_in.clear()
-
-    def _prints(self, run: _Run, chosen: Index, published_ns: list[int]) -> None:
+    def _prints(self, run: _Run, chosen: Index) -> None:
         if not len(chosen):
             return
         state, scanned = self._state, run.scanned
@@ -254,9 +238,9 @@ class ColumnarProcessor:
             state.refuse_frame("trades", reason, record, f":{tid}")
         is_new = verdicts == NEW
         if is_new.any():
-            self._new_prints(run, frame[is_new], prints[is_new], published_ns)
+            self._new_prints(run, frame[is_new], prints[is_new])
 
-    def _new_prints(self, run: _Run, frame: Index, prints: Index, published_ns: list[int]) -> None:
+    def _new_prints(self, run: _Run, frame: Index, prints: Index) -> None:
         state, scanned = self._state, run.scanned
         count = len(prints)
         chunk = np.empty(count, PRINT)
@@ -276,8 +260,7 @@ class ColumnarProcessor:
             part = chunk[by_coin[a:b]]
             newest = int(part["ts_ns"][-1])
             state.newest_print_ns[instrument] = max(newest, state.newest_print_ns.get(instrument, 0))
-            for clock, published_to_ns in zip(state.clocks, published_ns, strict=True):
-                clock.add_prints(instrument, part, published_to_ns)
+            state.add_prints(instrument, part)
         columns: dict[str, Any] = {
             "instrument": self._names(coin),
             "ts_event": pa.array(scanned.print_ms[prints] * 1000),

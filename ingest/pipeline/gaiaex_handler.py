@@ -6,7 +6,6 @@ that froze without saying so is found by the quote of the same coin on Hyperliqu
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,8 +62,7 @@ class GaiaexHandler:
         state.add_instrument(instrument, now_ns, has_trades=False)
         if not is_held:
             state.ledger.subscribe(connection, BOOK, instrument, now_ns)
-        state.touches.setdefault(twin, deque(maxlen=_TOUCHES))
-        state.version += 1
+        state.record_touches(twin, maxlen=_TOUCHES)
         self._relays[connection] = _Relay(symbol, instrument, twin)
 
     def closed(self, connection: int) -> None:

@@ -113,16 +113,14 @@ class GapRepair:
         self._wished_ns |= dict.fromkeys(due, now_ns)
         return [wishes[about] for about in due]
 
-    def take_answer(
-        self, record: Record, request: Mapping[str, Any], response: object, published_ns: list[int]
-    ) -> None:
+    def take_answer(self, record: Record, request: Mapping[str, Any], response: object) -> None:
         """Learn from an answer to one of the questions.
 
         Raises:
             VenueError: it does not fit.
         """
         if request.get("type") == "recentTrades":
-            self._recent(record, str(request["coin"]), _fit(response, list[wire.WirePrint]), published_ns)
+            self._recent(record, str(request["coin"]), _fit(response, list[wire.WirePrint]))
         elif request.get("type") == "candleSnapshot":
             req = request["req"]
             candles = _fit(response, list[wire.CandleData])
@@ -136,9 +134,7 @@ class GapRepair:
             if now_ns > bar.close_ns + TRIES_NS[-1] + _LATE_NS:
                 self._close(key, bar, None, "queued", now_ns)
 
-    def _recent(
-        self, record: Record, coin: str, prints: list[wire.WirePrint], published_ns: list[int]
-    ) -> None:
+    def _recent(self, record: Record, coin: str, prints: list[wire.WirePrint]) -> None:
         """Take the newest trades, which come newest first, in order of time."""
         state = self._state
         instrument = state.instrument(coin)
@@ -150,7 +146,7 @@ class GapRepair:
             else:
                 usable.append(item)
         if usable and all(clock.has(instrument) for clock in state.clocks):
-            self._frames.prints(record, instrument, usable, published_ns, "recent")
+            self._frames.prints(record, instrument, usable, "recent")
             # Another server answers, and it may be behind: what lies between its newest and the resent is not proven.
             if usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
                 state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)

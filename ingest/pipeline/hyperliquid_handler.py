@@ -39,18 +39,17 @@ class HyperliquidHandler:
         self._state.channels[type(message).__struct_config__.tag] += 1  # type: ignore[index]
         return message
 
-    def take(self, record: Record, connection: int, message: wire.Message, published_ns: list[int]) -> None:
+    def take(self, record: Record, connection: int, message: wire.Message) -> None:
         """Take a message.
 
         Args:
             record: the frame.
             connection: on which it came.
             message: what it says.
-            published_ns: up to where the bars of each clock are out.
         """
         match message:
             case wire.Trades():
-                self._trades(record, connection, message.data, published_ns)
+                self._trades(record, connection, message.data)
             case wire.Bbo():
                 self._bbo(record, connection, message.data)
             case wire.L2Book() if message.data is not None:
@@ -100,8 +99,7 @@ class HyperliquidHandler:
         instrument = self._state.instrument(ack.subscription.coin)
         channel = _channel(ack.subscription)
         if ack.method == "unsubscribe" and self._state.ledger.is_open(connection):
-            self._state.version += 1
-            self._state.ledger.unsubscribe(connection, channel, instrument, now_ns)
+            self._state.unsubscribe(connection, channel, instrument, now_ns)
         elif ack.method == "subscribe":
             self.subscribed(connection, channel, ack.subscription.coin, now_ns)
 
@@ -135,9 +133,7 @@ class HyperliquidHandler:
 
     # Prints.
 
-    def _trades(
-        self, record: Record, connection: int, prints: list[wire.WirePrint], published_ns: list[int]
-    ) -> None:
+    def _trades(self, record: Record, connection: int, prints: list[wire.WirePrint]) -> None:
         state = self._state
         by_coin: dict[str, list[wire.WirePrint]] = {}
         for item in prints:
@@ -157,12 +153,9 @@ class HyperliquidHandler:
                 if fault:
                     state.counts.prints += 1
                     state.refuse_frame("trades", fault, record, f":{item.tid}")
-            new = self.prints(
-                record, instrument, usable, published_ns, "venue_replay" if is_first else "live"
-            )
+            new = self.prints(record, instrument, usable, "venue_replay" if is_first else "live")
             if is_first:
-                state.awaits_first.discard((connection, instrument))
-                state.version += 1
+                state.end_first_batch(connection, instrument)
                 self._prove(connection, instrument, usable, new, before_ns, record.recv_ns)
                 if state.ledger.has_open_gap(instrument):
                     state.unproven.append(coin)
@@ -192,15 +185,12 @@ class HyperliquidHandler:
         record: Record,
         instrument: str,
         items: Iterable[wire.WirePrint],
-        published_ns: list[int],
         origin: str,
     ) -> list[wire.WirePrint]:
         """Take usable prints of one instrument; return those that are new."""
-        return [item for item in items if self._print(record, instrument, item, published_ns, origin)]
+        return [item for item in items if self._print(record, instrument, item, origin)]
 
-    def _print(
-        self, record: Record, instrument: str, item: wire.WirePrint, published_ns: list[int], origin: str
-    ) -> bool:
+    def _print(self, record: Record, instrument: str, item: wire.WirePrint, origin: str) -> bool:
         state = self._state
         state.counts.prints += 1
         side = rows.SIDES.get(item.side, "unknown")
@@ -220,9 +210,7 @@ class HyperliquidHandler:
         state.rows.add("trades", rows.trade(state.recording, record, instrument, item, side, origin))
         state.order += 1
         state.newest_print_ns[instrument] = max(event_ns, state.newest_print_ns.get(instrument, 0))
-        row = (event_ns, state.order, item.px, item.sz, SIDE_CODES[side])
-        for clock, published_to_ns in zip(state.clocks, published_ns, strict=True):
-            clock.add_print(instrument, row, published_to_ns)
+        state.add_print(instrument, (event_ns, state.order, item.px, item.sz, SIDE_CODES[side]))
         return True
 
     # Quotes, books and contexts.

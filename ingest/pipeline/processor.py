@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ingest.coverage.chain_liveness import ChainLiveness
-from ingest.coverage.ledger import BOOK, DAMAGED
+from ingest.coverage.ledger import DAMAGED
 from ingest.journal.format import Damage
 from ingest.journal.records import Record, RecordBatch, RecordKind
 from ingest.pipeline.columnar import LEAST_FRAMES, ColumnarProcessor
@@ -70,9 +70,7 @@ class Pipeline:
         self._hole_ns = int(settings.bars.capture_silence_s * NS)
         self._lateness_ns = int(settings.bars.lateness_s * NS)
         self._span_ns = int(settings.record.coin_silence_s * NS) // 2
-        self._next_tick_ns = 0
         self._next_look_ns = 0
-        self._published: tuple[int, list[int]] = (0, [])
         self._connection = -1
 
     @property
@@ -84,8 +82,8 @@ class Pipeline:
     def next_tick_ns(self) -> int:
         """The next instant at which something is due; 0 before the first record."""
         if self._next_look_ns:
-            return min(self._next_tick_ns, self._next_look_ns)
-        return self._next_tick_ns
+            return min(self.state.schedule.next_ns, self._next_look_ns)
+        return self.state.schedule.next_ns
 
     def process_batch(self, batch: RecordBatch) -> None:
         """Take records that follow those taken before."""
@@ -123,7 +121,7 @@ class Pipeline:
             case RecordKind.STOPPED:
                 self.stop(record.recv_ns, record.body.decode() or "stopped")
             case RecordKind.ANSWER:
-                take_answer(state, self.repairs, record, self._published_ns())
+                take_answer(state, self.repairs, record)
             case RecordKind.CLOCK:
                 pass
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
@@ -171,15 +169,14 @@ class Pipeline:
 
     def _advance(self, now_ns: int) -> None:
         """Publish at every instant that lies before `now_ns`."""
-        state = self.state
-        if self._next_tick_ns == 0:
-            self._next_tick_ns = min(clock.next_tick_ns(now_ns) for clock in state.clocks)
+        schedule = self.state.schedule
+        schedule.start(now_ns)
         while (tick_ns := self.next_tick_ns) < now_ns:
             if tick_ns == self._next_look_ns:
                 self.chain.tick(tick_ns)
                 self._gaia.tick(tick_ns)
                 self._next_look_ns += _LOOK_NS
-            if tick_ns == self._next_tick_ns:
+            if tick_ns == schedule.next_ns:
                 self._tick(tick_ns)
 
     def _tick(self, tick_ns: int) -> None:
@@ -187,22 +184,18 @@ class Pipeline:
         state.ledger.tick(tick_ns)
         self.repairs.tick(tick_ns)
         dirty = state.ledger.take_dirty()
+        due = state.schedule.due(tick_ns)
         for clock in state.clocks:
             clock.mark_dirty(dirty)
-            if clock.next_tick_ns(tick_ns - 1) == tick_ns:
+            if clock in due:
                 self._publish(clock.tick(tick_ns))
         state.rows.extend("lags", state.lags.take_rows(tick_ns - state.clocks[0].grace_ns))
-        self._next_tick_ns = min(clock.next_tick_ns(tick_ns) for clock in state.clocks)
+        state.schedule.advance(tick_ns)
 
     def _publish(self, bars: list[dict[str, Any]]) -> None:
         self.state.rows.extend("bars", bars)
         self.state.counts.bars += len(bars)
         self.repairs.note_bars(bars)
-
-    def _published_ns(self) -> list[int]:
-        if self._published[0] != self._next_tick_ns:
-            self._published = (self._next_tick_ns, self.state.published_ns(self._next_tick_ns))
-        return self._published[1]
 
     def _look_from(self, now_ns: int) -> None:
         """Begin to look at silences that no record tells of."""
@@ -239,7 +232,7 @@ class Pipeline:
         connections: NDArray[np.int64] = batch.connections.astype(np.int64)
         if state.is_capture:
             connections = np.full(len(batch), self._connection, np.int64)
-        self._bulk.take(batch, at, stop, connections, self._published_ns())
+        self._bulk.take(batch, at, stop, connections)
         state.now_ns = max(state.now_ns, int(batch.recv_ns[stop - 1]))
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
 
@@ -255,8 +248,7 @@ class Pipeline:
         elif self._connection >= 0:
             return
         self._connection += 1
-        state.version += 1
-        state.ledger.open(self._connection, recv_ns)
+        state.open_connection(self._connection, recv_ns)
 
     # Control records.
 
@@ -271,8 +263,7 @@ class Pipeline:
         about = _about(record.body)
         venue = about.get("venue", _HYPERLIQUID)
         self._venues[record.connection] = venue
-        self.state.version += 1
-        self.state.ledger.open(record.connection, record.recv_ns)
+        self.state.open_connection(record.connection, record.recv_ns)
         if venue == "gaiaex":
             self._gaia.opened(record.connection, about["symbol"], record.recv_ns, is_held=self._continues)
             self._look_from(record.recv_ns)
@@ -281,27 +272,22 @@ class Pipeline:
             self._look_from(record.recv_ns)
 
     def _closed(self, connection: int, now_ns: int, cause: str) -> None:
-        self.state.version += 1
         venue = self._venues.pop(connection, _HYPERLIQUID)
         if venue == "gaiaex":
             self._gaia.closed(connection)
         elif venue == "chain":
             self.chain.closed(connection, now_ns)
-        self.state.ledger.close(connection, now_ns, cause)
-        self.state.counts.reconnects += 1
+        self.state.close_connection(connection, now_ns, cause)
 
     def _held(self, record: Record) -> None:
         """Take over the streams of a recording that this one continues; see `recorder.rotate`."""
         held, self._continues = json.loads(record.body), False
         for connection, channel, instrument, since_ns in held["streams"]:
             if self.state.ledger.is_open(connection):
-                self.state.ledger.carry_on(connection, channel, instrument, since_ns)
-                has_trades = channel != BOOK
-                self.state.add_instrument(instrument, record.recv_ns, has_trades=has_trades)
+                self.state.continue_stream(connection, channel, instrument, since_ns, record.recv_ns)
         for scope, cause in held["stalls"]:
             self.state.ledger.stall(scope, record.recv_ns, cause)
             self._gaia.void(scope, record.recv_ns)
-        self.state.version += 1
 
     # Frames.
 
@@ -315,7 +301,7 @@ class Pipeline:
         if message is None:
             return
         if venue != "chain":
-            self._frames.take(record, connection, message, self._published_ns())
+            self._frames.take(record, connection, message)
         elif isinstance(message, ExplorerBlocks):
             self.chain.take(message.data, record.recv_ns)
         elif isinstance(message, Pong):

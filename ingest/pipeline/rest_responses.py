@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-def take_answer(state: RecordingState, repairs: GapRepair, record: Record, published_ns: list[int]) -> None:
+def take_answer(state: RecordingState, repairs: GapRepair, record: Record) -> None:
     """Take an answer; one that does not fit goes into quarantine.
 
     Args:
         state: is changed by it.
         repairs: asked for it, where it is about prints that are missing.
         record: its body is JSON with `request`, `response` and `asked_ns`.
-        published_ns: up to where the bars of each clock are out.
     """
     exchange = json.loads(record.body)
     request, response = exchange["request"], exchange["response"]
@@ -31,7 +30,7 @@ def take_answer(state: RecordingState, repairs: GapRepair, record: Record, publi
         _take_listings(state, state.registry.take(request, response, record.recv_ns), record.recv_ns)
         asked_ns = exchange.get("asked_ns", record.recv_ns)
         state.rows.extend("clocks", state.our_clock.take_answer(request, response, asked_ns, record.recv_ns))
-        repairs.take_answer(record, request, response, published_ns)
+        repairs.take_answer(record, request, response)
     except TickwalkError as error:
         state.refuse_frame("answers", error.message, record)
 
@@ -40,8 +39,7 @@ def _take_listings(state: RecordingState, rows: list[dict[str, Any]], now_ns: in
     """Write what is new among the instruments; end the bars of those that no longer trade, and go on with others."""
     if not rows:
         return
-    state.version += 1
-    state.ids.clear()
+    state.listings_changed()
     state.rows.extend("instruments", rows)
     for row in rows:
         instrument = row["instrument"]

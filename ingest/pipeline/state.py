@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
+from operator import itemgetter
 
 from ingest.bars.builder import BLIND_NS, BarClock, Quote
 from ingest.bars.reconciliation import INTERVALS
-from ingest.coverage.ledger import CoverageLedger
+from ingest.bars.trade_buffer import Chunk, Row
+from ingest.coverage.ledger import BOOK, CoverageLedger
 from ingest.instruments.registry import InstrumentRegistry
 from ingest.journal.records import Record
 from ingest.pipeline import rows
 from ingest.pipeline.clock_offset import ClockOffsets
 from ingest.pipeline.dedupe import TradeDeduplicator
 from ingest.pipeline.latency import LatencyTracker
+from ingest.pipeline.publishing_schedule import PublishingSchedule
 from ingest.pipeline.row_buffer import RowBuffer
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
+
+_Evidence = tuple[int, int, str, int | None, int]
+"""(frame of the run, connection, instrument, venue time, receipt)"""
 
 
 @dataclass(slots=True)
@@ -72,6 +78,7 @@ class RecordingState:
             )
             for width in settings.bars.widths
         ]
+        self.schedule = PublishingSchedule(self.clocks)
         # A print must be known again for as long as its bar may change.
         self.seen = TradeDeduplicator(max(clock.width_ns + clock.reopen_ns for clock in self.clocks))
         self.now_ns = 0
@@ -88,8 +95,7 @@ class RecordingState:
         """By instrument: venue time of the oldest print that was resent after its last subscription."""
         self.newest_print_ns: dict[str, int] = {}
         """By instrument: venue time of its newest print."""
-        self.version = 0
-        """Rises whenever what may be read in bulk has changed."""
+        self._version = 0
         self.awaits_first: set[tuple[int, str]] = set()
         """(connection, instrument) whose next batch of prints is the first after a subscription."""
         self.last_quote: dict[str, Quote] = {}
@@ -97,8 +103,9 @@ class RecordingState:
         self.touches: dict[str, deque[tuple[float | None, float | None, int]]] = {}
         """By instrument that a relay shows too: its last (bid, ask, receipt)."""
         self._books: dict[tuple[str, str], int] = {}
-        self.hearing: list[tuple[int, str, int | None, int]] | None = None
-        """While frames are read in bulk: what was heard one by one, to be told to the ledger in order."""
+        self._run: list[_Evidence] | None = None
+        """While a run of frames is processed by column: what the ledger must learn, with the frame it came in."""
+        self._run_frame = 0
 
     def instrument(self, coin: str) -> str:
         """Return the id of the instrument that has a coin's name now."""
@@ -109,16 +116,81 @@ class RecordingState:
 
     def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
         """Begin an instrument's bars."""
-        self.version += 1
+        self._version += 1
         for clock in self.clocks:
             clock.add_instrument(instrument, now_ns, has_trades=has_trades)
 
+    @property
+    def version(self) -> int:
+        """Number that rises whenever the set of streams that may be processed by column can have changed."""
+        return self._version
+
+    # Connections and subscriptions.
+
+    def open_connection(self, connection: int, now_ns: int) -> None:
+        """Open a connection in the coverage ledger."""
+        self._version += 1
+        self.ledger.open(connection, now_ns)
+
+    def close_connection(self, connection: int, now_ns: int, cause: str) -> None:
+        """Close a connection in the coverage ledger, and count it as lost."""
+        self._version += 1
+        self.ledger.close(connection, now_ns, cause)
+        self.counts.reconnects += 1
+
+    def unsubscribe(self, connection: int, channel: str, instrument: str, now_ns: int) -> None:
+        """End a stream in the coverage ledger."""
+        self._version += 1
+        self.ledger.unsubscribe(connection, channel, instrument, now_ns)
+
+    def continue_stream(
+        self, connection: int, channel: str, instrument: str, since_ns: int, now_ns: int
+    ) -> None:
+        """Take over a stream of the recording that this one continues; it is proven since `since_ns`."""
+        self.ledger.carry_on(connection, channel, instrument, since_ns)
+        self.add_instrument(instrument, now_ns, has_trades=channel != BOOK)
+
+    def end_first_batch(self, connection: int, instrument: str) -> None:
+        """Mark the first batch of prints after a subscription as processed."""
+        self._version += 1
+        self.awaits_first.discard((connection, instrument))
+
+    def listings_changed(self) -> None:
+        """Forget instrument ids by coin, because the registry has learnt something new."""
+        self._version += 1
+        self.ids.clear()
+
+    # Evidence for the coverage ledger.
+
     def hear(self, connection: int, instrument: str, event_ns: int | None, recv_ns: int) -> None:
-        """Tell the ledger that an instrument was heard of."""
-        if self.hearing is None:
+        """Report a message of an instrument to the coverage ledger, or collect it while a run is processed."""
+        if self._run is None:
             self.ledger.hear(connection, instrument, event_ns, recv_ns)
         else:
-            self.hearing.append((connection, instrument, event_ns, recv_ns))
+            self._run.append((self._run_frame, connection, instrument, event_ns, recv_ns))
+
+    def begin_run(self) -> None:
+        """From here on collect evidence instead of reporting it: columns are not processed in the order of frames."""
+        self._run = []
+
+    def set_run_frame(self, frame: int) -> None:
+        """Set the frame of a run to which the evidence that follows belongs."""
+        self._run_frame = frame
+
+    def report_run(self) -> None:
+        """Report the evidence collected so far to the coverage ledger, in the order of its frames.
+
+        The order of receipt times alone is not enough: frames of one lot can share one.
+        """
+        assert self._run is not None
+        for _, connection, instrument, event_ns, recv_ns in sorted(self._run, key=itemgetter(0)):
+            self.ledger.hear(connection, instrument, event_ns, recv_ns)
+        self._run.clear()
+
+    def end_run(self) -> None:
+        """Report evidence at once again; `report_run` has reported all of it."""
+        assert not self._run
+        self._run = None
 
     def unheard(self, connection: int, instrument: str, time_ms: int | None, now_ns: int) -> str:
         """Return why a message cannot be of use, or nothing."""
@@ -151,11 +223,20 @@ class RecordingState:
         self._books[(instrument, mode)] = time_ms
         return is_new
 
-    def published_ns(self, next_tick_ns: int) -> list[int]:
-        """Return up to where the bars of each clock are out, `next_tick_ns` being the next instant to publish at."""
-        return [
-            clock.next_tick_ns(next_tick_ns - 1) - clock.grace_ns - clock.width_ns for clock in self.clocks
-        ]
+    def record_touches(self, instrument: str, *, maxlen: int) -> None:
+        """Keep the last quotes of an instrument that a relay shows too."""
+        self.touches.setdefault(instrument, deque(maxlen=maxlen))
+        self._version += 1
+
+    def add_print(self, instrument: str, row: Row) -> None:
+        """Add a print to the bars of every width."""
+        for clock, published_to_ns in zip(self.clocks, self.schedule.published_to_ns, strict=True):
+            clock.add_print(instrument, row, published_to_ns)
+
+    def add_prints(self, instrument: str, chunk: Chunk) -> None:
+        """Add many prints of one instrument to the bars of every width."""
+        for clock, published_to_ns in zip(self.clocks, self.schedule.published_to_ns, strict=True):
+            clock.add_prints(instrument, chunk, published_to_ns)
 
     def add_quote(self, instrument: str, quote: Quote) -> None:
         """Take a change of the best bid or ask into the bars."""

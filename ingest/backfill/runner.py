@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from ingest.backfill.pricing import DownloadCost, cost_of
 from ingest.backfill.rate_budget import weight_per_minute
 from ingest.backfill.source import BackfillRequest, BackfillSource, BackfillStep, StepResult
+from ingest.concurrency import run_unless
 from storage.clock import iso
 from storage.errors import RangeError, VenueError
 from storage.lake.bulk_load import write_batch
@@ -156,7 +157,7 @@ async def run_backfill(
         VenueError: a source failed; every step before is in the lake, and the same call goes on from there.
         LakeError: the lake refused a batch.
     """
-    plan = await _unless(stop, make_plan(sources, wish, lake, settings))
+    plan = await _run(stop, make_plan(sources, wish, lake, settings))
     done = BackfillResult(plan or NOTHING, is_stopped=plan is None)
     if plan is None:
         return done
@@ -166,7 +167,7 @@ async def run_backfill(
         return done
     for number, (source, step) in enumerate(done.plan.steps):
         try:
-            taken = await _unless(stop, source.take(step))
+            taken = await _run(stop, source.take(step))
         except VenueError as error:
             if not goes_on:
                 raise _with_place(error, step, number, len(done.plan.steps)) from error
@@ -188,21 +189,11 @@ async def run_backfill(
     return done
 
 
-async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what work comes to; None where someone stops first and it does not end soon."""
+async def _run(stop: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of `work`; None if `stop` is set first and `work` does not end soon after."""
     if stop is None:
         return await work
-    doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        if not stop.is_set():
-            await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                await asyncio.wait({doing}, timeout=_PATIENCE_S)
-        return doing.result() if doing.done() else None
-    finally:
-        doing.cancel()
-        stopping.cancel()
-        await asyncio.gather(doing, stopping, return_exceptions=True)
+    return await run_unless(stop, work, patience_s=_PATIENCE_S)
 
 
 def _with_place(error: VenueError, step: BackfillStep, number: int, steps: int) -> VenueError:

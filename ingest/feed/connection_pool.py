@@ -7,13 +7,13 @@ handshakes, since the venue counts by address; one set of watchdogs, looked at o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ingest.concurrency import run_unless
 from ingest.feed.connection import Connection
 from ingest.feed.connection_context import ConnectionContext, Receiver
 from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
@@ -142,7 +142,7 @@ class ConnectionPool:
                 for link in self._links.values():
                     self._start(link)
                 watch = group.create_task(self._watch()) if self._has_timers else None
-                await _either(stop, self._ended)
+                await run_unless(stop, self._ended.wait())
                 self._group = None
                 self.resume()  # who is leaving must read the other side's farewell
                 for link in self._links.values():
@@ -278,14 +278,3 @@ def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error of a group of groups."""
     first = failures.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-async def _either(*events: asyncio.Event) -> None:
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*waits, return_exceptions=True)

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ingest.concurrency import run_aside
+from ingest.concurrency import run_in_daemon_thread
 from ingest.journal.backup_store import BackupStore, FileContent, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
@@ -154,7 +154,7 @@ async def keep_forever(settings: Settings, stop: asyncio.Event, *, clock: TimeSo
     while not stop.is_set() and (settings.keep.copy_to or settings.keep.journal_days):
         now_ns = clock.now_ns()
         try:
-            done = await run_aside(partial(keep_journal, settings, now_ns=now_ns), name="keep")
+            done = await run_in_daemon_thread(partial(keep_journal, settings, now_ns=now_ns), name="keep")
             failed = done.failed
             if done.copied or done.removed:
                 logger.info(

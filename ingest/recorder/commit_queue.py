@@ -14,7 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from ingest.concurrency import run_whole
+from ingest.concurrency import run_in_thread
 from ingest.journal.recording import COMMIT_FRAMES
 from ingest.journal.writer import JournalWriter
 from ingest.recorder.frame_sink import FrameSink
@@ -110,11 +110,11 @@ class CommitQueue:
             if not self.is_counted and journal is None:
                 self.intake.flush()
                 self.cut()
-            await run_whole((journal or self.intake.journal).sync)
+            await run_in_thread((journal or self.intake.journal).sync)
             while self._unsent:
                 lot = self._unsent[0]
                 try:
-                    done = await run_whole(
+                    done = await run_in_thread(
                         self.lake.commit,
                         lot.tables,
                         batch_id=lot.batch_id,

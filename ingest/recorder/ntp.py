@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import ntplib
 
-from ingest.concurrency import run_aside
+from ingest.concurrency import run_in_daemon_thread
 from storage.clock import TimeSource, WallTime
 from storage.errors import VenueError
 from storage.logs import get_logger
@@ -86,7 +86,7 @@ async def watch_clock(
         if server:
             asked_ns = clock.now_ns()
             try:
-                said = await run_aside(lambda: ask(server), name="time server")
+                said = await run_in_daemon_thread(lambda: ask(server), name="time server")
             except VenueError as error:
                 said = {"error": error.message}
                 if answered is not False:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from ingest.concurrency import run_unless
 from ingest.feed.listing_client import ask_listings
 from ingest.feed.rest_client import RestClient
 from ingest.recorder.frame_sink import FrameSink
@@ -19,9 +20,6 @@ from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
-
-
-T = TypeVar("T")
 
 
 class Poller:
@@ -40,7 +38,7 @@ class Poller:
         """Ask every so often what is listed; `changed` is told after each answer."""
         while await self._rest_for(self._settings.record.discover_s):
             with self._told("listings"):
-                asked = await self._unless_ending(ask_listings(self._rest, self._settings))
+                asked = await run_unless(self._ending, ask_listings(self._rest, self._settings))
                 for request, answer in asked or ():
                     self._intake.answer(request, answer.body, answer.asked_ns)
                 self._intake.flush()
@@ -68,20 +66,9 @@ class Poller:
 
     async def _ask(self, request: Mapping[str, Any], url: str = "") -> None:
         with self._told(str(request["type"])):
-            answer = await self._unless_ending(self._rest.get(url) if url else self._rest.ask(request))
+            answer = await run_unless(self._ending, self._rest.get(url) if url else self._rest.ask(request))
             if answer is not None:
                 self._intake.answer(dict(request), answer.body, answer.asked_ns)
-
-    async def _unless_ending(self, question: Coroutine[Any, Any, T]) -> T | None:
-        """Return an answer; None where the recording ends first, which waits for no venue and no budget."""
-        asking, ending = asyncio.create_task(question), asyncio.create_task(self._ending.wait())
-        try:
-            await asyncio.wait((asking, ending), return_when=asyncio.FIRST_COMPLETED)
-            return asking.result() if asking.done() else None
-        finally:
-            asking.cancel()
-            ending.cancel()
-            await asyncio.gather(asking, ending, return_exceptions=True)
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Any:

@@ -15,17 +15,17 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ingest.bars.aggregate import bar_of, fold_groups
 from ingest.bars.trade_buffer import TradeBuffer
-from ingest.concurrency import run_whole
+from ingest.concurrency import run_in_thread, run_unless
 from ingest.feed.connection_pool import ConnectionPool
 from ingest.feed.listing_client import AnsweredRequest, ask_listings, learn
 from ingest.feed.rest_client import RestClient
@@ -59,7 +59,6 @@ from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
-T = TypeVar("T")
 
 _FLUSH_S = 0.02
 _LOOK_S = 1.0
@@ -152,7 +151,7 @@ class Recorder:
                 status = await rest.ask({"type": "exchangeStatus"})
                 self._venue_time.advance_to(parse_venue_time_ns(status.body))
             async with RestClient(self._impatient(), clock=self._clock) as first:
-                asked = await _unless(stop, ask_listings(first, self._settings))
+                asked = await run_unless(stop, ask_listings(first, self._settings))
             if asked is None:
                 return RecordingResult(self._name, self._sealed)
             started_ns = await self._start(asked)
@@ -184,7 +183,7 @@ class Recorder:
     async def _start(self, asked: list[AnsweredRequest]) -> int:
         """Learn what is listed, and begin the first recording; return when it began."""
         registry = InstrumentRegistry(self._settings.record.venue)
-        registry.restore(await run_whole(listings_rows, self._lake, self._clock.now_ns()))
+        registry.restore(await run_in_thread(listings_rows, self._lake, self._clock.now_ns()))
         learn(registry, asked)
         metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
         if any(json.loads(body).get(SIMULATED_MARK) for body in metas):
@@ -208,7 +207,7 @@ class Recorder:
         def is_over() -> bool:
             return self._ending.is_set() or (task is not None and task.cancelling() > 0)
 
-        await run_whole(recover, self._settings, self._lake, but=self._name, is_over=is_over)
+        await run_in_thread(recover, self._settings, self._lake, but=self._name, is_over=is_over)
         if not self._ending.is_set():  # else the next start gives the tables this recording too
             await self._make_ready(started_ns)
             logger.info("caught up", name=self._name)
@@ -247,7 +246,7 @@ class Recorder:
             resume_listings(pipeline, self._lake, started_ns)
             resume(pipeline, self._lake, recorded_instruments(about, pipeline), started_ns)
 
-        await run_whole(restore)
+        await run_in_thread(restore)
         self._commits.begin()
         self._bars_seen = 0
         self._intake.ready()
@@ -269,7 +268,7 @@ class Recorder:
         while self._commits.waiting > self._commits.let_go and not self._ending.is_set():
             await self._rest(_LOOK_S)
             await self._commits.send(journal)
-        await run_whole(journal.close)
+        await run_in_thread(journal.close)
         self._seal(journal.folder)
         self._name = name
         await self._catch_up(started_ns)
@@ -373,7 +372,7 @@ class Recorder:
             await self._rest(self._settings.record.block_ms / 1000)
             if not self._is_virtual:
                 self._intake.flush()  # what came since the last lot must not wait for another round
-            await run_whole(self._intake.journal.sync)
+            await run_in_thread(self._intake.journal.sync)
 
     async def _commit_loop(self) -> None:
         released_s = 0.0
@@ -407,7 +406,7 @@ class Recorder:
         if self._commits.waiting > self._commits.let_go:
             return False
         try:
-            await run_whole(self._lake.snapshot)
+            await run_in_thread(self._lake.snapshot)
         except LakeError:
             return False
         return True
@@ -475,18 +474,6 @@ class Recorder:
         """Sleep, but no longer than the recording goes on."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what the work comes to, or nothing where `stop` was set before."""
-    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        for waiting in (task, stopped):
-            waiting.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 def _warm_up() -> None:

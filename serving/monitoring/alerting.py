@@ -26,7 +26,7 @@ from typing import Final, Literal
 import httpx
 import msgspec
 
-from ingest.concurrency import run_aside
+from ingest.concurrency import run_in_daemon_thread
 from ingest.recorder.heartbeat import read_heartbeats
 from serving.monitoring.checks import HealthIssue, judge
 from storage.clock import NS, TimeSource, WallTime, iso
@@ -179,7 +179,7 @@ async def watch_forever(settings: Settings, stop: asyncio.Event, *, clock: TimeS
     while not stop.is_set():
         now_ns = clock.now_ns()
         try:
-            await run_aside(partial(look_once, settings, now_ns=now_ns), name="look")
+            await run_in_daemon_thread(partial(look_once, settings, now_ns=now_ns), name="look")
         except OSError as error:
             # Such as a full disk: the notes of what was told cannot be kept, and the watch goes on.
             logger.warning("alert notes not kept", reason=error.strerror or str(error))

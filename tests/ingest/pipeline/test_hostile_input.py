@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ingest.concurrency import run_whole
+from ingest.concurrency import run_in_thread
 from ingest.coverage.ledger import TRADES
 from ingest.journal.format import hold_recording
 from ingest.journal.reader import read_journal
@@ -186,7 +186,7 @@ async def test_a_task_that_is_cancelled_ends_after_the_work_in_its_thread() -> N
         may_end.wait(10.0)
         has_ended.set()
 
-    task = asyncio.create_task(run_whole(work))
+    task = asyncio.create_task(run_in_thread(work))
     await asyncio.to_thread(began.wait, 10.0)
     task.cancel()
     await asyncio.sleep(0)

@@ -34,7 +34,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "settings": "clock errors",
     },
     "ingest": {
-        "backfill": "bars feed instruments journal pipeline venues",
+        "backfill": "bars concurrency feed instruments journal pipeline venues",
         "bars": "coverage instruments",
         "coverage": "venues",
         "feed": "concurrency instruments sharding venues",

@@ -55,8 +55,8 @@ class CommitQueue:
     is_counted: bool
     written: dict[str, int] = field(default_factory=dict)
     committed_ns: int = 0
-    let_go: int = 0
-    """Batches whose rows were let go, or may be half taken: the recording must be replayed."""
+    dropped: int = 0
+    """Batches whose rows were dropped, or may be incomplete: the recording must be replayed."""
     _unsent: deque[_Lot] = field(default_factory=deque)
     _first: int = 0
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,16 +64,25 @@ class CommitQueue:
     @property
     def is_behind(self) -> bool:
         """Whether the tables lack rows that only a replay brings."""
-        return self.let_go > 0
+        return self.dropped > 0
 
     @property
     def waiting(self) -> int:
         """Batches that the lake has not taken, those that were let go among them."""
-        return len(self._unsent) + self.let_go
+        return len(self._unsent) + self.dropped
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether batches wait that the lake can still be given."""
+        return bool(self._unsent)
+
+    def mark_incomplete(self) -> None:
+        """Leave the recording unsealed: a batch may lack rows."""
+        self.dropped += 1
 
     def begin(self) -> None:
         """A recording begins: its frames are numbered from zero."""
-        self._first, self.let_go = 0, 0
+        self._first, self.dropped = 0, 0
         self.committed_ns = self.clock.now_ns()
 
     def cut_if_due(self) -> None:
@@ -91,13 +100,13 @@ class CommitQueue:
         if not tables:
             return
         if self.is_behind:
-            self.let_go += 1
+            self.dropped += 1
             return
         inputs: dict[str, object] = {"recording": name, "frames": [first, last]}
         self._unsent.append(_Lot(f"live:{name}:{first}-{last}", inputs, tables))
         if len(self._unsent) > _MOST_UNSENT:
             logger.warning("tables behind", recording=name, batches=len(self._unsent))
-            self.let_go = len(self._unsent)
+            self.dropped = len(self._unsent)
             self._unsent.clear()
 
     async def send(self, journal: JournalWriter | None = None) -> None:

@@ -65,7 +65,10 @@ class FrameSink:
         return len(self._bodies) + sum(len(batch) for batch in self.waiting or ())
 
     def begin(self, name: str, about: Mapping[str, Any]) -> int:
-        """Begin a recording with its first record; return when it began. Nothing is processed until `ready`."""
+        """Begin a recording with its first record; return when it began.
+
+        Frames are journalled at once, and processed after `start_processing`.
+        """
         self.journal = JournalWriter(
             self._settings.journal_dir / name, segment_bytes=self._settings.record.segment_bytes
         )
@@ -76,7 +79,7 @@ class FrameSink:
         self.flush()
         return self.journal.last_recv_ns
 
-    def ready(self) -> None:
+    def start_processing(self) -> None:
         """The pipeline knows what came before: process what has waited, and from now on what comes."""
         waiting, self.waiting = self.waiting or [], None
         for batch in waiting:
@@ -103,7 +106,7 @@ class FrameSink:
         """Take note of the time, so that bars close although nothing arrives."""
         self._take(RecordKind.CLOCK, -1, b"")
 
-    def hold(
+    def take_over(
         self,
         opened: Mapping[int, bytes],
         streams: list[tuple[int, str, str, int]],

@@ -1,78 +1,54 @@
-"""How does a recording run: sockets to journal to tables, until told to stop?
+"""The recorder: sockets to journal to tables, from its first frame to its last seal.
 
-Frames are stamped, journalled and processed in the order they came, on one thread. Syncing the journal and
-committing to the lake happen in another, and only what is synced is committed. Ctrl-C and SIGTERM end the
-recording: the journal is sealed and everything drained. After a `kill -9` the next start replays what the
-tables had not been given. Every `record.rotate_h` a recording is sealed and the next goes on over open sockets.
+Frames are stamped, journalled and processed in the order in which they arrive, on one thread. Syncing the journal and
+committing to the lake run in another thread, and only what is synced is committed. Ctrl-C and SIGTERM end a recording:
+the journal is sealed and everything is drained. After a `kill -9` the next start replays what the tables lack. Every
+`record.rotate_h` a recording is sealed and the next one takes over the open sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import json
-import os
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ingest.bars.aggregate import bar_of, fold_groups
-from ingest.bars.trade_buffer import TradeBuffer
-from ingest.concurrency import run_in_thread, run_unless
+from ingest.concurrency import run_in_thread, run_unless, wait_for
 from ingest.feed.connection_pool import ConnectionPool
 from ingest.feed.listing_client import AnsweredRequest, ask_listings, learn
 from ingest.feed.rest_client import RestClient
-from ingest.feed.subscription_plan import ConnectionPlan, plan
+from ingest.feed.subscription_plan import ConnectionPlan
 from ingest.instruments.registry import InstrumentRegistry
 from ingest.instruments.stored_listings import listings_rows
-from ingest.journal.recording import SEALED, about_settings
-from ingest.journal.retention import keep_forever
-from ingest.pipeline import dedupe
+from ingest.journal.recording import SEALED
 from ingest.pipeline.processor import Counts
 from ingest.pipeline.warm_start import resume, resume_listings
 from ingest.recorder.commit_queue import CommitQueue
+from ingest.recorder.drivers import RecorderActions, make_driver
 from ingest.recorder.frame_sink import FrameSink
-from ingest.recorder.heartbeat import clear_heartbeats, write_heartbeat
-from ingest.recorder.memory import release_starters, trim
-from ingest.recorder.ntp import watch_clock
-from ingest.recorder.polling import Poller
+from ingest.recorder.recording_plan import is_simulated, plan_connections, recording_header, recording_name
+from ingest.recorder.startup import load_compiled_functions, with_short_timeout
 from ingest.recorder.status import RecorderStatus, RunState
 from ingest.recorder.status_sampler import StatusSampler
-from ingest.recorder.steady_clock import SteadyTime
+from ingest.recorder.tasks import STATUS_S, TaskContext, commit_loop, status_loop, sync_loop
 from ingest.replay.recovery import recover
 from ingest.replay.replay import recorded_instruments
-from ingest.sharding import parse_shard, shard_of
-from ingest.venues.gaiaex import protocol as gaiaex
-from ingest.venues.hyperliquid.protocol import SIMULATED_MARK, parse_venue_time_ns
-from ingest.venues.hyperliquid.scanner import warm_up
-from storage.clock import NS, ManualTime, TimeSource, WallTime
-from storage.errors import JournalError, LakeError, TickwalkError
+from storage.clock import TimeSource
+from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-_FLUSH_S = 0.02
-_LOOK_S = 1.0
-_START_S = 10.0
-_ROTATE_LOOK_S = 30.0
-# Now and then much code runs that is not needed again for long: a large batch, a rotation.
-_RELEASE_S = 300.0
-# More than this waiting for a pipeline that is being made ready, and the sockets wait too.
+# While more frames than this wait for a pipeline that still catches up, the sockets are not read.
 _MOST_WAITING = 200_000
 
 
 @dataclass(slots=True)
 class RecordingResult:
-    """What a recorder came to: its last recording's name, and counts over all of them."""
+    """What a recorder has done: the name of its last recording, and counts over all of them."""
 
     name: str
     counts: Counts
@@ -80,7 +56,7 @@ class RecordingResult:
 
 
 class Recorder:
-    """One recorder from its first frame to its last seal."""
+    """One recorder; its driver decides whether it runs in real or in virtual time."""
 
     def __init__(
         self,
@@ -90,155 +66,153 @@ class Recorder:
         name: str | None = None,
         ends_with_venue: bool = False,
         on_vitals: Callable[[RecorderStatus], None] | None = None,
-        on_wanted: Callable[[list[str]], None] | None = None,
+        on_coins: Callable[[list[str]], None] | None = None,
         random_source: random.Random | None = None,
         wall: TimeSource | None = None,
     ) -> None:
         """Prepare a recorder; `run` starts it.
 
         Args:
-            settings: what to record and where to.
-            lake: takes the rows.
-            name: the first recording's name; made from the time by default.
+            settings: what to record, and where to.
+            lake: receives the rows.
+            name: of the first recording (default: made from the time).
             ends_with_venue: a clean close by the venue ends the recording.
-            on_vitals: is told, once a second, how it is doing.
-            on_wanted: is told, before the recording begins, which coins it will hold.
+            on_vitals: called with the status once a second.
+            on_coins: called with the coins of the recording before it begins.
             random_source: draws the waits before reconnects.
-            wall: the clock that may be set while we record; the machine's by default.
+            wall: a clock that may be set while we record (default: the machine's).
         """
         self._settings = settings
         self._lake = lake
         self._ends_with_venue = ends_with_venue
         self._on_vitals = on_vitals
-        self._on_wanted = on_wanted
+        self._on_coins = on_coins
         self._random = random_source
-        self._is_virtual = settings.record.clock == "venue"
-        self._venue_time = ManualTime()
-        self._wall = wall or WallTime()
-        self._steady = SteadyTime(wall.now_ns) if wall else SteadyTime()
-        self._clock = self._venue_time if self._is_virtual else self._steady
+        self._driver = make_driver(settings, wall)
+        self._clock = self._driver.clock
         self._name = name or ""
         self._origin = settings.record.venue
         self._intake = FrameSink(
-            settings,
-            self._clock,
-            venue_time=self._venue_time if self._is_virtual else None,
-            on_flush=self._flushed,
+            settings, self._clock, venue_time=self._driver.venue_time, on_flush=self._on_flush
         )
-        self._commits = CommitQueue(lake, self._intake, self._clock, is_counted=self._is_virtual)
-        self._signs = StatusSampler(settings, self._clock, self._intake, self._commits)
+        self._commits = CommitQueue(lake, self._intake, self._clock, is_counted=not self._driver.has_timers)
+        self._sampler = StatusSampler(settings, self._clock, self._intake, self._commits)
+        self._ending = asyncio.Event()
+        self._new_bars = asyncio.Event()
+        self._tasks = TaskContext(
+            settings, lake, self._clock, self._intake, self._commits, self._ending, self._new_bars
+        )
         self._sockets: ConnectionPool | None = None
         self._plans: list[ConnectionPlan] = []
         self._bars_seen = 0
-        self._bars_out = asyncio.Event()
-        self._ending = asyncio.Event()
         self._sealed = Counts()
-        self._told_ns = self._clock.now_ns()
+        self._seen_until_ns = self._clock.now_ns()
         self.vitals: RecorderStatus | None = None
-        """The newest vital signs."""
+        """The newest status."""
 
     async def run(self, stop: asyncio.Event) -> RecordingResult:
-        """Record until `stop` is set (or the venue ends, where that was asked).
+        """Record until `stop` is set (or the venue ends, where `ends_with_venue` is set).
 
         Raises:
             VenueError: the venue cannot be reached at the start.
             InstrumentError: a coin is not traded.
             JournalError: the disk refuses frames.
         """
-        await asyncio.to_thread(_warm_up)
+        await asyncio.to_thread(load_compiled_functions)
         async with RestClient(self._settings, clock=self._clock) as rest:
-            if self._is_virtual:
-                status = await rest.ask({"type": "exchangeStatus"})
-                self._venue_time.advance_to(parse_venue_time_ns(status.body))
-            async with RestClient(self._impatient(), clock=self._clock) as first:
-                asked = await run_unless(stop, ask_listings(first, self._settings))
-            if asked is None:
+            await self._driver.set_clock(rest)
+            async with RestClient(with_short_timeout(self._settings), clock=self._clock) as first:
+                answers = await run_unless(stop, ask_listings(first, self._settings))
+            if answers is None:
                 return RecordingResult(self._name, self._sealed)
-            started_ns = await self._start(asked)
+            started_ns = await self._start(answers)
             try:
                 await self._run_tasks(stop, rest, started_ns)
             except JournalError as error:
-                # What the journal does not hold must not reach the tables: the next start replays what it does hold.
+                # What the journal lacks must not reach the tables: the next start replays what it has.
                 logger.warning("recording left unsealed", name=self._name, batches=self._commits.waiting)
-                self._beat("failed", error.message)
+                self._sample_status("failed", error.message)
                 raise
             except BaseException as error:
-                # What failed may have left a batch half taken: the next start replays the journal.
-                self._commits.let_go += 1
+                # The failure may have left a batch half processed: the next start replays the journal.
+                self._commits.mark_incomplete()
                 await self._end("recorder failed")
-                self._beat("failed", str(error))
+                self._sample_status("failed", str(error))
                 raise
             await self._end("recorder stopped")
-            self._beat("ended")
+            self._sample_status("ended")
         return RecordingResult(self._name, self._counts(), self._commits.written)
 
-    def _impatient(self) -> Settings:
-        """Return settings with which a wrong address is told of soon, while someone is still looking."""
-        record = self._settings.record
-        soon = dataclasses.replace(record, rest_timeout_s=min(record.rest_timeout_s, _START_S))
-        return dataclasses.replace(self._settings, record=soon)
+    async def _run_tasks(self, stop: asyncio.Event, rest: RestClient, started_ns: int) -> None:
+        driver = self._driver
 
-    # Beginning, rotating, ending.
+        async def catch_up() -> None:
+            await self._catch_up(started_ns)
 
-    async def _start(self, asked: list[AnsweredRequest]) -> int:
+        await driver.before_connecting(catch_up)
+        self._sockets = ConnectionPool(
+            self._plans,
+            self._intake,
+            self._settings,
+            has_timers=driver.has_timers,
+            ends_with_venue=self._ends_with_venue,
+            clock=self._clock,
+            seen_until=self._seen_until,
+            random_source=self._random,
+        )
+        actions = RecorderActions(catch_up, self._rotate, self._follow_listings)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(sync_loop(self._tasks, driver.before_sync))
+                group.create_task(commit_loop(self._tasks))
+                group.create_task(status_loop(self._tasks, self._each_second))
+                polls = driver.start_tasks(group, self._tasks, rest, actions)
+                await self._sockets.run(stop)
+                self._sample_status("ending")
+                # A loop in the middle of a commit or a sync ends it first: cancelling would leave its thread running.
+                self._ending.set()
+                self._new_bars.set()
+                # A poll has no such thread, and a venue that does not answer would delay the end.
+                for task in polls:
+                    task.cancel()
+        except* TickwalkError as failures:
+            raise failures.exceptions[0] from None
+
+    # Starting, rotating, ending.
+
+    async def _start(self, answers: list[AnsweredRequest]) -> int:
         """Learn what is listed, and begin the first recording; return when it began."""
         registry = InstrumentRegistry(self._settings.record.venue)
         registry.restore(await run_in_thread(listings_rows, self._lake, self._clock.now_ns()))
-        learn(registry, asked)
-        metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
-        if any(json.loads(body).get(SIMULATED_MARK) for body in metas):
+        learn(registry, answers)
+        if is_simulated(answers):
             self._origin = "simulated"
-        self._name = self._name or self._made_name()
-        if not self._is_virtual:
-            clear_heartbeats(self._settings, shard=self._settings.record.shard, now_ns=time.time_ns())
-        about, self._plans = self._about(registry), self._plan(registry)
-        if self._on_wanted is not None:
-            self._on_wanted(about["coins"])
+        self._name = self._name or recording_name(self._settings, self._origin)
+        self._driver.prepare()
+        about = recording_header(self._settings, registry, may_be_empty=False)
+        self._plans = plan_connections(self._settings, registry, self._plans, may_be_empty=False)
+        if self._on_coins is not None:
+            self._on_coins(about["coins"])
         started_ns = self._intake.begin(self._name, about)
-        for request, answer in asked:
+        for request, answer in answers:
             self._intake.answer(request, answer.body, answer.asked_ns)
         logger.info("recording", name=self._name, sockets=len(self._plans), url=self._settings.record.ws_url)
         return started_ns
 
     async def _catch_up(self, started_ns: int) -> None:
-        """Give the tables what a crash kept from them, then begin to process; frames are journalled meanwhile."""
+        """Replay what a crash kept from the tables, then start processing; frames are journalled meanwhile."""
         task = asyncio.current_task()
 
         def is_over() -> bool:
             return self._ending.is_set() or (task is not None and task.cancelling() > 0)
 
         await run_in_thread(recover, self._settings, self._lake, but=self._name, is_over=is_over)
-        if not self._ending.is_set():  # else the next start gives the tables this recording too
-            await self._make_ready(started_ns)
+        if not self._ending.is_set():  # else the next start replays this recording too
+            await self._start_processing(started_ns)
             logger.info("caught up", name=self._name)
 
-    def _about(self, registry: InstrumentRegistry, **more: object) -> dict[str, Any]:
-        """Return what a recording says of itself in its first record."""
-        record = self._settings.record
-        part, parts = parse_shard(record.shard)
-        coins, symbols = self._wanted(registry)
-        return {
-            "source": "socket",
-            "url": record.ws_url,
-            "coins": [coin for coin in coins if shard_of(coin, parts) == part],
-            "symbols": [symbol for symbol in symbols if shard_of(symbol, parts) == part],
-            "settings": about_settings(self._settings),
-            **more,
-        }
-
-    def _wanted(self, registry: InstrumentRegistry) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        wanted, symbols = self._settings.record.coins, self._settings.gaiaex.symbols
-        coins = registry.expand(wanted, leaves_out_gone=True)
-        relayed = registry.expand(symbols, gaiaex.VENUE, leaves_out_gone=True)
-        if not (coins or relayed) and self._sockets is None:
-            registry.expand(wanted)  # nothing of it trades: say why
-        return coins, relayed
-
-    def _plan(self, registry: InstrumentRegistry) -> list[ConnectionPlan]:
-        return plan(self._settings, *self._wanted(registry), before=self._plans)
-
-    async def _make_ready(self, started_ns: int) -> None:
-        """Give the new pipeline what earlier recordings left, then what has waited for it."""
+    async def _start_processing(self, started_ns: int) -> None:
+        """Restore in the new pipeline what earlier recordings left, then process what has waited for it."""
         pipeline = self._intake.pipeline
         about = self._intake.about
 
@@ -249,24 +223,24 @@ class Recorder:
         await run_in_thread(restore)
         self._commits.begin()
         self._bars_seen = 0
-        self._intake.ready()
+        self._intake.start_processing()
 
     async def _rotate(self) -> None:
-        """Seal the recording and go on with the next; sockets stay open and nothing is missed."""
+        """Seal the recording and begin the next; sockets stay open and nothing is missed."""
         intake = self._intake
         intake.flush()
         streams, stalls = intake.pipeline.proven_streams(), intake.pipeline.state.ledger.stalls()
         opened = intake.stop("rotated")
         self._commits.cut()
-        before, journal, name = self._name, intake.journal, self._made_name()
-        self._signs.ended()
+        before, journal, name = self._name, intake.journal, recording_name(self._settings, self._origin)
+        self._sampler.end_recording()
         self._sealed = self._counts()
-        about = self._about(intake.pipeline.state.registry, continues=before)
+        about = recording_header(self._settings, intake.pipeline.state.registry) | {"continues": before}
         started_ns = intake.begin(name, about)
-        intake.hold(opened, streams, stalls)
+        intake.take_over(opened, streams, stalls)
         await self._commits.send(journal)
-        while self._commits.waiting > self._commits.let_go and not self._ending.is_set():
-            await self._rest(_LOOK_S)
+        while self._commits.has_unsent and not self._ending.is_set():
+            await wait_for(self._ending, STATUS_S)
             await self._commits.send(journal)
         await run_in_thread(journal.close)
         self._seal(journal.folder)
@@ -284,165 +258,41 @@ class Recorder:
 
     def _seal(self, folder: Path) -> None:
         name = folder.name
-        is_unread = self._intake.waiting is not None and folder == self._intake.journal.folder
-        if self._commits.waiting or self._commits.is_behind or is_unread:
+        is_unprocessed = self._intake.waiting is not None and folder == self._intake.journal.folder
+        if self._commits.waiting or self._commits.is_behind or is_unprocessed:
             logger.warning("recording left unsealed", name=name, batches=self._commits.waiting)
             return
         (folder / SEALED).touch()
         counts = self._counts()
         logger.info("recording sealed", name=name, frames=counts.frames, trades=counts.trades)
 
-    def _made_name(self) -> str:
-        part, parts = parse_shard(self._settings.record.shard)
-        shard = f"-{part}of{parts}" if parts > 1 else ""
-        return f"{self._origin}{shard}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-
     def _counts(self) -> Counts:
         return self._intake.pipeline.counts + self._sealed
 
-    # Running.
+    # While it runs.
 
-    async def _run_tasks(self, stop: asyncio.Event, rest: RestClient, started_ns: int) -> None:
-        if self._is_virtual:
-            await self._catch_up(started_ns)
-        self._sockets = ConnectionPool(
-            self._plans,
-            self._intake,
-            self._settings,
-            has_timers=not self._is_virtual,
-            ends_with_venue=self._ends_with_venue,
-            clock=self._clock,
-            seen_until=self._seen_until,
-            random_source=self._random,
-        )
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._sync_loop())
-                group.create_task(self._commit_loop())
-                group.create_task(self._look_loop())
-                asking: list[asyncio.Task[None]] = []
-                if not self._is_virtual:
-                    group.create_task(self._catch_up(started_ns))
-                    asking = self._add_timed_tasks(group, rest)
-                await self._sockets.run(stop)
-                self._beat("ending")
-                # A loop in the middle of a commit or a sync ends it first: cancelling would leave its thread running.
-                self._ending.set()
-                self._bars_out.set()
-                # A question has no such thread, and a venue that does not answer would hold up the end.
-                for task in asking:
-                    task.cancel()
-        except* TickwalkError as failures:
-            raise failures.exceptions[0] from None
+    def _each_second(self) -> None:
+        self._driver.steer()
+        self._feed_watchdogs()
+        self._sample_status("recording")
 
-    def _add_timed_tasks(self, group: asyncio.TaskGroup, rest: RestClient) -> list[asyncio.Task[None]]:
-        """Start what runs where time is the wall's; return those that only ask."""
-        record = self._settings.record
-        asking = Poller(self._settings, rest, self._intake, self._ending)
-        group.create_task(self._flush_loop())
-        group.create_task(self._rotate_loop())
-        clock = watch_clock(
-            self._intake,
-            self._ending,
-            server=record.ntp_server,
-            every_s=record.clock_check_s,
-            clock=self._wall,
-        )
-        questions = (
-            asking.listings(self._relisted),
-            asking.venue_clock(),
-            asking.repairs(),
-            asking.gaia_state(),
-            clock,
-            keep_forever(self._settings, self._ending),
-        )
-        return [group.create_task(question) for question in questions]
-
-    async def _flush_loop(self) -> None:
-        """Journal and process what came; close bars by the wall, so that a silent feed still closes its bars."""
-        while not self._ending.is_set():
-            due_ns = self._intake.pipeline.next_tick_ns
-            if due_ns and self._clock.now_ns() > due_ns and self._intake.waiting is None:
-                self._intake.tick()
-            self._intake.flush()
-            await asyncio.sleep(_FLUSH_S)
-
-    async def _sync_loop(self) -> None:
-        while not self._ending.is_set():
-            await self._rest(self._settings.record.block_ms / 1000)
-            if not self._is_virtual:
-                self._intake.flush()  # what came since the last lot must not wait for another round
-            await run_in_thread(self._intake.journal.sync)
-
-    async def _commit_loop(self) -> None:
-        released_s = 0.0
-        while not self._ending.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._bars_out.wait(), self._settings.record.commit_s)
-            self._bars_out.clear()
-            if self._ending.is_set():
-                return  # the end sends what is left
-            await self._commits.send()
-            await asyncio.to_thread(trim)
-            if self._commits.written and time.monotonic() > released_s + _RELEASE_S:
-                await asyncio.to_thread(release_starters)
-                released_s = time.monotonic()
-
-    async def _rotate_loop(self) -> None:
-        """Rotate when it is time; and early, when the lake is back that had to be given up on: that catches up."""
-        due_ns = self._clock.now_ns() + round(self._settings.record.rotate_h * 3_600 * NS)
-        while not self._ending.is_set():
-            await self._rest(min(_ROTATE_LOOK_S, max(0.01, (due_ns - self._clock.now_ns()) / NS)))
-            is_due = self._clock.now_ns() >= due_ns or self._commits.is_behind
-            if self._ending.is_set() or not is_due or self._intake.waiting is not None:
-                continue
-            if await self._is_lake_well():
-                await self._rotate()
-                due_ns = self._clock.now_ns() + round(self._settings.record.rotate_h * 3_600 * NS)
-
-    async def _is_lake_well(self) -> bool:
-        """Say whether the lake takes what waits for it; a recording is not ended while it does not."""
-        await self._commits.send()
-        if self._commits.waiting > self._commits.let_go:
-            return False
-        try:
-            await run_in_thread(self._lake.snapshot)
-        except LakeError:
-            return False
-        return True
-
-    async def _look_loop(self) -> None:
-        """Once a second: feed the watchdogs, steer the clock, show how it is going."""
-        while not self._ending.is_set():
-            self._steady.steer()
-            self._feed_watchdogs()
-            self._beat("recording")
-            await self._rest(_LOOK_S)
+    def _sample_status(self, state: RunState, error: str = "") -> None:
+        self.vitals = self._sampler.take(state, self._sockets, error)
+        if self._on_vitals is not None:
+            self._on_vitals(self.vitals)
+        self._driver.write_status(self.vitals)
 
     def _feed_watchdogs(self) -> None:
         assert self._sockets is not None
-        watchdogs = self._sockets.watchdogs
-        for (connection, channel, coin), (
-            recv_ns,
-            count,
-        ) in self._intake.pipeline.state.take_streams().items():
-            watchdogs.heard(channel, coin, recv_ns, count, connection=connection)
+        streams = self._intake.pipeline.state.take_streams()
+        for (connection, channel, coin), (recv_ns, count) in streams.items():
+            self._sockets.watchdogs.heard(channel, coin, recv_ns, count, connection=connection)
 
-    def _beat(self, state: RunState, error: str = "") -> None:
-        """Take the vital signs, show them, and leave them where others look."""
-        self.vitals = self._signs.take(state, self._sockets, error)
-        if self._on_vitals is not None:
-            self._on_vitals(self.vitals)
-        if self._is_virtual:
-            return
-        with contextlib.suppress(JournalError):  # who looks for the heartbeat will miss it
-            write_heartbeat(self._settings, self.vitals)
-
-    def _flushed(self) -> None:
-        """A lot was taken: commit if bars are out; make the sockets wait if too much waits already."""
+    def _on_flush(self) -> None:
+        """Commit if bars were published; pause the sockets while too many frames wait."""
         bars = self._intake.pipeline.counts.bars
-        if bars > self._bars_seen and not self._is_virtual:
-            self._bars_out.set()
+        if bars > self._bars_seen:
+            self._driver.bars_published(self._new_bars)
         self._bars_seen = bars
         self._commits.cut_if_due()
         if self._sockets is not None and self._intake.waiting is not None:
@@ -452,34 +302,21 @@ class Recorder:
             self._sockets.resume()
 
     def _seen_until(self) -> int:
-        """Up to when the watchdogs have been told of everything."""
+        """Return the time up to which the watchdogs have seen every frame."""
         if self._intake.waiting is None:
             self._intake.flush()
             self._feed_watchdogs()
-            self._told_ns = self._clock.now_ns()
-        return self._told_ns
+            self._seen_until_ns = self._clock.now_ns()
+        return self._seen_until_ns
 
-    def _relisted(self) -> None:
-        """The venues have said anew what they list: take up what is new, and let go what is gone."""
+    def _follow_listings(self) -> None:
+        """Change the subscriptions after the venues have answered what they list."""
         if self._intake.waiting is not None or self._sockets is None:
             return
+        registry = self._intake.pipeline.state.registry
         try:
-            self._plans = self._plan(self._intake.pipeline.state.registry)
+            self._plans = plan_connections(self._settings, registry, self._plans)
         except TickwalkError as error:
             logger.warning("listings not followed", reason=str(error))
             return
         self._sockets.apply(self._plans)
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep, but no longer than the recording goes on."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ending.wait(), seconds)
-
-
-def _warm_up() -> None:
-    """Load the compiled functions before frames wait for them; then their compiler is needed no more."""
-    warm_up()
-    dedupe.warm_up()
-    fold_groups([TradeBuffer()])
-    bar_of(np.zeros(1, np.int64), 1)
-    release_starters()

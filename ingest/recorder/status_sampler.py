@@ -45,7 +45,7 @@ class StatusSampler:
         self._before: dict[str, int] = {}
         """Counts of recordings that this recorder has ended."""
 
-    def ended(self) -> None:
+    def end_recording(self) -> None:
         """A recording is about to end: its counts are kept, since a recorder's only rise."""
         self._before = self._totals()
 

@@ -85,7 +85,7 @@ def record(
                     settings,
                     lake,
                     on_vitals=draw,
-                    on_wanted=begins,
+                    on_coins=begins,
                 )
                 async with MetricsServer(settings, lambda: recorder.vitals):
                     return await recorder.run(stop)

@@ -110,7 +110,7 @@ async def record(url: str, wanted: list[Subscription], settings: Settings) -> Co
     clock, ended = SteadyTime(), asyncio.Event()
     intake = FrameSink(settings, clock)
     intake.begin("bench", {"source": "socket", "coins": COINS})
-    intake.ready()
+    intake.start_processing()
     sink = _Sink(intake, ended)
     plan = ConnectionPlan("bench", "hyperliquid", url, tuple(wanted))
     sockets = ConnectionPool([plan], sink, settings, clock=clock)

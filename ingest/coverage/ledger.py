@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from ingest.coverage.intervals import BarCoverage, Gap, Part, WatchedSpan, length, recent, subtract
-from storage.clock import US_NS
+from ingest.coverage.ledger_rows import CoverageRows, Key
 
 TRADES: Final = "trades"
 BOOK: Final = "book"
@@ -24,9 +24,6 @@ RECORDER_DOWN: Final = "recorder down"
 SILENT_STREAM: Final = "silent stream"
 DAMAGED: Final = "journal damaged"
 NOT_PROVEN_YET: Final = "not proven yet"
-
-Key = tuple[str, str]
-"""(channel, instrument)"""
 
 
 class Chain(Protocol):
@@ -68,18 +65,15 @@ class CoverageLedger:
         """
         self.chain: Chain | None = None
         self._horizon_ns = horizon_ns
-        self.recording = recording
         self._silence_ns = silence_ns
         self._lag_ns = lag_ns
-        self._evidence = "inferred" if is_inferred else "socket"
         self._open: dict[int, _Connection] = {}
         self._spans: dict[Key, list[WatchedSpan]] = {}
         self._gaps: dict[Key, list[Gap]] = {}
         self._lost: dict[Key, tuple[int, str]] = {}
         self._silent: set[tuple[int, str]] = set()
         self._dirty: dict[str, int] = {}
-        self._rows: list[dict[str, Any]] = []
-        self._revisions: dict[tuple[int, str, str, int, str], int] = {}
+        self._rows = CoverageRows(recording, evidence="inferred" if is_inferred else "socket")
         self._stalls: dict[str, Gap] = {}
 
     # What happened.
@@ -138,21 +132,6 @@ class CoverageLedger:
             self._split_at_silence(connection, instrument, coin, now_ns)
         coin.event_ns = max(coin.event_ns, stamp)
         coin.recv_ns = now_ns
-        connection.alive_ns = max(connection.alive_ns, stamp)
-
-    def hear_many(
-        self, number: int, instrument: str, first_ns: int, last_ns: int, stamp_ns: int | None
-    ) -> None:
-        """Take what many `hear` calls say together: when the first and the last message came, the newest venue time.
-
-        Between them the instrument was not silent beyond the limit; `stamp_ns` is not after `last_ns`.
-        """
-        self.hear(number, instrument, stamp_ns, first_ns)
-        connection = self._open[number]
-        stamp = last_ns - self._lag_ns if stamp_ns is None else stamp_ns
-        coin = connection.coins[instrument]
-        coin.event_ns = max(coin.event_ns, stamp)
-        coin.recv_ns = max(coin.recv_ns, last_ns)
         connection.alive_ns = max(connection.alive_ns, stamp)
 
     def pong(self, number: int, now_ns: int) -> None:
@@ -244,7 +223,7 @@ class CoverageLedger:
         for key in self._keys(scope):
             self._gaps.setdefault(key, []).append(gap)
         self._mark_scope(scope, gap.from_ns)
-        self._emit_gap(("*" if scope.endswith("|") else BOOK, scope), gap, now_ns)
+        self._rows.add_gap(("*" if scope.endswith("|") else BOOK, scope), gap, now_ns)
 
     def carry_on(self, number: int, channel: str, instrument: str, since_ns: int) -> None:
         """A stream goes on from an earlier recording, which has proven it up to `since_ns`."""
@@ -356,8 +335,7 @@ class CoverageLedger:
 
     def take_rows(self) -> list[dict[str, Any]]:
         """Return rows of the table `coverage` that are new since the last call."""
-        rows, self._rows = self._rows, []
-        return rows
+        return self._rows.take()
 
     # How.
 
@@ -390,7 +368,7 @@ class CoverageLedger:
     ) -> None:
         span = WatchedSpan(connection.number, since, until)
         self._spans.setdefault(key, []).append(span)
-        self._emit_span(key, span, cause, now_ns)
+        self._rows.add_span(key, span, cause, now_ns)
         self._mark_dirty(key[1], until)
         spans = recent(self._spans[key], until)
         covered = [(s.from_ns, s.to_ns) for s in spans]
@@ -423,12 +401,12 @@ class CoverageLedger:
         gap = Gap(number, from_ns, to_ns, cause, overrides=overrides)
         self._gaps.setdefault(key, []).append(gap)
         self._mark_dirty(key[1], from_ns)
-        self._emit_gap(key, gap, now_ns)
+        self._rows.add_gap(key, gap, now_ns)
 
     def _bridge(self, key: Key, gap: Gap, evidence: str, now_ns: int) -> None:
         gap.is_bridged, gap.evidence = True, evidence
         self._mark_dirty(key[1], gap.from_ns)
-        self._emit_gap(key, gap, now_ns)
+        self._rows.add_gap(key, gap, now_ns)
 
     def _keys(self, scope: str) -> list[Key]:
         """Return the keys of instruments within a scope."""
@@ -459,43 +437,6 @@ class CoverageLedger:
         if is_open and any((c.number, key[1]) in self._silent for c in self._open.values()):
             return SILENT_STREAM, False  # if it speaks again, the gap that this makes marks the bars dirty
         return NOT_PROVEN_YET, is_open
-
-    def _emit_span(self, key: Key, span: WatchedSpan, cause: str, now_ns: int) -> None:
-        self._emit(key, span, "watched", cause, self._evidence, False, now_ns)
-
-    def _emit_gap(self, key: Key, gap: Gap, now_ns: int) -> None:
-        evidence = gap.evidence or self._evidence
-        self._emit(key, gap, "gap", gap.cause, evidence, gap.is_bridged, now_ns)
-
-    def _emit(
-        self,
-        key: Key,
-        stretch: WatchedSpan | Gap,
-        kind: str,
-        cause: str,
-        evidence: str,
-        is_bridged: bool,
-        now_ns: int,
-    ) -> None:
-        # Two holes may begin at one instant, as of a stream that is found dead twice: the later row says more.
-        mark = (stretch.connection, *key, stretch.from_ns // US_NS, kind)
-        revision = self._revisions[mark] = self._revisions.get(mark, -1) + 1
-        self._rows.append(
-            {
-                "journal": self.recording,
-                "connection": stretch.connection,
-                "channel": key[0],
-                "instrument": key[1],
-                "ts_from": stretch.from_ns // US_NS,
-                "ts_to": stretch.to_ns // US_NS,
-                "kind": kind,
-                "cause": cause,
-                "evidence": evidence,
-                "bridged": is_bridged,
-                "revision": revision,
-                "ts_knowable_ns": now_ns,
-            }
-        )
 
 
 def _end_of(gap: Gap) -> int:

@@ -8,15 +8,24 @@ the next revision. All of that is a function of the journal's receipt times alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
 from ingest.bars.aggregate import Folded, bar_of, fold_groups
+from ingest.bars.bar_columns import (
+    MARKET_COLUMNS,
+    TRADE_COLUMNS,
+    ContextNote,
+    Quote,
+    market_columns,
+    trade_columns,
+)
+from ingest.bars.bar_status import bar_status, is_certifiable, is_unlisted
 from ingest.bars.trade_buffer import Chunk, Row, TradeBuffer
-from ingest.coverage.intervals import BarCoverage, Part
+from ingest.coverage.intervals import Part
 from ingest.coverage.ledger import BOOK, TRADES, CoverageLedger
 from ingest.instruments.trading_calendar import session_at
 from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
@@ -34,30 +43,6 @@ BLIND_NS: Final = 7_200 * NS
 _FORGET_EVERY_NS: Final = 60 * NS
 
 SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """Best bid and ask at one instant of venue time; None where a side is empty."""
-
-    ts_ns: int
-    bid: float | None
-    ask: float | None
-    bid_size: float | None
-    ask_size: float | None
-    is_void: bool = False
-    """What was quoted before no longer counts, and nothing has taken its place (a relay that says it is stale)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextNote:
-    """The venue's context of an instrument as received at one instant."""
-
-    recv_ns: int
-    funding_rate: float | None
-    open_interest: float | None
-    oracle: float | None
-    mark: float | None
 
 
 @dataclass(slots=True)
@@ -304,6 +289,10 @@ class BarClock:
         if watch.is_pending:
             book.pending.add(bar)
         held = book.published.get(bar)
+        if held is not None:  # what was quoted at its close does not change
+            market = {name: held[name] for name in MARKET_COLUMNS}
+        else:
+            market = market_columns(_last(book.quotes, bar), _last(book.contexts, bar), close_ns)
         row = {
             "instrument": instrument,
             "width": self.width,
@@ -315,40 +304,22 @@ class BarClock:
             "repaired": watch.is_repaired,
             "certified": False,
             "trades_applicable": book.has_trades,
-            **(_prints(folded, i) if book.has_trades else dict.fromkeys(_TRADED)),
-            **(self._market(book, bar) if held is None else {name: held[name] for name in _MARKET}),
+            **(trade_columns(folded, i) if book.has_trades else dict.fromkeys(TRADE_COLUMNS)),
+            **market,
         }
-        is_unlisted = _is_unlisted(book, bar, close_ns)
         if held is not None and held["certified"]:
             # What the candle agreed with; a print that came since makes it another bar.
-            row["certified"] = all(held[name] == row[name] for name in _TRADED)
-        row["status"], row["cause"] = ("unlisted", "delisted") if is_unlisted else _status(watch, row)
+            row["certified"] = all(held[name] == row[name] for name in TRADE_COLUMNS)
+        if is_unlisted(book.delisted_ns, book.absences, bar, close_ns):
+            row["status"], row["cause"] = "unlisted", "delisted"
+        else:
+            row["status"], row["cause"] = bar_status(watch, row)
         if held is not None and all(held[name] == value for name, value in row.items()):
             return None
         row["revision"] = 0 if held is None else held["revision"] + 1
         row["ts_knowable_ns"] = now_ns
         book.published[bar] = row
         return row
-
-    def _market(self, book: _Book, bar: int) -> dict[str, Any]:
-        """Return the quote and context columns as of a bar's close."""
-        close_ns = bar + self.width_ns
-        quote = _last(book.quotes, bar)
-        note = _last(book.contexts, bar)
-        columns: dict[str, Any] = dict.fromkeys(_MARKET)
-        if quote is not None and not quote.is_void:
-            columns |= {
-                "bid": quote.bid,
-                "ask": quote.ask,
-                "bid_size": quote.bid_size,
-                "ask_size": quote.ask_size,
-            }
-            columns["quote_age_ms"] = (close_ns - quote.ts_ns) // MS_NS
-        if note is not None:
-            columns |= {"funding_rate": note.funding_rate, "open_interest": note.open_interest}
-            columns |= {"oracle": note.oracle, "mark": note.mark}
-            columns["context_age_ms"] = (close_ns - note.recv_ns) // MS_NS
-        return columns
 
     def _forget(self, book: _Book, close_ns: int) -> None:
         # What is not out yet is kept: a recorder that was down for hours publishes those hours' bars when it is back.
@@ -371,55 +342,6 @@ class BarClock:
                 del notes[bar]
 
 
-_TRADED: Final = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "notional", "trades")
-_MARKET: Final = (
-    "bid",
-    "ask",
-    "bid_size",
-    "ask_size",
-    "quote_age_ms",
-    "funding_rate",
-    "open_interest",
-    "oracle",
-    "mark",
-    "context_age_ms",
-)
-
-
-def is_certifiable(bar: Mapping[str, Any]) -> bool:
-    """Say whether a bar claims to be whole, and no candle has agreed with it yet."""
-    return bar["trades_applicable"] and bar["status"] in ("printed", "quiet") and not bar["certified"]
-
-
 def _last(notes: dict[int, Any], bar: int) -> Any:
     """Return the newest note of a bar or of one before it."""
     return notes.get(bar) or notes.get(max((b for b in notes if b < bar), default=-1))
-
-
-def _prints(folded: Folded, i: int) -> dict[str, Any]:
-    trades = int(folded.trades[i])
-    volume, notional = float(folded.volume[i]), float(folded.notional[i])
-    columns: dict[str, Any] = dict.fromkeys(("open", "high", "low", "close", "vwap"))
-    if trades:
-        columns |= {name: float(getattr(folded, name)[i]) for name in ("open", "high", "low", "close")}
-        columns["vwap"] = notional / volume
-    buy_volume = float(folded.buy_volume[i]) if folded.is_side_known[i] else None
-    return columns | {"volume": volume, "buy_volume": buy_volume, "notional": notional, "trades": trades}
-
-
-def _is_unlisted(book: _Book, open_ns: int, close_ns: int) -> bool:
-    """Say whether an instrument was delisted before a bar's close; one that is back still was."""
-    if book.delisted_ns is not None and book.delisted_ns < close_ns:
-        return True
-    return any(gone_ns < close_ns and open_ns < back_ns for gone_ns, back_ns in book.absences)
-
-
-def _status(watch: BarCoverage, row: dict[str, Any]) -> tuple[str, str]:
-    """Return a bar's status and cause; the first that holds (docs/tables.md)."""
-    if not (watch.is_complete or watch.is_repaired):
-        return "blind", watch.cause
-    if row["trades"]:
-        return "printed", ""
-    if row["quote_age_ms"] is not None and row["bid"] is None and row["ask"] is None:
-        return "halted", ""
-    return "quiet", ""

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ingest.bars.builder import BLIND_NS, BarClock, is_certifiable
+from ingest.bars.bar_status import is_certifiable
+from ingest.bars.builder import BLIND_NS, BarClock
 from ingest.bars.reconciliation import LATER, SOON, CandleFigures, Tolerance, differences, rows_of
 from ingest.pipeline.state import RecordingState
 from ingest.sharding import parse_shard

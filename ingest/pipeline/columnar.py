@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.bars.builder import Quote
+from ingest.bars.bar_columns import Quote
 from ingest.bars.trade_buffer import PRINT
 from ingest.coverage.ledger import TRADES as TRADES_CHANNEL
 from ingest.journal.records import RecordBatch
 from ingest.pipeline.dedupe import CONFLICT, NEW, SEEN
+from ingest.pipeline.frame_run import FrameRun
 from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
-from ingest.pipeline.rows import AHEAD_NS, LARGEST
 from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
-from ingest.venues.hyperliquid.scanner import BBO, OTHER, TRADES, CoinCodes, ScannedFrames, scan
+from ingest.venues.hyperliquid.scanner import BBO, TRADES, CoinCodes, ScannedFrames, scan
 from storage.clock import MS_NS, NS
 from storage.contracts.tables import CONTRACTS
 
@@ -63,7 +63,7 @@ class ColumnarProcessor:
             scanned = scan(b"", np.zeros(stop - start + 1, np.int64), self._coins)
         else:
             scanned = scan(batch.data, batch.ends[start : stop + 1], self._coins)
-        run = _Run(batch, start, connections[start:stop], scanned)
+        run = FrameRun(batch, start, connections[start:stop], scanned)
         run.lag_ns(state.watermark_ns, int(state.settings.bars.lateness_s * NS))
         usable = run.usable()
         is_ready = self._is_ready(run, usable)
@@ -87,7 +87,7 @@ class ColumnarProcessor:
         self._take_columns(run, is_ready, at, stop - start)
         state.end_run()
 
-    def _pass(self, run: _Run, i: int, message: wire.Message) -> None:
+    def _pass(self, run: FrameRun, i: int, message: wire.Message) -> None:
         """Take a barrier."""
         state = self._state
         record = run.batch.record(run.start + i)
@@ -112,7 +112,7 @@ class ColumnarProcessor:
         codes = [state.seen.code(instrument) for instrument in self._instruments]
         self._seen_codes = np.array(codes, np.int32)
 
-    def _is_ready(self, run: _Run, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _is_ready(self, run: FrameRun, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which frames (n,) may be taken by column."""
         ready = usable.copy()
         known = len(self._coins)
@@ -142,7 +142,7 @@ class ColumnarProcessor:
                 table[kind, code] = is_told and not is_first and not (is_recycled and kind == TRADES)
         return table
 
-    def _beside(self, run: _Run, i: int) -> wire.Message | None:
+    def _beside(self, run: FrameRun, i: int) -> wire.Message | None:
         """Take a frame that is no barrier, and return nothing; or return a barrier's message, not taken."""
         state = self._state
         record = run.batch.record(run.start + i)
@@ -173,7 +173,7 @@ class ColumnarProcessor:
 
     # By column.
 
-    def _take_columns(self, run: _Run, is_ready: NDArray[np.bool_], start: int, stop: int) -> None:
+    def _take_columns(self, run: FrameRun, is_ready: NDArray[np.bool_], start: int, stop: int) -> None:
         """Take the ready frames of a stretch, and report all that was heard in it to the ledger."""
         state = self._state
         chosen = start + np.flatnonzero(is_ready[start:stop])
@@ -191,7 +191,7 @@ class ColumnarProcessor:
             self._quotes(run, chosen[kinds == BBO])
         state.report_run()
 
-    def _hear(self, run: _Run, chosen: Index) -> None:
+    def _hear(self, run: FrameRun, chosen: Index) -> None:
         """Gather what the frames prove: by connection and instrument the first, the last and the newest time."""
         state = self._state
         stamps = np.minimum(run.scanned.time_ms[chosen] * MS_NS, run.recv_ns[chosen])
@@ -215,7 +215,7 @@ class ColumnarProcessor:
             channel = _CHANNELS[int(run.scanned.kind[part[0]])]
             state.note_stream(connection, channel, self._coins.names[code], last, b - a)
 
-    def _prints(self, run: _Run, chosen: Index) -> None:
+    def _prints(self, run: FrameRun, chosen: Index) -> None:
         if not len(chosen):
             return
         state, scanned = self._state, run.scanned
@@ -240,7 +240,7 @@ class ColumnarProcessor:
         if is_new.any():
             self._new_prints(run, frame[is_new], prints[is_new])
 
-    def _new_prints(self, run: _Run, frame: Index, prints: Index) -> None:
+    def _new_prints(self, run: FrameRun, frame: Index, prints: Index) -> None:
         state, scanned = self._state, run.scanned
         count = len(prints)
         chunk = np.empty(count, PRINT)
@@ -272,7 +272,7 @@ class ColumnarProcessor:
         }
         state.rows.add_table("trades", self._table("trades", columns, run, frame))
 
-    def _quotes(self, run: _Run, chosen: Index) -> None:
+    def _quotes(self, run: FrameRun, chosen: Index) -> None:
         """Take the quotes that differ from the one before of the same instrument."""
         if not len(chosen):
             return
@@ -305,7 +305,7 @@ class ColumnarProcessor:
             columns[name] = pa.array(touch[:, column], from_pandas=True)
         state.rows.add_table("quotes", self._table("quotes", columns, run, kept))
 
-    def _note_quotes(self, run: _Run, instrument: str, new: Index) -> None:
+    def _note_quotes(self, run: FrameRun, instrument: str, new: Index) -> None:
         """Tell the bars of one instrument's quotes: of each bar, the one that is the newest at its close."""
         state, scanned = self._state, run.scanned
         state.last_quote[instrument] = _quote(scanned, int(new[-1]))
@@ -324,7 +324,7 @@ class ColumnarProcessor:
     def _names(self, coin: NDArray[np.int32]) -> Any:
         return _pick(np.array(self._instruments, dtype=object), coin)
 
-    def _table(self, name: str, columns: dict[str, Any], run: _Run, frame: Index) -> pa.Table:
+    def _table(self, name: str, columns: dict[str, Any], run: FrameRun, frame: Index) -> pa.Table:
         recv_ns = run.recv_ns[frame]
         count = len(frame)
         columns |= {
@@ -344,38 +344,6 @@ class ColumnarProcessor:
 
 
 _STATELESS: Final = frozenset({"pong", "allMids", "allDexsAssetCtxs", "assetCtxs", "fastAssetCtxs"})
-
-
-class _Run:
-    """Frames that lie between two publishing instants, as scanned; indices count from the first of them."""
-
-    def __init__(self, batch: RecordBatch, start: int, connections: Index, scanned: ScannedFrames) -> None:
-        self.batch = batch
-        self.start = start
-        self.connections = connections
-        self.scanned = scanned
-        self.recv_ns: Index = batch.recv_ns[start : start + len(connections)]
-        self.watermark_ns: Index = self.recv_ns
-
-    def lag_ns(self, watermark_ns: int, lateness_ns: int) -> None:
-        """Note where the watermark stands before each frame."""
-        behind = np.concatenate(([watermark_ns], self.recv_ns[:-1] - lateness_ns))
-        self.watermark_ns = np.maximum.accumulate(behind)
-
-    def usable(self) -> NDArray[np.bool_]:
-        """Return which frames (n,) were scanned and hold numbers that can be; see `ingest.pipeline.rows`."""
-        scanned = self.scanned
-        usable: NDArray[np.bool_] = scanned.kind != OTHER
-        latest_ms = (self.recv_ns + AHEAD_NS) // MS_NS
-        usable &= (scanned.time_ms > 0) & (scanned.time_ms <= latest_ms)
-        touch = scanned.touch
-        with np.errstate(invalid="ignore"):
-            odd = (touch[:, ::2] <= 0.0) | (touch >= LARGEST)[:, ::2] | (touch >= LARGEST)[:, 1::2]
-        usable &= ~odd.any(axis=1)
-        frame = np.repeat(np.arange(len(usable)), np.diff(scanned.prints))
-        fits = (scanned.px > 0.0) & (scanned.px < LARGEST) & (scanned.sz > 0.0) & (scanned.sz < LARGEST)
-        usable[frame[~fits | (scanned.print_ms <= 0)]] = False
-        return usable
 
 
 def _quote(scanned: ScannedFrames, i: int) -> Quote:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.bars.builder import Quote
+from ingest.bars.bar_columns import Quote
 from ingest.coverage.ledger import BOOK
 from ingest.journal.records import Record
 from ingest.pipeline.order_books import book_row, unusable_book

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ingest.bars.builder import ContextNote, Quote
+from ingest.bars.bar_columns import ContextNote, Quote
 from ingest.journal.records import Record
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import MS_NS, NS

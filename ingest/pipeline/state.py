@@ -10,7 +10,8 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from operator import itemgetter
 
-from ingest.bars.builder import BLIND_NS, BarClock, Quote
+from ingest.bars.bar_columns import Quote
+from ingest.bars.builder import BLIND_NS, BarClock
 from ingest.bars.reconciliation import INTERVALS
 from ingest.bars.trade_buffer import Chunk, Row
 from ingest.coverage.ledger import BOOK, CoverageLedger

@@ -12,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock, ContextNote, Quote, is_certifiable
+from ingest.bars.bar_columns import ContextNote, Quote
+from ingest.bars.bar_status import is_certifiable
+from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock
 from ingest.bars.trade_buffer import Row
 from ingest.coverage.intervals import Gap, WatchedSpan
 from ingest.coverage.ledger import RECORDER_DOWN, SILENT_STREAM

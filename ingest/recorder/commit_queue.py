@@ -1,8 +1,8 @@
-"""How do batches reach the lake: each once, in order, and kept while the lake will not take them?
+"""Queue of batches on their way to the lake: each is committed once, in order.
 
 A batch is sent only after the journal that it was made from is synced, so the tables never hold what the journal
-does not. When the lake refuses for too long, rows are let go and the recording is left unsealed: they are made
-again from the journal at the next start.
+does not. Batches wait while the lake refuses them. When it refuses for too long, rows are dropped and the recording is
+left unsealed: the next start replays them from the journal.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ logger = get_logger(__name__)
 
 # At a batch every `record.commit_s` these are five minutes.
 _MOST_UNSENT: Final = 60
-# A batch waits here as well as at the lake's lock, and a recorder that is told to end must not wait for others.
+# A batch can wait here instead of at the lake's lock, and a recorder that is ending must not wait for other writers.
 _PATIENCE_S: Final = 1.0
 
 
 @dataclass(slots=True)
-class _Lot:
+class _PendingBatch:
     batch_id: str
     inputs: dict[str, object]
     tables: dict[str, pa.Table]
@@ -43,10 +43,10 @@ class CommitQueue:
     """Batches of one recorder on their way to the lake.
 
     Args:
-        lake: takes them.
-        intake: where their rows are made.
-        clock: says when the lake took the last one.
-        is_counted: cut by the number of frames and not by the wall, so that every run has the same batches.
+        lake: receives the batches.
+        intake: whose pipeline makes their rows.
+        clock: stamps the last commit.
+        is_counted: cut batches by the number of frames instead of by time, so that every run has the same batches.
     """
 
     lake: Lake
@@ -57,23 +57,23 @@ class CommitQueue:
     committed_ns: int = 0
     dropped: int = 0
     """Batches whose rows were dropped, or may be incomplete: the recording must be replayed."""
-    _unsent: deque[_Lot] = field(default_factory=deque)
+    _unsent: deque[_PendingBatch] = field(default_factory=deque)
     _first: int = 0
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def is_behind(self) -> bool:
-        """Whether the tables lack rows that only a replay brings."""
+        """Whether the tables lack rows that only a replay can restore."""
         return self.dropped > 0
 
     @property
     def waiting(self) -> int:
-        """Batches that the lake has not taken, those that were let go among them."""
+        """Batches that the lake has not received, including dropped ones."""
         return len(self._unsent) + self.dropped
 
     @property
     def has_unsent(self) -> bool:
-        """Whether batches wait that the lake can still be given."""
+        """Whether batches are still waiting to be committed."""
         return bool(self._unsent)
 
     def mark_incomplete(self) -> None:
@@ -81,17 +81,17 @@ class CommitQueue:
         self.dropped += 1
 
     def begin(self) -> None:
-        """A recording begins: its frames are numbered from zero."""
+        """Begin a recording, whose frames are numbered from zero."""
         self._first, self.dropped = 0, 0
         self.committed_ns = self.clock.now_ns()
 
     def cut_if_due(self) -> None:
-        """Make a batch where they are cut by count."""
+        """Make a batch if batches are cut by the number of frames and there are enough."""
         if self.is_counted and self.intake.journal.frames - self._first >= COMMIT_FRAMES:
             self.cut()
 
     def cut(self) -> None:
-        """Make a batch of what has been derived since the last one."""
+        """Make a batch of the rows made since the last one."""
         if self.intake.waiting is not None:
             return
         name, first, last = self.intake.journal.recording, self._first, self.intake.journal.frames - 1
@@ -103,14 +103,17 @@ class CommitQueue:
             self.dropped += 1
             return
         inputs: dict[str, object] = {"recording": name, "frames": [first, last]}
-        self._unsent.append(_Lot(f"live:{name}:{first}-{last}", inputs, tables))
+        self._unsent.append(_PendingBatch(f"live:{name}:{first}-{last}", inputs, tables))
         if len(self._unsent) > _MOST_UNSENT:
             logger.warning("tables behind", recording=name, batches=len(self._unsent))
             self.dropped = len(self._unsent)
             self._unsent.clear()
 
     async def send(self, journal: JournalWriter | None = None) -> None:
-        """Sync the journal (another than the intake's, where it is one that has ended), then send what waits.
+        """Sync the journal, then commit what waits.
+
+        Args:
+            journal: of a recording that has ended (default: the intake's).
 
         Raises:
             JournalError: the disk refuses frames.
@@ -121,22 +124,22 @@ class CommitQueue:
                 self.cut()
             await run_in_thread((journal or self.intake.journal).sync)
             while self._unsent:
-                lot = self._unsent[0]
+                batch = self._unsent[0]
                 try:
-                    done = await run_in_thread(
+                    commit = await run_in_thread(
                         self.lake.commit,
-                        lot.tables,
-                        batch_id=lot.batch_id,
-                        inputs=lot.inputs,
+                        batch.tables,
+                        batch_id=batch.batch_id,
+                        inputs=batch.inputs,
                         patience_s=_PATIENCE_S,
                     )
                 except LakeError as error:
                     logger.warning(
-                        "commit postponed", batch=lot.batch_id, waiting=len(self._unsent), reason=str(error)
+                        "commit postponed", batch=batch.batch_id, waiting=len(self._unsent), reason=str(error)
                     )
                     return
-                if self._unsent and self._unsent[0] is lot:
+                if self._unsent and self._unsent[0] is batch:
                     self._unsent.popleft()
                 self.committed_ns = self.clock.now_ns()
-                for name, rows in done.rows.items():
+                for name, rows in commit.rows.items():
                     self.written[name] = self.written.get(name, 0) + rows

@@ -1,8 +1,8 @@
-"""How many gigabytes a day will a recording take, and how long has the disk room for it?
+"""Disk usage estimate of a recording: gigabytes a day, and days until the disk is full.
 
-Told before a recording starts. Frames and bytes of each channel and coin come from the last recording in the home
-where it has them, and else from figures measured in recorded data (`MEASURED`); every line says which. The size on
-disk is the journal's, compressed, and the tables'.
+Shown before a recording starts. Frames and bytes of each channel and coin come from the last recording in the home
+that has them, and otherwise from figures measured in recorded data (`MEASURED`); every line names its source. The size
+on disk is that of the compressed journal and the tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from storage.errors import JournalError
 from storage.settings import Settings
 
 _DAY_S: Final = 86_400
-# A recording shorter than this says little of a day.
+# A shorter recording is not representative of a day.
 _LEAST_SPAN_S: Final = 120.0
 _SAMPLE_NS: Final = 1800 * NS
 _DATA: Final = "data of 2025-09-04"
@@ -48,7 +48,7 @@ class StreamRate:
 # BTC, ETH and SOL; a busier coin than these three is not listed. The recorded slow book came each 0.55 s; since
 # 2026-07-25 it comes each 5 s (docs/adding-a-venue.md), and its rate here is of today. Fast books are 5 levels
 # each 0.5 s: a quarter of the 20 levels' bytes. A context comes with the oracle, each 3 s; 410 bytes is the one in
-# the venue's own documents. Candles come on trade activity.
+# the venue's documentation. Candles come with trade activity.
 MEASURED: Final[dict[str, StreamRate]] = {
     "trades": StreamRate(1.05, 773),
     "bbo": StreamRate(6.76, 143),
@@ -63,20 +63,20 @@ VENUE_WIDE: Final[dict[str, StreamRate]] = {
     "allDexsAssetCtxs": StreamRate(0.33, 177_000),
     "fastAssetCtxs": StreamRate(2.0, 1_500),
 }
-# What a compressed journal is of the frames' bytes: the same capture in blocks of 40 ms, as a live journal is cut
-# (measured 2026-11-23; in blocks of 256 kB it is 0.10, on a busier tape 0.15).
+# Compressed journal bytes for each byte of frames: the same capture in blocks of 40 ms, as a live journal is cut
+# (measured 2026-11-23; in blocks of 256 kB it is 0.10, on a busier capture 0.15).
 PACKED_SHARE: Final = 0.26
 # Bytes of tables for each byte of journal: the rows of the same capture in large files (2.0 MB), by its journal in
 # blocks of 40 ms (9.7 MB).
 TABLES_SHARE: Final = 0.21
-# What a commit adds for being one: the heads of its small files, and its rows in the catalog (measured over 60
-# commits of two tables, files not merged).
+# Overhead of one commit: the headers of its small files, and its rows in the catalog (measured over 60 commits of two
+# tables, files not merged).
 COMMIT_BYTES: Final = 14_000
 
 
 @dataclass(frozen=True, slots=True)
 class EstimateLine:
-    """One channel of the estimate; `source` says where its rate comes from."""
+    """One channel of the estimate; `source` names where its rate comes from."""
 
     channel: str
     coins: int
@@ -87,13 +87,13 @@ class EstimateLine:
 
 @dataclass(frozen=True, slots=True)
 class DiskEstimate:
-    """What a recording will take.
+    """Expected disk usage of a recording.
 
     Args:
         lines: by channel, the largest first.
         commits_per_day: to the lake.
         free_bytes: of the home's disk.
-        unknown: channels of which no rate is known; they are not counted.
+        unknown: channels without a known rate; they are not counted.
     """
 
     lines: tuple[EstimateLine, ...]
@@ -117,7 +117,7 @@ class DiskEstimate:
         return self.free_bytes / self.bytes_per_day if self.bytes_per_day else None
 
     def text(self) -> str:
-        """Return it for a person: one line a channel, then the sum and the days."""
+        """Return the estimate as text: one line a channel, then the sum and the days."""
         rows = [
             f"  {line.channel:18} {_of(line.coins):>9} {line.frames_per_s:9.1f} frames/s "
             f"{line.journal_bytes_per_day / 1e9:8.3f} GB/day   {line.source}"
@@ -144,13 +144,13 @@ def estimate(
     channels: Sequence[str] | None = None,
     free: int | None = None,
 ) -> DiskEstimate:
-    """Return what a recording with these settings will take.
+    """Return the expected disk usage of a recording with these settings.
 
     Args:
-        settings: the home, whose last recording is looked at first.
-        coins: those that will be recorded, patterns expanded; by default `record.coins` as they stand.
-        channels: by default those of `record`.
-        free: bytes free on the disk; by default of the home's.
+        settings: the home, whose last recording is measured first.
+        coins: to be recorded, patterns expanded (default: `record.coins` as they are).
+        channels: to be recorded (default: those of `record`).
+        free: bytes free on the disk (default: those of the home's disk).
     """
     coins = settings.record.coins if coins is None else coins
     channels = settings.record.channels if channels is None else channels
@@ -164,7 +164,7 @@ def estimate(
         if default is None and len(own) < len(wanted):
             unknown.append(channel)
             continue
-        # Twin sockets both journal what they carry; a recording's own figures have both in them.
+        # Twin sockets both journal what they carry; a recording's own figures include both.
         times = settings.record.twins if channel == "trades" else 1
         rates = own + [
             StreamRate(rate.frames_per_s * times, rate.bytes_per_frame) for rate in [default] if rate
@@ -219,7 +219,7 @@ _many: Final = msgspec.json.Decoder(list[_Data])
 
 
 def _about(body: bytes) -> tuple[str, str]:
-    """Return a frame's channel and coin, as far as it says them."""
+    """Return a frame's channel and coin; empty where the frame has none."""
     try:
         frame = _frame.decode(body)
     except msgspec.MsgspecError:
@@ -233,7 +233,7 @@ def _about(body: bytes) -> tuple[str, str]:
 
 
 def _last_recording(settings: Settings) -> tuple[dict[tuple[str, str], StreamRate], float, str]:
-    """Return the rates of the newest recording that is long enough, what its journal packs to, and its name."""
+    """Return the rates of the newest recording that is long enough, its compression ratio, and its name."""
     folders = [folder for folder in settings.journal_dir.glob("*") if segments(folder)]
     folders = [folder for folder in folders if not folder.name.startswith((CAPTURE, "."))]
     for folder in sorted(folders, key=lambda folder: segments(folder)[-1].stat().st_mtime, reverse=True):
@@ -245,7 +245,7 @@ def _last_recording(settings: Settings) -> tuple[dict[tuple[str, str], StreamRat
 
 
 def _first_frames(folder: Path, packed: list[int]) -> Iterator[tuple[int, bytes]]:
-    """Yield the frames of a recording's first half hour, whole blocks only; `packed` gets their size on disk."""
+    """Yield the frames of a recording's first half hour, in whole blocks; append their sizes on disk to `packed`."""
     first_ns = 0
     try:
         for batch in read_batches(folder, on_bytes=packed.append):
@@ -256,7 +256,7 @@ def _first_frames(folder: Path, packed: list[int]) -> Iterator[tuple[int, bytes]
             if first_ns and int(batch.recv_ns[-1]) - first_ns > _SAMPLE_NS:
                 return
     except JournalError:
-        return  # of another version: it says nothing of this one
+        return  # written by another version
 
 
 def _line(

@@ -1,7 +1,7 @@
-"""How does what the sockets hear become journal and rows, in lots and in order?
+"""Sink of all sockets of a recorder: stamps frames, and journals and processes them in batches.
 
-A frame is stamped and put aside; a few milliseconds later all that came is journalled and processed together.
-Everything happens on the loop's thread, so a pipeline that is slow makes the sockets wait, and nothing is dropped.
+A frame is stamped and buffered; a few milliseconds later all buffered frames are journalled and processed together.
+Everything happens on the event loop's thread, so a slow pipeline makes the sockets wait, and no frame is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_FRAMES: Final = 4_096
 
 
 class FrameSink:
-    """The sink of all sockets of a recorder; its recording may be exchanged while they run."""
+    """The sink of all sockets of a recorder; a new recording can begin while they run."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class FrameSink:
         venue_time: ManualTime | None = None,
         on_flush: Callable[[], None] | None = None,
     ) -> None:
-        """Start without a recording; `begin` gives one.
+        """Start without a recording; `begin` begins one.
 
         Args:
-            settings: where journals lie, and what decides rows.
+            settings: the journal's folder, and the settings that affect rows.
             clock: stamps what is received.
-            venue_time: is moved by a simulated venue's clock frames; then it is `clock`.
-            on_flush: is told after each lot.
+            venue_time: advanced by a simulated venue's clock frames; it is then also `clock`.
+            on_flush: called after each batch.
         """
         self._settings = settings
         self._now_ns = clock.now_ns
@@ -52,9 +52,9 @@ class FrameSink:
         self._controls: list[tuple[int, RecordKind]] = []
         self._open: dict[int, bytes] = {}
         self.about: dict[str, Any] = {}
-        """What the recording says of itself."""
+        """The header of the recording."""
         self.waiting: list[RecordBatch] | None = None
-        """What came while the pipeline is made ready; None while it runs."""
+        """Batches received while the tables catch up; None once frames are processed."""
         self.seen_ns = 0
         self.journal: JournalWriter
         self.pipeline: Pipeline
@@ -75,36 +75,36 @@ class FrameSink:
         self.pipeline = Pipeline(name, self._settings, is_capture=False)
         self.waiting = []
         self.about = dict(about)
-        self._take(RecordKind.STARTED, -1, json.dumps(about).encode())
+        self._record(RecordKind.STARTED, -1, json.dumps(about).encode())
         self.flush()
         return self.journal.last_recv_ns
 
     def start_processing(self) -> None:
-        """The pipeline knows what came before: process what has waited, and from now on what comes."""
+        """Process the batches that have waited, and from now on each batch as it comes."""
         waiting, self.waiting = self.waiting or [], None
         for batch in waiting:
             self.pipeline.process_batch(batch)
 
-    # The sockets' news.
+    # Called by the sockets.
 
     def opened(self, connection: int, about: Mapping[str, str]) -> None:
-        """Take note that a connection was opened."""
+        """Record that a connection was opened."""
         self._open[connection] = json.dumps(about).encode()
-        self._take(RecordKind.OPENED, connection, self._open[connection])
+        self._record(RecordKind.OPENED, connection, self._open[connection])
 
     def closed(self, connection: int, cause: str) -> None:
-        """Take note that a connection was lost."""
+        """Record that a connection was lost."""
         self._open.pop(connection, None)
-        self._take(RecordKind.CLOSED, connection, cause.encode())
+        self._record(RecordKind.CLOSED, connection, cause.encode())
 
     def answer(self, request: Mapping[str, Any], response: bytes, asked_ns: int) -> None:
-        """Take the answer to a question, as JSON."""
+        """Record the answer to a REST request, as JSON."""
         body = b'{"request":%s,"asked_ns":%d,"response":%s}'
-        self._take(RecordKind.ANSWER, -1, body % (json.dumps(request).encode(), asked_ns, response))
+        self._record(RecordKind.ANSWER, -1, body % (json.dumps(request).encode(), asked_ns, response))
 
     def tick(self) -> None:
-        """Take note of the time, so that bars close although nothing arrives."""
-        self._take(RecordKind.CLOCK, -1, b"")
+        """Record the time, so that bars close although nothing arrives."""
+        self._record(RecordKind.CLOCK, -1, b"")
 
     def take_over(
         self,
@@ -112,19 +112,25 @@ class FrameSink:
         streams: list[tuple[int, str, str, int]],
         stalls: list[tuple[str, str]],
     ) -> None:
-        """Take over open connections, their streams, and what of them is in vain, from the recording before."""
+        """Take over open connections, their streams and their stalls from the recording before.
+
+        Args:
+            opened: what the header record of each connection said.
+            streams: (connection, channel, instrument, proven up to, in ns).
+            stalls: (scope, cause) of what is open but does not move.
+        """
         for connection, about in opened.items():
-            self._take(RecordKind.OPENED, connection, about)
-        self._take(RecordKind.HELD, -1, json.dumps({"streams": streams, "stalls": stalls}).encode())
+            self._record(RecordKind.OPENED, connection, about)
+        self._record(RecordKind.HELD, -1, json.dumps({"streams": streams, "stalls": stalls}).encode())
 
     def stop(self, cause: str) -> dict[int, bytes]:
-        """Write the recording's last record; return what was said of the connections that are open then."""
-        self._take(RecordKind.STOPPED, -1, cause.encode())
+        """Write the recording's last record; return the records of the connections that are still open."""
+        self._record(RecordKind.STOPPED, -1, cause.encode())
         self.flush()
         return dict(self._open)
 
     def flush(self) -> None:
-        """Journal and process what has come since the last time.
+        """Journal and process the frames received since the last call.
 
         Raises:
             JournalError: the disk refused an earlier block.
@@ -146,9 +152,9 @@ class FrameSink:
         if self._on_flush is not None:
             self._on_flush()
 
-    # How.
+    # Internals.
 
-    def _take(self, kind: RecordKind, connection: int, body: bytes) -> None:
+    def _record(self, kind: RecordKind, connection: int, body: bytes) -> None:
         self._controls.append((len(self._bodies), kind))
         self._frame(connection, body)
 
@@ -160,7 +166,7 @@ class FrameSink:
             self.flush()
 
     def _timed_frame(self, connection: int, body: bytes) -> None:
-        """Take a frame; a simulated venue's clock frame moves the clock instead."""
+        """Buffer a frame; a simulated venue's clock frame moves the clock instead."""
         assert self._venue_time is not None
         if body.startswith(CLOCK_PREFIX):
             self._venue_time.advance_to(int(json.loads(body)["data"]))

@@ -16,23 +16,23 @@ from storage.errors import JournalError
 from storage.settings import Settings
 
 SUFFIX: Final = ".json"
-# An ended recording's last signs are of use for a while, to see what it ended with.
+# The last status of an ended recording is kept for a while, to show how it ended.
 _OLD_NS: Final = 7 * DAY_NS
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Vital signs, and when they were written by the wall."""
+    """A recorder's status, and the wall clock time at which it was written."""
 
     beat_ns: int
     vitals: RecorderStatus
 
 
 def write_heartbeat(settings: Settings, vitals: RecorderStatus, *, beat_ns: int | None = None) -> Path:
-    """Write a recording's vital signs, whole or not at all, and return where.
+    """Write a recorder's status atomically, and return the path.
 
     Raises:
-        JournalError: the home cannot be written; a caller goes on recording, for silence is what alerts.
+        JournalError: the home cannot be written; the caller keeps recording, since the missing heartbeat alerts.
     """
     path = settings.recorder_dir / f"{vitals.recording}{SUFFIX}"
     part = path.with_suffix(".part")
@@ -60,7 +60,7 @@ def read_heartbeats(settings: Settings) -> list[Heartbeat]:
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:
-    """Return a heartbeat, or None where the file is gone or no heartbeat of this version."""
+    """Return a heartbeat; None if the file is gone or is no heartbeat of this version."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Heartbeat)
     except (OSError, msgspec.MsgspecError):
@@ -68,9 +68,10 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
 
 
 def clear_heartbeats(settings: Settings, *, shard: str, now_ns: int) -> None:
-    """Forget the heartbeats of a shard's earlier recordings; a recorder does so when it begins.
+    """Delete the heartbeats of a shard's earlier recordings; a recorder calls this when it begins.
 
-    An ended one is kept for a week. One that says that it runs, and does not, was killed: its successor takes over.
+    The heartbeat of an ended recording is kept for a week. One that claims to run without a live process belongs to a
+    recorder that was killed, which its successor replaces.
     """
     for path in settings.recorder_dir.glob(f"*{SUFFIX}"):
         beat = read_heartbeat(path)

@@ -1,9 +1,9 @@
-"""How does a process that runs for a year stay small?
+"""Memory limits of a long-running process: glibc arenas, trimming, and release of start-up code.
 
-Two habits of a C library cost a long-lived process memory that it does not use: an arena for each thread, and freed
-pieces kept for later. And much code is needed at the start only: the compiler behind numba, once its functions are
-loaded, and what libraries run while they set themselves up. Linux with glibc; elsewhere nothing happens. Measured
-with 200 instruments at 5,000 frames a second: see docs/benchmarks.md.
+Two habits of glibc cost a long-running process memory that it does not use: one arena for each thread, and freed
+blocks kept for later. Much code is also needed at the start only: the compiler behind numba, once its functions are
+loaded, and the initialisation of libraries. Linux with glibc; elsewhere these functions do nothing. Measured with 200
+instruments at 5,000 frames a second: see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LIBRARY: Final = re.compile(r"\.so($|\.)|\.duckdb_extension$")
 
 
 def keep_small() -> None:
-    """Have freed memory go back to the system. Called before anything large is allocated."""
+    """Make freed memory return to the system. Call it before anything large is allocated."""
     pa.set_memory_pool(pa.system_memory_pool())
     libc = _libc()
     if libc is not None:
@@ -44,16 +44,16 @@ def keep_small() -> None:
 
 
 def trim() -> None:
-    """Give back what was freed since the last time, wherever it lies. Called now and then, from any thread."""
+    """Return freed memory to the system; safe to call from any thread."""
     libc = _libc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
 def release_starters() -> int:
-    """Let the system take back what only the start needed; return the bytes of code that were let go.
+    """Release code pages that only the start needed; return how many bytes were released.
 
-    The pages are unchanged copies of a library's file: whoever needs one again gets it from the file again.
+    The pages are unchanged copies of a library's file; one that is needed again is read from the file.
     """
     libc = _libc()
     if libc is None:
@@ -68,10 +68,10 @@ def release_starters() -> int:
 
 
 def _clean_mappings() -> Iterator[tuple[int, int]]:
-    """Yield the address ranges of libraries' code and constants of which no page was ever written.
+    """Yield the address ranges of libraries' code and constants that were never written to.
 
-    A page that was written is anonymous, or lies in the swap. That none is dirty would not say it: of a forked process
-    the pages that its parent had written (a library's relocations) count as shared.
+    A page that was written to is anonymous or in swap. Checking that none is dirty would not do: in a forked process
+    the pages that its parent wrote (a library's relocations) count as shared.
     """
     mapped: tuple[int, int] | None = None
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
@@ -85,7 +85,7 @@ def _clean_mappings() -> Iterator[tuple[int, int]]:
 
 
 def _libc() -> ctypes.CDLL | None:
-    """Return glibc, or nothing where there is none."""
+    """Return glibc; None on other systems."""
     if not Path("/proc/self/maps").exists():
         return None
     try:

@@ -23,41 +23,41 @@ _MOST_STRATUM: Final = 15
 
 
 class AnswerSink(Protocol):
-    """Who journals an answer."""
+    """Journals an answer."""
 
     def answer(self, request: dict[str, Any], response: bytes, asked_ns: int) -> None:
-        """Take the answer to a request that was asked at `asked_ns`."""
+        """Journal the answer to a request that was sent at `asked_ns`."""
 
 
 def ask_ntp(server: str, *, timeout_s: float = NTP_TIMEOUT_S) -> dict[str, Any]:
-    """Ask a time server once and return what it said: `offset_ms` (ours less its), `delay_ms`, `stratum`.
+    """Query a time server once and return `offset_ms` (our clock minus the server's), `delay_ms` and `stratum`.
 
     Blocks; run it in a thread.
 
     Raises:
         VenueError: no answer, or one that RFC 5905 says not to trust: a kiss of death (stratum 0), a server that
-            is not synchronised, or an answer to another question.
+            is not synchronised, or an answer to another query.
     """
     host, _, port = server.partition(":")
     asked_s = time.time()
     try:
-        said = ntplib.NTPClient().request(host, version=4, port=port or "ntp", timeout=timeout_s)
+        reply = ntplib.NTPClient().request(host, version=4, port=port or "ntp", timeout=timeout_s)
     except (ntplib.NTPException, OSError) as error:
         raise VenueError(
-            f"the time server {server} gives no answer: {error}", hint="set record.ntp_server"
+            f"the time server {server} does not answer: {error}", hint="set record.ntp_server"
         ) from error
-    if not asked_s - 1 <= said.orig_time <= time.time() + 1:
-        raise VenueError(f"the time server {server} answered another question")
-    if said.leap == _LEAP_UNSYNCHRONISED or not 1 <= said.stratum <= _MOST_STRATUM:
+    if not asked_s - 1 <= reply.orig_time <= time.time() + 1:
+        raise VenueError(f"the time server {server} answered another query")
+    if reply.leap == _LEAP_UNSYNCHRONISED or not 1 <= reply.stratum <= _MOST_STRATUM:
         raise VenueError(
-            f"the time server {server} is not synchronised (stratum {said.stratum}, leap {said.leap})",
+            f"the time server {server} is not synchronised (stratum {reply.stratum}, leap {reply.leap})",
             hint="set record.ntp_server to another one",
         )
     return {
         "server": server,
-        "offset_ms": -said.offset * 1000,  # NTP says theirs less ours
-        "delay_ms": said.delay * 1000,
-        "stratum": said.stratum,
+        "offset_ms": -reply.offset * 1000,  # NTP's offset is theirs minus ours
+        "delay_ms": reply.delay * 1000,
+        "stratum": reply.stratum,
     }
 
 
@@ -73,10 +73,10 @@ async def watch_clock(
     """Journal a reading of both clocks and a time server's answer every `every_s`, until `stop` is set.
 
     Args:
-        sink: takes answers `{"type": "clock"}` and `{"type": "ntp"}`; a failed question is journalled too.
+        sink: journals answers `{"type": "clock"}` and `{"type": "ntp"}`; a failed query is journalled too.
         server: `host` or `host:port`; empty: only the readings.
         clock: our wall clock.
-        ask: asks the server; it runs in a thread that no shutdown waits for.
+        ask: queries the server, in a daemon thread.
     """
     clock = clock or WallTime()
     answered: bool | None = None
@@ -86,15 +86,15 @@ async def watch_clock(
         if server:
             asked_ns = clock.now_ns()
             try:
-                said = await run_in_daemon_thread(lambda: ask(server), name="time server")
+                answer = await run_in_daemon_thread(lambda: ask(server), name="time server")
             except VenueError as error:
-                said = {"error": error.message}
+                answer = {"error": error.message}
                 if answered is not False:
                     logger.warning("time server silent", server=server, reason=error.message)
-            if not answered and "error" not in said:
-                logger.info("time server answers", server=server, offset_ms=round(said["offset_ms"], 1))
-            answered = "error" not in said
-            sink.answer({"type": "ntp", "server": server}, _json(said), asked_ns)
+            if not answered and "error" not in answer:
+                logger.info("time server answers", server=server, offset_ms=round(answer["offset_ms"], 1))
+            answered = "error" not in answer
+            sink.answer({"type": "ntp", "server": server}, _json(answer), asked_ns)
         try:
             await asyncio.wait_for(stop.wait(), every_s)
         except TimeoutError:

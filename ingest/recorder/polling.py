@@ -1,6 +1,6 @@
-"""What does a recorder ask beside listening: listings, the venue's clock, what was missed?
+"""REST polls of a running recorder: listings, the venue's clock, missed data, GaiaEx's health.
 
-Every answer goes into the journal, and from there into the pipeline; nothing here decides a row.
+Every answer goes into the journal, and from there into the pipeline; nothing here affects rows directly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ingest.concurrency import run_unless
+from ingest.concurrency import run_unless, wait_for
 from ingest.feed.listing_client import ask_listings
 from ingest.feed.rest_client import RestClient
 from ingest.recorder.frame_sink import FrameSink
@@ -23,7 +23,7 @@ logger = get_logger(__name__)
 
 
 class Poller:
-    """The questions of one recorder, each in a loop of its own until `ending` is set."""
+    """Polls of one recorder, each in a loop of its own until `ending` is set."""
 
     def __init__(
         self, settings: Settings, rest: RestClient, intake: FrameSink, ending: asyncio.Event
@@ -35,44 +35,44 @@ class Poller:
         self._failed: set[str] = set()
 
     async def listings(self, changed: Callable[[], None]) -> None:
-        """Ask every so often what is listed; `changed` is told after each answer."""
-        while await self._rest_for(self._settings.record.discover_s):
-            with self._told("listings"):
-                asked = await run_unless(self._ending, ask_listings(self._rest, self._settings))
-                for request, answer in asked or ():
+        """Poll what is listed; `changed` is called after each answer."""
+        while await self._pause(self._settings.record.discover_s):
+            with self._log_failure("listings"):
+                answers = await run_unless(self._ending, ask_listings(self._rest, self._settings))
+                for request, answer in answers or ():
                     self._intake.answer(request, answer.body, answer.asked_ns)
                 self._intake.flush()
                 changed()
 
     async def venue_clock(self) -> None:
-        """Ask every so often what time the venue has."""
-        while await self._rest_for(self._settings.record.clock_check_s):
+        """Poll the venue's time."""
+        while await self._pause(self._settings.record.clock_check_s):
             await self._ask({"type": "exchangeStatus"})
 
     async def repairs(self) -> None:
-        """Ask for what was missed."""
-        while await self._rest_for(1.0):
+        """Request what was missed."""
+        while await self._pause(1.0):
             for request in self._intake.pipeline.repairs.wishes(self._intake.seen_ns):
                 await self._ask(request)
                 if self._ending.is_set():
                     return
 
     async def gaia_state(self) -> None:
-        """Ask GaiaEx every so often for its time and health."""
+        """Poll GaiaEx's time and health."""
         base = self._settings.gaiaex.rest_url
-        while self._settings.gaiaex.symbols and await self._rest_for(self._settings.gaiaex.poll_s):
+        while self._settings.gaiaex.symbols and await self._pause(self._settings.gaiaex.poll_s):
             for path in ("time", "health"):
                 await self._ask(gaiaex.question(path), gaiaex.rest_url(base, path))
 
     async def _ask(self, request: Mapping[str, Any], url: str = "") -> None:
-        with self._told(str(request["type"])):
+        with self._log_failure(str(request["type"])):
             answer = await run_unless(self._ending, self._rest.get(url) if url else self._rest.ask(request))
             if answer is not None:
                 self._intake.answer(dict(request), answer.body, answer.asked_ns)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Any:
-        """Tell of the first failure of a kind of question, and of the first success after it."""
+    def _log_failure(self, what: str) -> Any:
+        """Log the first failure of a kind of request, and the first success after it."""
         try:
             yield
         except VenueError as error:
@@ -84,8 +84,6 @@ class Poller:
                 logger.info("question answered again", what=what)
             self._failed.discard(what)
 
-    async def _rest_for(self, seconds: float) -> bool:
-        """Wait; return whether the recording goes on."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ending.wait(), seconds)
-        return not self._ending.is_set()
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; return whether the recording continues."""
+        return not await wait_for(self._ending, seconds)

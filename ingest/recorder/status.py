@@ -1,8 +1,8 @@
-"""How is a recorder doing, in one frozen picture a second?
+"""Status of a recorder, sampled once a second.
 
-The recorder makes one `RecorderStatus` a second. Metrics, health, the live view and the dead-man alert all read it and
-nothing else; it is also written, whole or not at all, to `recorder/<recording>.json` below the home. That file is
-the heartbeat: who reads it needs neither the recorder's process nor Airflow.
+Metrics, health checks, the live view and the alerts read this status and nothing else. It is also written atomically
+to `recorder/<recording>.json` in the home. That file is the heartbeat: reading it needs neither the recorder's process
+nor Airflow.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ class InstrumentStatus:
 
 @dataclass(frozen=True, slots=True)
 class RecorderStatus:
-    """A recorder's vital signs at `now_ns`, by its own clock (which is the venue's where a recording follows that).
+    """A recorder's status at `now_ns`, by its own clock (the venue's in virtual time).
 
     Args:
         recording, shard: its name, and its part of the instruments (`record.shard`; empty: all).
         pid: its process.
-        frame_age_s, commit_age_s: since the last frame of any socket, and since the lake took a batch.
+        frame_age_s, commit_age_s: since the last frame of any socket, and since the last commit.
         frames, trades, bars, quarantined, reconnects: counts since it started.
-        unsent_batches: made, and not yet taken by the lake.
+        unsent_batches: made, and not yet committed.
         backlog_frames: received, and not yet processed.
-        lost_frames: given up because a consumer lagged; the journal says where.
+        lost_frames: dropped because a consumer lagged; the journal says where.
         journal_bytes: of this recording.
-        disk_free_bytes, disk_days_left: of the home's disk, at the pace of the last hour.
-        clock_offset_ms: our clock less the other, by source.
+        disk_free_bytes, disk_days_left: of the home's disk, at the rate of the last hour.
+        clock_offset_ms: our clock minus the other, by source.
         clock_verdict: `ok`, `off` or `unknown`.
         clock_steps: how often our clock was set.
         error: why a failed one failed.
@@ -111,19 +111,19 @@ class RecorderStatus:
 
     @property
     def is_running(self) -> bool:
-        """Whether it says that it runs."""
+        """Whether the recorder had not ended or failed."""
         return self.state in ("starting", "recording", "ending")
 
 
 class GrowthRate:
-    """How fast a total grows, over the last `window_s`."""
+    """Rate at which a total grows, over the last `window_s`."""
 
     def __init__(self, window_s: float) -> None:
         self._window_ns = int(window_s * NS)
         self._points: deque[tuple[int, int]] = deque()
 
     def add(self, now_ns: int, total: int) -> float:
-        """Take a total and return its growth a second; 0 until there are two of them."""
+        """Add a total and return its growth per second; 0 until there are two totals."""
         points = self._points
         points.append((now_ns, total))
         while len(points) > 2 and points[1][0] <= now_ns - self._window_ns:
@@ -133,16 +133,16 @@ class GrowthRate:
 
 
 def days_left(free_bytes: int, bytes_per_s: float) -> float | None:
-    """Return the days until a disk is full at this pace; None where it does not fill."""
+    """Return the days until a disk is full at this rate; None if it does not fill."""
     return free_bytes / (bytes_per_s * 86_400) if bytes_per_s > 0 else None
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has in RAM."""
+    """Return the resident memory of this process."""
     return int(psutil.Process().memory_info().rss)
 
 
 def free_bytes(folder: Path) -> int:
-    """Return what an ordinary user may still write to a folder's disk."""
+    """Return the bytes that an ordinary user can still write to a folder's disk."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize

@@ -1,4 +1,4 @@
-"""How does a running recorder's picture of itself come about, once a second?"""
+"""Sampler of a running recorder's status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPEN_ENDED_NS: Final = 1 << 61
 
 
 class StatusSampler:
-    """Takes the vital signs of one recorder."""
+    """Samples the status of one recorder."""
 
     def __init__(
         self, settings: Settings, clock: TimeSource, intake: FrameSink, commits: CommitQueue
@@ -46,19 +46,19 @@ class StatusSampler:
         """Counts of recordings that this recorder has ended."""
 
     def end_recording(self) -> None:
-        """A recording is about to end: its counts are kept, since a recorder's only rise."""
+        """Keep the counts of a recording that is about to end: a recorder's counts never fall."""
         self._before = self._totals()
 
     def take(self, state: RunState, sockets: ConnectionPool | None, error: str = "") -> RecorderStatus:
-        """Return the picture of this moment."""
+        """Return the recorder's status now."""
         pipeline, journal = self._intake.pipeline, self._intake.journal
         now_ns = self._clock.now_ns()
         totals = self._totals()
         free = free_bytes(self._settings.home)
         self._free = free if self._free is None else self._free
-        ledger_state, sockets_state = pipeline.state, sockets.state if sockets else None
-        heard_ns = ledger_state.ledger.heard_ns()
-        lags = ledger_state.lags.now()
+        state_now, sockets_state = pipeline.state, sockets.state if sockets else None
+        heard_ns = state_now.ledger.heard_ns()
+        lags = state_now.lags.now()
         return RecorderStatus(
             recording=journal.recording,
             state=state,
@@ -77,9 +77,9 @@ class StatusSampler:
                 name: ChannelStatus(
                     frames, lags[name].p50_ms if name in lags else None, lags[name].p99_ms if name in lags else None
                 )
-                for name, frames in sorted(ledger_state.channels.items())
+                for name, frames in sorted(state_now.channels.items())
             },
-            instruments=_instruments(ledger_state, now_ns),
+            instruments=_instruments(state_now, now_ns),
             connections_open=sockets_state.connections_open if sockets_state else 0,
             connections_wanted=sockets_state.connections_wanted if sockets_state else 0,
             subscriptions_acked=sockets_state.subscriptions_acked if sockets_state else 0,
@@ -89,11 +89,11 @@ class StatusSampler:
             journal_bytes=journal.total_bytes,
             disk_free_bytes=free,
             disk_days_left=days_left(free, self._disk.add(now_ns, self._free - free)),
-            clock_offset_ms=ledger_state.our_clock.offsets_ms(now_ns),
-            clock_verdict=ledger_state.our_clock.verdict(
+            clock_offset_ms=state_now.our_clock.offsets_ms(now_ns),
+            clock_verdict=state_now.our_clock.verdict(
                 now_ns, least_lag_ms=min((lag.least_ms for lag in lags.values()), default=None)
             ),
-            clock_steps=ledger_state.our_clock.stepped,
+            clock_steps=state_now.our_clock.stepped,
             resident_bytes=resident_bytes(),
             commit_age_s=(now_ns - self._commits.committed_ns) / NS if self._commits.committed_ns else None,
             error=error,

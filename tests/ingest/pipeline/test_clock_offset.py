@@ -86,7 +86,7 @@ def test_a_time_servers_offset_is_ours_less_its(ahead_s: float) -> None:
         ({"stratum": 0}, "not synchronised"),
         ({"leap": 3}, "not synchronised"),
         ({"stratum": 16}, "not synchronised"),
-        ({"echoes": False}, "another question"),
+        ({"echoes": False}, "another query"),
     ],
 )
 def test_an_answer_that_must_not_be_trusted_is_refused(bad: dict[str, Any], why: str) -> None:
@@ -98,7 +98,7 @@ def test_a_time_server_that_is_not_there_is_named() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
         deaf.bind(("127.0.0.1", 0))
         server = f"127.0.0.1:{deaf.getsockname()[1]}"
-        with pytest.raises(VenueError, match=f"{server} gives no answer.*record.ntp_server"):
+        with pytest.raises(VenueError, match=f"{server} does not answer.*record.ntp_server"):
             ask_ntp(server, timeout_s=0.1)
 
 
@@ -123,7 +123,7 @@ async def test_a_silent_time_server_is_a_state_and_told_once(capsys: pytest.Capt
     ears = Ears(enough=6)
 
     def refuses(server: str) -> dict[str, Any]:
-        raise VenueError(f"{server} gives no answer")
+        raise VenueError(f"{server} does not answer")
 
     async with asyncio.timeout(20):
         await watch_clock(ears, ears.stop, server="ntp.invalid", every_s=0.001, ask=refuses)

@@ -1,6 +1,7 @@
-"""How do sorted prints become bars: one pass, the same for live, replay and backfill.
+"""Aggregation of sorted prints into bars: open, high, low, close, volume, VWAP and counts.
 
-The kernel is compiled (numba) and sums in the order it is given, so equal prints in equal order give equal bits.
+One pass, the same for live, replay and backfill. The kernel is compiled (numba) and sums in the order of its input, so
+equal prints in equal order give equal bits.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Folded:
 
 
 def bar_of(ts_ns: Ints, width_ns: int) -> Ints:
-    """Return which grid step each time lies in, counted from 1970; fast where neighbours share a step.
+    """Return the grid step of each time, counted from 1970; fast where neighbours share a step.
 
     Args:
         ts_ns: (m,) nanoseconds since 1970, not before it.
@@ -53,11 +54,11 @@ def fold(bar: Ints, price: Floats, size: Floats, side: NDArray[np.int8], *, bars
     """Fold prints into bars.
 
     Args:
-        bar: (m,) which bar each print belongs to, rising; within a bar in order of venue time, then of receipt.
+        bar: (m,) index of each print's bar, rising; within a bar in order of venue time, then of receipt.
         price: (m,) quote per base.
         size: (m,) base units.
         side: (m,) 1 bought, -1 sold, 0 unknown.
-        bars: how many bars there are; one without a print stays empty.
+        bars: number of bars; one without a print stays empty.
     """
     prices, sums = np.empty((4, bars)), np.empty((3, bars))
     trades, known = np.empty(bars, dtype=np.int64), np.empty(bars, dtype=np.bool_)
@@ -77,7 +78,7 @@ def _bar_of(ts_ns, width_ns, bars):  # type: ignore[no-untyped-def]  # pragma: n
     step, opened = np.int64(0), np.int64(0)
     for i in range(ts_ns.size):
         since = ts_ns[i] - opened
-        if since < 0 or since >= width_ns:  # a division costs more than all the rest
+        if since < 0 or since >= width_ns:  # the division costs more than the rest of the loop
             step = ts_ns[i] // width_ns
             opened = step * width_ns
         bars[i] = step

@@ -1,9 +1,9 @@
-"""When is a bar published, and what does it say?
+"""Bars of one width for all instruments: open bars, publication and revisions.
 
-Every instrument's bars lie on one grid. A bar is published at its close plus the grace, by the receipt clock,
-whether or not anything printed: that row is revision 0 and holds what had been received by then. Prints that
-come later, and what the coverage ledger learns later, are gathered until the next such instant and published as
-the next revision. All of that is a function of the journal's receipt times alone, so live and replay agree.
+Every instrument's bars lie on one grid. A bar is published at its close plus the grace period, by the receipt clock,
+whether or not anything printed: that row is revision 0 and holds what had been received by then. Later prints and
+later findings of the coverage ledger are collected until the next such instant and published as the next revision.
+All of this is a function of the journal's receipt times alone, so live and replay agree.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-# A bar that closed longer ago than this, and than two bars, is no longer reopened by a late print; the print is stored
-# as a trade all the same. Twice the default lateness of the watermark.
+# A bar that closed longer ago than this, and than two bars, is not reopened by a late print, which is still stored as
+# a trade. Twice the default lateness of the watermark.
 REOPEN_NS: Final = 120 * NS
 
-# A bar that was not fully watched waits longer, for the venue's own candle an hour after it.
+# A bar that was not fully watched is kept longer, for the venue's own candle an hour after it.
 BLIND_NS: Final = 7_200 * NS
 
 _FORGET_EVERY_NS: Final = 60 * NS
@@ -46,21 +46,21 @@ SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
 
 
 @dataclass(slots=True)
-class _Book:
-    """What is known of one instrument in the recent past."""
+class _InstrumentBars:
+    """Recent bars of one instrument, and the prints, quotes and contexts that they are made of."""
 
     first_open_ns: int
     next_open_ns: int
     has_trades: bool = True
     delisted_ns: int | None = None
     absences: list[Part] = field(default_factory=list)
-    """Earlier stretches in which it was delisted, from then to the bar with which it was back."""
+    """Earlier intervals in which it was delisted, each up to the first bar after its return."""
     prints: dict[int, TradeBuffer] = field(default_factory=dict)
     quotes: dict[int, Quote] = field(default_factory=dict)
     contexts: dict[int, ContextNote] = field(default_factory=dict)
     published: dict[int, dict[str, Any]] = field(default_factory=dict)
     settled: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Bars that no print can reopen any more, and that wait for the venue's candle."""
+    """Bars that no print can reopen, and that wait for the venue's candle."""
     pending: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
 
@@ -76,19 +76,19 @@ class BarClock:
         Args:
             width: such as `1m`.
             grace_ns: a bar is published this long after its close.
-            ledger: says what was watched.
-            keeps_settled: hold bars that are to be compared with the venue's candles.
+            ledger: coverage of each bar.
+            keeps_settled: keep bars that will be compared with the venue's candles.
         """
         self.keeps_settled = keeps_settled
         self.width = width
         self.width_ns = width_ns(width)
         self.grace_ns = grace_ns
         self.reopen_ns = max(REOPEN_NS, 2 * self.width_ns)
-        """How long after its open a bar may change by a late print, at least."""
+        """A late print may change a bar for at least this long after its open."""
         self.ledger = ledger
         self.too_late = 0
         self._forget_ns = 0
-        self._books: dict[str, _Book] = {}
+        self._books: dict[str, _InstrumentBars] = {}
         self._dirty: dict[str, int] = {}
 
     def next_tick_ns(self, after_ns: int) -> int:
@@ -96,27 +96,27 @@ class BarClock:
         return floor_ns(after_ns - self.grace_ns, self.width_ns) + self.width_ns + self.grace_ns
 
     def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
-        """Begin an instrument's bars with the one that holds `now_ns`; a known one goes on if it had ended.
+        """Begin an instrument's bars with the one that contains `now_ns`; a delisted instrument continues.
 
         Args:
-            instrument: whose bars.
+            instrument: of the bars.
             now_ns: when it was first subscribed to, or listed again.
             has_trades: false for a venue that publishes books only.
         """
         opened = floor_ns(now_ns, self.width_ns)
-        book = self._books.setdefault(instrument, _Book(opened, opened, has_trades))
+        book = self._books.setdefault(instrument, _InstrumentBars(opened, opened, has_trades))
         if book.delisted_ns is not None:
             book.absences.append((book.delisted_ns, opened))
             book.delisted_ns, book.next_open_ns = None, max(book.next_open_ns, opened)
 
     def end_instrument(self, instrument: str, at_ns: int) -> None:
-        """The venue has delisted an instrument: the bar that is open is its last, and says so."""
+        """End the bars of a delisted instrument with the one that is open."""
         book = self._books.get(instrument)
         if book is not None and book.delisted_ns is None:
             book.delisted_ns = at_ns
 
     def has(self, instrument: str) -> bool:
-        """Say whether bars of an instrument are made."""
+        """Return whether bars of an instrument are made."""
         return instrument in self._books
 
     def instruments(self) -> list[str]:
@@ -124,54 +124,54 @@ class BarClock:
         return sorted(self._books)
 
     def recent(self, instrument: str, most: int) -> list[dict[str, Any]]:
-        """Return an instrument's newest bars that are out, oldest first."""
+        """Return an instrument's newest published bars, oldest first."""
         published = self._books[instrument].published
         return [published[bar] for bar in sorted(published)[-most:]]
 
     def has_trades(self, instrument: str) -> bool:
-        """Say whether an instrument's venue publishes trades."""
+        """Return whether an instrument's venue publishes trades."""
         return self._books[instrument].has_trades
 
     def trades_of(self, instrument: str, open_ns: int) -> int | None:
-        """Return how many prints a bar that is out holds now; None for one that is no longer held."""
+        """Return the number of prints of a published bar; None for one that is no longer in memory."""
         book = self._books.get(instrument)
         if book is None or open_ns not in book.published:
             return None
-        held = book.prints.get(open_ns)
-        return len(held) if held is not None else 0
+        prints = book.prints.get(open_ns)
+        return len(prints) if prints is not None else 0
 
     def row_of(self, instrument: str, open_ns: int) -> dict[str, Any] | None:
-        """Return the last revision of a bar that is out; None for one that is no longer held."""
+        """Return the last revision of a published bar; None for one that is no longer in memory."""
         book = self._books.get(instrument)
         return None if book is None else book.published.get(open_ns) or book.settled.get(open_ns)
 
     def certify(self, instrument: str, open_ns: int, now_ns: int) -> dict[str, Any]:
-        """Take note that the venue's candle agrees with a bar that is out, and return its next revision."""
+        """Certify a published bar with which the venue's candle agrees, and return its next revision."""
         book = self._books[instrument]
-        held = book.published.get(open_ns) or book.settled.pop(open_ns)
-        row = held | {"certified": True, "revision": held["revision"] + 1, "ts_knowable_ns": now_ns}
+        before = book.published.get(open_ns) or book.settled.pop(open_ns)
+        row = before | {"certified": True, "revision": before["revision"] + 1, "ts_knowable_ns": now_ns}
         if open_ns in book.published:
             book.published[open_ns] = row
         return row
 
     def restore_settled(self, instrument: str, row: dict[str, Any]) -> None:
-        """Take over a bar that an earlier recording published, and that only waits for the venue's candle."""
+        """Restore a bar that an earlier recording published, and that only waits for the venue's candle."""
         self._books[instrument].settled[row["ts_open"] * US_NS] = row
 
     def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
-        """Take a print.
+        """Add a print.
 
         Args:
-            instrument: whose print.
+            instrument: of the print.
             row: time, order, price, size, side.
-            published_to_ns: bars that close up to here are out already.
+            published_to_ns: bars that close up to this time are already published.
         """
         prints = self._reopened(instrument, floor_ns(row[0], self.width_ns), published_to_ns)
         if prints is not None:
             prints.add(row)
 
     def add_prints(self, instrument: str, chunk: Chunk, published_to_ns: int) -> None:
-        """Take many prints of one instrument, see `add_print`."""
+        """Add many prints of one instrument, see `add_print`."""
         bars = bar_of(np.ascontiguousarray(chunk["ts_ns"]), self.width_ns)
         cuts = np.flatnonzero(bars[1:] != bars[:-1]) + 1
         for part, bar in zip(np.split(chunk, cuts), bars[np.append(0, cuts)].tolist(), strict=True):
@@ -182,11 +182,11 @@ class BarClock:
     def _reopened(
         self, instrument: str, bar: int, published_to_ns: int, count: int = 1
     ) -> TradeBuffer | None:
-        """Return the prints of a bar to which `count` more are to be added; None where it is too late, or too early."""
+        """Return the buffer for `count` more prints of a bar; None if they come too late, or before its first bar."""
         book = self._books[instrument]
         if bar < book.first_open_ns:
             return None
-        # What a recorder that was down has missed is out only when it first publishes.
+        # Bars that a recorder missed while it was down are published only at its first publishing instant.
         is_published = bar + self.width_ns <= published_to_ns and bar < book.next_open_ns
         if is_published and bar not in book.published:
             self.too_late += count
@@ -194,42 +194,42 @@ class BarClock:
             return None
         if is_published:
             book.late.add(bar)
-        held = book.prints.get(bar)
-        if held is None:
-            held = book.prints[bar] = TradeBuffer()
-        return held
+        prints = book.prints.get(bar)
+        if prints is None:
+            prints = book.prints[bar] = TradeBuffer()
+        return prints
 
     def add_quote(self, instrument: str, quote: Quote) -> None:
-        """Take a change of the best bid or ask."""
+        """Add a change of the best bid or ask."""
         book = self._books[instrument]
         bar = floor_ns(quote.ts_ns, self.width_ns)
-        held = book.quotes.get(bar)
-        if held is None or quote.ts_ns >= held.ts_ns:
+        newest = book.quotes.get(bar)
+        if newest is None or quote.ts_ns >= newest.ts_ns:
             book.quotes[bar] = quote
 
     def add_context(self, instrument: str, note: ContextNote) -> None:
-        """Take a context."""
+        """Add a context."""
         self._books[instrument].contexts[floor_ns(note.recv_ns, self.width_ns)] = note
 
     def restore(self, instrument: str, row: dict[str, Any], prints: Iterable[Row]) -> None:
-        """Take over a bar that an earlier recording published, with the prints it was made of."""
+        """Restore a bar that an earlier recording published, with the prints it was made of."""
         open_ns = row["ts_open"] * US_NS
-        book = self._books.setdefault(instrument, _Book(open_ns, open_ns, row["trades_applicable"]))
+        book = self._books.setdefault(instrument, _InstrumentBars(open_ns, open_ns, row["trades_applicable"]))
         book.first_open_ns = min(book.first_open_ns, open_ns)
         book.next_open_ns = max(book.next_open_ns, open_ns + self.width_ns)
         book.published[open_ns] = row
-        held = list(prints)
-        if held:
-            book.prints[open_ns] = TradeBuffer(held)
+        rows = list(prints)
+        if rows:
+            book.prints[open_ns] = TradeBuffer(rows)
 
     def restore_prints(self, instrument: str, open_ns: int, prints: Iterable[Row]) -> None:
-        """Take over prints of a bar that had not closed when an earlier recording ended."""
-        book = self._books.setdefault(instrument, _Book(open_ns, open_ns))
+        """Restore prints of a bar that had not closed when an earlier recording ended."""
+        book = self._books.setdefault(instrument, _InstrumentBars(open_ns, open_ns))
         book.first_open_ns = min(book.first_open_ns, open_ns)
         book.prints[open_ns] = TradeBuffer(prints)
 
     def mark_dirty(self, dirty: dict[str, int]) -> None:
-        """Look again, at the next tick, at bars whose coverage has changed: by instrument, from which venue time."""
+        """Revise bars at the next tick, because their coverage has changed from a venue time on, by instrument."""
         for instrument, from_ns in dirty.items():
             self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
 
@@ -246,18 +246,18 @@ class BarClock:
         due = self._changed(close_ns)
         for instrument in sorted(self._books):
             book = self._books[instrument]
-            # An instrument taken over from an earlier recording also lacks the bars of the time in between.
+            # An instrument restored from an earlier recording also lacks the bars of the time in between.
             until_ns = close_ns if book.delisted_ns is None else min(close_ns, book.delisted_ns)
             due += [(instrument, bar) for bar in range(book.next_open_ns, until_ns, self.width_ns)]
             book.next_open_ns = max(book.next_open_ns, close_ns)
         return self._publish(due, now_ns)
 
     def settle(self, now_ns: int) -> list[dict[str, Any]]:
-        """Publish what has changed of bars that are out already; at a recording's end, when no tick will follow."""
+        """Publish revisions of published bars, at the end of a recording, when no tick will follow."""
         return self._publish(self._changed(now_ns - self.grace_ns), now_ns)
 
     def _changed(self, close_ns: int) -> list[tuple[str, int]]:
-        """Return, once, the published bars to be looked at again: late prints, unproven ends, changed coverage."""
+        """Return the published bars to be revised (late prints, unproven ends, changed coverage), and forget them."""
         due: list[tuple[str, int]] = []
         is_due = close_ns >= self._forget_ns
         if is_due:
@@ -288,9 +288,9 @@ class BarClock:
         watch = self.ledger.watch(instrument, bar, close_ns, now_ns, channel)
         if watch.is_pending:
             book.pending.add(bar)
-        held = book.published.get(bar)
-        if held is not None:  # what was quoted at its close does not change
-            market = {name: held[name] for name in MARKET_COLUMNS}
+        before = book.published.get(bar)
+        if before is not None:  # what was quoted at its close does not change
+            market = {name: before[name] for name in MARKET_COLUMNS}
         else:
             market = market_columns(_last(book.quotes, bar), _last(book.contexts, bar), close_ns)
         row = {
@@ -307,22 +307,22 @@ class BarClock:
             **(trade_columns(folded, i) if book.has_trades else dict.fromkeys(TRADE_COLUMNS)),
             **market,
         }
-        if held is not None and held["certified"]:
-            # What the candle agreed with; a print that came since makes it another bar.
-            row["certified"] = all(held[name] == row[name] for name in TRADE_COLUMNS)
+        if before is not None and before["certified"]:
+            # The candle agreed with these columns; a print that came since makes it another bar.
+            row["certified"] = all(before[name] == row[name] for name in TRADE_COLUMNS)
         if is_unlisted(book.delisted_ns, book.absences, bar, close_ns):
             row["status"], row["cause"] = "unlisted", "delisted"
         else:
             row["status"], row["cause"] = bar_status(watch, row)
-        if held is not None and all(held[name] == value for name, value in row.items()):
+        if before is not None and all(before[name] == value for name, value in row.items()):
             return None
-        row["revision"] = 0 if held is None else held["revision"] + 1
+        row["revision"] = 0 if before is None else before["revision"] + 1
         row["ts_knowable_ns"] = now_ns
         book.published[bar] = row
         return row
 
-    def _forget(self, book: _Book, close_ns: int) -> None:
-        # What is not out yet is kept: a recorder that was down for hours publishes those hours' bars when it is back.
+    def _forget(self, book: _InstrumentBars, close_ns: int) -> None:
+        # Unpublished bars are kept: a recorder that was down for hours publishes those hours' bars when it is back.
         horizon = min(close_ns - self.reopen_ns, book.next_open_ns)
         blind_ns = horizon - BLIND_NS
         kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
@@ -337,7 +337,7 @@ class BarClock:
                 del bars[bar]
         book.pending = {bar for bar in book.pending if bar >= horizon}
         for notes in (book.quotes, book.contexts):
-            # The newest before the horizon still holds at later closes.
+            # The newest before the horizon is still valid at later closes.
             for bar in sorted(bar for bar in notes if bar < horizon)[:-1]:
                 del notes[bar]
 

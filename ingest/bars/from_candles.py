@@ -1,13 +1,13 @@
-"""Which bars do candles make, and when is silence a halt of the whole venue?
+"""Bars from candles, and detection of venue-wide halts.
 
-One path for files and for answers over REST. A candle without volume is the venue's word that nothing printed; a
-candle that is absent is `unknown`, unless the import states that this source leaves silent bars out.
+One path for files and for REST answers. A candle without volume states that nothing printed; a candle that is absent
+is `unknown`, unless the import declares that this source leaves silent bars out.
 
-A stretch in which no coin of the venue printed at all is a halt of the venue, not quiet. The rule: no candle of the
-stretch has volume, in each of its steps at least `HALT_COINS` coins are said to be silent, and at least `HALT_COINS`
-coins printed in each of the `HALT_EDGE` steps before it and in each of those after it. Thin coins that happen to be
-silent together do not print six times out of six around it; a stretch at the edge of what is held is not judged. An
-absent candle says that its coin is silent where the import states so, and else nothing.
+An interval in which no coin of the venue printed is a halt of the venue, not quiet. The rule: no candle of the interval
+has volume, in each of its steps at least `HALT_COINS` coins are stated to be silent, and at least `HALT_COINS` coins
+printed in each of the `HALT_EDGE` steps before it and after it. Illiquid coins that happen to be silent together do not
+print six times out of six around it. An interval at the edge of the data is not judged. An absent candle states that
+its coin is silent only where the import declares so.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _DENSE: Final = """
 
 _HALTS: Final = """
     CREATE OR REPLACE TEMP TABLE halts AS
-    WITH said AS (
+    WITH stated AS (
         SELECT venue, t_ns, is_printed FROM sound
         UNION ALL SELECT venue, t_ns, false FROM dense WHERE is_absent AND $absent = 'quiet'
     ),
     steps AS (
-        SELECT venue, t_ns FROM said GROUP BY venue, t_ns HAVING NOT bool_or(is_printed) AND count(*) >= $coins
+        SELECT venue, t_ns FROM stated GROUP BY venue, t_ns HAVING NOT bool_or(is_printed) AND count(*) >= $coins
     ),
     islands AS (
         SELECT *, t_ns - $step * row_number() OVER (PARTITION BY venue ORDER BY t_ns) AS island FROM steps
@@ -111,12 +111,12 @@ def bars_of(
     """Return one bar per instrument and grid step of its span.
 
     Args:
-        good: rows of `candles` that fit their contract, one a bar; those outside of the spans help to tell halts.
+        good: rows of `candles` that fit their contract, one a bar; those outside of the spans help to detect halts.
         spans: `instrument`, and `first_ns` and `last_ns`: the opens of its first and its last bar.
         width: the candles' width.
         step_ns: the same in nanoseconds.
-        lag_ns: a bar is knowable so long after its close.
-        absent: what a missing candle means.
+        lag_ns: a bar is knowable this long after its close.
+        absent: the meaning of a missing candle.
     """
     with scratch() as run:
         run.register("good", good)

@@ -1,18 +1,18 @@
-"""Does a bar say what the venue's own candle says, figure by figure?
+"""Reconciliation of bars with the venue's candles, figure by figure.
 
-One function compares, for the recorder (`ingest/pipeline/gap_repair.py`) and for history
-(`ingest/backfill/certify.py`) alike. It is pure: columns go in, a table of what differs comes out.
+The recorder (`ingest/pipeline/gap_repair.py`) and the history (`ingest/backfill/certify.py`) use the same function. It
+is pure: columns go in, a table of differences comes out.
 
-How near is equal:
+Tolerances:
 - Prices are equal within 1e-7 of themselves. The venue's prices have five significant figures or are integers, so two
-  that differ do so by 1e-6 at least, while a price that was kept as float32 is off by 6e-8 and as float64 by 1e-16.
+  that differ do so by 1e-6 at least, while a price stored as float32 is off by 6e-8 and as float64 by 1e-16.
 - Volumes are equal within 1e-9: both are sums of the same sizes, and a float64 sum of a million of them is off by
-  1e-10. One print of one unit in a billion units may hide in that, and not in the number of trades.
-- Numbers of trades are equal or not. Whether the venue's `n` counts prints as its feed sends them is not proven:
-  `bars.candle_trades = "ignore"` leaves it out where it turns out that it does not.
+  1e-10. A print of one unit in a billion would pass unnoticed, but it changes the number of trades.
+- Numbers of trades must be equal. Whether the venue's `n` counts prints as its feed sends them is not proven:
+  `bars.candle_trades = "ignore"` leaves it out where it does not.
 
-What no candle can see: who the aggressor was, two prints exchanged that set neither end nor extreme, and a print that
-went into the wrong bar together with its candle. See docs/certified.md for where those are checked.
+What no candle can show: who the aggressor was, two swapped prints that are neither first, last nor extreme, and a print
+that went into the wrong bar together with its candle. See docs/certified.md for where those are checked.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PRICES: Final = FIGURES[:4]
 INTERVALS: Final = frozenset({"1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"})
 """Widths for which the venue has candles."""
 ABSENT: Final = "candle"
-"""What differs where we hold prints and the venue has no candle."""
+"""Name of the difference where we have prints and the venue has no candle."""
 SOON, LATER, IMPORT = "T+2m", "T+1h", "import"
-"""Which look found it: before the bar was an hour old, after that, or by `tickwalk certify`."""
+"""When a difference was found: before the bar was an hour old, after that, or by `tickwalk certify`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How near is equal; see the module.
+    """Tolerances of the comparison; see the module.
 
     Args:
         price, volume: as shares of the greater of the two.
@@ -60,10 +60,10 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class CandleFigures:
-    """What bars, or candles, say.
+    """Figures of bars or candles.
 
     Args:
-        values: (6, m) float64 in the order of `FIGURES`; NaN: nothing is said.
+        values: (6, m) float64 in the order of `FIGURES`; NaN where a figure is missing.
     """
 
     values: Floats
@@ -86,19 +86,19 @@ class CandleFigures:
         return cls(np.stack(columns).astype(np.float64))
 
     def of(self, name: str) -> Floats:
-        """Return one figure of all."""
+        """Return one figure of all bars."""
         column: Floats = self.values[FIGURES.index(name)]
         return column
 
     @property
     def is_absent(self) -> NDArray[np.bool_]:
-        """(m,) where nothing at all is said."""
+        """(m,) where every figure is missing."""
         found: NDArray[np.bool_] = np.asarray(np.isnan(self.values).all(axis=0), np.bool_)
         return found
 
     @property
     def is_flat(self) -> NDArray[np.bool_]:
-        """(m,) where nothing was traded: the prices of such a candle are the last one before it."""
+        """(m,) where nothing was traded: such a candle repeats the last price before it."""
         found: NDArray[np.bool_] = (self.of("volume") == 0) & ~(self.of("trades") > 0)
         return found
 
@@ -106,13 +106,14 @@ class CandleFigures:
 def differences(
     ours: CandleFigures, theirs: CandleFigures, tolerance: Tolerance | None = None
 ) -> NDArray[np.bool_]:
-    """Return (6, m) which figures of which bars differ from the venue's candles.
+    """Return a (6, m) mask of the figures that differ from the venue's candles.
 
-    A candle that is absent differs in nothing (an omitted minute may come later; the caller decides), and neither does
-    a figure that one side does not have. The prices of a flat candle are not compared.
+    An absent candle does not differ (an omitted minute may come later; the caller decides), and neither does a figure
+    that one side lacks. The prices of a flat candle are not compared.
 
     >>> bar = {"open": 1.0, "high": 2.0, "low": 1.0, "close": 2.0, "volume": 3.0, "trades": 2}
-    >>> found = differences(Figures.of_rows([bar]), Figures.of_rows([bar | {"trades": 3, "close": 1.5}]))
+    >>> candle = bar | {"trades": 3, "close": 1.5}
+    >>> found = differences(CandleFigures.of_rows([bar]), CandleFigures.of_rows([candle]))
     >>> [name for name, differs in zip(FIGURES, found[:, 0]) if differs]
     ['close', 'trades']
     """
@@ -141,9 +142,9 @@ def rows_of(
 
     Args:
         bars: rows of `bars` that do not agree.
-        theirs: their candles, as far as there are any.
+        theirs: their candles, where there are any.
         differs: (6, m), see `differences`.
-        checked: which look found it.
+        checked: when it was found, relative to the bar's close.
         now_ns: when it was found.
     """
     rows = []

@@ -1,7 +1,7 @@
-"""How do the prints of one bar lie in memory until the bar can no longer change?
+"""Buffer of one bar's prints, kept until the bar can no longer change.
 
-One by one as rows, or many at once as columns; both fold to the same bar. A bar that is out keeps its prints as
-one array of 33 bytes each.
+Prints are added one by one as rows, or many at once as columns; both aggregate to the same bar. A published bar keeps
+its prints as one array of 33 bytes each.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ class TradeBuffer:
         return len(self._rows) + sum(map(len, self._chunks))
 
     def add(self, row: Row) -> None:
-        """Take one print."""
+        """Add one print."""
         self._rows.append(row)
 
     def extend(self, chunk: Chunk) -> None:
-        """Take many."""
+        """Add many prints."""
         self._chunks.append(chunk)
 
-    def whole(self) -> Chunk:
-        """Return all prints as one array, which is from now on what is held."""
+    def array(self) -> Chunk:
+        """Return all prints as one array, and store them as that array."""
         if self._rows:
             self._chunks.append(np.array(self._rows, PRINT))
             self._rows = []
         if len(self._chunks) != 1:
             self._chunks = [np.concatenate(self._chunks) if self._chunks else np.empty(0, PRINT)]
         elif self._chunks[0].base is not None:
-            self._chunks[0] = self._chunks[0].copy()  # or a slice of a few prints would hold its whole batch
+            self._chunks[0] = self._chunks[0].copy()  # a slice would keep its whole batch in memory
         return self._chunks[0]
 
 
 def sorted_columns(groups: Sequence[TradeBuffer]) -> tuple[NDArray[np.int64], Chunk]:
-    """Return which group each print is of, rising, and the prints; within a group by time, then by receipt."""
-    chunks = [group.whole() for group in groups]
+    """Return the group index of each print, rising, and the prints; within a group by time, then by receipt."""
+    chunks = [group.array() for group in groups]
     group = np.repeat(np.arange(len(chunks), dtype=np.int64), [len(chunk) for chunk in chunks])
     prints = np.concatenate(chunks) if chunks else np.empty(0, PRINT)
     by_time = np.lexsort((prints["order"], prints["ts_ns"], group))

@@ -1,8 +1,8 @@
-"""Is the chain below the venue alive?
+"""Chain liveness: halts of the blockchain below the venue, found by the explorer's block feed.
 
-The explorer's socket tells of every block. While it is open and answers pings but no block comes, the chain has
-halted: what is watched then is a market that stands still. And blocks that went on while the venue's own sockets
-were down say that the venue failed, and not the chain.
+The explorer's socket announces every block. While it is open and answers pings but no block comes, the chain has
+halted, and what is watched is a market that stands still. Blocks that continue while the venue's own sockets are down
+show that the venue failed, and not the chain.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _ALIVE_NS: Final = 10 * NS
 
 
 class ChainLiveness:
-    """Blocks as the explorer told of them; a pure function of its frames."""
+    """Blocks announced by the explorer; a pure function of its frames."""
 
     def __init__(self, ledger: CoverageLedger, scope: str, *, silence_ns: int) -> None:
         """Start without a block.
 
         Args:
-            ledger: is told of halts.
-            scope: what the ids of the venue's instruments begin with.
-            silence_ns: without a block for so long, the chain has halted.
+            ledger: records halts.
+            scope: prefix of the ids of the venue's instruments.
+            silence_ns: the chain has halted when no block comes for this long.
         """
         self._ledger = ledger
         self._scope = scope
@@ -41,21 +41,21 @@ class ChainLiveness:
         self.height = 0
 
     def opened(self, connection: int, now_ns: int) -> None:
-        """The explorer's socket was opened."""
+        """Note that the explorer's socket was opened."""
         self._connection, self._recv_ns = connection, now_ns
 
     def closed(self, connection: int, now_ns: int) -> None:
-        """It was lost: nothing is known of the chain until it is back."""
+        """Note that the socket was lost: nothing is known of the chain until it is back."""
         if connection == self._connection:
             self._connection = -1
             self._ledger.resume(self._scope, now_ns, now_ns)
 
     def pong(self, now_ns: int) -> None:
-        """It answered a ping."""
+        """Note that the socket answered a ping."""
         self._pong_ns = now_ns
 
     def take(self, blocks: list[ChainBlock], now_ns: int) -> None:
-        """Blocks were made, or are told of again; a time ahead of our clock counts as the present."""
+        """Add announced blocks, of which some may be known; a time ahead of our clock counts as now."""
         last_ns = self._blocks[-1] if self._blocks else 0
         times_ns = (min(block.block_time * MS_NS, now_ns) for block in blocks)
         new = sorted(at_ns for at_ns in times_ns if at_ns > last_ns)
@@ -66,12 +66,12 @@ class ChainLiveness:
             self._ledger.resume(self._scope, new[0], now_ns)
 
     def tick(self, now_ns: int) -> None:
-        """Notice a halt."""
-        is_heard = self._connection >= 0 and self._blocks and self._pong_ns > self._recv_ns
-        if is_heard and now_ns - self._recv_ns > self._silence_ns:
+        """Detect a halt."""
+        is_watching = self._connection >= 0 and self._blocks and self._pong_ns > self._recv_ns
+        if is_watching and now_ns - self._recv_ns > self._silence_ns:
             self._ledger.stall(self._scope, self._blocks[-1], CHAIN_HALT)
 
     def was_alive(self, from_ns: int, to_ns: int) -> bool:
-        """Whether blocks were made all through a stretch of time, with no more than ten seconds between them."""
+        """Return whether blocks were made throughout, with no more than ten seconds between them."""
         inside = [from_ns, *(at for at in sorted(self._blocks) if from_ns < at < to_ns), to_ns]
         return len(inside) > 2 and max(b - a for a, b in pairwise(inside)) < _ALIVE_NS

@@ -1,4 +1,4 @@
-"""Which prints are missing, from when to when, why, and what repaired it; and which bars does a candle contradict?"""
+"""Queries for gaps in coverage, and for bars that differ from the venue's candles."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pyarrow as pa
 from storage.clock import US_NS
 from storage.lake.lake import Lake
 
-# What the venue has told whole (bar by bar by its candle, or in its archive) covers holes, all of one or a part.
+# A statement of the venue (a candle that agrees, or its archive) covers a gap wholly or in part.
 _GAPS: Final = """
     WITH newest AS (
         SELECT * FROM coverage
         QUALIFY row_number() OVER (
             PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
     ),
-    told AS (
+    stated AS (
         SELECT instrument, channel, ts_from, ts_to, evidence = 'venue_statement' AND (kind = 'watched' OR bridged)
-               AS is_told, kind, cause, evidence, bridged, journal FROM newest
+               AS is_stated, kind, cause, evidence, bridged, journal FROM newest
     ),
     islands AS (
         SELECT *, coalesce(ts_from > max(ts_to) OVER (
             PARTITION BY instrument, channel ORDER BY ts_from, ts_to
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS is_first
-        FROM told WHERE is_told
+        FROM stated WHERE is_stated
     ),
     proven AS (
         SELECT instrument, channel, min(ts_from) AS ts_from, max(ts_to) AS ts_to FROM (
@@ -32,7 +32,7 @@ _GAPS: Final = """
                 PARTITION BY instrument, channel ORDER BY ts_from, ts_to) AS island FROM islands)
         GROUP BY instrument, channel, island
     ),
-    holes AS (FROM told WHERE kind = 'gap' AND NOT is_told),
+    holes AS (FROM stated WHERE kind = 'gap' AND NOT is_stated),
     judged AS (
         SELECT holes.*, coalesce((
             SELECT sum(epoch_us(least(p.ts_to, holes.ts_to)) - epoch_us(greatest(p.ts_from, holes.ts_from)))
@@ -80,8 +80,8 @@ def list_gaps(
         lake: holds the table `coverage`.
         instrument: an id, or the venue's own name; all by default.
         since_ns: gaps that ended before are left out.
-        channel: `*` for every channel; a halt of a whole venue is of no channel and always told.
-        open_only: leave out what is wholly repaired.
+        channel: `*` for every channel; a halt of a whole venue belongs to no channel and is always included.
+        open_only: leave out what is fully repaired.
     """
     params = [instrument, instrument, instrument, channel, channel, since_ns // US_NS]
     rows = lake.query(_GAPS, params)
@@ -94,13 +94,13 @@ def list_gaps(
 def list_discrepancies(
     lake: Lake, *, instrument: str | None = None, since_ns: int = 0, open_only: bool = False
 ) -> pa.Table:
-    """Return what whole bars say otherwise than the venue's candles, one figure a row, by time.
+    """Return the figures in which complete bars differ from the venue's candles, one a row, by time.
 
     Args:
         lake: holds the table `discrepancies`.
         instrument: an id, or the venue's own name; all by default.
         since_ns: bars that opened before are left out.
-        open_only: leave out bars that a later look certified.
+        open_only: leave out bars that a later comparison certified.
     """
     params = [instrument, instrument, instrument, since_ns // US_NS]
     rows = lake.query(_DISCREPANCIES, params)

@@ -1,4 +1,4 @@
-"""How do stretches of venue time that were watched, or were not, add up?"""
+"""Intervals of venue time: watched spans, gaps, and the coverage of a bar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Part = tuple[int, int]
 
 @dataclass(slots=True)
 class WatchedSpan:
-    """A stretch in which one key was watched on one connection."""
+    """An interval in which one key was watched on one connection."""
 
     connection: int
     from_ns: int
@@ -21,15 +21,16 @@ class WatchedSpan:
 
 @dataclass(slots=True)
 class Gap:
-    """A stretch in which one key was not watched, or in vain.
+    """An interval in which one key was not watched, or was watched without effect.
 
     Args:
         connection: the one that ended it; -1 where none did.
         from_ns, to_ns: right-open.
         cause: why.
-        is_bridged: it is proven that nothing is missing from it.
-        overrides: a socket was open, and what it proved does not hold (a dead stream, a halted chain).
+        is_bridged: it is proven that no print is missing from it.
+        overrides: a socket was open, but what it proved is not valid (a dead stream, a halted chain).
         is_final: nothing that the venue resends can bridge it.
+        evidence: what bridged it.
     """
 
     connection: int
@@ -44,12 +45,12 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class BarCoverage:
-    """What the ledger knows of one bar.
+    """Coverage of one bar.
 
     Args:
         observed_ns: how much of it was watched.
         is_complete: all of it was watched.
-        is_repaired: what was not watched is proven to hold no other print.
+        is_repaired: the part that was not watched is proven to hold no other print.
         cause: why it is neither; empty otherwise.
         is_pending: the missing part is the end of a span that may still grow.
     """
@@ -65,12 +66,12 @@ _Stretch = TypeVar("_Stretch", WatchedSpan, Gap)
 
 
 def recent(items: Iterable[_Stretch], open_ns: int) -> list[_Stretch]:
-    """Return the stretches that end after an instant."""
+    """Return the spans or gaps that end after an instant."""
     return [item for item in items if item.to_ns > open_ns]
 
 
 def subtract(parts: list[Part], holes: Sequence[Part]) -> list[Part]:
-    """Return what is left of `parts` outside of `holes`."""
+    """Return the parts of `parts` that lie outside `holes`."""
     for start, to in holes:
         left = []
         for a, b in parts:
@@ -86,5 +87,5 @@ def subtract(parts: list[Part], holes: Sequence[Part]) -> list[Part]:
 
 
 def length(parts: Iterable[Part]) -> int:
-    """Return how long stretches that do not overlap are together."""
+    """Return the total length of parts that do not overlap."""
     return sum(to - start for start, to in parts)

@@ -1,11 +1,11 @@
-"""What was watched, from when to when, and what proves it?
+"""Coverage ledger: watched spans and gaps of every stream, and what proves them.
 
 The ledger is the only source of a bar's status. Its times are the venue's: a connection proves that everything
 up to the newest venue time it has delivered was delivered, so a span ends there and not at the moment the socket
 broke. A span begins when the subscription was acknowledged, never earlier.
 
-A hole between two spans may be bridged: when the prints that the venue resends after a reconnect, its most recent
-ones without omission, reach back past the hole's beginning, nothing was missed in between.
+A gap between two spans may be bridged: the venue resends its most recent prints after a reconnect, without omission.
+When these reach back past the beginning of the gap, nothing was missed in between.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NOT_PROVEN_YET: Final = "not proven yet"
 
 
 class Chain(Protocol):
-    """What is known of the chain below a venue."""
+    """The blockchain below a venue."""
 
     def was_alive(self, from_ns: int, to_ns: int) -> bool:
-        """Whether it made blocks between two instants."""
+        """Return whether it made blocks throughout an interval."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class _Connection:
 
 
 class CoverageLedger:
-    """Keeps spans and gaps for every (channel, instrument), and the rows they become."""
+    """Spans and gaps of every (channel, instrument), and their rows."""
 
     def __init__(
         self, recording: str, *, silence_ns: int, lag_ns: int, horizon_ns: int, is_inferred: bool
@@ -59,9 +59,9 @@ class CoverageLedger:
         Args:
             recording: its name, first part of every row's key.
             silence_ns: an instrument silent on all channels for longer is not proven alive.
-            lag_ns: how far the venue's delivery may run behind its own clock; a pong proves only up to that.
-            horizon_ns: stretches that ended longer ago are forgotten, once their rows are out.
-            is_inferred: a capture without control frames: subscriptions are inferred from what arrives.
+            lag_ns: how far the venue's delivery may lag behind its own clock; a pong proves only up to that.
+            horizon_ns: spans and gaps that ended longer ago are dropped, once their rows are written.
+            is_inferred: a capture without control frames: subscriptions are inferred from its frames.
         """
         self.chain: Chain | None = None
         self._horizon_ns = horizon_ns
@@ -76,14 +76,14 @@ class CoverageLedger:
         self._rows = CoverageRows(recording, evidence="inferred" if is_inferred else "socket")
         self._stalls: dict[str, Gap] = {}
 
-    # What happened.
+    # Events.
 
     def open(self, number: int, now_ns: int) -> None:
-        """A connection was opened."""
+        """Add an open connection."""
         self._open[number] = _Connection(number, now_ns, 0)
 
     def close(self, number: int, now_ns: int, cause: str) -> None:
-        """A connection was lost, or closed on purpose: its spans end at the newest venue time it proved."""
+        """Remove a connection that was lost or closed; its spans end at the newest venue time that it proved."""
         connection = self._open.pop(number, None)
         if connection is None:
             return
@@ -93,7 +93,7 @@ class CoverageLedger:
             self._silent.discard((number, instrument))
 
     def subscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> bool:
-        """The venue acknowledged a subscription (or a capture implies it). Returns whether it is new here."""
+        """Begin a span after an acknowledged (or, in a capture, implied) subscription; return whether it is new."""
         connection = self._open[number]
         key = (channel, instrument)
         if key in connection.since:
@@ -106,26 +106,26 @@ class CoverageLedger:
         return True
 
     def unsubscribe(self, number: int, channel: str, instrument: str, now_ns: int) -> None:
-        """The venue acknowledged the end of a subscription."""
+        """End a span after the venue acknowledged the end of the subscription."""
         connection = self._open[number]
         key = (channel, instrument)
         if key in connection.since:
             until = self._grown_to(connection, key, now_ns)
-            # A watchdog gives a silent stream up and asks for it again: what was lost by then, silence lost.
+            # A watchdog resubscribes a silent stream: what was lost by then was lost to the silence.
             cause = SILENT_STREAM if self._is_silent(connection, instrument, now_ns) else "unsubscribed"
             self._end_span(connection, key, connection.since.pop(key), until, cause, now_ns)
 
-    def hear(self, number: int, instrument: str, event_ns: int | None, now_ns: int) -> None:
-        """A message of an instrument arrived.
+    def record_message(self, number: int, instrument: str, event_ns: int | None, now_ns: int) -> None:
+        """Record that a message of an instrument arrived.
 
         Args:
-            number: on which connection.
-            instrument: whose message.
+            number: of the connection.
+            instrument: of the message.
             event_ns: the venue's time in it; None where the channel carries none.
             now_ns: when it arrived.
         """
         connection = self._open[number]
-        # A venue time ahead of our clock proves nothing beyond the present.
+        # A venue time ahead of our clock proves nothing beyond now.
         stamp = now_ns - self._lag_ns if event_ns is None else min(event_ns, now_ns)
         coin = connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
         if now_ns - coin.recv_ns > self._silence_ns:
@@ -135,21 +135,21 @@ class CoverageLedger:
         connection.alive_ns = max(connection.alive_ns, stamp)
 
     def pong(self, number: int, now_ns: int) -> None:
-        """The connection answered a ping: all that the venue had sent before has arrived."""
+        """Record that a connection answered a ping: all that the venue sent before has arrived."""
         connection = self._open[number]
         connection.alive_ns = max(connection.alive_ns, now_ns - self._lag_ns)
 
     def bridge(self, instrument: str, oldest_ns: int, now_ns: int) -> None:
-        """The venue resent its most recent prints, back to `oldest_ns`: holes that begin later hide nothing.
+        """Bridge the gaps that begin after `oldest_ns`, back to which the venue resent its most recent prints.
 
-        The batch is whole after its oldest instant only (that block may be cut), hence strictly later.
+        The batch is complete only after its oldest instant (that block may be cut), hence strictly later.
         """
         for gap in self._gaps.get((TRADES, instrument), ()):
             if oldest_ns < gap.from_ns and not gap.is_bridged and not gap.is_final:
                 self._bridge((TRADES, instrument), gap, "overlap", now_ns)
 
     def confirm(self, instrument: str, open_ns: int, close_ns: int, now_ns: int) -> None:
-        """The venue's own statement counts as many prints as we hold: what was not watched of it hides nothing."""
+        """Mark a bar as complete, because the venue's candle counts as many prints as we have."""
         key = (TRADES, instrument)
         if any(
             g.from_ns <= open_ns and close_ns <= g.to_ns and g.is_bridged for g in self._gaps.get(key, ())
@@ -160,19 +160,19 @@ class CoverageLedger:
         self._bridge(key, gap, "venue_statement", now_ns)
 
     def has_open_gap(self, instrument: str) -> bool:
-        """Say whether the newest hole in an instrument's trades is not proven to be empty."""
+        """Return whether the newest gap in an instrument's trades is not bridged and still can be."""
         gaps = self._gaps.get((TRADES, instrument), ())
         newest = max(gaps, key=lambda gap: gap.to_ns, default=None)
         return newest is not None and not newest.is_bridged and not newest.is_final
 
     def has_left_out(self, number: int, instrument: str, times_ns: list[int], slack_ns: int) -> bool:
-        """Say whether prints that nobody had delivered show that an open stream of trades was dead.
+        """Return whether unseen prints show that an open stream of trades was dead.
 
         Args:
-            number: which connection brought them; what its own stream owes and brings late, it has not left out.
-            instrument: whose trades.
+            number: of the connection that delivered them; its own late prints do not count against it.
+            instrument: of the trades.
             times_ns: venue times of prints that were not seen before.
-            slack_ns: messages may overtake each other by so much, at the end of what was proven.
+            slack_ns: messages may overtake each other by this much, at the end of what was proven.
         """
         key = (TRADES, instrument)
         gaps = [(g.from_ns, g.to_ns) for g in self._gaps.get(key, ())]
@@ -184,38 +184,44 @@ class CoverageLedger:
         return any(start <= at < to for at in times_ns for start, to in covered)
 
     def retract(self, instrument: str, from_ns: int, now_ns: int) -> None:
-        """A print came that an open stream had left out: what was watched since `from_ns` does not hold.
+        """Retract the coverage since `from_ns`, because an open stream left out a print.
 
         Args:
-            instrument: whose trades.
+            instrument: of the trades.
             from_ns: the newest print that the stream had delivered.
-            now_ns: the present; the stream was subscribed to anew just now.
+            now_ns: the present; the stream has just been resubscribed.
         """
         self._add_gap(-1, (TRADES, instrument), from_ns, now_ns, SILENT_STREAM, now_ns, overrides=True)
 
-    def lose(self, from_ns: int, to_ns: int, cause: str) -> None:
-        """Nothing is known of what came between two receipt times: no open stream proves anything in between."""
+    def mark_unreadable(self, from_ns: int, to_ns: int, cause: str) -> None:
+        """Add a gap to every open stream, because records between two receipt times cannot be read."""
         for connection in self._open.values():
             for key in connection.since:
                 proven_ns = self._grown_to(connection, key, from_ns)
                 self._add_gap(connection.number, key, proven_ns, to_ns, cause, to_ns, overrides=True)
 
     def stall(self, scope: str, from_ns: int, cause: str) -> None:
-        """Watching is in vain from an instant on: of one instrument, or of a venue's, whose ids begin with `scope`."""
+        """Begin a stall: open streams prove nothing from an instant on.
+
+        Args:
+            scope: an instrument, or the prefix of a venue's instruments.
+            from_ns: when it began, in venue time.
+            cause: why.
+        """
         if scope not in self._stalls:
             self._stalls[scope] = Gap(-1, from_ns, 1 << 62, cause, overrides=True, is_final=True)
             self._mark_scope(scope, from_ns)
 
     def is_stalled(self, scope: str) -> bool:
-        """Say whether watching an instrument, or a scope of them, is in vain now."""
+        """Return whether an instrument, or a scope of them, is stalled now."""
         return scope in self._stalls
 
     def stalls(self) -> list[tuple[str, str]]:
-        """Return (scope, cause) of what is watched in vain now."""
+        """Return (scope, cause) of the stalls that last."""
         return [(scope, gap.cause) for scope, gap in self._stalls.items()]
 
     def resume(self, scope: str, to_ns: int, now_ns: int) -> None:
-        """Watching is worth something again."""
+        """End a stall."""
         gap = self._stalls.pop(scope, None)
         if gap is None:
             return
@@ -226,14 +232,14 @@ class CoverageLedger:
         self._rows.add_gap(("*" if scope.endswith("|") else BOOK, scope), gap, now_ns)
 
     def carry_on(self, number: int, channel: str, instrument: str, since_ns: int) -> None:
-        """A stream goes on from an earlier recording, which has proven it up to `since_ns`."""
+        """Continue a stream of an earlier recording, which has proven it up to `since_ns`."""
         connection = self._open[number]
         connection.since[(channel, instrument)] = since_ns
         connection.coins.setdefault(instrument, _Coin(since_ns, since_ns))
         self._lost.pop((channel, instrument), None)
 
     def restore(self, key: Key, span: WatchedSpan | None, gap: Gap | None, cause: str) -> None:
-        """Take over what an earlier recording knew: a span or a gap, and why watching ended."""
+        """Restore a span or a gap of an earlier recording, and why watching ended."""
         if span is not None:
             self._spans.setdefault(key, []).append(span)
             if span.to_ns >= self._lost.get(key, (0, ""))[0]:
@@ -241,7 +247,7 @@ class CoverageLedger:
         if gap is not None:
             self._gaps.setdefault(key, []).append(gap)
 
-    # What is known.
+    # Queries.
 
     def open_connections(self) -> list[int]:
         """Return the numbers of the connections that are open."""
@@ -256,12 +262,12 @@ class CoverageLedger:
         return (channel, instrument) in self._open[number].since
 
     def newest_ns(self, instrument: str) -> int:
-        """Return the newest venue time heard of an instrument on any open connection; 0 for none."""
+        """Return the newest venue time of an instrument on any open connection; 0 for none."""
         coins = (connection.coins.get(instrument) for connection in self._open.values())
         return max((coin.event_ns for coin in coins if coin is not None), default=0)
 
-    def heard_ns(self, instrument: str = "") -> int:
-        """Return when an instrument, or any, was last heard of on an open connection; 0 for never."""
+    def last_message_ns(self, instrument: str = "") -> int:
+        """Return when a message of an instrument, or of any, last arrived on an open connection; 0 for never."""
         coins = [
             coin
             for connection in self._open.values()
@@ -271,23 +277,23 @@ class CoverageLedger:
         return max((coin.recv_ns for coin in coins), default=0)
 
     def last_gap(self, instrument: str) -> Gap | None:
-        """Return the newest hole in what is watched of an instrument, one that lasts included."""
+        """Return the newest gap of an instrument that is not bridged, including one that lasts."""
         stalls = [gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)]
         gaps = [gap for channel in (TRADES, BOOK) for gap in self._gaps.get((channel, instrument), ())]
         return max((gap for gap in stalls + gaps if not gap.is_bridged), key=_end_of, default=None)
 
     def proven_ns(self, number: int, channel: str, instrument: str, now_ns: int) -> int:
-        """Return up to where an open stream is proven."""
+        """Return the venue time up to which an open stream is proven."""
         return self._grown_to(self._open[number], (channel, instrument), now_ns)
 
-    def held(self) -> list[tuple[int, str, str]]:
+    def open_streams(self) -> list[tuple[int, str, str]]:
         """Return (connection, channel, instrument) of every open stream."""
         return [(c.number, *key) for c in self._open.values() for key in c.since]
 
     def watch(
         self, instrument: str, open_ns: int, close_ns: int, now_ns: int, channel: str = TRADES
     ) -> BarCoverage:
-        """Say how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it."""
+        """Return how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it."""
         key = (channel, instrument)
         covered: list[Part] = [(s.from_ns, s.to_ns) for s in recent(self._spans.get(key, ()), open_ns)]
         is_open = False
@@ -299,21 +305,21 @@ class CoverageLedger:
         gaps = recent(self._gaps.get(key, ()), open_ns) + [
             gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)
         ]
-        vain = [(g.from_ns, g.to_ns) for g in gaps if g.overrides]
+        overriding = [(g.from_ns, g.to_ns) for g in gaps if g.overrides]
         missing = subtract(bar, covered)
-        if vain:
-            missing = subtract(bar, subtract(subtract(bar, missing), vain))
+        if overriding:
+            missing = subtract(bar, subtract(subtract(bar, missing), overriding))
         observed_ns = close_ns - open_ns - length(missing)
         if not missing:
             return BarCoverage(observed_ns, True, False, "", False)
         lacking = subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
         if not lacking:
             return BarCoverage(observed_ns, False, True, "", False)
-        cause, is_pending = self._why(lacking, gaps, is_open, key)
+        cause, is_pending = self._cause_of(lacking, gaps, is_open, key)
         return BarCoverage(observed_ns, False, False, cause, is_pending)
 
     def tick(self, now_ns: int) -> None:
-        """Notice instruments that have just been silent for too long, and forget what is long over."""
+        """Detect instruments that have just become silent for too long, and drop old spans and gaps."""
         for connection in self._open.values():
             for instrument, coin in connection.coins.items():
                 mark = (connection.number, instrument)
@@ -329,7 +335,7 @@ class CoverageLedger:
                 gaps[:] = recent(gaps, long_ago_ns)
 
     def take_dirty(self) -> dict[str, int]:
-        """Return, once, the venue time from which each instrument's bars must be looked at again."""
+        """Return the venue times from which bars must be revised, by instrument, and forget them."""
         dirty, self._dirty = self._dirty, {}
         return dirty
 
@@ -337,10 +343,10 @@ class CoverageLedger:
         """Return rows of the table `coverage` that are new since the last call."""
         return self._rows.take()
 
-    # How.
+    # Internals.
 
     def _grown_to(self, connection: _Connection, key: Key, now_ns: int) -> int:
-        """Return the venue time up to which an open span is proven; never before its begin."""
+        """Return the venue time up to which an open span is proven; never before its beginning."""
         proven_ns = connection.alive_ns
         if self._is_silent(connection, key[1], now_ns):
             proven_ns = connection.coins[key[1]].event_ns
@@ -379,7 +385,7 @@ class CoverageLedger:
             to_ns = now_ns
         else:
             self._lost[key] = (to_ns, cause)
-        # A twin was subscribed all the while and is now seen to have proven less: what nobody proved is a hole.
+        # A twin was subscribed all the while but has proven less: what neither has proven is a gap.
         covered += [(g.from_ns, g.to_ns) for g in recent(self._gaps.get(key, ()), until)]
         for start, to in subtract([(until, to_ns)], covered):
             self._add_gap(connection.number, key, start, to, cause, now_ns)
@@ -410,8 +416,8 @@ class CoverageLedger:
 
     def _keys(self, scope: str) -> list[Key]:
         """Return the keys of instruments within a scope."""
-        held = {key for connection in self._open.values() for key in connection.since} | set(self._spans)
-        return sorted(key for key in held if _is_within(key[1], scope))
+        known = {key for connection in self._open.values() for key in connection.since} | set(self._spans)
+        return sorted(key for key in known if _is_within(key[1], scope))
 
     def _mark_scope(self, scope: str, from_ns: int) -> None:
         for _, instrument in self._keys(scope):
@@ -420,7 +426,9 @@ class CoverageLedger:
     def _mark_dirty(self, instrument: str, from_ns: int) -> None:
         self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
 
-    def _why(self, lacking: list[Part], gaps: Iterable[Gap], is_open: bool, key: Key) -> tuple[str, bool]:
+    def _cause_of(
+        self, lacking: list[Part], gaps: Iterable[Gap], is_open: bool, key: Key
+    ) -> tuple[str, bool]:
         start, to = max(lacking, key=lambda part: part[1] - part[0])
         # A halted chain explains a stream's silence, and not the other way round.
         for gap in sorted(gaps, key=lambda gap: not gap.is_final):
@@ -435,7 +443,10 @@ class CoverageLedger:
         if earliest is None or to <= earliest:
             return RECORDER_DOWN, False
         if is_open and any((c.number, key[1]) in self._silent for c in self._open.values()):
-            return SILENT_STREAM, False  # if it speaks again, the gap that this makes marks the bars dirty
+            return (
+                SILENT_STREAM,
+                False,
+            )  # when messages come again, the gap that this makes marks the bars dirty
         return NOT_PROVEN_YET, is_open
 
 

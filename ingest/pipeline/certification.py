@@ -1,13 +1,13 @@
-"""Which closed bars wait for the venue's own candle, when is it asked for, and what does its answer change?
+"""Certification of complete bars by the venue's own candles: requests, comparison and outcome.
 
-A bar that claims to be whole waits until its candle agrees, which makes it `certified`; until it was compared when it
-was an hour old, or until nobody answered for two. One question asks for all of a coin's bars that wait, when the
-oldest of them closed an hour ago: 60 candles, thus one question of weight 20 + 1 per coin and hour. A bar that differs
-within that hour stays and is looked at again, since a candle may still change.
+A bar that claims to be complete waits until its candle agrees, which makes it `certified`; until it was compared when
+it was an hour old; or until no answer came for two hours. One request covers all waiting bars of a coin, when the
+oldest of them closed an hour ago: 60 candles, thus one request of weight 20 + 1 per coin and hour. A bar that differs
+within that hour stays and is compared again, since a candle may still change.
 
-Questions are paced: they take at most half of the weight that a recorder may spend, so that many coins are asked for
-later and never at the cost of other questions. When to ask is no part of the tables; what an answer changes is a
-function of the journal alone.
+Requests are paced: they use at most half of the rate limit weight that a recorder may spend, so that with many coins
+they come later and never at the cost of other requests. When a request is sent does not affect the tables; what an
+answer changes is a function of the journal alone.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 SETTLED_NS: Final = 120 * NS
-"""A candle is not asked for, nor believed, sooner after its close."""
+"""A candle is neither requested nor trusted sooner after its close."""
 DUE_NS: Final = 3_600 * NS
-"""A coin's candles are asked for when the oldest bar that waits closed this long ago."""
+"""A coin's candles are requested when its oldest waiting bar closed this long ago."""
 _AGAIN_NS: Final = 600 * NS
 _SHARE: Final = 0.5
-# The venue gives some pages of 500: an answer of that length may be a cut one, and is neither asked for nor believed.
+# The venue has pages of 500: an answer of that length may be truncated, and is neither requested nor trusted.
 _PAGE: Final = 500
 _PRUNE_NS: Final = 60 * NS
 
@@ -42,7 +42,7 @@ Stream = tuple[str, str]
 
 
 class Certifier:
-    """Keeps the bars that wait, says what to ask, and takes the answers."""
+    """Bars that wait for their candle, the requests for them, and the comparison."""
 
     def __init__(self, state: RecordingState) -> None:
         record = state.settings.record
@@ -51,7 +51,7 @@ class Certifier:
         self._waiting: dict[Stream, dict[int, str]] = {}
         """By coin and width: the instrument of each bar that waits, by its open in ns."""
         self._asked_ns: dict[Stream, int] = {}
-        self._is_told = False
+        self._has_warned = False
         self._next_ask_ns = 0
         self._next_prune_ns = 0
         weight_per_minute = record.rest_weight_per_minute / parse_shard(record.shard)[1] * _SHARE
@@ -60,11 +60,11 @@ class Certifier:
 
     @property
     def waiting(self) -> int:
-        """How many bars wait."""
+        """Number of bars that wait."""
         return sum(map(len, self._waiting.values()))
 
     def note(self, bar: Mapping[str, Any]) -> None:
-        """Take note of a bar that was published."""
+        """Add a published bar if it waits for its candle, or remove it."""
         if bar["width"] not in self._widths:
             return
         stream = (bar["instrument"].split("|", 2)[2].partition("~")[0], bar["width"])
@@ -74,8 +74,8 @@ class Certifier:
         else:
             self._waiting.get(stream, {}).pop(open_ns, None)
 
-    def wishes(self, now_ns: int) -> list[dict[str, Any]]:
-        """Return the question to ask now, at most one; the coin whose oldest bar waits longest comes first."""
+    def due_requests(self, now_ns: int) -> list[dict[str, Any]]:
+        """Return the request to send now, at most one; the coin whose oldest bar waits longest comes first."""
         if now_ns < self._next_ask_ns:
             return []
         oldest = {
@@ -89,7 +89,7 @@ class Certifier:
         self._next_ask_ns, self._asked_ns[stream] = now_ns + self._pace_ns, now_ns
         step_ns = width_ns(stream[1])
         from_ns = oldest[stream] - step_ns
-        # Nothing younger than is settled, and no longer answer than the venue gives whole.
+        # No candle that may still change, and no answer that the venue would truncate.
         to_ns = min(now_ns - SETTLED_NS, from_ns + (_PAGE - 1) * step_ns) // step_ns * step_ns
         req = {
             "coin": stream[0],
@@ -100,7 +100,7 @@ class Certifier:
         return [{"type": "candleSnapshot", "req": req}]
 
     def take(self, candles: Sequence[wire.CandleData], asked: Mapping[str, Any], now_ns: int) -> None:
-        """Compare the bars that wait with the venue's candles of the stretch that was asked for."""
+        """Compare the bars that wait with the venue's candles of the requested interval."""
         stream = (str(asked["coin"]), str(asked["interval"]))
         clock = self._widths.get(stream[1])
         waiting = self._waiting.get(stream)
@@ -110,12 +110,12 @@ class Certifier:
         newest_ns = now_ns - SETTLED_NS - clock.width_ns
         opens = [at for at in sorted(waiting) if from_ns <= at < to_ns and at <= newest_ns]
         bars = [clock.row_of(waiting[at], at) for at in opens]
-        held = [(at, bar) for at, bar in zip(opens, bars, strict=True) if bar is not None]
+        found = [(at, bar) for at, bar in zip(opens, bars, strict=True) if bar is not None]
         by_open = {item.t * MS_NS: item for item in candles if (item.s, item.i) == stream}
-        self._judge(clock, waiting, held, by_open, now_ns)
+        self._compare(clock, waiting, found, by_open, now_ns)
 
     def tick(self, now_ns: int) -> None:
-        """Give up on bars that nobody answered for."""
+        """Drop bars for which no answer has come."""
         if now_ns < self._next_prune_ns:
             return
         self._next_prune_ns = now_ns + _PRUNE_NS
@@ -124,18 +124,18 @@ class Certifier:
             for open_ns in [open_ns for open_ns in bars if open_ns < until_ns]:
                 del bars[open_ns]
 
-    def _judge(
+    def _compare(
         self,
         clock: BarClock,
         waiting: dict[int, str],
-        held: Sequence[tuple[int, dict[str, Any]]],
+        bars: Sequence[tuple[int, dict[str, Any]]],
         by_open: Mapping[int, wire.CandleData],
         now_ns: int,
     ) -> None:
-        ours = CandleFigures.of_rows([bar for _, bar in held])
-        theirs = CandleFigures.of_rows([_figures(by_open.get(open_ns)) for open_ns, _ in held])
+        ours = CandleFigures.of_rows([bar for _, bar in bars])
+        theirs = CandleFigures.of_rows([_figures(by_open.get(open_ns)) for open_ns, _ in bars])
         differs, absent = differences(ours, theirs, self._tolerance), theirs.is_absent
-        for at, (open_ns, bar) in enumerate(held):
+        for at, (open_ns, bar) in enumerate(bars):
             is_late = now_ns >= open_ns + clock.width_ns + DUE_NS
             if not absent[at] and not differs[:, at].any():
                 del waiting[open_ns]
@@ -146,21 +146,23 @@ class Certifier:
             # A minute without a print has a candle only once something printed after it (VENUES.md F15).
             if absent[at] and not (is_late and bar["trades"]):
                 continue
-            self._differ(bar, CandleFigures(theirs.values[:, [at]]), differs[:, [at]], is_late, now_ns)
+            self._record_difference(
+                bar, CandleFigures(theirs.values[:, [at]]), differs[:, [at]], is_late, now_ns
+            )
 
     def _certify(self, clock: BarClock, bar: Mapping[str, Any], open_ns: int, now_ns: int) -> None:
         self._state.rows.add("bars", clock.certify(bar["instrument"], open_ns, now_ns))
         self._state.counts.bars += 1
 
-    def _differ(
+    def _record_difference(
         self, bar: dict[str, Any], theirs: CandleFigures, differs: Any, is_late: bool, now_ns: int
     ) -> None:
         checked = LATER if is_late else SOON
         rows = rows_of([bar], theirs, differs, checked=checked, now_ns=now_ns)
         self._state.rows.extend("discrepancies", rows)
         if is_late:
-            if not self._is_told:  # once: where the venue counts otherwise than we do, every bar differs
-                self._is_told = True
+            if not self._has_warned:  # once: where the venue counts otherwise than we do, every bar differs
+                self._has_warned = True
                 logger.warning(
                     "bar differs from its candle",
                     instrument=bar["instrument"],
@@ -171,7 +173,7 @@ class Certifier:
 
 
 def queued(bar: Mapping[str, Any], venue_trades: float, now_ns: int) -> dict[str, Any]:
-    """Return the row of `repairs` that asks the archive about a bar which its candle contradicts."""
+    """Return the row of `repairs` that queues a bar for the archive, because its candle differs."""
     return {
         "instrument": bar["instrument"],
         "width": bar["width"],

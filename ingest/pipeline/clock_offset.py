@@ -1,10 +1,10 @@
-"""How far is our clock off, and was it set while we recorded?
+"""Local clock offset against the venue and NTP, and detection of clock steps.
 
 Three comparisons, each an answer in the journal, so that the rows of `clocks` are a pure function of it: the
 venue's `exchangeStatus`, a time server (NTP, RFC 5905), and the machine's own monotonic clock, which shows when
-somebody set the wall clock. An offset is our clock less the other one, taken at the middle between question and
-answer; the truth lies within half the round trip of it. A time server that does not answer is a state, not an
-error: the recording goes on.
+somebody set the wall clock. An offset is our clock minus the other one, at the midpoint between request and answer; the
+true offset lies within half the round trip of it. A time server that does not answer is a state, not an error: the
+recording continues.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from storage.errors import VenueError
 OffsetSource = Literal["venue", "ntp", "monotonic"]
 OffsetVerdict = Literal["ok", "off", "unknown"]
 
-# A time server steers a clock by at most 500 us a second; what moved further than that was set, not steered.
+# A time server slews a clock by at most 500 us a second; a clock that moved further was set.
 _STEER: Final = 1e-3
 _STEP_MS: Final = 50.0
-# An offset says nothing of the present after this long.
+# An older offset is no longer meaningful.
 _STALE_NS: Final = 600 * 1_000_000_000
 
 
@@ -31,11 +31,11 @@ class OffsetSample:
     """One comparison.
 
     Args:
-        source: with what.
-        at_ns: our time, in the middle between question and answer.
-        offset_ms: our clock less the other.
-        uncertainty_ms: the truth lies within this of the offset.
-        known_ns: our time when the answer was there.
+        source: the other clock.
+        at_ns: our time, at the midpoint between request and answer.
+        offset_ms: our clock minus the other.
+        uncertainty_ms: the true offset lies within this.
+        known_ns: our time when the answer arrived.
     """
 
     source: OffsetSource
@@ -46,7 +46,7 @@ class OffsetSample:
 
 
 class ClockOffsets:
-    """What the comparisons of one recording say: rows, the newest offsets, and a verdict."""
+    """Clock comparisons of one recording: rows, the newest offsets, and a verdict."""
 
     def __init__(self, journal: str, *, limit_ms: float) -> None:
         """Start without any comparison.
@@ -64,14 +64,14 @@ class ClockOffsets:
     def take_answer(
         self, request: Mapping[str, Any], response: Any, asked_ns: int, received_ns: int
     ) -> list[dict[str, Any]]:
-        """Return the rows of `clocks` that a journalled answer gives; most answers give none.
+        """Return the rows of `clocks` from a journalled answer; most answers give none.
 
         Raises:
-            VenueError: it is a clock's answer and lacks its time; the caller quarantines it.
+            VenueError: a clock's answer lacks its time; the caller quarantines it.
         """
         kind = request.get("type")
         if kind == "clock":
-            return self._took_reading(response, received_ns)
+            return self._compare_reading(response, received_ns)
         if kind == "exchangeStatus":
             found = venue_sample(response, asked_ns, received_ns)
         elif kind == "ntp" and isinstance(response, dict) and "offset_ms" in response:
@@ -81,7 +81,7 @@ class ClockOffsets:
         return [self.take(found)]
 
     def take(self, sample: OffsetSample) -> dict[str, Any]:
-        """Remember a comparison and return its row."""
+        """Add a comparison and return its row."""
         self._newest[sample.source] = sample
         return {
             "journal": self._journal,
@@ -93,7 +93,7 @@ class ClockOffsets:
         }
 
     def offsets_ms(self, now_ns: int) -> dict[str, float]:
-        """Return the newest offset by source, leaving out what is older than ten minutes."""
+        """Return the newest offset by source, without offsets older than ten minutes."""
         return {
             source: sample.offset_ms
             for source, sample in sorted(self._newest.items())
@@ -101,11 +101,11 @@ class ClockOffsets:
         }
 
     def verdict(self, now_ns: int, *, least_lag_ms: float | None = None) -> OffsetVerdict:
-        """Say whether our clock is right.
+        """Return whether our clock is right.
 
-        It is `off` where even the kindest reading of one comparison is beyond the limit, where the clock was set by
-        more than that (it was wrong, or it is now), or where a frame came further from the future than the limit
-        (`least_lag_ms`); `unknown` where nothing recent speaks for it.
+        It is `off` where a comparison is beyond the limit by more than its uncertainty, where the clock was set by more
+        than the limit (it was wrong, or it is now), or where a frame came further from the future than the limit
+        (`least_lag_ms`); `unknown` where there is no recent comparison.
         """
         if least_lag_ms is not None and least_lag_ms < -self._limit_ms:
             return "off"
@@ -114,36 +114,36 @@ class ClockOffsets:
             return "off"
         return "ok" if any(sample.source != "monotonic" for sample in recent) else "unknown"
 
-    def _took_reading(self, response: Any, received_ns: int) -> list[dict[str, Any]]:
-        """Compare how far the wall clock and the monotonic one went since the last reading."""
-        wall_ns, mono_ns = _whole(response, "wall_ns"), _whole(response, "mono_ns")
+    def _compare_reading(self, response: Any, received_ns: int) -> list[dict[str, Any]]:
+        """Compare how far the wall clock and the monotonic clock advanced since the last reading."""
+        wall_ns, mono_ns = _integer(response, "wall_ns"), _integer(response, "mono_ns")
         before, self._reading = self._reading, (wall_ns, mono_ns)
         if before is None or mono_ns < before[1]:
             return []
-        went_ms = (mono_ns - before[1]) / MS_NS
-        moved_ms = (wall_ns - before[0]) / MS_NS - went_ms
-        if abs(moved_ms) <= _STEP_MS + _STEER * went_ms:
+        elapsed_ms = (mono_ns - before[1]) / MS_NS
+        moved_ms = (wall_ns - before[0]) / MS_NS - elapsed_ms
+        if abs(moved_ms) <= _STEP_MS + _STEER * elapsed_ms:
             return []
         self.stepped += 1
-        # Its time is that of the receipt clock: the wall's own reading leaps with the step.
+        # Stamped by the receipt clock: the wall clock's own reading jumps with the step.
         return [self.take(OffsetSample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
 
 
 def venue_sample(response: Any, asked_ns: int, received_ns: int) -> OffsetSample:
-    """Return what an `exchangeStatus` answer says of our clock.
+    """Return the comparison with the venue's clock from an `exchangeStatus` answer.
 
     Raises:
         VenueError: it has no time.
     """
-    theirs_ns = _whole(response, "time") * MS_NS
+    theirs_ns = _integer(response, "time") * MS_NS
     middle_ns = (asked_ns + received_ns) // 2
-    # Their stamp is a whole millisecond, hence the half.
+    # The venue's time is in whole milliseconds, hence the half.
     uncertainty_ms = max(0, received_ns - asked_ns) / 2 / MS_NS + 0.5
     return OffsetSample("venue", middle_ns, (middle_ns - theirs_ns) / MS_NS, uncertainty_ms, received_ns)
 
 
 def ntp_sample(response: Mapping[str, Any], asked_ns: int, received_ns: int) -> OffsetSample:
-    """Return what a time server's answer, as `ask_ntp` words it, says of our clock."""
+    """Return the comparison with a time server from an answer of `ask_ntp`."""
     try:
         offset_ms, delay_ms = float(response["offset_ms"]), float(response["delay_ms"])
     except (KeyError, TypeError, ValueError) as error:
@@ -151,7 +151,7 @@ def ntp_sample(response: Mapping[str, Any], asked_ns: int, received_ns: int) -> 
     return OffsetSample("ntp", (asked_ns + received_ns) // 2, offset_ms, max(0.0, delay_ms) / 2, received_ns)
 
 
-def _whole(response: Any, name: str) -> int:
+def _integer(response: Any, name: str) -> int:
     value = response.get(name) if isinstance(response, dict) else None
     if not isinstance(value, int) or isinstance(value, bool):
         raise VenueError(f"a clock's answer has {name} {value!r}, which is no whole number")

@@ -1,9 +1,9 @@
-"""How are thousands of frames taken at once, to the same rows as one by one?
+"""Columnar processing of thousands of frames at once, with the same rows as one by one.
 
-Frames between two publishing instants are scanned together (`ingest.venues.hyperliquid.scanner`). Those that the
-scanner understood, of streams that are in their steady state, are taken by column; what else changes nothing about
-them (books, contexts, pongs) is taken one by one beside them; and anything that does (an acknowledgement, a first
-batch after a subscription, an odd number) is a barrier: what came before it is taken before it.
+Frames between two publishing instants are scanned together (`ingest.venues.hyperliquid.scanner`). Frames that the
+scanner understood, of streams in their steady state, are processed by column. Frames that do not affect those streams
+(books, contexts, pongs) are processed one by one beside them. Any other frame (an acknowledgement, a first batch after
+a subscription, an odd number) is a barrier: everything before it is processed first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Index = NDArray[np.int64]
 
 
 class ColumnarProcessor:
-    """Takes runs of frames of Hyperliquid's connections."""
+    """Processes runs of frames of Hyperliquid's connections by column."""
 
     def __init__(self, state: RecordingState, frames: HyperliquidHandler) -> None:
         self._state = state
@@ -47,13 +47,13 @@ class ColumnarProcessor:
         self._instruments: list[str] = []
         self._seen_codes = np.zeros(0, np.int32)
         self._version = -1
-        self._ready: dict[int, NDArray[np.bool_]] = {}
+        self._steady_streams: dict[int, NDArray[np.bool_]] = {}
 
     def take(self, batch: RecordBatch, start: int, stop: int, connections: Index) -> None:
-        """Take the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
+        """Process the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
 
         Args:
-            batch: holds them.
+            batch: contains the frames.
             start, stop: right-open.
             connections: (n,) the connection of each record of the batch.
         """
@@ -64,12 +64,12 @@ class ColumnarProcessor:
         else:
             scanned = scan(batch.data, batch.ends[start : stop + 1], self._coins)
         run = FrameRun(batch, start, connections[start:stop], scanned)
-        run.lag_ns(state.watermark_ns, int(state.settings.bars.lateness_s * NS))
+        run.set_watermarks(state.watermark_ns, int(state.settings.bars.lateness_s * NS))
         usable = run.usable()
-        is_ready = self._is_ready(run, usable)
+        is_columnar = self._columnar_mask(run, usable)
         at = 0
         state.begin_run()
-        others = np.flatnonzero(~is_ready)
+        others = np.flatnonzero(~is_columnar)
         k = 0
         while k < len(others):
             i = int(others[k])
@@ -77,18 +77,18 @@ class ColumnarProcessor:
             message = self._beside(run, i)
             if message is None:
                 continue
-            self._take_columns(run, is_ready, at, i)
+            self._take_columns(run, is_columnar, at, i)
             self._pass(run, i, message)
             at = i + 1
             if self._version != state.version:
                 self._refresh()
-                is_ready = self._is_ready(run, usable)
-                others, k = at + np.flatnonzero(~is_ready[at:]), 0
-        self._take_columns(run, is_ready, at, stop - start)
+                is_columnar = self._columnar_mask(run, usable)
+                others, k = at + np.flatnonzero(~is_columnar[at:]), 0
+        self._take_columns(run, is_columnar, at, stop - start)
         state.end_run()
 
     def _pass(self, run: FrameRun, i: int, message: wire.Message) -> None:
-        """Take a barrier."""
+        """Process a barrier."""
         state = self._state
         record = run.batch.record(run.start + i)
         state.end_run()
@@ -97,36 +97,36 @@ class ColumnarProcessor:
         self._frames.take(record, int(run.connections[i]), message)
         state.begin_run()
 
-    # What may be taken by column.
+    # Which frames can be processed by column.
 
     def _refresh(self) -> None:
-        """Look again at which streams are in their steady state, if that may have changed."""
+        """Forget which streams are in their steady state, if that may have changed."""
         state = self._state
         if self._version == state.version:
             return
         self._version = state.version
-        self._ready.clear()
+        self._steady_streams.clear()
         new = [coin for coin in state.coins if coin not in set(self._coins.names)]
         self._coins.add(new)
         self._instruments = [state.instrument(coin) for coin in self._coins.names]
         codes = [state.seen.code(instrument) for instrument in self._instruments]
         self._seen_codes = np.array(codes, np.int32)
 
-    def _is_ready(self, run: FrameRun, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which frames (n,) may be taken by column."""
-        ready = usable.copy()
+    def _columnar_mask(self, run: FrameRun, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return a mask (n,) of the frames that can be processed by column."""
+        columnar = usable.copy()
         known = len(self._coins)
         for connection in np.unique(run.connections).tolist():
-            table = self._ready.get(connection)
+            table = self._steady_streams.get(connection)
             if table is None:
-                table = self._ready[connection] = self._steady(connection)
+                table = self._steady_streams[connection] = self._steady(connection)
             mine = run.connections == connection
             kind, coin = run.scanned.kind[mine], run.scanned.coin[mine]
-            ready[mine] &= table[kind, np.minimum(coin, known - 1)] if known else False
-        return ready
+            columnar[mine] &= table[kind, np.minimum(coin, known - 1)] if known else False
+        return columnar
 
     def _steady(self, connection: int) -> NDArray[np.bool_]:
-        """Return, by kind and coin, whether a stream needs no look at each of its frames."""
+        """Return, by kind and coin, whether a stream is in its steady state."""
         state = self._state
         table = np.zeros((3, len(self._coins)), np.bool_)
         if not state.ledger.is_open(connection):
@@ -134,16 +134,16 @@ class ColumnarProcessor:
         for code, instrument in enumerate(self._instruments):
             if not all(clock.has(instrument) for clock in state.clocks):
                 continue
-            # A name that another contract had before: each print is looked at, lest it be the other's.
+            # The name was another contract's before: each print is checked, since it may be of that contract.
             is_recycled = state.registry.begins_ns(instrument) > 0
             for kind, channel in _CHANNELS.items():
-                is_told = state.ledger.is_subscribed(connection, channel, instrument) or not state.is_capture
+                is_known = state.ledger.is_subscribed(connection, channel, instrument) or not state.is_capture
                 is_first = kind == TRADES and (connection, instrument) in state.awaits_first
-                table[kind, code] = is_told and not is_first and not (is_recycled and kind == TRADES)
+                table[kind, code] = is_known and not is_first and not (is_recycled and kind == TRADES)
         return table
 
     def _beside(self, run: FrameRun, i: int) -> wire.Message | None:
-        """Take a frame that is no barrier, and return nothing; or return a barrier's message, not taken."""
+        """Process a frame that is no barrier and return None; or return a barrier's message, not processed."""
         state = self._state
         record = run.batch.record(run.start + i)
         state.now_ns = record.recv_ns
@@ -153,15 +153,15 @@ class ColumnarProcessor:
             return message
         channel = type(message).__struct_config__.tag
         connection = int(run.connections[i])
-        is_known = channel in _STATELESS or not state.is_capture or self._is_told(connection, message)
+        is_known = channel in _STATELESS or not state.is_capture or self._is_subscribed(connection, message)
         if not is_known:
             return message
         state.set_run_frame(i)
         self._frames.take(record, connection, message)
         return None
 
-    def _is_told(self, connection: int, message: Any) -> bool:
-        """Whether a capture has implied this stream's subscription before."""
+    def _is_subscribed(self, connection: int, message: Any) -> bool:
+        """Return whether a capture has implied this stream's subscription before."""
         coin = getattr(getattr(message, "data", None), "coin", "")
         channel = type(message).__struct_config__.tag
         state = self._state
@@ -173,14 +173,14 @@ class ColumnarProcessor:
 
     # By column.
 
-    def _take_columns(self, run: FrameRun, is_ready: NDArray[np.bool_], start: int, stop: int) -> None:
-        """Take the ready frames of a stretch, and report all that was heard in it to the ledger."""
+    def _take_columns(self, run: FrameRun, is_columnar: NDArray[np.bool_], start: int, stop: int) -> None:
+        """Process the columnar frames of a stretch, and report its evidence to the ledger."""
         state = self._state
-        chosen = start + np.flatnonzero(is_ready[start:stop])
+        chosen = start + np.flatnonzero(is_columnar[start:stop])
         if len(chosen):
             state.counts.frames += len(chosen)
             kinds = run.scanned.kind[chosen]
-            self._hear(run, chosen)
+            self._record_message(run, chosen)
             for kind, channel in _CHANNELS.items():
                 mine = chosen[kinds == kind]
                 if len(mine):
@@ -191,8 +191,8 @@ class ColumnarProcessor:
             self._quotes(run, chosen[kinds == BBO])
         state.report_run()
 
-    def _hear(self, run: FrameRun, chosen: Index) -> None:
-        """Gather what the frames prove: by connection and instrument the first, the last and the newest time."""
+    def _record_message(self, run: FrameRun, chosen: Index) -> None:
+        """Collect the evidence of the frames: by connection and instrument the first, last and newest time."""
         state = self._state
         stamps = np.minimum(run.scanned.time_ms[chosen] * MS_NS, run.recv_ns[chosen])
         groups = (run.connections[chosen].astype(np.int64) << 34) | (
@@ -207,11 +207,11 @@ class ColumnarProcessor:
             instrument = self._instruments[code]
             first, last = int(run.recv_ns[part[0]]), int(run.recv_ns[part[-1]])
             stamp = int(stamps[order[a:b]].max())
-            # Two entries say what the ledger has to know: when the stretch began, and how far it reaches.
+            # Two entries are enough for the ledger: when the stretch began, and how far it reaches.
             state.set_run_frame(int(part[0]))
-            state.hear(connection, instrument, min(stamp, first), first)
+            state.record_message(connection, instrument, min(stamp, first), first)
             state.set_run_frame(int(part[-1]))
-            state.hear(connection, instrument, stamp, last)
+            state.record_message(connection, instrument, stamp, last)
             channel = _CHANNELS[int(run.scanned.kind[part[0]])]
             state.note_stream(connection, channel, self._coins.names[code], last, b - a)
 
@@ -273,7 +273,7 @@ class ColumnarProcessor:
         state.rows.add_table("trades", self._table("trades", columns, run, frame))
 
     def _quotes(self, run: FrameRun, chosen: Index) -> None:
-        """Take the quotes that differ from the one before of the same instrument."""
+        """Add the quotes that differ from the one before of the same instrument."""
         if not len(chosen):
             return
         state, scanned = self._state, run.scanned
@@ -286,8 +286,8 @@ class ColumnarProcessor:
         is_same[1:] = equal.all(axis=1) & (ordered[1:] == ordered[:-1])
         bounds = np.flatnonzero(np.diff(ordered, prepend=-1, append=-1))
         for a in bounds[:-1].tolist():
-            held = state.last_quote.get(self._instruments[int(ordered[a])])
-            is_same[a] = held is not None and held == _quote(scanned, int(chosen[order[a]]))
+            last_quote = state.last_quote.get(self._instruments[int(ordered[a])])
+            is_same[a] = last_quote is not None and last_quote == _quote(scanned, int(chosen[order[a]]))
         for a, b in pairwise(bounds.tolist()):
             instrument = self._instruments[int(ordered[a])]
             new = chosen[order[a:b][~is_same[a:b]]]
@@ -306,7 +306,7 @@ class ColumnarProcessor:
         state.rows.add_table("quotes", self._table("quotes", columns, run, kept))
 
     def _note_quotes(self, run: FrameRun, instrument: str, new: Index) -> None:
-        """Tell the bars of one instrument's quotes: of each bar, the one that is the newest at its close."""
+        """Add the quotes of one instrument to its bars: of each bar, the newest at its close."""
         state, scanned = self._state, run.scanned
         state.last_quote[instrument] = _quote(scanned, int(new[-1]))
         if instrument in state.touches:
@@ -352,7 +352,7 @@ def _quote(scanned: ScannedFrames, i: int) -> Quote:
 
 
 def _pick(texts: NDArray[Any], codes: NDArray[Any]) -> Any:
-    """Return a column of texts by their codes; each text is held once."""
+    """Return a column of texts by their codes; each text is stored once."""
     return pa.DictionaryArray.from_arrays(
         pa.array(codes.astype(np.int32), pa.int32()), pa.array(texts, pa.string())
     )

@@ -1,12 +1,12 @@
-"""Has this print been seen before?
+"""Trade deduplication: detects prints that were resent, or that came on two sockets.
 
 The venue's key is (instrument, time, tid): `tid` alone recurs, and the hash is shared by many prints of one
 transaction. After every subscription the venue resends its most recent prints, and a twin socket sends each of
-them again, so a print is told apart by its key and never by where it stood.
+them again, so a print is identified by its key and never by its position.
 
-Memory is a ring of prints under an open-addressed table (numba). It grows while prints younger than `horizon_ns`
-would be forgotten, and always keeps the newest of each instrument, since a quiet coin's resent prints may be hours
-old. What is older is caught by the tables' own key.
+Memory is a ring of prints with an open-addressed hash table (numba). It grows while prints younger than `horizon_ns`
+would be evicted, and always keeps the newest of each instrument, since a quiet coin's resent prints may be hours
+old. Older duplicates are caught by the tables' own key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEW: Final = 0
 SEEN: Final = 1
 CONFLICT: Final = 2
 
-# The venue resends 30 prints; a socket that lags behind its twin resends what the twin sent since.
+# The venue resends 30 prints; a socket that lags behind its twin repeats what the twin has sent since.
 KEPT: Final = 64
 _FIRST_PRINTS: Final = 1 << 14
 _MOST_PRINTS: Final = 1 << 23
@@ -41,28 +41,28 @@ class TradeDeduplicator:
         """Start with nothing seen.
 
         Args:
-            horizon_ns: a print received within so long is remembered, whatever the load.
+            horizon_ns: a print is remembered for this long, whatever the load.
         """
         self._horizon_ns = horizon_ns
         self._codes: dict[str, int] = {}
-        self._held = np.zeros(64, np.int64)
-        self._at = np.zeros(2, np.int64)  # where the next print goes, where the oldest lies; both only rise
+        self._counts = np.zeros(64, np.int64)  # prints remembered of each instrument
+        self._at = np.zeros(2, np.int64)  # positions of the next and of the oldest print; both only rise
         self._allocate(_FIRST_PRINTS)
 
     def code(self, instrument: str) -> int:
-        """Return the number of an instrument here."""
+        """Return the code of an instrument in this deduplicator."""
         code = self._codes.setdefault(instrument, len(self._codes))
-        if code >= self._held.size:
-            self._held = np.concatenate((self._held, np.zeros(self._held.size, np.int64)))
+        if code >= self._counts.size:
+            self._counts = np.concatenate((self._counts, np.zeros(self._counts.size, np.int64)))
         return code
 
     def judge(
         self, instrument: str, ts_ms: int, tid: int, content: tuple[float, float, int], now_ns: int
     ) -> int:
-        """Say whether a print is new, seen, or contradicts one seen under the same key; remember a new one.
+        """Return whether a print is new, seen, or conflicts with one seen under the same key; remember a new one.
 
         Args:
-            instrument: whose print it is.
+            instrument: of the print.
             ts_ms: the venue's time in milliseconds.
             tid: the venue's trade id.
             content: price, size and side code as sent.
@@ -88,7 +88,7 @@ class TradeDeduplicator:
         prints = (codes, ts_ms, tid, price, size, side, now_ns)
         done = 0
         while done < len(codes):
-            store = (self._slots, self._code, self._keys, self._values, self._side, self._at, self._held)
+            store = (self._slots, self._code, self._keys, self._values, self._side, self._at, self._counts)
             is_full = self._code.size >= _MOST_PRINTS
             done = _judge(done, prints, verdicts, store, self._horizon_ns, is_full)
             if done < len(codes):
@@ -151,7 +151,7 @@ def _refill(count, slots, code, keys):  # type: ignore[no-untyped-def]  # pragma
 
 @_jit
 def _forget(row, slots, code, keys):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Take a row out of the table, and close the hole that it leaves in its probe chain."""
+    """Remove a row from the hash table, and close the gap that it leaves in its probe chain."""
     mask = slots.size - 1
     hole = _slot_of(code[row], keys[row, 0], keys[row, 1], mask)
     while slots[hole] != row:
@@ -170,30 +170,30 @@ def _forget(row, slots, code, keys):  # type: ignore[no-untyped-def]  # pragma: 
 
 
 @_jit
-def _make_room(now_ns, slots, code, keys, at, held, horizon_ns, is_full):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Forget the oldest print that may be forgotten; return whether there is room for one more."""
+def _free_slot(now_ns, slots, code, keys, at, counts, horizon_ns, is_full):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Evict the oldest print that may be evicted; return whether there is room for one more."""
     prints = code.size
     for _ in range(prints):
         if at[0] - at[1] < prints:
             return True
         row = at[1] % prints
-        if held[code[row]] <= KEPT:
-            at[0] += 1  # it stays where it is, and counts as the newest
+        if counts[code[row]] <= KEPT:
+            at[0] += 1  # it stays in its slot, and counts as the newest
             at[1] += 1
             continue
         if keys[row, 2] > now_ns - horizon_ns and not is_full:
             return False
         _forget(row, slots, code, keys)
-        held[code[row]] -= 1
+        counts[code[row]] -= 1
         at[1] += 1
     return at[0] - at[1] < prints
 
 
 @_jit
 def _judge(start, prints, verdicts, store, horizon_ns, is_full):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Judge prints from `start` on; return where it stopped for want of room."""
+    """Judge prints from `start` on; return where it stopped for lack of room."""
     codes, ts_ms, tid, price, size, side, now_ns = prints
-    slots, code, keys, values, sides, at, held = store
+    slots, code, keys, values, sides, at, counts = store
     mask = slots.size - 1
     for i in range(start, codes.size):
         slot = _slot_of(codes[i], ts_ms[i], tid[i], mask)
@@ -208,9 +208,9 @@ def _judge(start, prints, verdicts, store, horizon_ns, is_full):  # type: ignore
             slot = (slot + 1) & mask
         if found:
             continue
-        if not _make_room(now_ns[i], slots, code, keys, at, held, horizon_ns, is_full):
+        if not _free_slot(now_ns[i], slots, code, keys, at, counts, horizon_ns, is_full):
             return i
-        slot = _slot_of(codes[i], ts_ms[i], tid[i], mask)  # forgetting may have moved the chain
+        slot = _slot_of(codes[i], ts_ms[i], tid[i], mask)  # an eviction may have moved the chain
         while slots[slot] >= 0:
             slot = (slot + 1) & mask
         row = at[0] % code.size
@@ -218,6 +218,6 @@ def _judge(start, prints, verdicts, store, horizon_ns, is_full):  # type: ignore
         code[row], keys[row, 0], keys[row, 1], keys[row, 2] = codes[i], ts_ms[i], tid[i], now_ns[i]
         values[row, 0], values[row, 1], sides[row] = price[i], size[i], side[i]
         at[0] += 1
-        held[codes[i]] += 1
+        counts[codes[i]] += 1
         verdicts[i] = NEW
     return codes.size

@@ -14,7 +14,7 @@ Index = NDArray[np.int64]
 
 
 class FrameRun:
-    """Frames that lie between two publishing instants, as scanned; indices count from the first of them."""
+    """Scanned frames between two publishing instants; indices count from the first of them."""
 
     def __init__(self, batch: RecordBatch, start: int, connections: Index, scanned: ScannedFrames) -> None:
         self.batch = batch
@@ -24,13 +24,13 @@ class FrameRun:
         self.recv_ns: Index = batch.recv_ns[start : start + len(connections)]
         self.watermark_ns: Index = self.recv_ns
 
-    def lag_ns(self, watermark_ns: int, lateness_ns: int) -> None:
-        """Note where the watermark stands before each frame."""
+    def set_watermarks(self, watermark_ns: int, lateness_ns: int) -> None:
+        """Compute the watermark before each frame."""
         behind = np.concatenate(([watermark_ns], self.recv_ns[:-1] - lateness_ns))
         self.watermark_ns = np.maximum.accumulate(behind)
 
     def usable(self) -> NDArray[np.bool_]:
-        """Return which frames (n,) were scanned and hold numbers that can be; see `ingest.pipeline.rows`."""
+        """Return a mask (n,) of the frames that were scanned and hold valid numbers; see `ingest.pipeline.rows`."""
         scanned = self.scanned
         usable: NDArray[np.bool_] = scanned.kind != OTHER
         latest_ms = (self.recv_ns + AHEAD_NS) // MS_NS

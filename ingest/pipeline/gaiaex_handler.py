@@ -1,7 +1,7 @@
-"""What does each message of GaiaEx change: a relayed book, and whether it can be trusted?
+"""Handler of GaiaEx messages: relayed order books, and detection of a stale relay.
 
-GaiaEx relays Hyperliquid's books and publishes no trades. Its own word that a book is stale counts at once; a relay
-that froze without saying so is found by the quote of the same coin on Hyperliquid, which moved on.
+GaiaEx relays Hyperliquid's books and publishes no trades. A book that it flags as stale counts as stale at once; a
+relay that froze without a flag is detected by the quote of the same coin on Hyperliquid, which has moved.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Relay:
 
 
 class GaiaexHandler:
-    """Reads the frames of GaiaEx's connections."""
+    """Applies the frames of GaiaEx's connections to the recording state."""
 
     def __init__(self, state: RecordingState) -> None:
         self._state = state
@@ -55,7 +55,7 @@ class GaiaexHandler:
         return bool(self._relays)
 
     def opened(self, connection: int, symbol: str, now_ns: int, *, is_held: bool = False) -> None:
-        """A symbol's socket was opened, which alone is the subscription; one that `is_held` goes on from before."""
+        """Open a symbol's socket, which subscribes by itself; one that `is_held` continues from a recording before."""
         state = self._state
         instrument = state.registry.instrument_id(symbol, gaiaex.VENUE)
         twin = state.registry.instrument_id(symbol)
@@ -66,19 +66,19 @@ class GaiaexHandler:
         self._relays[connection] = _Relay(symbol, instrument, twin)
 
     def closed(self, connection: int) -> None:
-        """It was lost."""
+        """Close a symbol's socket."""
         relay = self._relays.pop(connection, None)
         if relay is not None:
             self._void(relay, self._state.now_ns)
 
     def void(self, instrument: str, now_ns: int) -> None:
-        """What was quoted of a relayed instrument before this recording does not count: its relay is stale."""
+        """Void the quote of a relayed instrument from before this recording, because its relay is stale."""
         for relay in self._relays.values():
             if relay.instrument == instrument:
                 self._void(relay, now_ns)
 
     def take(self, record: Record, connection: int) -> None:
-        """Take a frame."""
+        """Apply a frame."""
         state = self._state
         relay = self._relays.get(connection)
         try:
@@ -92,7 +92,7 @@ class GaiaexHandler:
             state.refuse_frame("frames", f"connection {connection} is not open", record)
             return
         named = getattr(message, "symbol", "")
-        # A spot pair goes by two names (its generations differ), a perp by one.
+        # A spot pair has two names (its generations differ), a perpetual one.
         if named and named != relay.symbol and kind_of(relay.symbol) == "perp":
             state.refuse_frame("frames", f"{named!r} came on the socket of {relay.symbol!r}", record)
             return
@@ -116,7 +116,7 @@ class GaiaexHandler:
                 state.ledger.pong(connection, record.recv_ns)
 
     def tick(self, now_ns: int) -> None:
-        """Find relays that have frozen without a word."""
+        """Detect relays that froze without a message."""
         for relay in self._relays.values():
             moved_ns = self._moved_ns(relay)
             if moved_ns and now_ns - moved_ns > self._stale_ns:
@@ -128,7 +128,7 @@ class GaiaexHandler:
             return 0
         touches = self._state.touches[relay.twin]
         later = [touch for touch in touches if touch[2] > relay.book_ns and touch[:2] != relay.touch]
-        # Back where the relay stands now: it may be right again.
+        # The twin is back at the price that the relay shows: the relay may be right again.
         return later[0][2] if later and touches[-1][:2] != relay.touch else 0
 
     def _book(self, record: Record, connection: int, relay: _Relay, book: gaiaex_messages.GaiaBook) -> None:
@@ -146,7 +146,7 @@ class GaiaexHandler:
         if book.is_stale:
             self._lose(relay, UPSTREAM_STALE, book.time * MS_NS, record.recv_ns)
             return
-        state.hear(connection, relay.instrument, book.time * MS_NS, record.recv_ns)
+        state.record_message(connection, relay.instrument, book.time * MS_NS, record.recv_ns)
         state.ledger.resume(relay.instrument, book.time * MS_NS, record.recv_ns)
         state.lags.note("gaiaex orderbook", (record.recv_ns - book.time * MS_NS) / MS_NS, record.recv_ns)
         quote = _quote_of(book)
@@ -154,8 +154,8 @@ class GaiaexHandler:
         if touch != relay.touch:
             self._note_lag(relay, touch, record.recv_ns)
         relay.touch, relay.book_ns = touch, record.recv_ns
-        held = state.last_quote.get(relay.instrument)
-        if held is None or _values(held) != _values(quote):
+        before = state.last_quote.get(relay.instrument)
+        if before is None or _values(before) != _values(quote):
             state.last_quote[relay.instrument] = quote
             state.rows.add("quotes", quote_row(state.recording, record, relay.instrument, quote))
         state.add_quote(relay.instrument, quote)
@@ -168,11 +168,11 @@ class GaiaexHandler:
                 return
 
     def _beat(self, record: Record, connection: int, relay: _Relay, *, is_stale: bool) -> None:
-        """Take a heartbeat: the relay lives, and a book that has not changed is what it shows."""
+        """Apply a heartbeat: the relay is alive, and its book has not changed."""
         if is_stale:
             self._lose(relay, UPSTREAM_STALE, record.recv_ns, record.recv_ns)
         elif not self._state.ledger.is_stalled(relay.instrument):
-            self._state.hear(connection, relay.instrument, None, record.recv_ns)
+            self._state.record_message(connection, relay.instrument, None, record.recv_ns)
 
     def _lose(self, relay: _Relay, cause: str, from_ns: int, now_ns: int) -> None:
         if not self._state.ledger.is_stalled(relay.instrument):
@@ -180,7 +180,7 @@ class GaiaexHandler:
             self._void(relay, now_ns)
 
     def _void(self, relay: _Relay, now_ns: int) -> None:
-        """What the relay showed last counts no longer: features see no quote instead of an old one."""
+        """Void the last quote of a relay: features see no quote instead of an old one."""
         void = Quote(now_ns, None, None, None, None, is_void=True)
         self._state.last_quote.pop(relay.instrument, None)
         relay.touch = (None, None)
@@ -201,7 +201,7 @@ def _values(quote: Quote) -> tuple[float | None, ...]:
 
 
 def _since(timestamp_ms: int | None, record: Record) -> int:
-    """Return the instant that a message names, where it is one."""
+    """Return the time in a message, or the receipt time where the message has no valid time."""
     if timestamp_ms is None or not is_time(timestamp_ms, record.recv_ns):
         return record.recv_ns
     return min(timestamp_ms * MS_NS, record.recv_ns)

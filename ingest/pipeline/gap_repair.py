@@ -1,11 +1,12 @@
-"""What can still be learnt of a stretch that was not watched?
+"""Repair of gaps: resent prints, recent trades, the venue's candles, and the queue for the archive.
 
-After a reconnect the resent prints are tried first (`hyperliquid_frames`). Where they do not reach back, the newest
-trades are asked for once. A bar that stays blind is compared with the venue's own candle two minutes and an hour
+After a reconnect the resent prints are tried first (`hyperliquid_handler`). Where they do not reach back, the newest
+trades are requested once. A bar that stays blind is compared with the venue's own candle two minutes and an hour
 after its close: where both count the same number of trades, nothing is missing from it. What is still open then is
-written down for the archive. The recorder asks; the answers are in the journal, so a replay learns the same.
+queued for the archive. The recorder sends the requests; the answers are in the journal, so a replay repairs the same.
 
-Bars that were watched throughout are compared with their candles too, an hour of a coin at a time: see `certifying`.
+Bars that were watched throughout are compared with their candles too, an hour of a coin at a time: see
+`certification`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from storage.errors import VenueError
 
 TRIES_NS: Final = (120 * NS, 3_600 * NS)
 _LATE_NS: Final = 300 * NS
-# The venue answers with 5000 candles at most, other pages of its with 500; an answer must never be a cut one.
+# The venue answers with 5000 candles at most, and with 500 on other pages; an answer must never be truncated.
 _PAGE: Final = 500
 
 Bar = tuple[str, str, int]
@@ -37,7 +38,7 @@ Bar = tuple[str, str, int]
 
 @dataclass(slots=True)
 class _Due:
-    """A blind bar: whose it is, how often it was compared, and when it closed."""
+    """A blind bar: its instrument, close, and number of comparisons."""
 
     instrument: str
     close_ns: int
@@ -47,7 +48,7 @@ class _Due:
 
 @dataclass(slots=True)
 class _Ask:
-    """Bars of one coin and width that are to be compared now."""
+    """Bars of one coin and width to be compared now."""
 
     width: str
     opens: list[int] = field(default_factory=list)
@@ -55,14 +56,14 @@ class _Ask:
 
 
 class GapRepair:
-    """Keeps what is open, says what to ask, and takes the answers."""
+    """Blind bars that may still be repaired, the requests for them, and their answers."""
 
     def __init__(self, state: RecordingState, frames: HyperliquidHandler) -> None:
         self._state = state
         self._frames = frames
         self._blind: dict[Bar, _Due] = {}
-        self._wished_ns: dict[str, int] = {}
-        self._certifying = Certifier(state)
+        self._requested_ns: dict[str, int] = {}
+        self._certifier = Certifier(state)
 
     @property
     def open_bars(self) -> int:
@@ -70,9 +71,9 @@ class GapRepair:
         return len(self._blind)
 
     def note_bars(self, bars: Iterable[Mapping[str, Any]]) -> None:
-        """Take note of bars that were published: the blind ones are open, others no longer."""
+        """Add published bars that are blind; remove those that no longer are."""
         for bar in bars:
-            self._certifying.note(bar)
+            self._certifier.note(bar)
             if bar["width"] not in INTERVALS or not bar["trades_applicable"]:
                 continue
             coin = bar["instrument"].split("|", 2)[2].partition("~")[0]
@@ -82,8 +83,8 @@ class GapRepair:
             else:
                 self._blind.setdefault(key, _Due(bar["instrument"], bar["ts_close"] * US_NS))
 
-    def wishes(self, now_ns: int) -> list[dict[str, Any]]:
-        """Return the questions to ask now; each is asked once."""
+    def due_requests(self, now_ns: int) -> list[dict[str, Any]]:
+        """Return the requests to send now; each is returned once."""
         asks: list[dict[str, Any]] = [{"type": "recentTrades", "coin": coin} for coin in self._state.unproven]
         self._state.unproven.clear()
         asks += self._listings(now_ns)
@@ -104,17 +105,17 @@ class GapRepair:
                 "endTime": ask.last_close_ns // MS_NS - 1,
             }
             asks.append({"type": "candleSnapshot", "req": req})
-        return asks + self._certifying.wishes(now_ns)
+        return asks + self._certifier.due_requests(now_ns)
 
     def _listings(self, now_ns: int) -> list[dict[str, Any]]:
-        """Return what the registry wishes, each at once but not again too soon: an answer may mend nothing."""
-        wishes = {str(wish): wish for wish in self._state.registry.wishes}
-        due = [about for about in wishes if now_ns - self._wished_ns.get(about, -TRIES_NS[0]) >= TRIES_NS[0]]
-        self._wished_ns |= dict.fromkeys(due, now_ns)
-        return [wishes[about] for about in due]
+        """Return the registry's requests, each at once but not again too soon: an answer may not help."""
+        requests = {str(request): request for request in self._state.registry.wishes}
+        due = [key for key in requests if now_ns - self._requested_ns.get(key, -TRIES_NS[0]) >= TRIES_NS[0]]
+        self._requested_ns |= dict.fromkeys(due, now_ns)
+        return [requests[key] for key in due]
 
     def take_answer(self, record: Record, request: Mapping[str, Any], response: object) -> None:
-        """Learn from an answer to one of the questions.
+        """Apply an answer to one of the requests.
 
         Raises:
             VenueError: it does not fit.
@@ -125,17 +126,17 @@ class GapRepair:
             req = request["req"]
             candles = _fit(response, list[wire.CandleData])
             self._compare(str(req["coin"]), str(req["interval"]), candles, req, record.recv_ns)
-            self._certifying.take(candles, req, record.recv_ns)
+            self._certifier.take(candles, req, record.recv_ns)
 
     def tick(self, now_ns: int) -> None:
-        """Hand over to the archive what no answer has settled in time."""
-        self._certifying.tick(now_ns)
+        """Queue for the archive what no answer has settled in time."""
+        self._certifier.tick(now_ns)
         for key, bar in list(self._blind.items()):
             if now_ns > bar.close_ns + TRIES_NS[-1] + _LATE_NS:
                 self._close(key, bar, None, "queued", now_ns)
 
     def _recent(self, record: Record, coin: str, prints: list[wire.WirePrint]) -> None:
-        """Take the newest trades, which come newest first, in order of time."""
+        """Add the newest trades, which come newest first, in order of time."""
         state = self._state
         instrument = state.instrument(coin)
         begins_ns = state.registry.begins_ns(instrument)
@@ -147,7 +148,7 @@ class GapRepair:
                 usable.append(item)
         if usable and all(clock.has(instrument) for clock in state.clocks):
             self._frames.prints(record, instrument, usable, "recent")
-            # Another server answers, and it may be behind: what lies between its newest and the resent is not proven.
+            # Another server answers, and it may lag: the time between its newest print and the resent is not proven.
             if usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
                 state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)
 
@@ -159,7 +160,7 @@ class GapRepair:
         asked: Mapping[str, Any],
         now_ns: int,
     ) -> None:
-        """Compare the venue's candles with our bars of the stretch that was asked for."""
+        """Compare the venue's candles with our bars of the requested interval."""
         by_open = {candle.t * MS_NS: candle for candle in candles if (candle.s, candle.i) == (coin, width)}
         clock = next((clock for clock in self._state.clocks if clock.width == width), None)
         for key, bar in list(self._blind.items()):

@@ -1,4 +1,4 @@
-"""What does each message of Hyperliquid change: prints, quotes, books, contexts, coverage?"""
+"""Handler of Hyperliquid messages: prints, quotes, books, contexts and acknowledgements."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ingest.venues.hyperliquid import messages as wire
 from storage.clock import MS_NS
 from storage.errors import TickwalkError, VenueError
 
-# An unseen print this much older than what its stream had proven was left out by it.
+# An unseen print this much older than what its stream had proven was left out by the stream.
 _LEFT_OUT_NS: Final = 5_000 * MS_NS
 
 
 class HyperliquidHandler:
-    """Reads the frames of Hyperliquid's connections."""
+    """Applies the frames of Hyperliquid's connections to the recording state."""
 
     def __init__(self, state: RecordingState) -> None:
         self._state = state
@@ -29,7 +29,7 @@ class HyperliquidHandler:
         self._contexts: dict[str, wire.AssetContext] = {}
 
     def decode(self, record: Record) -> wire.Message | None:
-        """Return what a frame says; one that says nothing goes into quarantine."""
+        """Return the message of a frame; quarantine a frame that cannot be decoded and return None."""
         try:
             message = wire.decode(record.body)
         except TickwalkError as error:
@@ -40,12 +40,12 @@ class HyperliquidHandler:
         return message
 
     def take(self, record: Record, connection: int, message: wire.Message) -> None:
-        """Take a message.
+        """Apply a message.
 
         Args:
             record: the frame.
-            connection: on which it came.
-            message: what it says.
+            connection: of the frame.
+            message: decoded from the frame.
         """
         match message:
             case wire.Trades():
@@ -59,7 +59,7 @@ class HyperliquidHandler:
             case wire.ActiveSpotAssetCtx():
                 self._spot_context(record, connection, message.data)
             case wire.CandleMessage():
-                self._hear(record, connection, "candle", message.data.s, None)
+                self._record_message(record, connection, "candle", message.data.s, None)
             case wire.Ack():
                 self._ack(connection, message.data, record.recv_ns)
             case wire.Pong():
@@ -79,10 +79,10 @@ class HyperliquidHandler:
             case _:
                 pass  # counted when it was decoded
 
-    # What is watched.
+    # Subscriptions.
 
     def subscribed(self, connection: int, channel: str, coin: str, now_ns: int) -> None:
-        """Begin to watch; after this the venue resends the most recent prints."""
+        """Begin a stream, on which the venue now resends the most recent prints."""
         state = self._state
         instrument = state.instrument(coin)
         if state.ledger.is_open(connection) and state.ledger.subscribe(
@@ -104,30 +104,30 @@ class HyperliquidHandler:
             self.subscribed(connection, channel, ack.subscription.coin, now_ns)
 
     def _refusal(self, record: Record, connection: int, text: str) -> None:
-        """Take `Already subscribed` for the acknowledgement that it is; quarantine any other refusal."""
-        held = wire.already_subscribed(text)
-        if held is None:
+        """Treat `Already subscribed` as an acknowledgement; quarantine any other refusal."""
+        subscription = wire.already_subscribed(text)
+        if subscription is None:
             self._state.refuse_frame("frames", "the venue refused", record)
-        elif held.coin:
-            self.subscribed(connection, _channel(held), held.coin, record.recv_ns)
+        elif subscription.coin:
+            self.subscribed(connection, _channel(subscription), subscription.coin, record.recv_ns)
 
-    def _hear(
+    def _record_message(
         self, record: Record, connection: int, channel: str, coin: str, time_ms: int | None
     ) -> str | None:
-        """Note that an instrument was heard of; return its id, or None where the message cannot be of use."""
+        """Record a message of an instrument; return its id, or None where the message cannot be used."""
         state = self._state
         instrument = state.instrument(coin)
         if state.is_capture:
             self.subscribed(connection, channel, coin, record.recv_ns)
-        if why := state.unheard(connection, instrument, time_ms, record.recv_ns):
+        if why := state.unusable(connection, instrument, time_ms, record.recv_ns):
             state.refuse_frame("frames", why, record)
             return None
         event_ns = None if time_ms is None else time_ms * MS_NS
-        state.hear(connection, instrument, event_ns, record.recv_ns)
+        state.record_message(connection, instrument, event_ns, record.recv_ns)
         state.note_stream(connection, channel, coin, record.recv_ns)
         is_resent = channel == TRADES and (connection, instrument) in state.awaits_first
         if event_ns is not None and not is_resent:
-            # As in bulk, to the last bit: of a lag beyond 104 days a double cannot hold each nanosecond.
+            # Equal to the columnar result to the bit: a double cannot hold each nanosecond of a lag beyond 104 days.
             state.lags.note(channel, float(record.recv_ns - event_ns) / MS_NS, record.recv_ns)
         return instrument
 
@@ -143,7 +143,7 @@ class HyperliquidHandler:
             faults = [rows.unusable(item, record.recv_ns, begins_ns) for item in items]
             usable = [item for item, fault in zip(items, faults, strict=True) if not fault]
             newest_ms = max((item.time for item in usable), default=None)
-            instrument = self._hear(record, connection, TRADES, coin, newest_ms)
+            instrument = self._record_message(record, connection, TRADES, coin, newest_ms)
             if instrument is None:
                 state.counts.prints += len(items)
                 continue
@@ -169,7 +169,16 @@ class HyperliquidHandler:
         before_ns: int,
         now_ns: int,
     ) -> None:
-        """Learn from a first batch what was missed, and that nothing was; `before_ns` is the newest print before it."""
+        """Bridge or retract coverage by the first batch after a subscription.
+
+        Args:
+            connection: that was subscribed.
+            instrument: of the prints.
+            resent: the batch.
+            new: those of it that were not seen before.
+            before_ns: the newest print before it.
+            now_ns: the present.
+        """
         if not resent:
             return
         ledger = self._state.ledger
@@ -187,7 +196,7 @@ class HyperliquidHandler:
         items: Iterable[wire.WirePrint],
         origin: str,
     ) -> list[wire.WirePrint]:
-        """Take usable prints of one instrument; return those that are new."""
+        """Add usable prints of one instrument; return those that are new."""
         return [item for item in items if self._print(record, instrument, item, origin)]
 
     def _print(self, record: Record, instrument: str, item: wire.WirePrint, origin: str) -> bool:
@@ -220,7 +229,7 @@ class HyperliquidHandler:
         if why := rows.unusable_quote(data, record.recv_ns):
             state.refuse_frame("quotes", why, record)
             return
-        instrument = self._hear(record, connection, "bbo", data.coin, data.time)
+        instrument = self._record_message(record, connection, "bbo", data.coin, data.time)
         if instrument is None:
             return
         quote = rows.quote_of(data)
@@ -235,7 +244,7 @@ class HyperliquidHandler:
         state = self._state
         mode: Mode = "fast" if data.fast else "slow"
         channel = "l2BookFast" if data.fast else "l2Book"
-        instrument = self._hear(record, connection, channel, data.coin, data.time)
+        instrument = self._record_message(record, connection, channel, data.coin, data.time)
         if instrument is None:
             return
         if why := unusable_book(data, mode):
@@ -245,7 +254,7 @@ class HyperliquidHandler:
             state.rows.add("books", book_row(state.recording, record, instrument, data, mode))
 
     def _context(self, record: Record, connection: int, data: wire.ContextData) -> None:
-        instrument = self._hear(record, connection, "activeAssetCtx", data.coin, None)
+        instrument = self._record_message(record, connection, "activeAssetCtx", data.coin, None)
         if instrument is not None:
             self._note_context(record, instrument, data.ctx)
 
@@ -261,7 +270,7 @@ class HyperliquidHandler:
                 clock.add_context(instrument, note)
 
     def _spot_context(self, record: Record, connection: int, data: wire.SpotContextData) -> None:
-        instrument = self._hear(record, connection, "activeAssetCtx", data.coin, None)
+        instrument = self._record_message(record, connection, "activeAssetCtx", data.coin, None)
         if instrument is None:
             return
         ctx = data.ctx
@@ -271,7 +280,7 @@ class HyperliquidHandler:
         self._state.rows.add("contexts", rows.spot_context(self._state.recording, record, instrument, ctx))
 
     def _dexs(self, record: Record, pairs: Iterable[tuple[str, list[wire.AssetContext]]]) -> None:
-        """Take contexts that are named by their position in a dex's universe; those that changed."""
+        """Add contexts that changed, named by their position in a dex's universe."""
         for dex, contexts in pairs:
             try:
                 named = self._state.registry.pair_up(dex, contexts)
@@ -299,7 +308,7 @@ class HyperliquidHandler:
         for coin, mid, mark in mids:
             instrument = state.instrument(coin)
             if coin.startswith("#") or self._mids.get(instrument) == (mid, mark):
-                continue  # outcomes are left out; what has not changed says nothing new
+                continue  # outcomes are left out, and so are mids that have not changed
             if why := rows.unusable_mid(mid, mark):
                 state.refuse_frame("mids", f"{coin}: {why}", record, f":{coin}")
                 continue

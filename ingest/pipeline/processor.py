@@ -130,12 +130,12 @@ class Pipeline:
         """Return (connection, channel, instrument, up to where it is proven in ns) of every open stream."""
         ledger, now_ns = self.state.ledger, self.state.now_ns
         # As the tables will say it, to the microsecond: a rest would be a hole that nobody proves.
-        return [(*held, ledger.proven_ns(*held, now_ns) // US_NS * US_NS) for held in ledger.held()]
+        return [(*key, ledger.proven_ns(*key, now_ns) // US_NS * US_NS) for key in ledger.open_streams()]
 
-    def lose(self, from_ns: int, to_ns: int) -> None:
-        """Records between two receipt times cannot be read: what came in them, nobody knows."""
+    def mark_unreadable(self, from_ns: int, to_ns: int) -> None:
+        """Add a gap to every open stream, because records between two receipt times cannot be read."""
         self._advance(to_ns)
-        self.state.ledger.lose(from_ns, to_ns, DAMAGED)
+        self.state.ledger.mark_unreadable(from_ns, to_ns, DAMAGED)
 
     def stop(self, now_ns: int, cause: str) -> None:
         """End the recording: every open span ends where it was proven."""

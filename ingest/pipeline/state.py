@@ -163,10 +163,10 @@ class RecordingState:
 
     # Evidence for the coverage ledger.
 
-    def hear(self, connection: int, instrument: str, event_ns: int | None, recv_ns: int) -> None:
+    def record_message(self, connection: int, instrument: str, event_ns: int | None, recv_ns: int) -> None:
         """Report a message of an instrument to the coverage ledger, or collect it while a run is processed."""
         if self._run is None:
-            self.ledger.hear(connection, instrument, event_ns, recv_ns)
+            self.ledger.record_message(connection, instrument, event_ns, recv_ns)
         else:
             self._run.append((self._run_frame, connection, instrument, event_ns, recv_ns))
 
@@ -185,7 +185,7 @@ class RecordingState:
         """
         assert self._run is not None
         for _, connection, instrument, event_ns, recv_ns in sorted(self._run, key=itemgetter(0)):
-            self.ledger.hear(connection, instrument, event_ns, recv_ns)
+            self.ledger.record_message(connection, instrument, event_ns, recv_ns)
         self._run.clear()
 
     def end_run(self) -> None:
@@ -193,7 +193,7 @@ class RecordingState:
         assert not self._run
         self._run = None
 
-    def unheard(self, connection: int, instrument: str, time_ms: int | None, now_ns: int) -> str:
+    def unusable(self, connection: int, instrument: str, time_ms: int | None, now_ns: int) -> str:
         """Return why a message cannot be of use, or nothing."""
         if not self.ledger.is_open(connection):
             return f"connection {connection} is not open"

@@ -52,7 +52,7 @@ class Poller:
     async def repairs(self) -> None:
         """Request what was missed."""
         while await self._pause(1.0):
-            for request in self._intake.pipeline.repairs.wishes(self._intake.seen_ns):
+            for request in self._intake.pipeline.repairs.due_requests(self._intake.seen_ns):
                 await self._ask(request)
                 if self._ending.is_set():
                     return

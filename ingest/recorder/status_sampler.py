@@ -57,7 +57,7 @@ class StatusSampler:
         free = free_bytes(self._settings.home)
         self._free = free if self._free is None else self._free
         state_now, sockets_state = pipeline.state, sockets.state if sockets else None
-        heard_ns = state_now.ledger.heard_ns()
+        last_frame_ns = state_now.ledger.last_message_ns()
         lags = state_now.lags.now()
         return RecorderStatus(
             recording=journal.recording,
@@ -68,7 +68,7 @@ class StatusSampler:
             pid=os.getpid(),
             frames=totals["frames"],
             frames_per_s=self._frames.add(now_ns, totals["frames"]),
-            frame_age_s=(now_ns - heard_ns) / NS if heard_ns else None,
+            frame_age_s=(now_ns - last_frame_ns) / NS if last_frame_ns else None,
             trades=totals["trades"],
             bars=totals["bars"],
             quarantined=totals["quarantined"],
@@ -110,15 +110,15 @@ def _instruments(state: RecordingState, now_ns: int) -> dict[str, InstrumentStat
     clock = state.clocks[0]
     for instrument in clock.instruments():
         bars = clock.recent(instrument, _BARS_SHOWN)
-        heard_ns = state.ledger.heard_ns(instrument)
+        last_frame_ns = state.ledger.last_message_ns(instrument)
         last = bars[-1] if bars else None
         observed = sum(bar["observed_ms"] for bar in bars)
-        whole = len(bars) * clock.width_ns / 1e6
+        expected_ms = len(bars) * clock.width_ns / 1e6
         found[instrument] = InstrumentStatus(
-            age_s=(now_ns - heard_ns) / NS if heard_ns else None,
+            age_s=(now_ns - last_frame_ns) / NS if last_frame_ns else None,
             prints_per_min=(last["trades"] or 0) * 60 * NS / clock.width_ns if last else 0.0,
             statuses=tuple(bar["status"] for bar in bars),
-            observed_share=observed / whole if bars else None,
+            observed_share=observed / expected_ms if bars else None,
             last_gap=_gap(state.ledger.last_gap(instrument)),
         )
     return found

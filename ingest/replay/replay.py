@@ -155,7 +155,7 @@ def _drive(
     last = -1
     for batch in batches:
         if batch.first > last + 1 and last >= 0:
-            pipeline.lose(last_ns, int(batch.recv_ns[0]))
+            pipeline.mark_unreadable(last_ns, int(batch.recv_ns[0]))
         pipeline.process_batch(batch)
         last, last_ns = batch.first + len(batch) - 1, int(batch.recv_ns[-1])
         if last - first >= COMMIT_FRAMES:

@@ -175,7 +175,7 @@ def test_nobody_watches_more_than_a_whole_bar(events: list[tuple[int, str, int]]
         elif what == "close" and is_open:
             book.close(number, now_ns, "lost")
         elif what == "hear" and is_open:
-            book.hear(number, BTC, now_ns - NS // 2, now_ns)
+            book.record_message(number, BTC, now_ns - NS // 2, now_ns)
         elif what == "pong" and is_open:
             book.pong(number, now_ns)
     for minute in (0, 1):

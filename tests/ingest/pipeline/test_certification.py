@@ -72,7 +72,7 @@ def fed(script: Script, settings: Settings = SETTINGS) -> Pipeline:
 def asks(pipeline: Pipeline, at_s: float) -> list[dict[str, Any]]:
     return [
         ask["req"]
-        for ask in pipeline.repairs.wishes(START_NS + round(at_s * NS))
+        for ask in pipeline.repairs.due_requests(START_NS + round(at_s * NS))
         if ask["type"] == "candleSnapshot"
     ]
 

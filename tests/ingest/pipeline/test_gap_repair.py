@@ -145,7 +145,7 @@ def fed(records: list[Record]) -> Pipeline:
 
 
 def asks(pipeline: Pipeline, at_s: float, kind: str) -> list[dict[str, Any]]:
-    return [ask for ask in pipeline.repairs.wishes(START_NS + round(at_s * NS)) if ask["type"] == kind]
+    return [ask for ask in pipeline.repairs.due_requests(START_NS + round(at_s * NS)) if ask["type"] == kind]
 
 
 def test_the_newest_trades_are_asked_for_once_where_the_resent_do_not_reach_back() -> None:

@@ -135,7 +135,7 @@ def test_a_question_whose_answer_mends_nothing_is_not_asked_every_second() -> No
     asked = 0
     for record in script.sorted():
         pipeline.process(record)
-        asked += sum(wish["type"] == "meta" for wish in pipeline.repairs.wishes(record.recv_ns))
+        asked += sum(wish["type"] == "meta" for wish in pipeline.repairs.due_requests(record.recv_ns))
     assert asked == 3
 
 

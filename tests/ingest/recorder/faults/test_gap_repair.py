@@ -146,7 +146,7 @@ async def test_f16_no_question_for_candles_exceeds_a_page_and_together_they_leav
         for record in unwatched(21):
             pipeline.process(record)
         await venue_reaches(venue, time, 1_250.0)
-        asks = [ask for ask in pipeline.repairs.wishes(START_NS + 1_400 * NS) if "req" in ask]
+        asks = [ask for ask in pipeline.repairs.due_requests(START_NS + 1_400 * NS) if "req" in ask]
         pages = []
         async with RestClient(quick) as rest:
             for number, ask in enumerate(asks):

@@ -161,7 +161,7 @@ class Certifier:
         rows = rows_of([bar], theirs, differs, checked=checked, now_ns=now_ns)
         self._state.rows.extend("discrepancies", rows)
         if is_late:
-            if not self._has_warned:  # once: where the venue counts otherwise than we do, every bar differs
+            if not self._has_warned:  # once: if the venue counts differently, every bar differs
                 self._has_warned = True
                 logger.warning(
                     "bar differs from its candle",

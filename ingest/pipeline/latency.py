@@ -1,9 +1,9 @@
-"""How late do frames reach us, channel by channel and minute by minute?
+"""Latency distribution of frames, by channel and minute.
 
-When history counts as knowable rests on this distribution (`bars.history_lag_ms`), so it is kept as rows of the
-table `lags` and not only shown. A lag is receipt less the venue's own time, in milliseconds. It goes into a
-histogram whose buckets grow by 8 %, so that a percentile is within 4 % of the true one at any size, from 10 us to
-three hours. Negative lags say that one of the two clocks is off; they are counted apart and enter no percentile.
+The time at which history counts as knowable depends on this distribution (`bars.history_lag_ms`), so it is stored in
+the table `lags`. A lag is receipt time minus the venue's own time, in milliseconds. It goes into a histogram whose
+buckets grow by 8 %, so that a percentile is within 4 % of the true one at any size, from 10 us to three hours.
+Negative lags mean that one of the two clocks is off; they are counted separately and enter no percentile.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LEAST_MS: Final = 0.01
 _GROWTH: Final = 1.08
 _BUCKETS: Final = 270  # up to 0.01 ms * 1.08^270, about 2.9 hours
 _EDGES: Final[NDArray[np.float64]] = _LEAST_MS * _GROWTH ** np.arange(_BUCKETS + 1, dtype=np.float64)
-# The same numbers for `bisect`: a frame alone and frames in bulk must fall into the same buckets, to the last bit.
+# The same numbers for `bisect`: one frame and many frames must fall into the same buckets, to the last bit.
 _EDGE_LIST: Final = _EDGES.tolist()
-# What a bucket stands for; below the first edge and above the last one, the edge itself.
+# The value of a bucket; below the first edge and above the last one, the edge itself.
 _MIDDLES: Final = np.concatenate(([_LEAST_MS], np.sqrt(_EDGES[:-1] * _EDGES[1:]), [_EDGES[-1]]))
 _SHARES: Final = {"p50_ms": 0.50, "p90_ms": 0.90, "p99_ms": 0.99}
 
@@ -59,7 +59,7 @@ class CurrentLag:
 
 
 class LatencyTracker:
-    """Counts lags; a pure function of what it is told, in whatever lots it is told it."""
+    """Counts lags; the result does not depend on how frames are batched."""
 
     def __init__(self, journal: str) -> None:
         """Start empty; `journal` names the recording in every row."""
@@ -73,9 +73,9 @@ class LatencyTracker:
         Leave out what the venue resends on purpose (the first batch after a subscription): its age is no lag.
 
         Args:
-            channel: as the venue names it.
-            lag_ms: receipt less venue time.
-            recv_ns: when it was received.
+            channel: the venue's name of it.
+            lag_ms: receipt time minus venue time.
+            recv_ns: receipt time.
         """
         minute = self._minute(channel, recv_ns - recv_ns % MINUTE_NS)
         minute.frames += 1
@@ -101,16 +101,16 @@ class LatencyTracker:
             self._add(channel, int(open_ns), lag_ms[opens == open_ns])
 
     def take_rows(self, before_ns: int) -> list[dict[str, Any]]:
-        """Return, once, the rows of `lags` for minutes that ended by `before_ns`."""
+        """Return the rows of `lags` for minutes that ended by `before_ns`, and forget them."""
         due = [key for key in self._minutes if key[0] + MINUTE_NS <= before_ns]
         return [self._take(key, key[0] + MINUTE_NS) for key in sorted(due)]
 
     def settle(self, now_ns: int) -> list[dict[str, Any]]:
-        """Return what is left when a recording ends at `now_ns`, the last minute as far as it went."""
+        """Return the rows that are left when a recording ends at `now_ns`, including the unfinished minute."""
         return [self._take(key, min(key[0] + MINUTE_NS, now_ns)) for key in sorted(self._minutes)]
 
     def now(self) -> dict[str, CurrentLag]:
-        """Return the lag of every channel: of its running minute, or of its last one while that is thin."""
+        """Return the lag of every channel: of the running minute, or of the last one while that has few frames."""
         shown = dict(self._newest)
         for (_, channel), minute in sorted(self._minutes.items()):
             running = _lag_now(minute)
@@ -159,7 +159,7 @@ def _lag_now(minute: _Minute) -> CurrentLag:
 
 
 def _percentile(minute: _Minute, share: float) -> float | None:
-    """Return the value of the bucket that holds the nearest-rank percentile, never beyond the longest lag."""
+    """Return the value of the bucket with the nearest-rank percentile, at most the longest lag."""
     known = minute.frames - minute.negative
     if known == 0:
         return None

@@ -1,8 +1,8 @@
-"""Is a book one that a venue could have shown, and what row does it become?
+"""Validation of order book snapshots, and their rows in the table `books`.
 
-A snapshot stands on its own: bids strictly falling, asks strictly rising, not crossed, every price and size above
-zero, no more levels than its mode carries. Either side may be empty. That a GaiaEx book and the Hyperliquid book
-of the same coin cross each other is no fault: one runs behind the other.
+Each snapshot must be valid by itself: bids strictly falling, asks strictly rising, not crossed, every price and size
+above zero, no more levels than its mode allows. Either side may be empty. A GaiaEx book and the Hyperliquid book of the
+same coin may cross each other, because one lags behind the other.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ingest.venues.hyperliquid.messages import Level
 Mode = Literal["slow", "fast", "relay"]
 
 MOST_LEVELS: Final[dict[Mode, int]] = {"slow": 20, "fast": 5, "relay": 100}
-"""Levels a side. Hyperliquid's as of 2026-07-25; GaiaEx names none for its socket, 50 is the most over REST."""
+"""Levels a side. Hyperliquid's as of 2026-07-25; GaiaEx documents none for its socket, 50 is the most over REST."""
 
 _LARGEST: Final = 1e12
 
 
 class Book(Protocol):
-    """A snapshot of either venue: its time in ms, and bids and asks from the best on."""
+    """A snapshot of either venue: its time in ms, and bids and asks from the best level on."""
 
     @property
     def time(self) -> int: ...
@@ -32,7 +32,7 @@ class Book(Protocol):
 
 
 def unusable_book(book: Book, mode: Mode = "slow") -> str:
-    """Return why a book's levels cannot be used, or nothing; its time is the caller's to judge."""
+    """Return why a book's levels cannot be used, or an empty text; the caller checks its time."""
     bids, asks = book.levels
     faults = [
         _unusable_side("bid", bids, MOST_LEVELS[mode], -1),
@@ -65,11 +65,11 @@ def book_row(
 
     Args:
         recording: the recording's name.
-        record: the frame that carried the book.
-        instrument: whose book.
+        record: the frame with the book.
+        instrument: of the book.
         book: the snapshot.
-        mode: which book it is.
-        is_stale: the venue itself says that it is frozen.
+        mode: of the book.
+        is_stale: the venue flags it as stale.
     """
     bids, asks = book.levels
     return {

@@ -1,8 +1,8 @@
-"""How do a journal's records become rows: decode, dedupe, coverage, bars.
+"""Pipeline that turns journal records into rows: decoding, deduplication, coverage and bars.
 
-Pure: records go in with their receipt times, rows come out. The recorder and replay both drive this, so what a
-recording wrote and what replaying its journal writes are the same rows. Records may be given one by one or in
-batches cut anywhere: the rows are the same.
+Pure: records go in with their receipt times, rows come out. The recorder and replay both use it, so a recording and the
+replay of its journal write the same rows. Records may be processed one by one or in batches cut anywhere: the rows are
+the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _HYPERLIQUID: Final = "hyperliquid"
-# While relays or the chain are watched, their silence is looked at this often.
+# While relays or the chain are watched, their silence is checked this often.
 _LOOK_NS: Final = NS
 
 
@@ -48,10 +48,10 @@ class Pipeline:
         Args:
             recording: its name, in every row.
             settings: bar widths, grace, lateness and silence limits.
-            is_capture: the records carry no control frames; holes and reconnects are inferred.
+            is_capture: the records contain no control records; gaps and reconnects are inferred.
         """
         self.recording = recording
-        # Other settings or other code may say something else of the same frames.
+        # Other settings or other code may make other rows of the same frames.
         about = f"{settings.bars}{settings.record}{settings.gaiaex}{code_version()}"
         self.fingerprint = sha256(about.encode()).hexdigest()[:12]
         self.state = RecordingState(recording, settings, is_capture=is_capture)
@@ -66,7 +66,7 @@ class Pipeline:
         self.repairs = GapRepair(self.state, self._frames)
         self._venues: dict[int, str] = {}
         self._continues = False
-        """Connections that are told of were open before, and `HELD` says since when their streams are proven."""
+        """Connections opened now were open before, and `HELD` says up to when their streams are proven."""
         self._hole_ns = int(settings.bars.capture_silence_s * NS)
         self._lateness_ns = int(settings.bars.lateness_s * NS)
         self._span_ns = int(settings.record.coin_silence_s * NS) // 2
@@ -75,7 +75,7 @@ class Pipeline:
 
     @property
     def counts(self) -> Counts:
-        """What went through."""
+        """Counts of what was processed."""
         return self.state.counts
 
     @property
@@ -86,7 +86,7 @@ class Pipeline:
         return self.state.schedule.next_ns
 
     def process_batch(self, batch: RecordBatch) -> None:
-        """Take records that follow those taken before."""
+        """Process records that follow those processed before."""
         controls = np.append(np.flatnonzero(batch.kinds != RecordKind.FRAME), len(batch))
         at = 0
         while at < len(batch):
@@ -100,7 +100,7 @@ class Pipeline:
             at = stop
 
     def process(self, record: Record) -> None:
-        """Take the next record; receipt times never fall."""
+        """Process the next record; receipt times never fall."""
         state = self.state
         if state.is_capture and record.kind is RecordKind.FRAME:
             self._infer_connection(record.recv_ns)
@@ -129,7 +129,7 @@ class Pipeline:
     def proven_streams(self) -> list[tuple[int, str, str, int]]:
         """Return (connection, channel, instrument, up to where it is proven in ns) of every open stream."""
         ledger, now_ns = self.state.ledger, self.state.now_ns
-        # As the tables will say it, to the microsecond: a rest would be a hole that nobody proves.
+        # In microseconds, as in the tables: a remainder would be a gap that nothing proves.
         return [(*key, ledger.proven_ns(*key, now_ns) // US_NS * US_NS) for key in ledger.open_streams()]
 
     def mark_unreadable(self, from_ns: int, to_ns: int) -> None:
@@ -143,7 +143,7 @@ class Pipeline:
         for connection in sorted(state.ledger.open_connections()):
             state.ledger.close(connection, now_ns, cause)
         for scope, _ in state.ledger.stalls():
-            state.ledger.resume(scope, now_ns, now_ns)  # it lasts, and what is known of it must be told
+            state.ledger.resume(scope, now_ns, now_ns)  # it lasts, and its row must be written
         dirty = state.ledger.take_dirty()
         for clock in state.clocks:
             clock.mark_dirty(dirty)
@@ -151,7 +151,7 @@ class Pipeline:
         state.rows.extend("lags", state.lags.settle(now_ns))
 
     def damage(self, damage: Damage) -> None:
-        """Take note of bytes of the journal that cannot be read."""
+        """Quarantine bytes of the journal that cannot be read."""
         reason = f"{damage.reason}: {damage.size_bytes} bytes from offset {damage.offset} are not read"
         logger.warning("journal damaged", segment=damage.segment, offset=damage.offset, reason=damage.reason)
         self.state.refuse("frames", reason, b"", f"{damage.segment}@{damage.offset}")
@@ -161,14 +161,14 @@ class Pipeline:
         self.state.refuse("frames", reason, raw, source)
 
     def drain(self) -> dict[str, pa.Table]:
-        """Return, once, the rows made since the last call, by table."""
+        """Return the rows made since the last call, by table, and forget them."""
         self.state.rows.extend("coverage", self.state.ledger.take_rows())
         return self.state.rows.drain()
 
     # Time.
 
     def _advance(self, now_ns: int) -> None:
-        """Publish at every instant that lies before `now_ns`."""
+        """Publish at every instant before `now_ns`."""
         schedule = self.state.schedule
         schedule.start(now_ns)
         while (tick_ns := self.next_tick_ns) < now_ns:
@@ -198,19 +198,19 @@ class Pipeline:
         self.repairs.note_bars(bars)
 
     def _look_from(self, now_ns: int) -> None:
-        """Begin to look at silences that no record tells of."""
+        """Begin to check for silences that no record reports."""
         if not self._next_look_ns:
             self._next_look_ns = now_ns - now_ns % _LOOK_NS + _LOOK_NS
 
     # Runs of frames.
 
     def _run_end(self, batch: RecordBatch, at: int, control: int) -> int:
-        """Return where the frames end that may be taken together with record `at`; `at` itself for a control record."""
+        """Return the end of the frames that can be processed together from `at` on; `at` for a control record."""
         if control == at:
             return at
         recv_ns = batch.recv_ns
         if self.state.is_capture:
-            # A hole ends before anything is published up to this frame.
+            # A gap ends before anything is published up to this frame.
             self._infer_connection(int(recv_ns[at]))
             self.state.now_ns = max(self.state.now_ns, int(recv_ns[at]))
         self._advance(int(recv_ns[at]))
@@ -237,11 +237,11 @@ class Pipeline:
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
 
     def _infer_connection(self, recv_ns: int) -> None:
-        """In a capture, silence of every channel beyond the limit is a lost and reopened connection."""
+        """Infer, in a capture, a lost and reopened connection from silence of every channel beyond the limit."""
         state = self.state
         lost_ns = state.now_ns + self._hole_ns
         if self._connection >= 0 and recv_ns > lost_ns:
-            # A listener knows of the loss when the limit has passed, and not before.
+            # A live listener learns of the loss when the limit has passed, and not before.
             self._advance(lost_ns)
             self._closed(self._connection, lost_ns, f"capture silent beyond {self._hole_ns / NS:g} s")
             self._advance(recv_ns)
@@ -280,12 +280,12 @@ class Pipeline:
         self.state.close_connection(connection, now_ns, cause)
 
     def _held(self, record: Record) -> None:
-        """Take over the streams of a recording that this one continues; see `recorder.rotate`."""
-        held, self._continues = json.loads(record.body), False
-        for connection, channel, instrument, since_ns in held["streams"]:
+        """Take over the streams of the recording that this one continues; see `Recorder._rotate`."""
+        before, self._continues = json.loads(record.body), False
+        for connection, channel, instrument, since_ns in before["streams"]:
             if self.state.ledger.is_open(connection):
                 self.state.continue_stream(connection, channel, instrument, since_ns, record.recv_ns)
-        for scope, cause in held["stalls"]:
+        for scope, cause in before["stalls"]:
             self.state.ledger.stall(scope, record.recv_ns, cause)
             self._gaia.void(scope, record.recv_ns)
 
@@ -309,7 +309,7 @@ class Pipeline:
 
 
 def _about(body: bytes) -> dict[str, Any]:
-    """Return what is said of a connection: JSON, or in a recording made by hand, its address alone."""
+    """Return the description of a connection: JSON, or in a recording made by hand, its address alone."""
     try:
         about = json.loads(body)
     except ValueError:

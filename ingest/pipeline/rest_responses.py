@@ -1,4 +1,4 @@
-"""What does a venue's answer over REST change, once it is in the journal?"""
+"""REST answers from the journal: listings, clock readings, recent trades and candles."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ logger = get_logger(__name__)
 
 
 def take_answer(state: RecordingState, repairs: GapRepair, record: Record) -> None:
-    """Take an answer; one that does not fit goes into quarantine.
+    """Apply an answer; quarantine one that does not fit.
 
     Args:
-        state: is changed by it.
-        repairs: asked for it, where it is about prints that are missing.
+        state: changed by the answer.
+        repairs: requested it, where it is about prints that are missing.
         record: its body is JSON with `request`, `response` and `asked_ns`.
     """
     exchange = json.loads(record.body)
@@ -36,7 +36,7 @@ def take_answer(state: RecordingState, repairs: GapRepair, record: Record) -> No
 
 
 def _take_listings(state: RecordingState, rows: list[dict[str, Any]], now_ns: int) -> None:
-    """Write what is new among the instruments; end the bars of those that no longer trade, and go on with others."""
+    """Add rows of new or changed instruments; end the bars of those that were delisted, and continue the others."""
     if not rows:
         return
     state.listings_changed()

@@ -9,41 +9,41 @@ import pyarrow as pa
 from storage.contracts.tables import CONTRACTS
 
 _MOST_PARTS: Final = 32
-# Tables whose rows may be made one by one and in bulk: their order is that of the frames.
+# Tables whose rows may be made one by one and by column: their order is that of the frames.
 _BY_FRAME: Final = frozenset({"trades", "quotes"})
 
 
 class RowBuffer:
-    """Rows by table until the lake takes them."""
+    """Rows by table until they are committed."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTRACTS}
         self._tables: dict[str, list[pa.Table]] = {}
 
     def add(self, table: str, row: dict[str, Any]) -> None:
-        """Take a row."""
+        """Add a row."""
         self._rows[table].append(row)
 
     def extend(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """Take rows."""
+        """Add rows."""
         self._rows[table] += rows
 
     def add_table(self, table: str, rows: pa.Table) -> None:
-        """Take rows by column, in the contract's schema."""
+        """Add rows by column, in the contract's schema."""
         parts = self._tables.setdefault(table, [])
         parts.append(rows)
-        if len(parts) >= _MOST_PARTS:  # many small pieces of memory never go back to the system
+        if len(parts) >= _MOST_PARTS:  # many small blocks of memory are never returned to the system
             parts[:] = [pa.concat_tables(parts).combine_chunks()]
 
     def drain(self) -> dict[str, pa.Table]:
-        """Return, once, the rows taken since the last call, by table."""
+        """Return the rows added since the last call, by table, and forget them."""
         tables = {}
-        for name, held in self._rows.items():
+        for name, rows in self._rows.items():
             parts = self._tables.pop(name, [])
-            if held:
-                parts.append(CONTRACTS[name].rows(held))
-                held.clear()
+            if rows:
+                parts.append(CONTRACTS[name].rows(rows))
+                rows.clear()
             if parts:
-                whole = pa.concat_tables(parts)
-                tables[name] = whole.sort_by("frame") if len(parts) > 1 and name in _BY_FRAME else whole
+                table = pa.concat_tables(parts)
+                tables[name] = table.sort_by("frame") if len(parts) > 1 and name in _BY_FRAME else table
         return tables

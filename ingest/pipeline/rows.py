@@ -1,4 +1,4 @@
-"""What row does a decoded message become?"""
+"""Validation of decoded messages, and their table rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SIDES: Final = {"B": "buy", "A": "sell"}
 
 ZERO_HASH: Final = "0x" + "0" * 64
 LARGEST: Final = 1e12
-# How far the venue's clock may run ahead of ours; a later time is another unit, or a corrupt field.
+# How far the venue's clock may run ahead of ours; a later time is in another unit, or corrupt.
 AHEAD_NS: Final = 5 * NS
 
 
 def unusable(item: wire.WirePrint, recv_ns: int, begins_ns: int = 0) -> str:
-    """Return why a print cannot be used, or nothing; before `begins_ns` its coin's name was another contract's."""
+    """Return why a print cannot be used, or an empty text; before `begins_ns` the name was another contract's."""
     return _broken(
         {
             f"price {item.px} is not between 0 and {LARGEST:g}": 0.0 < item.px < LARGEST,
@@ -31,7 +31,7 @@ def unusable(item: wire.WirePrint, recv_ns: int, begins_ns: int = 0) -> str:
 
 
 def unusable_quote(data: wire.BboData, recv_ns: int) -> str:
-    """Return why a quote cannot be used, or nothing; an empty side is a quote."""
+    """Return why a quote cannot be used, or an empty text; an empty side is allowed."""
     levels = [level for level in data.bbo if level is not None]
     return _broken(
         {
@@ -43,7 +43,7 @@ def unusable_quote(data: wire.BboData, recv_ns: int) -> str:
 
 
 def unusable_context(ctx: wire.AssetContext) -> str:
-    """Return why a context cannot be used, or nothing; an absent field is null."""
+    """Return why a context cannot be used, or an empty text; an absent field is null."""
     prices = {"oracle": ctx.oracle_px, "mark": ctx.mark_px, "mid": ctx.mid_px}
     amounts = {"open interest": ctx.open_interest, "day notional": ctx.day_ntl_vlm}
     rates = {"funding": ctx.funding, "premium": ctx.premium}
@@ -61,7 +61,7 @@ def unusable_context(ctx: wire.AssetContext) -> str:
 
 
 def is_time(ts_ms: int, recv_ns: int) -> bool:
-    """Say whether a venue time can be one: after 1970, and not in our future by more than clocks differ."""
+    """Return whether a venue time is plausible: after 1970, and not further in our future than clocks differ."""
     return 0 < ts_ms * MS_NS <= recv_ns + AHEAD_NS
 
 
@@ -78,7 +78,7 @@ def trade(
 ) -> dict[str, Any]:
     """Return a row of `trades`.
 
-    `origin` is `venue_replay` for the first message after a subscription, of which what is fresh counts as live.
+    `origin` is `venue_replay` for the first message after a subscription; fresh prints in it count as live.
     """
     is_fresh = origin == "venue_replay" and item.time * MS_NS >= record.recv_ns - NS
     return {
@@ -95,7 +95,7 @@ def trade(
 
 
 def quote_of(data: wire.BboData) -> Quote:
-    """Return the quote in a bbo message."""
+    """Return the quote of a bbo message."""
     bid, ask = data.bbo
     return Quote(
         data.time * MS_NS,
@@ -120,7 +120,7 @@ def quote(recording: str, record: Record, instrument: str, item: Quote) -> dict[
 
 
 def note_of(ctx: wire.AssetContext, recv_ns: int) -> ContextNote:
-    """Return what a bar keeps of a context."""
+    """Return the part of a context that a bar keeps."""
     return ContextNote(recv_ns, ctx.funding, ctx.open_interest, ctx.oracle_px, ctx.mark_px)
 
 
@@ -140,7 +140,7 @@ def context(recording: str, record: Record, instrument: str, ctx: wire.AssetCont
 
 
 def unusable_spot_context(ctx: wire.SpotContext) -> str:
-    """Return why a spot pair's context cannot be used, or nothing."""
+    """Return why a spot pair's context cannot be used, or an empty text."""
     prices = {"mark": ctx.mark_px, "mid": ctx.mid_px}
     return _broken(
         {
@@ -163,7 +163,7 @@ def spot_context(recording: str, record: Record, instrument: str, ctx: wire.Spot
 
 
 def unusable_mid(mid: float | None, mark: float | None) -> str:
-    """Return why a mid and a mark price cannot be used, or nothing."""
+    """Return why a mid and a mark price cannot be used, or an empty text."""
     values = {"mid": mid, "mark": mark}
     return _broken(
         {

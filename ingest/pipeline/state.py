@@ -1,7 +1,6 @@
-"""What do all readers of frames share: the ledger, the bars, the rows made so far?
+"""State of one recording, shared by all message handlers: coverage ledger, bars, rows and counts.
 
-One state belongs to one recording. Readers of frames (`hyperliquid_frames`, `gaia_frames`, `bulk`) change it; the
-pipeline moves its time.
+Message handlers (`hyperliquid_handler`, `gaiaex_handler`, `columnar`) change it; the pipeline advances its time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _Evidence = tuple[int, int, str, int | None, int]
 
 @dataclass(slots=True)
 class Counts:
-    """What went through, for people and tests."""
+    """Counts of processed frames, prints and bars."""
 
     frames: int = 0
     prints: int = 0
@@ -49,7 +48,7 @@ class Counts:
 
 
 class RecordingState:
-    """Everything that a recording has come to."""
+    """State of one recording."""
 
     def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
         """Start with nothing seen; see `Pipeline`."""
@@ -80,7 +79,7 @@ class RecordingState:
             for width in settings.bars.widths
         ]
         self.schedule = PublishingSchedule(self.clocks)
-        # A print must be known again for as long as its bar may change.
+        # A print must be recognised for as long as its bar may change.
         self.seen = TradeDeduplicator(max(clock.width_ns + clock.reopen_ns for clock in self.clocks))
         self.now_ns = 0
         self.watermark_ns = 0
@@ -89,9 +88,9 @@ class RecordingState:
         self.ids: dict[str, str] = {}
         """Instrument ids by coin, until the registry learns something new."""
         self.coins: dict[str, None] = {}
-        """Hyperliquid's names that are recorded, in the order in which they were first heard of."""
+        """Hyperliquid's names of recorded coins, in the order of their first message."""
         self.unproven: list[str] = []
-        """Coins whose prints, resent after a reconnect, did not reach back to what was missed."""
+        """Coins whose prints, resent after a reconnect, did not reach back to the gap."""
         self.resent_ns: dict[str, int] = {}
         """By instrument: venue time of the oldest print that was resent after its last subscription."""
         self.newest_print_ns: dict[str, int] = {}
@@ -102,7 +101,7 @@ class RecordingState:
         self.last_quote: dict[str, Quote] = {}
         self.streams: dict[tuple[int, str, str], tuple[int, int]] = {}
         self.touches: dict[str, deque[tuple[float | None, float | None, int]]] = {}
-        """By instrument that a relay shows too: its last (bid, ask, receipt)."""
+        """By instrument that a relay shows too: its last quotes (bid, ask, receipt)."""
         self._books: dict[tuple[str, str], int] = {}
         self._run: list[_Evidence] | None = None
         """While a run of frames is processed by column: what the ledger must learn, with the frame it came in."""
@@ -110,10 +109,10 @@ class RecordingState:
 
     def instrument(self, coin: str) -> str:
         """Return the id of the instrument that has a coin's name now."""
-        held = self.ids.get(coin)
-        if held is None:
-            held = self.ids[coin] = self.registry.instrument_id(coin)
-        return held
+        instrument = self.ids.get(coin)
+        if instrument is None:
+            instrument = self.ids[coin] = self.registry.instrument_id(coin)
+        return instrument
 
     def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
         """Begin an instrument's bars."""
@@ -194,7 +193,7 @@ class RecordingState:
         self._run = None
 
     def unusable(self, connection: int, instrument: str, time_ms: int | None, now_ns: int) -> str:
-        """Return why a message cannot be of use, or nothing."""
+        """Return why a message cannot be used, or an empty text."""
         if not self.ledger.is_open(connection):
             return f"connection {connection} is not open"
         if not all(clock.has(instrument) for clock in self.clocks):
@@ -204,22 +203,22 @@ class RecordingState:
         return ""
 
     def note_stream(self, connection: int, channel: str, coin: str, recv_ns: int, count: int = 1) -> None:
-        """Note that a stream spoke, for the watchdogs."""
-        held = self.streams.get((connection, channel, coin))
-        self.streams[(connection, channel, coin)] = (recv_ns, count + (held[1] if held else 0))
+        """Note messages of a stream, for the watchdogs."""
+        _, before = self.streams.get((connection, channel, coin), (0, 0))
+        self.streams[(connection, channel, coin)] = (recv_ns, count + before)
 
     def take_streams(self) -> dict[tuple[int, str, str], tuple[int, int]]:
-        """Return, once, when each (connection, channel, coin) last spoke since the last call, and how often."""
+        """Return the last receipt and the number of messages since the last call, by (connection, channel, coin)."""
         streams, self.streams = self.streams, {}
         return streams
 
     def note_touch(self, instrument: str, quote: Quote, recv_ns: int) -> None:
-        """Note a quote whose relay is recorded too."""
+        """Note a quote of an instrument whose relay is recorded too."""
         if instrument in self.touches:
             self.touches[instrument].append((quote.bid, quote.ask, recv_ns))
 
     def is_new_book(self, instrument: str, mode: str, time_ms: int) -> bool:
-        """Say whether a book is another one than the last; the venue sends the same one again after a subscription."""
+        """Return whether a book differs from the last; the venue resends the same one after a subscription."""
         is_new = self._books.get((instrument, mode)) != time_ms
         self._books[(instrument, mode)] = time_ms
         return is_new
@@ -240,24 +239,24 @@ class RecordingState:
             clock.add_prints(instrument, chunk, published_to_ns)
 
     def add_quote(self, instrument: str, quote: Quote) -> None:
-        """Take a change of the best bid or ask into the bars."""
+        """Add a change of the best bid or ask to the bars."""
         for clock in self.clocks:
             clock.add_quote(instrument, quote)
 
     def restore_quote(self, instrument: str, quote: Quote) -> None:
-        """Take over the last quote of an earlier recording, where the instrument's bars go on."""
+        """Restore the last quote of an earlier recording, where the instrument's bars continue."""
         self.last_quote[instrument] = quote
         for clock in self.clocks:
             if clock.has(instrument):
                 clock.add_quote(instrument, quote)
 
     def refuse_frame(self, table: str, reason: str, record: Record, detail: str = "") -> None:
-        """Put a frame, or what it holds, into quarantine."""
+        """Quarantine a frame, or a part of it."""
         source = f"{self.recording}:{record.frame}{detail}"
         self.refuse(table, reason, record.body, source)
 
     def refuse(self, table: str, reason: str, raw: bytes, source: str) -> None:
-        """Put something into quarantine, with the reason."""
+        """Quarantine raw bytes with the reason."""
         self.counts.quarantined += 1
         self.rows.add(
             "quarantine",

@@ -1,9 +1,9 @@
-"""What must a new recording know of the one before: keys seen, bars published, spans watched?
+"""Warm start of a recording from the tables: prints seen, bars published, spans watched.
 
-All of it is read from the tables, which are themselves a function of the earlier journals. So a restart goes on
-where the last recording ended: prints that the venue resends are told from new ones, the bar that was
-cut in two is made of both halves, and the time in between is a gap with the cause "recorder down". Only rows
-that were known when the recording began are read, so that a replay of it, years later, resumes from the same.
+The tables are themselves a function of the earlier journals. So a restart continues where the last recording ended:
+prints that the venue resends are distinguished from new ones, a bar that was cut in two is made of both halves, and the
+time in between is a gap with the cause "recorder down". Only rows that were known when the recording began are read,
+so that a replay of it, years later, starts from the same rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
 from storage.lake.lake import Lake
 
-# The tables hold a year and more: each question finds first, by aggregates that stream, from where on it matters.
+# The tables hold a year and more: each query first finds, by streaming aggregates, the rows that matter.
 _BARS: Final = """
     WITH newest AS (
         SELECT instrument, max(ts_open) AS ts_newest FROM bars
@@ -101,24 +101,24 @@ _CONTEXTS: Final = """
     QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_recv_ns DESC, frame DESC) = 1
 """
 
-# Quotes of a day are many: whose last one lies within a minute is found by that.
+# A day has many quotes: look back a minute first, and further only for instruments without a quote in it.
 _MARKET_NS: Final = (60 * NS, 3_600 * NS, DAY_NS)
 
 
 def resume_listings(pipeline: Pipeline, lake: Lake, started_ns: int) -> None:
-    """Give a new pipeline what the venues listed by then, so that it knows the ids of recycled names."""
+    """Restore what the venues listed by then, so that a new pipeline knows the ids of recycled names."""
     pipeline.state.ids.clear()
     pipeline.state.registry.restore(listings_rows(lake, started_ns))
 
 
 def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_ns: int) -> None:
-    """Give a new pipeline what earlier recordings left in the lake.
+    """Restore in a new pipeline what earlier recordings left in the lake.
 
     Args:
-        pipeline: nothing processed yet.
-        lake: with every earlier recording's rows.
-        instruments: which to take over.
-        started_ns: when the new recording began; rows that were not known by then are left alone.
+        pipeline: has processed nothing yet.
+        lake: contains every earlier recording's rows.
+        instruments: to restore.
+        started_ns: when the new recording began; rows that were not known by then are ignored.
     """
     state, wanted = pipeline.state, list(instruments)
     spans = _by_instrument(lake, _COVERAGE, [wanted, started_ns, started_ns, BLIND_NS // US_NS])
@@ -131,25 +131,25 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
     if not recorded:
         return
     bars: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    # Bars are made anew from here on; a print that may be resent into what was watched is remembered from there on.
+    # Bars are made again from `from_us` on; prints that may be resent into watched spans are restored from `since_us`.
     since_us = {instrument: min(row["from_us"] for row in spans[instrument]) for instrument in recorded}
     from_us = dict.fromkeys(recorded, started_ns // US_NS)
     for clock in state.clocks:
         reach_us, blind_us = clock.reopen_ns // US_NS, BLIND_NS // US_NS
-        asked = [clock.width, started_ns]
+        params = [clock.width, started_ns]
         reach = [max(reach_us, blind_us), reach_us, blind_us]
-        bars[clock.width] = _by_instrument(lake, _BARS, [recorded, *asked, *asked, *reach])
+        bars[clock.width] = _by_instrument(lake, _BARS, [recorded, *params, *params, *reach])
         for instrument in recorded:
-            held = bars[clock.width].get(instrument)
-            first_us = held[0]["ts_open"] if held else since_us[instrument]
+            restored = bars[clock.width].get(instrument)
+            first_us = restored[0]["ts_open"] if restored else since_us[instrument]
             first_us = floor_ns(first_us * US_NS, clock.width_ns) // US_NS
             from_us[instrument] = min(from_us[instrument], first_us)
     found = _by_instrument(lake, _PRINTS, _of_prints(since_us, from_us, started_ns))
     for instrument in recorded:
         prints = _restore_prints(state, instrument, found.get(instrument, []), started_ns)
         for clock in state.clocks:
-            held = bars[clock.width].get(instrument, [])
-            _restore_bars(clock, instrument, held, prints, since_us[instrument] * US_NS)
+            restored = bars[clock.width].get(instrument, [])
+            _restore_bars(clock, instrument, restored, prints, since_us[instrument] * US_NS)
     pipeline.repairs.note_bars(
         bar for by in bars.values() for rows in by.values() for bar in rows
         if started_ns - bar["ts_close"] * US_NS < BLIND_NS
@@ -159,7 +159,7 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
 
 
 def _restore_settled(pipeline: Pipeline, lake: Lake, instruments: list[str], started_ns: int) -> None:
-    """Take over the bars that only wait for the venue's candle."""
+    """Restore the bars that only wait for the venue's candle."""
     for clock in pipeline.state.clocks:
         if not clock.keeps_settled:
             continue
@@ -194,7 +194,7 @@ def _restore_bars(
         by_bar.setdefault(floor_ns(row[0], clock.width_ns), []).append(row)
     for bar in bars:
         clock.restore(instrument, bar, by_bar.get(bar["ts_open"] * US_NS, []))
-    # Printed, but its bar had not closed when the recorder stopped; before the first watched one there is no bar.
+    # Prints whose bar had not closed when the recorder stopped; before the first watched bar there is none.
     newest_ns = bars[-1]["ts_open"] * US_NS if bars else floor_ns(watched_ns, clock.width_ns) - 1
     for open_ns in sorted(open_ns for open_ns in by_bar if open_ns > newest_ns):
         clock.restore_prints(instrument, open_ns, by_bar[open_ns])
@@ -209,7 +209,7 @@ def _restore_prints(
         stamp = item["ts_us"] * US_NS
         state.seen.judge(instrument, stamp // MS_NS, item["tid"], content, started_ns)
         state.newest_print_ns[instrument] = max(stamp, state.newest_print_ns.get(instrument, 0))
-        # Rows of the new recording are numbered from zero up; these came before all of them.
+        # Rows of the new recording are numbered from zero; these came before all of them.
         rows.append((stamp, order - (1 << 40), item["price"], item["size"], SIDE_CODES[item["side"]]))
     return rows
 
@@ -220,7 +220,7 @@ def _restore_span(state: RecordingState, instrument: str, span: dict[str, Any]) 
     if span["kind"] == "watched":
         state.ledger.restore(key, WatchedSpan(-1, from_ns, to_ns), None, RECORDER_DOWN)
     else:
-        # A gap that no connection ended was watched in vain; only a dead stream's may still be bridged.
+        # A gap that no connection ended was a stall or a dead stream; only a dead stream's may still be bridged.
         is_final = span["overrides"] and span["cause"] != SILENT_STREAM
         gap = Gap(-1, from_ns, to_ns, span["cause"], span["bridged"], span["overrides"], is_final)
         state.ledger.restore(key, None, gap, RECORDER_DOWN)
@@ -229,7 +229,7 @@ def _restore_span(state: RecordingState, instrument: str, span: dict[str, Any]) 
 def _restore_halt(
     state: RecordingState, halt: dict[str, Any], spans: dict[str, list[dict[str, Any]]]
 ) -> None:
-    """Take over that all of a venue was watched in vain."""
+    """Restore a halt of a whole venue."""
     for instrument in [instrument for instrument in spans if instrument.startswith(halt["scope"])]:
         for channel in sorted({row["channel"] for row in spans[instrument]}):
             gap = Gap(-1, halt["from_us"] * US_NS, halt["to_us"] * US_NS, halt["cause"], False, True, True)
@@ -237,7 +237,7 @@ def _restore_halt(
 
 
 def _restore_market(state: RecordingState, lake: Lake, instruments: list[str], started_ns: int) -> None:
-    """Take over the last quote and context of the last day, which still hold with their age beside them."""
+    """Restore the last quote and context of the last day, which are still valid with their age."""
     for row in _newest(lake, _QUOTES, instruments, started_ns):
         quote = Quote(row["ts_us"] * US_NS, row["bid"], row["ask"], row["bid_size"], row["ask_size"])
         state.restore_quote(row["instrument"], quote)
@@ -251,7 +251,7 @@ def _restore_market(state: RecordingState, lake: Lake, instruments: list[str], s
 
 
 def _newest(lake: Lake, query: str, instruments: list[str], started_ns: int) -> list[dict[str, Any]]:
-    """Return the newest row of each instrument, looking further back only for those that have none lately."""
+    """Return the newest row of each instrument, looking further back only for those without a recent one."""
     found: dict[str, dict[str, Any]] = {}
     for reach_ns in _MARKET_NS:
         missing = [instrument for instrument in instruments if instrument not in found]

@@ -1,8 +1,8 @@
-"""What was each batch of a lake made from, and can it be made of that again?
+"""Lineage of the lake's batches: the source of each, and whether it can be replayed.
 
-A batch says so itself (`batches.inputs`): a recording's frames, an archive's objects, a file. What stands in the
-journal and was never committed is a source too. Of anything else, and where the source is gone or no longer whole,
-only the rows themselves are left.
+A batch names its source (`batches.inputs`): a recording's frames, an archive's objects, a file. A recording that is in
+the journal and was never committed is a source too. Of any other batch, or where the source is gone or incomplete, only
+the rows themselves are left.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from storage.settings import Settings
 
 SourceKind = Literal["recording", "capture", "backfill", "bars of a backfill", "archive", "file", "other"]
 
-# Who wrote what no journal holds: nothing to make it from, and nothing wrong with that.
+# Rows without a source in the journal; that is normal.
 _NO_SOURCE: Final = "no journal holds it: a command wrote it, or a night"
 _BARS: Final = "candle bars:"
 _FRAMES: Final = re.compile(r"(?:live|replay):(.+?):(\d+)-(\d+)(?::\w+)?")
 _KINDS: Final[dict[str, SourceKind]] = {CAPTURE: "capture", PREFIX: "backfill"}
-# These name snapshots of their own lake; see `ingest.replay.rebuild`.
+# Pins name snapshots of their own lake; see `ingest.replay.rebuild`.
 _PINS: Final = frozenset({"pins"})
 
 
@@ -48,17 +48,17 @@ class BatchLineage:
 
 @dataclass(slots=True)
 class LineageSource:
-    """What rows were made from, and can be made from again where `why_not` is empty.
+    """A source of rows, which can be replayed if `why_not` is empty.
 
     Args:
         kind: of source.
         name: the recording, or the batch.
-        path: where it lies, if it is one folder or file.
-        batches: of the old lake, that came of it; none: it never came into the lake.
-        began_ns: orders sources: the first commit, else its first frame.
+        path: of the source, if it is one folder or file.
+        batches: of the old lake that were made from it; none if it was never committed.
+        began_ns: orders sources: time of the first commit, else of the first frame.
         size_bytes: to read.
-        why_not: why only the old lake's rows are left of it.
-        is_in_use: a recorder writes it now.
+        why_not: why it cannot be replayed, so that the old lake's rows are carried over.
+        is_in_use: a recorder is writing it now.
     """
 
     kind: SourceKind
@@ -72,12 +72,12 @@ class LineageSource:
 
     @property
     def rows(self) -> int:
-        """Rows that the old lake was given of it."""
+        """Rows of the old lake that were made from it."""
         return sum(sum(batch.rows.values()) for batch in self.batches)
 
 
 def batches_of(lake: Lake) -> list[BatchLineage]:
-    """Return the commits of a lake, oldest first; those that its files no longer tell of are told from their rows."""
+    """Return the commits of a lake, oldest first; a commit that is no longer listed is inferred from its rows."""
     kept = readable(lake, "batches")
     rows = lake.query(f"SELECT batch_id, inputs, rows, ts_ingested_ns {kept.among()}").to_pylist()
     found = [
@@ -92,7 +92,7 @@ def batches_of(lake: Lake) -> list[BatchLineage]:
 
 
 def _batches_of_rows(lake: Lake, known: set[str]) -> list[BatchLineage]:
-    """Return what rows say of batches that are not known: which tables, when, and of a recording which frames."""
+    """Infer unknown batches from their rows: tables, commit time, and the frames of a recording."""
     rows: dict[str, dict[str, int]] = {}
     ingested: dict[str, int] = {}
     for table in tables_at(lake, with_rows=True):
@@ -110,7 +110,7 @@ def _batches_of_rows(lake: Lake, known: set[str]) -> list[BatchLineage]:
 
 
 def _inputs_of(batch_id: str) -> dict[str, Any]:
-    """Return what the id of a batch says it was made from.
+    """Return the inputs that a batch id names.
 
     >>> _inputs_of("live:monday:0-99")
     {'recording': 'monday', 'frames': [0, 99]}
@@ -122,12 +122,12 @@ def _inputs_of(batch_id: str) -> dict[str, Any]:
 def sources_of(
     lake: Lake, settings: Settings, *, on_bytes: Callable[[int], None] = lambda _: None
 ) -> list[LineageSource]:
-    """Return everything that a home's lake is made from, in the order in which it came in.
+    """Return all sources of a home's lake, in the order of their first commit.
 
     Args:
         lake: the old one.
         settings: the home, with its journal and its archive's objects.
-        on_bytes: is told of bytes of the journal that were looked at; see `journal_bytes`.
+        on_bytes: called with the number of journal bytes checked; see `journal_bytes`.
     """
     recordings = {folder.name: _recording(folder) for folder in _folders(settings)}
     others: list[LineageSource] = []
@@ -149,7 +149,7 @@ def sources_of(
 
 
 def journal_bytes(settings: Settings) -> int:
-    """Return how many bytes of the journal `sources_of` looks at."""
+    """Return the number of journal bytes that `sources_of` checks."""
     return sum(_size(folder) for folder in _folders(settings))
 
 
@@ -173,7 +173,7 @@ def _kind(name: str) -> SourceKind:
 
 
 def _why_not(source: LineageSource, on_bytes: Callable[[int], None]) -> str:
-    """Return why a recording does not give what the lake has of it, or nothing: it holds each frame up to the last."""
+    """Return why a recording cannot be replayed to all its rows, or an empty text if no frame is missing."""
     assert source.path is not None
     last = max((int(batch.inputs.get("frames", (0, -1))[1]) for batch in source.batches), default=-1)
     following = 0
@@ -192,7 +192,7 @@ def _why_not(source: LineageSource, on_bytes: Callable[[int], None]) -> str:
 
 
 def _other(batch: BatchLineage, settings: Settings) -> LineageSource:
-    """Return the source of a batch that is of no recording."""
+    """Return the source of a batch that was not made from a recording."""
     source = LineageSource(
         "other", batch.batch_id, batches=[batch], began_ns=batch.ingested_ns, why_not=_NO_SOURCE
     )

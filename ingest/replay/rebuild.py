@@ -1,9 +1,9 @@
-"""How is a lake made anew from what its home still holds: the journal, objects of archives, imported files?
+"""Rebuild of a lake from the sources in its home: the journal, archive objects and imported files.
 
-The tables are a function of journal, code and repairs, so a lake that was damaged, or made by code that has been
-mended, can be made again. It is built in a folder of its own, from every source in the order in which it came in.
-What cannot be made again is carried over from the old lake, row by row, and told. Then both are compared, and only
-then does the new one take the old one's place, which is kept under a dated name.
+The tables are a function of journal, code and repairs, so a lake that was damaged, or written by code with a bug that
+has been fixed, can be rebuilt. The new lake is built in a folder of its own, from every source in the order of its
+first commit. Rows whose source is gone are carried over from the old lake and reported. Then both lakes are compared,
+and only then does the new one replace the old one, which is kept under a dated name.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _SCRATCH: Final = "rebuilding"
-# A query that runs for long should not undo the work of an hour.
+# Wait this long for readers, so that a long query does not undo the work of an hour.
 _READERS_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """A lake that was made anew.
+    """A rebuilt lake.
 
     Args:
-        home: holds it, in its folder `lake`.
-        made: what became of each source.
-        pins: what became of each pin; `pins_lost` says why they could not be read.
-        compared: each table against the old lake's.
-        kept: where the old lake lies now, if the new one took its place.
+        home: contains it, in the folder `lake`.
+        made: outcome of each source.
+        pins: outcome of each pin; `pins_lost` says why they could not be read.
+        compared: each table compared with the old lake's.
+        kept: path of the old lake, if the new one replaced it.
     """
 
     home: Path
@@ -62,7 +62,7 @@ class RebuildResult:
 
 
 def find_sources(settings: Settings, *, on_bytes: Bytes = lambda _: None) -> list[LineageSource]:
-    """Return what a home's lake is made from, and what cannot be made again; nothing is written.
+    """Return the sources of a home's lake, including those that cannot be replayed; nothing is written.
 
     Raises:
         LakeError: there is no lake.
@@ -82,28 +82,28 @@ def rebuild(
     on_bytes: Bytes = lambda _: None,
     on_step: Step = no_step,
 ) -> RebuildResult:
-    """Make a home's lake anew; the old one stays as it is until the new one is whole.
+    """Rebuild a home's lake; the old one stays unchanged until the new one is complete.
 
     Args:
         settings: the home.
         sources: see `find_sources`.
-        to: build it in this folder, as a home of its own, and leave the old one where it is.
-        accepts_missing: the new lake takes the old one's place also where it lacks rows of it.
-        reads_same: judges pins of nights.
+        to: build the new lake in this folder, as a home of its own, and leave the old one in place.
+        accepts_missing: replace the old lake even if the new one lacks some of its rows.
+        reads_same: checks pins of nights.
         clock: stamps what is carried over.
-        on_bytes: is told of bytes of sources that were read.
-        on_step: is told each source and each table that is done.
+        on_bytes: called with the number of source bytes read.
+        on_step: called with each source and each table that is done.
 
     Raises:
-        LakeError: a recorder is at work, someone wrote to the old lake meanwhile, rows are missing, or its place is
+        LakeError: a recorder is running, someone wrote to the old lake meanwhile, rows are missing, or the lake is
             not a folder of the home.
     """
     if using := [source.name for source in sources if source.is_in_use]:
         raise LakeError(f"recording {using[0]} is in use", hint="stop the recorder, and run this again")
     if to is None and (settings.lake.catalog or settings.lake.data):
         raise LakeError(
-            "the lake's catalog or its data do not lie in the home, so another cannot take their place",
-            hint="build it in a folder of its own: tickwalk lake rebuild --to FOLDER",
+            "the lake's catalog or its data are not in the home, so they cannot be replaced",
+            hint="build the new lake in a folder of its own: tickwalk lake rebuild --to FOLDER",
         )
     now_ns = (clock or WallTime()).now_ns()
     with _fresh(settings, to) as home, Lake.open(settings, read_only=True) as old:
@@ -113,15 +113,15 @@ def rebuild(
         )
         with Lake.open(place, clock=clock) as new:
             made = tuple(SourceReplayer(old, new, settings, place).make(sources, on_bytes, on_step))
-            held, pins_lost = _pins(old)
-            repinned = tuple(repin(it, new, old, now_ns=now_ns, reads_same=reads_same) for it in held)
+            old_pins, pins_lost = _pins(old)
+            repinned = tuple(repin(pin, new, old, now_ns=now_ns, reads_same=reads_same) for pin in old_pins)
             compared = tuple(compare(new, old, on_step=on_step))
         done = RebuildResult(home, made, repinned, pins_lost, compared)
         if to is None:
             if done.missing and not accepts_missing:
                 raise LakeError(
-                    f"the lake that was made anew lacks {done.missing:,} rows of the old one, which stays",
-                    hint="look at it with --to FOLDER; or take it all the same, with --yes --accept-missing",
+                    f"the rebuilt lake lacks {done.missing:,} rows of the old one, which stays in place",
+                    hint="inspect it with --to FOLDER, or accept it with --yes --accept-missing",
                     rebuilt=done,
                 )
             done = dataclasses.replace(done, kept=_swap(settings, home, old, began, now_ns))
@@ -138,13 +138,13 @@ def _pins(old: Lake) -> tuple[list[Pin], str]:
 
 @contextmanager
 def _fresh(settings: Settings, to: Path | None) -> Iterator[Path]:
-    """Give an empty folder to build in; what was built there goes where it cannot be ended."""
+    """Yield an empty folder to build in; remove it if the build fails."""
     home = to or settings.home / _SCRATCH
     with locked(settings.lake_dir / "rebuild.lock", 0.0):
         if to is None and home.exists():
-            shutil.rmtree(home)  # one that was killed left it
+            shutil.rmtree(home)  # left by a rebuild that was killed
         if home.exists() and any(home.iterdir()):
-            raise LakeError(f"{home} is not empty", hint="name a folder that is empty, or not there yet")
+            raise LakeError(f"{home} is not empty", hint="name a folder that is empty or does not exist yet")
         home.mkdir(parents=True, exist_ok=True)
         try:
             yield home
@@ -156,17 +156,17 @@ def _fresh(settings: Settings, to: Path | None) -> Iterator[Path]:
 
 
 def _swap(settings: Settings, home: Path, old: Lake, began: int, now_ns: int) -> Path:
-    """Put the new lake where the old one is, and return where that is kept.
+    """Replace the old lake with the new one, and return the path under which the old one is kept.
 
     Raises:
-        LakeError: someone wrote to the old one since.
+        LakeError: someone has written to the old one since.
     """
     kept = settings.home / f"lake-before-{datetime.fromtimestamp(now_ns / NS, UTC):%Y%m%dT%H%M%SZ}"
     with old.alone(_READERS_S):
         if old.snapshot() != began:
             raise LakeError(
-                "someone wrote to the lake while it was made anew, and the old one stays",
-                hint="stop what writes, and run this again",
+                "someone wrote to the lake while it was rebuilt, and the old one stays in place",
+                hint="stop all writers, and run this again",
             )
         settings.lake_dir.rename(kept)
         try:

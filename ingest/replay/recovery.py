@@ -1,4 +1,4 @@
-"""What of earlier recordings have the tables not been given?"""
+"""Crash recovery: replay of recordings that were not sealed."""
 
 from __future__ import annotations
 
@@ -16,45 +16,43 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 
-class _Over(Exception):  # noqa: N818 - it is no error, but a reason to leave the rest to the next start
-    """Who asked for the recovery has no time for it any more."""
+class _Over(Exception):  # noqa: N818 - no error: the next start recovers the rest
+    """The caller has to end before the recovery is done."""
 
 
 def recover(
     settings: Settings, lake: Lake, *, but: str = "", is_over: Callable[[], bool] = lambda: False
 ) -> list[str]:
-    """Replay recordings that were never sealed, unless another recorder still holds them.
+    """Replay recordings that were never sealed, unless another recorder still writes them.
 
-    One that cannot be replayed is left as it is, and does not keep a new recording from starting.
+    A recording that cannot be replayed is left unchanged, and does not keep a new one from starting.
 
     Args:
         settings: the home.
-        lake: takes the rows.
+        lake: receives the rows.
         but: the caller's own recording.
-        is_over: is asked all along; once it says so, what is left is left to the next recovery.
+        is_over: called repeatedly; once it returns true, the rest is left to the next recovery.
 
     Returns:
-        The names of those that were.
+        The names of the recovered recordings.
     """
     recovered: list[str] = []
 
-    def look(_: int) -> None:
+    def check(_: int) -> None:
         if is_over():
             raise _Over
 
     for folder in _unsealed(settings.journal_dir, but):
         try:
-            look(0)
-            done = replay(folder, settings, lake, on_bytes=look)
+            check(0)
+            done = replay(folder, settings, lake, on_bytes=check)
         except _Over:
             logger.info("recovery ended early", name=folder.name)
             return recovered
         except TickwalkError as error:
             logger.warning("recording not recovered", name=folder.name, reason=str(error))
             continue
-        except (
-            Exception
-        ) as error:  # a fault of ours in an old recording must not keep every new one from starting
+        except Exception as error:  # a bug met in an old recording must not keep every new one from starting
             logger.warning("recording not recovered", name=folder.name, reason=repr(error), exc_info=True)
             continue
         (folder / SEALED).touch()
@@ -66,7 +64,7 @@ def recover(
 
 
 def _unsealed(journal: Path, but: str) -> list[Path]:
-    """Return the folders of recordings that were never sealed, by when they began: each resumes from those before."""
+    """Return the folders of unsealed recordings by start time, since each resumes from those before."""
     began: dict[Path, int] = {}
     for folder in sorted(journal.iterdir()) if journal.exists() else []:
         is_past = not folder.name.startswith((CAPTURE, ".")) and folder.name != but
@@ -75,5 +73,5 @@ def _unsealed(journal: Path, but: str) -> list[Path]:
         try:
             began[folder] = about_recording(folder)[1]
         except (TickwalkError, ValueError):
-            began[folder] = 0  # replaying it says what is wrong with it
+            began[folder] = 0  # its replay reports what is wrong with it
     return sorted(began, key=lambda folder: began[folder])

@@ -1,7 +1,7 @@
-"""How do captures and journals become tables again?
+"""Replay of captures and journals into the lake.
 
-A capture is journalled first, under a name made from its content, so that its rows trace to frames like any
-recording's. Replaying twice adds nothing: the lake keeps a row once, by its key.
+A capture is journalled first, under a name made from its content, so that its rows can be traced to frames like any
+recording's. Replaying twice adds nothing: the lake stores each row once, by its key.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Progress = Callable[[int], None]
 
 @dataclass(slots=True)
 class ReplayResult:
-    """What one replay did.
+    """Outcome of one replay.
 
     Args:
-        recording: the recording it came from.
-        counts: what went through the pipeline.
+        recording: that was replayed.
+        counts: of the pipeline.
         channels: frames by channel.
         written: rows new to the lake, by table.
     """
@@ -59,9 +59,9 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
 
     Args:
         path: a capture file, a recording's folder, or one of its segments.
-        settings: bar widths and limits; its home takes the capture's journal.
-        lake: where rows go.
-        on_bytes: is told of bytes read, for a progress bar.
+        settings: bar widths and limits; its home receives the capture's journal.
+        lake: receives the rows.
+        on_bytes: called with the number of bytes read, for a progress bar.
 
     Raises:
         CaptureError: the path is neither.
@@ -74,7 +74,7 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
         return _replay_journal(path, settings, lake, on_bytes)
     recording = f"{CAPTURE}{content_id(path)}"
     folder = settings.journal_dir / recording
-    if _is_whole(folder):
+    if _is_complete(folder):
         return _replay_journal(folder, settings, lake, None)
     _discard_torn(folder)
     return _replay_capture(path, folder, settings, lake, on_bytes)
@@ -112,10 +112,10 @@ def _replay_capture(
 
 def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
     with hold_recording(folder):
-        return _replay_held(folder, settings, lake, on_bytes)
+        return _replay_locked(folder, settings, lake, on_bytes)
 
 
-def _replay_held(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
+def _replay_locked(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
     about, started_ns = about_recording(folder)
     if about.get("source") == BACKFILL:
         return _replay_backfill(folder, settings, lake)
@@ -181,7 +181,7 @@ def _commit(pipeline: Pipeline, lake: Lake, done: ReplayResult, first: int, last
 
 
 def recorded_instruments(about: Mapping[str, Any], pipeline: Pipeline) -> list[str]:
-    """Return the ids of what a recording was to record from its begin."""
+    """Return the instrument ids that a recording names in its header."""
     registry = pipeline.state.registry
     return [registry.instrument_id(coin) for coin in about.get("coins", [])] + [
         registry.instrument_id(symbol, gaiaex.VENUE) for symbol in about.get("symbols", [])
@@ -194,7 +194,7 @@ def _chunks(frames: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, byt
         yield chunk
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     if not segments(folder):
         return False
     damages: list[Damage] = []

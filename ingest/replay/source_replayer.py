@@ -1,8 +1,8 @@
-"""How is one source of a lake made again, and how do rows come over that cannot be?
+"""Replay of a lake's sources into a new lake, and carry-over of rows that cannot be replayed.
 
-A recording is replayed, a step of an archive is taken again from the objects that are kept, and a file is imported
-again. Everything else, and what is left of a source that does not give all of it, comes over from the old lake as it
-is, under the ids of its batches: by those a backfill knows what it has.
+A recording is replayed, an archive step is repeated from the objects in the cache, and a file is imported again. All
+other rows, and rows that their source no longer yields, are carried over unchanged from the old lake under the ids of
+their batches, by which a backfill recognises what it has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import check_absent, import_candles
 from ingest.backfill.runner import committed
-from ingest.backfill.source import BackfillStep as Piece
+from ingest.backfill.source import BackfillStep
 from ingest.replay.lineage import BatchLineage, LineageSource
 from ingest.replay.replay import replay
 from storage.clock import MS_NS, WallTime
@@ -34,7 +34,7 @@ from storage.lake.readable_files import ReadableTable, readable
 from storage.lake.snapshots import Step
 from storage.settings import Settings
 
-# Batches of a recording are small and many; carried over they become few.
+# A recording has many small batches; they are carried over in few large ones.
 _LOT_ROWS: Final = 500_000
 _LIVE: Final = ("live:", "replay:", "carried:")
 _CARRIED: Final = "carried"
@@ -45,12 +45,13 @@ Bytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class RebuiltSource:
-    """What became of one source.
+    """Outcome of one source.
 
     Args:
         source: as it was found.
-        carried: rows that came over from the old lake as they were, and `why`.
-        lost: rows that were to come over, and that the old lake itself has lost.
+        carried: rows carried over from the old lake.
+        lost: rows that should have been carried over, but that the old lake itself has lost.
+        why: why rows were carried over.
     """
 
     source: LineageSource
@@ -61,7 +62,7 @@ class RebuiltSource:
 
 @dataclass(slots=True)
 class SourceReplayer:
-    """Makes a new lake's rows, source by source."""
+    """Replays or carries over the rows of a lake, source by source."""
 
     old: Lake
     new: Lake
@@ -72,32 +73,32 @@ class SourceReplayer:
     def make(
         self, sources: Sequence[LineageSource], on_bytes: Bytes, on_step: Step
     ) -> Iterator[RebuiltSource]:
-        """Make all sources, in order."""
+        """Replay all sources, in order."""
         for source in sources:
-            told = 0
+            read_bytes = 0
 
             def advance(size: int) -> None:
-                nonlocal told
-                told += size
+                nonlocal read_bytes
+                read_bytes += size
                 on_bytes(size)
 
-            why = source.why_not or self._make_again(source, advance)
-            on_bytes(source.size_bytes - told)
-            has = committed(self.new, [batch.batch_id for batch in source.batches])
-            left = [batch for batch in source.batches if batch.batch_id not in has]
+            why = source.why_not or self._replay(source, advance)
+            on_bytes(source.size_bytes - read_bytes)
+            existing = committed(self.new, [batch.batch_id for batch in source.batches])
+            left = [batch for batch in source.batches if batch.batch_id not in existing]
             if not why:
-                # Of a recording other batches come; of a step the same one.
+                # The replay of a recording has batches of its own; a backfill step has the same one.
                 left = [batch for batch in left if not batch.batch_id.startswith(_LIVE)]
                 why = "what it was made from does not give it again" if left else ""
             carried, lost = self._carry(left)
             on_step(source.name)
             yield RebuiltSource(source, carried, lost, why)
 
-    def _make_again(self, source: LineageSource, on_bytes: Bytes) -> str:
-        """Make a source's rows; return why that could not be done, or nothing."""
+    def _replay(self, source: LineageSource, on_bytes: Bytes) -> str:
+        """Replay a source; return why that failed, or an empty text."""
         try:
             if source.kind == "archive":
-                self._take_archived(source)
+                self._repeat_archive_step(source)
             elif source.kind == "file":
                 self._import(source)
             elif source.path is not None:
@@ -106,37 +107,39 @@ class SourceReplayer:
             return error.message
         return ""
 
-    def _take_archived(self, source: LineageSource) -> None:
-        """Take a step of an archive again, from the objects that are kept; one that is not ends it.
+    def _repeat_archive_step(self, source: LineageSource) -> None:
+        """Repeat an archive step from the cached objects.
 
         Raises:
-            VenueError: an object is no longer kept, or the archive is another one now.
-            CaptureError: an object holds other bytes than were fetched.
+            VenueError: an object is no longer in the cache, or the archive is another one now.
+            CaptureError: an object has other bytes than were fetched.
         """
         (batch,) = source.batches
         kind, names = batch.batch_id.split(":")[1], list(batch.inputs["objects"])
         archive = self.settings.archive
         where = archive.node_data if kind == "trades" else archive.market_data
-        store = _Kept(where.rstrip("/"))
+        store = _CacheOnly(where.rstrip("/"))
         if not all(name.startswith(f"{store.where}/") for name in names):
             raise VenueError(f"its objects come from another archive than {store.where}")
         folder = self.settings.archive_dir / store.where.partition("://")[2]
         objects, settings, now = ObjectCache(store, folder, retry_s=_NEVER_S), self.place, WallTime()
-        taker: ArchiveTradeSource | ArchiveBookSource | ArchiveContextSource
+        backfill: ArchiveTradeSource | ArchiveBookSource | ArchiveContextSource
         if kind == "trades":
             widths = tuple(batch.batch_id.rsplit(":", 1)[1].split(","))
             bars = dataclasses.replace(settings.bars, widths=widths)
             settings = dataclasses.replace(settings, bars=bars)
-            taker = ArchiveTradeSource(objects, settings, now, query=self.new.query)
+            backfill = ArchiveTradeSource(objects, settings, now, query=self.new.query)
         else:
-            taker = (ArchiveBookSource if kind == "books" else ArchiveContextSource)(objects, settings, now)
-        taken = asyncio.run(taker.take(Piece(batch.batch_id, source.name)))
+            backfill = (ArchiveBookSource if kind == "books" else ArchiveContextSource)(
+                objects, settings, now
+            )
+        taken = asyncio.run(backfill.take(BackfillStep(batch.batch_id, source.name)))
         if taken.absent or taken.inputs != batch.inputs:
             raise VenueError(taken.absent or "its objects are others than they were")
         self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)
 
     def _import(self, source: LineageSource) -> None:
-        """Import a file of candles again, as it was imported; what it was told stands in the batch's id."""
+        """Import a file of candles again with the options in the batch's id."""
         (batch,) = source.batches
         assert source.path is not None
         _, width, ids, absent, lag_ns = batch.batch_id.rsplit(":", 4)
@@ -147,7 +150,7 @@ class SourceReplayer:
         import_candles(source.path, settings, self.new, width=width, venue=venue, kind=kind, absent=absent)
 
     def _carry(self, batches: Sequence[BatchLineage]) -> tuple[int, int]:
-        """Carry batches over as they are; return how many rows came, and how many the old lake has lost."""
+        """Carry batches over unchanged; return the numbers of rows carried, and of rows the old lake has lost."""
         carried = lost = 0
         for lot in _lots(batches):
             names = [batch.batch_id for batch in lot]
@@ -165,9 +168,9 @@ class SourceReplayer:
                 batch_id=f"carried:{names[0].removeprefix('carried:')}" if is_live else names[0],
                 inputs=inputs | {_CARRIED: True},
             )
-            came = sum(rows.num_rows for rows in tables.values())
-            carried += came
-            lost += sum(sum(batch.rows.values()) for batch in lot) - came
+            copied = sum(rows.num_rows for rows in tables.values())
+            carried += copied
+            lost += sum(sum(batch.rows.values()) for batch in lot) - copied
         return carried, lost
 
     def _rows(self, contract: Contract, batch_ids: list[str]) -> pa.Table:
@@ -183,8 +186,8 @@ class SourceReplayer:
         return rows
 
 
-class _Kept:
-    """A store that gives nothing: what an archive's step needs is kept, or it is not made again."""
+class _CacheOnly:
+    """An object store without objects: a step is repeated from the cache, or not at all."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -194,16 +197,16 @@ class _Kept:
         return None
 
     def download(self, key: str, path: Path) -> bool:  # noqa: ARG002 - the protocol's
-        """Give nothing.
+        """Refuse to download.
 
         Raises:
             VenueError: always.
         """
-        raise VenueError(f"{key} is not kept")
+        raise VenueError(f"{key} is not in the cache")
 
 
 def _lots(batches: Sequence[BatchLineage]) -> Iterator[list[BatchLineage]]:
-    """Yield what is carried over at once: some batches of a recording, or one of anything else."""
+    """Yield the batches to carry over in one commit: some of a recording, or one of any other source."""
     lot: list[BatchLineage] = []
     rows = 0
     for batch in batches:

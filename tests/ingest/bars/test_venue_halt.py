@@ -1,4 +1,4 @@
-"""Is silence of every coin at once told from quiet, and thin coins that happen to be silent together not?"""
+"""Detection of venue-wide halts in candles."""
 
 from __future__ import annotations
 
@@ -79,21 +79,22 @@ def test_thin_coins_make_next_to_no_halt() -> None:
     assert sum(line.count("q") for line in found.values()) > 40_000
 
 
-async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(
-    settings: Settings, lake: Lake
-) -> None:
+async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(settings: Settings) -> None:
     """A halt of five minutes; BTC alone is asked for first, and again last."""
     flat = range(40, 45)
-    held = {(coin, "1m"): candles(90, flat=flat) for coin in ("BTC", "ETH", "SOL", "OP")}
+    history = {(coin, "1m"): candles(90, flat=flat) for coin in ("BTC", "ETH", "SOL", "OP")}
     query = "SELECT status, count(*) AS n FROM bars_latest WHERE status <> 'printed' GROUP BY status"
-    async with serving(RecordedHistory(NOW_NS, held)) as venue:
-        chosen = settings_for(settings, venue)
-        await fill_in(lake, chosen)
-        assert lake.query(query).to_pylist() == [{"status": "quiet", "n": 5}], "one coin alone shows no halt"
-        await fill_in(lake, chosen, coins=("*",))
-        assert lake.query(query).to_pylist() == [{"status": "halted", "n": 20}]
-        await fill_in(lake, chosen, from_ns=NOW_NS - 5_000 * NS)
-        assert lake.query(query).to_pylist() == [{"status": "halted", "n": 20}]
+    with Lake.open(settings) as lake:
+        async with serving(RecordedHistory(NOW_NS, history)) as venue:
+            chosen = settings_for(settings, venue)
+            await fill_in(lake, chosen)
+            assert lake.query(query).to_pylist() == [{"status": "quiet", "n": 5}], (
+                "one coin alone shows no halt"
+            )
+            await fill_in(lake, chosen, coins=("*",))
+            assert lake.query(query).to_pylist() == [{"status": "halted", "n": 20}]
+            await fill_in(lake, chosen, from_ns=NOW_NS - 5_000 * NS)
+            assert lake.query(query).to_pylist() == [{"status": "halted", "n": 20}]
 
 
 def test_recorded_candles_with_a_made_up_halt(settings: Settings, tmp_path: Path) -> None:

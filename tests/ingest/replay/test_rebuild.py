@@ -43,7 +43,7 @@ from tests.storage.lake.lakes import filled
 from tests.storage.rows import trade
 
 HOUR_S = 3_600
-# A pin holds another snapshot of a lake that was made anew.
+# A pin names another snapshot in a rebuilt lake.
 SAME = tuple(name for name in TABLES if name != "pins")
 
 Tables = dict[str, pa.Table]
@@ -292,7 +292,7 @@ def test_one_that_is_cut_off_or_in_the_way_of_others_leaves_the_old_lake_as_it_w
             with Lake.open(small) as lake:
                 pin(lake, "late", now_ns=2)
 
-    with pytest.raises(LakeError, match="someone wrote to the lake while it was made anew"):
+    with pytest.raises(LakeError, match="someone wrote to the lake while it was rebuilt"):
         made_anew(small, on_step=write)
     assert sorted(path.name for path in small.home.iterdir()) == names
     assert_same({name: held[name] for name in SAME}, small)
@@ -323,5 +323,5 @@ def test_a_lake_that_lies_elsewhere_is_not_replaced(settings: Settings) -> None:
     served = dataclasses.replace(
         settings, lake=dataclasses.replace(settings.lake, catalog="postgres:dbname=none")
     )
-    with pytest.raises(LakeError, match=r"cannot take their place.*--to FOLDER"):
+    with pytest.raises(LakeError, match=r"they cannot be replaced.*--to FOLDER"):
         rebuild(served, [])

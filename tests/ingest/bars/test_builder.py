@@ -1,4 +1,4 @@
-"""Bars: one clock for all, published by the receipt clock, revised and never edited."""
+"""Bars: published by the receipt clock, and revised, never edited."""
 
 from __future__ import annotations
 

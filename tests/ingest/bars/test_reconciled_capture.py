@@ -1,4 +1,4 @@
-"""Is every whole bar of a recorded capture certified, and does each single error refuse exactly the bar it is in?
+"""Reconciliation of a recorded capture: complete bars are certified, and each single error refuses its bar.
 
 The candles are told by a script of its own (`tests/drills/candles_of_capture.py`). An error is put into the capture
 that we replay, while the candles stay those of what was printed.

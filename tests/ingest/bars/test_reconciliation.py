@@ -1,4 +1,4 @@
-"""When does a bar say what a candle says?"""
+"""Comparison of bars with candles."""
 
 from __future__ import annotations
 

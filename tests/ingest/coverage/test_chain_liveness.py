@@ -1,4 +1,4 @@
-"""Does the explorer tell a halted chain from a venue that is down, and say nothing once it is lost?"""
+"""Chain liveness: a halted chain against a venue that is down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which gaps are told, and what counts as their repair: whatever the venue itself has told whole."""
+"""Gap queries: which gaps are listed, and what counts as their repair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coverage: a bar is quiet only where we prove that we watched, and blind wherever we do not."""
+"""Coverage: a bar is quiet only where watching is proven, and blind elsewhere."""
 
 from __future__ import annotations
 

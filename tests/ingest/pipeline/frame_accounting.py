@@ -1,4 +1,4 @@
-"""Where did every frame go? Each is stored, known already, told something, or in quarantine; none is just gone."""
+"""Accounting of frames: each is stored, known already, a control message, or quarantined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a real frame become one that no venue sends? By its tokens, so that most of it stays as it was."""
+"""Mutations of real frames, token by token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may happen in a recording, at random: every kind of record, in any order, with every oddity of a real feed."""
+"""Random recordings: every kind of record, in any order, with every oddity of a real feed."""
 
 from __future__ import annotations
 

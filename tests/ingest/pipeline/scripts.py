@@ -1,4 +1,4 @@
-"""Recordings for tests, written record by record: what arrived when, on which connection."""
+"""Recordings for tests, written record by record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a recording certify its own bars by the answers that are in its journal?"""
+"""Certification of a recording's bars by the answers in its journal."""
 
 from __future__ import annotations
 

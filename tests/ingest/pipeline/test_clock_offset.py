@@ -1,4 +1,4 @@
-"""Our clock: against the venue, against a real time server on this machine, and against the monotonic clock."""
+"""Clock offset against the venue, a local time server and the monotonic clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the rows the same, whatever way records are cut into batches?"""
+"""Columnar processing: the same rows however records are cut into batches."""
 
 from __future__ import annotations
 

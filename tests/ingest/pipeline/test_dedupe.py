@@ -1,4 +1,4 @@
-"""Is every print told from its twin, whatever comes between them?"""
+"""Trade deduplication, whatever comes between a print and its duplicate."""
 
 from __future__ import annotations
 

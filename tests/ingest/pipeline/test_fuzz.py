@@ -1,4 +1,4 @@
-"""Does anything that a venue could send, or a wire could spoil, end the pipeline or get lost in it?"""
+"""Fuzzing of the pipeline with mutated frames: no crash, and every frame accounted for."""
 
 from __future__ import annotations
 

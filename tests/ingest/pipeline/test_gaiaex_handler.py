@@ -1,4 +1,4 @@
-"""Is a relayed book trusted exactly as long as it deserves it?"""
+"""Trust in a relayed order book: when it is stale, and when it is valid again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does the venue's own word settle of a stretch that was not watched, and what is left to the archive?"""
+"""Gap repair: what the venue's answers settle, and what is queued for the archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hostile reader found: frames, times and disks that must neither break the recorder nor prove too much."""
+"""Hostile frames, times and disks, which must neither crash the recorder nor prove too much."""
 
 from __future__ import annotations
 

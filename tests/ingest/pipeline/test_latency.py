@@ -1,4 +1,4 @@
-"""Lags: one frame or many, the rows are the same, and a percentile is what sorting would say."""
+"""Latency rows: equal for one frame or many, with percentiles as of a full sort."""
 
 from __future__ import annotations
 

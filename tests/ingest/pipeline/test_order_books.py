@@ -1,4 +1,4 @@
-"""Books: only what a venue could have shown becomes a row."""
+"""Order book snapshots: only valid ones become rows."""
 
 from __future__ import annotations
 

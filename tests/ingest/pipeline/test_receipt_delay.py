@@ -1,4 +1,4 @@
-"""What changes when everything is received three seconds later, and what may not?
+"""Effects of receiving every frame three seconds later.
 
 What happened stays as it was: trades, quotes and bars, to the bit. When it was known moves by exactly three seconds,
 where the bars' grace moves along (an operator with a slower line gives it more). Where the grace stays, bars are

@@ -1,4 +1,4 @@
-"""Does a recorder ask a venue for its candles, and certify its bars by what it answers?"""
+"""Certification of bars by a running recorder, which requests the venue's candles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a recording when somebody sets the machine's clock by an hour?"""
+"""Recordings during which the machine's clock is set by an hour."""
 
 from __future__ import annotations
 

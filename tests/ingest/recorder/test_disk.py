@@ -1,4 +1,4 @@
-"""What happens to a recording when its disk is full, or turns read-only?"""
+"""Recordings whose disk is full or turns read-only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The size on disk that is told before a recording starts, against the bytes that a real capture takes."""
+"""Disk usage estimate, compared with the bytes of a real capture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon does a recorder see that GaiaEx's relay is no longer worth anything?"""
+"""Detection latency of a stale GaiaEx relay."""
 
 from __future__ import annotations
 

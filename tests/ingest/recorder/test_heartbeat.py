@@ -1,4 +1,4 @@
-"""Heartbeats: written whole, read back as they were, and forgotten when another recording took over."""
+"""Heartbeat files: atomic writes, round trip, and removal after a takeover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would make a recorder lie, or lose rows, while it looks well?"""
+"""Hostile conditions in which a recorder could lose rows or report false coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a recorder survive `kill -9` at any moment, with nothing lost and nothing twice?"""
+"""Recorders killed by SIGKILL at random moments: no row lost, none twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long-lived process gives back, and that it works on without it."""
+"""Memory that a long-running process returns to the system."""
 
 from __future__ import annotations
 

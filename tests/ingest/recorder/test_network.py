@@ -1,4 +1,4 @@
-"""Does a recorder notice a network that fails without a word, and does another socket keep the trades whole?"""
+"""Silent network failures: detection, and complete trades through the twin socket."""
 
 from __future__ import annotations
 

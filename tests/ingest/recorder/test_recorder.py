@@ -1,4 +1,4 @@
-"""The recorder against a real socket: nothing lost, nothing twice, and live equals replay."""
+"""The recorder against a real socket: no row lost, none twice, live equals replay."""
 
 from __future__ import annotations
 

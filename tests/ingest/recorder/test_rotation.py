@@ -1,4 +1,4 @@
-"""Is nothing missing where one recording is sealed and the next goes on?"""
+"""Rotation of recordings without a gap."""
 
 from __future__ import annotations
 

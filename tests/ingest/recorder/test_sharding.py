@@ -1,4 +1,4 @@
-"""Do several recorders that share the instruments make the same tables as one that takes all of them?"""
+"""Sharded recorders: the same tables as one recorder of all instruments."""
 
 from __future__ import annotations
 

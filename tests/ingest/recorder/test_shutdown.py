@@ -1,4 +1,4 @@
-"""How long does a recorder take to end when it is told to, whatever hangs?"""
+"""Shutdown time of a recorder, whatever hangs."""
 
 from __future__ import annotations
 

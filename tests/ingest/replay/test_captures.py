@@ -1,4 +1,4 @@
-"""Are the rows of a real tape those of the journal that was made from it?"""
+"""Captures: the rows of a capture equal those of its journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the tables of a recording those which replaying its journal gives, whatever was recorded and however fast?"""
+"""Live equals replay: a recording's tables, whatever was recorded and however fast."""
 
 from __future__ import annotations
 

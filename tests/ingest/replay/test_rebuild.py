@@ -1,4 +1,4 @@
-"""Is a lake made anew from its home the same lake, whole where it was damaged, and never lost in silence?"""
+"""Rebuild of a lake from its home: equal, complete where it was damaged, with every loss reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay: the tables from a recording, exactly, and once."""
+"""Replay: exact tables from a recording, each row once."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One test for each fault that a venue, a network or an archive is known for (docs/faults.md)."""
+"""Faults of venues, networks and archives: one test each (docs/faults.md)."""

@@ -1,4 +1,4 @@
-"""How does a recorder meet a venue that misbehaves: over real sockets, on a clock that waits for nobody?
+"""Test rig: a recorder against a misbehaving venue, over real sockets and in virtual time.
 
 `taped` lets the venue's own clock frames carry the time: every run is the same, and as fast as it can be read.
 `live` is for what needs timers (pings, watchdogs, questions): recorder and venue share a clock that moves a fifth

@@ -1,4 +1,4 @@
-"""F28: the fills of an archive are no trades yet."""
+"""F28: archive fills, which are not trades yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F27: hours of an archive that are missing, empty, late, cut short, or hold their neighbour's events."""
+"""F27: archive hours that are missing, empty, late, truncated, or contain their neighbour's events."""
 
 from __future__ import annotations
 

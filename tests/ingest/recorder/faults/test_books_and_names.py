@@ -1,4 +1,4 @@
-"""F18, F23 and F24: books with a hole, names that must not be touched, markets that mirror each other."""
+"""F18, F23 and F24: books with a gap, names that must not be changed, markets that mirror each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the table of faults name every fault, and only tests that exist?"""
+"""The fault table: it names every fault, and only tests that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F3, F15 and F16: what can still be learnt of a stretch that was missed, from the venue's trades and candles."""
+"""F3, F15 and F16: repair of a gap from the venue's trades and candles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F17 and F19 to F22: listings and paces that change while they are recorded."""
+"""F17 and F19 to F22: listings and update rates that change during a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F25, F26, F30 and F32 to F34: a venue that is down, refuses, or speaks another language; and we ourselves."""
+"""F25, F26, F30 and F32 to F34: outages, refusals and unknown messages of a venue, and our own overload."""
 
 from __future__ import annotations
 

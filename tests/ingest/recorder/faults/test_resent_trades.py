@@ -1,4 +1,4 @@
-"""F1 to F3: the prints that the venue resends after every subscription."""
+"""F1 to F3: prints that the venue resends after every subscription."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F4 to F9: sockets that close, fall silent, or do not do what they were asked."""
+"""F4 to F9: sockets that close, fall silent, or ignore requests."""
 
 from __future__ import annotations
 

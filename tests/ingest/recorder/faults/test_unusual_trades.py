@@ -1,4 +1,4 @@
-"""F10 to F14: what prints look like that no one would have made up."""
+"""F10 to F14: unusual prints."""
 
 from __future__ import annotations
 

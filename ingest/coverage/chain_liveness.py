@@ -54,7 +54,7 @@ class ChainLiveness:
         """Note that the socket answered a ping."""
         self._pong_ns = now_ns
 
-    def take(self, blocks: list[ChainBlock], now_ns: int) -> None:
+    def add_blocks(self, blocks: list[ChainBlock], now_ns: int) -> None:
         """Add announced blocks, of which some may be known; a time ahead of our clock counts as now."""
         last_ns = self._blocks[-1] if self._blocks else 0
         times_ns = (min(block.block_time * MS_NS, now_ns) for block in blocks)

@@ -99,7 +99,7 @@ class Certifier:
         }
         return [{"type": "candleSnapshot", "req": req}]
 
-    def take(self, candles: Sequence[wire.CandleData], asked: Mapping[str, Any], now_ns: int) -> None:
+    def apply_answer(self, candles: Sequence[wire.CandleData], asked: Mapping[str, Any], now_ns: int) -> None:
         """Compare the bars that wait with the venue's candles of the requested interval."""
         stream = (str(asked["coin"]), str(asked["interval"]))
         clock = self._widths.get(stream[1])

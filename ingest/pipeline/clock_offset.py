@@ -61,7 +61,7 @@ class ClockOffsets:
         self._reading: tuple[int, int] | None = None
         self.stepped = 0
 
-    def take_answer(
+    def add_answer(
         self, request: Mapping[str, Any], response: Any, asked_ns: int, received_ns: int
     ) -> list[dict[str, Any]]:
         """Return the rows of `clocks` from a journalled answer; most answers give none.
@@ -78,9 +78,9 @@ class ClockOffsets:
             found = ntp_sample(response, asked_ns, received_ns)
         else:
             return []
-        return [self.take(found)]
+        return [self.add(found)]
 
-    def take(self, sample: OffsetSample) -> dict[str, Any]:
+    def add(self, sample: OffsetSample) -> dict[str, Any]:
         """Add a comparison and return its row."""
         self._newest[sample.source] = sample
         return {
@@ -126,7 +126,7 @@ class ClockOffsets:
             return []
         self.stepped += 1
         # Stamped by the receipt clock: the wall clock's own reading jumps with the step.
-        return [self.take(OffsetSample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
+        return [self.add(OffsetSample("monotonic", received_ns, moved_ms, _STEP_MS, received_ns))]
 
 
 def venue_sample(response: Any, asked_ns: int, received_ns: int) -> OffsetSample:

@@ -49,7 +49,7 @@ class ColumnarProcessor:
         self._version = -1
         self._steady_streams: dict[int, NDArray[np.bool_]] = {}
 
-    def take(self, batch: RecordBatch, start: int, stop: int, connections: Index) -> None:
+    def process(self, batch: RecordBatch, start: int, stop: int, connections: Index) -> None:
         """Process the frames from `start` to `stop`, all of Hyperliquid and with no publishing instant among them.
 
         Args:
@@ -94,7 +94,7 @@ class ColumnarProcessor:
         state.end_run()
         state.now_ns = record.recv_ns
         state.watermark_ns = int(run.watermark_ns[i])
-        self._frames.take(record, int(run.connections[i]), message)
+        self._frames.apply(record, int(run.connections[i]), message)
         state.begin_run()
 
     # Which frames can be processed by column.
@@ -157,7 +157,7 @@ class ColumnarProcessor:
         if not is_known:
             return message
         state.set_run_frame(i)
-        self._frames.take(record, connection, message)
+        self._frames.apply(record, connection, message)
         return None
 
     def _is_subscribed(self, connection: int, message: Any) -> bool:

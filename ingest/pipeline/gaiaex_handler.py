@@ -77,7 +77,7 @@ class GaiaexHandler:
             if relay.instrument == instrument:
                 self._void(relay, now_ns)
 
-    def take(self, record: Record, connection: int) -> None:
+    def apply(self, record: Record, connection: int) -> None:
         """Apply a frame."""
         state = self._state
         relay = self._relays.get(connection)

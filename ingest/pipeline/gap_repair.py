@@ -114,7 +114,7 @@ class GapRepair:
         self._requested_ns |= dict.fromkeys(due, now_ns)
         return [requests[key] for key in due]
 
-    def take_answer(self, record: Record, request: Mapping[str, Any], response: object) -> None:
+    def apply_answer(self, record: Record, request: Mapping[str, Any], response: object) -> None:
         """Apply an answer to one of the requests.
 
         Raises:
@@ -126,7 +126,7 @@ class GapRepair:
             req = request["req"]
             candles = _fit(response, list[wire.CandleData])
             self._compare(str(req["coin"]), str(req["interval"]), candles, req, record.recv_ns)
-            self._certifier.take(candles, req, record.recv_ns)
+            self._certifier.apply_answer(candles, req, record.recv_ns)
 
     def tick(self, now_ns: int) -> None:
         """Queue for the archive what no answer has settled in time."""

@@ -39,7 +39,7 @@ class HyperliquidHandler:
         self._state.channels[type(message).__struct_config__.tag] += 1  # type: ignore[index]
         return message
 
-    def take(self, record: Record, connection: int, message: wire.Message) -> None:
+    def apply(self, record: Record, connection: int, message: wire.Message) -> None:
         """Apply a message.
 
         Args:

@@ -23,7 +23,7 @@ from ingest.pipeline.columnar import LEAST_FRAMES, ColumnarProcessor
 from ingest.pipeline.gaiaex_handler import GaiaexHandler
 from ingest.pipeline.gap_repair import GapRepair
 from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
-from ingest.pipeline.rest_responses import take_answer
+from ingest.pipeline.rest_responses import apply_answer
 from ingest.pipeline.state import Counts, RecordingState
 from ingest.venues.hyperliquid.messages import ExplorerBlocks, Pong
 from storage.clock import NS, US_NS
@@ -58,7 +58,7 @@ class Pipeline:
         self._settings = settings
         self._frames = HyperliquidHandler(self.state)
         self._gaia = GaiaexHandler(self.state)
-        self._bulk = ColumnarProcessor(self.state, self._frames)
+        self._columnar = ColumnarProcessor(self.state, self._frames)
         self.chain = ChainLiveness(
             self.state.ledger, f"{self.state.venue}|", silence_ns=int(settings.record.chain_silence_s * NS)
         )
@@ -121,7 +121,7 @@ class Pipeline:
             case RecordKind.STOPPED:
                 self.stop(record.recv_ns, record.body.decode() or "stopped")
             case RecordKind.ANSWER:
-                take_answer(state, self.repairs, record)
+                apply_answer(state, self.repairs, record)
             case RecordKind.CLOCK:
                 pass
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
@@ -232,7 +232,7 @@ class Pipeline:
         connections: NDArray[np.int64] = batch.connections.astype(np.int64)
         if state.is_capture:
             connections = np.full(len(batch), self._connection, np.int64)
-        self._bulk.take(batch, at, stop, connections)
+        self._columnar.process(batch, at, stop, connections)
         state.now_ns = max(state.now_ns, int(batch.recv_ns[stop - 1]))
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
 
@@ -295,15 +295,15 @@ class Pipeline:
         connection = self._connection if self.state.is_capture else record.connection
         venue = self._venues.get(connection, _HYPERLIQUID)
         if venue == "gaiaex":
-            self._gaia.take(record, connection)
+            self._gaia.apply(record, connection)
             return
         message = self._frames.decode(record)
         if message is None:
             return
         if venue != "chain":
-            self._frames.take(record, connection, message)
+            self._frames.apply(record, connection, message)
         elif isinstance(message, ExplorerBlocks):
-            self.chain.take(message.data, record.recv_ns)
+            self.chain.add_blocks(message.data, record.recv_ns)
         elif isinstance(message, Pong):
             self.chain.pong(record.recv_ns)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-def take_answer(state: RecordingState, repairs: GapRepair, record: Record) -> None:
+def apply_answer(state: RecordingState, repairs: GapRepair, record: Record) -> None:
     """Apply an answer; quarantine one that does not fit.
 
     Args:
@@ -29,8 +29,8 @@ def take_answer(state: RecordingState, repairs: GapRepair, record: Record) -> No
     try:
         _take_listings(state, state.registry.take(request, response, record.recv_ns), record.recv_ns)
         asked_ns = exchange.get("asked_ns", record.recv_ns)
-        state.rows.extend("clocks", state.our_clock.take_answer(request, response, asked_ns, record.recv_ns))
-        repairs.take_answer(record, request, response)
+        state.rows.extend("clocks", state.our_clock.add_answer(request, response, asked_ns, record.recv_ns))
+        repairs.apply_answer(record, request, response)
     except TickwalkError as error:
         state.refuse_frame("answers", error.message, record)
 

@@ -46,15 +46,18 @@ def write_heartbeat(settings: Settings, vitals: RecorderStatus, *, beat_ns: int 
 
 
 def read_heartbeats(settings: Settings) -> list[Heartbeat]:
-    """Return the newest heartbeat of each shard: a recording that another one succeeded is of no more interest."""
+    """Return the newest heartbeat of each shard, without those of recordings that another one replaced."""
     newest: dict[str, Heartbeat] = {}
     for path in sorted(settings.recorder_dir.glob(f"*{SUFFIX}")):
         beat = read_heartbeat(path)
         if beat is None:
             continue
-        held = newest.get(beat.vitals.shard)
-        # By when they were written: the clock of a simulated recording may be any.
-        if held is None or (beat.vitals.is_running, beat.beat_ns) > (held.vitals.is_running, held.beat_ns):
+        before = newest.get(beat.vitals.shard)
+        # By the time of writing: the clock of a simulated recording can show any time.
+        if before is None or (beat.vitals.is_running, beat.beat_ns) > (
+            before.vitals.is_running,
+            before.beat_ns,
+        ):
             newest[beat.vitals.shard] = beat
     return [newest[shard] for shard in sorted(newest)]
 

@@ -277,7 +277,7 @@ class Recorder:
         self._sample_status("recording")
 
     def _sample_status(self, state: RunState, error: str = "") -> None:
-        self.vitals = self._sampler.take(state, self._sockets, error)
+        self.vitals = self._sampler.sample(state, self._sockets, error)
         if self._on_vitals is not None:
             self._on_vitals(self.vitals)
         self._driver.write_status(self.vitals)

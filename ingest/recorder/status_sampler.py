@@ -49,7 +49,7 @@ class StatusSampler:
         """Keep the counts of a recording that is about to end: a recorder's counts never fall."""
         self._before = self._totals()
 
-    def take(self, state: RunState, sockets: ConnectionPool | None, error: str = "") -> RecorderStatus:
+    def sample(self, state: RunState, sockets: ConnectionPool | None, error: str = "") -> RecorderStatus:
         """Return the recorder's status now."""
         pipeline, journal = self._intake.pipeline, self._intake.journal
         now_ns = self._clock.now_ns()

@@ -89,7 +89,7 @@ class SourceReplayer:
             if not why:
                 # The replay of a recording has batches of its own; a backfill step has the same one.
                 left = [batch for batch in left if not batch.batch_id.startswith(_LIVE)]
-                why = "what it was made from does not give it again" if left else ""
+                why = "its source no longer yields these rows" if left else ""
             carried, lost = self._carry(left)
             on_step(source.name)
             yield RebuiltSource(source, carried, lost, why)
@@ -135,7 +135,7 @@ class SourceReplayer:
             )
         taken = asyncio.run(backfill.take(BackfillStep(batch.batch_id, source.name)))
         if taken.absent or taken.inputs != batch.inputs:
-            raise VenueError(taken.absent or "its objects are others than they were")
+            raise VenueError(taken.absent or "its objects have changed")
         self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)
 
     def _import(self, source: LineageSource) -> None:

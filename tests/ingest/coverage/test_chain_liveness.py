@@ -120,21 +120,21 @@ def at(second: float) -> ChainBlock:
 def test_blocks_told_of_again_do_not_end_a_halt() -> None:
     ledger = CoverageLedger("made", silence_ns=30 * NS, lag_ns=0, horizon_ns=7_200 * NS, is_inferred=False)
     chain = made(ledger)
-    chain.take([at(1), at(2)], START_NS + 3 * NS)
+    chain.add_blocks([at(1), at(2)], START_NS + 3 * NS)
     chain.pong(START_NS + 14 * NS)
     chain.tick(START_NS + 15 * NS)
     assert ledger.is_stalled(SCOPE)
-    chain.take([at(1), at(2)], START_NS + 16 * NS)
+    chain.add_blocks([at(1), at(2)], START_NS + 16 * NS)
     assert ledger.is_stalled(SCOPE)
-    chain.take([at(16)], START_NS + 17 * NS)
+    chain.add_blocks([at(16)], START_NS + 17 * NS)
     assert not ledger.is_stalled(SCOPE)
 
 
 def test_a_block_from_the_future_counts_as_the_present() -> None:
     """A broken time may not hide the halts that follow, nor what is watched until then."""
     chain = made()
-    chain.take([at(1_000_000)], START_NS + 3 * NS)
-    chain.take([at(5)], START_NS + 6 * NS)
+    chain.add_blocks([at(1_000_000)], START_NS + 3 * NS)
+    chain.add_blocks([at(5)], START_NS + 6 * NS)
     assert chain.was_alive(START_NS, START_NS + 8 * NS)
 
 
@@ -144,7 +144,7 @@ def test_the_chain_was_alive_where_no_ten_seconds_lack_a_block(
 ) -> None:
     chain = made()
     for second in sorted(made_s):
-        chain.take([at(second)], START_NS + 200 * NS)
+        chain.add_blocks([at(second)], START_NS + 200 * NS)
     from_ns, to_ns = START_NS + round(from_s * NS), START_NS + round((from_s + length_s) * NS)
     inside = sorted({at(s).block_time * MS_NS for s in made_s if from_ns < at(s).block_time * MS_NS < to_ns})
     steps = [b - a for a, b in zip([from_ns, *inside], [*inside, to_ns], strict=True)]

@@ -112,7 +112,7 @@ async def test_answers_come_as_journal_records_that_give_rows() -> None:
     rows = [
         row
         for request, response, asked_ns in ears.heard
-        for row in ledger.take_answer(request, response, asked_ns, asked_ns + MS_NS)
+        for row in ledger.add_answer(request, response, asked_ns, asked_ns + MS_NS)
     ]
     assert [row["source"] for row in rows] == ["ntp", "ntp"]
     assert validate(CLOCKS, CLOCKS.rows(rows))[1].num_rows == 0
@@ -129,7 +129,7 @@ async def test_a_silent_time_server_is_a_state_and_told_once(capsys: pytest.Capt
         await watch_clock(ears, ears.stop, server="ntp.invalid", every_s=0.001, ask=refuses)
     assert capsys.readouterr().err.count("time server silent") == 1
     ledger = ClockOffsets("made", limit_ms=1000)
-    assert [ledger.take_answer(*item, item[2] + 1) for item in ears.heard] == [[]] * 6
+    assert [ledger.add_answer(*item, item[2] + 1) for item in ears.heard] == [[]] * 6
     assert ledger.verdict(NOW_NS) == "unknown"
 
 
@@ -156,7 +156,7 @@ def test_the_true_offset_lies_within_the_uncertainty(ahead_ms: int, there_ms: in
     answer = {"time": NOW_NS // MS_NS + there_ms}
     ledger = ClockOffsets("made", limit_ms=1000)
     received_ns = asked_ns + (there_ms + back_ms) * MS_NS
-    (row,) = ledger.take_answer({"type": "exchangeStatus"}, answer, asked_ns, received_ns)
+    (row,) = ledger.add_answer({"type": "exchangeStatus"}, answer, asked_ns, received_ns)
     assert abs(row["offset_ms"] - ahead_ms) <= row["uncertainty_ms"]
 
 
@@ -168,7 +168,7 @@ def test_f32_a_clock_is_off_beyond_the_limit_and_any_doubt(
     offset_ms: float, uncertainty_ms: float, verdict: str
 ) -> None:
     ledger = ClockOffsets("made", limit_ms=1000)
-    ledger.take(OffsetSample("venue", NOW_NS, offset_ms, uncertainty_ms, NOW_NS))
+    ledger.add(OffsetSample("venue", NOW_NS, offset_ms, uncertainty_ms, NOW_NS))
     assert ledger.verdict(NOW_NS + NS) == verdict
     assert ledger.verdict(NOW_NS + 3600 * NS) == "unknown", "an hour old, it says nothing of now"
     assert ledger.offsets_ms(NOW_NS) == {"venue": offset_ms}
@@ -176,7 +176,7 @@ def test_f32_a_clock_is_off_beyond_the_limit_and_any_doubt(
 
 def test_f32_frames_from_the_future_say_that_our_clock_is_off() -> None:
     ledger = ClockOffsets("made", limit_ms=1000)
-    ledger.take(OffsetSample("ntp", NOW_NS, 0.0, 5.0, NOW_NS))
+    ledger.add(OffsetSample("ntp", NOW_NS, 0.0, 5.0, NOW_NS))
     assert ledger.verdict(NOW_NS, least_lag_ms=-900) == "ok"
     assert ledger.verdict(NOW_NS, least_lag_ms=-1_200) == "off"
 
@@ -190,7 +190,7 @@ def test_a_wall_clock_that_was_set_is_found(set_by_ms: int, stepped: bool) -> No
     for minute in range(5):
         wall_ns = clock.now_ns() + minute * 60 * NS + (set_by_ms * MS_NS if minute >= 3 else 0)
         reading = {"wall_ns": wall_ns, "mono_ns": minute * 60 * NS}
-        rows += ledger.take_answer({"type": "clock"}, reading, wall_ns, wall_ns)
+        rows += ledger.add_answer({"type": "clock"}, reading, wall_ns, wall_ns)
     assert ledger.stepped == stepped
     assert [row["offset_ms"] for row in rows] == ([pytest.approx(set_by_ms)] if stepped else [])
 
@@ -198,4 +198,4 @@ def test_a_wall_clock_that_was_set_is_found(set_by_ms: int, stepped: bool) -> No
 @pytest.mark.parametrize("response", [None, [], {}, {"time": "1"}, {"time": None}, {"time": True}])
 def test_an_answer_without_a_time_is_refused(response: Any) -> None:
     with pytest.raises(VenueError, match=r"time .* is no whole number"):
-        ClockOffsets("made", limit_ms=1).take_answer({"type": "exchangeStatus"}, response, 0, 0)
+        ClockOffsets("made", limit_ms=1).add_answer({"type": "exchangeStatus"}, response, 0, 0)

@@ -119,7 +119,7 @@ def test_order_of_arrival_does_not_change_the_last_revision(
 def test_the_future_cannot_change_the_past(
     items: list[tuple[int, int, str, str, str]], others: list[tuple[int, int, str, str, str]], cut_s: int
 ) -> None:
-    """What was published up to an instant depends on what had been received by then, and on nothing else."""
+    """Bars published up to an instant depend only on what had been received by then."""
     cut_ns = START_NS + cut_s * NS
     base = script_of(items)
     changed = Script()

@@ -35,7 +35,7 @@ Mistake = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
 def lines_with(lines: list[str], bar: Bar, mistake: Mistake) -> list[str]:
-    """Return a capture in which a mistake was made in one bar, wherever its prints stand."""
+    """Return a capture with a mistake in one bar, wherever its prints are."""
     held: dict[tuple[int, int], dict[str, Any]] = {}
     for line in lines:
         for item in _prints(line):
@@ -58,7 +58,7 @@ def lines_with(lines: list[str], bar: Bar, mistake: Mistake) -> list[str]:
 
 
 def _made(mistake: Mistake, before: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Return what stands in the place of each print: nothing, one, or more."""
+    """Return the replacement of each print: none, one or several."""
     made = mistake(copy.deepcopy(before))
     places: list[list[dict[str, Any]]] = [[] for _ in before]
     for item in made:
@@ -86,7 +86,7 @@ def a_trade_is_removed(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def a_size_is_changed(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By one in its last place."""
+    """A change of one in the last place."""
     made = _placed(items)
     size = Decimal(made[len(items) // 2]["sz"])
     made[len(items) // 2]["sz"] = str(size + Decimal(1).scaleb(int(size.as_tuple().exponent)))
@@ -94,7 +94,7 @@ def a_size_is_changed(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def a_close_is_swapped(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last print and the newest at another price change places; every sum and extreme stays."""
+    """The last print and the newest at another price are swapped; every sum and extreme stays the same."""
     made = _placed(items)
     other = max(n for n, item in enumerate(made) if item["px"] != made[-1]["px"])
     made[other]["px"], made[-1]["px"] = made[-1]["px"], made[other]["px"]
@@ -103,14 +103,14 @@ def a_close_is_swapped(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def a_duplicate_is_kept(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As if the same print were taken for another one."""
+    """The same print counted twice."""
     made = _placed(items)
     again = made[len(items) // 2]
     return [*made, again | {"tid": again["tid"] + 1}]
 
 
 def the_bar_is_shifted(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Its prints lie one bar before it, where others lie already."""
+    """Its prints are in the bar before, which has prints of its own."""
     return [item | {"time": item["time"] - WIDTH_MS} for item in _placed(items)]
 
 
@@ -132,7 +132,7 @@ def certified(
 
 
 def refused(lake: Lake) -> dict[Bar, set[str]]:
-    """Return what differs, by bar."""
+    """Return the differences, by bar."""
     found: dict[Bar, set[str]] = {}
     rows = lake.query("SELECT instrument, epoch_ms(ts_open) AS t, differs FROM discrepancies").to_pylist()
     for row in rows:
@@ -173,7 +173,7 @@ SEEN: Final[dict[Mistake, set[str]]] = {
 
 
 def check(done: dict[Bar, set[str]], mistakes: dict[Bar, Mistake]) -> None:
-    """Check that the bars with a mistake are refused for what it is, and no other."""
+    """Check that exactly the bars with a mistake are refused, each for its mistake."""
     expected = set(mistakes) - {bar for bar, mistake in mistakes.items() if mistake is sides_are_swapped}
     for (coin, open_ms), mistake in mistakes.items():
         if mistake is the_bar_is_shifted:

@@ -98,7 +98,7 @@ async def test_a_halt_over_rest_is_one_whichever_coin_is_asked_for_later(setting
 
 
 def test_recorded_candles_with_a_made_up_halt(settings: Settings, tmp_path: Path) -> None:
-    """The recorded files hold no halt of 5 minutes; a quarter of an hour of a real afternoon is set to 0."""
+    """The recorded files have no halt of 5 minutes; a quarter of an hour of a real afternoon is set to 0."""
     table = pq.read_table(recorded("hyperliquid/candles_5m_to_20250520.parquet")).to_pandas()
     day = table[(table["t"] >= "2025-05-10") & (table["t"] < "2025-05-11")].copy()
     silent = (day["t"] >= "2025-05-10T14:00") & (day["t"] < "2025-05-10T14:15")

@@ -18,7 +18,7 @@ SCOPE = "hyperliquid|"
 
 
 def watched(to_s: float, *, silent: tuple[float, float] = (0, 0)) -> Script:
-    """A socket of BTC whose market stands still in a stretch while both sockets answer pings, every second."""
+    """A socket of BTC whose market stands still for a while, as both sockets answer pings every second."""
     script = Script().open(0).opened(0, EXPLORER, venue="chain", socket="explorer")
     at_s = 0.25
     while at_s < to_s:
@@ -131,7 +131,7 @@ def test_blocks_told_of_again_do_not_end_a_halt() -> None:
 
 
 def test_a_block_from_the_future_counts_as_the_present() -> None:
-    """A broken time may not hide the halts that follow, nor what is watched until then."""
+    """A corrupt time must not hide later halts, nor the coverage up to them."""
     chain = made()
     chain.add_blocks([at(1_000_000)], START_NS + 3 * NS)
     chain.add_blocks([at(5)], START_NS + 6 * NS)

@@ -14,7 +14,7 @@ S_US = 1_000_000
 
 
 def span(from_s: int, to_s: int, **changes: Any) -> dict[str, Any]:
-    """Return a row of `coverage`: by default a hole in what a recorder watched."""
+    """Return a row of `coverage` (default: a gap of a recorder)."""
     row = {
         "journal": "live",
         "connection": -1,
@@ -33,7 +33,7 @@ def span(from_s: int, to_s: int, **changes: Any) -> dict[str, Any]:
 
 
 def archived(from_s: int, to_s: int, **changes: Any) -> dict[str, Any]:
-    """Return what an archive's object proves to have been written."""
+    """Return the coverage that an archive's object proves."""
     proof = {
         "journal": f"s3://archive/{from_s}",
         "kind": "watched",
@@ -44,7 +44,7 @@ def archived(from_s: int, to_s: int, **changes: Any) -> dict[str, Any]:
 
 
 def counted(from_s: int, to_s: int) -> dict[str, Any]:
-    """Return a bar of a hole whose trades the venue's candle has counted."""
+    """Return a bar of a gap whose trades were counted by the venue's candle."""
     return span(from_s, to_s, bridged=True, evidence="venue_statement", connection=-2)
 
 
@@ -63,7 +63,7 @@ def test_an_archive_that_was_written_throughout_repairs_a_gap(settings: Settings
 
 
 def test_what_is_told_twice_counts_once(settings: Settings) -> None:
-    """An archive and a candle that tell the same half of a hole do not make it whole."""
+    """An archive and a candle that cover the same half of a gap do not repair all of it."""
     rows = (span(100, 200), archived(0, 150), archived(90, 150, journal="another"), counted(120, 150))
     assert repaired(settings, *rows) == ["in part: venue_statement"]
 

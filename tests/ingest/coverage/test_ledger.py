@@ -43,7 +43,7 @@ def test_silence_of_a_coin_while_the_other_flows_is_not_quiet() -> None:
 
 
 def test_a_silent_stream_that_was_asked_for_again_was_lost_by_its_silence() -> None:
-    """The watchdog ends the subscription and renews it; the cause is not that it was ended."""
+    """The watchdog ends and renews the subscription; the cause of the gap is the silence, not the end."""
     script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH")
     script.alive(0.1, 250, coin="ETH").alive(0.1, 20).unsubscribe(100).subscribe(100.5).alive(190, 250)
     _, rows = run(script)
@@ -56,7 +56,7 @@ def test_a_silent_stream_that_was_asked_for_again_was_lost_by_its_silence() -> N
 
 
 def test_a_quiet_bar_published_at_the_start_of_a_silence_is_revised() -> None:
-    """Twenty seconds of silence are nothing; when they have become sixty, the bar was not proven after all."""
+    """Twenty seconds of silence are allowed; after sixty, the bar is no longer proven."""
     script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH").alive(0.1, 300, coin="ETH").alive(0.1, 45)
     _, rows = run(script)
     said = [row["status"] for row in rows["bars"] if row["instrument"] == BTC and row["ts_open"].minute == 0]
@@ -106,7 +106,7 @@ def test_resent_prints_without_overlap_prove_nothing() -> None:
 
 
 def test_resent_prints_that_reach_back_past_the_last_one_bridge_a_hole() -> None:
-    """The print we held may have left the venue's resent batch only if the batch begins after it."""
+    """A known print may be missing from the venue's resent batch only if the batch begins after it."""
     script = Script().open(0).alive(0.1, 70)
     known = script.a_print(59.0)
     script.prints(60.5, [known, script.a_print(60.0)]).close(70).open(80, 1)
@@ -116,7 +116,7 @@ def test_resent_prints_that_reach_back_past_the_last_one_bridge_a_hole() -> None
 
 
 def test_a_resent_print_that_an_open_stream_had_left_out_takes_back_what_was_watched() -> None:
-    """Quotes went on, trades had died at 20 s: at 80 s the stream is asked for anew, and shows a print of 50 s."""
+    """Quotes continue, trades die at 20 s: at 80 s the stream is resubscribed, and resends a print of 50 s."""
     script = Script().open(0).alive(0.1, 130)
     first = script.a_print(20.0)
     script.prints(20.5, [first]).unsubscribe(80).subscribe(80.1)
@@ -164,7 +164,7 @@ def test_an_empty_book_on_both_sides_is_a_halt_and_not_quiet() -> None:
     )
 )
 def test_nobody_watches_more_than_a_whole_bar(events: list[tuple[int, str, int]]) -> None:
-    """Whatever happens in whatever order: 0 <= observed <= width, whole exactly when complete."""
+    """For any events in any order: 0 <= observed <= width, and equal to the width exactly when complete."""
     book = ledger()
     for second, what, number in sorted(events, key=lambda event: event[0]):
         now_ns = START_NS + second * NS

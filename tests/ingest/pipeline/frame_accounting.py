@@ -28,7 +28,7 @@ _MANY: Final = (wire.Mids, wire.FastAssetCtxs, wire.AllDexsAssetCtxs, wire.Asset
 
 
 class Account:
-    """Follows one pipeline, drain by drain, and reads every frame once more on its own."""
+    """Follows one pipeline drain by drain, and decodes every frame independently."""
 
     def __init__(self, pipeline: Pipeline, venues: dict[int, str]) -> None:
         """Start with nothing seen.
@@ -203,7 +203,7 @@ def _rows(tables: Table, name: str, *columns: str) -> list[dict[str, Any]]:
 
 
 def _ms(when: Any) -> int:
-    """Return milliseconds since 1970 of a time that is whole milliseconds."""
+    """Return a time of whole milliseconds as milliseconds since 1970."""
     whole_s: int = calendar.timegm(when.utctimetuple())
     return whole_s * 1_000 + int(when.microsecond) // 1_000
 

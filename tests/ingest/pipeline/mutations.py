@@ -50,7 +50,7 @@ Change = Callable[[bytes, list[Span], random.Random, Sequence[bytes]], bytes]
 
 
 def mutate(frame: bytes, chance: random.Random, others: Sequence[bytes]) -> bytes:
-    """Return a frame with one change, now and then with several.
+    """Return a frame with one change, sometimes with several.
 
     Args:
         frame: as a venue sent it.
@@ -74,7 +74,7 @@ def _put(frame: bytes, span: Span, text: bytes) -> bytes:
 
 
 def _number(frame: bytes, spans: list[Span], chance: random.Random, others: Sequence[bytes]) -> bytes:
-    """Change a number, bare or in a text: its sign, size or digits."""
+    """Change the sign, size or digits of a number, bare or in a text."""
     found = [span for span in spans if frame[span[0] : span[1]].strip(b'"-')[:1].isdigit()]
     if not found:
         return _value(frame, spans, chance, others)
@@ -105,7 +105,7 @@ def _drop(frame: bytes, spans: list[Span], chance: random.Random, others: Sequen
 
 
 def _double(frame: bytes, spans: list[Span], chance: random.Random, others: Sequence[bytes]) -> bytes:
-    """Repeat a token, or all from it to another."""
+    """Repeat a token, or everything from it to another."""
     first, last = sorted(chance.sample(range(len(spans)), 2)) if len(spans) > 1 else (0, 0)
     last = min(last, first + 12)
     part = frame[spans[first][0] : spans[last][1]]
@@ -113,7 +113,7 @@ def _double(frame: bytes, spans: list[Span], chance: random.Random, others: Sequ
 
 
 def _swap(frame: bytes, spans: list[Span], chance: random.Random, others: Sequence[bytes]) -> bytes:
-    """Let two tokens of one kind change places: keys, texts, numbers."""
+    """Swap two tokens of one kind: keys, texts or numbers."""
     one = chance.choice(spans)
     alike = [span for span in spans if frame[span[0]] == frame[one[0]]]
     first, second = sorted((one, chance.choice(alike)))
@@ -149,7 +149,7 @@ def _coin(frame: bytes, spans: list[Span], chance: random.Random, others: Sequen
 
 
 def _graft(frame: bytes, spans: list[Span], chance: random.Random, others: Sequence[bytes]) -> bytes:
-    """Put a stretch of another frame in the place of a token."""
+    """Replace a token with a part of another frame."""
     other = chance.choice(others)
     parts = [match.span() for match in _TOKEN.finditer(other)]
     first = chance.randrange(len(parts)) if parts else 0

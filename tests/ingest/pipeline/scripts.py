@@ -145,7 +145,7 @@ class Script:
 def run(
     script: Script, settings: Settings | None = None, *, is_capture: bool = False
 ) -> tuple[Pipeline, dict[str, Any]]:
-    """Put a script through a pipeline; return it and the rows it made, as lists by table.
+    """Process a script with a pipeline; return the pipeline and its rows, as lists by table.
 
     It goes through a second one as one batch, and both must say the same.
     """
@@ -162,7 +162,7 @@ def run(
 
 
 def take_batches(pipeline: Pipeline, records: Sequence[Record], cuts: Iterable[int] = ()) -> None:
-    """Put records through a pipeline in batches, by column wherever two frames follow each other.
+    """Process records with a pipeline in batches, by column wherever two frames follow each other.
 
     Args:
         pipeline: takes them.
@@ -175,7 +175,7 @@ def take_batches(pipeline: Pipeline, records: Sequence[Record], cuts: Iterable[i
 
 
 def assert_same(one: dict[str, pa.Table], other: dict[str, pa.Table]) -> None:
-    """Check that two lots of drained rows are equal; the order is free where a reader sorts."""
+    """Check that two sets of drained rows are equal, in any order where a reader sorts."""
     assert one.keys() == other.keys()
     for name, table in one.items():
         if table.equals(other[name]):

@@ -41,7 +41,7 @@ def flat(minute: int) -> dict[str, Any]:
 
 
 def told(script: Script, at_s: float, *candles: dict[str, Any], width: str = "1m") -> Script:
-    """Have the venue answer what its candles of the first hour are."""
+    """Add the venue's answer with its candles of the first hour."""
     req = {
         "coin": "BTC",
         "interval": width,
@@ -90,7 +90,7 @@ def test_a_bar_whose_candle_agrees_is_certified_by_a_revision_of_its_own() -> No
 
 
 def test_a_blind_bar_is_certified_only_after_its_count_has_shown_that_it_is_whole() -> None:
-    """The first minute was subscribed to while it ran."""
+    """The subscription began within the first minute."""
     script = told(watched(from_s=3), 600, *(candle(n) for n in range(6)))
     _, rows = run(script.clock(601))
     assert latest(rows["bars"])[0]["status"] == "blind"
@@ -200,7 +200,7 @@ def test_a_setting_turns_it_off() -> None:
 
 
 def test_many_coins_are_asked_for_at_half_of_the_weight() -> None:
-    """Each coin's bars are due at once; the questions of an hour spend no more than half of what is allowed."""
+    """All coins' bars are due at once; the requests of an hour use at most half of the rate limit."""
     coins = tuple(f"C{n}" for n in range(120))
     script = Script(coins).open(0, 0, *coins)
     for minute in range(4):
@@ -229,7 +229,7 @@ def test_what_waits_is_bounded_by_two_hours() -> None:
 
 
 def test_a_recording_and_its_replay_certify_the_same_also_across_a_restart(tmp_path: Path) -> None:
-    """The second recording takes over the bars that wait, and its answer certifies those of the first."""
+    """The second recording restores the bars that wait, and its answer certifies those of the first."""
     settings = dataclasses.replace(SETTINGS, home=tmp_path / "home")
     first = watched(6).stop(366)
     second = Script().open(400).alive(400.6, 600)

@@ -59,7 +59,7 @@ def time_server(
 
 
 class Ears:
-    """Keeps the answers that a recorder would journal."""
+    """Collects the answers that a recorder would journal."""
 
     def __init__(self, enough: int) -> None:
         self.heard: list[tuple[dict[str, Any], Any, int]] = []
@@ -151,7 +151,7 @@ async def test_the_end_does_not_wait_for_a_hanging_server() -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.integers(-10_000, 10_000), st.integers(0, 4_000), st.integers(0, 4_000))
 def test_the_true_offset_lies_within_the_uncertainty(ahead_ms: int, there_ms: int, back_ms: int) -> None:
-    """However the round trip is split between the two ways."""
+    """However the round trip is split between the two directions."""
     asked_ns = NOW_NS + ahead_ms * MS_NS
     answer = {"time": NOW_NS // MS_NS + there_ms}
     ledger = ClockOffsets("made", limit_ms=1000)

@@ -41,7 +41,7 @@ def in_batches(
 
 
 def assert_equal(one: Pipeline, other: Pipeline) -> None:
-    """Check all that a pipeline says: rows, counts, channels, and what the watchdogs learn."""
+    """Check all output of a pipeline: rows, counts, channels, and the streams for the watchdogs."""
     assert one.counts == other.counts
     assert one.state.channels == other.state.channels
     assert one.state.take_streams() == other.state.take_streams()
@@ -70,13 +70,13 @@ def test_any_recording_gives_the_same_rows_however_it_is_cut(seed: int) -> None:
 @LAW
 @given(st.integers(0, 1 << 40))
 def test_any_capture_gives_the_same_rows_however_it_is_cut(seed: int) -> None:
-    """Its control records are missing: holes and subscriptions are inferred."""
+    """Its control records are missing: gaps and subscriptions are inferred."""
     check(seed, is_capture=True)
 
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_a_lag_of_years_is_the_same_number_alone_and_among_many(size: int) -> None:
-    """A double cannot hold each of its nanoseconds: of the longest here, dividing whole numbers gives another."""
+    """A double cannot hold each nanosecond: for the longest lag here, integer division gives another value."""
     script = Script().open(0)
     for n in range(10):
         level = {"px": "1", "sz": str(n + 1), "n": 1}
@@ -100,7 +100,7 @@ def test_of_two_sockets_heard_at_one_instant_the_first_frame_ends_the_silence() 
 
 
 def test_wild_recordings_hold_what_may_go_wrong() -> None:
-    """Or the law above would be one about calm weather."""
+    """The test above would prove little if nothing happened in its recordings."""
     counts = [one_by_one(Wild(seed).script.sorted(), WIDTHS, is_capture=False).counts for seed in range(5)]
     for name in ("seen", "conflicts", "late", "quarantined", "reconnects", "bars"):
         assert any(getattr(count, name) for count in counts), name

@@ -19,7 +19,7 @@ TAPE = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 
 
 def real_frames(most: int) -> list[bytes]:
-    """Return frames of a real tape where it is; what is made here has every channel anyway."""
+    """Return frames of a real capture if it is present, and generated frames of every channel."""
     path = SHARED / "data" / TAPE
     return [body for _, body in itertools.islice(read_capture(path), most)] if path.exists() else []
 

@@ -16,7 +16,7 @@ BTC = "hyperliquid|perp|BTC"
 
 
 def broken(*, lost: int = 0) -> Script:
-    """One print a second; the socket is down from 70 s to 80 s, and `lost` of the prints of then are not resent.
+    """One print a second; the socket is down from 70 s to 80 s, and `lost` prints of that time are not resent.
 
     With 0 nothing is resent at all.
     """
@@ -40,7 +40,7 @@ def candle(minute: int, trades: int, **changes: Any) -> dict[str, Any]:
 
 
 def told(script: Script, at_s: float, *candles: dict[str, Any], minute: int = 1) -> Script:
-    """Have the venue answer what its candles of a minute are."""
+    """Add the venue's answer with its candles of a minute."""
     req = {
         "coin": "BTC",
         "interval": "1m",
@@ -60,7 +60,7 @@ def outcomes(rows: dict[str, Any], minute: int = 1) -> list[tuple[str, int | Non
 
 
 def test_a_candle_that_counts_what_we_hold_repairs_the_bar() -> None:
-    """Ten prints were made while nobody listened; the resent batch brings them but reaches not back to the loss."""
+    """Ten prints happen while the socket is down; the resent batch has them but does not reach back to the loss."""
     script = told(broken(lost=1).clock(240), 245, candle(1, 59)).clock(310)
     _, rows = run(script)
     said = [row for row in rows["bars"] if row["ts_open"].minute == 1]
@@ -107,7 +107,7 @@ def test_an_answer_that_does_not_fit_is_quarantined() -> None:
 
 
 def test_the_newest_trades_bridge_a_loss_that_they_reach_back_over() -> None:
-    """Two were resent; the newest, asked for at once, hold those before the loss and those in it."""
+    """Two prints were resent; the recent trades, requested at once, contain those before the loss and those in it."""
     script = broken()
     prints = [script.a_print(n + 0.25, tid=n + 1) for n in range(68, 80)][::-1]
     script.prints(80.4, prints[:2], 1)
@@ -181,7 +181,7 @@ def test_an_unanswered_question_is_asked_again_two_minutes_later() -> None:
 
 
 def test_what_is_open_is_bounded_by_the_hour() -> None:
-    """A venue that is down for a day leaves the bars of its last hour open, whatever happened before."""
+    """After a venue has been down for a day, the bars of its last hour are still open for revision."""
     records = Script().open(0).close(1).clock(86_400).sorted()
     pipeline = fed(records)
     held = pipeline.repairs.open_bars

@@ -98,7 +98,7 @@ def test_an_unusable_print_in_the_resent_batch_is_no_reach_back() -> None:
 
 
 def test_a_batch_that_was_lost_with_its_connection_is_made_up_for_by_the_next() -> None:
-    """Two losses in a row: the second connection's batch reaches back over both holes."""
+    """Two losses in a row: the second connection's batch reaches back over both gaps."""
     script = Script()
     known = script.a_print(59.0)
     script.open(0).alive(0.1, 70).prints(60.5, [known, script.a_print(60.0)]).close(70).open(80, 1)
@@ -165,7 +165,7 @@ def test_a_recording_that_cannot_be_replayed_does_not_stop_the_next(settings: Se
 
 
 def test_a_recovery_that_is_cut_short_is_made_up_for_by_the_next(settings: Settings) -> None:
-    """Told so after the first recording, and in the middle of the second: it is left unsealed, and no row lacks."""
+    """Stopped after the first recording, and within the second: that one is left unsealed, and no row is missing."""
     settings.ensure_home()
     for number, name in enumerate(("first", "second")):
         script = Script().open(0).alive(0.1, 130).print(30.0, tid=number)

@@ -23,7 +23,7 @@ FRAMES = st.lists(st.tuples(LAG, st.integers(0, 4 * 60 * NS)), min_size=1, max_s
 
 
 def nearest_rank(values: list[float], share: float) -> float:
-    """Return the percentile by its definition, the slow way."""
+    """Return the percentile by its definition, with a full sort."""
     return sorted(values)[max(1, math.ceil(share * len(values))) - 1]
 
 
@@ -37,7 +37,7 @@ def one_by_one(frames: list[tuple[float, int]]) -> LatencyTracker:
 @settings(deadline=None, max_examples=60)
 @given(FRAMES, st.lists(st.integers(0, 80), max_size=4))
 def test_many_frames_at_once_count_as_one_by_one(frames: list[tuple[float, int]], cuts: list[int]) -> None:
-    """However they are cut into lots."""
+    """However they are cut into batches."""
     bulk = LatencyTracker("made")
     lag_ms = np.array([lag for lag, _ in frames])
     recv_ns = np.array([START_NS + after for _, after in frames], dtype=np.int64)

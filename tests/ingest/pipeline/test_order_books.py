@@ -22,7 +22,7 @@ from tests.conftest import recorded
 
 @dataclass(frozen=True)
 class Shown:
-    """A book as either venue's decoder gives it."""
+    """A book as decoded from either venue."""
 
     time: int
     levels: tuple[list[Level], list[Level]]
@@ -69,7 +69,7 @@ PRICES = st.lists(st.integers(1, 30).map(float), unique=True, max_size=12).map(s
 
 @given(PRICES, st.integers(0, 12))
 def test_a_book_with_two_levels_swapped_is_never_taken(prices: list[float], at: int) -> None:
-    """Against the definition: sorted and split at one price it is a book, and with neighbours swapped it is none."""
+    """Levels sorted and split at one price are a valid book; with two neighbours swapped they are not."""
     bids, asks = prices[:at][::-1], prices[at:]
     assert unusable_book(book(bids, asks)) == ""
     for side in (bids, asks):

@@ -80,7 +80,7 @@ SOURCES = ("made", "hyperliquid/ws_20250126_btc_verbatim.txt.gz", "hyperliquid/w
 
 
 def taken(source: str) -> tuple[list[Record], bool]:
-    """Return records, and whether they are those of a capture."""
+    """Return records, and whether they are a capture's."""
     return (market(), False) if source == "made" else (capture(source, 12_000), True)
 
 
@@ -98,7 +98,7 @@ def through(records: list[Record], settings: Settings, *, is_capture: bool) -> t
 
 @functools.cache
 def both(source: str, *, grace_ms: int) -> tuple[Rows, Rows]:
-    """Return the rows of a source as it is, and received three seconds later under another grace."""
+    """Return the rows of a source received on time, and received three seconds later with another grace."""
     records, is_capture = taken(source)
     _, one = through(records, settings_of(), is_capture=is_capture)
     _, other = through(later(records), settings_of(grace_ms=grace_ms), is_capture=is_capture)
@@ -199,7 +199,7 @@ Panels = dict[tuple[str, str], Panel]
 
 @pytest.fixture(scope="module")
 def panels(tmp_path_factory: pytest.TempPathFactory) -> Panels:
-    """Panels by receipt and width: in time, later under the same grace, and later with the grace moved along."""
+    """Panels by receipt and width: on time, later with the same grace, and later with a longer grace."""
     found = {}
     for name, records, grace_ms in (
         ("in time", market(), 2_000),
@@ -222,7 +222,7 @@ def test_inputs_are_older_by_what_the_grace_does_not_cover(panels: Panels) -> No
 
 
 def test_a_context_is_younger_by_three_seconds_at_the_close_and_the_same_one(panels: Panels) -> None:
-    """Its age is counted from the receipt: the venue says no time."""
+    """Its age is counted from the receipt, since the venue sends no time."""
     one, other = panels["in time", "1m"], panels["moved along", "1m"]
     assert one.column("mark").tolist() == other.column("mark").tolist()
     ages = [part.column("context_age_ms")[0].tolist() for part in (one, other)]
@@ -248,7 +248,7 @@ def earned(bars: Panel, *, grace_ms: int, decided: int) -> PositionLedger:
 
 
 def test_the_profit_that_could_be_made_is_that_of_three_bars_later(panels: Panels) -> None:
-    """Bars of one second: decided three seconds later, filled three bars later, at the price of then."""
+    """Bars of one second: the decision comes three seconds later, the fill three bars later, at that bar's price."""
     ledgers, filled_ns = [], []
     for name, grace_ms in (("in time", 2_000), ("moved along", 5_000)):
         bars = panels[name, "1s"]

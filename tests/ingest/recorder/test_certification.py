@@ -22,7 +22,7 @@ COINS = ("BTC", "SOL")
 async def test_a_recorder_certifies_what_it_watched_and_its_replay_the_same(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hour after which candles are asked for lasts 240 s here; the venue folds its own prints into candles."""
+    """The hour after which candles are requested lasts 240 s here; the venue aggregates its own prints into candles."""
     monkeypatch.setattr("ingest.pipeline.certification.DUE_NS", 240 * NS)
     source = market(coins=tuple(BY_NAME[name] for name in COINS), span_s=None)
     widths = {"widths": ("1m",), "grace_ms": 500}

@@ -38,7 +38,7 @@ def mount(*arguments: str) -> None:
 
 @contextmanager
 def mounted(folder: Path, *arguments: str) -> Iterator[None]:
-    """Have something mounted over a folder."""
+    """Mount a file system over a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     mount(*arguments, str(folder))
     try:
@@ -50,7 +50,7 @@ def mounted(folder: Path, *arguments: str) -> Iterator[None]:
 def assert_nothing_is_lost_by_what_follows(
     settings: Settings, values: dict[str, object], other: Path
 ) -> None:
-    """Check what a failed recorder left, let the next one recover it, and compare."""
+    """Check the state after a failed recorder, let the next one recover it, and compare."""
     (failed,) = recordings(settings)
     assert not (failed / SEALED).exists()
     held = journalled_prints(failed)

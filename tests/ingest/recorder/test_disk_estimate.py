@@ -23,7 +23,7 @@ FACTOR = 2.0
 
 
 def journal_of(frames: Iterator[tuple[int, bytes]], folder: Path) -> tuple[float, float]:
-    """Write frames as a live journal, a block each 40 ms; return its bytes and its span in seconds."""
+    """Write frames as a live journal with a block each 40 ms; return its bytes and its span in seconds."""
     first_ns = written_ns = recv_ns = 0
     with JournalWriter(folder) as journal:
         for recv_ns, body in frames:
@@ -62,7 +62,7 @@ def test_the_default_figures_are_near_a_real_tape(settings: Settings, tmp_path: 
 
 
 def test_the_last_recording_tells_more_than_the_defaults(settings: Settings, tmp_path: Path) -> None:
-    """The first minutes, as a recording of this home, foretell those after them."""
+    """The first minutes, as a recording of this home, predict the size of those after them."""
     channels = ("trades", "bbo", "l2Book")
     journal_of(tape(0, 400, channels=channels), settings.journal_dir / "hyperliquid-1")
     size_bytes, span_s = journal_of(tape(400, 800, channels=channels), tmp_path / "made")

@@ -25,14 +25,14 @@ LAG_S: Final = 0.2
 
 
 def gap_cause(vitals: RecorderStatus) -> str:
-    """Return why the relayed book is not watched now; empty while it is."""
+    """Return why the relayed book is stalled now; empty while it is not."""
     held = vitals.instruments.get(RELAYED)
     gap = held.last_gap if held is not None else None
     return gap.cause if gap is not None and gap.to_ns is None else ""
 
 
 async def record(settings: Settings, fault: Fault, cause: str, **gaiaex: Any) -> tuple[Settings, float]:
-    """Record a relay until it fails and that is seen; return the settings, and after how many seconds it was."""
+    """Record a relay until its failure is detected; return the settings, and the seconds until detection."""
     async with SimulatedVenue(
         live_market(coins=("BTC",)), clock="real", relay_lag_s=LAG_S, heartbeat_s=1.0
     ) as venue:

@@ -35,7 +35,7 @@ CONTEXT = {
 
 
 def gaps(rows: dict[str, Any], channel: str = "trades") -> list[tuple[float, float]]:
-    """Return, once each, from which to which second a channel was not watched."""
+    """Return the distinct gaps of a channel, in seconds."""
     found = {
         (row["ts_from"].timestamp() - START_NS / NS, row["ts_to"].timestamp() - START_NS / NS)
         for row in rows["coverage"]
@@ -45,7 +45,7 @@ def gaps(rows: dict[str, Any], channel: str = "trades") -> list[tuple[float, flo
 
 
 def twins(*, lost_s: tuple[float, float], to_s: float = 300) -> Script:
-    """Two sockets carry BTC's trades, and both carry ETH; what is of BTC does not come in a stretch."""
+    """Two sockets carry BTC's trades, and both carry ETH; for a while no message of BTC arrives."""
     script = Script(("BTC", "ETH"))
     for connection in (0, 1):
         script.open(0, connection, "BTC", "ETH").alive(0.1, to_s, coin="ETH", connection=connection)
@@ -63,7 +63,7 @@ def test_a_coin_that_dies_on_both_of_its_sockets_leaves_a_gap_that_is_told() -> 
 
 
 def test_a_socket_that_reconnects_beside_a_dead_twin_leaves_a_gap_that_is_told() -> None:
-    """One is half open from 50 s on and is given up at 75 s; the other one is away from 60 s to 65 s."""
+    """One socket is half open from 50 s and closed at 75 s; the other one is disconnected from 60 s to 65 s."""
     script = Script().open(0, 0).open(0, 1).alive(0.1, 50, connection=0).alive(0.2, 60, connection=1)
     script.close(60, 1).open(65, 2).alive(65.1, 200, connection=2).close(75, 0)
     _, rows = run(script)
@@ -73,7 +73,7 @@ def test_a_socket_that_reconnects_beside_a_dead_twin_leaves_a_gap_that_is_told()
 
 
 def test_a_gap_begins_where_the_last_of_two_sockets_was_proven() -> None:
-    """The one that dies last was dead before: what the other one had proven stays proven."""
+    """The socket that closes last was dead before: what the other one had proven stays proven."""
     script = Script().open(0, 0).open(0, 1).alive(0.1, 50, connection=0).alive(0.2, 100, connection=1)
     script.close(100, 1).close(105, 0).open(110, 2).alive(110.1, 200, connection=2)
     _, rows = run(script)
@@ -81,7 +81,7 @@ def test_a_gap_begins_where_the_last_of_two_sockets_was_proven() -> None:
 
 
 def loss_of_ten_s(newest_s: float) -> Script:
-    """The socket is away from 70 s to 80 s; the newest trades, asked for at once, are from a server that is behind.
+    """The socket is down from 70 s to 80 s; the recent trades, requested at once, come from a server that lags.
 
     Prints come ten times a second, so that what is resent begins at 77.5 s. The answer holds the ten up to `newest_s`.
     """
@@ -99,7 +99,7 @@ def loss_of_ten_s(newest_s: float) -> Script:
 
 
 def test_the_newest_trades_of_a_server_that_is_behind_prove_nothing_of_what_came_after_them() -> None:
-    """Its ten newest end before the resent ones begin: they reach back past the loss, and say nothing of its rest."""
+    """Its ten newest trades end before the resent ones begin: they cover the beginning of the loss, not its rest."""
     _, rows = run(loss_of_ten_s(newest_s=70.0))
     bar = latest(rows["bars"])[1]
     assert bar["trades"] < 600
@@ -107,7 +107,7 @@ def test_the_newest_trades_of_a_server_that_is_behind_prove_nothing_of_what_came
 
 
 def rotated(script: Script) -> tuple[list[dict[str, Any]], list[tuple[int, str, str, int]]]:
-    """Rotate at the end of a script; return what was watched by then, and the streams that go on."""
+    """Rotate at the end of a script; return the coverage by then, and the streams that continue."""
     pipeline = Pipeline("made", load_settings(environ={}), is_capture=False)
     for record in script.sorted():
         pipeline.process(record)
@@ -117,7 +117,7 @@ def rotated(script: Script) -> tuple[list[dict[str, Any]], list[tuple[int, str, 
 
 
 def test_a_stream_goes_on_over_a_rotation_exactly_where_the_tables_say_it_ended() -> None:
-    """The tables count microseconds; a pong proves a stream to the nanosecond."""
+    """The tables have microseconds, while a pong proves a stream to the nanosecond."""
     script = Script().open(0).bbo(0.5).bbo(30.5).pong(55.123456789)
     watched, streams = rotated(script)
     ended_ns = {row["channel"]: round(row["ts_to"].timestamp() * 1e6) * 1_000 for row in watched}
@@ -125,7 +125,7 @@ def test_a_stream_goes_on_over_a_rotation_exactly_where_the_tables_say_it_ended(
 
 
 def test_a_question_whose_answer_mends_nothing_is_not_asked_every_second() -> None:
-    """A dex whose contexts never fit its universe would take the whole budget of questions for ever."""
+    """A dex whose contexts never fit its universe must not use up the rate limit with requests."""
     ctxs = {"channel": "allDexsAssetCtxs", "data": {"ctxs": [["", [CONTEXT, CONTEXT]]]}}
     one = {"universe": [{"name": "BTC", "szDecimals": 5, "maxLeverage": 40}]}
     script = Script().open(0)
@@ -140,7 +140,7 @@ def test_a_question_whose_answer_mends_nothing_is_not_asked_every_second() -> No
 
 
 async def test_a_rotation_seals_what_it_ends_and_its_bars_are_whole(settings: Settings) -> None:
-    """The bars that a rotation cuts in two are made of both halves, and what was ended needs no replay."""
+    """The bars that a rotation cuts in two are made of both halves, and the sealed recording needs no replay."""
     async with SimulatedVenue(live_market(), clock="real") as venue:
         settings = quick(settings, port_of(venue), record={"rotate_h": 4 / 3_600})
         async with running(settings) as held:
@@ -160,7 +160,7 @@ async def test_a_rotation_seals_what_it_ends_and_its_bars_are_whole(settings: Se
 
 
 def test_recordings_are_recovered_in_the_order_in_which_they_were_made(settings: Settings) -> None:
-    """Names tell the venue and the shard first; what a recording resumes from is what was recorded before it."""
+    """Names begin with the venue and the shard; a recording resumes from what was recorded before it."""
     Script().open(0).alive(0.1, 90).stop(90).write(settings.journal_dir / "z-first")
     later = Script()
     later.records = [dataclasses.replace(item, recv_ns=item.recv_ns + 90 * NS) for item in later.records]
@@ -198,7 +198,7 @@ async def test_a_recorder_that_fails_leaves_its_recording_to_be_replayed(setting
 def test_a_relay_that_is_stale_when_a_recording_ends_is_told_and_stays_so_in_the_next(
     settings: Settings,
 ) -> None:
-    """The relay says so once; a rotation must not make it whole, nor a restart what was in vain before."""
+    """The relay reports it once; neither a rotation nor a restart may end the stall."""
     book = {
         "type": "orderbook",
         "symbol": "BTC",
@@ -236,7 +236,7 @@ def test_a_relay_that_is_stale_when_a_recording_ends_is_told_and_stays_so_in_the
 
 
 def test_a_twin_that_is_open_and_dead_vouches_for_nothing() -> None:
-    """One socket is away from 70 s to 90 s; the other one is open, and has brought no print since 60 s."""
+    """One socket is disconnected from 70 s to 90 s; the other one is open, but has delivered no print since 60 s."""
     script = Script().open(0, 0).open(0, 1).alive(0.1, 200, connection=1)
     made = [script.a_print(n + 0.25) for n in range(200)]
     for n, item in enumerate(made):

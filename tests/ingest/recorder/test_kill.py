@@ -40,7 +40,7 @@ def test_200_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_prints_resent_after_a_restart_are_in_the_bar_that_closed_meanwhile(settings: Settings) -> None:
-    """The recorder is down from 56 s to 64 s: the minute that ended at 60 s has not been published by anyone."""
+    """The recorder is down from 56 s to 64 s: the minute that ended at 60 s has not been published yet."""
     first = Script().open(0.0).alive(0.5, 56.0).print(55.0, event_s=54.5)
     second = Script().open(64.0).alive(64.2, 130.0)
     resent = [second.a_print(event_s, tid=100 + n) for n, event_s in enumerate((54.0, 58.0, 59.0, 61.0))]
@@ -53,7 +53,7 @@ def test_prints_resent_after_a_restart_are_in_the_bar_that_closed_meanwhile(sett
 
 
 def test_a_forked_process_compiles_on_after_it_has_let_its_compiler_go() -> None:
-    """What a parent has written counts as shared in its child; given back, it would be read as never written."""
+    """Pages that a parent has written count as shared in its child; released, they would lose what was written."""
     child = context().Process(target=_compile_after_release)
     child.start()
     child.join(60.0)

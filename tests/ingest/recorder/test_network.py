@@ -45,7 +45,7 @@ FAULTS: Final[dict[str, tuple[Fault, str]]] = {
 
 @asynccontextmanager
 async def recording_through_a_proxy(settings: Settings) -> AsyncIterator[tuple[Running, FaultProxy]]:
-    """Yield a recorder behind a proxy, once all is well; beside it an undisturbed one records the same venue."""
+    """Yield a recorder behind a proxy, once it runs; beside it an undisturbed one records the same venue."""
     async with (
         SimulatedVenue(live_market(activity=15.0), clock="real") as venue,
         FaultProxy("127.0.0.1", port_of(venue)) as proxy,
@@ -59,7 +59,7 @@ async def recording_through_a_proxy(settings: Settings) -> AsyncIterator[tuple[R
 
 
 async def strike(run: Running, proxy: FaultProxy, fault: Fault, only: int | None) -> None:
-    """Let a fault happen, wait until it is noticed and mended."""
+    """Cause a fault, and wait until it is detected and repaired."""
     before = run.vitals.reconnects
     fault(proxy, only)
     assert await run.until(lambda vitals: vitals.reconnects > before) < NOTICE_S
@@ -72,7 +72,7 @@ async def strike(run: Running, proxy: FaultProxy, fault: Fault, only: int | None
 
 
 async def go_on(run: Running) -> None:
-    """Let some bars close that were watched throughout: a new socket proves what happened after it was subscribed."""
+    """Let some fully watched bars close: a new socket proves only what happened after its subscription."""
     bars = run.vitals.bars
     await run.until(lambda vitals: vitals.bars >= bars + 9 and whole(vitals, 1))
 
@@ -88,7 +88,7 @@ def bars_of(settings: Settings) -> dict[tuple[str, datetime], dict[str, Any]]:
 
 
 def assert_as_undisturbed(run: Running) -> int:
-    """Check that each bar that is not blind is the undisturbed recorder's; return how many that are."""
+    """Check that each bar that is not blind equals the undisturbed recorder's; return their number."""
     theirs = bars_of(fresh(run.settings.home.parent / "undisturbed"))
     pairs = [
         (key, bar, theirs[key])
@@ -101,7 +101,7 @@ def assert_as_undisturbed(run: Running) -> int:
 
 
 def causes(settings: Settings, kind: str) -> set[str]:
-    """Return why trades were no longer watched on a socket (`watched`), or on any (`gap`)."""
+    """Return the causes that ended trade coverage on a socket (`watched`) or on all sockets (`gap`)."""
     with Lake.open(settings, read_only=True) as lake:
         rows = lake.query(
             "SELECT DISTINCT cause FROM coverage WHERE channel = 'trades' AND kind = ? AND cause <> ''",

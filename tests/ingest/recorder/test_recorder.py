@@ -52,7 +52,7 @@ async def record(
 
 
 def tables(settings: Settings, *names: str) -> dict[str, list[dict[str, object]]]:
-    """Return the rows of tables, by default of all, without their stamps; to open a lake takes half a second."""
+    """Return the rows of tables (default: all) without their stamps; opening a lake takes half a second."""
     with Lake.open(settings, read_only=True) as lake:
         return {
             name: lake.query(f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {name} ORDER BY ALL").to_pylist()
@@ -145,7 +145,7 @@ async def test_a_venue_that_cannot_be_reached_says_what_to_check(settings: Setti
 
 
 async def test_a_second_recording_goes_on_where_the_first_ended(settings: Settings, tmp_path: Path) -> None:
-    """The bar cut in two holds both halves, the time between is blind, and replaying both gives the same rows."""
+    """The bar cut in two contains both halves, the time between is blind, and a replay of both has the same rows."""
     start = parse_time_ns("2026-01-05T00:00:00Z")
     await record(settings, name="a", span_s=100.0)
     await record(settings, name="b", span_s=200.0, start_ns=start + 330 * 10**9)
@@ -192,7 +192,7 @@ def await_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 
 @pytest.mark.slow
 def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(settings: Settings) -> None:
-    """The whole way as a person goes it: two terminals, a signal, and a start after a crash."""
+    """The user's path: two terminals, a signal, and a start after a crash."""
     venue = cli("serve-venue", "--port", "0", home=settings.home)
     try:
         ws_url = await_line(venue, r"(ws://\S+)")[1]
@@ -238,6 +238,6 @@ def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(setting
 
 
 def wait_for_frames(folder: Path, frames: int) -> None:
-    """Block until a recording has so many frames on disk; the test's own timeout bounds it."""
+    """Block until a recording has this many frames on disk; the test's own timeout is the limit."""
     while sum(1 for _ in read_journal(folder)) < frames:
         os.sched_yield()

@@ -76,12 +76,12 @@ _GRID: Final = """
 
 
 def at_once(tids: list[int]) -> pa.Table:
-    """Return prints of one instant, which one frame brought in this order."""
+    """Return prints of one instant, in the order of their frame."""
     return TRADES.rows([trade(1, tid=tid) for tid in tids])
 
 
 def test_prints_of_one_instant_keep_the_order_in_which_they_came(settings: Settings) -> None:
-    """A resumed bar is folded of what the table holds, and its close is the last print of the last instant."""
+    """A resumed bar is aggregated from the rows of the table, and closes at the last print of the last instant."""
     drawn = np.random.default_rng(1).permutation(3_000).tolist()
     with Lake.open(settings) as lake:
         lake.commit({"trades": at_once([*range(10_000, 20_000)])}, batch_id="more than comes after")

@@ -29,7 +29,7 @@ COMPARED: Final = ("trades", "bars", "quotes", "books", "contexts", "quarantine"
 
 
 async def record(settings: Settings, *, shard: str, faults: list[Fault]) -> None:
-    """Record one market, made anew, from its first frame to its end; all of it or one part."""
+    """Record one new market from its first frame to its end; all of it or one shard."""
     part = int(shard[0]) if shard else 0
     mine = [coin for coin in COINS if not part or shard_of(coin, PARTS) == part]
     source = market(coins=tuple(BY_NAME[name] for name in COINS), span_s=240.0)
@@ -44,7 +44,7 @@ async def record(settings: Settings, *, shard: str, faults: list[Fault]) -> None
 
 
 def comparable(settings: Settings) -> dict[str, pa.Table]:
-    """Return what does not depend on who shares a socket with whom.
+    """Return the columns that do not depend on which coins share a socket.
 
     How far a lost connection had proven an instrument is told by its neighbours too. So of a bar that the loss has cut
     everything is compared but `observed_ms`: whether it is blind or repaired, why, and what printed in it.

@@ -39,7 +39,7 @@ PATIENT: Final = {
 
 
 async def ended(process: subprocess.Popen[str], number: signal.Signals) -> tuple[float, str]:
-    """Send a signal; return after how many seconds the process ended, and what it said."""
+    """Send a signal; return the seconds until the process ended, and its output."""
     began_s = time.monotonic()
     process.send_signal(number)
     said, _ = await asyncio.to_thread(process.communicate, timeout=60)

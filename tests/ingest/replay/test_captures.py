@@ -18,7 +18,7 @@ TABLES = ("trades", "quotes", "books", "coverage", "bars", "lags", "instruments"
 
 
 def head_of(name: str, frames: int, folder: Path) -> Path:
-    """Write the first lines of a capture into a file of their own."""
+    """Write the first lines of a capture to a file of their own."""
     short = folder / "short.ndjson"
     with gzip.open(recorded(name), "rb") as whole:
         short.write_bytes(b"".join(itertools.islice(whole, frames)))
@@ -40,7 +40,7 @@ def replayed(path: Path, settings: Settings) -> tuple[ReplayResult, dict[str, pa
     ],
 )
 def test_a_tape_and_its_journal_give_equal_rows(name: str, frames: int, trades: int, tmp_path: Path) -> None:
-    """The capture's lines are cut into batches otherwise than the journal's blocks, and the 4-coin one has a hole."""
+    """The capture's batches differ from the journal's blocks, and the 4-coin capture has a gap."""
     homes = [load_settings(overrides={"home": tmp_path / n}, environ={}) for n in "ab"]
     first, rows = replayed(head_of(name, frames, tmp_path), homes[0])
     again, others = replayed(homes[0].journal_dir / first.recording, homes[1])

@@ -39,7 +39,7 @@ Frames = list[tuple[int, bytes]]
 
 
 class TapeTime:
-    """The clock of a machine that lives when a tape was recorded."""
+    """A machine clock set to the time of a capture."""
 
     def __init__(self, start_ns: int) -> None:
         self._behind_ns = time.time_ns() - start_ns
@@ -49,7 +49,7 @@ class TapeTime:
 
 
 def printed(frames: Iterable[tuple[int, bytes]]) -> set[Key]:
-    """Return the keys of all prints on a tape."""
+    """Return the keys of all prints in a capture."""
     return {
         (item.coin, item.time_ms, item.tid)
         for _, raw in frames
@@ -59,7 +59,7 @@ def printed(frames: Iterable[tuple[int, bytes]]) -> set[Key]:
 
 
 async def record(settings: Settings, frames: Frames, *, speed: float) -> RecordingResult:
-    """Record a tape that is served over a real socket: as fast as it was recorded, or (0) as fast as it is taken."""
+    """Record a capture served over a real socket: at its own speed, or (0) as fast as possible."""
     channels = Counter(frame.channel for _, raw in frames if (frame := read_frame(raw)) is not None)
     listings = scan_listings(frames)
     wanted = tuple(name for name in ("trades", "bbo", "l2Book", "activeAssetCtx", "candle") if channels[name])
@@ -86,7 +86,7 @@ async def record(settings: Settings, frames: Frames, *, speed: float) -> Recordi
 async def assert_live_equals_replay(
     settings: Settings, other: Path, frames: Frames, *, speed: float
 ) -> dict[str, int]:
-    """Record a tape, replay the recording, compare; return the rows by table."""
+    """Record a capture, replay the recording, compare; return the rows by table."""
     done = await record(settings, frames, speed=speed)
     stored = stored_prints(settings)
     assert len(stored) == len(set(stored))

@@ -65,7 +65,7 @@ class Shelf:
 
 
 async def live(settings: Settings) -> None:
-    """Record a simulated market twice, the second time from where the first ended; fill in another past over REST."""
+    """Record a simulated market twice, the second time from the end of the first; backfill another past over REST."""
     await record(settings, name="monday", span_s=90.0)
     await record(settings, name="tuesday", span_s=60.0, start_ns=parse_time_ns("2026-01-05T00:02:05Z"))
     paid = [
@@ -82,7 +82,7 @@ async def live(settings: Settings) -> None:
 
 
 def archived(settings: Settings) -> None:
-    """Fill in an hour of trades from an archive."""
+    """Backfill an hour of trades from an archive."""
     prints = [a_block(*both(number, HOUR_MS + 60_000 * number)) for number in range(1, 9)]
     body = packed(in_order([*prints, *pulse(HOUR_MS - 60_000, HOUR_MS + 3_660_000)]))
     keys = [f"node_fills_by_block/hourly/20250729/{hour}.lz4" for hour in (13, 14, 15)]

@@ -91,7 +91,7 @@ def test_real_minutes_are_what_they_were(
 
 
 def test_the_real_disconnect_is_proven_harmless_for_three_coins_and_not_for_btc(tape: Settings) -> None:
-    """BTC's last print before is 19:58:11.087, the oldest replayed 19:58:13.170: no overlap."""
+    """BTC's last print before the loss is at 19:58:11.087, the oldest resent at 19:58:13.170: no overlap."""
     rows = {coin: bar(tape, coin, "19:58") for coin in ("BTC", "ETH", "SOL", "WLFI")}
     assert {coin: (row["status"], row["repaired"]) for coin, row in rows.items()} == {
         "BTC": ("blind", False),
@@ -131,7 +131,7 @@ def test_the_verbatim_capture_keeps_its_frames_byte_for_byte(settings: Settings)
 
 
 def test_sparse_history_is_stored_and_nothing_is_called_quiet(settings: Settings) -> None:
-    """Trades alone, hours apart: nothing proves that we watched in between."""
+    """Trades alone, hours apart: nothing proves coverage in between."""
     path = recorded("hyperliquid/trades_20230227_20230502.ndjson.gz")
     head = settings.home.parent / "head.ndjson"
     with gzip.open(path, "rb") as whole:

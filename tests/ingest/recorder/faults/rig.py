@@ -40,7 +40,7 @@ _TURN_S = 0.005
 
 @dataclass
 class Taken:
-    """What a recording left behind: its tables, and what the venue says that it sent."""
+    """Result of a recording: its tables, and what the venue counted as sent."""
 
     venue: SimulatedVenue
     settings: Settings
@@ -90,7 +90,7 @@ class Taken:
 
 
 def since_s(moment: datetime) -> float:
-    """Return seconds from the start of the tape."""
+    """Return seconds from the start of the capture."""
     return round(moment.timestamp() - START_NS / NS, 6)
 
 
@@ -137,7 +137,7 @@ async def taped(
     venue: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Taken:
-    """Record a whole tape on the venue's own clock.
+    """Record a whole capture on the venue's own clock.
 
     Args:
         settings: whose home is written.
@@ -162,7 +162,7 @@ async def taped(
 
 
 class LoopTime(ManualTime):
-    """A clock that moves with the loop's turns; it stands still until `run`."""
+    """A clock that advances with each turn of the event loop, from `run` on."""
 
     step_ns = _STEP_NS
 
@@ -179,7 +179,7 @@ class LoopTime(ManualTime):
 
 @dataclass
 class Live(Taken):
-    """A recorder that is running beside its venue."""
+    """A recorder running beside its venue."""
 
     time: LoopTime = field(default_factory=lambda: LoopTime(START_NS))
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -208,7 +208,7 @@ async def live(
     has_chain: bool = False,
     **changes: Any,
 ) -> AsyncIterator[Live]:
-    """Run a recorder with all its timers; at the end of the block it is stopped and the tables are read.
+    """Run a recorder with all its timers; stop it at the end of the block and read the tables.
 
     The market has no end of its own; for the arguments see `taped`.
     """
@@ -258,7 +258,7 @@ async def live(
 
 
 async def until(is_so: Callable[[], bool], timeout_s: float = 180.0) -> None:
-    """Wait for something that has no event, turn by turn of the loop."""
+    """Poll a condition that has no event, once a turn of the loop."""
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - what a simulated venue has done so far has no event
             await asyncio.sleep(_TURN_S)
@@ -273,7 +273,7 @@ async def settled(counts: Callable[[], object]) -> None:
 
 
 class Spoken(Rerun):
-    """A small market in which more is said at chosen seconds: frames, as text, to those who subscribed to a stream."""
+    """A small market that sends extra frames at chosen seconds to the subscribers of a stream."""
 
     def __init__(self, said: Iterable[tuple[float, str, str]], **changes: Any) -> None:
         """Take (seconds, stream such as `trades:BTC`, text)."""
@@ -291,13 +291,13 @@ class Spoken(Rerun):
 
 
 def _frame(stream: str, text: str) -> Frame:
-    """Return a frame; what can be read as prints counts as prints for the venue too."""
+    """Return a frame, and count its decodable prints as sent by the venue."""
     channel, _, coin = stream.partition(":")
     return read_frame(text.encode()) or Frame(stream, channel, coin, text)
 
 
 def ms(seconds: float) -> int:
-    """Return an instant of the tape as the venue writes it."""
+    """Return an instant of the capture in the venue's notation."""
     return START_NS // MS_NS + round(seconds * 1_000)
 
 

@@ -32,7 +32,7 @@ def a_fill(**changes: Any) -> dict[str, Any]:
 
 
 def a_trade(tid: int, at_s: float = 0.0, **changes: Any) -> list[dict[str, Any]]:
-    """Return the two fills of a trade that the buyer made happen."""
+    """Return the two fills of a trade with a buyer as aggressor."""
     both = {"tid": tid, "time": HOUR_MS + round(at_s * 1_000)} | changes
     return [
         a_fill(**both),
@@ -89,7 +89,7 @@ def test_f28_settlements_are_no_trades_and_forced_ones_are_marked() -> None:
 
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=8))
 def test_f28_neither_order_nor_repetition_changes_the_trades(order: list[int], again: list[int]) -> None:
-    """The law for layouts that overlap and hours that spill over: each side counts once."""
+    """Overlapping layouts and hours that spill over: each side counts once."""
     fills = [fill for tid in range(6) for fill in a_trade(tid, at_s=tid % 3)]
     lines = [json.dumps(["0xuser", fills[n]]).encode() for n in (*order, *again)]
     pairing = Pairing()

@@ -60,7 +60,7 @@ def site(tmp_path: Path) -> Iterator[str]:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A server of files that says nothing, and refuses what is secret."""
+    """A silent file server that refuses secret files."""
 
     def do_GET(self) -> None:
         if "secret" in self.path:
@@ -157,7 +157,7 @@ def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
 def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
     place: tuple[str, Put], tmp_path: Path
 ) -> None:
-    """Of two trades of the hour one lies in the object of the next, and the hour before is absent."""
+    """One of the hour's two trades is in the next hour's object, and the hour before is absent."""
     address, put = place
     put(KEY, packed(a_block(*a_trade(1, at_s=10.0))))
     put(f"{FILLS}/20250729/15.lz4", packed(a_block(*a_trade(2, at_s=3_599.9), *a_trade(3, at_s=3_700.0))))

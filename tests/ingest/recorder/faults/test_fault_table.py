@@ -21,7 +21,7 @@ def functions_of(file: str) -> frozenset[str]:
 
 
 def named(line: str) -> list[tuple[str, str]]:
-    """Return (file, test) of the tests that a line names."""
+    """Return (file, test) of the tests named in a line."""
     found = re.findall(r"`([\w/]+\.py)::(\w+)`", line)
     return [(file if "/" in file else f"{HERE}/{file}", test) for file, test in found]
 

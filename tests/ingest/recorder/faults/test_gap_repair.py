@@ -43,7 +43,7 @@ def a_print(coin: str, at_s: float) -> str:
 
 
 async def missed(settings: Settings, patch: pytest.MonkeyPatch, coins: tuple[str, ...], **venue: Any) -> Live:
-    """Record with two minutes lost in the middle, until the venue was asked what it knows of them."""
+    """Record with two minutes lost in the middle, until the venue's answers about them have come."""
     once = [(10.0, "trades:ONCE", a_print("ONCE", 10.0))]
     source = Spoken(once, coins=(BY_NAME["BTC"], ONCE, NEVER), span_s=400.0)
     more: dict[str, Any] = {
@@ -68,7 +68,7 @@ def minute(run: Live, coin: str, number: int) -> dict[str, Any]:
 
 
 def found(run: Live, coin: str, number: int) -> list[tuple[str, Any, Any]]:
-    """Return (outcome, ours, theirs) of each time that a minute was compared."""
+    """Return (outcome, ours, theirs) of each comparison of a minute."""
     rows = run.of("repairs", f"hyperliquid|perp|{coin}")
     return [
         (row["outcome"], row["trades"], row["venue_trades"])
@@ -78,7 +78,7 @@ def found(run: Live, coin: str, number: int) -> list[tuple[str, Any, Any]]:
 
 
 def asked(run: Live, kind: str) -> list[dict[str, Any]]:
-    """Return (request, response) of the questions of a kind, by the journal."""
+    """Return (request, response) of each request of a kind in the journal."""
     answers = (
         json.loads(record.body)
         for record in read_journal(run.settings.journal_dir / "live")
@@ -90,7 +90,7 @@ def asked(run: Live, kind: str) -> list[dict[str, Any]]:
 async def test_f03_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_noted_as_missing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last resort is the archive; until then the bar is blind, and the table says how many trades it lacks."""
+    """The last resort is the archive; until then the bar is blind, and the table has the number of missing trades."""
     run = await missed(settings, monkeypatch, ("BTC",))
     assert {answer["request"]["coin"] for answer in asked(run, "recentTrades")} == {"BTC"}
     bar = minute(run, "BTC", 1)
@@ -103,7 +103,7 @@ async def test_f03_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_n
 async def test_f15_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_minute(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is resent after the reconnect, so only the venue's candles can tell."""
+    """Nothing is resent after the reconnect, so only the venue's candles can repair the gap."""
     run = await missed(settings, monkeypatch, ("ONCE", "NEVER"), replayed=0)
     assert found(run, "ONCE", 1) == [("confirmed", 0, 0)]
     bar = minute(run, "ONCE", 1)
@@ -136,7 +136,7 @@ async def test_f15_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_
 async def test_f16_no_question_for_candles_exceeds_a_page_and_together_they_leave_nothing_out(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    """Nineteen blind minutes are asked for at once; the answers are whole, in order, and each bar is compared once."""
+    """Nineteen blind minutes are requested at once; answers are complete and in order; each bar is compared once."""
     monkeypatch.setattr("ingest.pipeline.gap_repair._PAGE", page)
     time = ManualTime(START_NS)
     served = SimulatedVenue(market(span_s=1_260.0), clock="real", time_source=time, wait_for_subscriptions=0)
@@ -178,7 +178,7 @@ def unwatched(minutes: int) -> list[Record]:
 
 
 async def venue_reaches(venue: SimulatedVenue, time: ManualTime, seconds: float) -> None:
-    """Let a venue begin, then hurry it to an instant of its tape."""
+    """Start a venue, then advance it quickly to an instant of its capture."""
     while venue.now_ns < START_NS + seconds * NS:
         time.advance_to(time.now_ns() + 20 * NS)
         await asyncio.sleep(0.01)

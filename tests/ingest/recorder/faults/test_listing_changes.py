@@ -24,7 +24,7 @@ def open_market(*coins: Any) -> Any:
 async def test_f17_contexts_named_by_position_are_set_aside_until_the_universe_is_known_anew(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SOL is listed at 15 s: a context each later, with one name too few, must not be given to anyone."""
+    """SOL is listed at 15 s: contexts that come before its name is known must not be assigned to any coin."""
     change = ListingChange(coin="SOL", what="listed", at_s=15.0)
     coins = (BY_NAME["BTC"], BY_NAME["SOL"], BY_NAME["AVAX"])
     record = {"coins": ("BTC",), "channels": ("trades", "allDexsAssetCtxs")}
@@ -120,7 +120,7 @@ async def test_f21_f22_a_delisted_coin_ends_its_bars_and_comes_back_as_another_i
 async def test_f22_a_recorder_starts_and_rotates_although_a_coin_of_its_settings_has_gone(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next start knows from the lake that SOL was listed once: it is no misspelt name."""
+    """The next start knows from the lake that SOL was once listed, and is not a misspelt name."""
     change = ListingChange(coin="SOL", what="delisted", at_s=12.0)
     quick = {"discover_s": 0.1, "rotate_h": 1.0 / 3600.0}
     async with live(settings, monkeypatch, change, record=quick) as run:

@@ -42,7 +42,7 @@ from tests.ingest.recorder.faults.rig import (
 async def test_f25_an_api_that_is_down_while_the_chain_lives_is_blind_and_never_quiet(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on 2025-07-29: sockets and questions refused, blocks made all the while."""
+    """As on 2025-07-29: sockets and requests refused, while blocks continue."""
     async with live(settings, monkeypatch, Outage(at_s=22.0, for_s=40.0), has_chain=True) as run:
         await run.until_s(100.0)
     (gap,) = run.gaps(BTC)
@@ -108,7 +108,7 @@ async def test_f26_a_question_that_is_refused_for_good_stops_nothing_else(
 
 
 async def test_f26_stopping_waits_for_no_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every question is refused, each is tried for a minute; Ctrl-C does not wait for that."""
+    """Every request is refused and retried for a minute; Ctrl-C does not wait for that."""
     async with live(settings, monkeypatch, record={"clock_check_s": 0.05, "discover_s": 0.05}) as run:
         run.venue.inject(FailInfo(status=503, times=100_000))
         await run.until_s(20.0)
@@ -188,7 +188,7 @@ async def test_f32_both_clocks_are_kept_and_a_skew_beyond_a_second_is_told(
 async def test_f33_while_nobody_can_process_sockets_are_not_read_and_nothing_is_lost(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recordings rotate once a second of the loop, and while the next one is made ready not one frame may wait.
+    """Recordings rotate once a second, and no frame may wait while the next one catches up.
 
     That takes more than a minute of this hurried market, of which every print is received all the same.
     """

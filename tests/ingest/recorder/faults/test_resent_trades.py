@@ -8,7 +8,7 @@ from tests.ingest.recorder.faults.rig import BTC, SOL, market, since_s, statuses
 
 
 async def test_f01_resent_prints_are_counted_and_stored_once(settings: Settings) -> None:
-    """Two reconnects, three replays of 30 prints for each coin: every print stands once."""
+    """Two reconnects, with 30 prints resent for each coin three times: every print is stored once."""
     run = await taped(settings, Disconnect(at_s=30.0, outage_s=1.0), Disconnect(at_s=60.0, outage_s=1.0))
     assert run.done is not None
     assert run.venue.stats.by_feed["hyperliquid"] == 3
@@ -33,7 +33,7 @@ async def test_f02_the_first_batch_holds_prints_of_the_outage_and_they_are_kept(
 
 
 async def test_f03_a_gap_longer_than_the_replay_stays_a_gap(settings: Settings) -> None:
-    """30 of the many BTC prints of the outage come again: the rest is lost, and every bar of it says so."""
+    """30 of the many BTC prints of the outage are resent: the rest is lost, and every bar of the outage is blind."""
     run = await taped(settings, Disconnect(at_s=20.0, outage_s=60.0), source=market(activity=3.0))
     stored = [row for row in run.of("trades", BTC) if since_s(row["ts_event"]) >= 0.0]
     assert 30 < len(stored) < run.venue.stats.made["BTC"] - 30

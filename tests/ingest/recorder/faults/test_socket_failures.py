@@ -30,7 +30,7 @@ SILENT = re.compile(r"silent stream$|unsubscribed$|(trades|bbo) (BTC|SOL) silent
 
 
 def asked(run: Any, method: str) -> list[tuple[int, str, str]]:
-    """Return (connection, channel, coin) of what was confirmed, in order, by the journal."""
+    """Return (connection, channel, coin) of the acknowledgements in the journal, in order."""
     found = []
     for record in read_journal(run.settings.journal_dir / "live"):
         if record.kind is RecordKind.FRAME and b'"subscriptionResponse"' in record.body[:40]:

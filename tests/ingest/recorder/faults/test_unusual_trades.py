@@ -21,7 +21,7 @@ STILL_ID = "hyperliquid|perp|STILL"
 
 
 def batch(*rows: dict[str, Any]) -> str:
-    """Return a message of prints, each given by what is not as usual."""
+    """Return a message of prints, each given by its unusual fields."""
     usual = {"coin": "STILL", "side": "B", "px": "25.0", "sz": "2.0", "hash": HASH, "time": ms(20), "tid": 1}
     return json.dumps({"channel": "trades", "data": [usual | row for row in rows]}, separators=(",", ":"))
 
@@ -59,7 +59,7 @@ SAID = [
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Taken:
-    """A recording of a coin of which exactly `SAID` is said; the connection is lost once."""
+    """A recording of a coin with exactly the messages `SAID`; the connection is lost once."""
     settings = load_settings(overrides={"home": tmp_path_factory.mktemp("told")}, environ={})
     source = Spoken(((at_s, "trades:STILL", text) for at_s, text in SAID), coins=(BY_NAME["BTC"], STILL))
     lost = Disconnect(at_s=30.0, outage_s=2.0)
@@ -67,7 +67,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Taken:
 
 
 def stored(run: Taken, from_s: float, to_s: float) -> list[dict[str, Any]]:
-    """Return the still coin's prints of a stretch."""
+    """Return the still coin's prints of an interval."""
     return [row for row in run.of("trades", STILL_ID) if from_s <= since_s(row["ts_event"]) < to_s]
 
 
@@ -87,7 +87,7 @@ def test_f10_one_key_with_other_values_is_set_aside(told: Taken) -> None:
 
 
 def test_f11_tids_without_order_and_legs_without_a_hash_are_stored(told: Taken) -> None:
-    """No reconnect asks only for tids above the largest one: after it comes the smallest."""
+    """The smallest tid comes after the largest one, so a reconnect cannot deduplicate by the largest tid."""
     rows = stored(told, 20.0, 40.0)
     assert keys(rows) == list(UNORDERED)
     assert {row["is_twap"] for row in rows} == {True}
@@ -115,7 +115,7 @@ def test_f14_a_number_that_is_none_goes_into_quarantine_whole(told: Taken) -> No
 
 
 async def test_f13_prints_late_by_more_than_the_lateness_revise_their_bars(settings: Settings) -> None:
-    """Half of all messages come up to 70 s late, many twice: in the end the bars are those of a tidy feed."""
+    """Half of all messages come up to 70 s late, many twice: the final bars equal those of an ordered feed."""
     tidy = await taped(settings, source=market(span_s=120.0))
     home = dataclasses.replace(settings, home=settings.home / "late")
     faults = (Reorder(share=0.5, window_s=75.0), Duplicate(share=0.2))
@@ -129,6 +129,6 @@ async def test_f13_prints_late_by_more_than_the_lateness_revise_their_bars(setti
 
 
 def folded(run: Taken) -> list[tuple[Any, ...]]:
-    """Return what prints make of the bars."""
+    """Return the bars after adding prints."""
     names = ("instrument", "ts_open", "open", "high", "low", "close", "volume", "buy_volume", "trades")
     return [tuple(row[name] for name in names) for row in run.of("bars_latest")]

@@ -206,7 +206,7 @@ class Recorder:
         def is_over() -> bool:
             return self._ending.is_set() or (task is not None and task.cancelling() > 0)
 
-        await run_in_thread(recover, self._settings, self._lake, but=self._name, is_over=is_over)
+        await run_in_thread(recover, self._settings, self._lake, exclude=self._name, is_over=is_over)
         if not self._ending.is_set():  # else the next start replays this recording too
             await self._start_processing(started_ns)
             logger.info("caught up", name=self._name)

@@ -21,7 +21,7 @@ class _Over(Exception):  # noqa: N818 - no error: the next start recovers the re
 
 
 def recover(
-    settings: Settings, lake: Lake, *, but: str = "", is_over: Callable[[], bool] = lambda: False
+    settings: Settings, lake: Lake, *, exclude: str = "", is_over: Callable[[], bool] = lambda: False
 ) -> list[str]:
     """Replay recordings that were never sealed, unless another recorder still writes them.
 
@@ -30,7 +30,7 @@ def recover(
     Args:
         settings: the home.
         lake: receives the rows.
-        but: the caller's own recording.
+        exclude: the caller's own recording.
         is_over: called repeatedly; once it returns true, the rest is left to the next recovery.
 
     Returns:
@@ -42,7 +42,7 @@ def recover(
         if is_over():
             raise _Over
 
-    for folder in _unsealed(settings.journal_dir, but):
+    for folder in _unsealed(settings.journal_dir, exclude):
         try:
             check(0)
             done = replay(folder, settings, lake, on_bytes=check)
@@ -63,11 +63,11 @@ def recover(
     return recovered
 
 
-def _unsealed(journal: Path, but: str) -> list[Path]:
+def _unsealed(journal: Path, exclude: str) -> list[Path]:
     """Return the folders of unsealed recordings by start time, since each resumes from those before."""
     began: dict[Path, int] = {}
     for folder in sorted(journal.iterdir()) if journal.exists() else []:
-        is_past = not folder.name.startswith((CAPTURE, ".")) and folder.name != but
+        is_past = not folder.name.startswith((CAPTURE, ".")) and folder.name != exclude
         if not is_past or (folder / SEALED).exists() or not segments(folder):
             continue
         try:

@@ -14,8 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from storage.errors import VenueError
-
 # What changes a position without a trade in the book.
 NO_TRADES: Final = frozenset(
     {
@@ -55,11 +53,6 @@ class Fill(msgspec.Struct, frozen=True, gc=False):
         return self.coin, self.time, self.tid
 
 
-class _Block(msgspec.Struct):
-    block_number: int
-    events: list[tuple[str, Fill]]
-
-
 @dataclass(frozen=True, slots=True)
 class ArchiveTrade:
     """One trade; `aggressor` is `buy` or `sell`, `is_forced` says that it closed someone's position for them."""
@@ -81,24 +74,6 @@ class Unpaired:
     key: Key
     reason: str
     fills: tuple[Fill, ...]
-
-
-_block_decoder: Final = msgspec.json.Decoder(_Block, strict=False)
-_pair_decoder: Final = msgspec.json.Decoder(tuple[str, Fill], strict=False)
-
-
-def read_fills(line: bytes) -> list[Fill]:
-    """Return the fills of a line, of either layout: a block with its events, or one user with one fill.
-
-    Raises:
-        VenueError: the line is neither.
-    """
-    try:
-        if line.lstrip()[:1] == b"[":
-            return [_pair_decoder.decode(line)[1]]
-        return [fill for _, fill in _block_decoder.decode(line).events]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise VenueError(f"line of fills does not fit: {error}") from error
 
 
 class Pairing:

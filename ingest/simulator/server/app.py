@@ -1,6 +1,6 @@
-"""At which addresses does the simulated venue listen, and who lets a client in?
+"""HTTP and WebSocket routes of the simulated venue, and admission of clients.
 
-One port: `/ws` and `/info` are Hyperliquid's, `/explorer` its explorer's, `/gaia` is GaiaEx.
+All routes share one port: `/ws` and `/info` are Hyperliquid's, `/explorer` its explorer's, `/gaia` GaiaEx's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from ingest.simulator.server.gaiaex_session import GaiaexSession
 from ingest.simulator.server.hyperliquid_session import HyperliquidSession
 from ingest.simulator.server.info_endpoint import UNREADABLE, InfoEndpoint
 from ingest.simulator.server.publisher import Publisher, PublishPace
-from ingest.simulator.server.rate_limits import RequestLimit, weight_of, weight_of_rows
+from ingest.simulator.server.rate_limits import RequestLimit
 from ingest.simulator.wire.subscriptions import RequestRefused
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import TimeSource
 
 MakeSession = Callable[[web.WebSocketResponse, Callable[[], None], bool], HyperliquidSession]
@@ -30,10 +31,10 @@ class VenueApp:
     """The web application of one venue.
 
     Args:
-        make_session: makes the session of a Hyperliquid client, or (third argument) of an explorer's.
-        holds: whether connections are taken after the tape's end.
-        idle_close_s: a connection to which nothing was sent for so long is dropped.
-        weight_limit: of requests to `/info` a minute; None for no limit.
+        make_session: returns the session of a Hyperliquid client; the third argument selects the explorer's.
+        holds: whether connections are accepted after the end of the capture.
+        idle_close_s: close a connection after so long without a sent message.
+        weight_limit: highest weight of `/info` requests a minute (None: no limit).
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class VenueApp:
         request: web.Request,
         make: Callable[[web.WebSocketResponse, Callable[[], None]], VenueConnection],
     ) -> web.StreamResponse:
-        """Speak with one client until either side has enough."""
+        """Serve one client until either side closes the connection."""
         pump = self._pump
         refusal = await self._refusal(feed)
         if refusal is not None:
@@ -137,14 +138,14 @@ class VenueApp:
         return ws
 
     async def _refusal(self, feed: FeedName) -> web.Response | None:
-        """Return why a handshake is refused, or None; without a pace, an outage is waited for."""
+        """Return the response that refuses a handshake, or None; without a pace, wait until an outage ends."""
         pump = self._pump
         fault = self._plan.on_connect(feed)
         if fault is not None:
             headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
             return web.Response(status=fault.status, text="connection refused", headers=headers)
         most = self._plan.most_connections()
-        if most is not None and (wait_s := self._handshakes.take(self._now_ns(), 1, most)):
+        if most is not None and (wait_s := self._handshakes.charge(self._now_ns(), 1, most)):
             return web.Response(status=429, text="rate limit exceeded", headers={"Retry-After": str(wait_s)})
         if not pump.lit[feed].is_set() and self._pace.speed:
             return web.Response(status=503, text="the venue is down")
@@ -172,13 +173,13 @@ class VenueApp:
                 return
 
     def _patience_s(self, line: VenueConnection) -> float | None:
-        """Return how long a connection may still go without being sent anything; None for ever."""
+        """Return how long a connection may stay idle before it is closed; None for ever."""
         return line.idle_left_s(self._idle_close_s) if self._pace.speed else None
 
     def _now_ns(self) -> int:
         return self._pump.clock_ns if self._pace.is_virtual else self._time.now_ns()
 
-    # Questions.
+    # REST.
 
     async def _serve_info(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -190,9 +191,10 @@ class VenueApp:
             return web.Response(status=fault.status, text=text, content_type=kind, headers=headers)
         if not self._pump.lit["hyperliquid"].is_set():
             return web.Response(status=503, text="the venue is down")
-        kind = _kind_of_request(body)
+        kind = {"type": _kind_of_request(body)}
+        weight = weight_of(kind)
         if self._weight_limit is not None:
-            wait_s = self._weights.take(self._now_ns(), weight_of(kind), self._weight_limit)
+            wait_s = self._weights.charge(self._now_ns(), weight, self._weight_limit)
             if wait_s:
                 return web.Response(status=429, text="null", headers={"Retry-After": str(wait_s)})
         try:
@@ -200,7 +202,9 @@ class VenueApp:
         except RequestRefused as refusal:
             return web.Response(status=422, text=str(refusal))
         if self._weight_limit is not None:
-            self._weights.add(self._now_ns(), weight_of_rows(kind, json.loads(answer)))
+            rows = json.loads(answer)
+            extra = weight_of(kind, len(rows) if isinstance(rows, list) else 0) - weight
+            self._weights.add(self._now_ns(), extra)
         return web.Response(text=answer, content_type="application/json")
 
     async def _serve_gaia(self, request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from ingest.feed.listing_client import ask_listings
+from ingest.feed.listing_client import request_listings
 from ingest.feed.rest_client import RestClient
 from ingest.recorder.frame_sink import FrameSink
 from ingest.venues.gaiaex import protocol as gaiaex
@@ -40,7 +40,7 @@ class Poller:
         """Ask every so often what is listed; `changed` is told after each answer."""
         while await self._rest_for(self._settings.record.discover_s):
             with self._told("listings"):
-                asked = await self._unless_ending(ask_listings(self._rest, self._settings))
+                asked = await self._unless_ending(request_listings(self._rest, self._settings))
                 for request, answer in asked or ():
                     self._intake.answer(request, answer.body, answer.asked_ns)
                 self._intake.flush()

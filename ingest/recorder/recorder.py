@@ -27,7 +27,7 @@ from ingest.bars.aggregate import bar_of, fold_groups
 from ingest.bars.trade_buffer import TradeBuffer
 from ingest.concurrency import run_whole
 from ingest.feed.connection_pool import ConnectionPool
-from ingest.feed.listing_client import AnsweredRequest, ask_listings, learn
+from ingest.feed.listing_client import AnsweredRequest, request_listings, update_registry
 from ingest.feed.rest_client import RestClient
 from ingest.feed.subscription_plan import ConnectionPlan, plan
 from ingest.instruments.registry import InstrumentRegistry
@@ -152,7 +152,7 @@ class Recorder:
                 status = await rest.ask({"type": "exchangeStatus"})
                 self._venue_time.advance_to(parse_venue_time_ns(status.body))
             async with RestClient(self._impatient(), clock=self._clock) as first:
-                asked = await _unless(stop, ask_listings(first, self._settings))
+                asked = await _unless(stop, request_listings(first, self._settings))
             if asked is None:
                 return RecordingResult(self._name, self._sealed)
             started_ns = await self._start(asked)
@@ -185,7 +185,7 @@ class Recorder:
         """Learn what is listed, and begin the first recording; return when it began."""
         registry = InstrumentRegistry(self._settings.record.venue)
         registry.restore(await run_whole(listings_rows, self._lake, self._clock.now_ns()))
-        learn(registry, asked)
+        update_registry(registry, asked)
         metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
         if any(json.loads(body).get(SIMULATED_MARK) for body in metas):
             self._origin = "simulated"
@@ -427,7 +427,7 @@ class Recorder:
             recv_ns,
             count,
         ) in self._intake.pipeline.state.take_streams().items():
-            watchdogs.heard(channel, coin, recv_ns, count, connection=connection)
+            watchdogs.record_frames(channel, coin, recv_ns, count, connection=connection)
 
     def _beat(self, state: RunState, error: str = "") -> None:
         """Take the vital signs, show them, and leave them where others look."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingest.backfill.rest.journaled_client import JournaledClient
-from ingest.feed.listing_client import ask_markets, learn
+from ingest.feed.listing_client import request_markets, update_registry
 from ingest.instruments.registry import InstrumentRegistry
 from ingest.instruments.stored_listings import listings_rows
 from ingest.venues.hyperliquid.protocol import parse_venue_time_ns
@@ -56,7 +56,7 @@ async def resolve_markets(
     now_ns = parse_venue_time_ns(answer.body)
     registry = InstrumentRegistry(settings.record.venue)
     registry.restore(listings_rows(lake, answer.received_ns))
-    learn(registry, await ask_markets(asks, wanted))
+    update_registry(registry, await request_markets(asks, wanted))
     found: dict[str, str] = {}
     for name in wanted:
         # A coin that no longer trades has a past all the same, where it is asked for by its name.

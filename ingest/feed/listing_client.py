@@ -69,7 +69,7 @@ def update_registry(registry: InstrumentRegistry, answered: Iterable[AnsweredReq
         VenueError: an answer does not fit its schema.
     """
     for request, answer in answered:
-        registry.take(request, msgspec.json.decode(answer.body), answer.received_ns)
+        registry.apply_answer(request, msgspec.json.decode(answer.body), answer.received_ns)
 
 
 def _dex_names(body: bytes) -> list[str]:

@@ -108,7 +108,7 @@ class GapRepair:
 
     def _listings(self, now_ns: int) -> list[dict[str, Any]]:
         """Return what the registry wishes, each at once but not again too soon: an answer may mend nothing."""
-        wishes = {str(wish): wish for wish in self._state.registry.wishes}
+        wishes = {str(wish): wish for wish in self._state.registry.pending_requests}
         due = [about for about in wishes if now_ns - self._wished_ns.get(about, -TRIES_NS[0]) >= TRIES_NS[0]]
         self._wished_ns |= dict.fromkeys(due, now_ns)
         return [wishes[about] for about in due]

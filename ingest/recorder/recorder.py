@@ -31,9 +31,9 @@ from ingest.feed.listing_client import AnsweredRequest, request_listings, update
 from ingest.feed.rest_client import RestClient
 from ingest.feed.subscription_plan import ConnectionPlan, plan
 from ingest.instruments.registry import InstrumentRegistry
-from ingest.instruments.stored_listings import listings_rows
-from ingest.journal.recording import SEALED, about_settings
-from ingest.journal.retention import keep_forever
+from ingest.instruments.stored_listings import newest_listings
+from ingest.journal.recording import SEALED, settings_for_header
+from ingest.journal.retention import run_retention
 from ingest.pipeline import dedupe
 from ingest.pipeline.processor import Counts
 from ingest.pipeline.warm_start import resume, resume_listings
@@ -184,7 +184,7 @@ class Recorder:
     async def _start(self, asked: list[AnsweredRequest]) -> int:
         """Learn what is listed, and begin the first recording; return when it began."""
         registry = InstrumentRegistry(self._settings.record.venue)
-        registry.restore(await run_whole(listings_rows, self._lake, self._clock.now_ns()))
+        registry.restore(await run_whole(newest_listings, self._lake, self._clock.now_ns()))
         update_registry(registry, asked)
         metas = [answer.body for request, answer in asked if request == {"type": "meta"}]
         if any(json.loads(body).get(SIMULATED_MARK) for body in metas):
@@ -223,7 +223,7 @@ class Recorder:
             "url": record.ws_url,
             "coins": [coin for coin in coins if shard_of(coin, parts) == part],
             "symbols": [symbol for symbol in symbols if shard_of(symbol, parts) == part],
-            "settings": about_settings(self._settings),
+            "settings": settings_for_header(self._settings),
             **more,
         }
 
@@ -355,7 +355,7 @@ class Recorder:
             asking.repairs(),
             asking.gaia_state(),
             clock,
-            keep_forever(self._settings, self._ending),
+            run_retention(self._settings, self._ending),
         )
         return [group.create_task(question) for question in questions]
 

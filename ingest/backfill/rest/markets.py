@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ingest.backfill.rest.journaled_client import JournaledClient
 from ingest.feed.listing_client import request_markets, update_registry
 from ingest.instruments.registry import InstrumentRegistry
-from ingest.instruments.stored_listings import listings_rows
+from ingest.instruments.stored_listings import newest_listings
 from ingest.venues.hyperliquid.protocol import parse_venue_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -55,7 +55,7 @@ async def resolve_markets(
     answer = await asks.ask({"type": "exchangeStatus"})
     now_ns = parse_venue_time_ns(answer.body)
     registry = InstrumentRegistry(settings.record.venue)
-    registry.restore(listings_rows(lake, answer.received_ns))
+    registry.restore(newest_listings(lake, answer.received_ns))
     update_registry(registry, await request_markets(asks, wanted))
     found: dict[str, str] = {}
     for name in wanted:

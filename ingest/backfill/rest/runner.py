@@ -30,7 +30,7 @@ from ingest.backfill.runner import NOTHING, BackfillPlan, BackfillResult, check_
 from ingest.backfill.source import BackfillRequest, BackfillStep
 from ingest.bars.from_candles import Absent
 from ingest.feed.rest_client import RestClient
-from ingest.journal.recording import about_recording, about_settings, settings_of
+from ingest.journal.recording import read_header, settings_for_header, settings_of_recording
 from storage.clock import TimeSource, WallTime
 from storage.errors import InstrumentError, JournalError, RangeError, TickwalkError, VenueError
 from storage.lake.lake import Lake
@@ -97,7 +97,7 @@ async def backfill_over_rest(
         "url": settings.record.info_url,
         "wanted": msgspec.to_builtins(wanted),
         "wish": msgspec.to_builtins(wish),
-        "settings": about_settings(settings),
+        "settings": settings_for_header(settings),
     }
     name = f"{PREFIX}{wanted.what}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
     bytes_most, plans = settings.record.segment_bytes, list[BackfillPlan]()
@@ -150,7 +150,7 @@ def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backf
     Raises:
         JournalError: it is no recording of a backfill.
     """
-    about, _ = about_recording(folder)
+    about, _ = read_header(folder)
     try:
         wanted = msgspec.convert(about["wanted"], RestRequest)
         wish = msgspec.convert(about["wish"], BackfillRequest)
@@ -159,7 +159,7 @@ def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backf
             f"{folder} does not say what was asked for: {error}",
             hint="name a folder that a backfill has made",
         ) from error
-    settings = settings_of(about, settings)
+    settings = settings_of_recording(about, settings)
     asks = RecordedAnswers(folder)
     source = wanted.source(asks, lake, settings)
     done = BackfillResult(NOTHING)

@@ -15,7 +15,7 @@ from ingest.backfill.rest.journaled_client import PREFIX
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
 from ingest.journal.records import RecordKind
-from ingest.journal.retention import keep_journal
+from ingest.journal.retention import apply_retention
 from ingest.replay.recovery import recover
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import DAY_NS, WallTime
@@ -101,7 +101,7 @@ async def test_a_recording_that_the_lake_has_may_leave_the_disk(settings: Settin
         await fill_in(lake, settings_for(settings, venue))
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     kept = dataclasses.replace(settings, keep=dataclasses.replace(settings.keep, journal_days=1.0))
-    done = keep_journal(kept, now_ns=WallTime().now_ns() + 2 * DAY_NS)
+    done = apply_retention(kept, now_ns=WallTime().now_ns() + 2 * DAY_NS)
     assert (done.removed, done.failed) == ([folder.name], {})
 
 

@@ -59,7 +59,7 @@ def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, rece
                 return f"{len(candles)} candles, trade counts n: {[candle.n for candle in candles[-5:]]}"
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise VenueError(f"does not fit: {error}") from error
-    rows = InstrumentRegistry().take(request, answer, received_ns)
+    rows = InstrumentRegistry().apply_answer(request, answer, received_ns)
     if rows:
         gone = sum(row["is_delisted"] for row in rows)
         return f"{len(rows) - gone} listed, {gone} delisted"

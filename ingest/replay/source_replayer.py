@@ -21,7 +21,7 @@ from ingest.backfill.archive.contexts import ArchiveContextSource
 from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import check_absent, import_candles
-from ingest.backfill.runner import committed
+from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillStep as Piece
 from ingest.replay.lineage import BatchLineage, LineageSource
 from ingest.replay.replay import replay
@@ -83,7 +83,7 @@ class SourceReplayer:
 
             why = source.why_not or self._make_again(source, advance)
             on_bytes(source.size_bytes - told)
-            has = committed(self.new, [batch.batch_id for batch in source.batches])
+            has = committed_keys(self.new, [batch.batch_id for batch in source.batches])
             left = [batch for batch in source.batches if batch.batch_id not in has]
             if not why:
                 # Of a recording other batches come; of a step the same one.
@@ -130,7 +130,7 @@ class SourceReplayer:
             taker = ArchiveTradeSource(objects, settings, now, query=self.new.query)
         else:
             taker = (ArchiveBookSource if kind == "books" else ArchiveContextSource)(objects, settings, now)
-        taken = asyncio.run(taker.take(Piece(batch.batch_id, source.name)))
+        taken = asyncio.run(taker.fetch(Piece(batch.batch_id, source.name)))
         if taken.absent or taken.inputs != batch.inputs:
             raise VenueError(taken.absent or "its objects are others than they were")
         self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)

@@ -191,8 +191,8 @@ class VenueApp:
             return web.Response(status=fault.status, text=text, content_type=kind, headers=headers)
         if not self._pump.lit["hyperliquid"].is_set():
             return web.Response(status=503, text="the venue is down")
-        kind = {"type": _kind_of_request(body)}
-        weight = weight_of(kind)
+        request_type = {"type": _kind_of_request(body)}
+        weight = weight_of(request_type)
         if self._weight_limit is not None:
             wait_s = self._weights.charge(self._now_ns(), weight, self._weight_limit)
             if wait_s:
@@ -203,7 +203,7 @@ class VenueApp:
             return web.Response(status=422, text=str(refusal))
         if self._weight_limit is not None:
             rows = json.loads(answer)
-            extra = weight_of(kind, len(rows) if isinstance(rows, list) else 0) - weight
+            extra = weight_of(request_type, len(rows) if isinstance(rows, list) else 0) - weight
             self._weights.add(self._now_ns(), extra)
         return web.Response(text=answer, content_type="application/json")
 

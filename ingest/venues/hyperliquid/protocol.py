@@ -1,4 +1,4 @@
-"""How does one ask Hyperliquid for its public feed, and name what it lists?
+"""Hyperliquid's protocol: instrument ids, requests and listings.
 
 Source: the venue's documentation as of 2026-08-22 (websocket, subscriptions, info endpoint).
 """
@@ -17,7 +17,7 @@ from storage.errors import VenueError
 VENUE: Final = "hyperliquid"
 CHANNELS: Final = ("trades", "bbo", "l2Book", "activeAssetCtx")
 PING: Final = b'{"method":"ping"}'
-# A venue that is none says so in its meta, and recordings of it are named for it.
+# Key in the meta of a simulated venue, after which its recordings are named.
 SIMULATED_MARK: Final = "tickwalkSimulated"
 CLOCK_PREFIX: Final = b'{"channel":"tickwalkClock"'
 
@@ -32,7 +32,7 @@ def instrument_id(coin: str, venue: str = VENUE) -> str:
 
 
 def kind_of(coin: str) -> str:
-    """Return what a coin is by its name.
+    """Return the kind of a coin by its name.
 
     >>> [kind_of(coin) for coin in ("BTC", "xyz:AAPL", "PURR/USDC", "@107", "#120")]
     ['perp', 'perp', 'spot', 'spot', 'outcome']
@@ -59,7 +59,7 @@ class Listing(msgspec.Struct, rename="camel"):
 
 
 class Meta(msgspec.Struct, rename="camel"):
-    """What one perp dex lists; delisted rows stay, keeping their positions. Its margin is held in one token."""
+    """Listings of one perp dex; delisted rows stay, keeping their positions. Margin is in one token."""
 
     universe: list[Listing]
     collateral_token: int | None = None

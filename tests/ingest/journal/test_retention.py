@@ -241,9 +241,9 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_pass_ends_it(sett
     elsewhere = settings.home / "elsewhere"
     overrides = {"home": str(settings.home), "keep.copy_to": str(elsewhere)}
     program = (
-        "from storage.settings import load_settings\nfrom ingest.journal.retention import keep_journal\n"
+        "from storage.settings import load_settings\nfrom ingest.journal.retention import apply_retention\n"
         f"settings = load_settings(environ={{}}, overrides={overrides!r})\n"
-        "keep_journal(settings, now_ns=0)\n"
+        "apply_retention(settings, now_ns=0)\n"
     )
     sealed = {path.name: content_of(path) for path in [*segments(folder), folder / SEALED]}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as process:

@@ -29,7 +29,7 @@ from ingest.concurrency import run_aside
 from ingest.journal.backup_store import BackupStore, FileContent, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
-from ingest.journal.recording import CAPTURE
+from ingest.journal.recording import CAPTURE, SEALED
 from storage.clock import DAY_NS, TimeSource, WallTime, iso
 from storage.errors import JournalError, LakeError
 from storage.logs import get_logger
@@ -37,7 +37,6 @@ from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-SEALED: Final = "sealed"
 COPIED: Final = "copied.json"
 REMOVED: Final = "removed.ndjson"
 _LOCK: Final = ".keep.lock"

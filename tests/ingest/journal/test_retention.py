@@ -18,11 +18,11 @@ import pytest
 from ingest.journal.backup_store import BackupStore, FolderBackupStore, S3BackupStore, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
+from ingest.journal.recording import SEALED
 from ingest.journal.records import RecordKind
 from ingest.journal.retention import (
     COPIED,
     REMOVED,
-    SEALED,
     RetentionResult,
     apply_retention,
     stored_recordings,

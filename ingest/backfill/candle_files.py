@@ -193,7 +193,9 @@ def _guess_width(table: pa.Table) -> str:
     for width in ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"):
         if step_ns == width_ns(width):
             return width
-    raise CaptureError("the candles' width cannot be told from their times", hint="say it: --width 5m")
+    raise CaptureError(
+        "the width of the candles cannot be derived from their times", hint="say it: --width 5m"
+    )
 
 
 def _check_times(run: duckdb.DuckDBPyConnection, path: Path, width: str, step_ns: int) -> None:

@@ -36,14 +36,14 @@ class BackfillPlan:
 
     Args:
         steps: remaining steps in order, each with its source.
-        held: number of steps whose batch is in the lake.
+        committed: number of steps whose batch is in the lake.
         weight: total weight of the remaining steps in the rate limit.
         minutes: time by the rate limit; 0 below one minute's limit, which may be spent at once.
         cost: size and price of the downloads.
     """
 
     steps: tuple[tuple[BackfillSource, BackfillStep], ...]
-    held: int
+    committed: int
     weight: int
     minutes: float
     cost: DownloadCost
@@ -109,12 +109,12 @@ async def make_plan(
         VenueError: a source cannot list its steps.
     """
     listed = [(source, step) for source in sources for step in await source.steps(request)]
-    held = committed_keys(lake, [step.key for _, step in listed])
-    left = tuple((source, step) for source, step in listed if step.key not in held)
+    existing = committed_keys(lake, [step.key for _, step in listed])
+    left = tuple((source, step) for source, step in listed if step.key not in existing)
     weight = sum(step.weight for _, step in left)
     return BackfillPlan(
         steps=left,
-        held=len(listed) - len(left),
+        committed=len(listed) - len(left),
         weight=weight,
         minutes=float(max(0, math.ceil(weight / weight_per_minute(settings)) - 1)),
         cost=cost_of([step for _, step in left], settings.archive),

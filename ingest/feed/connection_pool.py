@@ -96,17 +96,17 @@ class ConnectionPool:
         """Prepare the sockets; `run` connects them.
 
         Args:
-            plans: which sockets, and what they carry; `apply` changes it.
-            sink: takes frames and the news of connections.
+            plans: sockets and their subscriptions; `apply` changes them.
+            sink: receives frames, and opened and closed connections.
             settings: sections `record` and `gaiaex`.
-            has_timers: ping, pace, watch; false where time is the venue's and not the wall's.
+            has_timers: ping, limit rates and check for stale streams; false where the venue's clock drives time.
             ends_with_venue: `run` returns once the venue closed every Hyperliquid socket with code 1000.
-            clock: the one that frames are stamped with; the wall's by default.
-            seen_until: the instant up to which the watchdogs were told of all that was received, in nanoseconds of
-                `clock`; by default the present, which is right where `heard` is told before the next look.
+            clock: stamps frames (default: wall clock).
+            seen_until: returns the time up to which all received frames were reported to the watchdogs, in
+                nanoseconds of `clock` (default: the present, right if `record_frames` precedes each check).
             first_connection: number of the first connection.
-            random_source: draws the waits before reconnects.
-            budgets: by default what the settings allow.
+            random_source: for the waits before reconnects.
+            budgets: rate limits (default: by the settings).
         """
         self.watchdogs = StaleStreamDetector(settings.record)
         clock = clock or WallTime()

@@ -42,7 +42,7 @@ def proven_spans(beats_ms: Array, silence_ms: int) -> Array:
         beats_ms: (n,) rising times of written fills.
         silence_ms: a longer gap between two of them is not proven.
 
-    >>> awake(np.array([0, 20, 50, 200, 210]), 60).tolist()
+    >>> proven_spans(np.array([0, 20, 50, 200, 210]), 60).tolist()
     [[0, 50], [200, 210]]
     """
     if not len(beats_ms):

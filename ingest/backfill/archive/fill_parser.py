@@ -231,7 +231,7 @@ _SIDES[ord("B")], _SIDES[ord("A")] = 1, -1
 def synthetic_tid(tx_hash: str, buyer_oid: int, seller_oid: int) -> int:
     """Return a trade id for a trade of `node_trades`, which has none, from its transaction and both orders.
 
-    >>> made_tid("0x1", 11, 12) == made_tid("0x1", 11, 12) > 1 << 50
+    >>> synthetic_tid("0x1", 11, 12) == synthetic_tid("0x1", 11, 12) > 1 << 50
     True
     """
     text = f"{tx_hash}|{buyer_oid}|{seller_oid}".encode()

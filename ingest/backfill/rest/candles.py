@@ -111,7 +111,7 @@ class RestCandleSource:
 
     @property
     def from_ns(self) -> int:
-        """Where the pages begin, once there are some: the wish's begin, or the oldest candle that is served."""
+        """Start of the pages: that of the request, or of the oldest served candle."""
         return self._from_ns
 
     async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
@@ -264,7 +264,7 @@ class RestCandleSource:
 def split_on_grid(from_ns: int, to_ns: int, size_ns: int) -> list[tuple[int, int]]:
     """Return the parts of a span between grid lines.
 
-    >>> cut(3, 12, 5)
+    >>> split_on_grid(3, 12, 5)
     [(3, 5), (5, 10), (10, 12)]
     """
     lows = [from_ns, *range(floor_ns(from_ns, size_ns) + size_ns, to_ns, size_ns)]

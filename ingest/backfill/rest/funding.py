@@ -88,8 +88,8 @@ class RestFundingSource:
         from_ns, to_ns = max(request.from_ns, FIRST_NS), min(request.to_ns, context.now_ns)
         if from_ns >= to_ns:
             raise RangeError(
-                f"no funding is told of between {iso(request.from_ns)} and {iso(request.to_ns)}: "
-                f"it begins at {iso(FIRST_NS)}, and the venue's clock says {iso(context.now_ns)}",
+                f"there is no funding between {iso(request.from_ns)} and {iso(request.to_ns)}: "
+                f"the first payment is at {iso(FIRST_NS)}, and the venue's clock says {iso(context.now_ns)}",
                 hint="ask for a later --to",
             )
         steps = []
@@ -161,7 +161,7 @@ def interval_hours(times_ms: Sequence[int]) -> list[int]:
     """Return the interval of each payment of one coin in hours, by the spacing around it.
 
     >>> day, hour = 24 * _HOUR_MS, _HOUR_MS
-    >>> intervals([0, 8 * hour, 16 * hour, day, day + hour, day + 3 * hour])
+    >>> interval_hours([0, 8 * hour, 16 * hour, day, day + hour, day + 3 * hour])
     [8, 8, 8, 8, 1, 1]
     """
     gaps = [round((b - a) / _HOUR_MS) for a, b in itertools.pairwise(times_ms)]

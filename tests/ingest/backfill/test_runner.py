@@ -86,7 +86,7 @@ async def test_absent_steps_are_fetched_again_and_committed_ones_are_not(setting
             lake.query("SELECT inputs FROM batches WHERE batch_id = '2'")["inputs"][0].as_py()
             == '{"object": "2"}'
         )
-    assert (again.plan.held, again.rows) == (2, {"funding": 1})
+    assert (again.plan.committed, again.rows) == (2, {"funding": 1})
     assert shelf.taken == ["1", "2", "9", "2"]
 
 

@@ -31,7 +31,7 @@ async def test_all_served_candles_are_fetched_and_a_second_run_requests_nothing(
             "the newest 5,000 less the one that is still open"
         )
         again = await fill_in(lake, chosen, from_ns=0)
-    assert (again.taken, again.rows, again.plan.held) == (0, {}, done.taken)
+    assert (again.taken, again.rows, again.plan.committed) == (0, {}, done.taken)
     found = lake.query(
         "SELECT epoch_ms(ts_open) AS t, open, high, low, close, volume, trades FROM candles ORDER BY t",
     )
@@ -190,7 +190,7 @@ async def test_a_failure_half_way_names_the_step_and_the_same_call_resumes(
     assert "1 of 3 steps are in the lake, and the same command goes on" in seen.value.hint
     async with serving(past) as venue:
         done = await fill_in(lake, settings_for(settings, venue), coins=("BTC", "ETH"))
-    assert (done.plan.held, done.taken) == (1, 2)
+    assert (done.plan.committed, done.taken) == (1, 2)
     assert lake.query(
         "SELECT count(*) AS n, count(DISTINCT (instrument, ts_open)) AS d FROM candles"
     ).to_pylist() == [{"n": 198, "d": 198}]

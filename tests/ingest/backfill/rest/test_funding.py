@@ -54,5 +54,7 @@ async def test_an_instrument_without_funding_is_refused(settings: Settings, lake
         chosen = settings_for(settings, venue)
         with pytest.raises(InstrumentError, match="only perpetuals pay funding"):
             await fill_in(lake, chosen, FUNDING, coins=("@107",), to_ns=to_ns, now_ns=to_ns)
-        with pytest.raises(RangeError, match=r"no funding is told of between 1970.* it begins at 2023-05-12"):
+        with pytest.raises(
+            RangeError, match=r"there is no funding between 1970.* the first payment is at 2023-05-12"
+        ):
             await fill_in(lake, chosen, FUNDING, from_ns=0, to_ns=FIRST_NS - DAY_NS, now_ns=to_ns)

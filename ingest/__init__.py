@@ -1,1 +1,1 @@
-"""From bytes on a wire to trades and bars: venues, feed, journal, decode, dedupe, coverage, bars."""
+"""Ingestion: venues, feed, journal, pipeline, coverage, bars, backfill and replay."""

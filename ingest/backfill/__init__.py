@@ -1,1 +1,1 @@
-"""What the venue's archives hold of the time that nobody listened."""
+"""Backfills of history from REST, archives and candle files."""

@@ -1,8 +1,8 @@
-"""How does candle history come in, and what bars does it make?
+"""Import of candle files, and the bars made of them.
 
-A file of candles becomes rows of `candles`, as they stand, and bars with origin `candle`. What candles cannot say
-stays null: flow always, and the number of trades where the file has none. Which bars they make is said in
-`ingest.bars.from_candles`.
+A file of candles becomes rows of `candles`, unchanged, and bars with origin `candle`. What candles do not contain
+stays null: flow always, and the number of trades if the file has none. `ingest.bars.from_candles` states which bars
+they make.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from storage.lake.connection import scratch
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
-# Names by which files call our columns; the first that a file has is taken.
+# Column names in files by our names; the first that a file has is used.
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "symbol": ("coin", "symbol", "instrument", "pair"),
     "t": ("t", "ts_open", "time", "timestamp", "open_time", "date"),
@@ -44,16 +44,16 @@ _TRADES_ALIASES: Final = ("trades", "n", "count")
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an import did.
+    """Outcome of an import.
 
     Args:
-        instruments: whose candles the file holds.
-        from_ns, to_ns: its span, right-open.
-        candles: candles in the file.
-        bars: bars derived, absent candles included.
-        quiet: bars of them in which nothing printed, by the venue's word or the import's.
-        halted: bars in which no coin of the venue printed.
-        unknown: bars whose candle is absent.
+        instruments: in the file.
+        from_ns, to_ns: time range of the file, right-open.
+        candles: number of candles in the file.
+        bars: number of derived bars, including those of absent candles.
+        quiet: bars without a trade, as stated by the file or by the caller.
+        halted: bars in which no coin of the venue traded.
+        unknown: bars without a candle.
         written: rows new to the lake, by table.
     """
 
@@ -81,17 +81,17 @@ def import_candles(
     """Import a Parquet file of candles.
 
     Args:
-        path: columns for symbol, open time, open, high, low, close, volume and perhaps trades; common names are known.
-        settings: the measured lag after which a candle counts as knowable.
-        lake: where rows go.
-        width: the candles' width; by default the commonest step between two of one symbol.
+        path: has columns for symbol, open time, open, high, low, close, volume and perhaps trades, by common names.
+        settings: measured lag until a candle is knowable.
+        lake: stores the rows.
+        width: of the candles (default: the most frequent step between two of one symbol).
         venue: first part of the instrument ids.
         kind: second part of the instrument ids.
-        absent: what a missing candle means.
+        absent: meaning of a missing candle.
 
     Raises:
-        CaptureError: the file is no Parquet file of candles.
-        RangeError: it holds no row.
+        CaptureError: the file is not a Parquet file of candles.
+        RangeError: the file has no row.
     """
     try:
         table = _read(path, venue, kind)
@@ -110,8 +110,8 @@ def import_candles(
     _check_times(run, path, width, step_ns)
     source = f"{path.name}#{content_id(path)}"
     candles = _candles(run, width, step_ns, lag_ns, source)
-    good, _ = validate(CANDLES, candles)  # what the lake will refuse must make no bar either
-    # A candle that was refused still says that its instrument was there.
+    good, _ = validate(CANDLES, candles)  # rows that the lake refuses must make no bar either
+    # A refused candle still proves that its instrument existed.
     spans = run.execute(
         "SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument"
     ).to_arrow_table()
@@ -193,11 +193,13 @@ def _guess_width(table: pa.Table) -> str:
     for width in ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"):
         if step_ns == width_ns(width):
             return width
-    raise CaptureError("the candles' width cannot be told from their times", hint="say it: --width 5m")
+    raise CaptureError(
+        "the width of the candles cannot be derived from their times", hint="say it: --width 5m"
+    )
 
 
 def _check_times(run: duckdb.DuckDBPyConnection, path: Path, width: str, step_ns: int) -> None:
-    """Refuse a file whose times are in another unit, off the grid of its width, or whose symbols are missing."""
+    """Refuse a file with times in another unit or off the grid of its width, or without symbols."""
     found = run.execute(
         """SELECT count(*) FILTER (t_ns % ? <> 0), count(*) FILTER (t_ns NOT BETWEEN ? AND ?),
                   count(*) FILTER (symbol IS NULL), min(t_ns) FROM raw""",
@@ -230,10 +232,10 @@ def _candles(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: i
 
 
 def check_absent(text: str) -> Absent:
-    """Return what a missing candle means.
+    """Return the meaning of a missing candle.
 
     Raises:
-        SettingsError: the text is neither.
+        SettingsError: the text is neither `unknown` nor `quiet`.
     """
     if text not in ("unknown", "quiet"):
         raise SettingsError(
@@ -243,7 +245,7 @@ def check_absent(text: str) -> Absent:
 
 
 def describe(done: ImportResult) -> str:
-    """Return one line for people about an import."""
+    """Return one line of text about an import."""
     return (
         f"{done.candles:,} candles of {len(done.instruments)} instruments, {iso(done.from_ns)} to {iso(done.to_ns)}: "
         f"{done.bars:,} bars, {done.quiet:,} quiet, {done.halted:,} halted, "

@@ -1,9 +1,9 @@
-"""Which bars in the lake do the candles in the lake agree with?
+"""Certification of stored bars against stored candles.
 
-Bars that were watched are compared with the table `candles` (backfilled or imported), a day at a time. One that agrees
-gets a revision that says `certified`, knowable from now on and with the same values; one that differs gets rows in
-`discrepancies` and goes to the archive's queue. Bars that were derived from candles are left out: they would certify
-themselves. So are the newest hours, which belong to the recorder: it may still revise them, and asks by itself.
+Watched bars are compared with the table `candles` (backfilled or imported), a day at a time. A bar that agrees gets a
+revision with `certified` set, knowable from now on, with the same values; one that differs gets rows in
+`discrepancies` and is queued for the archive. Bars derived from candles are left out: they would certify themselves.
+So are the newest hours, which belong to the recorder: it may still revise them, and requests their candles itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from storage.contracts.tables import BARS, DISCREPANCIES, REPAIRS
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
-# A bar this old is revised by no recorder any more: the recorder gives up on one two hours after its close.
+# No recorder revises a bar this old: it gives up on a bar two hours after its close.
 LIVE_NS: Final = BLIND_NS + 3_600 * NS
 
 _DAYS: Final = """
@@ -34,7 +34,7 @@ _DAYS: Final = """
     ORDER BY day
 """
 
-# Where several files or requests have a candle, the one that came last holds.
+# If several files or requests have a candle, the latest one counts.
 _PAIRS: Final = """
     WITH newest AS (
         SELECT instrument, width, ts_open, open AS their_open, high AS their_high, low AS their_low,
@@ -52,7 +52,7 @@ _PAIRS: Final = """
     SELECT * FROM whole JOIN newest USING (instrument, width, ts_open) ORDER BY instrument, width, ts_open
 """
 
-_TOLD: Final = """
+_REPORTED: Final = """
     SELECT DISTINCT instrument, width, ts_open, revision FROM discrepancies
     WHERE checked = 'import' AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
 """
@@ -64,16 +64,16 @@ _SHARES: Final = """
           AND (? IS NULL OR instrument = ? OR split_part(instrument, '|', 3) = ?)
           AND origin <> 'candle' AND trades_applicable
     ),
-    told AS (SELECT DISTINCT instrument, width, ts_open, true AS is_told FROM discrepancies),
+    reported AS (SELECT DISTINCT instrument, width, ts_open, true AS is_reported FROM discrepancies),
     candled AS (SELECT DISTINCT instrument, width, ts_open, true AS is_candled FROM candles)
     SELECT instrument, width, count(*) AS bars,
            count(*) FILTER (status NOT IN ('printed', 'quiet')) AS not_whole,
            count(*) FILTER (certified) AS certified,
-           count(*) FILTER (NOT certified AND is_told AND status IN ('printed', 'quiet')) AS differ,
-           count(*) FILTER (NOT certified AND is_told IS NULL AND is_candled IS NULL
+           count(*) FILTER (NOT certified AND is_reported AND status IN ('printed', 'quiet')) AS differ,
+           count(*) FILTER (NOT certified AND is_reported IS NULL AND is_candled IS NULL
                             AND status IN ('printed', 'quiet')) AS no_candle,
            round(count(*) FILTER (certified) / count(*), 4) AS share
-    FROM judged LEFT JOIN told USING (instrument, width, ts_open)
+    FROM judged LEFT JOIN reported USING (instrument, width, ts_open)
                 LEFT JOIN candled USING (instrument, width, ts_open)
     GROUP BY ALL ORDER BY instrument, width
 """
@@ -81,14 +81,14 @@ _SHARES: Final = """
 
 @dataclass(frozen=True, slots=True)
 class CertifyResult:
-    """What a run did.
+    """Outcome of a certification run.
 
     Args:
-        compared: bars that had a candle and had not been certified.
-        certified: bars of them that agree.
-        differ: bars of them that do not.
-        shares: a row for each instrument and width: bars, how many of them are not whole, certified, differ, or have
-            no candle, and the share that is certified.
+        compared: number of uncertified bars with a candle.
+        certified: number of these that agree.
+        differ: number of these that differ.
+        shares: one row per instrument and width: number of bars, of those not fully observed, certified, different and
+            without a candle, and the certified share.
     """
 
     compared: int
@@ -106,44 +106,44 @@ def certify(
     instrument: str | None = None,
     clock: TimeSource | None = None,
 ) -> CertifyResult:
-    """Compare the lake's bars with its candles, and commit what comes of it; a second run adds nothing.
+    """Compare the bars of the lake with its candles, and commit the results; a second run adds nothing.
 
     Args:
         lake: holds `bars` and `candles`.
-        settings: `bars.candle_trades`.
-        from_ns, to_ns: bars that open in this stretch; by default all but the newest three hours.
-        instrument: an id, or the venue's own name; all by default.
-        clock: says when the result is known.
+        settings: with `bars.candle_trades`.
+        from_ns, to_ns: range of bar opens (default: all but the newest three hours).
+        instrument: an id or the venue's name (default: all).
+        clock: stamps the results (default: wall clock).
     """
     now_ns = (clock or WallTime()).now_ns()
     to_ns = min(to_ns if to_ns is not None else now_ns, now_ns - LIVE_NS)
-    who = [instrument] * 3
+    instrument_filter = [instrument] * 3
     reach = [from_ns // US_NS, max(to_ns, from_ns) // US_NS]
     compared = agreed = 0
-    for row in lake.query(_DAYS, [*reach, *who]).to_pylist():
+    for row in lake.query(_DAYS, [*reach, *instrument_filter]).to_pylist():
         day = int(row["day"])
         start_us = max(day * DAY_NS // US_NS, reach[0])
         stop_us = min((day + 1) * DAY_NS // US_NS, reach[1])
-        found = _certify_stretch(lake, [start_us, stop_us], who, Tolerance.of(settings), now_ns)
+        found = _certify_range(lake, [start_us, stop_us], instrument_filter, Tolerance.of(settings), now_ns)
         compared, agreed = compared + found[0], agreed + found[1]
-    shares = lake.query(_SHARES, [*reach, *who])
+    shares = lake.query(_SHARES, [*reach, *instrument_filter])
     return CertifyResult(compared, agreed, compared - agreed, shares)
 
 
-def _certify_stretch(
-    lake: Lake, reach: list[int], who: list[str | None], tolerance: Tolerance, now_ns: int
+def _certify_range(
+    lake: Lake, reach: list[int], instrument_filter: list[str | None], tolerance: Tolerance, now_ns: int
 ) -> tuple[int, int]:
-    """Compare one stretch; return how many bars were compared, and how many agree."""
-    pairs = lake.query(_PAIRS, [*reach, *reach, *who])
+    """Compare one range; return the numbers of compared and of agreeing bars."""
+    pairs = lake.query(_PAIRS, [*reach, *reach, *instrument_filter])
     theirs = CandleFigures.of_table(pairs, "their_")
     differs = differences(CandleFigures.of_table(pairs), theirs, tolerance)
     is_unlike = np.asarray(differs.any(axis=0), np.bool_)
-    agreeing = _revised(pairs.filter(pa.array(~is_unlike)), now_ns)
-    told = {tuple(row.values()) for row in lake.query(_TOLD, reach).to_pylist()}
+    agreeing = _certified_revision(pairs.filter(pa.array(~is_unlike)), now_ns)
+    reported = {tuple(row.values()) for row in lake.query(_REPORTED, reach).to_pylist()}
     rows, repairs = [], []
     unlike = pairs.filter(pa.array(is_unlike))
     for bar, at in zip(unlike.to_pylist(), np.flatnonzero(is_unlike).tolist(), strict=True):
-        if (bar["instrument"], bar["width"], bar["ts_open"], bar["revision"]) not in told:
+        if (bar["instrument"], bar["width"], bar["ts_open"], bar["revision"]) not in reported:
             candle = CandleFigures(theirs.values[:, [at]])
             rows += rows_of([bar], candle, differs[:, [at]], checked=IMPORT, now_ns=now_ns)
             repairs.append(queued(bar, candle.of("trades")[0], now_ns))
@@ -161,8 +161,8 @@ def _certify_stretch(
     return pairs.num_rows, agreeing.num_rows
 
 
-def _revised(bars: pa.Table, now_ns: int) -> pa.Table:
-    """Return the next revision of bars that are certified now."""
+def _certified_revision(bars: pa.Table, now_ns: int) -> pa.Table:
+    """Return the next, certified revision of bars."""
     count = bars.num_rows
     changes: dict[str, Any] = {
         "certified": pa.array([True] * count, pa.bool_()),
@@ -174,7 +174,7 @@ def _revised(bars: pa.Table, now_ns: int) -> pa.Table:
 
 
 def _content(tables: dict[str, pa.Table]) -> str:
-    """Return a hash of what a batch is about, whenever it is made."""
+    """Return a hash of the keys of a batch, independent of the time it is made."""
     digest = sha256()
     for name, table in sorted(tables.items()):
         keys = [

@@ -1,8 +1,8 @@
-"""What does it cost to fetch what a backfill needs, where whoever reads pays?
+"""Cost of downloads from requester-pays archives.
 
-Prices are settings (`archive.usd_per_gb`, `archive.usd_per_1000`): Amazon's depend on where the reader stands. What is
-on the disk already costs nothing, and so does a question over REST, which has a weight instead. A size that nobody
-tells beforehand makes the price a question, not a guess.
+Prices are settings (`archive.usd_per_gb`, `archive.usd_per_1000`): Amazon's depend on the location of the reader.
+Objects already on disk cost nothing, and neither do REST requests, which have a weight instead. An object of unknown
+size makes the price unknown; it is not guessed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _GB: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class DownloadCost:
-    """What steps download.
+    """Size and price of the downloads of steps.
 
     Args:
-        size_bytes: of what is known.
-        unsized: steps whose size nobody tells.
+        size_bytes: total of the known sizes.
+        unsized: number of steps of unknown size.
         is_paid: whether any of it has a price.
-        usd: for what is known.
+        usd: price of the known sizes.
     """
 
     size_bytes: int = 0
@@ -36,10 +36,10 @@ class DownloadCost:
 
 
 def cost_of(steps: Sequence[BackfillStep], archive: ArchiveSettings) -> DownloadCost:
-    """Return what it costs to take steps.
+    """Return the cost of fetching steps.
 
     Args:
-        steps: as a source told them.
+        steps: as listed by a source.
         archive: the prices.
     """
     sizes = [step.size_bytes for step in steps]
@@ -53,10 +53,10 @@ def cost_of(steps: Sequence[BackfillStep], archive: ArchiveSettings) -> Download
 
 
 def check_cost(cost: DownloadCost, archive: ArchiveSettings, *, is_agreed: bool) -> None:
-    """Refuse what costs more than the settings allow, or nobody knows how much, unless someone has agreed.
+    """Refuse a cost above the limit of the settings, or an unknown one, unless the user has agreed.
 
     Raises:
-        RangeError: it does.
+        RangeError: the cost is too high or unknown.
     """
     if is_agreed or not cost.is_paid:
         return

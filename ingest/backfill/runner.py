@@ -1,8 +1,8 @@
-"""How is history filled in: which steps are left, what do they cost, and what became of them?
+"""Backfill driver: plans the remaining steps with their cost, fetches them and commits each as one batch.
 
-The driver knows no source's business. It lists the steps, leaves out those whose batch is in the lake, takes the
-others one by one and commits each as one batch under its key. So it may be killed anywhere and started again: what
-is committed is not asked for twice, and what was not is asked for again.
+The driver is independent of the sources. It lists the steps, skips those whose batch is in the lake, fetches the
+others one by one and commits each as one batch under its key. So it may be killed anywhere and started again:
+committed steps are not fetched twice, and the others are fetched again.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 T = TypeVar("T")
 
-# A step that is under way when someone stops may end within this; one that waits for the budget would take a minute.
+# Time for the step in progress to finish after a stop; waiting for the rate limit could take a minute.
 _PATIENCE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillPlan:
-    """What a wish needs.
+    """Remaining steps of a request, and their cost.
 
     Args:
-        steps: what is left, in the order in which it is taken, with its source.
-        held: steps whose batch is in the lake.
-        weight: what the steps that are left cost of the venue's budget.
-        minutes: how long that budget takes; 0 for less than one minute's worth, since it may be spent at once.
-        cost: what is downloaded, and its price where whoever reads pays.
+        steps: remaining steps in order, each with its source.
+        committed: number of steps whose batch is in the lake.
+        weight: total weight of the remaining steps in the rate limit.
+        minutes: time by the rate limit; 0 below one minute's limit, which may be spent at once.
+        cost: size and price of the downloads.
     """
 
     steps: tuple[tuple[BackfillSource, BackfillStep], ...]
-    held: int
+    committed: int
     weight: int
     minutes: float
     cost: DownloadCost
 
 
-NOTHING: Final = BackfillPlan((), 0, 0, 0.0, DownloadCost())
+EMPTY_PLAN: Final = BackfillPlan((), 0, 0, 0.0, DownloadCost())
 
 
 @dataclass(slots=True)
 class BackfillResult:
-    """What a backfill did.
+    """Outcome of a backfill.
 
     Args:
-        plan: what it set out to do.
-        taken: steps that were committed.
+        plan: its plan.
+        taken: number of committed steps.
         rows: rows new to the lake, by table.
-        refused: rows that went to quarantine.
-        absent: steps of which there was nothing to take, and why; they are asked for again at the next run.
-        is_stopped: someone ended it before its last step.
+        refused: number of quarantined rows.
+        absent: steps without data yet, with the reason; the next run retries them.
+        is_stopped: whether it was stopped before its last step.
     """
 
     plan: BackfillPlan
@@ -75,62 +75,62 @@ class BackfillResult:
 
     @property
     def left(self) -> int:
-        """Steps that the next run takes."""
+        """Number of steps left for the next run."""
         return len(self.plan.steps) - self.taken
 
 
-def check_wish(wish: BackfillRequest, now_ns: int) -> None:
-    """Refuse a range that cannot be meant.
+def check_range(request: BackfillRequest, now_ns: int) -> None:
+    """Refuse an invalid time range.
 
     Raises:
-        RangeError: it is reversed or empty, or lies in the future.
+        RangeError: it is reversed, empty or in the future.
     """
-    if wish.from_ns >= now_ns:
+    if request.from_ns >= now_ns:
         raise RangeError(
-            f"--from {iso(wish.from_ns)} lies in the future: it is {iso(now_ns)}", hint="times are UTC"
+            f"--from {iso(request.from_ns)} lies in the future: it is {iso(now_ns)}", hint="times are UTC"
         )
-    if wish.from_ns >= wish.to_ns:
+    if request.from_ns >= request.to_ns:
         raise RangeError(
-            f"--from {iso(wish.from_ns)} is not before --to {iso(wish.to_ns)}",
+            f"--from {iso(request.from_ns)} is not before --to {iso(request.to_ns)}",
             hint="the first is included, the second is not; a day goes from 2026-01-31 to 2026-02-01",
         )
-    if wish.to_ns > now_ns:
+    if request.to_ns > now_ns:
         raise RangeError(
-            f"--to {iso(wish.to_ns)} lies in the future: it is {iso(now_ns)}",
+            f"--to {iso(request.to_ns)} lies in the future: it is {iso(now_ns)}",
             hint="leave --to away to fill in up to now; times are UTC",
         )
 
 
 async def make_plan(
-    sources: Sequence[BackfillSource], wish: BackfillRequest, lake: Lake, settings: Settings
+    sources: Sequence[BackfillSource], request: BackfillRequest, lake: Lake, settings: Settings
 ) -> BackfillPlan:
-    """Return what a wish needs and what it costs; nothing is taken.
+    """Return the remaining steps of a request and their cost, without fetching.
 
     Raises:
-        VenueError: a source cannot say.
+        VenueError: a source cannot list its steps.
     """
-    listed = [(source, step) for source in sources for step in await source.steps(wish)]
-    held = committed(lake, [step.key for _, step in listed])
-    left = tuple((source, step) for source, step in listed if step.key not in held)
+    listed = [(source, step) for source in sources for step in await source.steps(request)]
+    existing = committed_keys(lake, [step.key for _, step in listed])
+    left = tuple((source, step) for source, step in listed if step.key not in existing)
     weight = sum(step.weight for _, step in left)
     return BackfillPlan(
         steps=left,
-        held=len(listed) - len(left),
+        committed=len(listed) - len(left),
         weight=weight,
         minutes=float(max(0, math.ceil(weight / weight_per_minute(settings)) - 1)),
         cost=cost_of([step for _, step in left], settings.archive),
     )
 
 
-def committed(lake: Lake, keys: Sequence[str]) -> set[str]:
-    """Return those of the keys whose batch is in the lake."""
+def committed_keys(lake: Lake, keys: Sequence[str]) -> set[str]:
+    """Return the keys whose batch is in the lake."""
     found = lake.query("SELECT batch_id FROM batches WHERE batch_id IN (SELECT unnest(?))", (list(keys),))
     return {str(key) for key in found["batch_id"].to_pylist()}
 
 
 async def run_backfill(
     sources: Sequence[BackfillSource],
-    wish: BackfillRequest,
+    request: BackfillRequest,
     lake: Lake,
     settings: Settings,
     *,
@@ -140,53 +140,53 @@ async def run_backfill(
     on_plan: Callable[[BackfillPlan], None] | None = None,
     on_step: Callable[[BackfillStep, BackfillResult], None] | None = None,
 ) -> BackfillResult:
-    """Fill in what a wish needs and the lake has not, oldest first.
+    """Fetch and commit the steps of a request that the lake lacks, oldest first.
 
     Args:
-        sources: asked in this order; their steps' keys differ.
-        wish: which time, of which coins.
-        lake: takes each step as one batch.
-        settings: the budget and the prices that a plan is told with.
-        dry_run: make the plan only.
-        stop: ends it in order between two steps; a step that takes longer than some seconds is given up.
-        goes_on: a step that cannot be taken counts as absent, and the next one is tried.
-        on_plan: is told what is left before the first step; what it raises ends the backfill.
-        on_step: is told of each step that was taken or is absent.
+        sources: used in this order; the keys of their steps differ.
+        request: time range and coins.
+        lake: stores each step as one batch.
+        settings: rate limit and prices, for the plan.
+        dry_run: only make the plan.
+        stop: stops between two steps; a step that takes longer than some seconds is cancelled.
+        goes_on: count a failed step as absent and continue.
+        on_plan: called with the plan before the first step; may raise to end the backfill.
+        on_step: called after each committed or absent step.
 
     Raises:
-        VenueError: a source failed; every step before is in the lake, and the same call goes on from there.
+        VenueError: a source failed; earlier steps are in the lake, and the same call resumes from there.
         LakeError: the lake refused a batch.
     """
-    plan = await _run(stop, make_plan(sources, wish, lake, settings))
-    done = BackfillResult(plan or NOTHING, is_stopped=plan is None)
+    plan = await _run(stop, make_plan(sources, request, lake, settings))
+    result = BackfillResult(plan or EMPTY_PLAN, is_stopped=plan is None)
     if plan is None:
-        return done
+        return result
     if on_plan is not None:
-        on_plan(done.plan)
+        on_plan(result.plan)
     if dry_run:
-        return done
-    for number, (source, step) in enumerate(done.plan.steps):
+        return result
+    for number, (source, step) in enumerate(result.plan.steps):
         try:
-            taken = await _run(stop, source.take(step))
+            taken = await _run(stop, source.fetch(step))
         except VenueError as error:
             if not goes_on:
-                raise _with_place(error, step, number, len(done.plan.steps)) from error
+                raise _with_place(error, step, number, len(result.plan.steps)) from error
             taken = StepResult({}, absent=error.message)
         if taken is None:
-            done.is_stopped = True
+            result.is_stopped = True
             break
         if taken.absent:
-            done.absent.append((step, taken.absent))
+            result.absent.append((step, taken.absent))
             logger.info("backfill step absent", step=step.key, reason=taken.absent)
         else:
             commit = write_batch(lake, taken.tables, batch_id=step.key, inputs=taken.inputs)
-            done.taken += 1
-            done.refused += commit.refused
+            result.taken += 1
+            result.refused += commit.refused
             for name, rows in commit.rows.items():
-                done.rows[name] = done.rows.get(name, 0) + rows
+                result.rows[name] = result.rows.get(name, 0) + rows
         if on_step is not None:
-            on_step(step, done)
-    return done
+            on_step(step, result)
+    return result
 
 
 async def _run(stop: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,8 +1,8 @@
-"""What is a backfill made of: steps that can be told beforehand, taken once each, and repeated without harm?
+"""Interface of a backfill source: steps known in advance, each fetched once, repeatable without harm.
 
-A source says which steps a wish needs, and turns one step into rows. The driver (`ingest.backfill.runner`) asks,
-commits each step's rows as one batch under the step's key, and leaves out the steps whose batch is in the lake: so a
-backfill that was killed goes on where it was, and one that is repeated does nothing.
+A source lists the steps that a request needs, and turns one step into rows. The driver (`ingest.backfill.runner`)
+commits the rows of each step as one batch under the step's key, and skips steps whose batch is in the lake: a killed
+backfill resumes, and a repeated one does nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What is to be filled in: `[from_ns, to_ns)` of some coins; no coins: all that the source has."""
+    """A time range `[from_ns, to_ns)` of some coins; no coins: all that the source has."""
 
     from_ns: int
     to_ns: int
@@ -25,13 +25,13 @@ class BackfillRequest:
 
 @dataclass(frozen=True, slots=True)
 class BackfillStep:
-    """One piece of work that is done whole or not at all.
+    """One unit of work, done whole or not at all.
 
     Args:
-        key: names it among all steps of all sources, and with it the batch that it becomes.
-        about: what it fetches, for people.
-        weight: what it costs of the venue's budget a minute; 0 for an object of an archive.
-        size_bytes: what is downloaded; None where nobody can tell beforehand.
+        key: unique among all steps of all sources; also the id of its batch.
+        about: description for people.
+        weight: weight in the venue's rate limit; 0 for an object of an archive.
+        size_bytes: size of the download (None: unknown in advance).
     """
 
     key: str
@@ -42,12 +42,12 @@ class BackfillStep:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step brought.
+    """Rows of a step, or why it has none.
 
     Args:
-        tables: rows by table; bars are derived by the source that knows how.
-        inputs: what they were made from: the answer's place in the journal, or the object and its SHA-256.
-        absent: why there was nothing to take; the step is asked for again at the next run. Empty: it was taken.
+        tables: rows by table; a source also derives the bars.
+        inputs: lineage of the rows: the position of the answer in the journal, or the object and its SHA-256.
+        absent: why there is nothing to fetch yet; the next run retries. Empty: it was fetched.
     """
 
     tables: Mapping[str, pa.Table]
@@ -56,14 +56,14 @@ class StepResult:
 
 
 class BackfillSource(Protocol):
-    """Where history comes from."""
+    """A source of history."""
 
-    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
-        """Return the steps that a wish needs, oldest first; asks as little as it can."""
+    async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
+        """Return the steps of a request, oldest first, with as few requests as possible."""
 
-    async def take(self, step: BackfillStep) -> StepResult:
-        """Fetch one step and make rows of it.
+    async def fetch(self, step: BackfillStep) -> StepResult:
+        """Fetch one step and return its rows.
 
         Raises:
-            VenueError: the source cannot be reached or refuses; nothing is kept and the step may be taken again.
+            VenueError: the source cannot be reached or refuses; nothing is stored and the step can be repeated.
         """

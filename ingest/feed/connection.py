@@ -1,8 +1,8 @@
-"""How is one socket kept open, subscribed and alive?
+"""One reconnecting WebSocket connection and its subscriptions.
 
-A link owns one connection at a time and gives every frame on as bytes. It answers for the connection only:
-stamping, journal and meaning are the recorder's. It reads what the connection itself must understand: pongs and
-the answers to subscriptions at Hyperliquid; heartbeats and `SYMBOL_NOT_SUPPORTED` at GaiaEx.
+A `Connection` keeps one socket open at a time and passes every frame to the sink as bytes. It handles the connection
+only: receipt times, journal and parsing belong to the recorder. It reads what the connection itself must understand:
+pongs and acknowledgements of subscriptions at Hyperliquid; heartbeats and `SYMBOL_NOT_SUPPORTED` at GaiaEx.
 """
 
 from __future__ import annotations
@@ -29,33 +29,35 @@ logger = get_logger(__name__)
 _MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 _NORMAL_CLOSE: Final = 1000
 _GONE: Final = 410
-# The letters after `{"channel":"` of frames that carry data: nothing in them is for us, and they are nearly all.
+# The letters after `{"channel":"` of data frames, which are nearly all frames and hold nothing for this class.
 _DATA: Final = frozenset({b"tra", b"bbo", b"l2B", b"act", b"can", b"all", b"fas"})
-_GAIA_BEAT: Final = b'"heartbeat"'
+_GAIA_HEARTBEAT: Final = b'"heartbeat"'
 _GAIA_REFUSAL: Final = b"SYMBOL_NOT_SUPPORTED"
 
 
 class Connection:
-    """Keeps one socket of the plan connected over whatever the venue does to it."""
+    """Keep one socket of the plan connected, and reconnect it after every loss."""
 
     def __init__(self, plan: ConnectionPlan, shared: ConnectionContext) -> None:
-        """Prepare a link; `run` connects."""
+        """Prepare a connection; `start` connects it."""
         self.plan = plan
         self.number = -1
         self.is_refused = False
         self.has_ended = False
-        self.desired = SubscriptionState(plan.wanted, timeout_s=shared.settings.record.ack_timeout_s)
+        self.subscriptions = SubscriptionState(plan.wanted, timeout_s=shared.settings.record.ack_timeout_s)
         self._shared = shared
         self._socket: DirectConnection | None = None
         self._failure: Exception | None = None
-        self._leaving = asyncio.Event()
-        self._left_because = ""
-        self._news = asyncio.Event()
-        self._beat = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._close_cause = ""
+        self._subscriptions_changed = asyncio.Event()
+        self._heartbeat = asyncio.Event()
         self._cause = ""
-        self._heard = ConnectionStats()
+        self._stats = ConnectionStats()
         self._task: asyncio.Task[None] | None = None
-        self._look = self._look_gaia if plan.venue == "gaiaex" else self._look_hyperliquid
+        self._handle_control = (
+            self._handle_gaiaex_control if plan.venue == "gaiaex" else self._handle_hyperliquid_control
+        )
 
     @property
     def is_open(self) -> bool:
@@ -67,43 +69,43 @@ class Connection:
         self._task = group.create_task(self._run(), name=f"socket {self.plan.name}")
         return self._task
 
-    def want(self, plan: ConnectionPlan) -> None:
-        """Change what is subscribed: the difference is said to the venue, the rest goes on untouched."""
-        for wanted in set(self.desired.wanted) - set(plan.wanted):
-            self._shared.watchdogs.unwatch(self.number, wanted.channel, wanted.coin)
+    def update_plan(self, plan: ConnectionPlan) -> None:
+        """Change the subscriptions: only the difference is sent to the venue."""
+        for removed in set(self.subscriptions.wanted) - set(plan.wanted):
+            self._shared.watchdogs.unwatch(self.number, removed.channel, removed.coin)
         self.plan = plan
-        self.desired.want(plan.wanted)
-        self._news.set()
+        self.subscriptions.set_wanted(plan.wanted)
+        self._subscriptions_changed.set()
 
-    def renew(self, wanted: Subscription) -> None:
-        """Give one subscription up and ask for it again."""
-        if self.desired.renew(wanted):
-            self._news.set()
+    def renew(self, subscription: Subscription) -> None:
+        """Unsubscribe from one stream and subscribe to it again."""
+        if self.subscriptions.renew(subscription):
+            self._subscriptions_changed.set()
 
     def pause(self, is_paused: bool) -> None:
-        """Stop reading, or read on."""
+        """Stop reading, or resume it."""
         if self._socket is not None:
             (self._socket.transport.pause_reading if is_paused else self._socket.transport.resume_reading)()
 
     def cut(self, cause: str) -> None:
-        """End the connection at once; the next one follows."""
+        """Abort the connection at once; a reconnect follows."""
         self._cause = self._cause or cause
         if self._socket is not None:
             self._socket.transport.abort()
 
-    def leave(self, cause: str) -> None:
-        """End for good: close the connection properly, or stop trying for one."""
-        self._left_because = cause
-        self._leaving.set()
+    def close(self, cause: str) -> None:
+        """End for good: close the connection properly, or stop connecting."""
+        self._close_cause = cause
+        self._closing.set()
         if self._socket is None and self._task is not None:
             self._task.cancel()
 
     async def _run(self) -> None:
-        shared, told = self._shared, ""
+        shared, last_cause = self._shared, ""
         backoff = Backoff(
             shared.settings.record, shared.random_source, patience=2.0 if self.plan.venue == "gaiaex" else 1.0
         )
-        while not self._leaving.is_set():
+        while not self._closing.is_set():
             if shared.has_timers:
                 await shared.handshakes[self.plan.venue].spend()
             began_s, failure = now(), None
@@ -117,14 +119,14 @@ class Connection:
             except (OSError, InvalidHandshake, TimeoutError, ConnectionClosed, EOFError) as error:
                 cause, failure = f"connect failed: {_describe(error)}", error
             else:
-                told, cause = "", await self._hold(socket)
+                last_cause, cause = "", await self._serve(socket)
             self.has_ended = shared.ends_with_venue and (
                 cause == _closed_text(_NORMAL_CLOSE) or _is_gone(failure)
             )
-            if self._leaving.is_set() or self.has_ended:
+            if self._closing.is_set() or self.has_ended:
                 return
             if self.is_refused:
-                await self._leaving.wait()  # until the symbol is taken from the plan
+                await self._closing.wait()  # until the symbol leaves the plan
                 return
             wait_s = backoff.failed(now() - began_s, failure)
             about = {
@@ -133,9 +135,9 @@ class Connection:
                 "cause": cause,
                 "wait_s": round(wait_s, 2),
             }
-            if cause != told:  # a venue that stays away is told of once
+            if cause != last_cause:  # log an outage once, not at every attempt
                 logger.warning("reconnecting", **about)
-            told = cause
+            last_cause = cause
             await asyncio.sleep(wait_s)
 
     async def _connect(self) -> DirectConnection:
@@ -151,21 +153,24 @@ class Connection:
         assert isinstance(socket, DirectConnection)
         return socket
 
-    async def _hold(self, socket: DirectConnection) -> str:
-        """Live on one connection until it ends; return why it did."""
+    async def _serve(self, socket: DirectConnection) -> str:
+        """Serve one connection until it ends; return the cause."""
         shared, number = self._shared, self._shared.next_number()
-        self.number, self._socket, self._cause, self._heard = number, socket, "", ConnectionStats()
-        self.desired.forget()
+        self.number, self._socket, self._cause, self._stats = number, socket, "", ConnectionStats()
+        self.subscriptions.reset()
         cause = "stopped"
-        helpers = [asyncio.create_task(_or_abort(helper, socket)) for helper in self._helpers(socket)]
+        helpers = [
+            asyncio.create_task(_abort_on_failure(helper, socket))
+            for helper in self._background_tasks(socket)
+        ]
         try:
             shared.sink.opened(number, self._about())
             logger.info(
                 "connected", url=self.plan.url, socket=self.plan.name, connection=number,
-                subscriptions=len(self.desired.wanted),
+                subscriptions=len(self.subscriptions.wanted),
             )  # fmt: skip
             self.pause(self._shared.is_paused)
-            await socket.give_all(self._taker(socket, number))
+            await socket.deliver_all(self._frame_handler(socket, number))
         except ConnectionClosed as closed:
             cause = self._cause or _closed_text(closed.rcvd.code if closed.rcvd else None)
         finally:
@@ -181,83 +186,90 @@ class Connection:
                 raise failure
         return cause
 
-    def _taker(self, socket: DirectConnection, number: int) -> Callable[[bytes], None]:
-        """Return what every frame passes through. Every microsecond in it is paid 80,000 times a second."""
-        give, look, heard = self._shared.sink.frame, self._look, self._heard
+    def _frame_handler(self, socket: DirectConnection, number: int) -> Callable[[bytes], None]:
+        """Return the function that every frame passes through, up to 80,000 times a second."""
+        deliver, handle_control, stats = self._shared.sink.frame, self._handle_control, self._stats
 
-        def take(body: bytes) -> None:
+        def handle(body: bytes) -> None:
             try:
                 if body[12:15] in _DATA:
-                    heard.frames += 1
+                    stats.frames += 1
                 else:
-                    look(body)
-                give(number, body)
+                    handle_control(body)
+                deliver(number, body)
             except Exception as error:
                 self._failure = error
-                socket.take = _drop
+                socket.deliver = _drop
                 socket.transport.abort()
 
-        return take
+        return handle
 
-    def _helpers(self, socket: ClientConnection) -> list[Coroutine[Any, Any, None]]:
-        helpers = [self._close_when_left(socket)]
+    def _background_tasks(self, socket: ClientConnection) -> list[Coroutine[Any, Any, None]]:
+        tasks = [self._close_on_request(socket)]
         if self.plan.venue == "gaiaex":
-            helpers.append(self._answer_beats(socket))
+            tasks.append(self._answer_heartbeats(socket))
         else:
-            helpers.append(subscribe(socket, self.desired, self._news, self._shared, self.plan.name))
+            tasks.append(
+                subscribe(
+                    socket, self.subscriptions, self._subscriptions_changed, self._shared, self.plan.name
+                )
+            )
         if self._shared.has_timers:
-            helpers.append(self._keep_alive(socket))
-        return helpers
+            tasks.append(self._keep_alive(socket))
+        return tasks
 
-    # What a connection hears that is no data.
+    # Control messages.
 
-    def _look_hyperliquid(self, body: bytes) -> None:
+    def _handle_hyperliquid_control(self, body: bytes) -> None:
         head = body[:64]
         if b'"pong"' in head:
-            self._heard.pongs += 1  # it proves the socket, and nothing of the feed
+            self._stats.pongs += 1  # it proves that the socket lives, not that the feed does
         elif b'"subscriptionResponse"' in head or b'"error"' in head:
-            news = self.desired.take(body)
-            if news is not None:
-                self._note(news)
+            change = self.subscriptions.handle_answer(body)
+            if change is not None:
+                self._apply_change(change)
         else:
-            self._heard.frames += 1
+            self._stats.frames += 1
 
-    def _note(self, news: SubscriptionChange) -> None:
-        wanted, watchdogs = news.wanted, self._shared.watchdogs
-        if news.verdict == "held":
-            watchdogs.watch(self.number, wanted.channel, wanted.coin, self._shared.clock.now_ns())
+    def _apply_change(self, change: SubscriptionChange) -> None:
+        subscription, watchdogs = change.subscription, self._shared.watchdogs
+        if change.outcome == "confirmed":
+            watchdogs.watch(self.number, subscription.channel, subscription.coin, self._shared.clock.now_ns())
             return
-        self._news.set()
-        if news.verdict == "refused":
-            watchdogs.unwatch(self.number, wanted.channel, wanted.coin)
+        self._subscriptions_changed.set()
+        if change.outcome == "refused":
+            watchdogs.unwatch(self.number, subscription.channel, subscription.coin)
             logger.warning(
-                "subscription refused", channel=wanted.channel, coin=wanted.coin, socket=self.plan.name
+                "subscription refused",
+                channel=subscription.channel,
+                coin=subscription.coin,
+                socket=self.plan.name,
             )
 
-    def _look_gaia(self, body: bytes) -> None:
-        self._heard.frames += 1
-        if _GAIA_BEAT in body[:64]:
-            self._beat.set()
+    def _handle_gaiaex_control(self, body: bytes) -> None:
+        self._stats.frames += 1
+        if _GAIA_HEARTBEAT in body[:64]:
+            self._heartbeat.set()
         elif _GAIA_REFUSAL in body[:256] and b'"error"' in body[:64]:
             self.is_refused = True
             self.cut("symbol not supported")
             logger.warning("symbol not supported", symbol=self.plan.symbol, url=self.plan.url)
 
-    # What a connection does beside receiving.
+    # Background tasks of a connection.
 
-    async def _answer_beats(self, socket: ClientConnection) -> None:
-        """Answer each heartbeat with the bare word that GaiaEx's example sends."""
+    async def _answer_heartbeats(self, socket: ClientConnection) -> None:
+        """Answer each heartbeat with the bare `ping` of GaiaEx's example."""
         while True:
-            await self._beat.wait()
-            self._beat.clear()
+            await self._heartbeat.wait()
+            self._heartbeat.clear()
             await socket.send("ping")
 
     async def _keep_alive(self, socket: ClientConnection) -> None:
-        self.cut(await keep_alive(socket, self._heard, self.desired, self._shared, self.plan.venue))
+        self.cut(await keep_alive(socket, self._stats, self.subscriptions, self._shared, self.plan.venue))
 
-    async def _close_when_left(self, socket: ClientConnection) -> None:
-        await self._leaving.wait()
-        self._cause = self._cause or self._left_because
+    async def _close_on_request(self, socket: ClientConnection) -> None:
+        await self._closing.wait()
+        self._cause = self._cause or self._close_cause
         await socket.close()
 
     def _about(self) -> dict[str, str]:
@@ -279,15 +291,15 @@ def _describe(error: BaseException) -> str:
 
 
 def _drop(body: bytes) -> None:
-    """Take a frame of a connection that has failed already."""
+    """Ignore a frame of a connection that has failed already."""
 
 
-async def _or_abort(helper: Coroutine[Any, Any, None], socket: ClientConnection) -> None:
-    """Run a helper of a connection; if it fails, the connection must not go on without it."""
+async def _abort_on_failure(helper: Coroutine[Any, Any, None], socket: ClientConnection) -> None:
+    """Run a background task of a connection, and abort the connection if the task fails."""
     try:
         await helper
     except ConnectionClosed:
-        return  # the receiver meets it too, and says why
+        return  # the receiver gets it too, and reports the cause
     except Exception:
         socket.transport.abort()
         raise

@@ -1,4 +1,4 @@
-"""What do all sockets of one recorder have in common?"""
+"""What all connections of one recorder share: settings, sink, rate limits, watchdogs, clock."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from storage.settings import Settings
 
 
 class Receiver(Protocol):
-    """Who takes what the sockets hear."""
+    """The consumer of what the sockets receive."""
 
     def opened(self, connection: int, about: dict[str, str]) -> None:
-        """A connection was opened: `url`, `venue`, `socket` (the plan's name) and, at GaiaEx, `symbol`."""
+        """Called after a connection was opened, with `url`, `venue`, `socket` (plan name) and, at GaiaEx, `symbol`."""
 
     def closed(self, connection: int, cause: str) -> None:
-        """That connection was lost."""
+        """Called after that connection was lost."""
 
     def frame(self, connection: int, body: bytes) -> None:
-        """A frame arrived."""
+        """Called with every received frame."""
 
 
 @dataclass(slots=True)
 class ConnectionContext:
-    """What all links of a recorder have in common.
+    """Settings and collaborators that all connections of a recorder share.
 
     Args:
         settings: sections `record` and `gaiaex`.
-        sink: takes frames and the news of connections.
-        messages: messages to Hyperliquid, which the venue counts over all connections.
-        handshakes: new connections, by venue; the chain's explorer counts as Hyperliquid.
-        watchdogs: told of what is subscribed.
-        random_source: draws the waits before reconnects.
-        clock: when a subscription was confirmed, for the watchdogs.
-        next_number: gives every connection its number.
-        has_timers: ping, pace, and end silent sockets; false where time is the venue's and not the wall's.
-        ends_with_venue: a clean close (1000) by the venue ends a link instead of a reconnect.
-        is_paused: nobody reads.
+        sink: receives frames, and opened and closed connections.
+        messages: rate limit of messages to Hyperliquid, which the venue counts over all connections.
+        handshakes: rate limits of new connections by venue; the chain's explorer counts as Hyperliquid.
+        watchdogs: detects stale streams among the confirmed subscriptions.
+        random_source: for the waits before reconnects.
+        clock: stamps confirmed subscriptions, for the watchdogs.
+        next_number: returns the number of the next connection.
+        has_timers: ping, limit rates and close silent sockets; false where the venue's clock drives time.
+        ends_with_venue: a clean close (1000) by the venue ends a connection instead of a reconnect.
+        is_paused: whether reading is paused.
     """
 
     settings: Settings

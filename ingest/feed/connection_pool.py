@@ -1,7 +1,8 @@
-"""How does one recorder keep all of its sockets, and change what they carry while they run?
+"""All sockets of one recorder, and changes to their subscriptions while they run.
 
-One link a socket, one number a connection, unique and rising over all of them; one budget of messages and one of
-handshakes, since the venue counts by address; one set of watchdogs, looked at once a second.
+The pool has one `Connection` per socket of the plan, connection numbers that rise over all sockets, one rate limit of
+messages and one of handshakes (the venue counts by address), and one stale-stream detector that is checked once a
+second.
 """
 
 from __future__ import annotations
@@ -27,34 +28,34 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _MESSAGES_PER_MINUTE: Final = 2000
-# Handshakes of one recorder never come closer than this: an upgrade cuts all sockets at one instant.
+# Least distance of two handshakes of one recorder, since an upgrade cuts all sockets at one instant.
 _STAGGER_S: Final = 0.1
-_LOOK_S: Final = 1.0
+_CHECK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """How the sockets stand, for people and metrics."""
+    """Counts of connections and subscriptions, for status and metrics."""
 
     connections_open: int
     connections_wanted: int
     subscriptions_acked: int
     subscriptions_missing: int
-    """Wanted, not confirmed and not refused, those of closed sockets among them."""
+    """Wanted but neither confirmed nor refused; includes those of closed sockets."""
     refused: tuple[str, ...]
-    """`channel coin` that Hyperliquid, and symbols that GaiaEx, said it has not."""
+    """Refused by the venue: `channel coin` at Hyperliquid, symbols at GaiaEx."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimiters:
-    """What one address may ask of the venues; one recorder's share of it."""
+    """Rate limits of one recorder: its share of what the venues allow an address."""
 
     messages: RateLimiter
     handshakes: dict[Venue, RateLimiter]
 
     @classmethod
     def of(cls, settings: Settings) -> RateLimiters:
-        """Return the budgets that the settings allow, divided among the shards."""
+        """Return the limits that the settings allow, divided among the shards."""
         record, (_, parts) = settings.record, parse_shard(settings.record.shard)
         hyperliquid = RateLimiter(
             RateLimitRule(max(1, record.handshakes_per_minute // parts), 60.0), RateLimitRule(1, _STAGGER_S)
@@ -95,17 +96,17 @@ class ConnectionPool:
         """Prepare the sockets; `run` connects them.
 
         Args:
-            plans: which sockets, and what they carry; `apply` changes it.
-            sink: takes frames and the news of connections.
+            plans: sockets and their subscriptions; `apply` changes them.
+            sink: receives frames, and opened and closed connections.
             settings: sections `record` and `gaiaex`.
-            has_timers: ping, pace, watch; false where time is the venue's and not the wall's.
+            has_timers: ping, limit rates and check for stale streams; false where the venue's clock drives time.
             ends_with_venue: `run` returns once the venue closed every Hyperliquid socket with code 1000.
-            clock: the one that frames are stamped with; the wall's by default.
-            seen_until: the instant up to which the watchdogs were told of all that was received, in nanoseconds of
-                `clock`; by default the present, which is right where `heard` is told before the next look.
+            clock: stamps frames (default: wall clock).
+            seen_until: returns the time up to which all received frames were reported to the watchdogs, in
+                nanoseconds of `clock` (default: the present, right if `record_frames` precedes each check).
             first_connection: number of the first connection.
-            random_source: draws the waits before reconnects.
-            budgets: by default what the settings allow.
+            random_source: for the waits before reconnects.
+            budgets: rate limits (default: by the settings).
         """
         self.watchdogs = StaleStreamDetector(settings.record)
         clock = clock or WallTime()
@@ -125,28 +126,28 @@ class ConnectionPool:
             has_timers=has_timers,
             ends_with_venue=ends_with_venue,
         )
-        self._links = {item.name: Connection(item, self._shared) for item in plans}
+        self._connections = {item.name: Connection(item, self._shared) for item in plans}
         self._group: asyncio.TaskGroup | None = None
         self._ended = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keep the sockets until `stop` is set, or the venue ends where that was asked.
+        """Run the sockets until `stop` is set, or until the venue ends (with `ends_with_venue`).
 
         Raises:
-            VenueError: an address is no WebSocket address.
+            VenueError: an address is not a WebSocket address.
             TickwalkError: what the sink raised.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for link in self._links.values():
-                    self._start(link)
-                watch = group.create_task(self._watch()) if self._has_timers else None
+                for connection in self._connections.values():
+                    self._start(connection)
+                watch = group.create_task(self._check_streams()) if self._has_timers else None
                 await run_unless(stop, self._ended.wait())
                 self._group = None
-                self.resume()  # who is leaving must read the other side's farewell
-                for link in self._links.values():
-                    link.leave("stopped")
+                self.resume()  # a closing connection must read the other side's close frame
+                for connection in self._connections.values():
+                    connection.close("stopped")
                 if watch is not None:
                     watch.cancel()
         except ExceptionGroup as failures:
@@ -155,86 +156,97 @@ class ConnectionPool:
             self._group = None
 
     def apply(self, plans: Sequence[ConnectionPlan]) -> None:
-        """Change what is wanted: only the difference is said to the venue, and only sockets it touches are.
+        """Apply new plans: only differences are sent to the venue, and only affected sockets change.
 
-        A symbol that GaiaEx refused is tried again when it was absent from the plans in between.
+        A symbol that GaiaEx refused is tried again after it was absent from the plans.
         """
         wanted = {item.name: item for item in plans}
-        for name in [name for name in self._links if name not in wanted]:
-            self._links.pop(name).leave("no longer wanted")
+        for name in [name for name in self._connections if name not in wanted]:
+            self._connections.pop(name).close("no longer wanted")
         for name, item in wanted.items():
-            link = self._links.get(name)
-            if link is not None and link.plan.url == item.url:
-                if link.plan != item:
-                    link.want(item)
+            connection = self._connections.get(name)
+            if connection is not None and connection.plan.url == item.url:
+                if connection.plan != item:
+                    connection.update_plan(item)
                 continue
-            if link is not None:
-                link.leave("address changed")
-            self._links[name] = Connection(item, self._shared)
+            if connection is not None:
+                connection.close("address changed")
+            self._connections[name] = Connection(item, self._shared)
             if self._group is not None:
-                self._start(self._links[name])
+                self._start(self._connections[name])
 
     def pause(self) -> None:
-        """Stop reading: the consumer lags. What the venue sends fills the system's buffers and then waits there."""
+        """Stop reading, since the consumer lags. Data of the venue then waits in the system's buffers."""
         self._set_paused(True)
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         self._set_paused(False)
 
     @property
     def state(self) -> PoolState:
-        """How the sockets stand."""
-        links = self._links.values()
+        """Present counts of connections and subscriptions."""
+        connections = self._connections.values()
         refused = [
             f"{want.channel} {want.coin}".strip()
-            for link in links
-            for want in sorted_wants(link.desired.refused)
+            for connection in connections
+            for want in sorted_wants(connection.subscriptions.refused)
         ]
         return PoolState(
-            connections_open=sum(link.is_open for link in links),
-            connections_wanted=sum(not link.is_refused for link in links),
-            subscriptions_acked=sum(len(link.desired.held) for link in links if link.is_open),
-            subscriptions_missing=sum(
-                len(link.desired.missing - link.desired.refused) if link.is_open else len(link.desired.wanted)
-                for link in links
+            connections_open=sum(connection.is_open for connection in connections),
+            connections_wanted=sum(not connection.is_refused for connection in connections),
+            subscriptions_acked=sum(
+                len(connection.subscriptions.confirmed) for connection in connections if connection.is_open
             ),
-            refused=(*refused, *(link.plan.symbol for link in links if link.is_refused)),
+            subscriptions_missing=sum(
+                len(connection.subscriptions.missing - connection.subscriptions.refused)
+                if connection.is_open
+                else len(connection.subscriptions.wanted)
+                for connection in connections
+            ),
+            refused=(
+                *refused,
+                *(connection.plan.symbol for connection in connections if connection.is_refused),
+            ),
         )
-
-    # How.
 
     def _set_paused(self, is_paused: bool) -> None:
         if is_paused == self._shared.is_paused:
             return
         self._shared.is_paused = is_paused
-        for link in self._links.values():
-            link.pause(is_paused)
+        for connection in self._connections.values():
+            connection.pause(is_paused)
 
-    def _start(self, link: Connection) -> None:
+    def _start(self, connection: Connection) -> None:
         assert self._group is not None
-        link.start(self._group).add_done_callback(self._check_end)
+        connection.start(self._group).add_done_callback(self._check_end)
 
     def _check_end(self, _: asyncio.Task[None]) -> None:
-        feeds = [link for link in self._links.values() if link.plan.venue == "hyperliquid"]
-        if self._ends_with_venue and feeds and all(link.has_ended for link in feeds):
+        feeds = [
+            connection for connection in self._connections.values() if connection.plan.venue == "hyperliquid"
+        ]
+        if self._ends_with_venue and feeds and all(connection.has_ended for connection in feeds):
             self._ended.set()
 
-    async def _watch(self) -> None:
-        """Look at the watchdogs, and do what they say."""
+    async def _check_streams(self) -> None:
+        """Check for stale streams, and act on what is found."""
         record = self._shared.settings.record
         while True:
-            await asyncio.sleep(min(_LOOK_S, record.silence_least_s / 4))
+            await asyncio.sleep(min(_CHECK_S, record.silence_least_s / 4))
             if self._shared.is_paused:
                 continue
-            by_number = {link.number: link for link in self._links.values() if link.is_open}
-            for event in self.watchdogs.look(self._seen_until()):
-                self._act(event, by_number)
+            by_number = {
+                connection.number: connection
+                for connection in self._connections.values()
+                if connection.is_open
+            }
+            for event in self.watchdogs.check(self._seen_until()):
+                self._handle_event(event, by_number)
 
-    def _act(self, event: Event, by_number: dict[int, Connection]) -> None:
+    def _handle_event(self, event: Event, by_number: dict[int, Connection]) -> None:
         match event:
             case StaleStream():
-                self._meet(event, by_number.get(event.connection))
+                self._handle_silence(event, by_number.get(event.connection))
             case StreamRecovered():
                 logger.info(
                     "stream recovered", channel=event.channel, coin=event.coin, connection=event.connection
@@ -249,8 +261,8 @@ class ConnectionPool:
                     measured_s=event.measured_s,
                 )
 
-    def _meet(self, silence: StaleStream, link: Connection | None) -> None:
-        if link is None:
+    def _handle_silence(self, silence: StaleStream, connection: Connection | None) -> None:
+        if connection is None:
             return
         about = f"{silence.channel} {silence.coin}".strip()
         if silence.is_news:
@@ -264,9 +276,9 @@ class ConnectionPool:
                 action="reconnect" if silence.is_lost else "subscribe again",
             )
         if silence.is_lost:
-            link.cut(f"{about} silent for {silence.silent_s:.0f} s")
+            connection.cut(f"{about} silent for {silence.silent_s:.0f} s")
         else:
-            link.renew(Subscription(silence.channel, silence.coin))
+            connection.renew(Subscription(silence.channel, silence.coin))
 
 
 def sorted_wants(wants: frozenset[Subscription]) -> list[Subscription]:

@@ -18,37 +18,37 @@ AnsweredRequest = tuple[dict[str, Any], RestAnswer]
 
 
 class InfoClient(Protocol):
-    """What asks `POST /info`: `RestClient`, or something around it."""
+    """A client of `POST /info`: `RestClient`, or a wrapper of it."""
 
     async def ask(self, request: Mapping[str, Any]) -> RestAnswer:
         """Return the answer, or raise `VenueError`."""
 
 
-async def ask_listings(rest: RestClient, settings: Settings) -> list[AnsweredRequest]:
-    """Ask what the venues list, as far as the settings name it; in the order in which it is to be learnt.
+async def request_listings(rest: RestClient, settings: Settings) -> list[AnsweredRequest]:
+    """Request the listings that the settings need, in the order in which a registry must take them.
 
     Raises:
         VenueError: a venue cannot be reached, or refuses.
     """
-    asked = await ask_markets(rest, settings.record.coins)
+    answered = await request_markets(rest, settings.record.coins)
     if settings.gaiaex.symbols:
         path = "symbols/list"
         answer = await rest.get(gaiaex.rest_url(settings.gaiaex.rest_url, path))
-        asked.append((gaiaex.question(path), answer))
-    return asked
+        answered.append((gaiaex.question(path), answer))
+    return answered
 
 
-async def ask_markets(asker: InfoClient, coins: Sequence[str]) -> list[AnsweredRequest]:
-    """Ask Hyperliquid what it lists, as far as names and patterns need it; in the order in which it is to be learnt.
+async def request_markets(client: InfoClient, coins: Sequence[str]) -> list[AnsweredRequest]:
+    """Request the Hyperliquid listings that names and patterns need, in the order in which a registry must take them.
 
     Raises:
         VenueError: the venue cannot be reached, or refuses.
     """
-    asked: list[AnsweredRequest] = []
+    answered: list[AnsweredRequest] = []
 
     async def ask(request: dict[str, Any]) -> RestAnswer:
-        asked.append((request, await asker.ask(request)))
-        return asked[-1][1]
+        answered.append((request, await client.ask(request)))
+        return answered[-1][1]
 
     if any(coin.startswith("@") or "/" in coin for coin in coins):
         await ask({"type": "spotMeta"})
@@ -59,17 +59,17 @@ async def ask_markets(asker: InfoClient, coins: Sequence[str]) -> list[AnsweredR
         for dex in wanted:
             await ask({"type": "meta", "dex": dex})
     await ask({"type": "meta"})
-    return asked
+    return answered
 
 
-def learn(registry: InstrumentRegistry, asked: Iterable[AnsweredRequest]) -> None:
-    """Have a registry learn from answers.
+def update_registry(registry: InstrumentRegistry, answered: Iterable[AnsweredRequest]) -> None:
+    """Give answers to a registry.
 
     Raises:
-        VenueError: one does not fit.
+        VenueError: an answer does not fit its schema.
     """
-    for request, answer in asked:
-        registry.take(request, msgspec.json.decode(answer.body), answer.received_ns)
+    for request, answer in answered:
+        registry.apply_answer(request, msgspec.json.decode(answer.body), answer.received_ns)
 
 
 def _dex_names(body: bytes) -> list[str]:

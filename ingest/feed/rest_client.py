@@ -1,8 +1,8 @@
-"""How are a venue's REST questions asked: within the budget, again when that helps, and never for ever?
+"""REST client with rate limits, retries and a total timeout.
 
-Answers are the raw bytes, for the journal; what they say is read elsewhere. A question is tried again after 429, a
-server error, a lost connection or an answer that is no JSON (a gateway's page), with jitter, and not before
-`Retry-After`. Other errors are the question's own, and final.
+Answers are the raw bytes, for the journal; they are parsed elsewhere. A request is retried after 429, a server error,
+a lost connection or an answer that is not JSON (a gateway's page), with jitter, and not before `Retry-After`. Other
+errors concern the request itself and are final.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ logger = get_logger(__name__)
 
 # GaiaEx states 20 a second for one path and nothing for the others (read 2026-11): a quarter of it is safe.
 _GETS: Final = RateLimitRule(5, 1.0)
-_ANSWERED_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRYABLE_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class RestAnswer:
-    """What a venue answered, and when by our clock it was asked and had answered (ns)."""
+    """Body of an answer, and the times of request and receipt by our clock (ns)."""
 
     body: bytes
     asked_ns: int
     received_ns: int
 
 
-class _Again(Exception):  # noqa: N818 - it is no error of the program, but a reason to ask again
-    """A try failed in a way that another may not."""
+class _Retryable(Exception):  # noqa: N818 - not an error of the program, but a reason to retry
+    """An attempt failed in a way that the next one may not."""
 
     def __init__(self, reason: str, *, least_wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -52,7 +52,7 @@ class _Again(Exception):  # noqa: N818 - it is no error of the program, but a re
 
 
 class RestClient:
-    """Asks a recorder's REST questions; an async context manager."""
+    """REST client of one recorder; an async context manager."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class RestClient:
         clock: TimeSource | None = None,
         random_source: random.Random | None = None,
     ) -> None:
-        """Prepare to ask.
+        """Prepare a client.
 
         Args:
             settings: section `record`.
-            budget: weight of `POST /info`; by default what the settings allow, divided among the shards.
-            clock: stamps questions and answers; the wall's by default.
-            random_source: draws the waits between tries.
+            budget: rate limit of `POST /info` weights (default: by the settings, divided among the shards).
+            clock: stamps requests and answers (default: wall clock).
+            random_source: for the waits between attempts.
         """
         record, (_, parts) = settings.record, parse_shard(settings.record.shard)
         self._record = record
@@ -78,7 +78,7 @@ class RestClient:
         self._gets = RateLimiter(RateLimitRule(max(1, _GETS.most // parts), _GETS.per_s))
         self._clock = clock or WallTime()
         self._random = random_source or random.Random()
-        # One silent answer must not take the time of the tries after it.
+        # One attempt without an answer must leave time for further ones.
         patience = httpx.Timeout(record.rest_timeout_s / 3, connect=record.connect_timeout_s)
         self._client = httpx.AsyncClient(timeout=patience)
 
@@ -98,38 +98,38 @@ class RestClient:
         """Return the answer of Hyperliquid's `POST /info` to a request such as `{"type": "meta"}`.
 
         Raises:
-            VenueError: it refused, or did not answer within `record.rest_timeout_s`.
+            VenueError: the venue refused, or did not answer within `record.rest_timeout_s`.
         """
         body = dict(request)
         weight = weight_of(body)
 
         async def attempt() -> RestAnswer:
             answer = await self._send("POST", self._record.info_url, json=body)
-            # What the rows of the answer weigh is known only now, and counted by the venue already.
+            # The weight of the answer's rows is known only now, and the venue has counted it.
             extra = weight_of(body, _rows(answer.body)) - weight
             self.budget.charge(extra, asyncio.get_running_loop().time())
             return answer
 
         what = str(body.get("type", "?"))
-        return await self._persist(attempt, lambda: self.budget.spend(weight), what, "record.info_url")
+        return await self._retry(attempt, lambda: self.budget.spend(weight), what, "record.info_url")
 
     async def get(self, url: str) -> RestAnswer:
-        """Return the answer of a `GET`, as GaiaEx has them.
+        """Return the answer of a `GET` request, which GaiaEx uses.
 
         Raises:
-            VenueError: it refused, or did not answer within `record.rest_timeout_s`.
+            VenueError: the venue refused, or did not answer within `record.rest_timeout_s`.
         """
         path = urlsplit(url).path
-        return await self._persist(lambda: self._send("GET", url), self._gets.spend, path, "gaiaex.rest_url")
+        return await self._retry(lambda: self._send("GET", url), self._gets.spend, path, "gaiaex.rest_url")
 
-    async def _persist(
+    async def _retry(
         self,
         attempt: Callable[[], Awaitable[RestAnswer]],
         spend: Callable[[], Awaitable[None]],
         what: str,
         key: str,
     ) -> RestAnswer:
-        """Try until there is an answer, a refusal, or no time left; waiting for one's first turn takes none of it."""
+        """Retry until an answer, a refusal or the timeout, which starts after the first wait for the rate limit."""
         timeout_s, reason = self._record.rest_timeout_s, "it is silent"
 
         def note(state: RetryCallState) -> None:
@@ -137,7 +137,7 @@ class RestClient:
             reason = str(_error_of(state))
             logger.debug("asking again", what=what, reason=reason)
 
-        async def paid() -> RestAnswer:
+        async def limited() -> RestAnswer:
             await spend()
             if patience.when() is None:
                 patience.reschedule(asyncio.get_running_loop().time() + timeout_s)
@@ -146,9 +146,9 @@ class RestClient:
         try:
             async with asyncio.timeout(None) as patience:
                 retrying = AsyncRetrying(
-                    retry=retry_if_exception_type(_Again), wait=self._wait_s, before_sleep=note
+                    retry=retry_if_exception_type(_Retryable), wait=self._wait_s, before_sleep=note
                 )
-                return await retrying(paid)
+                return await retrying(limited)
         except TimeoutError as error:
             raise VenueError(
                 f"the venue did not answer {what} within {timeout_s:g} s: {reason}",
@@ -156,34 +156,36 @@ class RestClient:
             ) from error
 
     async def _send(self, method: str, url: str, **more: Any) -> RestAnswer:
-        """Ask once."""
+        """Send a request once."""
         asked_ns = self._clock.now_ns()
         try:
             response = await self._client.request(method, url, **more)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-                raise VenueError(f"{_bare(url)!r} is not an address that can be asked") from error
-            raise _Again(f"{type(error).__name__} {error}".rstrip()) from error
+                raise VenueError(f"{_without_secrets(url)!r} is not an address that can be asked") from error
+            raise _Retryable(f"{type(error).__name__} {error}".rstrip()) from error
         received_ns = self._clock.now_ns()
         status = response.status_code
-        if status in _ANSWERED_AGAIN:
-            asked = response.headers.get("Retry-After", "")
-            raise _Again(f"it answered {status}", least_wait_s=float(asked) if asked.isdecimal() else 0.0)
+        if status in _RETRYABLE_STATUS:
+            retry_after = response.headers.get("Retry-After", "")
+            raise _Retryable(
+                f"it answered {status}", least_wait_s=float(retry_after) if retry_after.isdecimal() else 0.0
+            )
         if status != httpx.codes.OK:
             raise VenueError(
-                f"{_bare(url)} answered {status}: {response.text[:120]!r}",
-                hint="the question does not fit the venue",
+                f"{_without_secrets(url)} answered {status}: {response.text[:120]!r}",
+                hint="the venue does not accept this request",
             )
         try:
             msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _Again(f"it answered {response.text[:60]!r}, which is no JSON") from error
+            raise _Retryable(f"it answered {response.text[:60]!r}, which is no JSON") from error
         return RestAnswer(response.content, asked_ns, received_ns)
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """Full jitter, as the sockets have it, and what the venue asked for before it."""
+        """Return the wait before the next attempt: the venue's `Retry-After` plus full jitter."""
         error = _error_of(state)
-        least_s = error.least_wait_s if isinstance(error, _Again) else 0.0
+        least_s = error.least_wait_s if isinstance(error, _Retryable) else 0.0
         record = self._record
         longest_s = min(
             record.backoff_max_s, record.backoff_first_s * 2.0 ** min(state.attempt_number - 1, 30)
@@ -195,8 +197,8 @@ def _error_of(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
-def _bare(url: str) -> str:
-    """Return an address without what may be secret in it."""
+def _without_secrets(url: str) -> str:
+    """Return an address without parts that may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
 

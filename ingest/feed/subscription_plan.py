@@ -1,8 +1,9 @@
-"""Which subscription goes on which socket?
+"""Distribution of subscriptions over sockets within the venue's limits.
 
 Pure. Limits of Hyperliquid (rate limits, read 2026-08-22), per address: 10 connections, 1000 subscriptions.
-Trades of a coin go on two sockets where there is room, so that one may die unnoticed; the rest of a coin goes on one
-socket, where its channels vouch for each other. GaiaEx has one socket a symbol, and nothing to subscribe to.
+Trades of a coin go on two sockets where there is room, so that the loss of one makes no gap; the rest of a coin goes
+on one socket, where its channels show whether the socket still delivers. GaiaEx has one socket a symbol, without
+subscriptions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BLOCKS: Final = "explorerBlock"
 VENUE_WIDE: Final = frozenset({"allMids", "allDexsAssetCtxs", "fastAssetCtxs"})
 _VENUE_CONNECTIONS: Final = 10
 _VENUE_SUBSCRIPTIONS: Final = 1000
-# What a channel of ours is called on the wire, where its own name is not all of it.
+# Fields of a subscription message that differ from the name of our channel.
 _FIELDS: Final[dict[str, dict[str, object]]] = {
     "l2BookFast": {"type": "l2Book", "fast": True},
     "candle": {"interval": "1m"},
@@ -43,9 +44,9 @@ class Subscription:
     coin: str = ""
 
     def body(self) -> dict[str, Any]:
-        """Return the subscription as it is asked for.
+        """Return the body of the subscription message.
 
-        >>> Wanted("l2BookFast", "BTC").body()
+        >>> Subscription("l2BookFast", "BTC").body()
         {'type': 'l2Book', 'coin': 'BTC', 'fast': True}
         """
         body: dict[str, Any] = {"type": self.channel}
@@ -56,14 +57,14 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionPlan:
-    """What one socket is for.
+    """Address and subscriptions of one socket.
 
     Args:
-        name: the same as long as the socket has the same purpose.
+        name: stable while the socket has the same purpose.
         venue: `hyperliquid`, `chain` (its explorer's blocks) or `gaiaex`.
-        url: where to connect.
-        wanted: what to subscribe to, most urgent first.
-        symbol: GaiaEx only: whose book it is.
+        url: address of the socket.
+        wanted: subscriptions, most urgent first.
+        symbol: of the book; GaiaEx only.
     """
 
     name: str
@@ -76,12 +77,12 @@ class ConnectionPlan:
 @dataclass(slots=True)
 class _Basket:
     room: int
-    held: dict[Subscription, None] = field(default_factory=dict)
+    subscriptions: dict[Subscription, None] = field(default_factory=dict)
 
     def put(self, wants: Iterable[Subscription]) -> None:
         for want in wants:
-            if want not in self.held:
-                self.held[want] = None
+            if want not in self.subscriptions:
+                self.subscriptions[want] = None
                 self.room -= 1
 
 
@@ -96,26 +97,26 @@ def plan(
 
     Args:
         settings: sections `record` and `gaiaex`.
-        coins: the venue's names, the most important first; of a shard's own coins or of all.
+        coins: the venue's names, the most important first; coins of other shards are ignored.
         gaia_symbols: GaiaEx's names, likewise.
-        before: the plan in force: what is still wanted stays on its socket, since moving it would make a gap.
+        before: the plan in force; subscriptions still wanted stay on their socket, since moving one would make a gap.
 
     Raises:
-        SettingsError: it does not fit into what the venue or the settings allow.
+        SettingsError: the subscriptions exceed what the venue or the settings allow.
     """
     record = settings.record
     part, parts = parse_shard(record.shard)
     mine = [coin for coin in dict.fromkeys(coins) if shard_of(coin, parts) == part]
-    # A channel of the whole venue is one recorder's business; twice the same would not add up to one recording.
+    # Only the first shard records venue-wide channels: recorded twice, they would not merge into one recording.
     wide = [channel for channel in record.channels if channel in VENUE_WIDE] if part == 1 else []
     if record.clock == "venue":
-        baskets = [_whole(wide, mine, _coin_channels(settings))]
+        baskets = [_all_on_one(wide, mine, _coin_channels(settings))]
     else:
         baskets = _spread(settings, wide, mine, [item for item in before if item.venue == "hyperliquid"])
     sockets = [
-        ConnectionPlan(f"hyperliquid-{number}", "hyperliquid", record.ws_url, tuple(basket.held))
+        ConnectionPlan(f"hyperliquid-{number}", "hyperliquid", record.ws_url, tuple(basket.subscriptions))
         for number, basket in enumerate(baskets, 1)
-        if basket.held
+        if basket.subscriptions
     ]
     explorer = explorer_url(settings)
     if explorer and record.clock != "venue":
@@ -124,8 +125,8 @@ def plan(
     return sockets + _gaia(settings, symbols)
 
 
-def twinned(sockets: Iterable[ConnectionPlan]) -> list[str]:
-    """Return the coins whose trades more than one socket carries."""
+def duplicated_trades(sockets: Iterable[ConnectionPlan]) -> list[str]:
+    """Return the coins whose trades are on more than one socket."""
     seen: dict[str, int] = {}
     for socket in sockets:
         for want in socket.wanted:
@@ -135,7 +136,7 @@ def twinned(sockets: Iterable[ConnectionPlan]) -> list[str]:
 
 
 def explorer_url(settings: Settings) -> str:
-    """Return the explorer's socket; empty where there is none to be had."""
+    """Return the address of the explorer's socket; empty if there is none."""
     if settings.record.explorer_url != "auto":
         return settings.record.explorer_url
     parts = urlsplit(settings.record.ws_url)
@@ -147,7 +148,7 @@ def _coin_channels(settings: Settings) -> list[str]:
     return [channel for channel in settings.record.channels if channel not in VENUE_WIDE]
 
 
-def _whole(wide: Sequence[str], coins: Sequence[str], channels: Sequence[str]) -> _Basket:
+def _all_on_one(wide: Sequence[str], coins: Sequence[str], channels: Sequence[str]) -> _Basket:
     basket = _Basket(_VENUE_SUBSCRIPTIONS)
     basket.put(Subscription(channel) for channel in wide)
     basket.put(Subscription(channel, coin) for coin in coins for channel in channels)
@@ -172,16 +173,16 @@ def _spread(
     order = [Subscription(channel) for channel in wide] + [
         Subscription(channel, coin) for channel in channels for coin in coins
     ]
-    homes = _keep(baskets, before, set(order))
-    for want in (want for want in order[: len(wide)] if want not in homes):
+    placed = _keep_in_place(baskets, before, set(order))
+    for want in (want for want in order[: len(wide)] if want not in placed):
         next(basket for basket in baskets if basket.room > 0).put([want])
     for coin in coins:
-        _place(baskets, [want for want in (Subscription(c, coin) for c in channels) if want not in homes])
+        _place(baskets, [want for want in (Subscription(c, coin) for c in channels) if want not in placed])
     if copies:
-        _twin(baskets, coins, 1 + copies, before)
+        _duplicate_trades(baskets, coins, 1 + copies, before)
     rank = {want: at for at, want in enumerate(order)}
     for basket in baskets:
-        basket.held = dict.fromkeys(sorted(basket.held, key=rank.__getitem__))
+        basket.subscriptions = dict.fromkeys(sorted(basket.subscriptions, key=rank.__getitem__))
     return baskets
 
 
@@ -203,22 +204,22 @@ def _check_fits(settings: Settings, total: int, what: str) -> None:
         )
 
 
-def _keep(
+def _keep_in_place(
     baskets: list[_Basket], before: Sequence[ConnectionPlan], wanted: set[Subscription]
 ) -> set[Subscription]:
-    """Leave what is still wanted where it was, once; return what has a place by that."""
-    homes: set[Subscription] = set()
+    """Keep wanted subscriptions on their socket, each once; return those that were placed."""
+    placed: set[Subscription] = set()
     for item in before:
         at = int(item.name.rsplit("-", 1)[1]) - 1
         for want in item.wanted if at < len(baskets) else ():
-            if want in wanted and want not in homes and baskets[at].room > 0:
+            if want in wanted and want not in placed and baskets[at].room > 0:
                 baskets[at].put([want])
-                homes.add(want)
-    return homes
+                placed.add(want)
+    return placed
 
 
 def _place(baskets: list[_Basket], wants: Sequence[Subscription]) -> None:
-    """Put a coin's subscriptions where there is most room, together if they fit."""
+    """Put a coin's subscriptions on the emptiest socket, together if they fit."""
     roomiest = max(baskets, key=lambda basket: basket.room)
     if roomiest.room >= len(wants):
         roomiest.put(wants)
@@ -227,10 +228,10 @@ def _place(baskets: list[_Basket], wants: Sequence[Subscription]) -> None:
         max(baskets, key=lambda basket: basket.room).put([want])
 
 
-def _twin(
+def _duplicate_trades(
     baskets: list[_Basket], coins: Sequence[str], copies: int, before: Sequence[ConnectionPlan]
 ) -> None:
-    """Put trades on further sockets while there is room: where they were twinned before, then first coins first."""
+    """Put trades on further sockets while there is room: first where they were before, then in the order of coins."""
     for item in before:
         at = int(item.name.rsplit("-", 1)[1]) - 1
         for want in item.wanted if at < len(baskets) else ():
@@ -238,8 +239,8 @@ def _twin(
                 baskets[at].put([want])
     for coin in coins:
         want = Subscription(TRADES, coin)
-        while sum(want in basket.held for basket in baskets) < copies:
-            free = [basket for basket in baskets if want not in basket.held and basket.room > 0]
+        while sum(want in basket.subscriptions for basket in baskets) < copies:
+            free = [basket for basket in baskets if want not in basket.subscriptions and basket.room > 0]
             if not free:
                 break
             max(free, key=lambda basket: basket.room).put([want])

@@ -1,6 +1,6 @@
-"""What does an answer say is listed, on which dex, at which position?
+"""Listings in the venues' answers: names, dexes and positions.
 
-Answers of `POST /info` and of GaiaEx become the same facts. A scope is what one answer speaks of in whole: the perps
+Answers of `POST /info` and of GaiaEx become the same facts. A scope is what one answer lists completely: the perps
 of one dex, or the spot pairs of a venue; a name that a scope no longer holds is absent from it.
 """
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class ListingScope(NamedTuple):
-    """What an answer speaks of in whole; `dex` is empty for the first one and for spot."""
+    """What one answer lists completely; `dex` is empty for the first dex and for spot."""
 
     venue: str
     kind: str
@@ -30,13 +30,13 @@ class ListingScope(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ListedName:
-    """What a venue says of one name.
+    """One listed name.
 
     Args:
-        symbol: the venue's own name.
-        asset_index: its position; None where the venue has none.
-        size_decimals: decimals of a size; None where the venue does not say.
-        quote: the token it is paid or margined in, where known.
+        symbol: name at the venue.
+        asset_index: position in the list (None: the venue has none).
+        size_decimals: decimals of a size (None: not stated).
+        quote: token of payment or margin, where known.
         max_leverage: None for spot.
         is_delisted: still named, but no longer traded.
     """
@@ -73,16 +73,16 @@ class SpotMeta(msgspec.Struct):
 
 
 class Dex(msgspec.Struct):
-    """A perp dex that someone deployed."""
+    """A deployed perp dex."""
 
     name: str
 
 
-def fit(response: object, kind: type[T], what: str) -> T:
-    """Return an answer's JSON as a type.
+def convert_answer(response: object, kind: type[T], what: str) -> T:
+    """Convert the JSON of an answer to a type.
 
     Raises:
-        VenueError: it does not fit; the message says where.
+        VenueError: the answer does not fit; the message names the field.
     """
     try:
         return msgspec.convert(response, kind, strict=False)
@@ -93,8 +93,8 @@ def fit(response: object, kind: type[T], what: str) -> T:
         ) from error
 
 
-def perps(meta: Meta, tokens: Mapping[int, str]) -> list[ListedName]:
-    """Return what a dex lists; `tokens` names the margin token where it is known."""
+def perp_listings(meta: Meta, tokens: Mapping[int, str]) -> list[ListedName]:
+    """Return the perps of a dex; `tokens` maps token indices to names, where known."""
     quote = None if meta.collateral_token is None else tokens.get(meta.collateral_token)
     return [
         ListedName(item.name, position, item.sz_decimals, quote, item.max_leverage, bool(item.is_delisted))
@@ -102,7 +102,7 @@ def perps(meta: Meta, tokens: Mapping[int, str]) -> list[ListedName]:
     ]
 
 
-def spots(meta: SpotMeta) -> list[ListedName]:
+def spot_listings(meta: SpotMeta) -> list[ListedName]:
     """Return the spot pairs; sizes have the decimals of the base token."""
     tokens = {token.index: token for token in meta.tokens}
     found = []
@@ -113,14 +113,14 @@ def spots(meta: SpotMeta) -> list[ListedName]:
     return found
 
 
-def gaia_listed(path: str, response: object) -> tuple[ListingScope, list[ListedName]] | None:
-    """Return what an answer of GaiaEx lists; nothing where its question was another one."""
+def gaiaex_listings(path: str, response: object) -> tuple[ListingScope, list[ListedName]] | None:
+    """Return what an answer of GaiaEx lists; None for an answer to any other request."""
     if path == "symbols/list":
-        symbols = fit(response, Symbols, path).symbols
+        symbols = convert_answer(response, Symbols, path).symbols
         listed = [ListedName(item.symbol, max_leverage=item.max_leverage) for item in symbols]
         return ListingScope(gaiaex.VENUE, "perp", ""), listed
     if path == "spot/symbols":
-        pairs = fit(response, SpotSymbols, path).symbols
+        pairs = convert_answer(response, SpotSymbols, path).symbols
         return ListingScope(gaiaex.VENUE, "spot", ""), [
             ListedName(item.symbol, None, item.sz_decimals, item.quote_token) for item in pairs
         ]
@@ -130,7 +130,7 @@ def gaia_listed(path: str, response: object) -> tuple[ListingScope, list[ListedN
 def dex_names(metas: Iterable[Meta], known: tuple[str, ...]) -> list[str | None]:
     """Return the dex of each meta of `allPerpMetas`: by the order of `perpDexs` where that is known.
 
-    Where it is not, the prefix that all names of a later dex share tells; a dex without names stays unknown.
+    Otherwise by the prefix that all names of a later dex share; a dex without names stays unknown.
     """
     metas = list(metas)
     if len(known) == len(metas):
@@ -140,5 +140,7 @@ def dex_names(metas: Iterable[Meta], known: tuple[str, ...]) -> list[str | None]
 
 
 def parse_dexs(response: Any) -> tuple[str, ...]:
-    """Return the names of all perp dexes in order; the first has none, and stands as null in the answer."""
-    return tuple("" if dex is None else dex.name for dex in fit(response, list[Dex | None], "perpDexs"))
+    """Return the names of all perp dexes in order; the first is empty, and null in the answer."""
+    return tuple(
+        "" if dex is None else dex.name for dex in convert_answer(response, list[Dex | None], "perpDexs")
+    )

@@ -1,9 +1,9 @@
-"""What was so at a date: fees, what was listed, and which instruments traded most, by what was known then?
+"""Point-in-time reference data: fees, listings and the universe by volume.
 
-Every answer uses rows only that were knowable at its date, so that a row which is written later changes no earlier
-answer: a correction of an old fee holds from the day on which it became known, and one who wants today's knowledge of
-an old date says so (`known_ns`). A fee's row has no end as long as none was announced with it: the next row ends it.
-An instrument that was delisted later is in the universe of the days on which it was listed.
+Every query uses only rows that were knowable at its date, so that a row written later changes no earlier answer: a
+correction of an old fee counts from the day on which it became known. A caller that wants today's knowledge of an old
+date passes `known_ns`. A fee has no end unless one was announced with it: the next row ends it. An instrument that
+was delisted later is in the universe of the days on which it was listed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ _GAIAEX: Final = (
     "fee_rate in GaiaEx's documentation of /health, read 2026-08-22; for which role it does not say"
 )
 
-# (venue, kind, role, bps, in force from, source). The taker's of perps are those of `training/evaluation/costs.py`,
-# which no room below it may read: one base fee of 3.5 until May 2025, so that no early year looks cheaper than it may
-# have been. What is not written anywhere that was read has no row: the maker's fee and spot before May 2025, and
-# markets of deployers (HIP-3), who set their own scale.
+# (venue, kind, role, bps, in force from, source). The taker fees of perps have one base fee of 3.5 until May 2025, so
+# that no early year looks cheaper than it may have been. Fees that no source states have no row: the maker fee and
+# spot before May 2025, and markets of deployers (HIP-3), who set their own scale.
 _KNOWN: Final = (
     ("hyperliquid", "perp", "taker", 3.5, "2023-02-26", f"{_DOCS}: {_FLAT}; the higher holds throughout"),
     ("hyperliquid", "perp", "taker", 4.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
@@ -58,24 +57,24 @@ _INSTRUMENTS_AT: Final = """
     ORDER BY instrument
 """
 
-# The same trades may stand in bars and in candles, of several widths: the fullest account of an instrument counts.
+# The same trades may be in bars and in candles, of several widths: the largest sum of an instrument counts.
 _UNIVERSE: Final = """
     WITH known AS (
         SELECT instrument, width, ts_open, coalesce(notional, volume * close) AS notional FROM bars
         WHERE ts_open >= make_timestamptz(?) AND ts_close <= make_timestamptz(?) AND ts_knowable_ns <= ?
         QUALIFY row_number() OVER (PARTITION BY instrument, width, ts_open ORDER BY revision DESC) = 1
     ),
-    told AS (
+    venue_candles AS (
         SELECT instrument, width, ts_open, volume * close AS notional FROM candles
         WHERE ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?) AND ts_knowable_ns <= ?
         QUALIFY row_number() OVER (PARTITION BY instrument, width, ts_open ORDER BY ts_knowable_ns DESC, source) = 1
     ),
-    accounts AS (
+    sums AS (
         SELECT instrument, sum(notional) AS notional FROM known GROUP BY instrument, width
-        UNION ALL SELECT instrument, sum(notional) FROM told GROUP BY instrument, width
+        UNION ALL SELECT instrument, sum(notional) FROM venue_candles GROUP BY instrument, width
     ),
     traded AS (
-        SELECT instrument, max(notional) AS notional FROM accounts GROUP BY instrument HAVING max(notional) > 0
+        SELECT instrument, max(notional) AS notional FROM sums GROUP BY instrument HAVING max(notional) > 0
     ),
     listed AS (
         SELECT instrument, coalesce(state, if(is_delisted, 'delisted', 'listed')) AS state FROM instruments
@@ -91,7 +90,7 @@ _UNIVERSE: Final = """
 
 
 def seed_fees(lake: Lake) -> CommitResult:
-    """Write the fees that are known of the venues' documents; a second time adds nothing."""
+    """Write the fees of the venues' documents; a second call adds nothing."""
     rows: list[dict[str, Any]] = []
     for venue, kind, role, bps, since, source in _KNOWN:
         since_ns = parse_time_ns(since)
@@ -121,7 +120,7 @@ def fees_at(lake: Lake, at_ns: int, *, known_ns: int | None = None) -> pa.Table:
     Args:
         lake: holds the table `fees`.
         at_ns: the instant.
-        known_ns: use what was known by then; by default at the instant itself.
+        known_ns: use what was known by then (default: at the instant itself).
     """
     return lake.query(_FEES_AT, [at_ns // US_NS, at_ns if known_ns is None else known_ns, at_ns // US_NS])
 
@@ -136,15 +135,15 @@ def fee_bps(
     tier: str = BASE,
     known_ns: int | None = None,
 ) -> float:
-    """Return what a trade of an instrument cost at an instant, in basis points of its notional.
+    """Return the fee of a trade at an instant, in basis points of its notional.
 
     Args:
         lake: holds the table `fees`.
-        venue: where it was traded; not that of the id where a venue relays another's market.
-        instrument: its id.
-        role: who pays.
-        at_ns: when.
-        tier: by volume; `base` without any.
+        venue: where it was traded; differs from that of the id if a venue relays another's market.
+        instrument: id of the instrument.
+        role: maker or taker.
+        at_ns: time of the trade.
+        tier: volume tier.
         known_ns: see `fees_at`.
 
     Raises:
@@ -167,21 +166,21 @@ def fee_bps(
 
 
 def instruments_at(lake: Lake, at_ns: int) -> pa.Table:
-    """Return what the venues listed, and had delisted, at an instant: one row an instrument."""
+    """Return listed and delisted instruments at an instant, one row each."""
     return lake.query(_INSTRUMENTS_AT, [at_ns, at_ns])
 
 
 def universe(lake: Lake, at_ns: int, *, days: int, top: int) -> pa.Table:
     """Return the instruments that traded most in the days before an instant, by what was known then.
 
-    One that was delisted by then is left out; one that was delisted later is in it. Where the lake has no listing of
-    that time, `state` says so.
+    Instruments delisted by then are left out; those delisted later are included. `state` says where the lake has no
+    listing of that time.
 
     Args:
         lake: holds `bars`, `candles` and `instruments`.
         at_ns: the instant.
-        days: how far to look back, at least 1.
-        top: how many to return at most.
+        days: length of the look-back, at least 1.
+        top: largest number of instruments.
 
     Raises:
         RangeError: nothing was known to have traded.

@@ -1,20 +1,20 @@
-"""Which instruments exist, since when, under which id?
+"""Registry of instruments: ids, generations and states, from the venues' answers.
 
-The registry is fed with the venues' own answers, as they stand in the journal, and gives a row of `instruments` for
-what is new or changed. It is pure: the same answers give the same rows and ids, live and in replay.
+The registry is given the venues' answers, as they stand in the journal, and returns a row of `instruments` for what
+is new or changed. It is pure: the same answers give the same rows and ids, live and in replay.
 
 When is a name a new instrument? An id must never span two contracts, or a return would. A name gets the next
 generation (`~2` behind its id) when it trades again
 
-- with other size decimals or at another position than the instrument that had the name, whether that was seen to be
-  delisted in between or not: a venue keeps a row's position and lot size for as long as it is the same contract;
+- with other size decimals or at another position than the instrument that had the name, whether or not a delisting
+  was seen in between: a venue keeps a row's position and lot size for as long as it is the same contract;
 - after it was absent from the answers for longer than a day.
 
 It stays the same instrument when it comes back unchanged: after `isDelisted` (a halted market of a deployer shows
 so), or within a day of absence (one answer that lacked it is no delisting). Rejected: a new generation at every
 relisting, which would cut the series of a market that was only halted; and none at all, since a recycled name has
-other lots and another oracle (the venue's HIP-3 pages). A recycled contract of the same name, position and lots
-cannot be told from a halted one by the venue's answers.
+other lots and another oracle (the venue's HIP-3 pages). The venue's answers do not distinguish a recycled contract
+of the same name, position and lots from a halted one.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ingest.instruments.listings import (
     ListedName,
     ListingScope,
     SpotMeta,
+    convert_answer,
     dex_names,
-    fit,
-    gaia_listed,
+    gaiaex_listings,
     parse_dexs,
-    perps,
-    spots,
+    perp_listings,
+    spot_listings,
 )
 from ingest.instruments.patterns import expand
 from ingest.instruments.trading_calendar import calendar_of
@@ -50,8 +50,8 @@ _GENERATION: Final = re.compile(r"^(.*)~([2-9]|[1-9][0-9]+)$")
 
 
 @dataclass(slots=True)
-class _Held:
-    """What is known of a name: its newest row, and its id's generation."""
+class _KnownName:
+    """Newest row of a name, and the generation of its id."""
 
     scope: ListingScope
     listed: ListedName
@@ -60,65 +60,65 @@ class _Held:
     since_ns: int
     row_ns: int
     begins_ns: int = 0
-    """Before this the name was another contract's."""
+    """Before this the name belonged to another contract."""
 
 
 class InstrumentRegistry:
-    """Knows the instruments of Hyperliquid and GaiaEx by what they answered."""
+    """Instruments of Hyperliquid and GaiaEx, by their answers."""
 
     def __init__(self, venue: str = VENUE) -> None:
-        """Start knowing nothing.
+        """Start empty.
 
         Args:
-            venue: what Hyperliquid is called in instrument ids.
+            venue: name of Hyperliquid in instrument ids.
         """
         self._venue = venue
-        self._held: dict[str, _Held] = {}
+        self._known: dict[str, _KnownName] = {}
         self._metas: dict[str, Meta] = {}
         self._tokens: dict[int, str] = {}
         self._dexs: tuple[str, ...] = ()
-        self._spoken: set[ListingScope] = set()
-        self._wishes: dict[str, dict[str, Any]] = {}
+        self._covered_scopes: set[ListingScope] = set()
+        self._pending_requests: dict[str, dict[str, Any]] = {}
 
-    # What the venues answered.
+    # Answers of the venues.
 
-    def take(self, request: Mapping[str, Any], response: object, now_ns: int) -> list[dict[str, Any]]:
-        """Learn from an answer; return rows of `instruments` for what is new or changed.
+    def apply_answer(self, request: Mapping[str, Any], response: object, now_ns: int) -> list[dict[str, Any]]:
+        """Apply an answer; return rows of `instruments` for what is new or changed.
 
         Args:
-            request: the body of `POST /info`, or `gaiaex.question(...)`; other questions teach nothing.
+            request: the body of `POST /info`, or `gaiaex.question(...)`; other requests have no effect.
             response: the answer's JSON.
-            now_ns: when it arrived.
+            now_ns: receipt of the answer.
 
         Raises:
-            VenueError: the answer does not fit, or lists nothing where something was listed. Nothing is learnt then.
+            VenueError: the answer does not fit, or lists nothing where something was listed; it is not applied.
         """
         match request.get("type"):
             case "meta":
-                return self._take_metas({_dex(request): fit(response, Meta, "meta")}, now_ns)
+                return self._apply_metas({_dex(request): convert_answer(response, Meta, "meta")}, now_ns)
             case "metaAndAssetCtxs":
-                meta, _ = fit(response, tuple[Meta, Any], "metaAndAssetCtxs")
-                return self._take_metas({_dex(request): meta}, now_ns)
+                meta, _ = convert_answer(response, tuple[Meta, Any], "metaAndAssetCtxs")
+                return self._apply_metas({_dex(request): meta}, now_ns)
             case "allPerpMetas":
-                metas = fit(response, list[Meta], "allPerpMetas")
+                metas = convert_answer(response, list[Meta], "allPerpMetas")
                 named = zip(dex_names(metas, self._dexs), metas, strict=True)
-                return self._take_metas({dex: meta for dex, meta in named if dex is not None}, now_ns)
+                return self._apply_metas({dex: meta for dex, meta in named if dex is not None}, now_ns)
             case "perpDexs":
-                return self._take_dexs(parse_dexs(response), now_ns)
+                return self._apply_dexs(parse_dexs(response), now_ns)
             case "spotMeta":
-                return self._take_spot(fit(response, SpotMeta, "spotMeta"), now_ns)
+                return self._apply_spot(convert_answer(response, SpotMeta, "spotMeta"), now_ns)
             case "spotMetaAndAssetCtxs":
-                spot, _ = fit(response, tuple[SpotMeta, Any], "spotMetaAndAssetCtxs")
-                return self._take_spot(spot, now_ns)
+                spot, _ = convert_answer(response, tuple[SpotMeta, Any], "spotMetaAndAssetCtxs")
+                return self._apply_spot(spot, now_ns)
             case gaiaex.VENUE:
-                found = gaia_listed(str(request.get("path")), response)
+                found = gaiaex_listings(str(request.get("path")), response)
                 return self._refresh(*found, now_ns) if found else []
         return []
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take over what earlier recordings wrote: rows of `instruments`, of which the newest of a name holds.
+        """Restore rows of `instruments` from earlier recordings; the newest row of a name is in force.
 
-        The one before a recycled name's tells when the name became free.
+        The row before a recycled name's tells when the name became free.
         """
         for row in sorted(rows, key=lambda row: (row["generation"] or 1, row["ts_knowable_ns"])):
             base = f"{row['venue']}|{row['kind']}|{row['symbol']}"
@@ -135,140 +135,140 @@ class InstrumentRegistry:
             at_ns = row["ts_knowable_ns"]
             scope = ListingScope(row["venue"], row["kind"], _scope_dex(row["venue"], row["symbol"]))
             generation = row["generation"] or 1
-            before = self._held.get(base)
+            previous = self._known.get(base)
             begins_ns = 0
-            if before is not None:
-                begins_ns = before.since_ns if before.generation < generation else before.begins_ns
-            self._held[base] = _Held(scope, listed, state, generation, at_ns, at_ns, begins_ns)
+            if previous is not None:
+                begins_ns = previous.since_ns if previous.generation < generation else previous.begins_ns
+            self._known[base] = _KnownName(scope, listed, state, generation, at_ns, at_ns, begins_ns)
 
-    # What is known.
+    # Queries.
 
     def instrument_id(self, coin: str, venue: str | None = None) -> str:
-        """Return the id of the instrument that has a name now; `venue` is Hyperliquid unless given."""
+        """Return the id of the instrument that has a name now (default venue: Hyperliquid)."""
         base = instrument_id(coin, venue or self._venue)
-        held = self._held.get(base)
-        return base if held is None else _with_generation(base, held.generation)
+        known = self._known.get(base)
+        return base if known is None else _with_generation(base, known.generation)
 
     def begins_ns(self, instrument: str) -> int:
-        """Return the instant before which an instrument's name was another contract's; 0 where it never was.
+        """Return the instant before which an instrument's name belonged to another contract; 0 if it never did.
 
-        The venue resends prints by name, those of the contract before among them.
+        The venue resends trades by name, including those of the previous contract.
         """
         base, generation = _without_generation(instrument)
-        held = self._held.get(base)
-        return held.begins_ns if held is not None and held.generation == generation else 0
+        known = self._known.get(base)
+        return known.begins_ns if known is not None and known.generation == generation else 0
 
     def is_listed(self, instrument: str) -> bool:
-        """Say whether an instrument trades; what no answer has spoken of yet counts as trading."""
+        """Return whether an instrument trades; one that no answer covers yet counts as trading."""
         base, generation = _without_generation(instrument)
-        held = self._held.get(base)
-        if held is not None:
-            return held.state == "listed" and held.generation == generation
+        known = self._known.get(base)
+        if known is not None:
+            return known.state == "listed" and known.generation == generation
         venue, kind, symbol = base.split("|", 2)
         dex = _scope_dex(venue, symbol)
-        # Where the dexes are known, a name on another one is a name misspelt (they are byte-exact too).
+        # Once the dexes are known, a name on another dex is misspelt (dex names are byte-exact too).
         is_known_dex = not (dex and self._dexs) or dex in self._dexs
-        return is_known_dex and ListingScope(venue, kind, dex) not in self._spoken
+        return is_known_dex and ListingScope(venue, kind, dex) not in self._covered_scopes
 
     def listed(self, venue: str | None = None) -> tuple[str, ...]:
-        """Return the names that trade on a venue (Hyperliquid unless given), dex by dex as they were first listed."""
+        """Return the names that trade on a venue (default: Hyperliquid), by dex and first listing."""
         chosen = venue or self._venue
         return tuple(
-            held.listed.symbol
-            for held in self._held.values()
-            if held.state == "listed" and held.scope.venue == chosen
+            known.listed.symbol
+            for known in self._known.values()
+            if known.state == "listed" and known.scope.venue == chosen
         )
 
     def universe(self, dex: str = "") -> tuple[str, ...]:
-        """Return a dex's names by position, delisted ones among them; empty before its `meta` was answered."""
+        """Return a dex's names by position, including delisted ones; empty before its `meta` was answered."""
         meta = self._metas.get(dex)
         return tuple(item.name for item in meta.universe) if meta else ()
 
     def pair_up(self, dex: str, contexts: Sequence[T]) -> list[tuple[str, T]]:
-        """Name contexts that a message gives by position only.
+        """Return the names of contexts that a message lists by position only.
 
         Raises:
-            VenueError: the dex's universe is not known or has another length, so that every name behind a new one
-                would be wrong; `wishes` then asks for it anew.
+            VenueError: the universe of the dex is unknown or has another length, so that names would be wrong;
+                `pending_requests` then holds the request for it.
         """
         names = self.universe(dex)
         if len(names) != len(contexts):
-            self._wishes[dex] = {"type": "meta", "dex": dex} if dex else {"type": "meta"}
+            self._pending_requests[dex] = {"type": "meta", "dex": dex} if dex else {"type": "meta"}
             raise VenueError(
                 f"{len(contexts)} contexts of dex {dex!r} cannot be named: its universe has {len(names)} names"
             )
         return list(zip(names, contexts, strict=True))
 
     @property
-    def wishes(self) -> list[dict[str, Any]]:
-        """Questions whose answer would mend what could not be named; each stands until it is answered."""
-        return list(self._wishes.values())
+    def pending_requests(self) -> list[dict[str, Any]]:
+        """Requests for universes that were missing or outdated; each stays until it is answered."""
+        return list(self._pending_requests.values())
 
     def expand(
         self, patterns: Iterable[str], venue: str | None = None, *, leaves_out_gone: bool = False
     ) -> tuple[str, ...]:
-        """Return the names that patterns stand for, each once, in the order asked.
+        """Return the names that match patterns, each once, in the order of the patterns.
 
-        A name stands for itself, byte-exact; `*`, `xyz:*` and `@*` stand for what trades now and fits. Outcomes (`#`)
-        come only by name.
+        A name matches itself, byte-exact; `*`, `xyz:*` and `@*` match what trades now. Outcomes (`#`) match only by
+        name.
 
         Args:
             patterns: names and patterns.
-            venue: Hyperliquid unless given.
-            leaves_out_gone: a name that was listed once, and a pattern, may stand for nothing: a recorder must
-                outlive what it records, and go on with it when it is back.
+            venue: where the names trade (default: Hyperliquid).
+            leaves_out_gone: leave out delisted names and patterns that match nothing, instead of an error: a
+                recorder must outlive its instruments, and go on when they return.
 
         Raises:
-            InstrumentError: a name does not trade, or a pattern fits nothing; the hint names the nearest.
+            InstrumentError: a name does not trade, or a pattern matches nothing; the hint names the nearest.
         """
         chosen = venue or self._venue
 
         def is_gone(name: str) -> bool:
-            is_known = instrument_id(name, chosen) in self._held or bool(_GLOB & set(name))
+            is_known = instrument_id(name, chosen) in self._known or bool(_GLOB & set(name))
             return leaves_out_gone and is_known
 
         return expand(
-            patterns, self.listed(chosen), chosen, lambda name: self._fate(name, chosen), is_gone=is_gone
+            patterns, self.listed(chosen), chosen, lambda name: self._refusal(name, chosen), is_gone=is_gone
         )
 
-    # How.
-
-    def _take_metas(self, metas: Mapping[str, Meta], now_ns: int) -> list[dict[str, Any]]:
-        listed = {dex: perps(meta, self._tokens) for dex, meta in metas.items()}
+    def _apply_metas(self, metas: Mapping[str, Meta], now_ns: int) -> list[dict[str, Any]]:
+        listed = {dex: perp_listings(meta, self._tokens) for dex, meta in metas.items()}
         for dex, names in listed.items():
             self._refuse_empty(ListingScope(self._venue, "perp", dex), names)
         rows = []
         for dex, names in listed.items():
             self._metas[dex] = metas[dex]
-            self._wishes.pop(dex, None)
+            self._pending_requests.pop(dex, None)
             rows += self._refresh(ListingScope(self._venue, "perp", dex), names, now_ns)
         return rows
 
-    def _take_spot(self, spot: SpotMeta, now_ns: int) -> list[dict[str, Any]]:
-        rows = self._refresh(ListingScope(self._venue, "spot", ""), spots(spot), now_ns)
+    def _apply_spot(self, spot: SpotMeta, now_ns: int) -> list[dict[str, Any]]:
+        rows = self._refresh(ListingScope(self._venue, "spot", ""), spot_listings(spot), now_ns)
         self._tokens = {token.index: token.name for token in spot.tokens}
-        # Now the margin tokens have names.
+        # The margin tokens have names now.
         for dex, meta in self._metas.items():
-            rows += self._refresh(ListingScope(self._venue, "perp", dex), perps(meta, self._tokens), now_ns)
+            rows += self._refresh(
+                ListingScope(self._venue, "perp", dex), perp_listings(meta, self._tokens), now_ns
+            )
         return rows
 
-    def _take_dexs(self, dexs: tuple[str, ...], now_ns: int) -> list[dict[str, Any]]:
+    def _apply_dexs(self, dexs: tuple[str, ...], now_ns: int) -> list[dict[str, Any]]:
         if not dexs:
             raise VenueError("the venue's perpDexs is empty")
         self._dexs = dexs
-        scopes = {held.scope for held in self._held.values()}
+        scopes = {known.scope for known in self._known.values()}
         gone = sorted(s for s in scopes if s.venue == self._venue and s.kind == "perp" and s.dex not in dexs)
         rows = []
         for scope in gone:
             self._metas.pop(scope.dex, None)
-            rows += self._drop(scope, set(), now_ns)
+            rows += self._mark_absent(scope, set(), now_ns)
         return rows
 
     def _refresh(self, scope: ListingScope, names: Sequence[ListedName], now_ns: int) -> list[dict[str, Any]]:
-        """Compare a scope with what is held of it."""
+        """Compare an answer with the known names of its scope."""
         self._refuse_empty(scope, names)
-        self._spoken.add(scope)
-        # A recycled name may stand twice, once delisted: the row that trades has the name.
+        self._covered_scopes.add(scope)
+        # A recycled name may occur twice, once delisted: it belongs to the row that trades.
         found: dict[str, ListedName] = {}
         for item in sorted(names, key=lambda item: not item.is_delisted):
             found[f"{scope.venue}|{kind_of(item.symbol)}|{item.symbol}"] = item
@@ -276,84 +276,87 @@ class InstrumentRegistry:
         for item in names:
             base = f"{scope.venue}|{kind_of(item.symbol)}|{item.symbol}"
             if found.get(base) is item:
-                rows += self._see(base, scope, item, now_ns)
-        return rows + self._drop(scope, set(found), now_ns)
+                rows += self._update_name(base, scope, item, now_ns)
+        return rows + self._mark_absent(scope, set(found), now_ns)
 
     def _refuse_empty(self, scope: ListingScope, names: Sequence[ListedName]) -> None:
-        if not names and any(h.scope == scope and h.state == "listed" for h in self._held.values()):
+        if not names and any(h.scope == scope and h.state == "listed" for h in self._known.values()):
             what = f"{scope.venue} {scope.kind} {scope.dex}".rstrip()
             raise VenueError(f"the answer lists nothing for {what}, where something traded before")
 
-    def _see(self, base: str, scope: ListingScope, item: ListedName, now_ns: int) -> list[dict[str, Any]]:
+    def _update_name(
+        self, base: str, scope: ListingScope, item: ListedName, now_ns: int
+    ) -> list[dict[str, Any]]:
         state = "delisted" if item.is_delisted else "listed"
-        held = self._held.get(base)
-        if held is not None and item.quote is None:
-            item = dataclasses.replace(item, quote=held.listed.quote)  # not said here is not unsaid
-        if held is None:
-            self._held[base] = _Held(scope, item, state, 1, now_ns, 0)
-        elif _is_recycled(held, item, now_ns):
-            begins_ns = now_ns if held.state == "listed" else held.since_ns
-            rows = self._end(base, held, now_ns)
-            self._held[base] = _Held(scope, item, state, held.generation + 1, now_ns, 0, begins_ns)
+        known = self._known.get(base)
+        if known is not None and item.quote is None:
+            # This answer does not state the quote token; an earlier one did.
+            item = dataclasses.replace(item, quote=known.listed.quote)
+        if known is None:
+            self._known[base] = _KnownName(scope, item, state, 1, now_ns, 0)
+        elif _is_recycled(known, item, now_ns):
+            begins_ns = now_ns if known.state == "listed" else known.since_ns
+            rows = self._end(base, known, now_ns)
+            self._known[base] = _KnownName(scope, item, state, known.generation + 1, now_ns, 0, begins_ns)
             return [*rows, self._row(base, now_ns)]
-        elif (held.listed, held.state) == (item, state):
+        elif (known.listed, known.state) == (item, state):
             return []
         else:
-            held.listed, held.state, held.since_ns = item, state, now_ns
+            known.listed, known.state, known.since_ns = item, state, now_ns
         return [self._row(base, now_ns)]
 
-    def _end(self, base: str, held: _Held, now_ns: int) -> list[dict[str, Any]]:
-        """Close an instrument whose name another one has taken, unless it had ended before."""
-        if held.state != "listed":
+    def _end(self, base: str, known: _KnownName, now_ns: int) -> list[dict[str, Any]]:
+        """End an instrument whose name another one has taken, unless it had ended before."""
+        if known.state != "listed":
             return []
-        held.state = "delisted"
+        known.state = "delisted"
         return [self._row(base, now_ns)]
 
-    def _drop(self, scope: ListingScope, present: set[str], now_ns: int) -> list[dict[str, Any]]:
+    def _mark_absent(self, scope: ListingScope, present: set[str], now_ns: int) -> list[dict[str, Any]]:
         rows = []
-        for base, held in self._held.items():
-            if held.scope == scope and base not in present and held.state != "absent":
-                held.state, held.since_ns = "absent", now_ns
+        for base, known in self._known.items():
+            if known.scope == scope and base not in present and known.state != "absent":
+                known.state, known.since_ns = "absent", now_ns
                 rows.append(self._row(base, now_ns))
         return rows
 
     def _row(self, base: str, now_ns: int) -> dict[str, Any]:
-        held = self._held[base]
-        # Answers may arrive at one instant, and a row's key is its instrument and time.
-        held.row_ns = max(now_ns, held.row_ns + 1)
+        known = self._known[base]
+        # Two answers may arrive at one instant, and the key of a row is its instrument and time.
+        known.row_ns = max(now_ns, known.row_ns + 1)
         return {
-            "instrument": _with_generation(base, held.generation),
-            "venue": held.scope.venue,
-            "kind": kind_of(held.listed.symbol),
-            "symbol": held.listed.symbol,
-            "dex": _dex_of(held.listed.symbol),
-            "asset_index": held.listed.asset_index,
-            "size_decimals": held.listed.size_decimals,
-            "quote": held.listed.quote,
-            "max_leverage": held.listed.max_leverage,
-            "state": held.state,
-            "is_delisted": held.state != "listed",
-            "generation": held.generation,
+            "instrument": _with_generation(base, known.generation),
+            "venue": known.scope.venue,
+            "kind": kind_of(known.listed.symbol),
+            "symbol": known.listed.symbol,
+            "dex": _dex_of(known.listed.symbol),
+            "asset_index": known.listed.asset_index,
+            "size_decimals": known.listed.size_decimals,
+            "quote": known.listed.quote,
+            "max_leverage": known.listed.max_leverage,
+            "state": known.state,
+            "is_delisted": known.state != "listed",
+            "generation": known.generation,
             "session": calendar_of(base),
-            "ts_knowable_ns": held.row_ns,
+            "ts_knowable_ns": known.row_ns,
         }
 
-    def _fate(self, coin: str, venue: str) -> str:
-        """Return why a name cannot be recorded, or nothing; one that no answer spoke of is taken as written."""
+    def _refusal(self, coin: str, venue: str) -> str:
+        """Return why a name cannot be recorded, or an empty string; a name that no answer covers is accepted."""
         if self.is_listed(self.instrument_id(coin, venue)):
             return ""
-        return "is delisted" if instrument_id(coin, venue) in self._held else "is not listed"
+        return "is delisted" if instrument_id(coin, venue) in self._known else "is not listed"
 
 
-def _is_recycled(held: _Held, item: ListedName, now_ns: int) -> bool:
-    """Say whether a name that trades is another contract than the one that had it; see the module for the rule."""
+def _is_recycled(known: _KnownName, item: ListedName, now_ns: int) -> bool:
+    """Return whether a name that trades is another contract than before; the module states the rule."""
     if item.is_delisted:
         return False
-    was = held.listed
+    was = known.listed
     pairs = ((was.size_decimals, item.size_decimals), (was.asset_index, item.asset_index))
     if any(a is not None and b is not None and a != b for a, b in pairs):
         return True
-    return held.state == "absent" and now_ns - held.since_ns > DAY_NS
+    return known.state == "absent" and now_ns - known.since_ns > DAY_NS
 
 
 def _dex(request: Mapping[str, Any]) -> str:

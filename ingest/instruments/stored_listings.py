@@ -1,4 +1,4 @@
-"""Listings as the lake holds them."""
+"""Listings stored in the lake."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ _LISTINGS: Final = """
 """
 
 
-def listings_rows(lake: Lake, before_ns: int) -> list[dict[str, Any]]:
+def newest_listings(lake: Lake, before_ns: int) -> list[dict[str, Any]]:
     """Return the newest row of `instruments` of each contract that was known before an instant."""
     return lake.query(_LISTINGS, [before_ns]).to_pylist()

@@ -1,7 +1,7 @@
-"""In which trading session does an instant lie?
+"""Trading session at an instant: regular, extended, internal or always.
 
-First-dex perps and spot pairs trade `always`. HIP-3 equities trade all week too, but where their price comes from
-changes: from outside on trading days, from their own book otherwise. The venue sends none of this, so the calendar
+First-dex perps and spot pairs trade `always`. HIP-3 equities also trade all week, but the source of their price
+changes: the outside market on trading days, their own book otherwise. The venue sends no session, so the calendar
 is our own reference data (docs.trade.xyz, read through a third party in 2026; not confirmed by the venue):
 
 - a trading day runs from 20:00 New York time of the evening before to 20:00 of the day itself;
@@ -9,8 +9,10 @@ is our own reference data (docs.trade.xyz, read through a third party in 2026; n
 - on any other day, hence from Friday 20:00 to Sunday 20:00, prices are `internal`. For holidays this is our own
   inference: no outside price exists on them, and without one for 30 s the venue prices internally.
 
-Not known, hence `always`, which claims no closing: dexes that are not named below. Commodities and FX of a dex that
-is named follow its calendar, though their outside markets keep other hours.
+Opening days and hours of the NYSE come from the calendar XNYS of `exchange_calendars`, which knows neither extended
+hours nor internal pricing: those two are the rules above. A dex that is not named below is `always`, since nothing is
+known about its closing. Commodities and FX of a dex that is named follow its calendar, though their outside markets
+keep other hours.
 """
 
 from __future__ import annotations
@@ -30,9 +32,8 @@ NEW_YORK: Final = ZoneInfo("America/New_York")
 _EQUITY_DEXES: Final = frozenset({"xyz", "cash", "km"})
 _DAY_BEGINS_EARLY: Final = timedelta(hours=4)
 _MINUTE_NS: Final = 60 * NS
-_OPEN: Final = time(9, 30)
-_CLOSE: Final = time(16)
-_EARLY_CLOSE: Final = time(13)
+# The calendar counts nanoseconds, as we do: it ends in April of 2262.
+_LAST_DAY: Final = "2261-12-31"
 
 
 def calendar_of(instrument: str) -> Calendar:
@@ -58,35 +59,28 @@ def session_at(instrument: str, ts_ns: int) -> Session:
     return _session_of(ts_ns // _MINUTE_NS)
 
 
-@lru_cache(maxsize=4096)  # one clock for all instruments: bars ask for the same minute many times
+@lru_cache(maxsize=4096)  # one clock for all instruments: bars need the same minute many times
 def _session_of(minute: int) -> Session:
-    # The wall in New York decides; what a day is must not move with daylight saving time.
+    # New York local time decides, so that a day does not move with daylight saving time.
     local = datetime.fromtimestamp(minute * 60, UTC).astimezone(NEW_YORK).replace(tzinfo=None)
-    closes = _close_of((local + _DAY_BEGINS_EARLY).date())
-    if closes is None:
+    day = (local + _DAY_BEGINS_EARLY).date()
+    hours = _nyse_hours(day.year // 10 * 10).get(day)
+    if hours is None:
         return "internal"
-    return "regular" if _OPEN <= local.time() < closes else "extended"
+    opens, closes = hours
+    return "regular" if opens <= local.time() < closes else "extended"
 
 
-@lru_cache(maxsize=4096)
-def _close_of(day: date) -> time | None:
-    """Return when the NYSE closes on a day, or None where it does not open."""
-    if day.weekday() >= 5:
-        return None
-    closed, half = _nyse(day.year)
-    if day in closed:
-        return None
-    return _EARLY_CLOSE if day in half else _CLOSE
+@lru_cache(maxsize=8)
+def _nyse_hours(decade: int) -> dict[date, tuple[time, time]]:
+    """Return when the NYSE opens and closes in New York, for every day of a decade on which it opens."""
+    # Imported here, since pandas and the calendar take half a second that only instruments with sessions need.
+    import exchange_calendars
 
-
-@lru_cache(maxsize=64)
-def _nyse(year: int) -> tuple[frozenset[date], frozenset[date]]:
-    """Return the holidays and the half days of a year."""
-    import holidays  # half a second, which only instruments with a calendar are worth
-    from holidays.constants import HALF_DAY, PUBLIC
-
-    closed, half = (
-        frozenset(holidays.financial_holidays("NYSE", years=year, categories=(kind,)))
-        for kind in (PUBLIC, HALF_DAY)
+    last = min(f"{decade + 9}-12-31", _LAST_DAY)
+    calendar = exchange_calendars.get_calendar("XNYS", start=f"{decade}-01-01", end=last)
+    opens, closes = (
+        [moment.astimezone(NEW_YORK).time() for moment in column]
+        for column in (calendar.opens, calendar.closes)
     )
-    return closed, half
+    return dict(zip((day.date() for day in calendar.sessions), zip(opens, closes, strict=True), strict=True))

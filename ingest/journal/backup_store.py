@@ -1,7 +1,6 @@
-"""Where else than on this disk may a journal's segments lie: a folder of another machine, or S3?
+"""Stores for off-host copies of journal segments: a folder or an S3 bucket.
 
-A store takes a file whole or not at all, and says of a file that it holds whether it is the very same: by its size
-and its SHA-256.
+A store accepts a file whole or not at all, and can tell by size and SHA-256 whether its copy is identical.
 """
 
 from __future__ import annotations

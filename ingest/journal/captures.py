@@ -1,4 +1,4 @@
-"""How is a recorded capture read back, frame by frame?
+"""Reader of recorded captures.
 
 Two formats are known: one JSON object a line, `{"recv_ns": int, "msg": <the frame>}`, and the bare form
 `<recv_ns> <the frame>`. Either may be gzipped. The frame's bytes are passed on as they stand in the file.
@@ -17,7 +17,7 @@ import msgspec
 
 from storage.errors import CaptureError
 
-# Receipt times outside of these years are in another unit, or have lost a digit.
+# A receipt time outside these years is in another unit or has lost a digit.
 _FIRST_NS: Final = 1_262_304_000_000_000_000  # 2010
 _LAST_NS: Final = 4_102_444_800_000_000_000  # 2100
 _GZIP: Final = zlib.MAX_WBITS | 16
@@ -31,7 +31,7 @@ class _Line(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class BadCaptureLine:
-    """A line that is no frame: its number from 1, its bytes, and why."""
+    """A line that is not a frame: its number from 1, its bytes, and the reason."""
 
     number: int
     raw: bytes
@@ -48,11 +48,11 @@ def read_capture(
 
     Args:
         path: the file, plain or gzipped.
-        on_bad: is told of each line that is no frame; without it the first one ends the reading.
-        on_bytes: is told of bytes read from disk, for a progress bar.
+        on_bad: called with each line that is not a frame; without it the first one is an error.
+        on_bytes: called with the number of bytes read from disk, for a progress bar.
 
     Raises:
-        CaptureError: the file cannot be read, holds no frame at all, or `on_bad` is absent and a line is bad.
+        CaptureError: the file cannot be read, holds no frame, or has a bad line without `on_bad`.
     """
     decode = msgspec.json.Decoder(_Line).decode
     frames = 0
@@ -108,7 +108,7 @@ def content_id(path: Path) -> str:
 
 
 def _lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
-    """Yield lines without their end; of a gzip stream that is cut short, all that is whole, then `EOFError`."""
+    """Yield lines without their end; of a truncated gzip stream all whole lines, then `EOFError`."""
     rest = b""
     try:
         for chunk in _chunks(path, on_bytes):

@@ -1,4 +1,4 @@
-"""Block layout and files of a journal."""
+"""Block layout and file names of a journal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import zstandard
 from ingest.journal.records import RecordBatch
 from storage.errors import JournalError
 
-_MAGIC: Final = b"TWJ2"
-_MARK: Final = b"\xa7TWB"
-_BLOCK: Final = struct.Struct("<4sIIqI")
-_BLOCK_HEAD: Final = struct.Struct("<4sIIq")
-_LENGTH: Final = struct.Struct("<I")
-# A longer block is a damaged length: blocks are cut at `_BLOCK_BYTES` and one frame is at most 16 MiB.
-_MAX_RAW_BYTES: Final = 64 * 1024 * 1024
-_BLOCK_BYTES: Final = 256 * 1024
+MAGIC: Final = b"TWJ2"
+BLOCK_MARK: Final = b"\xa7TWB"
+BLOCK_STRUCT: Final = struct.Struct("<4sIIqI")
+BLOCK_HEAD: Final = struct.Struct("<4sIIq")
+LENGTH: Final = struct.Struct("<I")
+# A longer block is a damaged length: blocks are cut at `BLOCK_BYTES` and one frame is at most 16 MiB.
+MAX_RAW_BYTES: Final = 64 * 1024 * 1024
+BLOCK_BYTES: Final = 256 * 1024
 SUFFIX: Final = ".twj"
 LOCK: Final = "lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes of a segment that are no whole block: where, how many, and why."""
+    """Bytes of a segment that are not a whole block: position, length and reason."""
 
     segment: str
     offset: int
@@ -37,11 +37,12 @@ class Damage:
     reason: str
 
 
-def _block(batch: RecordBatch, packer: zstandard.ZstdCompressor) -> bytes:
-    raw = batch.packed()
+def pack_block(batch: RecordBatch, packer: zstandard.ZstdCompressor) -> bytes:
+    """Return the block of a batch: head, checksum, compressed records."""
+    raw = batch.to_block()
     packed = packer.compress(raw)
-    head = _BLOCK_HEAD.pack(_MARK, len(packed), len(raw), batch.first)
-    return head + _LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
+    head = BLOCK_HEAD.pack(BLOCK_MARK, len(packed), len(raw), batch.first)
+    return head + LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
 
 
 def hold_recording(folder: Path) -> TextIOWrapper:

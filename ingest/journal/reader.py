@@ -1,4 +1,4 @@
-"""Journal reader: records in order, damage named and skipped."""
+"""Journal reader: records in order, with damaged blocks reported and skipped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import zstandard
 
 from ingest.journal.format import (
-    _BLOCK,
-    _BLOCK_HEAD,
-    _LENGTH,
-    _MAGIC,
-    _MARK,
-    _MAX_RAW_BYTES,
+    BLOCK_HEAD,
+    BLOCK_MARK,
+    BLOCK_STRUCT,
+    LENGTH,
+    MAGIC,
+    MAX_RAW_BYTES,
     Damage,
     segments,
 )
@@ -30,7 +30,7 @@ def read_journal(
     on_damage: Callable[[Damage], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """Yield a recording's records one by one; see `read_batches`."""
+    """Yield the records of a recording one by one; see `read_batches`."""
     for batch in read_batches(folder, on_damage=on_damage, on_bytes=on_bytes):
         yield from batch
 
@@ -41,15 +41,15 @@ def read_batches(
     on_damage: Callable[[Damage], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[RecordBatch]:
-    """Yield a recording's records in order, block by block, over all of its segments.
+    """Yield the records of a recording in order, block by block, over all of its segments.
 
     Args:
         folder: the recording.
-        on_damage: is told of bytes that are no whole block; reading goes on with the next whole block or segment.
-        on_bytes: is told of bytes read from disk, for a progress bar.
+        on_damage: called with bytes that are not a whole block; reading goes on with the next whole block.
+        on_bytes: called with the number of bytes read from disk, for a progress bar.
 
     Raises:
-        JournalError: there is no recording, or a segment is of another format.
+        JournalError: there is no recording, or a segment has another format.
     """
     paths = segments(folder)
     if not paths:
@@ -61,9 +61,9 @@ def read_batches(
 
 
 def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, int, Record]]:
-    """Return (segment, offset of its block, record) of frames by their numbers; a lost one is left out.
+    """Return (segment, offset of its block, record) of frames by their numbers; lost ones are left out.
 
-    Blocks are walked by their heads, and only those are unpacked that hold one.
+    The heads of all blocks are read, and only blocks that hold a wanted frame are unpacked.
     """
     wanted, found = sorted(set(frames)), {}
     for path in segments(folder):
@@ -79,17 +79,17 @@ def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, i
 
 def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, RecordBatch]]:
     """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
-    if len(data) < len(_MAGIC) + _LENGTH.size:
+    if len(data) < len(MAGIC) + LENGTH.size:
         return
-    at = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    at = len(MAGIC) + LENGTH.size + LENGTH.unpack_from(data, len(MAGIC))[0]
     heads: list[tuple[int, int]] = []
-    while at >= 0 and at + _BLOCK.size <= len(data):
-        mark, packed_size, _, first, _ = _BLOCK.unpack_from(data, at)
-        if mark != _MARK:
-            at = data.find(_MARK, at + 1)
+    while at >= 0 and at + BLOCK_STRUCT.size <= len(data):
+        mark, packed_size, _, first, _ = BLOCK_STRUCT.unpack_from(data, at)
+        if mark != BLOCK_MARK:
+            at = data.find(BLOCK_MARK, at + 1)
             continue
         heads.append((at, first))
-        at += _BLOCK.size + packed_size
+        at += BLOCK_STRUCT.size + packed_size
     unpacker = zstandard.ZstdDecompressor()
     for (at, first), following in zip_longest(heads, heads[1:]):
         if any(first <= number and (following is None or number < following[1]) for number in wanted):
@@ -107,15 +107,15 @@ def _read_segment(
         if on_damage is not None and start < end:
             on_damage(Damage(f"{path.parent.name}/{path.name}", start, end - start, reason))
 
-    if len(data) < len(_MAGIC) + _LENGTH.size:
+    if len(data) < len(MAGIC) + LENGTH.size:
         report(0, len(data), "the segment ends within its header")
         return
-    if not data.startswith(_MAGIC):
+    if not data.startswith(MAGIC):
         raise JournalError(
             f"{path} is not a journal segment of this version",
-            hint=f"a segment begins with {_MAGIC.decode()}",
+            hint=f"a segment begins with {MAGIC.decode()}",
         )
-    at = read = len(_MAGIC) + _LENGTH.size + _LENGTH.unpack_from(data, len(_MAGIC))[0]
+    at = read = len(MAGIC) + LENGTH.size + LENGTH.unpack_from(data, len(MAGIC))[0]
     if at > len(data):
         report(0, len(data), "the segment ends within its header")
     unpacker = zstandard.ZstdDecompressor()
@@ -136,24 +136,24 @@ def _read_segment(
 def _read_block(
     data: bytes | mmap.mmap, at: int, unpacker: zstandard.ZstdDecompressor
 ) -> tuple[RecordBatch, int] | str:
-    """Return the records of the block at an offset and where it ends, or why there is none."""
-    if at + _BLOCK.size > len(data):
+    """Return the records and the end of the block at an offset, or the reason why there is none."""
+    if at + BLOCK_STRUCT.size > len(data):
         return "the block's head is torn"
-    mark, packed_size, raw_size, first, checksum = _BLOCK.unpack_from(data, at)
-    start, end = at + _BLOCK.size, at + _BLOCK.size + packed_size
-    if mark != _MARK:
+    mark, packed_size, raw_size, first, checksum = BLOCK_STRUCT.unpack_from(data, at)
+    start, end = at + BLOCK_STRUCT.size, at + BLOCK_STRUCT.size + packed_size
+    if mark != BLOCK_MARK:
         return "no block begins here"
-    if end > len(data) or raw_size > _MAX_RAW_BYTES:
+    if end > len(data) or raw_size > MAX_RAW_BYTES:
         return "the block is torn"
     packed = data[start:end]
-    if zlib.crc32(packed, zlib.crc32(data[at : at + _BLOCK_HEAD.size])) != checksum:
+    if zlib.crc32(packed, zlib.crc32(data[at : at + BLOCK_HEAD.size])) != checksum:
         return "the block's checksum does not match"
-    return RecordBatch.unpacked(first, unpacker.decompress(packed, max_output_size=raw_size)), end
+    return RecordBatch.from_block(first, unpacker.decompress(packed, max_output_size=raw_size)), end
 
 
 def _next_block(data: bytes, at: int, unpacker: zstandard.ZstdDecompressor) -> int:
     """Return the offset of the next whole block, or the end of the data."""
-    while (at := data.find(_MARK, at)) >= 0:
+    while (at := data.find(BLOCK_MARK, at)) >= 0:
         if not isinstance(_read_block(data, at, unpacker), str):
             return at
         at += 1

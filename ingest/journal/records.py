@@ -1,4 +1,4 @@
-"""What is one entry of a journal, and how do entries lie in memory by the thousand?"""
+"""Journal records, and batches of records by column."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 class RecordKind(enum.IntEnum):
-    """What a record is."""
+    """Kinds of records."""
 
     FRAME = 1
-    """Bytes as a socket gave them."""
+    """Bytes as received from a socket."""
     OPENED = 2
-    """A connection was opened; the body says where to."""
+    """A connection was opened; the body is its address."""
     CLOSED = 3
-    """A connection was lost; the body says why."""
+    """A connection was lost; the body is the cause."""
     CLOCK = 4
     """The clock reached a tick while nothing else arrived."""
     STARTED = 5
@@ -32,7 +32,7 @@ class RecordKind(enum.IntEnum):
     ANSWER = 7
     """A REST answer; the body is JSON with `request`, `response` and `asked_ns`."""
     HELD = 8
-    """Streams that went on from an earlier recording: JSON list of (connection, channel, instrument, since in ns)."""
+    """Streams continued from an earlier recording: JSON list of (connection, channel, instrument, since in ns)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Record:
     """One entry of a journal.
 
     Args:
-        frame: its number within the recording, from 0.
-        recv_ns: when we received it; never falls within a recording.
-        kind: what it is.
-        connection: number of the connection within the recording; -1 where none is meant.
+        frame: number within the recording, from 0.
+        recv_ns: receipt time; never falls within a recording.
+        kind: see `RecordKind`.
+        connection: number of the connection within the recording; -1 for none.
         body: raw bytes.
     """
 
@@ -56,7 +56,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """Records of one recording that follow each other, by column.
+    """Consecutive records of one recording, by column.
 
     Args:
         first: the number of the first record.
@@ -92,8 +92,8 @@ class RecordBatch:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Self:
-        """Return a batch of records that follow each other."""
-        return cls.made(
+        """Return a batch of consecutive records."""
+        return cls.from_columns(
             records[0].frame if records else 0,
             [record.recv_ns for record in records],
             [record.kind for record in records],
@@ -102,7 +102,7 @@ class RecordBatch:
         )
 
     @classmethod
-    def made(
+    def from_columns(
         cls,
         first: int,
         recv_ns: Sequence[int],
@@ -122,14 +122,14 @@ class RecordBatch:
             b"".join(bodies),
         )
 
-    def packed(self) -> bytes:
-        """Return the records as they stand in a block."""
+    def to_block(self) -> bytes:
+        """Return the records in the layout of a block."""
         sizes = np.diff(self.ends).astype("<u4")
         columns = (self.recv_ns.astype("<i8"), self.kinds, self.connections.astype("<i4"), sizes)
         return b"".join((_LENGTH.pack(len(self)), *(column.tobytes() for column in columns), self.data))
 
     @classmethod
-    def unpacked(cls, first: int, raw: bytes) -> Self:
+    def from_block(cls, first: int, raw: bytes) -> Self:
         """Return the records of a block.
 
         Raises:
@@ -149,7 +149,7 @@ class RecordBatch:
 
     @classmethod
     def join(cls, group: Sequence[RecordBatch]) -> RecordBatch:
-        """Return batches that follow each other as one."""
+        """Return consecutive batches as one."""
         if len(group) == 1:
             return group[0]
         starts = np.cumsum([0, *(len(batch.data) for batch in group)])

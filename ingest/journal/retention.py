@@ -1,12 +1,12 @@
-"""Which segments of the journal are copied elsewhere, and which may leave this disk?
+"""Retention of the journal: copies of sealed segments elsewhere, and removal of old recordings.
 
 A segment is sealed when a later one exists or its recording is sealed; only sealed segments are copied. A recording
-leaves the disk when all of these hold: it is sealed and older than `keep.journal_days`; nobody records or replays
-it; the lake has its last frame; and, where `keep.copy_to` is set, the copy of every segment was read again just
-before and is the same. What left is named in `journal/removed.ndjson`. Journals made from captures are left alone.
+is removed from this disk when all of these hold: it is sealed and older than `keep.journal_days`; no process records
+or replays it; the lake has its last frame; and, where `keep.copy_to` is set, the copy of every segment was just read
+back and is identical. Removals are listed in `journal/removed.ndjson`. Journals made from captures are left alone.
 
-One pass may be cut off anywhere and is simply run again: copies appear whole or not at all, and a recording is
-renamed before its files go, so that no half recording is ever taken for one.
+A pass may be interrupted anywhere and is simply run again: copies appear whole or not at all, and a recording is
+renamed before its files are deleted, so that a half recording is never taken for a whole one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ingest.concurrency import run_in_daemon_thread
 from ingest.journal.backup_store import BackupStore, FileContent, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
-from ingest.journal.recording import CAPTURE
+from ingest.journal.recording import CAPTURE, SEALED
 from storage.clock import DAY_NS, TimeSource, WallTime, iso
 from storage.errors import JournalError, LakeError
 from storage.logs import get_logger
@@ -37,11 +37,10 @@ from storage.settings import Settings
 
 logger = get_logger(__name__)
 
-SEALED: Final = "sealed"
 COPIED: Final = "copied.json"
 REMOVED: Final = "removed.ndjson"
 _LOCK: Final = ".keep.lock"
-_LEAVING: Final = ".leaving-"
+_REMOVING: Final = ".leaving-"
 
 _LAST_FRAME: Final = """
     SELECT max(CAST(json_extract(inputs, '$.frames[1]') AS BIGINT)) AS frame
@@ -49,7 +48,7 @@ _LAST_FRAME: Final = """
 """
 
 LastFrame = Callable[[str], int | None]
-"""Returns the last frame of a recording that the lake has, or None."""
+"""Returns the number of the last frame of a recording in the lake, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,10 @@ class StoredRecording:
     """One recording on this disk.
 
     Args:
-        name: its folder's name.
-        sealed: segments that nothing more is written to.
-        open: segments still written to: the newest one of a recording that is not sealed, or none.
-        copied: of the sealed, those that the copy is known to have.
+        name: of its folder.
+        sealed: segments that are complete.
+        open: the newest segment of a recording that is not sealed, or none.
+        copied: names of the sealed segments known to be copied.
         ended_ns: when its newest segment was last written.
     """
 
@@ -84,7 +83,7 @@ class StoredRecording:
 
 @dataclass(slots=True)
 class RetentionResult:
-    """What one pass did, and what it could not do, with the reason, by recording."""
+    """Copies and removals of one pass, and failures by recording, with the reason."""
 
     copied: int = 0
     copied_bytes: int = 0
@@ -93,7 +92,7 @@ class RetentionResult:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def holdings(settings: Settings) -> list[StoredRecording]:
+def stored_recordings(settings: Settings) -> list[StoredRecording]:
     """Return the recordings of a home, oldest name first."""
     found = []
     for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
@@ -102,7 +101,7 @@ def holdings(settings: Settings) -> list[StoredRecording]:
             continue
         is_sealed = (folder / SEALED).exists()
         copied = frozenset(_read_copied(folder, settings.keep.copy_to))
-        # The folder's marks and our own notes are younger than the data, so age is that of the segments.
+        # Marks and notes in the folder are younger than the data, so the segments decide the age.
         ended_ns = max(path.stat().st_mtime_ns for path in paths)
         cut = len(paths) if is_sealed else len(paths) - 1
         found.append(
@@ -111,144 +110,150 @@ def holdings(settings: Settings) -> list[StoredRecording]:
     return found
 
 
-def keep_journal(
+def apply_retention(
     settings: Settings,
     *,
     now_ns: int,
     last_frame: LastFrame | None = None,
     store: BackupStore | None = None,
 ) -> RetentionResult:
-    """Run one pass: copy sealed segments, then remove what may go.
+    """Run one pass: copy sealed segments, then remove old recordings that are safe.
 
     Args:
-        settings: the home, and its `keep` section.
-        now_ns: the present, which ages are counted to.
-        last_frame: asks the lake; by default the one of the home.
-        store: where copies go; by default what `keep.copy_to` names.
+        settings: home and section `keep`.
+        now_ns: the present, for ages.
+        last_frame: queries the lake (default: the lake of the home).
+        store: for the copies (default: by `keep.copy_to`).
 
     Raises:
-        JournalError: another process is at it.
+        JournalError: another process runs a pass.
     """
-    done = RetentionResult()
-    with _only_one(settings.journal_dir):
-        for left in settings.journal_dir.glob(f"{_LEAVING}*"):
-            shutil.rmtree(left)  # the last pass was cut off here; all was checked before the rename
+    result = RetentionResult()
+    with _single_pass(settings.journal_dir):
+        for leftover in settings.journal_dir.glob(f"{_REMOVING}*"):
+            shutil.rmtree(leftover)  # the last pass was interrupted here; all was checked before the rename
         if settings.keep.copy_to:
             store = store or open_store(settings.keep.copy_to)
-            for held in holdings(settings):
+            for recording in stored_recordings(settings):
                 try:
-                    _copy(settings, held, store, done)
+                    _copy(settings, recording, store, result)
                 except JournalError as error:
-                    done.failed[held.name] = error.message
+                    result.failed[recording.name] = error.message
         if settings.keep.journal_days:
-            for held in holdings(settings):
-                if now_ns - held.ended_ns > settings.keep.journal_days * DAY_NS:
-                    _remove_if_safe(settings, held, store, last_frame or _lake_of(settings), now_ns, done)
-    return done
+            for recording in stored_recordings(settings):
+                if now_ns - recording.ended_ns > settings.keep.journal_days * DAY_NS:
+                    _remove_if_safe(
+                        settings, recording, store, last_frame or _lake_query(settings), now_ns, result
+                    )
+    return result
 
 
-async def keep_forever(settings: Settings, stop: asyncio.Event, *, clock: TimeSource | None = None) -> None:
-    """Run a pass every `keep.every_s` until `stop` is set; a failure is told once, and tried again."""
+async def run_retention(settings: Settings, stop: asyncio.Event, *, clock: TimeSource | None = None) -> None:
+    """Run a pass every `keep.every_s` until `stop` is set; a failure is logged once and retried."""
     clock = clock or WallTime()
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     while not stop.is_set() and (settings.keep.copy_to or settings.keep.journal_days):
         now_ns = clock.now_ns()
         try:
-            done = await run_in_daemon_thread(partial(keep_journal, settings, now_ns=now_ns), name="keep")
-            failed = done.failed
-            if done.copied or done.removed:
+            result = await run_in_daemon_thread(
+                partial(apply_retention, settings, now_ns=now_ns), name="keep"
+            )
+            failed = result.failed
+            if result.copied or result.removed:
                 logger.info(
                     "journal kept",
-                    copied=done.copied,
-                    copied_bytes=done.copied_bytes,
-                    removed=done.removed,
-                    removed_bytes=done.removed_bytes,
+                    copied=result.copied,
+                    copied_bytes=result.copied_bytes,
+                    removed=result.removed,
+                    removed_bytes=result.removed_bytes,
                 )
         except (JournalError, LakeError, OSError) as error:
             failed = {"": str(error)}
         for recording, reason in failed.items():
-            if told.get(recording) != reason:
+            if reported.get(recording) != reason:
                 logger.warning("journal not kept", recording=recording, reason=reason)
-        told = failed
+        reported = failed
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), settings.keep.every_s)
 
 
-def _copy(settings: Settings, held: StoredRecording, store: BackupStore, done: RetentionResult) -> None:
-    folder = settings.journal_dir / held.name
+def _copy(
+    settings: Settings, recording: StoredRecording, store: BackupStore, result: RetentionResult
+) -> None:
+    folder = settings.journal_dir / recording.name
     copied = _read_copied(folder, settings.keep.copy_to)
-    for path in held.waiting:
+    for path in recording.waiting:
         content = content_of(path)
-        if not store.holds(f"{held.name}/{path.name}", content):
-            store.put(f"{held.name}/{path.name}", path, content)
+        if not store.holds(f"{recording.name}/{path.name}", content):
+            store.put(f"{recording.name}/{path.name}", path, content)
         copied[path.name] = content
         _write_copied(folder, settings.keep.copy_to, copied)
-        done.copied += 1
-        done.copied_bytes += content.size_bytes
-    # The mark goes last: a copy with it is a whole recording.
+        result.copied += 1
+        result.copied_bytes += content.size_bytes
+    # Copy the mark last: a copy that has it is a whole recording.
     mark = folder / SEALED
-    if held.is_sealed and SEALED not in copied:
+    if recording.is_sealed and SEALED not in copied:
         copied[SEALED] = content_of(mark)
-        if not store.holds(f"{held.name}/{SEALED}", copied[SEALED]):
-            store.put(f"{held.name}/{SEALED}", mark, copied[SEALED])
+        if not store.holds(f"{recording.name}/{SEALED}", copied[SEALED]):
+            store.put(f"{recording.name}/{SEALED}", mark, copied[SEALED])
         _write_copied(folder, settings.keep.copy_to, copied)
 
 
 def _remove_if_safe(
     settings: Settings,
-    held: StoredRecording,
+    recording: StoredRecording,
     store: BackupStore | None,
     last_frame: LastFrame,
     now_ns: int,
-    done: RetentionResult,
+    result: RetentionResult,
 ) -> None:
-    """Remove a recording, or note why it must stay."""
-    if not held.is_sealed:
-        return  # it runs, or the next start of a recorder replays it
-    folder, size_bytes = settings.journal_dir / held.name, held.size_bytes
+    """Remove a recording, or note why it must be kept."""
+    if not recording.is_sealed:
+        return  # it is being recorded, or the next start of a recorder replays it
+    folder, size_bytes = settings.journal_dir / recording.name, recording.size_bytes
     try:
         with hold_recording(folder):
-            if why := _why_not(settings, held, store, last_frame):
-                done.failed[held.name] = why
+            if why := _reason_to_keep(settings, recording, store, last_frame):
+                result.failed[recording.name] = why
                 return
-            _note_removed(settings, held, now_ns)
-            leaving = folder.rename(folder.with_name(_LEAVING + folder.name))
-        shutil.rmtree(leaving)
+            _note_removed(settings, recording, now_ns)
+            removing = folder.rename(folder.with_name(_REMOVING + folder.name))
+        shutil.rmtree(removing)
     except (JournalError, LakeError, OSError) as error:
-        done.failed[held.name] = str(error)
+        result.failed[recording.name] = str(error)
         return
-    done.removed.append(held.name)
-    done.removed_bytes += size_bytes
+    result.removed.append(recording.name)
+    result.removed_bytes += size_bytes
 
 
-def _why_not(
-    settings: Settings, held: StoredRecording, store: BackupStore | None, last_frame: LastFrame
+def _reason_to_keep(
+    settings: Settings, recording: StoredRecording, store: BackupStore | None, last_frame: LastFrame
 ) -> str:
-    """Return why a sealed recording must not leave the disk, or nothing."""
-    folder = settings.journal_dir / held.name
+    """Return why a sealed recording must be kept, or an empty string."""
+    folder = settings.journal_dir / recording.name
     if settings.keep.copy_to:
         assert store is not None
         copied = _read_copied(folder, settings.keep.copy_to)
-        for path in held.sealed:
+        for path in recording.sealed:
             content = copied.get(path.name)
             if (
                 content is None
                 or content != content_of(path)
-                or not store.holds(f"{held.name}/{path.name}", content)
+                or not store.holds(f"{recording.name}/{path.name}", content)
             ):
                 return f"{path.name} is not copied to {settings.keep.copy_to}"
     newest = -1
     damages: list[Any] = []
     for record in read_journal(folder, on_damage=damages.append):
         newest = record.frame
-    has = last_frame(held.name)
+    has = last_frame(recording.name)
     if has is None or has < newest:
         return f"the lake has frames up to {has}, and the recording goes to {newest}; run: tickwalk replay {folder}"
     return ""
 
 
-def _lake_of(settings: Settings) -> LastFrame:
-    from storage.lake.lake import Lake  # a second to load, and only a removal asks it
+def _lake_query(settings: Settings) -> LastFrame:
+    from storage.lake.lake import Lake  # loading takes a second, and only a removal needs it
 
     def ask(recording: str) -> int | None:
         with Lake.open(settings, read_only=True) as lake:
@@ -258,13 +263,13 @@ def _lake_of(settings: Settings) -> LastFrame:
     return ask
 
 
-def _note_removed(settings: Settings, held: StoredRecording, now_ns: int) -> None:
+def _note_removed(settings: Settings, recording: StoredRecording, now_ns: int) -> None:
     line = {
-        "recording": held.name,
+        "recording": recording.name,
         "removed": iso(now_ns),
-        "bytes": held.size_bytes,
+        "bytes": recording.size_bytes,
         "copy": settings.keep.copy_to,
-        "segments": [path.name for path in held.sealed],
+        "segments": [path.name for path in recording.sealed],
     }
     with (settings.journal_dir / REMOVED).open("a", encoding="utf-8") as notes:
         notes.write(json.dumps(line) + "\n")
@@ -273,7 +278,7 @@ def _note_removed(settings: Settings, held: StoredRecording, now_ns: int) -> Non
 
 
 def _read_copied(folder: Path, to: str) -> dict[str, FileContent]:
-    """Return what is known to be copied to a place; a note that cannot be read says nothing, and is made anew."""
+    """Return the files known to be copied to a store; an unreadable note counts as empty and is rewritten."""
     try:
         note = msgspec.json.decode((folder / COPIED).read_bytes(), type=dict[str, dict[str, FileContent]])
     except (OSError, msgspec.MsgspecError):
@@ -288,7 +293,7 @@ def _write_copied(folder: Path, to: str, copied: dict[str, FileContent]) -> None
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _single_pass(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as handle:
         try:

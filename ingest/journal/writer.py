@@ -1,15 +1,15 @@
-"""How does a frame reach the disk before anything is derived from it?
+"""Journal writer: a frame is on disk before anything is derived from it.
 
 A recording is a folder of segments. A segment is a header and blocks; a block is a run of records, laid out by
 column, compressed with zstd and guarded by a CRC, written at least every `block_ms` and synced (`fdatasync`).
-Control records (a connection opened or closed, the clock's ticks) lie in the same order as frames, so that tables
+Control records (a connection opened or closed, clock ticks) lie in the same order as frames, so that tables
 are a pure function of the journal.
 
     segment  "TWJ2" | u32 header length | header JSON | block...
     block    mark | u32 packed length | u32 raw length | i64 first frame | u32 CRC-32 of these and the rest | packed
     records  u32 count | i64 recv_ns each | u8 kind each | i32 connection each | u32 body length each | bodies
 
-A torn tail (power or `kill -9` in the middle of a write) is read up to its last whole block and reported; after a
+A torn tail (power loss or `kill -9` during a write) is read up to its last whole block and reported; after a
 damaged block, reading goes on at the next mark whose block is whole.
 """
 
@@ -28,12 +28,12 @@ import numpy as np
 import zstandard
 
 from ingest.journal.format import (
-    _BLOCK_BYTES,
-    _LENGTH,
-    _MAGIC,
+    BLOCK_BYTES,
+    LENGTH,
+    MAGIC,
     SUFFIX,
-    _block,
     hold_recording,
+    pack_block,
 )
 from ingest.journal.records import Record, RecordBatch, RecordKind
 from storage.code_version import code_version
@@ -41,7 +41,7 @@ from storage.errors import JournalError
 
 
 class JournalWriter:
-    """Appends records to a recording. `extend` belongs to one thread; `sync` may run in another."""
+    """Append records to a recording. `extend` belongs to one thread; `sync` may run in another."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = 64 * 1024 * 1024) -> None:
         """Start a recording in a new folder.
@@ -56,8 +56,8 @@ class JournalWriter:
         self._segment_bytes = segment_bytes
         self._pending: list[RecordBatch] = []
         self._pending_bytes = 0
-        self._guard = threading.Lock()
-        self._writing = threading.Lock()
+        self._pending_lock = threading.Lock()
+        self._write_lock = threading.Lock()
         self._segment = -1
         self._is_closed = False
         self._handle: int | None = None
@@ -93,30 +93,30 @@ class JournalWriter:
         connections: Sequence[int],
         bodies: Sequence[bytes],
     ) -> RecordBatch:
-        """Take records; they are on disk after the next `sync`. A receipt time that falls is raised to its forerunner.
+        """Append records; they are on disk after the next `sync`. A falling receipt time is raised to the previous one.
 
         Raises:
             JournalError: the disk refused an earlier block.
         """
-        batch = RecordBatch.made(self.frames, recv_ns, kinds, connections, bodies)
+        batch = RecordBatch.from_columns(self.frames, recv_ns, kinds, connections, bodies)
         np.maximum.accumulate(batch.recv_ns, out=batch.recv_ns)
         np.maximum(batch.recv_ns, self.last_recv_ns, out=batch.recv_ns)
         self.frames += len(batch)
         if len(batch):
             self.last_recv_ns = int(batch.recv_ns[-1])
-        with self._guard:
+        with self._pending_lock:
             self._pending.append(batch)
             self._pending_bytes += len(batch.data)
-        if self._pending_bytes >= _BLOCK_BYTES:
+        if self._pending_bytes >= BLOCK_BYTES:
             self._write(sync=False)
         return batch
 
     def append(self, recv_ns: int, kind: RecordKind, connection: int, body: bytes) -> Record:
-        """Take one record, see `extend`."""
+        """Append one record; see `extend`."""
         return self.extend((recv_ns,), (kind,), (connection,), (body,)).record(0)
 
     def sync(self) -> None:
-        """Write what is pending and wait until the disk has it.
+        """Write pending records and wait until the disk has them.
 
         Raises:
             JournalError: the disk refused (full, read-only); what was synced before stays readable.
@@ -136,17 +136,17 @@ class JournalWriter:
             self._lock.close()
 
     def _write(self, *, sync: bool) -> None:
-        with self._writing:
-            with self._guard:
+        with self._write_lock:
+            with self._pending_lock:
                 pending, self._pending = self._pending, []
                 self._pending_bytes = 0
             if self._is_closed and not pending:
-                return  # a sync that was under way when the recording ended
+                return  # a sync that was in progress when the recording ended
             if self._handle is None:
                 raise JournalError(f"the journal {self.folder} is closed", hint="see the error that ended it")
             try:
-                for batch in _joined(pending):
-                    self._put(_block(batch, self._packer))
+                for batch in _blocks_of(pending):
+                    self._write_bytes(pack_block(batch, self._packer))
                 if sync:
                     os.fdatasync(self._handle)
                 if self._written_bytes >= self._segment_bytes:
@@ -161,7 +161,7 @@ class JournalWriter:
                     hint=f"free space or mend {self.folder}",
                 ) from error
 
-    def _put(self, data: bytes) -> None:
+    def _write_bytes(self, data: bytes) -> None:
         assert self._handle is not None
         view = memoryview(data)
         while view:
@@ -170,11 +170,11 @@ class JournalWriter:
         self.total_bytes += len(data)
 
     def _abandon(self) -> None:
-        """After a refused write: cut what is half written, and take no more, so that no later block is unreadable."""
+        """Truncate a half-written block after a refused write, and close the segment to further writes."""
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        with contextlib.suppress(OSError):  # what cannot be cut is a torn tail, and is read as one
+        with contextlib.suppress(OSError):  # if it cannot be truncated it is read as a torn tail
             os.ftruncate(handle, self._written_bytes)
         os.close(handle)
 
@@ -186,20 +186,20 @@ class JournalWriter:
         header = json.dumps(
             {"recording": self.recording, "segment": self._segment, "code": code_version()}
         ).encode()
-        self._put(_MAGIC + _LENGTH.pack(len(header)) + header)
+        self._write_bytes(MAGIC + LENGTH.pack(len(header)) + header)
         folder = os.open(self.folder, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
 
-def _joined(pending: list[RecordBatch]) -> Iterator[RecordBatch]:
+def _blocks_of(pending: list[RecordBatch]) -> Iterator[RecordBatch]:
     """Yield batches as blocks of about the wanted size."""
     group: list[RecordBatch] = []
     size_bytes = 0
     for batch in pending:
         group.append(batch)
         size_bytes += len(batch.data)
-        if size_bytes >= _BLOCK_BYTES:
+        if size_bytes >= BLOCK_BYTES:
             yield RecordBatch.join(group)
             group, size_bytes = [], 0
     if group:

@@ -109,7 +109,7 @@ class GapRepair:
 
     def _listings(self, now_ns: int) -> list[dict[str, Any]]:
         """Return the registry's requests, each at once but not again too soon: an answer may not help."""
-        requests = {str(request): request for request in self._state.registry.wishes}
+        requests = {str(request): request for request in self._state.registry.pending_requests}
         due = [key for key in requests if now_ns - self._requested_ns.get(key, -TRIES_NS[0]) >= TRIES_NS[0]]
         self._requested_ns |= dict.fromkeys(due, now_ns)
         return [requests[key] for key in due]

@@ -27,7 +27,7 @@ def apply_answer(state: RecordingState, repairs: GapRepair, record: Record) -> N
     exchange = json.loads(record.body)
     request, response = exchange["request"], exchange["response"]
     try:
-        _take_listings(state, state.registry.take(request, response, record.recv_ns), record.recv_ns)
+        _take_listings(state, state.registry.apply_answer(request, response, record.recv_ns), record.recv_ns)
         asked_ns = exchange.get("asked_ns", record.recv_ns)
         state.rows.extend("clocks", state.our_clock.add_answer(request, response, asked_ns, record.recv_ns))
         repairs.apply_answer(record, request, response)

@@ -18,7 +18,7 @@ from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock
 from ingest.bars.trade_buffer import Row
 from ingest.coverage.intervals import Gap, WatchedSpan
 from ingest.coverage.ledger import RECORDER_DOWN, SILENT_STREAM
-from ingest.instruments.stored_listings import listings_rows
+from ingest.instruments.stored_listings import newest_listings
 from ingest.pipeline.dedupe import KEPT
 from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.state import RecordingState
@@ -108,7 +108,7 @@ _MARKET_NS: Final = (60 * NS, 3_600 * NS, DAY_NS)
 def resume_listings(pipeline: Pipeline, lake: Lake, started_ns: int) -> None:
     """Restore what the venues listed by then, so that a new pipeline knows the ids of recycled names."""
     pipeline.state.ids.clear()
-    pipeline.state.registry.restore(listings_rows(lake, started_ns))
+    pipeline.state.registry.restore(newest_listings(lake, started_ns))
 
 
 def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""What does a probe ask of each venue?"""
+"""Requests and subscriptions of a probe."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ingest.venues.gaiaex import protocol as gaiaex
 from storage.settings.recording import GaiaexSettings
 
 ACADEMY_URL: Final = "https://api.gaiaex.com/v1"
-"""Where GaiaEx's academy says that the API is, against the venue's own pages."""
+"""Address of the API by GaiaEx's academy, which contradicts the venue's own pages."""
 
 _HOUR_MS: Final = 3_600_000
 
 
-def questions(coin: str, now_ms: int) -> list[dict[str, Any]]:
-    """Return the questions of `POST /info`, cheapest to lose last."""
+def info_requests(coin: str, now_ms: int) -> list[dict[str, Any]]:
+    """Return the requests to `POST /info`, the least important last."""
     candles = {"coin": coin, "interval": "1m", "startTime": now_ms - _HOUR_MS, "endTime": now_ms}
     plain = ("meta", "perpDexs", "allPerpMetas", "spotMeta", "exchangeStatus", "allMids")
     rest = ("metaAndAssetCtxs", "spotMetaAndAssetCtxs", "predictedFundings", "perpCategories", "outcomeMeta")
@@ -44,17 +44,17 @@ def subscriptions(coin: str, dex: str, spot: str) -> list[dict[str, Any]]:
 
 
 def first_dex(answer: bytes) -> str:
-    """Return the first deployed dex of an answer to `perpDexs`; empty where there is none."""
+    """Return the first deployed dex of an answer to `perpDexs`; empty if there is none."""
     return next((str(item["name"]) for item in json.loads(answer or b"[]") if item), "")
 
 
 def first_pair(answer: bytes) -> str:
-    """Return the first pair of an answer to `spotMeta`; empty where there is none."""
+    """Return the first pair of an answer to `spotMeta`; empty if there is none."""
     return next((str(pair["name"]) for pair in json.loads(answer or b"{}").get("universe", ())), "")
 
 
-def gaia_urls(base: str) -> list[str]:
-    """Return the questions of GaiaEx: where its pages show them, and where other pages do."""
+def gaiaex_urls(base: str) -> list[str]:
+    """Return the REST addresses of GaiaEx, by its own pages and by other pages."""
     bases = [base, *([ACADEMY_URL] if base == GaiaexSettings().rest_url else [])]
     root = gaiaex.root_url(base)
     return [
@@ -65,6 +65,6 @@ def gaia_urls(base: str) -> list[str]:
     ]
 
 
-def gaia_hosts(base: str) -> list[str]:
-    """Return where GaiaEx's books may be listened to; a host that was set by hand is the only one."""
+def gaiaex_hosts(base: str) -> list[str]:
+    """Return the socket addresses of GaiaEx; one that was configured is the only one."""
     return [base, *([gaiaex.ALTERNATE_WS_URL] if base == GaiaexSettings().ws_url else [])]

@@ -1,12 +1,12 @@
-"""What do the live venues really answer, today and from here?
+"""Probe of the live venues: requests and subscriptions, with raw answers kept as fixtures.
 
-The wire contract was read from pages; this asks every question and opens every channel for a few seconds, keeps the
-raw answers as fixtures, and says what answered, what did not and why. It changes nothing and sends no secret; one run
-asks for about 300 of the 1200 weight that Hyperliquid allows an address in a minute.
+The wire contract was read from pages. The probe sends every request and opens every channel for a few seconds, keeps
+the raw answers, and reports what answered, what did not and why. It changes nothing and sends no secret; one run
+spends about 300 of the weight of 1200 that Hyperliquid allows an address in a minute.
 
-Files, below one folder: `VENUE/rest/NAME.json` (address, question, time, latency, status, headers, body as text),
+Files, below one folder: `VENUE/rest/NAME.json` (address, request, time, latency, status, headers, body as text),
 `VENUE/NAME.txt` (frames, `<recv_ns> <frame>`, which `tickwalk replay` reads) with `VENUE/NAME.json` beside it
-(address, what was sent, handshake, how it ended), and `findings.json`.
+(address, sent messages, handshake, end of the connection), and `findings.json`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from ingest.feed.subscription_plan import explorer_url
-from ingest.probe import requests as questions
-from ingest.probe import summary as notes
+from ingest.probe import requests, summary
 from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.protocol import VENUE as HYPERLIQUID
 from storage.clock import MS_NS, NS, TimeSource, WallTime, iso
@@ -40,17 +39,17 @@ _MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ProbeFinding:
-    """What came of one question or channel.
+    """Result of one request or channel.
 
     Args:
-        venue: whose.
-        what: the question, or the channel.
-        url: the address.
-        answered: it said what the wire contract lets one expect.
-        status: the HTTP status, `open`, or why there was none.
-        latency_ms: until the answer, or the end of the handshake; None where there was none.
-        note: what the answer tells.
-        file: the fixture, below the probe's folder.
+        venue: that was probed.
+        what: the request, or the channel.
+        url: its address.
+        answered: whether the answer fits the wire contract.
+        status: HTTP status, `open`, or why there was none.
+        latency_ms: of the answer or the handshake (None: there was none).
+        note: summary of the answer.
+        file: the fixture, below the folder of the probe.
     """
 
     venue: str
@@ -64,21 +63,21 @@ class ProbeFinding:
 
 
 class Probe:
-    """One look at the venues; `run` takes it."""
+    """One probe of the venues."""
 
     def __init__(
         self, settings: Settings, folder: Path, *, seconds: float, clock: TimeSource | None = None
     ) -> None:
-        """Prepare.
+        """Prepare a probe.
 
         Args:
-            settings: sections `record` and `gaiaex` say where the venues are.
-            folder: takes the fixtures; made if it is not there.
-            seconds: how long each socket is listened to; a slow book needs 15 for its pace to be measured.
-            clock: stamps what arrives.
+            settings: sections `record` and `gaiaex` for the addresses.
+            folder: for the fixtures; created if missing.
+            seconds: duration of each connection; measuring the pace of a slow book takes 15.
+            clock: stamps received messages (default: wall clock).
 
         Raises:
-            SettingsError: the folder holds something, or cannot be made.
+            SettingsError: the folder is not empty, or cannot be created.
         """
         self._settings = settings
         self._folder = folder
@@ -96,7 +95,7 @@ class Probe:
             raise SettingsError(f"the folder {folder} is not empty", hint="choose another with --out")
 
     async def run(self, venues: Sequence[str] = VENUES) -> list[ProbeFinding]:
-        """Ask and listen; return one finding a question and channel, in order."""
+        """Send requests and listen; return one finding per request and channel, in order."""
         timeout_s = self._settings.record.connect_timeout_s
         async with httpx.AsyncClient(timeout=timeout_s, follow_redirects=False) as client:
             if HYPERLIQUID in venues:
@@ -111,12 +110,12 @@ class Probe:
     async def _hyperliquid(self, client: httpx.AsyncClient) -> None:
         coin = next((name for name in self._settings.record.coins if not set(name) & set("*?[")), "BTC")
         answers = {}
-        for request in questions.questions(coin, self._clock.now_ns() // MS_NS):
+        for request in requests.info_requests(coin, self._clock.now_ns() // MS_NS):
             answers[request["type"]] = await self._ask(client, request)
-        dex, spot = questions.first_dex(answers["perpDexs"]), questions.first_pair(answers["spotMeta"])
+        dex, spot = requests.first_dex(answers["perpDexs"]), requests.first_pair(answers["spotMeta"])
         if dex:
             await self._ask(client, {"type": "meta", "dex": dex})
-        asked = questions.subscriptions(coin, dex, spot)
+        asked = requests.subscriptions(coin, dex, spot)
         listens = [self._listen(HYPERLIQUID, "socket", self._settings.record.ws_url, asked)]
         if url := explorer_url(self._settings):
             listens.append(self._listen(HYPERLIQUID, "explorer", url, [{"type": "explorerBlock"}]))
@@ -126,46 +125,51 @@ class Probe:
         url, kind = self._settings.record.info_url, str(request["type"])
         what = f"{kind} {request['dex']}" if request.get("dex") else kind
         return await self._request(
-            client, HYPERLIQUID, what, url, request, lambda *seen: notes.describe_answer(request, *seen)
+            client, HYPERLIQUID, what, url, request, lambda *times: summary.describe_answer(request, *times)
         )
 
     async def _listen(self, venue: str, name: str, url: str, asked: Sequence[dict[str, Any]]) -> None:
-        """Subscribe to channels on one socket, and make a finding of each."""
+        """Subscribe to channels on one socket, and make a finding for each."""
         sends = [json.dumps({"method": "subscribe", "subscription": item}) for item in asked]
-        opened = await self._record(venue, name, url, sends, {})
-        if opened.failure:
-            self._note(opened, venue, f"{name}, {len(asked)} channels", url, False, opened.failure)
+        result = await self._record(venue, name, url, sends, {})
+        if result.failure:
+            self._add_finding(result, venue, f"{name}, {len(asked)} channels", url, False, result.failure)
             return
-        for channel, heard in notes.hear(opened.frames, asked).items():
-            self._note(opened, venue, f"{name} {channel}", url, heard.answered, heard.describe(self._seconds))
+        for channel, channel_summary in summary.summarize_channels(result.frames, asked).items():
+            self._add_finding(
+                result,
+                venue,
+                f"{name} {channel}",
+                url,
+                channel_summary.answered,
+                channel_summary.describe(self._seconds),
+            )
 
     # GaiaEx.
 
     async def _gaiaex(self, client: httpx.AsyncClient) -> None:
         chosen = self._settings.gaiaex
-        for url in questions.gaia_urls(chosen.rest_url):
+        for url in requests.gaiaex_urls(chosen.rest_url):
             await self._get(client, url)
         symbols = chosen.symbols or ("BTC",)
-        for host in questions.gaia_hosts(chosen.ws_url):
+        for host in requests.gaiaex_hosts(chosen.ws_url):
             for symbol in symbols:
-                # One after another: the venue asks for few handshakes, and does not say how few.
+                # One after another: the venue demands few handshakes, without a number.
                 await self._listen_gaia(gaiaex.socket_url(host, symbol), symbol)
 
     async def _get(self, client: httpx.AsyncClient, url: str) -> None:
         path = httpx.URL(url).path.removeprefix("/")
         await self._request(
-            client, gaiaex.VENUE, path, url, None, lambda *seen: notes.describe_gaia_answer(path, *seen)
+            client, gaiaex.VENUE, path, url, None, lambda *times: summary.describe_gaiaex_answer(path, *times)
         )
 
     async def _listen_gaia(self, url: str, symbol: str) -> None:
-        opened = await self._record(
+        result = await self._record(
             gaiaex.VENUE, f"book {symbol}", url, [], {'"heartbeat"': gaiaex.HEARTBEAT_ANSWER}
         )
-        fitting, note = notes.describe_gaia(opened.frames, self._seconds)
+        fitting, note = summary.describe_gaiaex_frames(result.frames, self._seconds)
         answered = fitting > 0 and gaiaex.NOT_SUPPORTED not in note
-        self._note(opened, gaiaex.VENUE, f"book {symbol}", url, answered, opened.failure or note)
-
-    # How.
+        self._add_finding(result, gaiaex.VENUE, f"book {symbol}", url, answered, result.failure or note)
 
     async def _request(
         self,
@@ -176,7 +180,7 @@ class Probe:
         body: dict[str, Any] | None,
         describe: Callable[[bytes, int, int], str],
     ) -> bytes:
-        """Ask one question, keep its answer, note what came of it; return the answer's body, empty where none."""
+        """Send a request, keep its answer and note a finding; return the body, empty if there is none."""
         file = f"{venue}/rest/{self._free_name(venue, what)}.json"
         asked_ns, started_s = self._clock.now_ns(), time.perf_counter()
         head = {"url": url, "request": body, "asked_at": iso(asked_ns), "asked_ns": asked_ns}
@@ -189,7 +193,7 @@ class Probe:
             return b""
         took_s = time.perf_counter() - started_s
         received_ns = asked_ns + round(took_s * NS)
-        # Cookies would tell who asked.
+        # Cookies could identify the client.
         headers = {name: value for name, value in answer.headers.items() if name != "set-cookie"}
         text = answer.content.decode("utf-8", "backslashreplace")
         latency_ms = round(took_s * 1000, 1)
@@ -208,10 +212,10 @@ class Probe:
 
     async def _record(
         self, venue: str, name: str, url: str, sends: Sequence[str], replies: dict[str, str]
-    ) -> _Opened:
-        """Listen to one socket for the probe's time, and keep every frame."""
+    ) -> _SocketResult:
+        """Listen to one socket for the duration of the probe, and keep every frame."""
         stem = f"{venue}/{self._free_name(venue, name)}"
-        opened = _Opened([], f"{stem}.txt")
+        result = _SocketResult([], f"{stem}.txt")
         started_ns, started_s = self._clock.now_ns(), time.perf_counter()
         closed = "listened to the end"
         try:
@@ -223,29 +227,29 @@ class Probe:
                 close_timeout=1.0,
                 max_size=_MAX_FRAME_BYTES,
             ) as socket:
-                opened.handshake_ms = round((time.perf_counter() - started_s) * 1000, 1)
+                result.handshake_ms = round((time.perf_counter() - started_s) * 1000, 1)
                 for message in sends:
                     await socket.send(message)
                 async with asyncio.timeout(self._seconds):
-                    await self._take(socket, opened.frames, replies)
+                    await self._receive(socket, result.frames, replies)
         except ConnectionClosed as error:
             closed = _describe(error)
         except TimeoutError:
-            opened.failure = "" if opened.handshake_ms is not None else "no answer to the handshake"
+            result.failure = "" if result.handshake_ms is not None else "no answer to the handshake"
         except (OSError, InvalidHandshake, InvalidURI) as error:
-            closed = opened.failure = _describe(error)
+            closed = result.failure = _describe(error)
         head = {
             "url": url,
             "sent": list(sends),
             "opened_at": iso(started_ns),
-            "handshake_ms": opened.handshake_ms,
+            "handshake_ms": result.handshake_ms,
         }
-        self._write(f"{stem}.json", head | {"frames": len(opened.frames), "closed": opened.failure or closed})
-        lines = [b"%d %s\n" % (recv_ns, body) for recv_ns, body in opened.frames]
-        (self._folder / opened.file).write_bytes(b"".join(lines))
-        return opened
+        self._write(f"{stem}.json", head | {"frames": len(result.frames), "closed": result.failure or closed})
+        lines = [b"%d %s\n" % (recv_ns, body) for recv_ns, body in result.frames]
+        (self._folder / result.file).write_bytes(b"".join(lines))
+        return result
 
-    async def _take(
+    async def _receive(
         self, socket: ClientConnection, frames: list[tuple[int, bytes]], replies: dict[str, str]
     ) -> None:
         while True:
@@ -255,14 +259,16 @@ class Probe:
                 if mark.encode() in body[:60]:
                     await socket.send(reply)
 
-    def _note(self, opened: _Opened, venue: str, what: str, url: str, answered: bool, note: str) -> None:
-        status = "not reached" if opened.handshake_ms is None else "open"
+    def _add_finding(
+        self, result: _SocketResult, venue: str, what: str, url: str, answered: bool, note: str
+    ) -> None:
+        status = "not reached" if result.handshake_ms is None else "open"
         self._findings.append(
-            ProbeFinding(venue, what, url, answered, status, opened.handshake_ms, note, opened.file)
+            ProbeFinding(venue, what, url, answered, status, result.handshake_ms, note, result.file)
         )
 
     def _free_name(self, venue: str, what: str) -> str:
-        """Return a file name for a question; one that was asked at several hosts is numbered."""
+        """Return a file name for a request; requests to several hosts are numbered."""
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", what)
         taken = sum(item.venue == venue and item.what == what for item in self._findings)
         return f"{name}-{taken + 1}" if taken else name
@@ -274,8 +280,8 @@ class Probe:
 
 
 @dataclass(slots=True)
-class _Opened:
-    """What one socket brought."""
+class _SocketResult:
+    """Frames and outcome of one socket."""
 
     frames: list[tuple[int, bytes]]
     file: str
@@ -284,7 +290,7 @@ class _Opened:
 
 
 def _describe(error: BaseException) -> str:
-    """Return why nothing was reached, in the words of the system where it has some."""
+    """Return why nothing was reached, with the message of the system if there is one."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,6 +1,6 @@
-"""What do a venue's raw answers and frames tell a person who probes it?
+"""Summaries of raw answers and frames, for the person who probes a venue.
 
-Pure: bytes in, one short sentence out. An answer that does not fit raises, and the probe says so.
+Pure: bytes in, one short sentence out. An answer that does not fit raises an error, which the probe reports.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAST_TIMES: Final = 3
 
 
 def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, received_ns: int) -> str:
-    """Return what an answer of `POST /info` tells.
+    """Return a summary of an answer of `POST /info`.
 
     Raises:
         VenueError: the answer does not fit the wire contract.
@@ -59,7 +59,7 @@ def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, rece
                 return f"{len(candles)} candles, trade counts n: {[candle.n for candle in candles[-5:]]}"
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise VenueError(f"does not fit: {error}") from error
-    rows = InstrumentRegistry().take(request, answer, received_ns)
+    rows = InstrumentRegistry().apply_answer(request, answer, received_ns)
     if rows:
         gone = sum(row["is_delisted"] for row in rows)
         return f"{len(rows) - gone} listed, {gone} delisted"
@@ -67,13 +67,13 @@ def describe_answer(request: Mapping[str, Any], body: bytes, asked_ns: int, rece
 
 
 def describe_offset(venue_ns: int, asked_ns: int, received_ns: int) -> str:
-    """Return how far the venue's clock is ahead of ours; the truth lies within half of the round trip."""
+    """Return the offset of the venue's clock from ours, to within half of the round trip."""
     offset_ms = (venue_ns - (asked_ns + received_ns) / 2) / MS_NS
     return f"venue clock {offset_ms:+.0f} ms from ours, within {(received_ns - asked_ns) / 2 / MS_NS:.0f} ms"
 
 
-def describe_gaia_answer(path: str, body: bytes, asked_ns: int, received_ns: int) -> str:
-    """Return what an answer of GaiaEx tells, its generation where it shows.
+def describe_gaiaex_answer(path: str, body: bytes, asked_ns: int, received_ns: int) -> str:
+    """Return a summary of an answer of GaiaEx, with its generation if known.
 
     Raises:
         VenueError: the answer does not fit the pages of either generation.
@@ -92,7 +92,7 @@ def describe_gaia_answer(path: str, body: bytes, asked_ns: int, received_ns: int
 
 @dataclass(slots=True)
 class ChannelSummary:
-    """What one channel brought."""
+    """Summary of one channel."""
 
     frames: int = 0
     acked: bool = False
@@ -104,11 +104,11 @@ class ChannelSummary:
 
     @property
     def answered(self) -> bool:
-        """Whether the venue took the subscription and sent nothing that does not fit."""
+        """Whether the venue accepted the subscription and sent no malformed frame."""
         return (self.frames > 0 or self.acked) and not self.misfits and not self.refusal
 
     def describe(self, seconds: float) -> str:
-        """Return it in words."""
+        """Return the summary as text."""
         parts = [f"{self.frames} frames"] if self.frames else [f"nothing in {seconds:g} s"]
         if not self.frames and self.acked:
             parts.append("though acknowledged")
@@ -125,7 +125,7 @@ class ChannelSummary:
 
 
 def channel_of(subscription: Mapping[str, Any]) -> str:
-    """Return the name under which a subscription's frames are counted.
+    """Return the name under which the frames of a subscription are counted.
 
     >>> channel_of({"type": "l2Book", "coin": "BTC", "fast": True})
     'l2Book fast'
@@ -138,63 +138,63 @@ def channel_of(subscription: Mapping[str, Any]) -> str:
     return f"{kind} fast" if subscription.get("fast") else kind
 
 
-def hear(
-    frames: Iterable[tuple[int, bytes]], asked: Iterable[Mapping[str, Any]]
+def summarize_channels(
+    frames: Iterable[tuple[int, bytes]], subscriptions: Iterable[Mapping[str, Any]]
 ) -> dict[str, ChannelSummary]:
-    """Return what each channel that was asked for brought, and any other that spoke."""
-    heard = {channel_of(item): ChannelSummary() for item in asked}
+    """Return a summary of each subscribed channel, and of any other that sent frames."""
+    summaries = {channel_of(item): ChannelSummary() for item in subscriptions}
     for _, body in frames:
         try:
             message = wire.decode(body)
         except VenueError as error:
-            _misfit(heard, body, error.message)
+            _misfit(summaries, body, error.message)
             continue
         match message:
             case wire.Ack():
                 echo = msgspec.to_builtins(message.data.subscription)
-                heard.setdefault(channel_of(echo), ChannelSummary()).acked = True
+                summaries.setdefault(channel_of(echo), ChannelSummary()).acked = True
             case wire.ErrorMessage():
-                named = [name for name in heard if f'"{name.split()[0]}"' in message.data]
-                heard.setdefault(named[0] if named else "error", ChannelSummary()).refusal = message.data[
+                named = [name for name in summaries if f'"{name.split()[0]}"' in message.data]
+                summaries.setdefault(named[0] if named else "error", ChannelSummary()).refusal = message.data[
                     :160
                 ]
             case wire.Pong() | wire.Greeting():
                 pass
             case _:
-                _count(heard, message)
-    return heard
+                _count(summaries, message)
+    return summaries
 
 
-def _misfit(heard: dict[str, ChannelSummary], body: bytes, reason: str) -> None:
+def _misfit(summaries: dict[str, ChannelSummary], body: bytes, reason: str) -> None:
     try:
         name = str(msgspec.json.decode(body, type=dict[str, Any]).get("channel", "no channel"))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         name = "no JSON"
-    about = heard.setdefault(name, ChannelSummary())
-    about.misfits += 1
-    about.first_misfit = about.first_misfit or reason
+    summary = summaries.setdefault(name, ChannelSummary())
+    summary.misfits += 1
+    summary.first_misfit = summary.first_misfit or reason
 
 
-def _count(heard: dict[str, ChannelSummary], message: wire.Message) -> None:
+def _count(summaries: dict[str, ChannelSummary], message: wire.Message) -> None:
     name = str(message.__struct_config__.tag)
     match message:
         case wire.L2Book(data=wire.BookData() as book):
             name = "l2Book fast" if book.fast else name
-            about = heard.setdefault(name, ChannelSummary())
-            about.times_ms.add(book.time)
-            about.facts.add(f"{max(map(len, book.levels))} levels a side")
+            summary = summaries.setdefault(name, ChannelSummary())
+            summary.times_ms.add(book.time)
+            summary.facts.add(f"{max(map(len, book.levels))} levels a side")
         case wire.CandleMessage():
-            heard.setdefault(name, ChannelSummary()).facts = {f"n {message.data.n}"}
+            summaries.setdefault(name, ChannelSummary()).facts = {f"n {message.data.n}"}
         case wire.ExplorerBlocks():
-            about = heard.setdefault(name, ChannelSummary())
-            about.times_ms |= {block.block_time for block in message.data}
-    heard.setdefault(name, ChannelSummary()).frames += 1
+            summary = summaries.setdefault(name, ChannelSummary())
+            summary.times_ms |= {block.block_time for block in message.data}
+    summaries.setdefault(name, ChannelSummary()).frames += 1
 
 
-def describe_gaia(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[int, str]:
-    """Return how many frames of a GaiaEx socket fit, and what they tell."""
+def describe_gaiaex_frames(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[int, str]:
+    """Return the number of valid frames of a GaiaEx socket, and a summary."""
     counts: Counter[str] = Counter()
-    beats: list[int] = []
+    heartbeats: list[int] = []
     facts: set[str] = set()
     for recv_ns, body in frames:
         try:
@@ -208,11 +208,11 @@ def describe_gaia(frames: Iterable[tuple[int, bytes]], seconds: float) -> tuple[
             case gaiaex_messages.GaiaBook():
                 facts.add(f"generation {message.generation}")
             case gaiaex_messages.RelayHeartbeat():
-                beats.append(recv_ns)
+                heartbeats.append(recv_ns)
             case gaiaex_messages.Rejection():
                 facts.add(message.code)
-    if len(beats) >= _LEAST_TIMES:
-        steps = [after - before for before, after in pairwise(beats)]
+    if len(heartbeats) >= _LEAST_TIMES:
+        steps = [after - before for before, after in pairwise(heartbeats)]
         facts.add(f"a heartbeat every {median(steps) / NS:.1f} s")
-    said = [f"{number} {name}" for name, number in sorted(counts.items())] or [f"nothing in {seconds:g} s"]
-    return counts.total() - counts["misfits"], ", ".join([*said, *sorted(facts)])
+    parts = [f"{number} {name}" for name, number in sorted(counts.items())] or [f"nothing in {seconds:g} s"]
+    return counts.total() - counts["misfits"], ", ".join([*parts, *sorted(facts)])

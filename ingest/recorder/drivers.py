@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ingest.feed.rest_client import RestClient
-from ingest.journal.retention import keep_forever
+from ingest.journal.retention import run_retention
 from ingest.recorder.frame_sink import FrameSink
 from ingest.recorder.heartbeat import clear_heartbeats, write_heartbeat
 from ingest.recorder.ntp import watch_clock
@@ -142,7 +142,7 @@ class RealTimeDriver:
             poller.repairs(),
             poller.gaia_state(),
             clock,
-            keep_forever(self._settings, ending),
+            run_retention(self._settings, ending),
         )
         return [group.create_task(poll) for poll in polls]
 

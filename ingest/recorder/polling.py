@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ingest.concurrency import run_unless, wait_for
-from ingest.feed.listing_client import ask_listings
+from ingest.feed.listing_client import request_listings
 from ingest.feed.rest_client import RestClient
 from ingest.recorder.frame_sink import FrameSink
 from ingest.venues.gaiaex import protocol as gaiaex
@@ -38,7 +38,7 @@ class Poller:
         """Poll what is listed; `changed` is called after each answer."""
         while await self._pause(self._settings.record.discover_s):
             with self._log_failure("listings"):
-                answers = await run_unless(self._ending, ask_listings(self._rest, self._settings))
+                answers = await run_unless(self._ending, request_listings(self._rest, self._settings))
                 for request, answer in answers or ():
                     self._intake.answer(request, answer.body, answer.asked_ns)
                 self._intake.flush()

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from ingest.concurrency import run_in_thread, run_unless, wait_for
 from ingest.feed.connection_pool import ConnectionPool
-from ingest.feed.listing_client import AnsweredRequest, ask_listings, learn
+from ingest.feed.listing_client import AnsweredRequest, request_listings, update_registry
 from ingest.feed.rest_client import RestClient
 from ingest.feed.subscription_plan import ConnectionPlan
 from ingest.instruments.registry import InstrumentRegistry
-from ingest.instruments.stored_listings import listings_rows
+from ingest.instruments.stored_listings import newest_listings
 from ingest.journal.recording import SEALED
 from ingest.pipeline.processor import Counts
 from ingest.pipeline.warm_start import resume, resume_listings
@@ -122,7 +122,7 @@ class Recorder:
         async with RestClient(self._settings, clock=self._clock) as rest:
             await self._driver.set_clock(rest)
             async with RestClient(with_short_timeout(self._settings), clock=self._clock) as first:
-                answers = await run_unless(stop, ask_listings(first, self._settings))
+                answers = await run_unless(stop, request_listings(first, self._settings))
             if answers is None:
                 return RecordingResult(self._name, self._sealed)
             started_ns = await self._start(answers)
@@ -183,8 +183,8 @@ class Recorder:
     async def _start(self, answers: list[AnsweredRequest]) -> int:
         """Learn what is listed, and begin the first recording; return when it began."""
         registry = InstrumentRegistry(self._settings.record.venue)
-        registry.restore(await run_in_thread(listings_rows, self._lake, self._clock.now_ns()))
-        learn(registry, answers)
+        registry.restore(await run_in_thread(newest_listings, self._lake, self._clock.now_ns()))
+        update_registry(registry, answers)
         if is_simulated(answers):
             self._origin = "simulated"
         self._name = self._name or recording_name(self._settings, self._origin)
@@ -286,7 +286,7 @@ class Recorder:
         assert self._sockets is not None
         streams = self._intake.pipeline.state.take_streams()
         for (connection, channel, coin), (recv_ns, count) in streams.items():
-            self._sockets.watchdogs.heard(channel, coin, recv_ns, count, connection=connection)
+            self._sockets.watchdogs.record_frames(channel, coin, recv_ns, count, connection=connection)
 
     def _on_flush(self) -> None:
         """Commit if bars were published; pause the sockets while too many frames wait."""

@@ -11,7 +11,7 @@ from typing import Any
 from ingest.feed.listing_client import AnsweredRequest
 from ingest.feed.subscription_plan import ConnectionPlan, plan
 from ingest.instruments.registry import InstrumentRegistry
-from ingest.journal.recording import about_settings
+from ingest.journal.recording import settings_for_header
 from ingest.sharding import parse_shard, shard_of
 from ingest.venues.gaiaex import protocol as gaiaex
 from ingest.venues.hyperliquid.protocol import SIMULATED_MARK
@@ -43,7 +43,7 @@ def recording_header(
         "url": record.ws_url,
         "coins": [coin for coin in coins if shard_of(coin, parts) == part],
         "symbols": [symbol for symbol in symbols if shard_of(symbol, parts) == part],
-        "settings": about_settings(settings),
+        "settings": settings_for_header(settings),
     }
 
 

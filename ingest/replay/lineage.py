@@ -18,7 +18,7 @@ from ingest.backfill.rest.journaled_client import PREFIX
 from ingest.journal.captures import content_id
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_batches
-from ingest.journal.recording import CAPTURE, about_recording
+from ingest.journal.recording import CAPTURE, read_header
 from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
 from storage.lake.readable_files import readable
@@ -162,7 +162,7 @@ def _folders(settings: Settings) -> Iterator[Path]:
 def _recording(folder: Path) -> LineageSource:
     source = LineageSource(_kind(folder.name), folder.name, folder, size_bytes=_size(folder))
     try:
-        _, source.began_ns = about_recording(folder)
+        _, source.began_ns = read_header(folder)
     except (TickwalkError, ValueError) as error:
         source.why_not = f"its journal cannot be read: {error}"
     return source

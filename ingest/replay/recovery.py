@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ingest.journal.format import segments
-from ingest.journal.recording import CAPTURE, SEALED, about_recording
+from ingest.journal.recording import CAPTURE, SEALED, read_header
 from ingest.replay.replay import replay
 from storage.errors import TickwalkError
 from storage.lake.lake import Lake
@@ -71,7 +71,7 @@ def _unsealed(journal: Path, exclude: str) -> list[Path]:
         if not is_past or (folder / SEALED).exists() or not segments(folder):
             continue
         try:
-            began[folder] = about_recording(folder)[1]
+            began[folder] = read_header(folder)[1]
         except (TickwalkError, ValueError):
             began[folder] = 0  # its replay reports what is wrong with it
     return sorted(began, key=lambda folder: began[folder])

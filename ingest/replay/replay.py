@@ -19,7 +19,7 @@ from ingest.backfill.rest.runner import replay_backfill
 from ingest.journal.captures import BadCaptureLine, content_id, read_capture
 from ingest.journal.format import SUFFIX, Damage, hold_recording, segments
 from ingest.journal.reader import read_batches, read_journal
-from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, about_recording, settings_of
+from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, read_header, settings_of_recording
 from ingest.journal.records import RecordBatch, RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline.processor import Counts, Pipeline
@@ -116,10 +116,10 @@ def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Prog
 
 
 def _replay_locked(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
-    about, started_ns = about_recording(folder)
+    about, started_ns = read_header(folder)
     if about.get("source") == BACKFILL:
         return _replay_backfill(folder, settings, lake)
-    settings = settings_of(about, settings)
+    settings = settings_of_recording(about, settings)
     pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
     if about.get("source") == "socket":
         resume_listings(pipeline, lake, started_ns)

@@ -21,7 +21,7 @@ from ingest.backfill.archive.contexts import ArchiveContextSource
 from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import check_absent, import_candles
-from ingest.backfill.runner import committed
+from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillStep
 from ingest.replay.lineage import BatchLineage, LineageSource
 from ingest.replay.replay import replay
@@ -84,7 +84,7 @@ class SourceReplayer:
 
             why = source.why_not or self._replay(source, advance)
             on_bytes(source.size_bytes - read_bytes)
-            existing = committed(self.new, [batch.batch_id for batch in source.batches])
+            existing = committed_keys(self.new, [batch.batch_id for batch in source.batches])
             left = [batch for batch in source.batches if batch.batch_id not in existing]
             if not why:
                 # The replay of a recording has batches of its own; a backfill step has the same one.
@@ -133,7 +133,7 @@ class SourceReplayer:
             backfill = (ArchiveBookSource if kind == "books" else ArchiveContextSource)(
                 objects, settings, now
             )
-        taken = asyncio.run(backfill.take(BackfillStep(batch.batch_id, source.name)))
+        taken = asyncio.run(backfill.fetch(BackfillStep(batch.batch_id, source.name)))
         if taken.absent or taken.inputs != batch.inputs:
             raise VenueError(taken.absent or "its objects have changed")
         self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)

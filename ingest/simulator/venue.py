@@ -1,14 +1,14 @@
-"""How does a simulated venue serve a market or a tape over a real socket, speaking Hyperliquid's protocol?
+"""A simulated venue: serves a market or a capture over real sockets with Hyperliquid's protocol.
 
-One port: `GET /ws` is the WebSocket, `POST /info` the questions, `GET /explorer` the chain's blocks; beside them
+One port: `GET /ws` is the WebSocket, `POST /info` the REST requests, `GET /explorer` the chain's blocks; beside them
 GaiaEx, a relay of the same books: `GET /gaia/ws/market/{symbol}`, `/gaia/v1/trade/...`. Two clocks:
 
-- `real`: frames go out when a `TimeSource` says they are due (`speed` times as fast; 0 is flat out).
-- `virtual`: frames go out as fast as the client drains them, and before those of a block comes one more,
-  `{"channel":"tickwalkClock","data":<ns>}`, with the receipt time that a recorder is to stamp. It is also the
+- `real`: frames are sent when a `TimeSource` reaches their time (`speed` times as fast; 0 is without pauses).
+- `virtual`: frames are sent as fast as the client reads them, and before those of a block comes one more,
+  `{"channel":"tickwalkClock","data":<ns>}`, with the receipt time that a recorder must stamp. It is also the
   first frame of every connection. Virtual time stands still until `wait_for_subscriptions` streams are
-  subscribed, at the start and after every loss of the connection; over an ordered outage it is skipped.
-  Before an ordered disconnect the venue waits until the client has read everything (WebSocket ping), so that
+  subscribed, at the start and after every loss of the connection; an injected outage is skipped.
+  Before an injected disconnect the venue waits until the client has read everything (WebSocket ping), so that
   the cut falls on the same frame in every run.
 
 At the end of the span comes a last clock frame, then a clean close with code 1000; later connections get 410.
@@ -30,7 +30,7 @@ from ingest.simulator.faults.injector import FaultInjector
 from ingest.simulator.market.source import MarketSource
 from ingest.simulator.server.app import VenueApp
 from ingest.simulator.server.connection import VenueStats
-from ingest.simulator.server.gaiaex_relay import GaiaexRelay, Generation
+from ingest.simulator.server.gaiaex_relay import GaiaexRelay
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from ingest.simulator.server.hyperliquid_session import HyperliquidSession
 from ingest.simulator.server.info_endpoint import InfoEndpoint
@@ -38,6 +38,7 @@ from ingest.simulator.server.market_state import REPLAYED, MarketState
 from ingest.simulator.server.publisher import Publisher, PublishPace
 from ingest.simulator.server.venue_wide import VenueWide
 from ingest.simulator.wire.encoder import SimulatedPrint
+from ingest.venues.gaiaex.messages import Generation
 from storage.clock import TimeSource, WallTime
 from storage.errors import SettingsError, VenueError
 from storage.logs import get_logger
@@ -46,24 +47,24 @@ logger = get_logger(__name__)
 
 
 class SimulatedVenue:
-    """A server for one source; an async context manager.
+    """A venue that serves one source; an async context manager.
 
     Args:
-        source: a `Market`, a `Tape` or a `RecordedHistory`; served once.
+        source: a `SyntheticMarket`, a `CaptureMarket` or a `RecordedHistory`; served once.
         clock: see the module.
-        speed: real clock only: times as fast as the source's own time, 0 for flat out.
+        speed: real clock only: factor on the source's own time (0: without pauses).
         time_source: real clock only.
-        wait_for_subscriptions: streams that must be subscribed before time moves; by default 0 where frames
-            wait for a clock, else 1.
-        host: address to listen on; port 0 takes a free one.
-        faults: what goes wrong, see `ingest.simulator.faults.faults`.
-        replayed: prints resent on subscribe, 0 .. 30.
+        wait_for_subscriptions: streams that must be subscribed before time moves (default: 0 if frames wait for a
+            clock, else 1).
+        host: address to listen on; port 0 selects a free one.
+        faults: to inject, see `ingest.simulator.faults.faults`.
+        replayed: trades resent on subscribe, 0 .. 30.
         on_end: `close` with code 1000 after the last frame, or `hold` the connections open in silence.
-        idle_close_s: real clock only: a connection to which nothing was sent for so long is dropped.
-        on_print: is told of each print sent, every time; the venue itself keeps counts only.
-        weight_limit: weight of requests to `/info` that is granted a minute (the venue: 1200); None for any.
-        gaia_generation: which of GaiaEx's two payloads is sent.
-        relay_lag_s: how long after Hyperliquid's quote its relayed book is received.
+        idle_close_s: real clock only: drop a connection after so long without a sent message.
+        on_print: called with each sent trade, every time; the venue itself keeps counts only.
+        weight_limit: highest weight of `/info` requests a minute (the venue: 1200; None: no limit).
+        gaia_generation: of GaiaEx's payloads.
+        relay_lag_s: delay of a relayed book behind Hyperliquid's quote.
         heartbeat_s: seconds between GaiaEx's heartbeats, in the source's time.
 
     Raises:
@@ -112,35 +113,37 @@ class SimulatedVenue:
         self._host, self._port = host, port
         self._on_end = on_end
         self.stats = stats = VenueStats()
-        self._board = board = MarketState(source, [item for item in faults if isinstance(item, MarketChange)])
-        wide = VenueWide(board)
-        self._plan = plan = FaultInjector(seed=source.seed)
+        self._market = market = MarketState(
+            source, [item for item in faults if isinstance(item, MarketChange)]
+        )
+        wide = VenueWide(market)
+        self._injector = injector = FaultInjector(seed=source.seed)
         for item in faults:
             if not isinstance(item, MarketChange):
-                plan.add(item)
+                injector.add(item)
         relay = GaiaexRelay(
-            board, plan, generation=gaia_generation, lag_s=relay_lag_s, heartbeat_s=heartbeat_s
+            market, injector, generation=gaia_generation, lag_s=relay_lag_s, heartbeat_s=heartbeat_s
         )
-        self._pump = Publisher(
-            source, pace, clock_source, board=board, wide=wide, plan=plan, relay=relay, stats=stats
+        self._publisher = Publisher(
+            source, pace, clock_source, market=market, wide=wide, injector=injector, relay=relay, stats=stats
         )
 
         def make_session(
             ws: web.WebSocketResponse, abort: Callable[[], None], is_explorer: bool
         ) -> HyperliquidSession:
             return HyperliquidSession(
-                ws, abort, board=board, wide=wide, plan=plan, stats=stats, replayed=replayed, on_print=on_print,
-                is_explorer=is_explorer,
+                ws, abort, market=market, wide=wide, injector=injector, stats=stats, replayed=replayed,
+                on_print=on_print, is_explorer=is_explorer,
             )  # fmt: skip
 
-        self._doors = VenueApp(
-            pump=self._pump,
-            plan=plan,
+        self._app = VenueApp(
+            publisher=self._publisher,
+            injector=injector,
             relay=relay,
             answers=InfoEndpoint(
-                board,
+                market,
                 wide,
-                self._pump.status_ms,
+                self._publisher.status_ms,
                 past=source if isinstance(source, RecordedHistory) else None,
             ),
             stats=stats,
@@ -178,7 +181,7 @@ class SimulatedVenue:
     @property
     def now_ns(self) -> int:
         """Return the receipt time of the newest block."""
-        return self._pump.clock_ns
+        return self._publisher.clock_ns
 
     @property
     def holds(self) -> bool:
@@ -186,22 +189,22 @@ class SimulatedVenue:
         return self._on_end == "hold"
 
     def inject(self, fault: Fault) -> None:
-        """Order a fault while running; one without a time strikes, or begins, at the next block."""
+        """Inject a fault while running; without a time it happens, or begins, at the next block."""
         if isinstance(fault, Window) and not fault.at_s:
-            fault = replace(fault, at_s=self._plan.now_s)
+            fault = replace(fault, at_s=self._injector.now_s)
         if isinstance(fault, MarketChange):
-            self._board.schedule.add(fault)
+            self._market.schedule.add(fault)
         else:
-            self._plan.add(fault)
+            self._injector.add(fault)
 
     async def finished(self) -> None:
-        """Wait for the end of the span; an error of the venue itself is raised here."""
+        """Wait for the end of the span; raise an error of the venue itself."""
         assert self._task is not None, "the venue has not started"
         await asyncio.shield(self._task)
 
     async def __aenter__(self) -> Self:
-        self._pump.warm_up()
-        self._runner = web.AppRunner(self._doors.app(), access_log=None, shutdown_timeout=1.0)
+        self._publisher.warm_up()
+        self._runner = web.AppRunner(self._app.app(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         try:
@@ -218,18 +221,18 @@ class SimulatedVenue:
 
     async def _serve(self) -> None:
         try:
-            await self._pump.run(closes=not self.holds)
+            await self._publisher.run(closes=not self.holds)
         except BaseException:
-            # A venue that cannot go on must not leave its clients waiting.
+            # A failed venue must not leave its clients waiting.
             await self._hang_up()
             raise
 
     async def _hang_up(self) -> None:
-        self._pump.ended.set()
-        for event in self._pump.lit.values():
+        self._publisher.ended.set()
+        for event in self._publisher.accepting.values():
             event.set()
-        for line in tuple(self._pump.lines):
-            await line.close(clean=False)
+        for connection in tuple(self._publisher.connections):
+            await connection.close(clean=False)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

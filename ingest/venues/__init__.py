@@ -1,1 +1,1 @@
-"""The venues: how each one speaks, and a simulated one that speaks like Hyperliquid."""
+"""The venues' wire formats: protocols, messages, schemas, rate limits."""

@@ -159,7 +159,7 @@ def _from_archive(
     dry_run: bool,
     is_agreed: bool,
 ) -> None:
-    from ingest.backfill.archive.sources import archived
+    from ingest.backfill.archive.sources import archive_source
     from ingest.backfill.runner import run_backfill
     from ingest.backfill.source import BackfillRequest
     from storage.clock import parse_time_ns
@@ -167,7 +167,7 @@ def _from_archive(
     wish = BackfillRequest(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
 
     def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, BackfillResult]:
-        return run_backfill([archived(kind, lake, settings)], wish, lake, settings, **how)
+        return run_backfill([archive_source(kind, lake, settings)], wish, lake, settings, **how)
 
     _fill_in(f"fetching {kind} from the archive", work, settings, dry_run=dry_run, is_agreed=is_agreed)
 

@@ -45,9 +45,9 @@ def told(label: str, *, dry_run: bool) -> Iterator[BackfillProgress]:
 def describe_plan(plan: BackfillPlan) -> list[str]:
     """Return what a plan costs, one line a matter."""
     if not plan.steps:
-        return [f"nothing to do: all {plan.held} steps are in the lake"]
+        return [f"nothing to do: all {plan.committed} steps are in the lake"]
     first, last, cost = plan.steps[0][1], plan.steps[-1][1], plan.cost
-    lines = [f"{len(plan.steps)} steps, {plan.held} more are in the lake already"]
+    lines = [f"{len(plan.steps)} steps, {plan.committed} more are in the lake already"]
     lines += [f"  first     {first.about}", f"  last      {last.about}"]
     if plan.weight:
         wait = f"about {plan.minutes:,.0f} minutes" if plan.minutes else "less than a minute"
@@ -67,7 +67,9 @@ def show_done(done: BackfillResult, *, dry_run: bool) -> None:
         notes.print("nothing was asked for: --dry-run", highlight=False)
         return
     rows = ", ".join(f"{name} {count:,}" for name, count in sorted(done.rows.items()) if count) or "nothing"
-    console.print(f"steps     {done.taken:,} taken, {done.plan.held:,} were in the lake", highlight=False)
+    console.print(
+        f"steps     {done.taken:,} taken, {done.plan.committed:,} were in the lake", highlight=False
+    )
     console.print(f"new rows  {rows}", highlight=False)
     if done.refused:
         console.print(f"refused   {done.refused:,} rows, see the table quarantine", highlight=False)

@@ -24,7 +24,7 @@ def run_pass(context: typer.Context) -> None:
 
     A running recorder does the same by itself. Ends with status 1 where something could not be kept.
     """
-    from ingest.journal.retention import keep_journal
+    from ingest.journal.retention import apply_retention
     from storage.clock import WallTime
 
     settings = settings_of(context)
@@ -32,7 +32,7 @@ def run_pass(context: typer.Context) -> None:
         notes.print("nothing to do: keep.copy_to is empty and keep.journal_days is 0", highlight=False)
         return
     with notes.status("keeping the journal"):
-        done = keep_journal(settings, now_ns=WallTime().now_ns())
+        done = apply_retention(settings, now_ns=WallTime().now_ns())
     console.print(
         f"copied {done.copied} segments ({done.copied_bytes / 1e6:,.1f} MB), "
         f"removed {len(done.removed)} recordings ({done.removed_bytes / 1e6:,.1f} MB)",
@@ -49,7 +49,7 @@ def show_status(context: typer.Context) -> None:
     """List the recordings on this disk: size, age, and what is copied."""
     import pyarrow as pa
 
-    from ingest.journal.retention import holdings
+    from ingest.journal.retention import stored_recordings
     from storage.clock import DAY_NS, WallTime
 
     settings, now_ns = settings_of(context), WallTime().now_ns()
@@ -62,7 +62,7 @@ def show_status(context: typer.Context) -> None:
             "mb": round(held.size_bytes / 1e6, 1),
             "age_days": round((now_ns - held.ended_ns) / DAY_NS, 1),
         }
-        for held in holdings(settings)
+        for held in stored_recordings(settings)
     ]
     if not rows:
         console.print("this home holds no recording", highlight=False)

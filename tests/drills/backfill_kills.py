@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pytest
 
 from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS
-from ingest.backfill.archive.sources import archived
+from ingest.backfill.archive.sources import archive_source
 from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
 from ingest.backfill.runner import BackfillResult, run_backfill
 from ingest.backfill.source import BackfillRequest, BackfillStep
@@ -280,5 +280,5 @@ async def _fill_in(work: Work, values: Mapping[str, object], notes: Path) -> Non
             await backfill_over_rest(
                 wanted, work.asked, lake, settings, clock=ManualTime(NOW_NS), on_step=note
             )
-        trades = archived("trades", lake, settings, ManualTime(LATER))
+        trades = archive_source("trades", lake, settings, ManualTime(LATER))
         await run_backfill([trades], work.fetched, lake, settings, on_step=note)

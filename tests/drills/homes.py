@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ingest.journal.format import segments
 from ingest.journal.reader import read_journal
-from ingest.journal.recording import about_recording
+from ingest.journal.recording import read_header
 from ingest.journal.records import Record, RecordKind
 from ingest.replay.replay import replay
 from storage.contracts.tables import CONTRACTS
@@ -72,7 +72,7 @@ def assert_equal(one: Mapping[str, pa.Table], other: Mapping[str, pa.Table]) -> 
 def recordings(settings: Settings) -> list[Path]:
     """Return the recordings of a home in the order in which they began; empty ones are left out."""
     folders = [folder for folder in settings.journal_dir.iterdir() if segments(folder)]
-    begun = {folder: about_recording(folder)[1] for folder in folders}
+    begun = {folder: read_header(folder)[1] for folder in folders}
     return sorted(
         (folder for folder, at_ns in begun.items() if at_ns), key=lambda folder: (begun[folder], folder.name)
     )

@@ -1,9 +1,9 @@
-"""What bars do an hour's archived prints make, and which of them say more than what the lake holds?
+"""Bars from an hour of archived trades, and their merge with stored bars.
 
-A bar of an archive is as good as one that was watched where fills of any coins lie close enough together on both
-sides of it: whoever wrote them was awake. Without that it is `blind`. A coin without a print in the whole hour gets no
-bar: an archive does not say what is listed. Where the lake has bars that were watched as well, those stay; one that was
-not keeps what the recorder knew of quotes and context, and gets the archive's prints as its next revision.
+An archived bar is as reliable as a watched one if fills of any coins lie close enough together on both sides of it,
+which proves that the archive was being written. Without that it is `blind`. A coin without a trade in the whole hour
+gets no bar: an archive does not state what is listed. Watched bars in the lake stay; a bar that was not watched keeps
+the recorder's quotes and context, and gets the archive's trades as its next revision.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from storage.lake.connection import scratch
 
 Array = NDArray[Any]
 
-NOT_WRITTEN: Final = "archive silent"
-"""The cause of a bar for whose time nothing proves that the archive was being written."""
+ARCHIVE_SILENT: Final = "archive silent"
+"""Cause of a bar without proof that the archive was being written."""
 
 _LARGEST_PRICE: Final = 1e12
 _LARGEST_SIZE: Final = 1e15
@@ -35,14 +35,14 @@ _MARKET: Final = (
 )  # fmt: skip
 
 
-def awake(beats_ms: Array, silence_ms: int) -> Array:
-    """Return (k, 2) the stretches in which the archive was being written, in milliseconds.
+def proven_spans(beats_ms: Array, silence_ms: int) -> Array:
+    """Return (k, 2) spans in which the archive was being written, in milliseconds.
 
     Args:
-        beats_ms: (n,) rising, times of what was written.
-        silence_ms: two of them further apart than this prove nothing in between.
+        beats_ms: (n,) rising times of written fills.
+        silence_ms: a longer gap between two of them is not proven.
 
-    >>> awake(np.array([0, 20, 50, 200, 210]), 60).tolist()
+    >>> proven_spans(np.array([0, 20, 50, 200, 210]), 60).tolist()
     [[0, 50], [200, 210]]
     """
     if not len(beats_ms):
@@ -62,19 +62,19 @@ def make_bars(
     to_ms: int,
     lag_ms: int,
 ) -> pa.Table:
-    """Return an hour's bars of the instruments that printed in it.
+    """Return the bars of an hour for the instruments that traded in it.
 
     Args:
-        prints: in the order in which they were written.
-        instruments: ids by the code in `coin`.
-        parts_ms: (k, 2) what is proven, see `awake`.
-        width: of the bars; it divides the stretch.
-        from_ms, to_ms: the stretch.
-        lag_ms: a bar counts as knowable so long after its close.
+        prints: trades in the order in which they were written.
+        instruments: ids by code of the coin.
+        parts_ms: (k, 2) see `proven_spans`.
+        width: of the bars; divides the range.
+        from_ms, to_ms: the range.
+        lag_ms: time from the close of a bar until it is knowable.
     """
     step_ms = width_ns(width) // MS_NS
     steps = (to_ms - from_ms) // step_ms
-    # What the lake will refuse must make no bar either.
+    # Rows that the lake refuses must make no bar either.
     sound = (prints["price"] > 0) & (prints["price"] <= _LARGEST_PRICE) & (prints["size"] <= _LARGEST_SIZE)
     prints = prints.at(sound & (prints["size"] > 0))
     present = np.unique(prints["coin"])
@@ -100,7 +100,7 @@ def _table(
     texts = {
         "instrument": np.repeat(np.array(names, dtype=object), len(opens)),
         "status": status,
-        "cause": np.where(is_whole, "", NOT_WRITTEN),
+        "cause": np.where(is_whole, "", ARCHIVE_SILENT),
         "session": [session_at(name, ms * MS_NS) for name in names for ms in opens.tolist()],
     }
     stamps = {"ts_open": open_ms * 1_000, "ts_close": (open_ms + step_ms) * 1_000}
@@ -132,42 +132,42 @@ def _table(
 
 
 def _observed(opens: Array, closes: Array, parts_ms: Array) -> Array:
-    """Return (n,) how many milliseconds of each bar are proven."""
+    """Return (n,) the proven milliseconds of each bar."""
     seen = np.zeros(len(opens), np.int64)
     for start, end in parts_ms.tolist():
         seen += np.clip(np.minimum(closes, end) - np.maximum(opens, start), 0, None)
     return seen
 
 
-HELD: Final = """
+EXISTING_BARS: Final = """
     SELECT * FROM bars_latest
     WHERE width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?) AND origin <> 'candle'
 """
-"""The bars of a width and a stretch (microseconds) that a recorder or an archive made."""
+"""Bars of a width and a range (microseconds) from a recorder or an archive."""
 
 
-def beside(bars: pa.Table, held: pa.Table) -> pa.Table:
-    """Return the bars that say more than those held, with what those know of quotes and context.
+def select_improved(bars: pa.Table, existing: pa.Table) -> pa.Table:
+    """Return the bars that improve on existing ones, with the quotes and context of those.
 
     Args:
         bars: made from an archive.
-        held: the newest revision of those that the lake has of the same stretch.
+        existing: newest revisions in the lake, of the same range.
     """
-    if not held.num_rows:
+    if not existing.num_rows:
         return bars
     run = scratch()
     run.register("made", bars.append_column("row_at", pa.array(range(bars.num_rows), pa.int64())))
-    run.register("held", held)
-    market = ", ".join(f"h.{name} AS {name}" for name in _MARKET)
+    run.register("existing", existing)
+    market = ", ".join(f"e.{name} AS {name}" for name in _MARKET)
     rows = run.execute(
-        f"""SELECT m.* REPLACE ({market}) FROM made m LEFT JOIN held h USING (instrument, width, ts_open)
-            WHERE h.status IS NULL
-               OR (h.status IN ('blind', 'unknown') AND m.observed_ms >= h.observed_ms AND m.status <> 'blind')
+        f"""SELECT m.* REPLACE ({market}) FROM made m LEFT JOIN existing e USING (instrument, width, ts_open)
+            WHERE e.status IS NULL
+               OR (e.status IN ('blind', 'unknown') AND m.observed_ms >= e.observed_ms AND m.status <> 'blind')
             ORDER BY m.row_at"""
     ).to_arrow_table()
     return rows.select(BARS.schema.names).cast(BARS.schema)
 
 
 def span_us(from_ms: int, to_ms: int) -> tuple[int, int]:
-    """Return a stretch in microseconds, as `HELD` asks for it."""
+    """Return a range in microseconds, as the parameters of `EXISTING_BARS`."""
     return from_ms * MS_NS // US_NS, to_ms * MS_NS // US_NS

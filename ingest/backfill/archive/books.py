@@ -1,9 +1,9 @@
-"""Which books does the venue's archive hold of a coin and an hour?
+"""Order books from the venue's archive.
 
-A step is one object: a coin's snapshots of an hour, about two a second. Each was received by the archiver, and its
-time of receipt is kept as ours would be; a live system knows it then, or `bars.history_lag_ms` after the venue's own
-time where that is later. Hour 0 begins with books of the day before: a snapshot stands on its own, so no neighbour is
-read, and each lies in one object.
+A step is one object: the snapshots of a coin for an hour, about two a second. The archiver's time of receipt is kept
+in place of ours; a live system knows a book at that time, or `bars.history_lag_ms` after the venue's own time where
+that is later. Hour 0 begins with books of the day before: each snapshot is complete and lies in one object, so
+neighbouring hours are not read.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ import pyarrow as pa
 
 from ingest.backfill.archive.ndjson import MalformedLine, NdjsonReader
 from ingest.backfill.archive.object_cache import ObjectCache
-from ingest.backfill.archive.object_keys import BOOKS, BOOKS_FROM_NS, book_key, check_wish, day_text, hours_of
-from ingest.backfill.archive.trades import refused
+from ingest.backfill.archive.object_keys import (
+    BOOKS,
+    BOOKS_FROM_NS,
+    book_key,
+    check_archive_range,
+    day_text,
+    hours_of,
+)
+from ingest.backfill.archive.trades import quarantine_rows
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.pipeline.order_books import unusable_book
 from ingest.pipeline.rows import is_time
@@ -47,67 +54,69 @@ class ArchiveBookSource:
     """Books from the venue's archive of market data."""
 
     def __init__(self, objects: ObjectCache, settings: Settings, clock: TimeSource) -> None:
-        """Prepare to read.
+        """Prepare a source.
 
         Args:
             objects: of `archive.market_data`.
             settings: sections `archive` and `bars`.
-            clock: says what is the future, and when an object was asked for.
+            clock: bounds the range, and stamps fetches of objects.
         """
         self._objects, self._settings, self._clock = objects, settings, clock
 
-    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
+    async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
         """Return one step a coin and hour.
 
         Raises:
-            RangeError: the archive cannot have it, see `layouts.check_wish`.
-            InstrumentError: the archive has books of those days, and none of a coin.
-            VenueError: the archive cannot be reached, or does not list its coins and none is named.
+            RangeError: outside the archive, see `check_archive_range`.
+            InstrumentError: the archive has books of those days, but none of a coin.
+            VenueError: the archive cannot be reached, or no coin is named and it has no listing.
         """
-        check_wish(wish, "books", BOOKS_FROM_NS, self._clock.now_ns())
-        return await asyncio.to_thread(self._steps, wish)
+        check_archive_range(request, "books", BOOKS_FROM_NS, self._clock.now_ns())
+        return await asyncio.to_thread(self._steps, request)
 
-    def _steps(self, wish: BackfillRequest) -> list[BackfillStep]:
+    def _steps(self, request: BackfillRequest) -> list[BackfillStep]:
         sizes: dict[str, int] = {}
         is_listed = True
-        for prefix in dict.fromkeys(f"{BOOKS}/{day_text(at_ns)}/" for at_ns in hours_of(wish)):
+        for prefix in dict.fromkeys(f"{BOOKS}/{day_text(at_ns)}/" for at_ns in hours_of(request)):
             listed = self._objects.listed(prefix)
             is_listed = is_listed and listed is not None
             sizes |= listed or {}
-        coins = self._coins(wish, sizes, is_listed)
+        coins = self._coins(request, sizes, is_listed)
         steps = []
-        for hour_ns in hours_of(wish):
+        for hour_ns in hours_of(request):
             for coin in coins:
                 key = book_key(hour_ns, coin)
                 size = 0 if self._objects.is_held(key) else sizes.get(key, 0) if is_listed else None
                 text = f"books of {coin}, {iso(hour_ns)[:16]}"
-                if wish.coins or not is_listed or key in sizes:
+                if request.coins or not is_listed or key in sizes:
                     steps.append(BackfillStep(f"{_KEY}{iso(hour_ns)[:13]}:{coin}", text, size_bytes=size))
         return steps
 
-    def _coins(self, wish: BackfillRequest, sizes: dict[str, int], is_listed: bool) -> list[str]:
-        there = sorted({key.rsplit("/", 1)[1].removesuffix(".lz4") for key in sizes if "/l2Book/" in key})
-        if not wish.coins:
+    def _coins(self, request: BackfillRequest, sizes: dict[str, int], is_listed: bool) -> list[str]:
+        listed_coins = sorted(
+            {key.rsplit("/", 1)[1].removesuffix(".lz4") for key in sizes if "/l2Book/" in key}
+        )
+        if not request.coins:
             if not is_listed:
                 raise VenueError(
                     f"{self._objects.where} does not list its coins", hint="name them: --coin BTC --coin ETH"
                 )
-            return there
-        for coin in wish.coins if there else ():
-            if coin not in there:
-                near = difflib.get_close_matches(coin, there, n=1, cutoff=0.0)[0]
+            return listed_coins
+        for coin in request.coins if listed_coins else ():
+            if coin not in listed_coins:
+                near = difflib.get_close_matches(coin, listed_coins, n=1, cutoff=0.0)[0]
                 raise InstrumentError(
                     f"{self._objects.where} has no book of {coin!r} in those days",
                     hint=f"names are byte-exact; the nearest is {near}",
                 )
-        return sorted(wish.coins)
+        return sorted(request.coins)
 
-    async def take(self, step: BackfillStep) -> StepResult:
-        """Fetch a coin's books of an hour; see `steps.Source`."""
+    async def fetch(self, step: BackfillStep) -> StepResult:
+        """Fetch the books of a coin for an hour; see `BackfillSource`."""
         hour, coin = step.key.removeprefix(_KEY).split(":", 1)
-        return await asyncio.to_thread(self._take, parse_time_ns(f"{hour}:00:00Z"), coin)
+        return await asyncio.to_thread(self._fetch, parse_time_ns(f"{hour}:00:00Z"), coin)
 
-    def _take(self, hour_ns: int, coin: str) -> StepResult:
+    def _fetch(self, hour_ns: int, coin: str) -> StepResult:
         key = book_key(hour_ns, coin)
         entry = self._objects.fetch(key, self._clock.now_ns())
         if entry.state != "held":
@@ -125,7 +134,7 @@ class ArchiveBookSource:
             bad += [*broken, *odd]
         tables = {
             "books": pa.concat_tables(parts),
-            "quarantine": refused(bad, [], [name], hour_ns + lag_ns, "books"),
+            "quarantine": quarantine_rows(bad, [], [name], hour_ns + lag_ns, "books"),
         }
         return StepResult(
             {table: rows for table, rows in tables.items() if rows.num_rows},
@@ -136,7 +145,7 @@ class ArchiveBookSource:
 def book_rows(
     lines: Sequence[_Line], numbers: Sequence[int], coin: str, journal: str, lag_ns: int
 ) -> tuple[pa.Table, list[MalformedLine]]:
-    """Return rows of `books`, and the lines whose book no venue could have shown."""
+    """Return rows of `books`, and the lines with an invalid book."""
     columns: dict[str, list[Any]] = {name: [] for name in _OWN}
     bad: list[MalformedLine] = []
     for line, number in zip(lines, numbers, strict=True):
@@ -151,7 +160,7 @@ def book_rows(
             continue
         bids, asks = book.levels
         event_ns = book.time * MS_NS
-        own = (
+        values = (
             book.time * 1_000,
             [level.px for level in bids],
             [level.sz for level in bids],
@@ -161,10 +170,10 @@ def book_rows(
             max(recv_ns, event_ns + lag_ns),
             number,
         )
-        for column, value in zip(columns.values(), own, strict=True):
+        for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     count = len(columns["frame"])
-    same: dict[str, object] = {
+    constants: dict[str, object] = {
         "instrument": instrument_id(coin),
         "mode": "slow",
         "is_stale": False,
@@ -175,7 +184,7 @@ def book_rows(
     arrays = [
         pa.array(columns[item.name], item.type)
         if item.name in columns
-        else pa.repeat(pa.scalar(same[item.name], item.type), count)
+        else pa.repeat(pa.scalar(constants[item.name], item.type), count)
         for item in schema
     ]
     return pa.Table.from_arrays(arrays, schema=schema), bad
@@ -185,6 +194,6 @@ _OWN: Final = ("ts_event", "bid_px", "bid_sz", "ask_px", "ask_sz", "ts_recv_ns",
 
 
 def _ns(time: datetime) -> int:
-    """Return a time of the archive, which is UTC with or without saying so, in nanoseconds."""
+    """Return a time of the archive in nanoseconds; it is UTC with or without a zone."""
     moment = time.replace(tzinfo=UTC)
     return int(moment.replace(microsecond=0).timestamp()) * NS + moment.microsecond * 1_000

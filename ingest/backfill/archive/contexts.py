@@ -1,7 +1,7 @@
-"""Which contexts (oracle, mark, funding, open interest) does the venue's archive hold of a day?
+"""Contexts (oracle, mark, funding, open interest) from the venue's archive.
 
 A step is a day: one CSV of all coins, about a row a minute each. Rows off the minute are kept as they are (an audit
-found 1,242 of them, and gaps of up to a day). A context carries no venue time; the archive's takes the place of our
+found 1,242 of them, and gaps of up to a day). A context has no venue time; the archive's takes the place of our
 receipt, and the row is knowable `bars.history_lag_ms` later.
 """
 
@@ -20,12 +20,12 @@ from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_keys import (
     CONTEXTS,
     CONTEXTS_FROM_NS,
-    check_wish,
+    check_archive_range,
     context_key,
     day_text,
     days_of,
 )
-from ingest.backfill.archive.trades import refused
+from ingest.backfill.archive.trades import quarantine_rows
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.venues.hyperliquid.protocol import VENUE, kind_of
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns
@@ -43,7 +43,7 @@ _NUMBERS: Final = {
     "premium": "premium",
     "day_notional": "day_ntl_vlm",
 }
-"""Our columns by the archive's; what else it has (impact prices, yesterday's) no table keeps."""
+"""The archive's columns by ours; its other columns (impact prices, yesterday's price) are not stored."""
 _NEEDED: Final = ("time", "coin", *_NUMBERS.values())
 
 
@@ -51,27 +51,27 @@ class ArchiveContextSource:
     """Contexts from the venue's archive of market data."""
 
     def __init__(self, objects: ObjectCache, settings: Settings, clock: TimeSource) -> None:
-        """Prepare to read.
+        """Prepare a source.
 
         Args:
             objects: of `archive.market_data`.
             settings: section `bars`.
-            clock: says what is the future, and when an object was asked for.
+            clock: bounds the range, and stamps fetches of objects.
         """
         self._objects, self._settings, self._clock = objects, settings, clock
 
-    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
+    async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
         """Return one step a day.
 
         Raises:
-            RangeError: the archive cannot have it, see `layouts.check_wish`.
+            RangeError: outside the archive, see `check_archive_range`.
             VenueError: the archive cannot be reached.
         """
-        check_wish(wish, "contexts", CONTEXTS_FROM_NS, self._clock.now_ns())
+        check_archive_range(request, "contexts", CONTEXTS_FROM_NS, self._clock.now_ns())
         sizes = await asyncio.to_thread(self._objects.listed, f"{CONTEXTS}/")
-        coins = ",".join(sorted(wish.coins)) or "*"
+        coins = ",".join(sorted(request.coins)) or "*"
         steps = []
-        for day_ns in days_of(wish):
+        for day_ns in days_of(request):
             key = context_key(day_ns)
             size = 0 if self._objects.is_held(key) else None if sizes is None else sizes.get(key, 0)
             steps.append(
@@ -81,22 +81,22 @@ class ArchiveContextSource:
             )
         return steps
 
-    async def take(self, step: BackfillStep) -> StepResult:
-        """Fetch a day's contexts; see `steps.Source`."""
+    async def fetch(self, step: BackfillStep) -> StepResult:
+        """Fetch the contexts of a day; see `BackfillSource`."""
         day, coins = step.key.removeprefix(_KEY).split(":", 1)
         day_ns = parse_time_ns(f"{day[:4]}-{day[4:6]}-{day[6:]}")
         wanted = () if coins == "*" else tuple(coins.split(","))
-        return await asyncio.to_thread(self._take, day_ns, wanted)
+        return await asyncio.to_thread(self._fetch, day_ns, wanted)
 
-    def _take(self, day_ns: int, wanted: tuple[str, ...]) -> StepResult:
+    def _fetch(self, day_ns: int, wanted: tuple[str, ...]) -> StepResult:
         key = context_key(day_ns)
         entry = self._objects.fetch(key, self._clock.now_ns())
         if entry.state != "held":
             return StepResult({}, absent=f"{key}: {entry.reason}")
         body = b"".join(self._objects.pieces(key))
         header = body.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(",")
-        if lacking := [name for name in _NEEDED if name not in header]:
-            return StepResult({}, absent=f"{key}: it has no column {lacking[0]} (has {', '.join(header)})")
+        if missing := [name for name in _NEEDED if name not in header]:
+            return StepResult({}, absent=f"{key}: it has no column {missing[0]} (has {', '.join(header)})")
         name = f"{self._objects.where}/{key}"
         lag_ns = self._settings.bars.history_lag_ms * MS_NS
         try:
@@ -109,10 +109,10 @@ class ArchiveContextSource:
             )
         tables = {
             "contexts": rows,
-            "quarantine": refused(bad, [], [name], day_ns + DAY_NS + lag_ns, "contexts"),
+            "quarantine": quarantine_rows(bad, [], [name], day_ns + DAY_NS + lag_ns, "contexts"),
         }
         return StepResult(
-            {table: held for table, held in tables.items() if held.num_rows},
+            {table: part for table, part in tables.items() if part.num_rows},
             {"objects": {name: entry.sha256}},
         )
 
@@ -120,10 +120,10 @@ class ArchiveContextSource:
 def context_rows(
     body: bytes, header: Sequence[str], wanted: Sequence[str], journal: str, lag_ns: int
 ) -> tuple[pa.Table, list[MalformedLine]]:
-    """Return rows of `contexts`, in the file's order, and the lines that say nothing."""
+    """Return rows of `contexts` in file order, and the malformed lines."""
     bad: list[MalformedLine] = []
 
-    def note(row: Any) -> Literal["skip", "error"]:
+    def note_malformed(row: Any) -> Literal["skip", "error"]:
         reason = f"{row.actual_columns} columns, not {row.expected_columns}"
         bad.append(MalformedLine(0, int(row.number), row.text.encode(), reason))
         return "skip"
@@ -131,7 +131,7 @@ def context_rows(
     texts = csv.read_csv(
         io.BytesIO(body),
         read_options=csv.ReadOptions(use_threads=False),  # only then are lines numbered
-        parse_options=csv.ParseOptions(invalid_row_handler=note),
+        parse_options=csv.ParseOptions(invalid_row_handler=note_malformed),
         convert_options=csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()),
             include_columns=list(_NEEDED),
@@ -147,7 +147,7 @@ def context_rows(
     )
     unread = " OR ".join(f"(our_{ours} IS NULL AND {theirs} <> '')" for ours, theirs in _NUMBERS.items())
     run.execute(
-        f"""CREATE TEMP TABLE said AS
+        f"""CREATE TEMP TABLE parsed AS
             WITH mine AS (
                 SELECT *, TRY_CAST(time AS TIMESTAMPTZ) AS moment, {read} FROM texts JOIN kinds USING (coin)
                 WHERE len(?) = 0 OR list_contains(?, coin)
@@ -159,10 +159,10 @@ def context_rows(
     rows = run.execute(
         f"""SELECT concat_ws('|', ?, kind, coin) AS instrument, {ours}, 'archive' AS origin, at_ns AS ts_recv_ns,
                    at_ns + ? AS ts_knowable_ns, ? AS journal, line AS frame
-            FROM said WHERE NOT is_bad ORDER BY line""",
+            FROM parsed WHERE NOT is_bad ORDER BY line""",
         [VENUE, lag_ns, journal],
     ).to_arrow_table()
-    raws = f"SELECT line, concat_ws(',', {', '.join(_NEEDED)}) FROM said WHERE is_bad ORDER BY line"
+    raws = f"SELECT line, concat_ws(',', {', '.join(_NEEDED)}) FROM parsed WHERE is_bad ORDER BY line"
     for line, raw in run.execute(raws).fetchall():
         bad.append(MalformedLine(0, line, raw.encode(), "its time or one of its numbers cannot be read"))
     return rows.select(contracts.CONTEXTS.schema.names).cast(contracts.CONTEXTS.schema), bad

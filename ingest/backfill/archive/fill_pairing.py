@@ -1,7 +1,7 @@
-"""Which fills are two of one trade? Told by arrays where that goes, else one by one, with the reason.
+"""Pairing of an hour of fills by arrays, with a fallback one by one.
 
-What is one B and one A of one trade, as nearly all are, is paired by arrays, all of an hour at once; the rest goes
-through `ingest.backfill.archive.fills.Pairing`, one by one, which knows the reasons.
+Fills that are one B and one A of one trade, as nearly all are, are paired by arrays, all of an hour at once; the rest
+goes through `ingest.backfill.archive.fills.Pairing`, one by one, which states the reasons.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ COLUMNS: Final = {
 
 
 class Fills:
-    """Fills, or prints, by column; one array each, since gathering rows of one array took four times as long.
+    """Fills, or trades, by column; one array each, since gathering rows of one array took four times as long.
 
-    `coin` is a code, `object` the number of the object and `line` that of the line in it; of a print, `side` is the
+    `coin` is a code, `object` the number of the object and `line` that of the line in it; for a trade, `side` is the
     aggressor's: 1 bought, -1 sold, 0 neither.
     """
 
@@ -52,12 +52,12 @@ class Fills:
         return self._columns[name]
 
     def at(self, chosen: Array) -> Fills:
-        """Return those at some places, or where a mask holds."""
+        """Return the fills at some indices, or where a mask is true."""
         return Fills({name: column[chosen] for name, column in self._columns.items()})
 
     @staticmethod
     def join(parts: Sequence[Fills]) -> Fills:
-        """Return all of several."""
+        """Concatenate several."""
         columns = {}
         for name, kind in COLUMNS.items():
             columns[name] = np.concatenate([*(part[name] for part in parts), np.empty(0, kind)])
@@ -66,43 +66,43 @@ class Fills:
 
 @dataclass(frozen=True, slots=True)
 class RejectedFills:
-    """Fills that make no print, and the rule they break; where the first of them stands."""
+    """Fills that make no trade, the rule that they break, and the position of the first."""
 
     unpaired: Unpaired
     object: int
     line: int
 
 
-def pair(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[RejectedFills]]:
-    """Return the prints that fills make, in the order of their first fill, and what makes none.
+def pair_fills(fills: Fills, coins: Sequence[str]) -> tuple[Fills, list[RejectedFills]]:
+    """Return the trades that fills make, in the order of their first fill, and the rejected fills.
 
     Args:
         fills: in any order; the same fill may come more than once.
         coins: names by code.
     """
-    is_left = np.ones(len(fills), np.bool_)
+    is_remaining = np.ones(len(fills), np.bool_)
     takers, firsts = [], []
-    for look in (_side_by_side, _by_tid):
-        one, other = look(fills["tid"], np.flatnonzero(is_left))
-        fits = _fit(fills, one, other)
+    for match in (_match_adjacent, _match_by_tid):
+        one, other = match(fills["tid"], np.flatnonzero(is_remaining))
+        fits = _are_pairs(fills, one, other)
         one, other = one[fits], other[fits]
-        is_left[one] = is_left[other] = False
+        is_remaining[one] = is_remaining[other] = False
         takers.append(np.where(fills["crossed"][one], one, other))
         firsts.append(np.minimum(one, other))
-        if not is_left.any():
+        if not is_remaining.any():
             break
-    odd: list[RejectedFills] = []
-    if is_left.any():
-        more, odd = _pair_slowly(fills, np.flatnonzero(is_left), coins)
+    rejected: list[RejectedFills] = []
+    if is_remaining.any():
+        more, rejected = _pair_slowly(fills, np.flatnonzero(is_remaining), coins)
         takers.append(more[:, 0])
         firsts.append(more[:, 1])
     taker = np.concatenate(takers)
-    # Those that lie side by side are in order already.
-    return fills.at(taker if len(takers) == 1 else taker[np.argsort(np.concatenate(firsts))]), odd
+    # Adjacent pairs are in order already.
+    return fills.at(taker if len(takers) == 1 else taker[np.argsort(np.concatenate(firsts))]), rejected
 
 
-def _side_by_side(tid: Array, left: Array) -> tuple[Array, Array]:  # noqa: ARG001 - the first look is at all
-    """Return the places of two that follow each other, as a node writes them, and share a tid that no other has."""
+def _match_adjacent(tid: Array, left: Array) -> tuple[Array, Array]:  # noqa: ARG001 - the first pass takes all
+    """Return the indices of adjacent fills, as a node writes them, that share a tid which no other has."""
     one = np.flatnonzero(tid[1:] == tid[:-1])
     in_order = np.sort(tid[one])
     is_other = np.ones(len(tid), np.bool_)
@@ -115,9 +115,9 @@ def _side_by_side(tid: Array, left: Array) -> tuple[Array, Array]:  # noqa: ARG0
     return one, one + 1
 
 
-def _by_tid(tid: Array, left: Array) -> tuple[Array, Array]:
-    """Return the places of two, wherever they lie among what is left, that share a tid which no other of those has."""
-    # Not stable, which takes ten times as long: what shares a tid is two of a trade, or looked at one by one.
+def _match_by_tid(tid: Array, left: Array) -> tuple[Array, Array]:
+    """Return the indices of two remaining fills, wherever they lie, that share a tid which no other has."""
+    # A stable sort takes ten times as long and is not needed: fills of one tid are a pair, or checked one by one.
     by_tid = left[np.argsort(tid[left])]
     tid = tid[by_tid]
     starts = np.flatnonzero(np.concatenate(([True], tid[1:] != tid[:-1])))
@@ -125,8 +125,8 @@ def _by_tid(tid: Array, left: Array) -> tuple[Array, Array]:
     return by_tid[twos], by_tid[twos + 1]
 
 
-def _fit(fills: Fills, one: Array, other: Array) -> Array:
-    """Say of each two whether they are one trade."""
+def _are_pairs(fills: Fills, one: Array, other: Array) -> Array:
+    """Return for each two fills whether they are one trade."""
     fits: Array = fills["side"][one] * fills["side"][other] == -1
     fits &= fills["crossed"][one] != fills["crossed"][other]
     for name in ("coin", "time_ms", "price", "size"):
@@ -135,7 +135,7 @@ def _fit(fills: Fills, one: Array, other: Array) -> Array:
 
 
 def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array, list[RejectedFills]]:
-    """Return (taker, first) of each print among fills that are not two of one tid, and what makes none."""
+    """Return (taker, first) of each trade among the remaining fills, and the rejected ones."""
     pairing = Pairing()
     where: dict[tuple[str, int, int], dict[tuple[str, int], int]] = {}
     for n in left.tolist():
@@ -147,11 +147,11 @@ def _pair_slowly(fills: Fills, left: Array, coins: Sequence[str]) -> tuple[Array
     for trade in trades:
         places = where[trade.coin, trade.time_ms, trade.tid].values()
         found.append((next(n for n in places if fills["crossed"][n]), min(places)))
-    odd = []
+    rejected = []
     for item in unpaired:
         first = min(where[item.key].values())
-        odd.append(RejectedFills(item, int(fills["object"][first]), int(fills["line"][first])))
-    return np.array(found, np.int64).reshape(-1, 2), odd
+        rejected.append(RejectedFills(item, int(fills["object"][first]), int(fills["line"][first])))
+    return np.array(found, np.int64).reshape(-1, 2), rejected
 
 
 def _as_fill(fills: Fills, n: int, coins: Sequence[str]) -> Fill:
@@ -168,8 +168,8 @@ def _as_fill(fills: Fills, n: int, coins: Sequence[str]) -> Fill:
     )
 
 
-def distinct(prints: Fills) -> Fills:
-    """Return prints once each, the first of each key, in their order."""
+def drop_duplicates(prints: Fills) -> Fills:
+    """Return trades once each, the first of each key, in their order."""
     keys = np.column_stack([prints[name] for name in ("coin", "time_ms", "tid")])
     _, firsts = np.unique(keys, axis=0, return_index=True)
     return prints.at(np.sort(firsts))

@@ -1,6 +1,6 @@
-"""How do the lines of an hour become columns of prints, at the speed at which JSON can be read?
+"""Parser of archived fills and trades into columns, at the speed of the JSON decoder.
 
-Fills are read into columns piece by piece, and paired when all objects of the hour were read
+Fills are parsed into columns piece by piece, and paired when all objects of the hour were read
 (`ingest.backfill.archive.fill_pairing`).
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from ingest.backfill.archive.fill_pairing import COLUMNS, Fills, RejectedFills, distinct, pair
+from ingest.backfill.archive.fill_pairing import COLUMNS, Fills, RejectedFills, drop_duplicates, pair_fills
 from ingest.backfill.archive.fills import NO_TRADES, Fill
 from ingest.backfill.archive.ndjson import MalformedLine, NdjsonReader
 from ingest.backfill.archive.object_keys import Form
@@ -27,12 +27,12 @@ from ingest.pipeline.rows import ZERO_HASH
 
 Array = NDArray[Any]
 
-# Prints of `node_trades` have no tid. Theirs are made above 2^50, where the venue's own end.
-_MADE_TID: Final = 1 << 50
+# Trades of `node_trades` have no tid. Synthetic ones lie above 2^50, where the venue's own end.
+_SYNTHETIC_TID: Final = 1 << 50
 
 
 class UserFill(msgspec.Struct, array_like=True, gc=False):
-    """A user, who is left where he is, and his fill; a tuple would be the garbage collector's to look at."""
+    """A user, not decoded, and a fill; a tuple would burden the garbage collector."""
 
     user: msgspec.Raw
     fill: Fill
@@ -59,7 +59,7 @@ class _Print(msgspec.Struct, gc=False):
 
 
 class TextCodes(dict[str, int]):
-    """Numbers texts as they come."""
+    """Codes of texts in order of appearance."""
 
     def __missing__(self, text: str) -> int:
         self[text] = code = len(self)
@@ -68,15 +68,15 @@ class TextCodes(dict[str, int]):
 
 @dataclass(slots=True)
 class Hour:
-    """What was read of an hour.
+    """Parsed contents of an hour.
 
     Args:
-        prints: in the order in which the archive wrote them.
+        prints: trades in the order of the archive.
         coins: names by code.
-        beats_ms: times at which any coin's fill was written, in order.
-        odd: fills that make no print.
-        bad: lines that say nothing.
-        left_out: fills that are no trades by their own word, such as settlements.
+        beats_ms: sorted times of fills of any coin.
+        odd: fills that make no trade.
+        bad: malformed lines.
+        left_out: number of fills marked as no trade, such as settlements.
     """
 
     prints: Fills
@@ -88,15 +88,15 @@ class Hour:
 
 
 class HourReader:
-    """Gathers the objects that may hold an hour's events."""
+    """Parser of the objects that may hold events of an hour."""
 
     def __init__(self, from_ms: int, to_ms: int, *, spill_ms: int, coins: Iterable[str] = ()) -> None:
-        """Read `[from_ms, to_ms)`.
+        """Prepare to parse `[from_ms, to_ms)`.
 
         Args:
             from_ms, to_ms: the hour.
-            spill_ms: how far events may lie out of order in an object.
-            coins: only these; none: all.
+            spill_ms: how far events may be out of order in an object.
+            coins: only these (default: all).
         """
         self._from_ms, self._to_ms, self._spill_ms = from_ms, to_ms, spill_ms
         self._wanted = frozenset(coins)
@@ -108,19 +108,19 @@ class HourReader:
         self._left_out = 0
 
     def add(self, pieces: Iterable[bytes], form: Form, object_number: int) -> None:
-        """Take an object; of a neighbour no more is decoded than may hold the hour's events."""
+        """Parse an object; of a neighbouring hour only the part that may hold events of this one."""
         reader: NdjsonReader[Any] = NdjsonReader(_KINDS[form])
-        take: Callable[[list[Any], Array, int], tuple[Fills, list[int]]] = getattr(self, f"_take_{form}")
+        parse: Callable[[list[Any], Array, int], tuple[Fills, list[int]]] = getattr(self, f"_parse_{form}")
         line = 0
         for piece in pieces:
-            first, last = self._ends(piece, reader, form)
+            first, last = self._first_and_last_ms(piece, reader, form)
             if last is not None and last < self._from_ms - self._spill_ms:
                 line += piece.count(b"\n")
                 continue
             if first is not None and first >= self._to_ms + self._spill_ms:
                 break
             items, numbers, bad, line = reader.read(piece, object_number, line)
-            rows, beats = take(items, numbers, object_number)
+            rows, beats = parse(items, numbers, object_number)
             del items  # while they are still in the cache
             inside = (rows["time_ms"] >= self._from_ms) & (rows["time_ms"] < self._to_ms)
             (self._prints if form == "trades" else self._fills).append(
@@ -130,16 +130,18 @@ class HourReader:
             self._bad += bad
 
     def finish(self) -> Hour:
-        """Return the hour."""
+        """Return the hour after all objects were added."""
         names = list(self._codes)
-        prints, odd = pair(Fills.join(self._fills), names)
+        prints, odd = pair_fills(Fills.join(self._fills), names)
         if self._prints:
-            prints = distinct(Fills.join([*self._prints, prints]))
+            prints = drop_duplicates(Fills.join([*self._prints, prints]))
         beats = np.sort(np.concatenate([*self._beats, np.empty(0, np.int64)]))
         return Hour(prints, names, beats, odd, self._bad, self._left_out)
 
-    def _ends(self, piece: bytes, reader: NdjsonReader[Any], form: Form) -> tuple[int | None, int | None]:
-        """Return the times of a piece's first and last line; None where they say none."""
+    def _first_and_last_ms(
+        self, piece: bytes, reader: NdjsonReader[Any], form: Form
+    ) -> tuple[int | None, int | None]:
+        """Return the times of the first and last line of a piece; None where they have none."""
         if form != "trades":
             first, last = _TIME.search(piece), _TIME.match(piece, max(0, piece.rfind(b'"time"')))
             return (int(first[1]), int(last[1])) if first and last else (None, None)
@@ -149,7 +151,7 @@ class HourReader:
         times = _iso_ms([item.time for item in items]).tolist()
         return (times[0], times[-1]) if times else (None, None)
 
-    def _take_blocks(
+    def _parse_blocks(
         self, blocks: list[BlockLine], numbers: Array, object_number: int
     ) -> tuple[Fills, list[int]]:
         events = [block.events for block in blocks]
@@ -158,42 +160,42 @@ class HourReader:
         numbers = np.repeat(numbers, [len(event) for event in events])
         return self._columns(fills, numbers, object_number), beats
 
-    def _take_fills(
+    def _parse_fills(
         self, lines: list[UserFill], numbers: Array, object_number: int
     ) -> tuple[Fills, list[int]]:
         fills = [line.fill for line in lines]
         return self._columns(fills, numbers, object_number), [fill.time for fill in fills]
 
-    def _take_trades(
+    def _parse_trades(
         self, lines: list[_Print], numbers: Array, object_number: int
     ) -> tuple[Fills, list[int]]:
         times = _iso_ms([line.time for line in lines])
-        kept = [n for n, line in enumerate(lines) if not self._wanted or line.coin in self._wanted]
-        chosen = [lines[n] for n in kept]
+        indices = [n for n, line in enumerate(lines) if not self._wanted or line.coin in self._wanted]
+        chosen = [lines[n] for n in indices]
         columns: dict[str, Any] = {
             "coin": [self._codes[item.coin] for item in chosen],
             "side": [1 if item.side == "B" else -1 for item in chosen],
-            "crossed": np.ones(len(kept)),
+            "crossed": np.ones(len(indices)),
             "twap": [item.hash == ZERO_HASH for item in chosen],
-            "object": np.full(len(kept), object_number),
-            "line": numbers[kept],
-            "time_ms": times[kept],
-            "tid": [made_tid(item.hash, *(party.oid for party in item.side_info)) for item in chosen],
-            "oid": np.zeros(len(kept)),
+            "object": np.full(len(indices), object_number),
+            "line": numbers[indices],
+            "time_ms": times[indices],
+            "tid": [synthetic_tid(item.hash, *(party.oid for party in item.side_info)) for item in chosen],
+            "oid": np.zeros(len(indices)),
             "price": [item.px for item in chosen],
             "size": [item.sz for item in chosen],
         }
         return Fills({name: np.array(columns[name], kind) for name, kind in COLUMNS.items()}), times.tolist()
 
     def _columns(self, fills: list[Fill], line: Array, object_number: int) -> Fills:
-        # All attributes at once: tuples of them, turned round, took 469 ns a fill where one after the other took 528.
-        coin, px, sz, side, time, oid, crossed, tid, tx_hash, what = _turned(fills)
-        if self._wanted or not NO_TRADES.isdisjoint(what):
-            kept = [n for n, text in enumerate(what) if text not in NO_TRADES]
-            self._left_out += len(fills) - len(kept)
-            kept = [n for n in kept if not self._wanted or coin[n] in self._wanted]
-            fills, line = [fills[n] for n in kept], line[kept]
-            coin, px, sz, side, time, oid, crossed, tid, tx_hash, _ = _turned(fills)
+        # Transposing tuples of all attributes took 469 ns a fill; one attribute after another took 528.
+        coin, px, sz, side, time, oid, crossed, tid, tx_hash, directions = _transposed(fills)
+        if self._wanted or not NO_TRADES.isdisjoint(directions):
+            indices = [n for n, text in enumerate(directions) if text not in NO_TRADES]
+            self._left_out += len(fills) - len(indices)
+            indices = [n for n in indices if not self._wanted or coin[n] in self._wanted]
+            fills, line = [fills[n] for n in indices], line[indices]
+            coin, px, sz, side, time, oid, crossed, tid, tx_hash, _ = _transposed(fills)
         count = len(fills)
         sides = "".join(side).encode("ascii", "replace")
         if len(sides) != count:
@@ -215,8 +217,8 @@ class HourReader:
         )
 
 
-def _turned(fills: list[Fill]) -> Sequence[tuple[Any, ...]]:
-    """Return the fills' attributes, a tuple each, in their order."""
+def _transposed(fills: list[Fill]) -> Sequence[tuple[Any, ...]]:
+    """Return the attributes of fills, one tuple each."""
     return list(zip(*map(astuple, fills), strict=True)) or [()] * len(Fill.__struct_fields__)
 
 
@@ -226,17 +228,17 @@ _SIDES: Final = np.zeros(256, np.int8)
 _SIDES[ord("B")], _SIDES[ord("A")] = 1, -1
 
 
-def made_tid(tx_hash: str, buyer_oid: int, seller_oid: int) -> int:
-    """Return a trade id for a print of `node_trades`, which has none: of its transaction and both orders.
+def synthetic_tid(tx_hash: str, buyer_oid: int, seller_oid: int) -> int:
+    """Return a trade id for a trade of `node_trades`, which has none, from its transaction and both orders.
 
-    >>> made_tid("0x1", 11, 12) == made_tid("0x1", 11, 12) > 1 << 50
+    >>> synthetic_tid("0x1", 11, 12) == synthetic_tid("0x1", 11, 12) > 1 << 50
     True
     """
-    said = f"{tx_hash}|{buyer_oid}|{seller_oid}".encode()
-    return _MADE_TID + (int.from_bytes(blake2b(said, digest_size=8).digest(), "big") >> 14)
+    text = f"{tx_hash}|{buyer_oid}|{seller_oid}".encode()
+    return _SYNTHETIC_TID + (int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 14)
 
 
 def _iso_ms(times: list[datetime]) -> Array:
-    """Return times, which are UTC with and without saying so, in the milliseconds that a block's fills have."""
+    """Return times in milliseconds; they are UTC with or without a zone."""
     naive = [time.replace(tzinfo=None) for time in times]
     return np.array(naive, "datetime64[ms]").astype(np.int64)

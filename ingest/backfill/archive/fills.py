@@ -1,8 +1,8 @@
-"""Which trades do the fills of an archive say there were?
+"""Pairing of archived fills into trades.
 
-A node writes each trade down twice, once for the buyer and once for the seller: fills are no trades, and neither
-their count nor their volume may be halved blindly. A trade is a pair: equal in coin, time, `tid`, price and size, one
-side `B` and one `A`, and exactly one that `crossed` the book, whose side is the aggressor's. What does not pair is set
+A node writes each trade twice, once for the buyer and once for the seller: fills are not trades, and neither their
+count nor their volume may be halved blindly. A trade is a pair: equal in coin, time, `tid`, price and size, one side
+`B` and one `A`, and exactly one that `crossed` the book, whose side is the aggressor's. Fills that do not pair are set
 aside with the reason. Source: the venue's historical data and node pages (read 2026-08-22), and order_book_server.
 """
 
@@ -14,9 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from storage.errors import VenueError
-
-# What changes a position without a trade in the book.
+# Changes of a position without a trade in the book.
 NO_TRADES: Final = frozenset(
     {
         "Spot Dust Conversion",
@@ -51,18 +49,13 @@ class Fill(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> Key:
-        """What both sides of a trade share."""
+        """Key that both sides of a trade share."""
         return self.coin, self.time, self.tid
-
-
-class _Block(msgspec.Struct):
-    block_number: int
-    events: list[tuple[str, Fill]]
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveTrade:
-    """One trade; `aggressor` is `buy` or `sell`, `is_forced` says that it closed someone's position for them."""
+    """One trade; `aggressor` is `buy` or `sell`, `is_forced` marks an auto-deleveraging."""
 
     coin: str
     time_ms: int
@@ -76,63 +69,45 @@ class ArchiveTrade:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Fills that are no trade, and the rule they break."""
+    """Fills that make no trade, and the rule that they break."""
 
     key: Key
     reason: str
     fills: tuple[Fill, ...]
 
 
-_block_decoder: Final = msgspec.json.Decoder(_Block, strict=False)
-_pair_decoder: Final = msgspec.json.Decoder(tuple[str, Fill], strict=False)
-
-
-def read_fills(line: bytes) -> list[Fill]:
-    """Return the fills of a line, of either layout: a block with its events, or one user with one fill.
-
-    Raises:
-        VenueError: the line is neither.
-    """
-    try:
-        if line.lstrip()[:1] == b"[":
-            return [_pair_decoder.decode(line)[1]]
-        return [fill for _, fill in _block_decoder.decode(line).events]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise VenueError(f"line of fills does not fit: {error}") from error
-
-
 class Pairing:
-    """Pairs fills as they come, in any order and more than once: layouts and hours of an archive overlap."""
+    """Pair fills that come in any order and more than once: layouts and hours of an archive overlap."""
 
     def __init__(self) -> None:
         self._open: dict[Key, dict[tuple[str, int], Fill]] = {}
-        self._contradicted: dict[Key, list[Fill]] = {}
+        self._conflicting: dict[Key, list[Fill]] = {}
         self.left_out = 0
-        """Fills that are no trades by their own word, such as settlements."""
+        """Number of fills marked as no trade, such as settlements."""
 
     def add(self, fills: Iterable[Fill]) -> None:
-        """Take fills."""
+        """Add fills."""
         for fill in fills:
             if fill.dir in NO_TRADES:
                 self.left_out += 1
                 continue
-            held = self._open.setdefault(fill.key, {}).setdefault((fill.side, fill.oid), fill)
-            if held != fill and _said(held) != _said(fill):
-                self._contradicted.setdefault(fill.key, []).append(fill)
+            known = self._open.setdefault(fill.key, {}).setdefault((fill.side, fill.oid), fill)
+            if known != fill and _figures(known) != _figures(fill):
+                self._conflicting.setdefault(fill.key, []).append(fill)
 
     def settle(self, before_ms: int | None = None) -> tuple[list[ArchiveTrade], list[Unpaired]]:
-        """Return, once, the trades before an instant (or all), in order of their key, and what makes none.
+        """Return, once, the trades before an instant (or all) in order of their key, and the unpaired fills.
 
         Args:
-            before_ms: nothing older is still to come; where hours are read one by one, the beginning of the next
-                hour less what may spill over.
+            before_ms: time before which all fills were added; if hours are read one by one, the start of the next hour
+                less what may spill over.
         """
         due = sorted(key for key in self._open if before_ms is None or key[1] < before_ms)
         trades: list[ArchiveTrade] = []
         unpaired: list[Unpaired] = []
         for key in due:
-            fills = (*self._open.pop(key).values(), *self._contradicted.pop(key, ()))
-            reason = _broken(fills)
+            fills = (*self._open.pop(key).values(), *self._conflicting.pop(key, ()))
+            reason = _violated_rule(fills)
             if reason:
                 unpaired.append(Unpaired(key, reason, fills))
             else:
@@ -141,12 +116,12 @@ class Pairing:
         return trades, unpaired
 
 
-def _said(fill: Fill) -> tuple[Any, ...]:
+def _figures(fill: Fill) -> tuple[Any, ...]:
     return fill.px, fill.sz, fill.crossed
 
 
-def _broken(fills: tuple[Fill, ...]) -> str:
-    """Return why fills of one key are no trade, or nothing."""
+def _violated_rule(fills: tuple[Fill, ...]) -> str:
+    """Return why the fills of one key are no trade, or an empty string."""
     sides = sorted(fill.side for fill in fills)
     if sides == ["A", "A"] or sides == ["B", "B"]:
         return f"both fills are on side {sides[0]}"

@@ -1,4 +1,4 @@
-"""How are the lines of an archive's object read, all of a piece at once where that goes, and the bad ones named?"""
+"""Reader of NDJSON pieces: decoded at once if possible, else line by line with the bad lines named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MalformedLine:
-    """A line that is none of its layout's, and why."""
+    """A line that does not fit its layout, and the reason."""
 
     object: int
     line: int
@@ -23,7 +23,7 @@ class MalformedLine:
 
 
 class NdjsonReader(Generic[T]):
-    """Reads lines of one layout."""
+    """Reader of lines of one layout."""
 
     def __init__(self, kind: Any) -> None:
         self._decoder = msgspec.json.Decoder(kind, strict=False)
@@ -31,15 +31,15 @@ class NdjsonReader(Generic[T]):
     def read(
         self, piece: bytes, object_number: int, first_line: int
     ) -> tuple[list[T], NDArray[Any], list[MalformedLine], int]:
-        """Return what the lines of a piece say, the number of each, those that say nothing, and the next number."""
+        """Return (items, their line numbers, malformed lines, next line number) of a piece."""
         try:
             items: list[T] = self._decoder.decode_lines(piece)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._one_by_one(piece, object_number, first_line)
+            return self._read_by_line(piece, object_number, first_line)
         count = len(items)
         return items, np.arange(first_line, first_line + count), [], first_line + count
 
-    def _one_by_one(
+    def _read_by_line(
         self, piece: bytes, object_number: int, first_line: int
     ) -> tuple[list[T], NDArray[Any], list[MalformedLine], int]:
         items: list[T] = []

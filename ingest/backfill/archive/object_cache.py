@@ -1,10 +1,9 @@
-"""Which objects of an archive do we hold, which are absent, and are the bytes still those that were fetched?
+"""Local cache of archive objects, with checksums.
 
 An archive is uploaded late, with days missing and hours empty (the venue promises neither timeliness nor
-completeness). So an object that is refused (403), not there (404), empty or cut short is `absent` and asked for again
-later; it is never taken for an hour without trades. An object lies on the disk, synced, before anything is made of it;
-a manifest notes its size and SHA-256, and it is checked against that whenever it is read. What is no longer on the
-disk is fetched again.
+completeness). So an object that is refused (403), missing (404), empty or truncated is `absent` and requested again
+later; it is never taken for an hour without trades. An object is on disk and synced before anything is made of it; a
+manifest records its size and SHA-256, which are checked at every read. An object deleted from disk is fetched again.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 _MANIFEST: Final = "manifest.json"
-# What is made of a piece stays in the processor's cache; 4 MB took a third longer.
+# Rows of a piece this small stay in the processor cache; 4 MB took a third longer.
 PIECE_BYTES: Final = 1 << 18
 
 State = Literal["held", "absent"]
 
 
 class CacheEntry(msgspec.Struct, frozen=True):
-    """What is known of one object; `reason` says why it is absent."""
+    """State of one object; `reason` states why it is absent."""
 
     state: State
     looked_ns: int
@@ -44,15 +43,15 @@ class CacheEntry(msgspec.Struct, frozen=True):
 
 
 class ObjectCache:
-    """Objects of an archive, kept in a folder."""
+    """Objects of an archive, cached in a folder."""
 
     def __init__(self, store: ArchiveStore, folder: Path, *, retry_s: float = 6 * 3_600.0) -> None:
-        """Keep what is fetched below `folder`.
+        """Cache objects below `folder`.
 
         Args:
-            store: where the objects come from.
+            store: of the archive.
             folder: a manifest lies beside the objects of each day.
-            retry_s: an absent object is asked for again after so long.
+            retry_s: time until an absent object is requested again.
         """
         self._store = store
         self._folder = folder
@@ -61,15 +60,15 @@ class ObjectCache:
 
     @property
     def where(self) -> str:
-        """The address of the archive."""
+        """Address of the archive."""
         return self._store.where
 
     def entry(self, key: str) -> CacheEntry | None:
-        """Return what is known of an object; None before it was asked for."""
+        """Return the state of an object; None before it was requested."""
         return self._manifest(key).get(Path(key).name)
 
     def listed(self, prefix: str) -> dict[str, int] | None:
-        """Return the sizes of the objects below a prefix, asked once; None where the archive does not list.
+        """Return the sizes of the objects below a prefix, requested once; None if the archive does not list.
 
         Raises:
             VenueError: the archive cannot be reached.
@@ -79,7 +78,7 @@ class ObjectCache:
         return self._listed[prefix]
 
     def is_held(self, key: str) -> bool:
-        """Say whether an object is on the disk, by its size; its bytes are checked when they are read."""
+        """Return whether an object is on disk, by its size; its bytes are checked when they are read."""
         known = self.entry(key)
         try:
             return known is not None and known.size_bytes == (self._folder / key).stat().st_size > 0
@@ -87,10 +86,10 @@ class ObjectCache:
             return False
 
     def fetch(self, key: str, now_ns: int) -> CacheEntry:
-        """Return an object's state, after asking for it where that is due.
+        """Return the state of an object, after a download if one is due.
 
         Raises:
-            VenueError: the archive cannot be reached; nothing is noted then.
+            VenueError: the archive cannot be reached; the state does not change.
         """
         known = self.entry(key)
         if known is not None and known.state == "held" and self._is_whole(key, known):
@@ -113,10 +112,10 @@ class ObjectCache:
         return entry
 
     def pieces(self, key: str) -> Iterator[bytes]:
-        """Yield the content of a held object in pieces of whole lines.
+        """Yield the content of a cached object in pieces of whole lines.
 
         Raises:
-            CaptureError: it is not held, or holds other bytes than were fetched.
+            CaptureError: it is not cached, or holds other bytes than were fetched.
         """
         known = self.entry(key)
         if known is None or known.state != "held":
@@ -126,7 +125,7 @@ class ObjectCache:
         return whole_lines(self._folder / key)
 
     def lines(self, key: str) -> Iterator[bytes]:
-        """Yield the lines of a held object; see `pieces`."""
+        """Yield the lines of a cached object; see `pieces`."""
         for piece in self.pieces(key):
             yield from (line for line in piece.split(b"\n") if line.strip())
 
@@ -153,7 +152,7 @@ class ObjectCache:
 
 
 def whole_lines(path: Path, piece_bytes: int = PIECE_BYTES) -> Generator[bytes, None, None]:
-    """Yield the content of an LZ4 file in pieces of about a size that end with a line."""
+    """Yield the content of an LZ4 file in pieces of about `piece_bytes` that end with a line."""
     rest = b""
     with pa.input_stream(str(path), compression="lz4") as stream:
         while piece := stream.read(piece_bytes):
@@ -168,7 +167,7 @@ def whole_lines(path: Path, piece_bytes: int = PIECE_BYTES) -> Generator[bytes, 
 
 
 def _flaw(path: Path) -> str:
-    """Return why a file is no object of lines, or nothing; all of it is read."""
+    """Return why a file is not a valid object, or an empty string; reads all of it."""
     if path.stat().st_size == 0:
         return "empty"
     try:

@@ -1,8 +1,8 @@
-"""Under which names do the venue's archives keep what, and since when?
+"""Layouts and object keys of the venue's archives, and since when each exists.
 
-Layouts of the venue's node archive followed each other and overlap: an hour is read from the newest that has it. All
-are cut by the clock of whoever wrote them, so events of an hour lie in its neighbours' objects too. Source: the
-venue's historical data page and users' listings (read 2026-08-22); none of it is promised.
+Layouts of the venue's node archive followed each other and overlap: an hour is read from the newest one that has it.
+All are split by the clock of their writer, so events of an hour also lie in its neighbours' objects. Source: the
+venue's historical data page and users' listings (read 2026-08-22); none of it is guaranteed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Layout:
     """Hours of trades in one form.
 
     Args:
-        form: `trades` (a print a line), `fills` (a user and a fill a line), or `blocks` (a block and its fills).
-        folder: what the objects' names begin with.
-        from_ns, to_ns: the hours that can exist, right-open.
+        form: of a line: `trades` (a trade), `fills` (a user and a fill), or `blocks` (a block and its fills).
+        folder: prefix of the objects' keys.
+        from_ns, to_ns: range of hours that can exist, right-open.
     """
 
     form: Form
@@ -37,11 +37,11 @@ class Layout:
     to_ns: int = _FOREVER
 
     def key(self, hour_ns: int) -> str:
-        """Return the object of an hour."""
+        """Return the key of an hour."""
         return hour_key(self.folder, hour_ns)
 
     def has(self, hour_ns: int) -> bool:
-        """Say whether an hour can exist in this layout."""
+        """Return whether an hour can exist in this layout."""
         return self.from_ns <= hour_ns < self.to_ns
 
 
@@ -62,7 +62,7 @@ CONTEXTS_FROM_NS: Final = parse_time_ns("2023-05-20")
 
 
 def hour_key(folder: str, hour_ns: int, rest: str = "") -> str:
-    """Return the object of an hour below a folder; the venue does not pad hours.
+    """Return the key of an hour below a folder; the venue does not pad hours.
 
     >>> hour_key("node_trades/hourly", parse_time_ns("2025-05-01T03:00Z"))
     'node_trades/hourly/20250501/3.lz4'
@@ -72,12 +72,12 @@ def hour_key(folder: str, hour_ns: int, rest: str = "") -> str:
 
 
 def book_key(hour_ns: int, coin: str) -> str:
-    """Return the object of a coin's books of an hour."""
+    """Return the key of a coin's books of an hour."""
     return hour_key(BOOKS, hour_ns, f"/l2Book/{coin}")
 
 
 def context_key(day_ns: int) -> str:
-    """Return the object of a day's contexts."""
+    """Return the key of a day's contexts."""
     return f"{CONTEXTS}/{day_text(day_ns)}.csv.lz4"
 
 
@@ -86,14 +86,14 @@ def day_text(ns: int) -> str:
     return f"{datetime.fromtimestamp(ns // NS, UTC):%Y%m%d}"
 
 
-def hours_of(wish: BackfillRequest) -> range:
-    """Return the hours that a wish touches, each by its open."""
-    return range(floor_ns(wish.from_ns, HOUR_NS), wish.to_ns, HOUR_NS)
+def hours_of(request: BackfillRequest) -> range:
+    """Return the hours that a request touches, each by its start."""
+    return range(floor_ns(request.from_ns, HOUR_NS), request.to_ns, HOUR_NS)
 
 
-def days_of(wish: BackfillRequest) -> range:
-    """Return the days that a wish touches, each by its open."""
-    return range(floor_ns(wish.from_ns, DAY_NS), wish.to_ns, DAY_NS)
+def days_of(request: BackfillRequest) -> range:
+    """Return the days that a request touches, each by its start."""
+    return range(floor_ns(request.from_ns, DAY_NS), request.to_ns, DAY_NS)
 
 
 def with_neighbours(hour_ns: int) -> tuple[int, int, int]:
@@ -101,29 +101,30 @@ def with_neighbours(hour_ns: int) -> tuple[int, int, int]:
     return hour_ns - HOUR_NS, hour_ns, hour_ns + HOUR_NS
 
 
-def check_wish(wish: BackfillRequest, what: str, from_ns: int, now_ns: int) -> None:
-    """Refuse a wish for what cannot be in an archive.
+def check_archive_range(request: BackfillRequest, what: str, from_ns: int, now_ns: int) -> None:
+    """Refuse a request outside the range of an archive.
 
     Args:
-        wish: what is asked for.
-        what: the archive's content, for people.
-        from_ns: its first instant.
+        request: of the caller.
+        what: content of the archive, for messages.
+        from_ns: first instant of the archive.
         now_ns: the present.
 
     Raises:
-        RangeError: the wish is empty, begins before the archive does, or ends in the future.
+        RangeError: the request is empty, begins before the archive does, or ends in the future.
     """
-    if wish.to_ns <= wish.from_ns:
+    if request.to_ns <= request.from_ns:
         raise RangeError(
-            f"{iso(wish.from_ns)} to {iso(wish.to_ns)} is no stretch of time", hint="let --to be after --from"
+            f"{iso(request.from_ns)} to {iso(request.to_ns)} is no stretch of time",
+            hint="let --to be after --from",
         )
-    if wish.from_ns < from_ns:
+    if request.from_ns < from_ns:
         raise RangeError(
-            f"no archive has {what} of {iso(wish.from_ns)}: the first are of {iso(from_ns)}",
+            f"no archive has {what} of {iso(request.from_ns)}: the first are of {iso(from_ns)}",
             hint=f"let --from be {iso(from_ns)} or later",
         )
-    if wish.to_ns > now_ns:
+    if request.to_ns > now_ns:
         raise RangeError(
-            f"{iso(wish.to_ns)} is in the future: no archive has {what} of it",
+            f"{iso(request.to_ns)} is in the future: no archive has {what} of it",
             hint=f"let --to be {iso(now_ns)} or earlier",
         )

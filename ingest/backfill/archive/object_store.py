@@ -1,9 +1,9 @@
-"""How is an object of an archive fetched, over HTTP or S3, when the archive is slow, busy, or breaks off?
+"""Object stores of archives over HTTP and S3, with retries.
 
-A store streams an object into a file, whole or not at all, and lists what there is with sizes, so that a price can be
-told beforehand. What is refused (403) or not there (404) is absent: an archive does not tell the two apart. All else
-that goes wrong is tried again where that can help, here and nowhere below: boto's own retries end where an answer's
-body begins, and a body that breaks off is the commonest fault of a large object.
+A store downloads an object into a file, whole or not at all, and lists sizes, so that the price is known in advance.
+A refused (403) or missing (404) object is absent: an archive does not distinguish the two. Other errors are retried
+where that can help, here and nowhere below: boto's own retries end where the body of an answer begins, and an
+interrupted body is the most frequent error of a large object.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class S3ArchiveStore:
         try:
             return read()
         except (BotoCoreError, ClientError, OSError) as error:
-            verdict, reason = judge(error)
+            verdict, reason = classify_error(error)
             if verdict == "absent":
                 return False
             message = f"{self.where} did not give {what}: {reason}"
@@ -160,7 +160,7 @@ class S3ArchiveStore:
             raise VenueError(message, hint=_WHO if verdict == "identity" else _LATER) from error
 
 
-def judge(error: Exception) -> tuple[Retry, str]:
+def classify_error(error: Exception) -> tuple[Retry, str]:
     """Return what an error of boto means, and its reason for people, which holds no secret.
 
     `absent`: 403 and 404, and no bucket of that name. `identity`: there are no credentials, or S3 does not take them.

@@ -1,4 +1,4 @@
-"""Which source reads which kind of history, and from which archive?"""
+"""Archive sources by kind of history."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from storage.settings import Settings
 Kind = Literal["trades", "books", "contexts"]
 
 
-def archived(kind: Kind, lake: Lake, settings: Settings, clock: TimeSource | None = None) -> BackfillSource:
-    """Return what reads a kind of history; objects are kept below the home, in a folder of their archive's name.
+def archive_source(
+    kind: Kind, lake: Lake, settings: Settings, clock: TimeSource | None = None
+) -> BackfillSource:
+    """Return the source of a kind of history; objects are kept below the home, in a folder per archive.
 
     Args:
-        kind: what is wished for.
-        lake: knows which bars need no archive.
-        settings: where the archives lie, and how patient to be with them.
-        clock: says what is the future; the wall's by default.
+        kind: of history.
+        lake: for existing bars.
+        settings: addresses of the archives, timeouts and retries.
+        clock: bounds the range (default: wall clock).
 
     Raises:
-        SettingsError: the archive's address is none.
+        SettingsError: the address of the archive is invalid.
     """
     archive = settings.archive
     store = open_store(archive.node_data if kind == "trades" else archive.market_data, archive)

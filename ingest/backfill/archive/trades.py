@@ -1,8 +1,8 @@
-"""Which trades does the venue's node archive hold of an hour, and which bars do they make?
+"""Trades and bars from the venue's node archive.
 
-A step is an hour. It reads the hour's object and both neighbours', since events spill over; each layout for the hours
-that it exists, the newest first. Trades get origin `archive`; of such rows `ts_recv_ns` is when a live system would
-have had them (the print's time and `bars.history_lag_ms`), so that two runs write the same rows.
+A step is an hour. It reads the objects of the hour and both neighbours, since events spill over; each layout for the
+hours in which it exists, the newest first. Trades get origin `archive`; their `ts_recv_ns` is the time at which a live
+system would have had them (the trade's time and `bars.history_lag_ms`), so that two runs write the same rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from ingest.backfill.archive.bars import HELD, awake, beside, make_bars, span_us
+from ingest.backfill.archive.bars import EXISTING_BARS, make_bars, proven_spans, select_improved, span_us
 from ingest.backfill.archive.fill_pairing import RejectedFills
 from ingest.backfill.archive.fill_parser import Hour, HourReader
 from ingest.backfill.archive.ndjson import MalformedLine
@@ -26,7 +26,7 @@ from ingest.backfill.archive.object_keys import (
     LAYOUTS,
     TRADES,
     Layout,
-    check_wish,
+    check_archive_range,
     hours_of,
     with_neighbours,
 )
@@ -37,14 +37,14 @@ from storage.contracts import tables as contracts
 from storage.settings import Settings
 
 Query = Callable[[str, Sequence[object]], pa.Table]
-"""Asks the lake."""
+"""Queries the lake."""
 
 _SIDES: Final = np.array(["sell", "unknown", "buy"], dtype=object)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One object that an hour is made of, and what was found of it."""
+    """One object with events of an hour."""
 
     layout: Layout
     key: str
@@ -57,33 +57,33 @@ class ArchiveTradeSource:
     def __init__(
         self, objects: ObjectCache, settings: Settings, clock: TimeSource, *, query: Query | None = None
     ) -> None:
-        """Prepare to read.
+        """Prepare a source.
 
         Args:
             objects: of `archive.node_data`.
             settings: sections `archive` and `bars`.
-            clock: says what is the future, and when an object was asked for.
-            query: asks the lake for the bars that it has; without it, none are spared.
+            clock: bounds the range, and stamps fetches of objects.
+            query: queries the lake for existing bars (default: none are considered).
         """
         self._objects, self._settings, self._clock, self._query = objects, settings, clock, query
         self.widths = tuple(width for width in settings.bars.widths if HOUR_NS % width_ns(width) == 0)
-        """The widths of which bars are made: a step knows one hour, so no wider one."""
+        """Widths of the bars: a step covers one hour, so no wider ones."""
 
-    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
-        """Return one step an hour, with the bytes that no step before it has fetched.
+    async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
+        """Return one step an hour, with the bytes that no earlier step fetches.
 
         Raises:
-            RangeError: the archive cannot have it, see `layouts.check_wish`.
+            RangeError: outside the archive, see `check_archive_range`.
             VenueError: the archive cannot be reached.
         """
-        check_wish(wish, "trades", TRADES.from_ns, self._clock.now_ns())
-        return await asyncio.to_thread(self._steps, wish)
+        check_archive_range(request, "trades", TRADES.from_ns, self._clock.now_ns())
+        return await asyncio.to_thread(self._steps, request)
 
-    def _steps(self, wish: BackfillRequest) -> list[BackfillStep]:
+    def _steps(self, request: BackfillRequest) -> list[BackfillStep]:
         seen: set[str] = set()
-        coins = ",".join(sorted(wish.coins)) or "*"
+        coins = ",".join(sorted(request.coins)) or "*"
         steps = []
-        for hour_ns in hours_of(wish):
+        for hour_ns in hours_of(request):
             keys = [
                 key for _, key in self._keys(hour_ns) if key not in seen and not self._objects.is_held(key)
             ]
@@ -94,23 +94,23 @@ class ArchiveTradeSource:
             steps.append(BackfillStep(key, f"trades of {iso(hour_ns)[:16]}", size_bytes=size))
         return steps
 
-    async def take(self, step: BackfillStep) -> StepResult:
-        """Fetch an hour's objects, and make trades, bars and the ledger's rows of them; see `steps.Source`."""
+    async def fetch(self, step: BackfillStep) -> StepResult:
+        """Fetch the objects of an hour, and make rows of trades, bars and coverage; see `BackfillSource`."""
         _, _, rest = step.key.partition("archive:trades:")
         hour, coins, _ = rest[:13], *rest[14:].rsplit(":", 1)
         hour_ns = parse_time_ns(f"{hour}:00:00Z")
         wanted = () if coins == "*" else tuple(coins.split(","))
-        taken = await asyncio.to_thread(self._take, hour_ns, wanted)
-        # The lake is asked here, and not in that thread: one connection serves one thread.
-        bars = [self._spare(table, hour_ns) for table in taken[1]]
+        fetched = await asyncio.to_thread(self._fetch_hour, hour_ns, wanted)
+        # The lake is queried here, not in that thread: one connection serves one thread.
+        bars = [self._improved_bars(table, hour_ns) for table in fetched[1]]
         if not bars:
-            return taken[0]
+            return fetched[0]
         return StepResult(
-            {**taken[0].tables, "bars": pa.concat_tables(bars)}, taken[0].inputs, taken[0].absent
+            {**fetched[0].tables, "bars": pa.concat_tables(bars)}, fetched[0].inputs, fetched[0].absent
         )
 
-    def _take(self, hour_ns: int, wanted: tuple[str, ...]) -> tuple[StepResult, list[pa.Table]]:
-        pieces, absent = self._fetch(hour_ns)
+    def _fetch_hour(self, hour_ns: int, wanted: tuple[str, ...]) -> tuple[StepResult, list[pa.Table]]:
+        pieces, absent = self._fetch_objects(hour_ns)
         if absent:
             return StepResult({}, absent=absent), []
         from_ms, to_ms = hour_ns // MS_NS, (hour_ns + HOUR_NS) // MS_NS
@@ -127,7 +127,7 @@ class ArchiveTradeSource:
             ), []
         lag_ms = self._settings.bars.history_lag_ms
         instruments = [instrument_id(coin) for coin in hour.coins]
-        parts = awake(hour.beats_ms, round(self._settings.archive.silence_s * 1_000))
+        parts = proven_spans(hour.beats_ms, round(self._settings.archive.silence_s * 1_000))
         bars = [
             make_bars(hour.prints, instruments, parts, width, from_ms=from_ms, to_ms=to_ms, lag_ms=lag_ms)
             for width in self.widths
@@ -135,22 +135,22 @@ class ArchiveTradeSource:
         tables = {
             "trades": trade_rows(hour, instruments, names, lag_ms),
             "coverage": self._coverage(hour, instruments, parts, hour_ns, names[-1]),
-            "quarantine": refused(hour.bad, hour.odd, names, (to_ms + lag_ms) * MS_NS),
+            "quarantine": quarantine_rows(hour.bad, hour.odd, names, (to_ms + lag_ms) * MS_NS),
         }
         return StepResult({name: rows for name, rows in tables.items() if rows.num_rows}, inputs), bars
 
-    def _spare(self, bars: pa.Table, hour_ns: int) -> pa.Table:
-        """Leave out bars that the lake has as good."""
+    def _improved_bars(self, bars: pa.Table, hour_ns: int) -> pa.Table:
+        """Leave out bars that do not improve on those in the lake."""
         if self._query is None or not bars.num_rows:
             return bars
         width = bars["width"][0].as_py()
         from_us, to_us = span_us(hour_ns // MS_NS, (hour_ns + HOUR_NS) // MS_NS)
-        return beside(bars, self._query(HELD, [width, from_us, to_us]))
+        return select_improved(bars, self._query(EXISTING_BARS, [width, from_us, to_us]))
 
     # Objects.
 
     def _keys(self, hour_ns: int) -> list[tuple[Layout, str]]:
-        """Return the objects of an hour and its neighbours, in the order of time; see `_fetch` for which are read."""
+        """Return the objects of an hour and its neighbours, by time; `_fetch_objects` states which are read."""
         return [
             (layout, layout.key(at_ns))
             for at_ns in with_neighbours(hour_ns)
@@ -159,21 +159,21 @@ class ArchiveTradeSource:
         ]
 
     def _layouts(self, hour_ns: int) -> list[Layout]:
-        """Return the layouts that may hold an hour: prints without ids never beside fills, which have them."""
+        """Return the layouts that may hold an hour; trades without ids are never mixed with fills, which have them."""
         found = [layout for layout in LAYOUTS if layout.has(hour_ns)]
         forms = {layout.form for layout in found}
         return [layout for layout in LAYOUTS if layout.form != "trades"] if forms != {"trades"} else [TRADES]
 
-    def _fetch(self, hour_ns: int) -> tuple[list[_Piece], str]:
-        """Return what is held of an hour and its neighbours, or why the hour cannot be told."""
-        pieces, missing = self._held(hour_ns, self._keys(hour_ns))
+    def _fetch_objects(self, hour_ns: int) -> tuple[list[_Piece], str]:
+        """Return the objects of an hour and its neighbours, or why the hour is incomplete."""
+        pieces, missing = self._fetch_keys(hour_ns, self._keys(hour_ns))
         if missing and TRADES.has(hour_ns) and self._layouts(hour_ns) != [TRADES]:
             older = [(TRADES, TRADES.key(at_ns)) for at_ns in with_neighbours(hour_ns) if TRADES.has(at_ns)]
-            earlier, lacking = self._held(hour_ns, older)
-            return (earlier, "") if not lacking else (pieces, missing)
+            earlier, still_missing = self._fetch_keys(hour_ns, older)
+            return (earlier, "") if not still_missing else (pieces, missing)
         return pieces, missing
 
-    def _held(self, hour_ns: int, keys: list[tuple[Layout, str]]) -> tuple[list[_Piece], str]:
+    def _fetch_keys(self, hour_ns: int, keys: list[tuple[Layout, str]]) -> tuple[list[_Piece], str]:
         now_ns = self._clock.now_ns()
         late_ns = round(self._settings.archive.late_days * DAY_NS)
         by_hour: dict[int, dict[str, str]] = {}
@@ -202,7 +202,7 @@ class ArchiveTradeSource:
     def _coverage(
         self, hour: Hour, instruments: list[str], parts_ms: Any, hour_ns: int, journal: str
     ) -> pa.Table:
-        """Return what is proven to have been written of each coin that printed in the hour."""
+        """Return the proven coverage of each coin that traded in the hour."""
         to_ms = (hour_ns + HOUR_NS) // MS_NS
         row = {"journal": journal, "connection": -1, "channel": "trades", "kind": "watched", "cause": ""}
         row |= {"evidence": "venue_statement", "bridged": False, "revision": 0}
@@ -219,13 +219,13 @@ class ArchiveTradeSource:
 
 
 def trade_rows(hour: Hour, instruments: Sequence[str], names: Sequence[str], lag_ms: int) -> pa.Table:
-    """Return rows of `trades`, in the order of time.
+    """Return rows of `trades`, ordered by time.
 
     Args:
-        hour: what was read.
-        instruments: ids by the code of a coin.
+        hour: the parsed hour.
+        instruments: ids by code of the coin.
         names: of the objects, by number.
-        lag_ms: a print counts as knowable so long after its time.
+        lag_ms: time from a trade until it is knowable.
     """
     prints = hour.prints
     if (np.diff(prints["time_ms"]) < 0).any():  # rare: gathering all columns costs as much as pairing
@@ -251,14 +251,14 @@ def trade_rows(hour: Hour, instruments: Sequence[str], names: Sequence[str], lag
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def refused(
+def quarantine_rows(
     bad: Sequence[MalformedLine],
     odd: Sequence[RejectedFills],
     names: Sequence[str],
     knowable_ns: int,
     table: str = "trades",
 ) -> pa.Table:
-    """Return rows of `quarantine`: lines that say nothing, and fills that make no print."""
+    """Return rows of `quarantine`: malformed lines, and fills that make no trade."""
     rows = [(item.reason, item.raw, f"{names[item.object]}:{item.line}") for item in bad]
     for item in odd:
         coin, time_ms, tid = item.unpaired.key
@@ -274,7 +274,7 @@ def refused(
 
 
 def _pick(texts: Iterable[str], codes: Any) -> Any:
-    """Return a column of texts by their codes; each text is held once."""
+    """Return a dictionary-encoded column of texts by their codes."""
     return pa.DictionaryArray.from_arrays(
         pa.array(np.asarray(codes).astype(np.int32), pa.int32()), pa.array(list(texts), pa.string())
     )

@@ -1,15 +1,15 @@
-"""How are the venue's own candles asked for, as far as it still has them?
+"""Candles over REST, page by page, and the bars made of them.
 
-`candleSnapshot` has traps, all of which a page here is made for:
-- only the newest 5,000 candles of a width are served, so a minute is gone after 3.5 days: the oldest pages first;
-- an answer to a span that is too long holds its oldest part: where a page's end is missing, it is asked for again
-  from there, until the answer is empty or whole;
-- a minute without a trade may be left out, or be there flat with volume 0 and no trade: neither is mended here;
-- the newest candle may still be open: what has not ended by the venue's own clock is not asked for.
+`candleSnapshot` has traps that the paging handles:
+- only the newest 5,000 candles of a width are served, so a minute is gone after 3.5 days: the oldest pages go first;
+- an answer for too long a range holds its oldest part: if the end of a page is missing, the rest is requested again,
+  until the answer is empty or complete;
+- a minute without a trade may be left out, or be flat with volume 0 and no trade: neither is corrected here;
+- the newest candle may still be open: candles that have not ended by the venue's clock are not requested.
 
-Pages lie on a grid of their own, so that a backfill which is cut off and started again finds its steps by name.
-When all pages are in the lake, steps without a question make bars of them, all instruments of the venue together,
-since only together do they show a halt (`ingest.bars.from_candles`).
+Pages lie on a fixed grid, so that a backfill that was interrupted finds its steps by name. When all pages are in the
+lake, steps without a request make bars of them, for all instruments of the venue together, since only together do
+they show a halt (`ingest.bars.from_candles`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 
 from ingest.backfill.rest.journaled_client import JournaledAnswer, JournaledClient
 from ingest.backfill.rest.markets import BackfillMarket, resolve_markets
-from ingest.backfill.runner import committed
+from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.bars.from_candles import Absent, bars_of
 from ingest.bars.reconciliation import INTERVALS
@@ -40,17 +40,17 @@ REACH: Final = 5_000
 
 _PAGE: Final = 1_000
 _CHUNK: Final = 1_440
-# Bars of so many steps before a chunk are made again with it: only what came after them shows whether they were a halt.
-_AGAIN: Final = 60
+# Bars of so many steps before a chunk are made again with it: only later candles show whether they were a halt.
+_REMADE_STEPS: Final = 60
 _CANDLE_BYTES: Final = 140
 
-_HELD: Final = """
+_STORED_CANDLES: Final = """
     SELECT * FROM candles
     WHERE width = ? AND split_part(instrument, '|', 1) = ?
       AND ts_open >= make_timestamptz(? // 1000) AND ts_open < make_timestamptz(? // 1000)
     QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY ts_ingested_ns DESC, source DESC) = 1
 """
-# From the first candle that is held of an instrument to its last, as far as they lie within the bars to make.
+# From the first stored candle of an instrument to its last, within the range of the bars.
 _SPANS: Final = """
     SELECT instrument, greatest(min(epoch_us(ts_open)) * 1000, ?) AS first_ns,
            least(max(epoch_us(ts_open)) * 1000, ?) AS last_ns
@@ -73,19 +73,25 @@ class _Chunk:
 
 
 class RestCandleSource:
-    """Candles of one width, over REST, and the bars that they make."""
+    """Candles of one width over REST, and the bars made of them."""
 
     def __init__(
-        self, asks: JournaledClient, lake: Lake, settings: Settings, *, width: str, absent: Absent = "unknown"
+        self,
+        client: JournaledClient,
+        lake: Lake,
+        settings: Settings,
+        *,
+        width: str,
+        absent: Absent = "unknown",
     ) -> None:
-        """Prepare.
+        """Prepare a source.
 
         Args:
-            asks: the venue, or a recording of its answers.
-            lake: holds the candles of which bars are made.
-            settings: the venue's name, and the lag after which a candle is knowable.
+            client: the venue, or a recording of its answers.
+            lake: holds the candles for the bars.
+            settings: name of the venue, and lag until a candle is knowable.
             width: of the candles.
-            absent: what a candle means that the venue left out.
+            absent: meaning of a missing candle.
 
         Raises:
             SettingsError: the venue has no candles of that width.
@@ -95,7 +101,7 @@ class RestCandleSource:
                 f"the venue has no candles of {width!r}",
                 hint=f"--width is one of {', '.join(sorted(INTERVALS, key=width_ns))}",
             )
-        self._asks, self._lake, self._settings = asks, lake, settings
+        self._client, self._lake, self._settings = client, lake, settings
         self._width, self._step_ns, self._absent = width, width_ns(width), absent
         self._lag_ns = settings.bars.history_lag_ms * MS_NS
         self._pages: dict[str, _Page] = {}
@@ -105,10 +111,10 @@ class RestCandleSource:
 
     @property
     def from_ns(self) -> int:
-        """Where the pages begin, once there are some: the wish's begin, or the oldest candle that is served."""
+        """Start of the pages: that of the request, or of the oldest served candle."""
         return self._from_ns
 
-    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
+    async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
         """Return pages of candles, oldest first, and then the bars to make.
 
         Raises:
@@ -116,29 +122,29 @@ class RestCandleSource:
             InstrumentError: it does not trade a coin.
             RangeError: it no longer has candles so old, or none has ended.
         """
-        around = await resolve_markets(self._asks, self._lake, self._settings, wish.coins)
+        context = await resolve_markets(self._client, self._lake, self._settings, request.coins)
         step_ns = self._step_ns
         # The one that is still open counts among the newest.
-        reach_ns = floor_ns(around.now_ns, step_ns) - (REACH - 1) * step_ns
-        from_ns = max(floor_ns(wish.from_ns + step_ns - 1, step_ns), reach_ns)
-        to_ns = min(floor_ns(wish.to_ns, step_ns), floor_ns(around.now_ns, step_ns))
-        if wish.to_ns <= reach_ns:
+        reach_ns = floor_ns(context.now_ns, step_ns) - (REACH - 1) * step_ns
+        from_ns = max(floor_ns(request.from_ns + step_ns - 1, step_ns), reach_ns)
+        to_ns = min(floor_ns(request.to_ns, step_ns), floor_ns(context.now_ns, step_ns))
+        if request.to_ns <= reach_ns:
             raise RangeError(
                 f"the venue has no {self._width} candle before {iso(reach_ns)}: it serves the newest {REACH:,}",
                 hint="ask for a greater --width, or take an archive's",
             )
         if from_ns >= to_ns:
             raise RangeError(
-                f"no {self._width} candle begins and ends between {iso(wish.from_ns)} and {iso(wish.to_ns)}, "
-                f"by the venue's clock ({iso(around.now_ns)})",
+                f"no {self._width} candle begins and ends between {iso(request.from_ns)} and {iso(request.to_ns)}, "
+                f"by the venue's clock ({iso(context.now_ns)})",
                 hint="wait until one has, or ask for an earlier time",
             )
         self._from_ns = from_ns
-        self._instruments = [market.instrument for market in around.markets]
+        self._instruments = [market.instrument for market in context.markets]
         venue, width = self._settings.record.venue, self._width
         steps = []
-        for low_ns, high_ns in cut(from_ns, to_ns, _PAGE * step_ns):
-            for market in around.markets:
+        for low_ns, high_ns in split_on_grid(from_ns, to_ns, _PAGE * step_ns):
+            for market in context.markets:
                 key = f"candles:{venue}:{market.instrument}:{width}:{low_ns // MS_NS}-{high_ns // MS_NS}"
                 self._pages[key] = _Page(market, low_ns, high_ns)
                 rows = (high_ns - low_ns) // step_ns
@@ -146,7 +152,7 @@ class RestCandleSource:
                 weight = weight_of({"type": "candleSnapshot"}, rows)
                 steps.append(BackfillStep(key, about, weight, rows * _CANDLE_BYTES))
         names = hashlib.sha256("\n".join(sorted(self._instruments)).encode()).hexdigest()[:12]
-        for low_ns, high_ns in cut(from_ns, to_ns, _CHUNK * step_ns):
+        for low_ns, high_ns in split_on_grid(from_ns, to_ns, _CHUNK * step_ns):
             key = (
                 f"candle bars:{venue}:{names}:{width}:{low_ns // MS_NS}-{high_ns // MS_NS}:"
                 f"{self._absent}:{self._lag_ns}"
@@ -155,16 +161,16 @@ class RestCandleSource:
             steps.append(BackfillStep(key, f"{width} bars, {iso(low_ns)} to {iso(high_ns)}", size_bytes=0))
         return steps
 
-    async def take(self, step: BackfillStep) -> StepResult:
-        """Ask for a page of candles, or make the bars of a chunk.
+    async def fetch(self, step: BackfillStep) -> StepResult:
+        """Fetch a page of candles, or make the bars of a chunk.
 
         Raises:
-            VenueError: the venue refuses, or answers something else than was asked.
+            VenueError: the venue refuses, or its answer does not fit the request.
         """
         chunk = self._chunks.get(step.key)
-        return self._make_bars(chunk) if chunk else await self._take_page(self._pages[step.key])
+        return self._make_bars(chunk) if chunk else await self._fetch_page(self._pages[step.key])
 
-    async def _take_page(self, page: _Page) -> StepResult:
+    async def _fetch_page(self, page: _Page) -> StepResult:
         rows: list[dict[str, Any]] = []
         frames: list[int] = []
         recording, next_ns = "", page.from_ns
@@ -175,10 +181,10 @@ class RestCandleSource:
                 "startTime": next_ns // MS_NS,
                 "endTime": page.to_ns // MS_NS - 1,
             }
-            answer = await self._asks.ask({"type": "candleSnapshot", "req": req})
+            answer = await self._client.ask({"type": "candleSnapshot", "req": req})
             recording = answer.recording
             frames.append(answer.frame)
-            candles = self._read(answer, page, next_ns)
+            candles = self._parse_candles(answer, page, next_ns)
             if not candles:
                 break
             rows += [self._row(candle, page.market, answer) for candle in candles]
@@ -187,15 +193,15 @@ class RestCandleSource:
         table = CANDLES.rows([row for row in rows if row["ts_open"] >= since_us])
         return StepResult({"candles": table}, {"recording": recording, "frames": [frames[0], frames[-1]]})
 
-    def _read(self, answer: JournaledAnswer, page: _Page, next_ns: int) -> list[wire.CandleData]:
+    def _parse_candles(self, answer: JournaledAnswer, page: _Page, next_ns: int) -> list[wire.CandleData]:
         """Return the candles of an answer within a page, oldest first.
 
         Raises:
-            VenueError: they are of another coin or width, off the grid, or in another order.
+            VenueError: they have another coin or width, are off the grid, or out of order.
         """
         coin = page.market.coin
         try:
-            # The venue answers `null` about a coin of which it has nothing.
+            # The venue answers `null` if it has no data of a coin.
             candles = msgspec.json.decode(answer.body, type=list[wire.CandleData] | None, strict=False) or []
         except msgspec.MsgspecError as error:
             raise VenueError(f"the venue's candles of {coin} do not fit: {error}") from error
@@ -231,21 +237,21 @@ class RestCandleSource:
         }
 
     def _make_bars(self, chunk: _Chunk) -> StepResult:
-        """Make bars of what the lake holds; of instruments that were not wished for, only to tell halts."""
+        """Make bars of the stored candles; other instruments of the venue serve to detect halts."""
         step_ns, lake = self._step_ns, self._lake
-        low_ns = max(chunk.from_ns - _AGAIN * step_ns, self._from_ns)
+        low_ns = max(chunk.from_ns - _REMADE_STEPS * step_ns, self._from_ns)
         needed = [
             key for key, page in self._pages.items() if page.from_ns < chunk.to_ns and page.to_ns > low_ns
         ]
-        if lacking := len(needed) - len(committed(lake, needed)):
+        if missing := len(needed) - len(committed_keys(lake, needed)):
             return StepResult(
-                {}, absent=f"{lacking} of its {len(needed)} pages of candles are not in the lake"
+                {}, absent=f"{missing} of its {len(needed)} pages of candles are not in the lake"
             )
         margin_ns = _CHUNK * step_ns
-        held = (self._width, self._settings.record.venue, low_ns - margin_ns, chunk.to_ns + margin_ns)
+        stored_range = (self._width, self._settings.record.venue, low_ns - margin_ns, chunk.to_ns + margin_ns)
         spans = lake.query(_SPANS, (low_ns, chunk.to_ns - step_ns, self._width, self._instruments))
         bars = bars_of(
-            lake.query(_HELD, held).select(CANDLES.schema.names),
+            lake.query(_STORED_CANDLES, stored_range).select(CANDLES.schema.names),
             spans,
             width=self._width,
             step_ns=step_ns,
@@ -255,10 +261,10 @@ class RestCandleSource:
         return StepResult({"bars": bars}, {"candles": self._width, "pages": len(needed)})
 
 
-def cut(from_ns: int, to_ns: int, size_ns: int) -> list[tuple[int, int]]:
-    """Return the parts of a span between the lines of a grid.
+def split_on_grid(from_ns: int, to_ns: int, size_ns: int) -> list[tuple[int, int]]:
+    """Return the parts of a span between grid lines.
 
-    >>> cut(3, 12, 5)
+    >>> split_on_grid(3, 12, 5)
     [(3, 5), (5, 10), (10, 12)]
     """
     lows = [from_ns, *range(floor_ns(from_ns, size_ns) + size_ns, to_ns, size_ns)]

@@ -1,10 +1,10 @@
-"""What was paid as funding, and for how many hours each payment was?
+"""Funding payments over REST, with the interval that each payment was for.
 
-`fundingHistory` gives 500 rows a page, oldest first; `time` lies up to some minutes behind the full hour, and is kept.
-How long a payment's interval was is nowhere said: the venue paid every 8 hours until 2023-06-08 and every hour
-since (read from recorded rows). It is told from the spacing, by which a payment that is missing (all coins lack some
-at once) does not count for more hours: a payment is for 8 hours where two spacings in a row, at least one of them
-before it, are 8 hours; else for one.
+`fundingHistory` returns 500 rows a page, oldest first; `time` lies up to some minutes behind the full hour, and is
+kept. The interval of a payment is not stated: the venue paid every 8 hours until 2023-06-08 and every hour since (read
+from recorded rows). It is derived from the spacing, such that a missing payment (all coins lack some at once) does not
+lengthen an interval: a payment is for 8 hours where two consecutive spacings, at least one of them before it, are 8
+hours; else for one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ingest.backfill.rest.candles import cut
+from ingest.backfill.rest.candles import split_on_grid
 from ingest.backfill.rest.journaled_client import JournaledAnswer, JournaledClient
 from ingest.backfill.rest.markets import BackfillMarket, resolve_markets
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
@@ -29,14 +29,14 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 
 FIRST_NS: Final = parse_time_ns("2023-05-12")
-"""The venue's first payment that it still tells of."""
+"""First payment that the venue still serves."""
 
 _HOUR_MS: Final = 3_600_000
 _LONG_H: Final = 8
-# Two intervals of 8 h and the longest delay that was seen before them: what a page needs of its neighbours.
+# Two intervals of 8 h and the longest observed delay: the context that a page needs on both sides.
 _CONTEXT_NS: Final = 17 * 3_600 * NS
 _PAGE_ROWS: Final = 500
-# With its neighbourhood a page of hourly payments is no longer than what the venue answers at once.
+# With its context a page of hourly payments fits into one answer of the venue.
 _PAGE_NS: Final = 19 * DAY_NS
 _ROW_BYTES: Final = 95
 
@@ -58,42 +58,42 @@ class _Page:
 
 
 class RestFundingSource:
-    """Funding as paid, over REST."""
+    """Paid funding over REST."""
 
-    def __init__(self, asks: JournaledClient, lake: Lake, settings: Settings) -> None:
-        """Prepare.
+    def __init__(self, client: JournaledClient, lake: Lake, settings: Settings) -> None:
+        """Prepare a source.
 
         Args:
-            asks: the venue, or a recording of its answers.
-            lake: knows which names were recycled.
-            settings: the venue's name, and the lag after which history is knowable.
+            client: the venue, or a recording of its answers.
+            lake: for recycled names.
+            settings: name of the venue, and lag until history is knowable.
         """
-        self._asks, self._lake, self._settings = asks, lake, settings
+        self._client, self._lake, self._settings = client, lake, settings
         self._pages: dict[str, _Page] = {}
         self._now_ns = 0
 
-    async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
+    async def steps(self, request: BackfillRequest) -> Sequence[BackfillStep]:
         """Return pages of payments, oldest first.
 
         Raises:
             VenueError: the venue cannot be reached.
-            InstrumentError: it does not trade a coin.
-            RangeError: there was no funding then.
+            InstrumentError: the venue does not trade a coin.
+            RangeError: there was no funding in the range.
         """
-        around = await resolve_markets(self._asks, self._lake, self._settings, wish.coins)
-        self._now_ns = around.now_ns
-        markets = [market for market in around.markets if kind_of(market.coin) == "perp"]
+        context = await resolve_markets(self._client, self._lake, self._settings, request.coins)
+        self._now_ns = context.now_ns
+        markets = [market for market in context.markets if kind_of(market.coin) == "perp"]
         if not markets:
             raise InstrumentError("only perpetuals pay funding", hint="name one with --coin")
-        from_ns, to_ns = max(wish.from_ns, FIRST_NS), min(wish.to_ns, around.now_ns)
+        from_ns, to_ns = max(request.from_ns, FIRST_NS), min(request.to_ns, context.now_ns)
         if from_ns >= to_ns:
             raise RangeError(
-                f"no funding is told of between {iso(wish.from_ns)} and {iso(wish.to_ns)}: "
-                f"it begins at {iso(FIRST_NS)}, and the venue's clock says {iso(around.now_ns)}",
+                f"there is no funding between {iso(request.from_ns)} and {iso(request.to_ns)}: "
+                f"the first payment is at {iso(FIRST_NS)}, and the venue's clock says {iso(context.now_ns)}",
                 hint="ask for a later --to",
             )
         steps = []
-        for low_ns, high_ns in cut(from_ns, to_ns, _PAGE_NS):
+        for low_ns, high_ns in split_on_grid(from_ns, to_ns, _PAGE_NS):
             for market in markets:
                 key = f"funding:{self._settings.record.venue}:{market.instrument}:{low_ns // MS_NS}-{high_ns // MS_NS}"
                 self._pages[key] = _Page(market, low_ns, high_ns)
@@ -103,11 +103,11 @@ class RestFundingSource:
                 steps.append(BackfillStep(key, about, weight, rows * _ROW_BYTES))
         return steps
 
-    async def take(self, step: BackfillStep) -> StepResult:
-        """Ask for a page of payments, and for their neighbours.
+    async def fetch(self, step: BackfillStep) -> StepResult:
+        """Fetch a page of payments with its context.
 
         Raises:
-            VenueError: the venue refuses, or answers something else than was asked.
+            VenueError: the venue refuses, or its answer does not fit the request.
         """
         page = self._pages[step.key]
         start_ms = (page.from_ns - _CONTEXT_NS) // MS_NS
@@ -116,7 +116,7 @@ class RestFundingSource:
         frames: list[int] = []
         recording = ""
         while start_ms < end_ms:
-            answer = await self._asks.ask(
+            answer = await self._client.ask(
                 {
                     "type": "fundingHistory",
                     "coin": page.market.coin,
@@ -126,12 +126,12 @@ class RestFundingSource:
             )
             recording = answer.recording
             frames.append(answer.frame)
-            payments = _read(answer, page.market.coin, start_ms)
+            payments = _parse_payments(answer, page.market.coin, start_ms)
             found += [(payment, answer) for payment in payments]
             if len(payments) < _PAGE_ROWS:
                 break
-            start_ms = payments[-1].time + 1  # both ends are included, so the last one would come again
-        hours = intervals([payment.time for payment, _ in found])
+            start_ms = payments[-1].time + 1  # both ends are inclusive, so the last one would come again
+        hours = interval_hours([payment.time for payment, _ in found])
         since_ns = max(page.from_ns, page.market.begins_ns)
         rows = [
             self._row(payment, answer, interval_h, page.market)
@@ -157,11 +157,11 @@ class RestFundingSource:
         }
 
 
-def intervals(times_ms: Sequence[int]) -> list[int]:
-    """Return for how many hours each payment of one coin was, by the spacing around it.
+def interval_hours(times_ms: Sequence[int]) -> list[int]:
+    """Return the interval of each payment of one coin in hours, by the spacing around it.
 
     >>> day, hour = 24 * _HOUR_MS, _HOUR_MS
-    >>> intervals([0, 8 * hour, 16 * hour, day, day + hour, day + 3 * hour])
+    >>> interval_hours([0, 8 * hour, 16 * hour, day, day + hour, day + 3 * hour])
     [8, 8, 8, 8, 1, 1]
     """
     gaps = [round((b - a) / _HOUR_MS) for a, b in itertools.pairwise(times_ms)]
@@ -174,11 +174,11 @@ def intervals(times_ms: Sequence[int]) -> list[int]:
     return found
 
 
-def _read(answer: JournaledAnswer, coin: str, start_ms: int) -> list[FundingPayment]:
+def _parse_payments(answer: JournaledAnswer, coin: str, start_ms: int) -> list[FundingPayment]:
     """Return the payments of an answer.
 
     Raises:
-        VenueError: they are of another coin, or in another order.
+        VenueError: they have another coin, or are out of order.
     """
     try:
         payments = msgspec.json.decode(answer.body, type=list[FundingPayment] | None, strict=False) or []

@@ -1,8 +1,8 @@
-"""How is an answer about the past on disk before anyone reads it?
+"""REST clients of a backfill: one that journals each answer, and one that reads them back.
 
-A backfill has a recording of its own, `backfill-...`: each REST answer is journalled and synced, and only then made
-rows of, so that the tables can be made again from the journal. `JournaledRestClient` asks the venue; `RecordedAnswers`
-gives the same answers from such a recording, to the same code.
+A backfill has a recording of its own, `backfill-...`: each REST answer is journalled and synced before rows are made
+of it, so that the tables can be made again from the journal. `JournaledRestClient` queries the venue;
+`RecordedAnswers` returns the same answers from such a recording, to the same code.
 """
 
 from __future__ import annotations
@@ -30,64 +30,64 @@ PREFIX: Final = "backfill-"
 
 @dataclass(frozen=True, slots=True)
 class JournaledAnswer(RestAnswer):
-    """An answer, and where it stands in the journal."""
+    """An answer and its position in the journal."""
 
     recording: str
     frame: int
 
     @property
     def source(self) -> str:
-        """What a row made of it calls its source."""
+        """Value of the column `source` in rows made of it."""
         return f"{self.recording}:{self.frame}"
 
 
 class JournaledClient(Protocol):
-    """Who answers questions to `POST /info`."""
+    """A client of `POST /info` with journalled answers."""
 
     async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
         """Return the answer to a request.
 
         Raises:
-            VenueError: there is none.
+            VenueError: there is no answer.
         """
 
 
 class JournaledRestClient:
-    """Asks the venue and journals each answer before it is returned; a context manager."""
+    """Query the venue and journal each answer before it is returned; a context manager."""
 
     def __init__(
         self,
         rest: RestClient,
         folder: Path,
-        about: Mapping[str, Any],
+        header: Mapping[str, Any],
         *,
         keeps: bool = True,
         segment_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        """Prepare to ask.
+        """Prepare a client.
 
         Args:
-            rest: asks, within its budget.
-            folder: of the recording; it is made with the first answer.
-            about: what the recording says of itself, enough for `rebuild` to ask the same again.
-            keeps: false for a look beforehand, which leaves no recording.
-            segment_bytes: a segment is sealed at this size.
+            rest: client with the rate limit.
+            folder: of the recording; created with the first answer.
+            header: of the recording, enough for `rebuild` to repeat the requests.
+            keeps: false for a dry run, which leaves no recording.
+            segment_bytes: size of a sealed segment.
         """
         self._rest = rest
         self._folder = folder
-        self._about = {"source": BACKFILL} | dict(about)
+        self._header = {"source": BACKFILL} | dict(header)
         self._keeps = keeps
         self._segment_bytes = segment_bytes
         self._journal: JournalWriter | None = None
 
     @property
     def recording(self) -> str:
-        """The recording's name."""
+        """Name of the recording."""
         return self._folder.name
 
     @property
     def last_frame(self) -> int:
-        """Number of the newest record; -1 where there is none."""
+        """Number of the newest record; -1 if there is none."""
         return self._journal.frames - 1 if self._journal else -1
 
     def __enter__(self) -> Self:
@@ -100,21 +100,21 @@ class JournaledRestClient:
             self._journal.close()
 
     async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
-        """Return the venue's answer, which is on disk by then.
+        """Return the venue's answer after it was synced to disk.
 
         Raises:
             VenueError: the venue refused, or did not answer.
             JournalError: the disk refused.
         """
         answer = await self._rest.ask(request)
-        return self._note(request, answer)
+        return self._append(request, answer)
 
     def stop(self, cause: str, *, discard: bool = False) -> None:
-        """Write the recording's last record, and close it.
+        """Write the last record of the recording, and close it.
 
         Args:
             cause: why it ends.
-            discard: no row was made of it: it need not be kept.
+            discard: delete the recording, since no row was made of it.
         """
         if self._journal is None:
             return
@@ -125,16 +125,16 @@ class JournaledRestClient:
             self._journal = None
 
     def seal(self) -> None:
-        """Mark the recording as wholly in the tables, so that no start of a recorder replays it."""
+        """Mark that all rows are in the lake, so that no start of a recorder replays the recording."""
         if self._journal is not None:
             (self._folder / SEALED).touch()
 
-    def _note(self, request: Mapping[str, Any], answer: RestAnswer) -> JournaledAnswer:
+    def _append(self, request: Mapping[str, Any], answer: RestAnswer) -> JournaledAnswer:
         if not self._keeps:
             return JournaledAnswer(answer.body, answer.asked_ns, answer.received_ns, self.recording, -1)
         if self._journal is None:
             self._journal = JournalWriter(self._folder, segment_bytes=self._segment_bytes)
-            self._journal.append(answer.asked_ns, RecordKind.STARTED, -1, json.dumps(self._about).encode())
+            self._journal.append(answer.asked_ns, RecordKind.STARTED, -1, json.dumps(self._header).encode())
         body = b'{"request":%s,"asked_ns":%d,"response":%s}'
         record = self._journal.append(
             answer.received_ns,
@@ -147,65 +147,65 @@ class JournaledRestClient:
 
 
 class RecordedAnswers:
-    """Gives the answers of a recording again, each to the question that it was the answer to."""
+    """Answers of a recording, by request."""
 
     def __init__(self, folder: Path) -> None:
         """Read a recording.
 
         Raises:
-            JournalError: it is none.
+            JournalError: the folder holds no recording.
         """
         self.recording = folder.name
         self.answers = 0
         self.kinds: Counter[str] = Counter()
-        """Answers by the type of their question."""
+        """Number of answers by type of request."""
         self.last_frame = -1
         self._packer, self._unpacker = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
-        self._held: defaultdict[str, deque[tuple[int, int, int, bytes]]] = defaultdict(deque)
+        self._answers_by_request: defaultdict[str, deque[tuple[int, int, int, bytes]]] = defaultdict(deque)
         for record in read_journal(folder):
             self.last_frame = record.frame
             if record.kind is not RecordKind.ANSWER:
                 continue
-            said = _split(record.body)
+            exchange = _parse_exchange(record.body)
             self.answers += 1
-            self.kinds[said.kind] += 1
-            self._held[said.question].append(
-                (record.frame, said.asked_ns, record.recv_ns, self._packer.compress(said.response))
+            self.kinds[exchange.kind] += 1
+            self._answers_by_request[exchange.request_key].append(
+                (record.frame, exchange.asked_ns, record.recv_ns, self._packer.compress(exchange.response))
             )
 
     async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
-        """Return the answer that was given to a request; the next one where it was asked more than once.
+        """Return the recorded answer to a request; the next one if it was sent more than once.
 
         Raises:
-            VenueError: it was not asked in this recording.
+            VenueError: the recording holds no answer to it.
         """
-        held = self._held.get(_question(request))
-        if not held:
+        answers = self._answers_by_request.get(_request_key(request))
+        if not answers:
             raise VenueError(
                 f"{self.recording} holds no answer to {json.dumps(dict(request))}",
                 hint="it ended before; replay the recordings of one backfill in the order of their names",
             )
-        frame, asked_ns, received_ns, packed = held[0] if len(held) == 1 else held.popleft()
+        frame, asked_ns, received_ns, packed = answers[0] if len(answers) == 1 else answers.popleft()
         return JournaledAnswer(
             self._unpacker.decompress(packed), asked_ns, received_ns, self.recording, frame
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Exchange:
     kind: str
-    question: str
+    request_key: str
     asked_ns: int
     response: bytes
 
 
-def _split(body: bytes) -> _Said:
-    exchange = json.loads(body)
-    # The response's own bytes, since numbers must not be written anew.
+def _parse_exchange(body: bytes) -> _Exchange:
+    fields = json.loads(body)
+    # The original bytes of the response, since numbers must not be formatted again.
     response = body[body.index(b',"response":') + len(b',"response":') : -1]
-    request = exchange["request"]
-    return _Said(str(request.get("type")), _question(request), int(exchange["asked_ns"]), response)
+    request = fields["request"]
+    return _Exchange(str(request.get("type")), _request_key(request), int(fields["asked_ns"]), response)
 
 
-def _question(request: Mapping[str, Any]) -> str:
+def _request_key(request: Mapping[str, Any]) -> str:
     return json.dumps(dict(request), sort_keys=True)

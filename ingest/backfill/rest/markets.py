@@ -1,4 +1,4 @@
-"""What must be known before history is asked for: the venue's present, and which instruments the coins are?"""
+"""The venue's clock and the instruments of the requested coins."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingest.backfill.rest.journaled_client import JournaledClient
-from ingest.feed.listing_client import ask_markets, learn
+from ingest.feed.listing_client import request_markets, update_registry
 from ingest.instruments.registry import InstrumentRegistry
-from ingest.instruments.stored_listings import listings_rows
+from ingest.instruments.stored_listings import newest_listings
 from ingest.venues.hyperliquid.protocol import parse_venue_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -16,7 +16,7 @@ from storage.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class BackfillMarket:
-    """One coin: its name at the venue, its instrument id, and before when the name was another contract's."""
+    """A coin: name, instrument id, and the time before which the name belonged to another contract."""
 
     coin: str
     instrument: str
@@ -25,11 +25,11 @@ class BackfillMarket:
 
 @dataclass(frozen=True, slots=True)
 class VenueContext:
-    """What the venue said of itself.
+    """Clock of the venue and resolved markets.
 
     Args:
-        now_ns: its present by its own clock, which says what has ended.
-        markets: what is wished for, in the order wished.
+        now_ns: the present by the venue's clock.
+        markets: of the requested coins, in that order.
     """
 
     now_ns: int
@@ -37,29 +37,29 @@ class VenueContext:
 
 
 async def resolve_markets(
-    asks: JournaledClient, lake: Lake, settings: Settings, coins: Sequence[str]
+    client: JournaledClient, lake: Lake, settings: Settings, coins: Sequence[str]
 ) -> VenueContext:
-    """Ask the venue for its time and what it lists.
+    """Request the time and the listings of the venue, and resolve the coins.
 
     Args:
-        asks: the venue, or a recording of its answers.
-        lake: knows which names were recycled.
-        settings: names the venue; its `record.coins` are meant where no coin is named.
+        client: the venue, or a recording of its answers.
+        lake: for recycled names.
+        settings: name of the venue, and `record.coins` as the default.
         coins: names and patterns.
 
     Raises:
-        VenueError: it cannot be reached.
-        InstrumentError: it does not trade a coin; the hint names the nearest.
+        VenueError: the venue cannot be reached.
+        InstrumentError: the venue does not trade a coin; the hint names the nearest.
     """
     wanted = tuple(coins) or settings.record.coins
-    answer = await asks.ask({"type": "exchangeStatus"})
+    answer = await client.ask({"type": "exchangeStatus"})
     now_ns = parse_venue_time_ns(answer.body)
     registry = InstrumentRegistry(settings.record.venue)
-    registry.restore(listings_rows(lake, answer.received_ns))
-    learn(registry, await ask_markets(asks, wanted))
+    registry.restore(newest_listings(lake, answer.received_ns))
+    update_registry(registry, await request_markets(client, wanted))
     found: dict[str, str] = {}
     for name in wanted:
-        # A coin that no longer trades has a past all the same, where it is asked for by its name.
+        # A delisted coin still has history if it is requested by its name.
         names = (name,) if name in registry.universe(_dex_of(name)) else registry.expand((name,))
         found |= {coin: registry.instrument_id(coin) for coin in names}
     return VenueContext(

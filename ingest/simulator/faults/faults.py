@@ -1,9 +1,9 @@
-"""What can be ordered to go wrong at a simulated venue?
+"""Faults that can be injected into a simulated venue.
 
 The faults are those that clients of the two venues report: lost sockets, replays, duplicates, silent coins,
-garbage, refused requests, a halted chain, an API that is down while the chain lives, a relay that stands still.
-Times are seconds since the start of the tape, in the tape's own time. `ingest.simulator.faults.injector` says when a
-fault of delivery strikes; `ingest.simulator.market.events` lets the market itself change.
+garbage, refused requests, a halted chain, an API that is down while the chain lives, a frozen relay.
+Times are seconds since the start of the source, in its own time. `ingest.simulator.faults.injector` applies faults of
+delivery; `ingest.simulator.market.events` changes the market itself.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ GARBAGE: Final[dict[GarbageKind, str | bytes]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A fault that holds for a while; injected without a time, its while begins at once."""
+    """A fault with a duration; injected without a time, it begins at once."""
 
     at_s: float = 0.0
     for_s: float = math.inf
 
     def holds(self, now_s: float) -> bool:
-        """Return whether it is on, seconds after the start of the tape."""
+        """Return whether it is active, seconds after the start of the source."""
         return self.at_s <= now_s < self.at_s + self.for_s
 
 
-# What happens at one instant.
+# Faults of one instant.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnect:
-    """Cut every socket, and take none until the outage is over."""
+    """Close every socket, and accept none until the outage is over."""
 
     at_s: float = 0.0
     outage_s: float = 0.0
     clean: bool = False
     """Close with code 1000 rather than drop the connection (which a client sees as 1006)."""
     socket: int | None = None
-    """Cut only this one of the open Hyperliquid connections, oldest first from 0; new ones are taken at once."""
+    """Close only this one of the open Hyperliquid connections, oldest first from 0; new ones are accepted at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """The API is down: sockets cut and refused (503), `/info` too, while explorer and GaiaEx live on (F25)."""
+    """The API is down: sockets cut and refused (503), `/info` too, while explorer and GaiaEx stay up (F25)."""
 
     at_s: float = 0.0
     for_s: float = 60.0
@@ -61,7 +61,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """Send something that is no message of the protocol to every Hyperliquid connection."""
+    """Send bytes that are not a message of the protocol to every Hyperliquid connection."""
 
     kind: GarbageKind
     at_s: float = 0.0
@@ -69,11 +69,11 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingChange:
-    """The universe changes.
+    """Change the universe.
 
-    A coin of the market that is to be `listed` is absent before. `delisted` keeps its row and its position, and
-    ends its prints and quotes. `recycled` brings a delisted row back under its name, with other sizes; what is
-    printed keeps the decimals that the market was drawn with.
+    A coin that is `listed` is absent before. A `delisted` one keeps its row and position, without trades and quotes.
+    `recycled` brings a delisted row back under its name, with other sizes; its trades keep the decimals with which
+    the market was drawn.
     """
 
     coin: str
@@ -83,12 +83,12 @@ class ListingChange:
     at_s: float = 0.0
 
 
-# What holds for a while: delivery.
+# Faults of delivery with a duration.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilentStream(Window):
-    """Send nothing of one coin while the others, and pongs, flow."""
+    """Send nothing of one coin while the others, and pongs, continue."""
 
     coin: str
     channels: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class NoPongs(Window):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lag(Window):
-    """Deliver everything later than usual."""
+    """Delay every delivery."""
 
     by_s: float
 
@@ -129,17 +129,17 @@ class RateLimit(Window):
     per_minute: int = 30
 
 
-# What holds for a while: the market.
+# Changes of the market with a duration.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainHalt(Window):
-    """No block is made: nothing prints, no book moves, explorer and exchangeStatus stand; pongs flow."""
+    """No blocks: no trades, frozen books, explorer and exchangeStatus; pongs continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Halt(Window):
-    """One market is halted: no prints, an empty book, a frozen oracle, while its siblings move."""
+    """One market is halted: no trades, an empty book, a frozen oracle, while the others continue."""
 
     coin: str
 
@@ -168,34 +168,34 @@ class EmptySide(Window):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockOff(Window):
-    """The venue's own stamps are shifted, forward where positive; prints sent before keep theirs (F32)."""
+    """Shift the venue's own timestamps, forward if positive; trades sent before keep theirs (F32)."""
 
     by_s: float
 
 
-# What holds for a while: the relay. An empty symbol means all.
+# Faults of the relay with a duration. An empty symbol means all.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayStale(Window):
-    """GaiaEx loses its upstream and says so: `stale`, a frozen book, then `recovered`."""
+    """GaiaEx loses its upstream and reports it: `stale`, a frozen book, then `recovered`."""
 
     symbol: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayFrozen(Window):
-    """GaiaEx's book stands still and nothing says so: heartbeats go on (F29)."""
+    """GaiaEx's book is frozen without any report: heartbeats continue (F29)."""
 
     symbol: str = ""
 
 
-# What goes wrong a number of times.
+# Faults with a count.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoseAck:
-    """Do not acknowledge a subscription, the next `times` times that it is asked for."""
+    """Do not acknowledge a subscription, the next `times` times that it is requested."""
 
     channel: str
     coin: str

@@ -1,6 +1,6 @@
-"""When does each ordered fault of delivery strike, and what does it do to the messages of a block?
+"""Injection of delivery faults into the messages of a block.
 
-The plan is seeded and draws in the order of the tape, so that a run can be repeated.
+The injector is seeded and draws in the order of the blocks, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ AnyDelivery = TypeVar("AnyDelivery", bound=Delivery)
 
 
 class FaultInjector:
-    """The faults of delivery ordered so far; `advance` tells it the time."""
+    """Pending and active faults of delivery; `advance` sets the time."""
 
     def __init__(self, *, seed: int) -> None:
         self.now_s = 0.0
-        """Seconds since the start of the tape, of the newest block; before it 0."""
+        """Seconds since the start of the source, of the newest block; before it 0."""
         self._random = random.Random(seed)
-        self._strikes: list[Strike] = []
+        self._instant_faults: list[Strike] = []
         self._counted: list[list[Counted]] = []
         self._windows: list[Delivery] = []
         self._shares: list[Duplicate | Reorder] = []
         self._silences: list[SilentStream] = []
-        self._held: list[tuple[float, int, Frame]] = []
+        self._delayed: list[tuple[float, int, Frame]] = []
         self._sequence = itertools.count()
 
     def add(self, fault: Strike | Counted | Delivery) -> None:
-        """Order a fault; one whose time has passed strikes at the next block."""
+        """Add a fault; one whose time has passed happens at the next block."""
         match fault:
             case Disconnect() | Garbage() | Outage():
-                self._strikes.append(fault)
-                self._strikes.sort(key=lambda item: item.at_s)
+                self._instant_faults.append(fault)
+                self._instant_faults.sort(key=lambda item: item.at_s)
             case LoseAck() | ClaimSubscribed() | FailInfo() | RefuseConnections():
                 self._counted.append([fault] * fault.times)
             case SilentStream():
@@ -68,34 +68,34 @@ class FaultInjector:
                 self._windows.append(fault)
 
     def advance(self, now_s: float) -> None:
-        """Take in the time of a block."""
+        """Advance to the time of a block."""
         self.now_s = max(self.now_s, now_s)
 
-    def strikes(self) -> list[Strike]:
+    def due_faults(self) -> list[Strike]:
         """Return, once, the faults of a single instant that are due."""
-        due = [item for item in self._strikes if item.at_s <= self.now_s]
-        del self._strikes[: len(due)]
+        due = [item for item in self._instant_faults if item.at_s <= self.now_s]
+        del self._instant_faults[: len(due)]
         return due
 
     def arrange(self, frames: list[Frame]) -> list[Frame]:
-        """Return the frames to send at a block: without the silenced, with the doubled and the late."""
-        if not (self._silences or self._shares or self._held):
+        """Return the frames to send at a block: without silenced ones, with duplicates and delayed ones."""
+        if not (self._silences or self._shares or self._delayed):
             return frames
-        out = [heapq.heappop(self._held)[2] for _ in range(self._count_released())]
+        out = [heapq.heappop(self._delayed)[2] for _ in range(self._count_released())]
         for frame in frames:
             if self.is_silent(frame.channel, frame.coin):
                 continue
             copies, delay_s = self._draw() if frame.prints else (1, 0.0)
             if delay_s:
-                heapq.heappush(self._held, (self.now_s + delay_s, next(self._sequence), frame))
+                heapq.heappush(self._delayed, (self.now_s + delay_s, next(self._sequence), frame))
             else:
                 out.extend([frame] * copies)
         return out
 
     def release(self) -> list[Frame]:
-        """Return what is still held back, oldest first; a lost socket or the end of the tape ends the wait."""
-        frames = [frame for _, _, frame in sorted(self._held)]
-        self._held.clear()
+        """Return the delayed frames, oldest first, at the loss of a socket or the end of the source."""
+        frames = [frame for _, _, frame in sorted(self._delayed)]
+        self._delayed.clear()
         return frames
 
     def is_silent(self, channel: str, coin: str) -> bool:
@@ -106,27 +106,27 @@ class FaultInjector:
         )
 
     def loses_pongs(self) -> bool:
-        """Return whether pings go unanswered."""
-        return bool(self._on(NoPongs))
+        """Return whether pings stay unanswered."""
+        return bool(self._active(NoPongs))
 
     def lag_ns(self) -> int:
-        """Return how much later than usual things are delivered."""
-        return round(sum(item.by_s for item in self._on(Lag)) * 1e9)
+        """Return the additional delay of deliveries."""
+        return round(sum(item.by_s for item in self._active(Lag)) * 1e9)
 
     def most_connections(self) -> int | None:
-        """Return how many connections a minute are taken, or None for any number."""
-        return min((item.per_minute for item in self._on(RateLimit)), default=None)
+        """Return how many connections a minute are accepted, or None for any number."""
+        return min((item.per_minute for item in self._active(RateLimit)), default=None)
 
     def relay_is_stale(self, symbol: str) -> bool:
-        """Return whether the relay says that it lost its upstream."""
-        return any(item.symbol in ("", symbol) for item in self._on(RelayStale))
+        """Return whether the relay reports the loss of its upstream."""
+        return any(item.symbol in ("", symbol) for item in self._active(RelayStale))
 
     def relay_is_frozen(self, symbol: str) -> bool:
-        """Return whether a relayed book stands still without a word."""
-        return any(item.symbol in ("", symbol) for item in self._on(RelayFrozen))
+        """Return whether a relayed book is frozen without a report."""
+        return any(item.symbol in ("", symbol) for item in self._active(RelayFrozen))
 
     def on_subscribe(self, subscription: StreamSubscription) -> LoseAck | ClaimSubscribed | None:
-        """Return, and use up, what goes wrong with a subscription."""
+        """Return, and use up, the fault of a subscription."""
         for queue in self._counted:
             fault = queue[0]
             if isinstance(fault, LoseAck | ClaimSubscribed) and (fault.channel, fault.coin) == (
@@ -138,7 +138,7 @@ class FaultInjector:
         return None
 
     def on_info(self) -> FailInfo | None:
-        """Return, and use up, what goes wrong with a request to `/info`."""
+        """Return, and use up, the fault of a request to `/info`."""
         for queue in self._counted:
             fault = queue[0]
             if isinstance(fault, FailInfo):
@@ -147,7 +147,7 @@ class FaultInjector:
         return None
 
     def on_connect(self, feed: FeedName) -> RefuseConnections | None:
-        """Return, and use up, what a handshake of a feed is refused with."""
+        """Return, and use up, the refusal of a handshake."""
         for queue in self._counted:
             fault = queue[0]
             if isinstance(fault, RefuseConnections) and fault.feed == feed:
@@ -155,8 +155,8 @@ class FaultInjector:
                 return fault
         return None
 
-    def _on(self, kind: type[AnyDelivery]) -> list[AnyDelivery]:
-        """Return the faults of a kind that hold now."""
+    def _active(self, kind: type[AnyDelivery]) -> list[AnyDelivery]:
+        """Return the active faults of a kind."""
         return [item for item in self._windows if isinstance(item, kind) and item.holds(self.now_s)]
 
     def _use(self, queue: list[Counted]) -> None:
@@ -165,7 +165,7 @@ class FaultInjector:
             self._counted.remove(queue)
 
     def _count_released(self) -> int:
-        return sum(due_s <= self.now_s for due_s, _, _ in self._held)
+        return sum(due_s <= self.now_s for due_s, _, _ in self._delayed)
 
     def _draw(self) -> tuple[int, float]:
         """Return (copies, delay in seconds) of one trades message."""

@@ -1,8 +1,8 @@
-"""How is a recorded capture served as if it were the venue?
+"""A recorded capture as the source of a simulated venue.
 
-Frames go out byte for byte as recorded, in their order; one receipt time is one block. Answers to someone
+Frames are sent byte for byte as recorded, in their order; one receipt time is one block. Answers to someone
 else's requests (acknowledgements, pongs, errors) are left out, since the server gives its own. Books, contexts and
-blocks of the chain come only if they were recorded; candles are made of the prints where the tape has none.
+blocks of the chain come only if they were recorded; candles are made of the trades if the capture has none.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class CaptureMarket:
 
     Args:
         frames: (recv_ns, frame) in file order.
-        listings: the universe, see `scan_listings`; empty lets clients ask for any coin.
+        listings: the universe, see `scan_listings`; empty allows any coin.
 
     Raises:
-        CaptureError: there is no frame at all.
+        CaptureError: there is no frame.
     """
 
     makes_books = False
@@ -99,9 +99,9 @@ class CaptureMarket:
         self._rows = itertools.chain((first,), rows)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the capture's frames, those of one receipt time together.
+        """Yield the frames of the capture, grouped by receipt time.
 
-        A receipt time before its forerunner's is raised to it: a clock here never falls.
+        A falling receipt time is raised to the previous one: the clock is monotonic.
         """
         clock_ns = self.start_ns
         for recv_ns, rows in itertools.groupby(self._rows, key=lambda row: row[0]):
@@ -112,7 +112,7 @@ class CaptureMarket:
 
 
 def read_frame(raw: bytes) -> Frame | None:
-    """Return a recorded message as a frame, or None for one that is no message of a public stream."""
+    """Return a recorded message as a frame, or None for one that is not of a public stream."""
     if raw.startswith(_BLOCKS):
         return Frame("explorerBlock:", "explorerBlock", "", raw.decode())
     try:
@@ -141,10 +141,10 @@ def read_frame(raw: bytes) -> Frame | None:
 
 
 def scan_listings(frames: Iterable[tuple[int, bytes]]) -> tuple[SimulatedListing, ...]:
-    """Return the universe that a capture shows, in order of appearance.
+    """Return the universe of a capture, in order of appearance.
 
-    A capture does not say `szDecimals` and `maxLeverage`: the former is the most decimals that a traded size
-    carried, the latter 1, the least that the venue knows.
+    A capture lacks `szDecimals` and `maxLeverage`: the former is the most decimals of a traded size, the latter 1,
+    the venue's minimum.
     """
     decimals: dict[str, int] = {}
     for _, raw in frames:

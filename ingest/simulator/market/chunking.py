@@ -1,4 +1,4 @@
-"""How is a quarter of an hour of a busy market taken in pieces, so that its messages are written as they are due?
+"""Split of a market chunk into pieces, so that messages are written when they are due.
 
 A chunk of numbers is small; its messages are not: 200 busy instruments make millions in a quarter of an hour.
 """
@@ -14,13 +14,13 @@ import numpy as np
 from ingest.simulator.market.generator import CoinChunk, MarketChunk
 
 EVENTS: Final = 5_000
-"""Prints and quotes of a piece, about: some 50 ms of writing."""
+"""Approximate number of trades and quotes of a piece: about 50 ms of writing."""
 
 
 def pieces(chunk: MarketChunk, events: int = EVENTS) -> Iterator[tuple[int, int, MarketChunk]]:
-    """Yield (first block, block behind the last, what happens in them), in order.
+    """Yield (first block, block after the last, their events), in order.
 
-    Blocks keep their numbers, and `block_ms` stays whole. A chunk of few events is one piece.
+    Blocks keep their numbers, and `block_ms` stays complete. A chunk of few events is one piece.
     """
     blocks = len(chunk.block_ms)
     total = sum(len(part.print_block) + len(part.quote_block) for part in chunk.coins.values())
@@ -34,7 +34,7 @@ def pieces(chunk: MarketChunk, events: int = EVENTS) -> Iterator[tuple[int, int,
 
 
 def cut(chunk: MarketChunk, first: int, last: int) -> MarketChunk:
-    """Return what happens in blocks `first .. last - 1`."""
+    """Return the events of blocks `first .. last - 1`."""
     low, high = np.searchsorted(chunk.context_block, (first, last)).tolist()
     return replace(
         chunk,

@@ -1,6 +1,6 @@
-"""How does the simulated market itself change on order: listings, halts, books with a hole, a clock that is off?
+"""Scheduled changes of the simulated market: listings, halts, missing book sides, a shifted clock.
 
-Unlike a fault of delivery, what is told here is what the venue knows too: `/info`, snapshots and stream agree.
+Unlike a fault of delivery, these are consistent everywhere: `/info`, snapshots and streams agree.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Windowed = ChainHalt | Halt | SlowBook | NullBook | EmptySide | ClockOff
 
 
 class MarketSchedule:
-    """The changes ordered so far, and the universe that they act on.
+    """Scheduled changes, and the universe that they change.
 
     Args:
         listings: every coin of the source.
-        changes: those known from the start; a coin that is to be `listed` is absent until then.
+        changes: known from the start; a coin that will be `listed` is absent until then.
     """
 
     def __init__(self, listings: Iterable[SimulatedListing], changes: Iterable[MarketChange] = ()) -> None:
@@ -57,7 +57,7 @@ class MarketSchedule:
             self.add(item)
 
     def add(self, change: MarketChange) -> None:
-        """Order a change; one whose time has passed happens at the next block."""
+        """Schedule a change; one whose time has passed happens at the next block."""
         self._acts = True
         if isinstance(change, ListingChange):
             self._listings.append(change)
@@ -66,7 +66,7 @@ class MarketSchedule:
             self._windows.append(change)
 
     def advance(self, now_s: float) -> None:
-        """Take in the time of a block, seconds since the start of the tape; listings change here."""
+        """Advance to the time of a block, in seconds since the start of the source, and change listings."""
         self._now_s = max(self._now_s, now_s)
         while self._listings and self._listings[0].at_s <= self._now_s:
             change = self._listings.pop(0)
@@ -83,22 +83,22 @@ class MarketSchedule:
     @property
     def is_halted(self) -> bool:
         """Return whether the chain makes no blocks."""
-        return any(isinstance(item, ChainHalt) for item in self._on())
+        return any(isinstance(item, ChainHalt) for item in self._active())
 
     @property
     def offset_ms(self) -> int:
-        """Return by how much the venue's clock is off."""
-        return round(sum(item.by_s for item in self._on() if isinstance(item, ClockOff)) * 1_000)
+        """Return the offset of the venue's clock."""
+        return round(sum(item.by_s for item in self._active() if isinstance(item, ClockOff)) * 1_000)
 
     def is_dark(self, coin: str) -> bool:
-        """Return whether a coin was delisted on order, or is halted."""
+        """Return whether a coin was delisted by a change, or is halted."""
         return coin in self._retired or any(
-            isinstance(item, Halt) and item.coin == coin for item in self._on()
+            isinstance(item, Halt) and item.coin == coin for item in self._active()
         )
 
     def is_null(self, coin: str) -> bool:
         """Return whether a coin's book is null."""
-        return any(isinstance(item, NullBook) and item.coin == coin for item in self._on())
+        return any(isinstance(item, NullBook) and item.coin == coin for item in self._active())
 
     def missing_sides(self, coin: str) -> frozenset[str]:
         """Return which of `bid` and `ask` a coin's book lacks."""
@@ -107,11 +107,11 @@ class MarketSchedule:
         if self.is_dark(coin):
             return BOTH_SIDES
         return frozenset(
-            item.side for item in self._on() if isinstance(item, EmptySide) and item.coin == coin
+            item.side for item in self._active() if isinstance(item, EmptySide) and item.coin == coin
         )
 
     def apply(self, block: Block) -> Block:
-        """Return what happens at a block; the same block where nothing was ordered."""
+        """Return a block with the changes applied; the same block if there are none."""
         if not self._acts:
             return block
         self._emptied = {coin for coin in self._emptied if self.is_dark(coin)}
@@ -120,7 +120,7 @@ class MarketSchedule:
         fundings = [row for row in block.fundings if self.is_known(row.coin) and not self.is_dark(row.coin)]
         slow, last_ms = block.slow_book, self._last_ms
         self._last_ms = block.time_ms
-        for item in self._on():
+        for item in self._active():
             if isinstance(item, SlowBook):
                 cadence_ms = round(item.cadence_s * 1_000)
                 slow = block.time_ms // cadence_ms != last_ms // cadence_ms
@@ -131,7 +131,7 @@ class MarketSchedule:
         return Block(time_ms, block.clock_ns, frames, fundings, slow, block.fast_book)
 
     def apply_past(self, block: Block) -> Block:
-        """Return what happened at a block before the first instant served: nothing of a coin not listed yet."""
+        """Return a block before the first instant served, without coins that are not listed yet."""
         if not self._acts:
             return block
         frames = [frame for frame in block.frames if self.is_known(frame.coin)]
@@ -142,11 +142,11 @@ class MarketSchedule:
         """Return whether a coin is in the universe; an empty one knows any."""
         return not coin or self.universe.knows(coin)
 
-    def _on(self) -> list[Windowed]:
+    def _active(self) -> list[Windowed]:
         return [item for item in self._windows if item.holds(self._now_s)]
 
     def _change(self, frame: Frame) -> Frame | None:
-        """Return a frame as it is now, or None where it does not come to pass."""
+        """Return the changed frame, or None if it is dropped."""
         coin = frame.coin
         if not self.is_known(coin):
             return None
@@ -159,12 +159,12 @@ class MarketSchedule:
             return _without_side(frame, missing) if frame.channel == "bbo" else frame
         if frame.channel != "bbo" or coin in self._emptied:
             return None
-        # An empty touch is told once: bbo speaks only of changes.
+        # An empty bbo is sent once: the channel sends only changes.
         self._emptied.add(coin)
         return frame._replace(text=empty_bbo_text(coin, int(_stamp(frame.text))), quote=None)
 
     def _context(self, frame: Frame, *, frozen: bool) -> str:
-        """Return a context without what needs both sides of a book; a frozen one stays as it first was."""
+        """Return a context without the fields that need both sides of a book; a frozen one keeps its first text."""
         if frozen and frame.coin in self._frozen:
             return self._frozen[frame.coin]
         message: dict[str, Any] = json.loads(frame.text)
@@ -177,7 +177,7 @@ class MarketSchedule:
 
 
 def shifted(frame: Frame, offset_ms: int) -> Frame:
-    """Return a frame whose stamps, and those of its prints and its quote, lie so much later."""
+    """Return a frame with its timestamps, and those of its trades and quote, shifted."""
 
     def move(text: str) -> str:
         return _STAMP.sub(lambda found: f'"time":{int(found[1]) + offset_ms}', text)

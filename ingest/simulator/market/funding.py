@@ -1,4 +1,4 @@
-"""What does a simulated perpetual's context say: premium, funding, open interest, the last day's volume?"""
+"""Contexts of a simulated perpetual: premium, funding, open interest, volume of the last day."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PREMIUM_MEMORY_S: Final = 1_800
 
 @dataclass(frozen=True, slots=True)
 class SimulatedContext:
-    """What the venue says of a perpetual beside its book."""
+    """Context of a perpetual."""
 
     funding: float
     premium: float
@@ -47,13 +47,13 @@ class ContextModel:
         self._hour_sum = 0.0
         self._hour_samples = 0
         prints = coin.prints_per_minute * spec.activity
-        # What a minute of the day before the tape is taken to have printed, in quote units.
+        # Assumed notional of a minute of the day before the start, in quote units.
         self._usual_notional = prints * coin.median_notional * math.exp(SIZE_SPREAD**2 / 2)
         self._base = self._notional = 0.0
         self._minutes: deque[tuple[float, float, float]] = deque(maxlen=_DAY_MINUTES)
 
     def paid(self, now_ms: int) -> tuple[float, float] | None:
-        """Return (rate, premium) of the hour that ended with this step, or None inside an hour."""
+        """Return (rate, premium) of the hour that ended with this step, or None within an hour."""
         if now_ms % HOUR_MS >= self._step_s * 1_000 or not self._hour_samples:
             return None
         premium = self._hour_sum / self._hour_samples

@@ -1,4 +1,4 @@
-"""What happens in the simulated market, in numbers, a quarter of an hour at a time?
+"""Generator of the simulated market as arrays, in chunks of a quarter of an hour.
 
 The planted signal. Let `I` be the imbalance of a minute, (buy volume - sell volume) / (buy volume + sell volume)
 of the prints as printed, 0 for a minute without prints, and `x = I / rms(I)`, the root mean square taken once
@@ -8,8 +8,8 @@ per coin over a pilot of 4096 minutes (fewer where a minute has more than 100 pr
     r[m+1] = sigma[m+1] * (rho * s[m] + sqrt(1 - rho**2) * e[m+1])     log return of the next minute
 
 with `e` standard normal (a market factor shared by the coins and a part of their own) and `sigma` a slow
-stochastic volatility. Flow depends on nothing but the seed and the volatility, so `s` is the only thing that
-foretells a return: its information coefficient at one minute is `rho = signal_strength`, that of the newest
+stochastic volatility. Flow depends only on the seed and the volatility, so `s` is the only predictor of a
+return: its information coefficient at one minute is `rho = signal_strength`, that of the newest
 bar's imbalance alone `rho * sqrt(1 - lam**2)`. `MarketSpec.expected_ic` gives longer horizons.
 
 Every draw depends on the seed and the spec only, never on who listens. Axes: K blocks of the chunk, P prints,
@@ -40,7 +40,7 @@ WARMUP_MINUTES: Final = 15
 ADDRESSES: Final = 500
 _CHUNK_MS: Final = CHUNK_MINUTES * MINUTE_MS
 _PILOT_MINUTES: Final = 4_096
-_PILOT_RATE: Final = 100.0  # a busier coin takes a shorter pilot: its minutes differ less, and cost more
+_PILOT_RATE: Final = 100.0  # a busier coin has a shorter pilot: its minutes vary less and cost more
 _TWAP_SHARE: Final = 0.05
 
 
@@ -79,8 +79,8 @@ class MarketChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
-    """What every coin of a chunk sees."""
+class _ChunkInputs:
+    """Inputs that all coins of a chunk share."""
 
     open_ms: int
     block_ms: Ints  # (K,)
@@ -101,7 +101,7 @@ class MarketGenerator:
         self._clock_ns = 0
 
     def chunks(self) -> Iterator[MarketChunk]:
-        """Yield chunks from the start of the warm-up on, for ever."""
+        """Yield chunks from the start of the warm-up, without end."""
         while True:
             yield self._chunk()
             self._open_ms += _CHUNK_MS
@@ -116,20 +116,20 @@ class MarketGenerator:
         lag_ns = ((least + (most - least) * rng.beta(2.0, 4.0, len(block_ms))) * MS_NS).astype(np.int64)
         clock_ns = np.maximum.accumulate(np.maximum(block_ms * MS_NS + lag_ns, self._clock_ns))
         self._clock_ns = int(clock_ns[-1])
-        # 2. What moves all coins at once.
+        # 2. Factors common to all coins.
         heat = _autoregress(rng, CHUNK_MINUTES, 0.98, self._heat)
         self._heat = float(heat[-1])
         factor = rng.standard_normal(CHUNK_MINUTES * 60)
         context_ms = np.arange(self._open_ms, self._open_ms + _CHUNK_MS, spec.context_s * 1_000)
         context_block = np.unique(np.minimum(np.searchsorted(block_ms, context_ms), len(block_ms) - 1))
         # 3. Each coin on its own.
-        shared = _Shared(self._open_ms, block_ms, context_block, heat, factor)
+        shared = _ChunkInputs(self._open_ms, block_ms, context_block, heat, factor)
         coins = {walker.coin.name: walker.walk(shared) for walker in self._walkers}
         return MarketChunk(block_ms, clock_ns, context_block, coins)
 
 
 class _Walker:
-    """One coin's state: price, volatility and planted signal; the slow rest is in its `ContextModel`."""
+    """State of one coin: price, volatility and planted signal; the slow parts are in its `ContextModel`."""
 
     def __init__(self, spec: MarketSpec, coin: CoinSpec) -> None:
         self.coin = coin
@@ -146,9 +146,9 @@ class _Walker:
         )
         self._log_price = math.log(coin.start_price)
         self._heat = self._signal = 0.0
-        self._carry = ContextModel(spec, coin)
+        self._context_model = ContextModel(spec, coin)
 
-    def walk(self, shared: _Shared) -> CoinChunk:
+    def walk(self, shared: _ChunkInputs) -> CoinChunk:
         """Return the next chunk of this coin."""
         rng, coin, spec = self._rng, self.coin, self._spec
         # 1. Volatility, then flow, then the price that follows from both.
@@ -194,7 +194,7 @@ class _Walker:
         )
 
     def _path(self, sigma: Floats, imbalance: Floats, factor: Floats) -> Floats:
-        """Return log prices at whole seconds, first and last second included, and carry the signal on."""
+        """Return log prices at whole seconds, first and last second included, and advance the signal."""
         rho, lam = self._spec.signal_strength, self._spec.signal_memory
         drift = np.empty(CHUNK_MINUTES)
         for minute, x in enumerate((imbalance / self._imbalance_rms).tolist()):
@@ -207,7 +207,7 @@ class _Walker:
         self._log_price = float(path[-1])
         return path
 
-    def _quote_blocks(self, order_block: Ints, shared: _Shared) -> Ints:
+    def _quote_blocks(self, order_block: Ints, shared: _ChunkInputs) -> Ints:
         mean = self.coin.quotes_per_minute * self._spec.activity * CHUNK_MINUTES
         own = self._rng.integers(0, len(shared.block_ms), size=self._rng.poisson(mean))
         return np.unique(np.concatenate((order_block, own, shared.context_block)))
@@ -226,9 +226,9 @@ class _Walker:
         return np.maximum(np.rint(self._rng.lognormal(median, 1.5, (2, n))), 1.0) / lots
 
     def _contexts(
-        self, shared: _Shared, mark: Floats, print_block: Ints, price: Floats, size: Floats
+        self, shared: _ChunkInputs, mark: Floats, print_block: Ints, price: Floats, size: Floats
     ) -> tuple[list[SimulatedContext], list[tuple[int, float, float]]]:
-        """Return the contexts (C,) and what was paid at each full hour."""
+        """Return the contexts (C,) and the funding of each full hour."""
         base = np.concatenate(([0.0], np.cumsum(size)))
         notional = np.concatenate(([0.0], np.cumsum(price * size)))
         seen = np.searchsorted(print_block, shared.context_block, side="right")
@@ -236,20 +236,22 @@ class _Walker:
         times = shared.block_ms[shared.context_block].tolist()
         contexts, fundings = [], []
         for i, now_ms in enumerate(times):
-            paid = self._carry.paid(now_ms)
+            paid = self._context_model.paid(now_ms)
             if paid is not None:
                 fundings.append((int(shared.context_block[i]), *paid))
             volume = float(base[seen[i]]), float(notional[seen[i]])
-            contexts.append(self._carry.step(float(mark[i]), *volume, now_ms - shared.open_ms, shocks[i]))
+            contexts.append(
+                self._context_model.step(float(mark[i]), *volume, now_ms - shared.open_ms, shocks[i])
+            )
         return contexts, fundings
 
     def _close_chunk(
-        self, shared: _Shared, print_block: Ints, price: Floats, size: Floats, path: Floats
+        self, shared: _ChunkInputs, print_block: Ints, price: Floats, size: Floats, path: Floats
     ) -> None:
         minute = (shared.block_ms[print_block] - shared.open_ms) // MINUTE_MS
         base = np.bincount(minute, weights=size, minlength=CHUNK_MINUTES)
         notional = np.bincount(minute, weights=price * size, minlength=CHUNK_MINUTES)
-        self._carry.close_chunk(np.cumsum(base), np.cumsum(notional), np.exp(path[60::60]))
+        self._context_model.close_chunk(np.cumsum(base), np.cumsum(notional), np.exp(path[60::60]))
 
 
 def warm_up_ms(spec: MarketSpec) -> int:
@@ -273,7 +275,7 @@ def _hashes(rng: np.random.Generator, n: int) -> list[str]:
 
 
 def _autoregress(rng: np.random.Generator, n: int, keep: float, last: float) -> Floats:
-    """Return n steps of a slow walk with unit variance that remembers `keep` of its last step."""
+    """Return n steps of an autoregressive process with unit variance and coefficient `keep`."""
     out = np.empty(n)
     for i, shock in enumerate((math.sqrt(1 - keep**2) * rng.standard_normal(n)).tolist()):
         last = keep * last + shock

@@ -1,6 +1,6 @@
-"""Which orders hit the simulated book: their minutes, sides, prints and sizes?
+"""Order flow of the simulated market: taker orders with minutes, sides, trades and sizes.
 
-Axes: E taker orders, P prints; an order sweeps one or more prints. Flow knows nothing of prices, so that
+Axes: E taker orders, P trades; an order sweeps one or more trades. Flow is independent of prices, so that
 prices may follow from it (`ingest.simulator.market.generator`).
 """
 
@@ -24,11 +24,11 @@ _SKEW: Final = 1.2
 
 
 class OrderFlow:
-    """Taker orders and their prints over some minutes.
+    """Taker orders and their trades over some minutes.
 
     Args:
-        rng: where the draws come from.
-        coin: sizes follow its start price, so that volume does not depend on the path of the price.
+        rng: for all draws.
+        coin: sizes depend on its start price, so that volume does not depend on the price path.
         prints_per_minute: (minutes,) mean prints.
     """
 
@@ -48,7 +48,7 @@ class OrderFlow:
         self.buy = self._buys[self.order]  # (P,)
 
     def imbalance(self) -> Floats:
-        """Return (buy - sell) / (buy + sell) volume of each minute, 0 where nothing printed."""
+        """Return (buy - sell) / (buy + sell) volume of each minute, 0 without trades."""
         minute = self.minute[self.order]
         net = np.bincount(minute, weights=np.where(self.buy, self.size, -self.size), minlength=self._minutes)
         gross = np.bincount(minute, weights=self.size, minlength=self._minutes)
@@ -57,7 +57,7 @@ class OrderFlow:
     def place(self, rng: np.random.Generator, open_ms: int, block_ms: Ints) -> Ints:
         """Return the block of each order (E,), ascending, within the order's minute.
 
-        Orders of a minute are alike until they are placed, so their blocks may be drawn and then sorted.
+        Orders of a minute are exchangeable until placed, so their blocks may be drawn and then sorted.
         """
         bounds = np.searchsorted(block_ms, open_ms + np.arange(self._minutes + 1) * MINUTE_MS)
         first, count = bounds[self.minute], np.diff(bounds)[self.minute]

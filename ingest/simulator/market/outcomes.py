@@ -1,7 +1,7 @@
-"""How does one trade of an outcome show up on its other side?
+"""Mirrored messages of the second side of an outcome market.
 
-On the venue a trade of YES at `p` is also told as a trade of NO at `1 - p`: the other aggressor, the same
-`tid`, time and hash (passivbot#1395). Whoever adds up both counts it twice.
+On the venue a trade of YES at `p` is also sent as a trade of NO at `1 - p`: the other aggressor, the same
+`tid`, time and hash (passivbot#1395). A client that adds both counts it twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ingest.simulator.wire.encoder import (
 
 
 def add_mirror(frames: defaultdict[int, list[Frame]], coin: CoinSpec) -> None:
-    """Add, for each frame of the first side of an outcome, that of its second side.
+    """Add the frame of the second side of an outcome for each frame of the first.
 
     Args:
         frames: by block.
@@ -56,6 +56,6 @@ def _mirror_print(item: SimulatedPrint, coin: CoinSpec) -> SimulatedPrint:
 
 
 def _other(price: float, coin: CoinSpec) -> float:
-    """Return the price of the other side, at least one step above nothing."""
+    """Return the price of the other side, at least one step above zero."""
     step = 10.0**-coin.price_decimals
     return max(round(1.0 - price, coin.price_decimals), step)

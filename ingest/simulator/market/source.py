@@ -1,4 +1,4 @@
-"""What a simulated venue needs of a market: listings and blocks."""
+"""The interface of a market source: listings and blocks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ingest.simulator.wire.encoder import Block, SimulatedFunding
 
 
 class MarketSource(Protocol):
-    """Something that can be served: a market, or a tape."""
+    """A source that a simulated venue can serve."""
 
     seed: int
     start_ns: int
-    """First instant served; blocks before it only fill the venue's memory."""
+    """First instant served; earlier blocks only fill the venue's state."""
     end_ns: int | None
     tail_ns: int
-    """How far behind the end the last clock frame lies, so that a follower may close its last bar."""
+    """Distance of the last clock frame from the end, so that a client can close its last bar."""
     listings: tuple[SimulatedListing, ...]
-    """The universe; empty where any coin may be asked for."""
+    """The universe; empty to allow any coin."""
     fundings: tuple[SimulatedFunding, ...]
-    """What was paid before the first block."""
+    """Funding paid before the first block."""
     makes_books: bool
-    """Whether books and candles are made on demand, or come as frames of the blocks."""
+    """Whether books and candles are made on demand, or are frames of the blocks."""
 
     def blocks(self) -> Iterator[Block]:
-        """Yield what is published, in order; once."""
+        """Yield the published blocks in order; once."""

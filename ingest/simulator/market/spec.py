@@ -1,4 +1,4 @@
-"""Which market is simulated: its coins, its span, its rates and the signal planted in it?"""
+"""Specification of the simulated market: coins, span, rates and planted signal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.simulator.market.universe import kind_of
+from ingest.venues.hyperliquid.protocol import kind_of
 from storage.clock import NS, parse_time_ns
 from storage.errors import SettingsError
 
@@ -18,10 +18,10 @@ SPOT_PRICE_DECIMALS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class CoinSpec:
-    """One instrument: what the venue lists and how its simulated market behaves.
+    """One instrument: its listing, and the behaviour of its market.
 
     Args:
-        name: the venue's byte-exact symbol, which says whether it is a perpetual of the first dex (`BTC`), of
+        name: the venue's byte-exact symbol, which decides whether it is a perpetual of the first dex (`BTC`), of
             another (`xyz:AAPL`), spot (`@107`, `PURR/USDC`) or a side of an outcome (`#70`).
         size_decimals: `szDecimals`; sizes are multiples of `10 ** -size_decimals`.
         max_leverage: `maxLeverage` of the universe.
@@ -84,21 +84,21 @@ WHOLE_VENUE: Final = (
     CoinSpec("PURR/USDC", 0, 1, 0.067, 12.0, 0.50, 2.0, 8.0, 2.0, 120.0, 5.9e8),
     CoinSpec("@107", 2, 1, 45.02, 12.0, 0.55, 6.0, 12.0, 1.0, 400.0, 3.3e8),
 )
-"""Every kind that a recorder must tell apart: `k` names, deployed dexes, and spot under both of its names."""
+"""Every kind that a recorder must distinguish: `k` names, deployed dexes, and spot under both of its names."""
 
 
 @dataclass(frozen=True, slots=True)
 class MarketSpec:
-    """The whole market; equal specs give equal tapes, byte for byte.
+    """The whole market; equal specs give equal blocks, byte for byte.
 
     Args:
         seed: seeds every draw.
         start_ns: first instant served; some minutes before it are drawn as warm-up and feed only the replays.
-        span_s: length of the served tape in seconds; None never ends.
+        span_s: length of the served span in seconds (None: without end).
         coins: the universe, in the venue's order.
         signal_strength: `rho` of the planted signal (see `ingest.simulator.market.generator`), 0 (none) .. 0.9.
         signal_memory: `lam` of the planted signal, 0 .. 0.99; 0.8 halves an imbalance's effect in 3.1 minutes.
-        activity: multiplies the rates of prints and quotes of every coin.
+        activity: factor on the rates of trades and quotes of every coin.
         block_ms: least and greatest time between two blocks; every event of a block shares its time.
         lag_ms: least and greatest delay from block to receipt.
         context_s: seconds between contexts (mark, oracle, funding, open interest); divides 60.
@@ -157,7 +157,7 @@ class MarketSpec:
 
     @property
     def end_ns(self) -> int | None:
-        """Return the instant at which the tape ends, or None."""
+        """Return the end of the span, or None."""
         return None if self.span_s is None else self.start_ns + round(self.span_s * NS)
 
     def expected_ic(self, horizon_min: int = 1) -> float:

@@ -1,7 +1,7 @@
-"""What does the simulated venue publish, block by block?
+"""A seeded synthetic market as a source of blocks.
 
-`SyntheticMarket` turns the numbers of `ingest.simulator.market.generator` into the venue's messages. It is pure: the
-same spec gives the same blocks, byte for byte, whoever listens.
+`SyntheticMarket` turns the arrays of `ingest.simulator.market.generator` into the venue's messages. It is pure: the
+same spec gives the same blocks, byte for byte.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ingest.simulator.market.funding import past_fundings
 from ingest.simulator.market.generator import ADDRESSES, CoinChunk, MarketChunk, MarketGenerator, warm_up_ms
 from ingest.simulator.market.outcomes import add_mirror
 from ingest.simulator.market.spec import CoinSpec, MarketSpec
-from ingest.simulator.market.universe import SimulatedListing, kind_of
+from ingest.simulator.market.universe import SimulatedListing
 from ingest.simulator.wire.encoder import (
     Block,
     Frame,
@@ -35,14 +35,15 @@ from ingest.simulator.wire.encoder import (
     spot_context_text,
     trades_text,
 )
+from ingest.venues.hyperliquid.protocol import kind_of
 from storage.clock import MS_NS, NS
 
 FAST_BOOK_MS: Final = 500
 LEVEL_PRINTS: Final = 8
-"""A book level holds about as much as so many prints."""
+"""Size of a book level, in typical trades."""
 
 FUNDING_HOURS: Final = 720
-"""Hours of funding history before the tape, more than one page of the venue's answer."""
+"""Hours of funding history before the start, more than one page of the venue's answer."""
 
 
 class SyntheticMarket:
@@ -71,7 +72,7 @@ class SyntheticMarket:
         self._addresses, self.fundings = _before(spec)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield blocks from the warm-up to the end of the span; a block with nothing in it is left out."""
+        """Yield blocks from the warm-up to the end of the span, without empty ones."""
         last_ms = 0
         drawn = tuple(coin for coin in self.spec.coins if not coin.mirrored)
         slow_ms = self.spec.book_s * 1_000
@@ -136,7 +137,7 @@ class SyntheticMarket:
 
 @lru_cache(maxsize=4)
 def _before(spec: MarketSpec) -> tuple[list[str], tuple[SimulatedFunding, ...]]:
-    """Return the addresses of a market, and what was paid before its first block."""
+    """Return the addresses of a market, and the funding before its first block."""
     rng = np.random.default_rng([spec.seed, 2])
     digits = rng.bytes(20 * ADDRESSES).hex()
     fundings = tuple(
@@ -197,7 +198,7 @@ def _add_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: 
 
 
 def _add_spot_contexts(frames: defaultdict[int, list[Frame]], coin: CoinSpec, chunk: MarketChunk) -> None:
-    """Add contexts of spot, which are asked for as `activeAssetCtx` and come on a channel of their own."""
+    """Add contexts of spot, which are subscribed as `activeAssetCtx` and come on a channel of their own."""
     name, px = coin.name, coin.price_decimals
     part = chunk.coins[name]
     at = np.searchsorted(part.quote_block, chunk.context_block)

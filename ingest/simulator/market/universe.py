@@ -1,6 +1,6 @@
-"""Which instruments does the simulated venue list, and how does it say so?
+"""Instruments of the simulated venue, and the answers that list them.
 
-A name decides what it is, as on the venue: `xyz:AAPL` is a perpetual of the dex `xyz`, `@107` and `PURR/USDC` are
+A name decides the kind, as on the venue: `xyz:AAPL` is a perpetual of the dex `xyz`, `@107` and `PURR/USDC` are
 spot, `#70` is a side of an outcome, the rest are perpetuals of the first dex. Bodies follow the venue's
 documentation of `meta`, `perpDexs` and `spotMeta` (read 2026-08-22).
 """
@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple
 
-from ingest.venues.hyperliquid.protocol import SIMULATED_MARK
+from ingest.venues.hyperliquid.protocol import SIMULATED_MARK, kind_of
 from storage.errors import SettingsError
 
 Kind = Literal["perp", "spot", "outcome"]
@@ -19,17 +19,6 @@ Kind = Literal["perp", "spot", "outcome"]
 FIRST_DEX: Final = ""
 COLLATERAL_TOKEN: Final = 0
 _DEPLOYER: Final = "0x" + "5d" * 20
-
-
-def kind_of(name: str) -> Kind:
-    """Return what a name is.
-
-    >>> [kind_of(name) for name in ("kPEPE", "xyz:AAPL", "@107", "PURR/USDC", "#70")]
-    ['perp', 'perp', 'spot', 'spot', 'outcome']
-    """
-    if name.startswith("#"):
-        return "outcome"
-    return "spot" if name.startswith("@") or "/" in name else "perp"
 
 
 def dex_of(name: str) -> str:
@@ -42,7 +31,7 @@ def dex_of(name: str) -> str:
 
 
 class SimulatedListing(NamedTuple):
-    """What the venue lists: one row of its universe."""
+    """One row of the universe."""
 
     name: str
     size_decimals: int
@@ -65,11 +54,11 @@ class _Pair:
 
 
 class SimulatedUniverse:
-    """What is listed now, in the venue's order; delisted rows stay, keeping their positions.
+    """Listed instruments in the venue's order; delisted rows stay, keeping their positions.
 
     Args:
-        listings: every coin that the venue will ever list.
-        absent: those that are not listed yet.
+        listings: all coins, including those listed later.
+        absent: coins that are not listed yet.
     """
 
     def __init__(self, listings: Iterable[SimulatedListing], absent: Iterable[str] = ()) -> None:
@@ -79,34 +68,34 @@ class SimulatedUniverse:
 
     @property
     def names(self) -> frozenset[str]:
-        """Return what may be subscribed to; empty where any coin may."""
+        """Return the coins that may be subscribed; empty for any coin."""
         return frozenset(self._rows)
 
     def get(self, name: str) -> SimulatedListing | None:
-        """Return a row, delisted ones among them."""
+        """Return a row, delisted or not."""
         return self._rows.get(name)
 
     def knows(self, name: str) -> bool:
-        """Return whether a coin has a row; where there is no universe, every coin has."""
+        """Return whether a coin has a row; true for every coin if there is no universe."""
         return name in self._rows or not self._known
 
     def trades(self, name: str) -> bool:
-        """Return whether a coin is listed and not delisted; where there is no universe, everything is."""
+        """Return whether a coin is listed and not delisted; true for every coin if there is no universe."""
         row = self._rows.get(name)
         return row.listed if row is not None else not self._known
 
     def list_coin(self, name: str) -> None:
-        """Append a coin that was absent, or revive its row."""
-        row = self._need(name)
+        """Append an absent coin, or restore its row."""
+        row = self._find(name)
         self._rows[name] = row._replace(listed=True)
 
     def delist(self, name: str) -> None:
         """Mark a row as delisted."""
-        self._rows[name] = self._need(name)._replace(listed=False)
+        self._rows[name] = self._find(name)._replace(listed=False)
 
     def recycle(self, name: str, size_decimals: int | None) -> None:
         """Bring a row back under its name, with other sizes where they are given."""
-        row = self._need(name)
+        row = self._find(name)
         sizes = row.size_decimals if size_decimals is None else size_decimals
         self._rows[name] = row._replace(listed=True, size_decimals=sizes)
 
@@ -143,7 +132,7 @@ class SimulatedUniverse:
         }
 
     def perp_dexs(self) -> list[dict[str, Any] | None]:
-        """Return the dexes that were deployed, behind a null for the first."""
+        """Return the deployed dexes, after a null for the first dex."""
         return [
             None,
             *(
@@ -201,7 +190,7 @@ class SimulatedUniverse:
             rows.append(_Pair(row.name, index, 1 + len(rows), base_name, row.size_decimals))
         return rows
 
-    def _need(self, name: str) -> SimulatedListing:
+    def _find(self, name: str) -> SimulatedListing:
         row = self._rows.get(name) or self._known.get(name)
         if row is None:
             raise SettingsError(

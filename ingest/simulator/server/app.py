@@ -1,6 +1,6 @@
-"""At which addresses does the simulated venue listen, and who lets a client in?
+"""HTTP and WebSocket routes of the simulated venue, and admission of clients.
 
-One port: `/ws` and `/info` are Hyperliquid's, `/explorer` its explorer's, `/gaia` is GaiaEx.
+All routes share one port: `/ws` and `/info` are Hyperliquid's, `/explorer` its explorer's, `/gaia` GaiaEx's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from ingest.simulator.server.gaiaex_session import GaiaexSession
 from ingest.simulator.server.hyperliquid_session import HyperliquidSession
 from ingest.simulator.server.info_endpoint import UNREADABLE, InfoEndpoint
 from ingest.simulator.server.publisher import Publisher, PublishPace
-from ingest.simulator.server.rate_limits import RequestLimit, weight_of, weight_of_rows
+from ingest.simulator.server.rate_limits import RequestLimit
 from ingest.simulator.wire.subscriptions import RequestRefused
+from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import TimeSource
 
 MakeSession = Callable[[web.WebSocketResponse, Callable[[], None], bool], HyperliquidSession]
@@ -30,17 +31,17 @@ class VenueApp:
     """The web application of one venue.
 
     Args:
-        make_session: makes the session of a Hyperliquid client, or (third argument) of an explorer's.
-        holds: whether connections are taken after the tape's end.
-        idle_close_s: a connection to which nothing was sent for so long is dropped.
-        weight_limit: of requests to `/info` a minute; None for no limit.
+        make_session: returns the session of a Hyperliquid client; the third argument selects the explorer's.
+        holds: whether connections are accepted after the end of the capture.
+        idle_close_s: close a connection after so long without a sent message.
+        weight_limit: highest weight of `/info` requests a minute (None: no limit).
     """
 
     def __init__(
         self,
         *,
-        pump: Publisher,
-        plan: FaultInjector,
+        publisher: Publisher,
+        injector: FaultInjector,
         relay: GaiaexRelay,
         answers: InfoEndpoint,
         stats: VenueStats,
@@ -51,8 +52,8 @@ class VenueApp:
         idle_close_s: float,
         weight_limit: int | None,
     ) -> None:
-        self._pump = pump
-        self._plan = plan
+        self._publisher = publisher
+        self._injector = injector
         self._relay = relay
         self._answers = answers
         self._stats = stats
@@ -97,7 +98,13 @@ class VenueApp:
 
         def make(ws: web.WebSocketResponse, abort: Callable[[], None]) -> VenueConnection:
             return GaiaexSession(
-                symbol, ws, abort, relay=self._relay, plan=self._plan, stats=self._stats, is_spot=is_spot
+                symbol,
+                ws,
+                abort,
+                relay=self._relay,
+                injector=self._injector,
+                stats=self._stats,
+                is_spot=is_spot,
             )
 
         return await self._serve("gaiaex", request, make)
@@ -108,91 +115,92 @@ class VenueApp:
         request: web.Request,
         make: Callable[[web.WebSocketResponse, Callable[[], None]], VenueConnection],
     ) -> web.StreamResponse:
-        """Speak with one client until either side has enough."""
-        pump = self._pump
+        """Serve one client until either side closes the connection."""
+        publisher = self._publisher
         refusal = await self._refusal(feed)
         if refusal is not None:
             return refusal
         ws = web.WebSocketResponse(compress=False, autoping=False)
         await ws.prepare(request)
         assert request.transport is not None
-        line = make(ws, request.transport.abort)
+        connection = make(ws, request.transport.abort)
         self._stats.connections += 1
         self._stats.by_feed[feed] += 1
         if self._pace.is_virtual:
-            await line.send_clock(pump.clock_ns)
-        if isinstance(line, GaiaexSession):
-            if not line.is_supported:
-                await line.refuse()
+            await connection.send_clock(publisher.clock_ns)
+        if isinstance(connection, GaiaexSession):
+            if not connection.is_supported:
+                await connection.refuse()
                 return ws
-            await line.greet(pump.clock_ns)
-        pump.lines.append(line)
-        pump.count_streams()
+            await connection.greet(publisher.clock_ns)
+        publisher.connections.append(connection)
+        publisher.count_streams()
         try:
-            await self._converse(ws, line)
+            await self._converse(ws, connection)
         finally:
-            if line in pump.lines:
-                pump.lines.remove(line)
-            pump.count_streams()
+            if connection in publisher.connections:
+                publisher.connections.remove(connection)
+            publisher.count_streams()
         return ws
 
     async def _refusal(self, feed: FeedName) -> web.Response | None:
-        """Return why a handshake is refused, or None; without a pace, an outage is waited for."""
-        pump = self._pump
-        fault = self._plan.on_connect(feed)
+        """Return the response that refuses a handshake, or None; without a pace, wait until an outage ends."""
+        publisher = self._publisher
+        fault = self._injector.on_connect(feed)
         if fault is not None:
             headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
             return web.Response(status=fault.status, text="connection refused", headers=headers)
-        most = self._plan.most_connections()
-        if most is not None and (wait_s := self._handshakes.take(self._now_ns(), 1, most)):
+        most = self._injector.most_connections()
+        if most is not None and (wait_s := self._handshakes.charge(self._now_ns(), 1, most)):
             return web.Response(status=429, text="rate limit exceeded", headers={"Retry-After": str(wait_s)})
-        if not pump.lit[feed].is_set() and self._pace.speed:
+        if not publisher.accepting[feed].is_set() and self._pace.speed:
             return web.Response(status=503, text="the venue is down")
-        await pump.lit[feed].wait()
-        if pump.ended.is_set() and not self._holds:
+        await publisher.accepting[feed].wait()
+        if publisher.ended.is_set() and not self._holds:
             return web.Response(status=410, text="the tape has ended")
         return None
 
-    async def _converse(self, ws: web.WebSocketResponse, line: VenueConnection) -> None:
+    async def _converse(self, ws: web.WebSocketResponse, connection: VenueConnection) -> None:
         while True:
-            patience_s = self._patience_s(line)
+            patience_s = self._patience_s(connection)
             if patience_s is not None and patience_s <= 0:
-                await line.close(clean=False)
+                await connection.close(clean=False)
                 return
             try:
                 message = await ws.receive(timeout=patience_s)
             except TimeoutError:
                 continue
             if message.type is WSMsgType.TEXT:
-                await line.answer(message.data)
-                self._pump.count_streams()
+                await connection.answer(message.data)
+                self._publisher.count_streams()
             elif message.type in (WSMsgType.PING, WSMsgType.PONG):
-                await line.handle(message.type, message.data)
+                await connection.handle(message.type, message.data)
             elif message.type is not WSMsgType.BINARY:
                 return
 
-    def _patience_s(self, line: VenueConnection) -> float | None:
-        """Return how long a connection may still go without being sent anything; None for ever."""
-        return line.idle_left_s(self._idle_close_s) if self._pace.speed else None
+    def _patience_s(self, connection: VenueConnection) -> float | None:
+        """Return how long a connection may stay idle before it is closed; None for ever."""
+        return connection.idle_left_s(self._idle_close_s) if self._pace.speed else None
 
     def _now_ns(self) -> int:
-        return self._pump.clock_ns if self._pace.is_virtual else self._time.now_ns()
+        return self._publisher.clock_ns if self._pace.is_virtual else self._time.now_ns()
 
-    # Questions.
+    # REST.
 
     async def _serve_info(self, request: web.Request) -> web.Response:
         body = await request.read()
-        fault = self._plan.on_info()
+        fault = self._injector.on_info()
         if fault is not None:
             headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
             text = "<html><body><h1>Bad gateway</h1></body></html>" if fault.html else "null"
             kind = "text/html" if fault.html else "application/json"
             return web.Response(status=fault.status, text=text, content_type=kind, headers=headers)
-        if not self._pump.lit["hyperliquid"].is_set():
+        if not self._publisher.accepting["hyperliquid"].is_set():
             return web.Response(status=503, text="the venue is down")
-        kind = _kind_of_request(body)
+        request_type = {"type": _kind_of_request(body)}
+        weight = weight_of(request_type)
         if self._weight_limit is not None:
-            wait_s = self._weights.take(self._now_ns(), weight_of(kind), self._weight_limit)
+            wait_s = self._weights.charge(self._now_ns(), weight, self._weight_limit)
             if wait_s:
                 return web.Response(status=429, text="null", headers={"Retry-After": str(wait_s)})
         try:
@@ -200,13 +208,15 @@ class VenueApp:
         except RequestRefused as refusal:
             return web.Response(status=422, text=str(refusal))
         if self._weight_limit is not None:
-            self._weights.add(self._now_ns(), weight_of_rows(kind, json.loads(answer)))
+            rows = json.loads(answer)
+            extra = weight_of(request_type, len(rows) if isinstance(rows, list) else 0) - weight
+            self._weights.add(self._now_ns(), extra)
         return web.Response(text=answer, content_type="application/json")
 
     async def _serve_gaia(self, request: web.Request) -> web.Response:
-        if not self._pump.lit["gaiaex"].is_set():
+        if not self._publisher.accepting["gaiaex"].is_set():
             return web.Response(status=503, text="the venue is down")
-        now_ms = self._pump.status_ms()
+        now_ms = self._publisher.status_ms()
         match request.path.removeprefix("/gaia/v1/trade/"):
             case "symbols/list":
                 return web.json_response(self._relay.symbols(now_ms))

@@ -1,4 +1,4 @@
-"""What does the simulated venue need of a connection, whichever feed runs over it?"""
+"""Base class of a client connection of the simulated venue, and its statistics."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _BARRIER_S: Final = 10.0
 
 @dataclass(slots=True)
 class VenueStats:
-    """What the venue has sent, over all connections."""
+    """Sent messages and trades, over all connections."""
 
     connections: int = 0
     by_feed: Counter[str] = field(default_factory=Counter)
     """Connections by feed: `hyperliquid`, `explorer`, `gaiaex`."""
     frames: Counter[str] = field(default_factory=Counter)
-    """Messages by channel (GaiaEx: by type), the venue's answers and our clock frames among them."""
+    """Messages by channel (GaiaEx: by type), including answers and clock frames."""
     prints: Counter[str] = field(default_factory=Counter)
-    """Prints by coin as sent, replays and duplicates among them."""
+    """Sent trades by coin, including replays and duplicates."""
     distinct: Counter[str] = field(default_factory=Counter)
-    """Prints by coin that were sent at least once: what a recorder that loses nothing stores."""
+    """Trades by coin that were sent at least once: what a recorder without losses stores."""
     made: Counter[str] = field(default_factory=Counter)
-    """Prints by coin that happened within the served span, sent or not."""
+    """Trades by coin within the served span, sent or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is due at a block beside its frames."""
+    """Streams due at a block beside its frames."""
 
     slow: bool = False
     """Books of 20 levels."""
@@ -49,17 +49,17 @@ class Due:
     second: bool = False
     contexts: bool = False
     block: bool = False
-    """Whether there is a block at all: the end of the tape brings only what was held back."""
+    """Whether there is a block; the end of the source brings only delayed frames."""
 
 
 class VenueConnection(ABC):
-    """One connection; its feed's protocol is its subclass's.
+    """One connection; a subclass implements the protocol of its feed.
 
     Args:
-        feed: which feed it carries.
+        feed: of the connection.
         ws: the socket.
         abort: drops the connection without a close frame.
-        stats: where sent messages are counted.
+        stats: counts sent messages.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class VenueConnection(ABC):
     @property
     @abstractmethod
     def streams(self) -> int:
-        """Return how many streams the client asked for."""
+        """Return the number of subscribed streams."""
 
     @abstractmethod
     async def answer(self, text: str) -> None:
@@ -85,18 +85,18 @@ class VenueConnection(ABC):
 
     @abstractmethod
     async def stream(self, frames: list[Frame], clock: str | None, due: Due) -> None:
-        """Send what this client asked for of a block, after the clock frame where there is one."""
+        """Send the subscribed parts of a block, after the clock frame if there is one."""
 
     def touch(self) -> None:
-        """Note that something was sent just now."""
+        """Note that a message was sent now."""
         self._last_sent_s = asyncio.get_running_loop().time()
 
     def idle_left_s(self, most_s: float) -> float:
-        """Return for how long nothing may yet be sent before `most_s` have passed without a message."""
+        """Return the time left until `most_s` have passed without a sent message."""
         return self._last_sent_s + most_s - asyncio.get_running_loop().time()
 
     async def send(self, message: str | bytes, channel: str) -> None:
-        """Send one message; that the client has gone is for its handler to notice."""
+        """Send one message; the handler notices if the client has gone."""
         if self._ws.closed:
             return
         try:
@@ -110,11 +110,11 @@ class VenueConnection(ABC):
         self.touch()
 
     async def send_clock(self, clock_ns: int) -> None:
-        """Tell the virtual time of receipt."""
+        """Send a clock frame with the virtual receipt time."""
         await self.send(CLOCK_FRAME % clock_ns, "tickwalkClock")
 
     async def barrier(self) -> None:
-        """Wait until the client has read all that was sent so far, or has gone, or takes too long."""
+        """Wait until the client has read everything, has gone, or takes too long."""
         token = b"barrier-%d" % next(self._pings)
         event = self._pongs[token] = asyncio.Event()
         try:
@@ -124,14 +124,14 @@ class VenueConnection(ABC):
             logger.warning("client did not confirm", error=type(error).__name__)
 
     async def close(self, *, clean: bool) -> None:
-        """End the connection: with code 1000, or by dropping it."""
+        """Close the connection with code 1000, or drop it."""
         if clean:
             await self._ws.close(code=1000)
         else:
             self._abort()
 
     async def handle(self, kind: WSMsgType, data: object) -> None:
-        """Handle a frame of the WebSocket protocol that is no text."""
+        """Handle a ping or pong frame of the WebSocket protocol."""
         if kind is WSMsgType.PING:
             await self._ws.pong(data if isinstance(data, bytes) else b"")
         elif kind is WSMsgType.PONG:

@@ -1,8 +1,8 @@
-"""What does the simulated GaiaEx show: Hyperliquid's book of the same market, a little later?
+"""The simulated GaiaEx: a delayed relay of Hyperliquid's books.
 
-GaiaEx is a front end on Hyperliquid's book, so its book is a relay: a full snapshot at each change of the touch,
-`lag_s` after Hyperliquid's client got that quote. Shapes follow the exchange's documentation in both generations
-(undated captures, read 2026-11); the stamp of a book is taken to be the relay's own, and the interval of
+GaiaEx is a front end on Hyperliquid's book, so its book is a relay: a full snapshot at each change of the best bid or
+ask, `lag_s` after Hyperliquid's client got that quote. Shapes follow the exchange's documentation in both generations
+(undated captures, read 2026-11); the timestamp of a book is assumed to be the relay's own, and the interval of
 heartbeats is not documented.
 """
 
@@ -11,22 +11,22 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ingest.simulator.faults.injector import FaultInjector
-from ingest.simulator.market.universe import SimulatedListing, dex_of, kind_of
+from ingest.simulator.market.universe import SimulatedListing, dex_of
 from ingest.simulator.server.market_state import BOOK_LEVELS, MarketState
 from ingest.simulator.wire.encoder import Block, Frame, SimulatedQuote, decimal_text
+from ingest.venues.gaiaex.messages import Generation
+from ingest.venues.hyperliquid.protocol import kind_of
 from storage.clock import MS_NS, NS
-
-Generation = Literal["G1", "G2"]
 
 _CLASSES: Final = {"xyz": "equity", "cash": "index"}
 _STALE_REASON: Final = {"G1": "upstream disconnected", "G2": "upstream_disconnected"}
 
 
 class RelayedBook(NamedTuple):
-    """One relayed book: a quote of which the depth is made, or the book of a tape as recorded."""
+    """One relayed book: a quote to derive the depth from, or a book as recorded."""
 
     due_ns: int
     symbol: str
@@ -36,11 +36,11 @@ class RelayedBook(NamedTuple):
 
 
 class GaiaexRelay:
-    """The books as GaiaEx has them.
+    """The books of GaiaEx.
 
     Args:
-        board: Hyperliquid's, of which this is a relay.
-        plan: what goes wrong.
+        market: state of the relayed Hyperliquid market.
+        injector: injected faults.
         generation: of the payloads.
         lag_s: from the receipt of Hyperliquid's quote to that of the relayed book.
         heartbeat_s: seconds between heartbeats.
@@ -48,16 +48,16 @@ class GaiaexRelay:
 
     def __init__(
         self,
-        board: MarketState,
-        plan: FaultInjector,
+        market: MarketState,
+        injector: FaultInjector,
         *,
         generation: Generation,
         lag_s: float,
         heartbeat_s: float,
     ) -> None:
         self.generation = generation
-        self._board = board
-        self._plan = plan
+        self._market = market
+        self._injector = injector
         self._lag_ns = round(lag_s * NS)
         self._heartbeat_ns = round(heartbeat_s * NS)
         self._pending: deque[RelayedBook] = deque()
@@ -66,29 +66,29 @@ class GaiaexRelay:
         self._next_heartbeat_ns = 0
 
     def observe(self, block: Block) -> None:
-        """Take in what Hyperliquid published."""
+        """Queue the books of a block of Hyperliquid."""
         for frame in block.frames:
             shown = self._read(frame, block.clock_ns + self._lag_ns)
             if shown is not None:
                 self._pending.append(shown)
 
     def due(self, until_ns: int, *, is_past: bool = False) -> Iterator[RelayedBook]:
-        """Yield, once, the books that become visible up to an instant, in order; held-back ones are not.
+        """Yield, once, the books that become visible up to an instant, in order, without held-back ones.
 
-        In the past, before the first instant served, nothing was held back.
+        Before the first instant served (`is_past`) nothing is held back.
         """
         while self._pending and self._pending[0].due_ns <= until_ns:
             item = self._pending.popleft()
             known = self._newest.get(item.symbol)
             if known is not None and known.time_ms > item.time_ms:
-                continue  # a tape's slow book lies behind its quotes
+                continue  # a recorded slow book lags behind the quotes
             self._newest[item.symbol] = item
             if is_past or not self._is_held(item.symbol):
                 self._shown[item.symbol] = item
                 yield item
 
     def beats(self, now_ns: int) -> bool:
-        """Return whether a heartbeat is due, once for each."""
+        """Return whether a heartbeat is due, and schedule the next."""
         if now_ns < self._next_heartbeat_ns:
             return False
         self._next_heartbeat_ns = now_ns + self._heartbeat_ns
@@ -96,11 +96,11 @@ class GaiaexRelay:
 
     def supports(self, symbol: str, *, is_spot: bool) -> bool:
         """Return whether a symbol has a book here."""
-        return kind_of(symbol) == ("spot" if is_spot else "perp") and self._board.universe.trades(symbol)
+        return kind_of(symbol) == ("spot" if is_spot else "perp") and self._market.universe.trades(symbol)
 
     def is_stale(self, symbol: str) -> bool:
-        """Return whether the relay says that its upstream is lost."""
-        return self._plan.relay_is_stale(symbol)
+        """Return whether the relay reports a lost upstream."""
+        return self._injector.relay_is_stale(symbol)
 
     def catch_up(self, symbol: str) -> None:
         """Show the newest book again after it was held back."""
@@ -108,7 +108,7 @@ class GaiaexRelay:
             self._shown[symbol] = self._newest[symbol]
 
     def book_text(self, symbol: str) -> str | None:
-        """Return the book that is shown of a symbol, or None before the first."""
+        """Return the visible book of a symbol, or None before the first."""
         shown = self._shown.get(symbol)
         if shown is None:
             return None
@@ -123,7 +123,7 @@ class GaiaexRelay:
                 "symbol": symbol,
                 "bids": [[level["px"], level["sz"]] for level in bids],
                 "asks": [[level["px"], level["sz"]] for level in asks],
-                "priceDecimals": self._board.decimals(symbol)[0],
+                "priceDecimals": self._market.decimals(symbol)[0],
                 "timestamp": stamp_ms,
                 "stale": is_stale,
                 "displayName": display_name(symbol),
@@ -132,28 +132,28 @@ class GaiaexRelay:
         )
 
     def heartbeat_text(self, symbol: str, now_ns: int) -> str:
-        """Return the sign of life of a socket."""
+        """Return a heartbeat message."""
         body: dict[str, Any] = {"type": "heartbeat", "timestamp": now_ns // MS_NS}
         if self.generation == "G2":
             body |= {"symbol": symbol, "stale": self.is_stale(symbol)}
         return _text(body)
 
     def stale_text(self, symbol: str, now_ns: int) -> str:
-        """Return the news that the upstream is lost."""
+        """Return the message that the upstream is lost."""
         body: dict[str, Any] = {"type": "stale", "reason": _STALE_REASON[self.generation]}
         if self.generation == "G2":
             body |= {"symbol": symbol, "timestamp": now_ns // MS_NS}
         return _text(body)
 
     def recovered_text(self, symbol: str, now_ns: int) -> str:
-        """Return the news that the upstream is back."""
+        """Return the message that the upstream is back."""
         body: dict[str, Any] = {"type": "recovered"}
         if self.generation == "G2":
             body |= {"symbol": symbol, "timestamp": now_ns // MS_NS}
         return _text(body)
 
     def unsupported_text(self, symbol: str) -> str:
-        """Return the refusal of a symbol."""
+        """Return the error message for an unsupported symbol."""
         message = f"Symbol {symbol} is not supported"
         return _text({"type": "error", "code": "SYMBOL_NOT_SUPPORTED", "message": message})
 
@@ -161,14 +161,14 @@ class GaiaexRelay:
 
     def symbols(self, now_ms: int) -> dict[str, Any]:
         """Return the body of `symbols/list`."""
-        universe = self._board.universe
+        universe = self._market.universe
         rows = [self._symbol(row) for row in universe.of_kind("perp") if row.listed]
         return {"symbols": rows, "count": len(rows), "timestamp": now_ms}
 
     def spot_symbols(self, now_ms: int) -> dict[str, Any]:
         """Return the body of `spot/symbols`."""
         rows = []
-        for row in self._board.universe.of_kind("spot"):
+        for row in self._market.universe.of_kind("spot"):
             body: dict[str, Any] = {
                 "symbol": row.name,
                 "displayName": display_name(row.name),
@@ -217,13 +217,13 @@ class GaiaexRelay:
         return body | {"deployer": dex} if dex else body
 
     def _price(self, symbol: str) -> str:
-        """Return the middle of Hyperliquid's touch, as the price now."""
-        return decimal_text(self._board.mid(symbol) or 0.0, self._board.decimals(symbol)[0])
+        """Return Hyperliquid's mid price."""
+        return decimal_text(self._market.mid(symbol) or 0.0, self._market.decimals(symbol)[0])
 
     def _read(self, frame: Frame, due_ns: int) -> RelayedBook | None:
         if frame.quote is not None:
             return RelayedBook(due_ns, frame.coin, frame.quote.time_ms, frame.quote)
-        if frame.channel == "l2Book" and not self._board.makes_books:
+        if frame.channel == "l2Book" and not self._market.makes_books:
             data = json.loads(frame.text)["data"]
             if isinstance(data, dict) and not data.get("fast"):
                 return RelayedBook(due_ns, frame.coin, int(data["time"]), None, json.dumps(data))
@@ -233,11 +233,11 @@ class GaiaexRelay:
         if shown.quote is None:
             bids, asks = json.loads(shown.recorded)["levels"]
         else:
-            bids, asks = json.loads(self._board.depth_data(shown.quote, BOOK_LEVELS))["levels"]
+            bids, asks = json.loads(self._market.depth_data(shown.quote, BOOK_LEVELS))["levels"]
         return bids, asks
 
     def _is_held(self, symbol: str) -> bool:
-        return self._plan.relay_is_stale(symbol) or self._plan.relay_is_frozen(symbol)
+        return self._injector.relay_is_stale(symbol) or self._injector.relay_is_frozen(symbol)
 
 
 def display_name(symbol: str) -> str:

@@ -1,8 +1,8 @@
-"""What does the simulated venue answer about a past that was recorded: candles and funding, with the venue's own traps?
+"""A recorded history of candles and funding as a source, with the limits of the venue's answers.
 
-A `RecordedHistory` is a source without a single print: time stands still at its instant, and what came before is asked
-for by `POST /info`. As the venue does, it serves the newest 5,000 candles of a width, the oldest of a span first where
-it is longer than one answer, and the candle that is still open among them.
+A `RecordedHistory` is a source without trades: time stands still at its instant, and the past is requested by
+`POST /info`. As the venue does, it serves the newest 5,000 candles of a width, the oldest part of a range first if
+it exceeds one answer, and includes the candle that is still open.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ingest.simulator.wire.encoder import Block, SimulatedFunding, exact_text
 from storage.clock import MS_NS
 
 ANSWERED: Final = 500
-"""Candles of one answer: venues of this kind answer 500 or 5,000; the smaller is the harder."""
+"""Candles of one answer: venues of this kind answer 500 or 5,000; the smaller limit is the harder case."""
 
 
 class RecordedCandle(NamedTuple):
-    """One candle, as a file has it."""
+    """One candle of a file."""
 
     open_ms: int
     open: float
@@ -33,14 +33,14 @@ class RecordedCandle(NamedTuple):
 
 
 class RecordedHistory:
-    """A venue's past, as a source for `SimulatedVenue`.
+    """History of a venue, as a source for `SimulatedVenue`.
 
     Args:
         now_ns: the instant at which its time stands still; later candles and payments are not served.
         candles: by coin and interval, oldest first.
-        fundings: what was paid.
-        answered: candles of one answer.
-        coins: the universe, by default the coins of the candles and fundings.
+        fundings: paid funding.
+        answered: most candles of one answer.
+        coins: the universe (default: the coins of candles and fundings).
     """
 
     makes_books = True
@@ -70,7 +70,7 @@ class RecordedHistory:
         self.listings = tuple(SimulatedListing(name, 5, 1, 40) for name in names)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield nothing: nothing happens any more."""
+        """Yield nothing, since time stands still."""
         yield from ()
 
     def candles(self, coin: str, interval: str, start_ms: int, end_ms: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""How does the simulated venue talk with one client of Hyperliquid's API, or of its explorer?"""
+"""Client connection of the simulated Hyperliquid API, or of its explorer."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class HyperliquidSession(VenueConnection):
     Args:
         ws: the socket.
         abort: drops the connection without a close frame.
-        board: what the venue knows.
-        wide: makes its messages.
-        plan: what goes wrong.
-        stats: where sent messages are counted.
-        replayed: prints resent on subscribe.
-        on_print: is told of each print sent, every time that it is sent.
-        is_explorer: whether blocks of the chain are all that is served.
+        market: state of the market.
+        wide: messages of venue-wide streams.
+        injector: injected faults.
+        stats: counts sent messages.
+        replayed: trades resent on subscribe.
+        on_print: called with each sent trade, every time.
+        is_explorer: serve only blocks of the chain.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class HyperliquidSession(VenueConnection):
         ws: web.WebSocketResponse,
         abort: Callable[[], None],
         *,
-        board: MarketState,
+        market: MarketState,
         wide: VenueWide,
-        plan: FaultInjector,
+        injector: FaultInjector,
         stats: VenueStats,
         replayed: int,
         on_print: Callable[[SimulatedPrint], None] | None,
@@ -59,9 +59,9 @@ class HyperliquidSession(VenueConnection):
         super().__init__("explorer" if is_explorer else "hyperliquid", ws, abort, stats)
         self.subscriptions: dict[str, StreamSubscription] = {}
         self._channels: Collection[str] = EXPLORER_CHANNELS if is_explorer else API_CHANNELS
-        self._board = board
+        self._market = market
         self._wide = wide
-        self._plan = plan
+        self._injector = injector
         self._replayed = replayed
         self._on_print = on_print
         self._made: list[StreamSubscription] = []
@@ -73,9 +73,9 @@ class HyperliquidSession(VenueConnection):
     async def answer(self, text: str) -> None:
         """Answer one message of the client."""
         try:
-            request = parse_request(text, self._board.universe.names, self._channels)
+            request = parse_request(text, self._market.universe.names, self._channels)
             if request.subscription is None:
-                if not self._plan.loses_pongs():
+                if not self._injector.loses_pongs():
                     await self.send(PONG, "pong")
             elif request.method == "subscribe":
                 await self._subscribe(request.subscription)
@@ -85,7 +85,7 @@ class HyperliquidSession(VenueConnection):
             await self.send(error_text(str(refusal)), "error")
 
     async def stream(self, frames: list[Frame], clock: str | None, due: Due) -> None:
-        """Send what this client subscribed to of a block, after the clock frame where there is one."""
+        """Send the subscribed parts of a block, after the clock frame if there is one."""
         keys, sent = self.subscriptions, self._stats.frames
         made = self._make(frames, due) if self._made else []
         chosen = [frame for frame in frames if frame.key in keys]
@@ -113,18 +113,18 @@ class HyperliquidSession(VenueConnection):
             raise RequestRefused(f"Already subscribed: {item.echo()}")
         if len(self.subscriptions) >= MOST_SUBSCRIPTIONS:
             raise RequestRefused(f"Cannot subscribe to more than {MOST_SUBSCRIPTIONS} channels.")
-        fault = self._plan.on_subscribe(item)
+        fault = self._injector.on_subscribe(item)
         if isinstance(fault, LoseAck) and not fault.takes_effect:
             return
-        # The stream starts before the first answer is sent, so that no print falls between replay and stream.
-        prints = self._board.replay(item.coin, self._replayed) if item.channel == "trades" else []
+        # The stream starts before the first answer is sent, so that no trade is lost between replay and stream.
+        prints = self._market.replay(item.coin, self._replayed) if item.channel == "trades" else []
         snapshot = None if item.channel == "trades" else self._wide.snapshot(item)
         self._set({**self.subscriptions, item.key: item})
         if isinstance(fault, ClaimSubscribed):
             raise RequestRefused(f"Already subscribed: {item.echo()}")
         if fault is None:
             await self.send(ack_text("subscribe", item), "subscriptionResponse")
-        if self._plan.is_silent(item.channel, item.coin):
+        if self._injector.is_silent(item.channel, item.coin):
             return
         if prints:
             await self.send(trades_text(prints), "trades")
@@ -142,16 +142,16 @@ class HyperliquidSession(VenueConnection):
 
     def _set(self, subscriptions: dict[str, StreamSubscription]) -> None:
         self.subscriptions = subscriptions
-        # Of a tape, venue-wide messages come as they were recorded; its explorer has blocks only if they were.
-        made = _MADE if self._board.makes_books else {"candle"}
+        # A capture has venue-wide messages and blocks only as recorded.
+        made = _MADE if self._market.makes_books else {"candle"}
         self._made = [item for item in subscriptions.values() if item.channel in made]
 
     def _make(self, frames: Iterable[Frame], due: Due) -> list[tuple[str, str]]:
-        """Return (channel, message) of the streams that are made on demand and due now."""
+        """Return (channel, message) of the on-demand streams that are due now."""
         printed = {frame.coin for frame in frames if frame.prints}
         out = []
         for item in self._made:
-            if not _is_due(item, due, printed) or self._plan.is_silent(item.channel, item.coin):
+            if not _is_due(item, due, printed) or self._injector.is_silent(item.channel, item.coin):
                 continue
             text = self._wide.made(item)
             if text is not None:

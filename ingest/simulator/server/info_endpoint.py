@@ -1,4 +1,4 @@
-"""What does the simulated venue answer to `POST /info`?
+"""Answers of the simulated venue to `POST /info`.
 
 Bodies and limits: venue docs, info endpoint, read 2026-08-22.
 """
@@ -23,33 +23,33 @@ UNREADABLE: Final = "Failed to deserialize the JSON body into the target type"
 
 
 class InfoEndpoint:
-    """The questions that a board can answer.
+    """Endpoint of REST requests.
 
     Args:
-        board: what the venue knows.
-        wide: says it of all instruments at once.
-        status_ms: tells the venue's present, which `exchangeStatus` gives.
-        past: candles that were recorded, instead of those made of prints.
+        market: state of the market.
+        wide: venue-wide contexts.
+        status_ms: returns the time for `exchangeStatus`.
+        past: recorded candles, instead of candles made of trades.
     """
 
     def __init__(
         self,
-        board: MarketState,
+        market: MarketState,
         wide: VenueWide,
         status_ms: Callable[[], int] | None = None,
         *,
         past: RecordedHistory | None = None,
     ) -> None:
-        self._board = board
+        self._market = market
         self._wide = wide
         self._past = past
-        self._status_ms = status_ms or (lambda: board.now_ms)
+        self._status_ms = status_ms or (lambda: market.now_ms)
 
     def info(self, body: bytes) -> str:
         """Return the answer to a request, as JSON text.
 
         Raises:
-            Refused: the body is no JSON, of an unknown type, or lacks a field (the venue answers 422).
+            RequestRefused: the body is not JSON, of an unknown type, or lacks a field (the venue answers 422).
         """
         try:
             request = json.loads(body)
@@ -58,7 +58,7 @@ class InfoEndpoint:
             raise RequestRefused(UNREADABLE) from None
 
     def _answer(self, kind: str, request: dict[str, Any]) -> str:
-        board, universe = self._board, self._board.universe
+        market, universe = self._market, self._market.universe
         dex = str(request.get("dex") or FIRST_DEX)
         match kind:
             case "meta":
@@ -74,17 +74,19 @@ class InfoEndpoint:
             case "spotMetaAndAssetCtxs":
                 return f"[{_compact(universe.spot_meta())},{self._wide.spot_contexts()}]"
             case "allMids":
-                return _compact(board.mids(dex))
+                return _compact(market.mids(dex))
             case "exchangeStatus":
                 return f'{{"time":{self._status_ms()},"specialStatuses":null}}'
             case "l2Book":
                 figures, mantissa = request.get("nSigFigs"), request.get("mantissa")
                 return (
-                    board.book_data(StreamSubscription("l2Book", str(request["coin"]), "", figures, mantissa))
+                    market.book_data(
+                        StreamSubscription("l2Book", str(request["coin"]), "", figures, mantissa)
+                    )
                     or "null"
                 )
             case "recentTrades":
-                newest = reversed(board.replay(request["coin"], RECENT_TRADES))
+                newest = reversed(market.replay(request["coin"], RECENT_TRADES))
                 return f"[{','.join(item.text for item in newest)}]"
             case "candleSnapshot":
                 return self._candle_snapshot(request["req"])
@@ -94,22 +96,22 @@ class InfoEndpoint:
                 raise RequestRefused(UNREADABLE)
 
     def _meta(self, dex: str) -> str:
-        if dex not in self._board.universe.dexes():
+        if dex not in self._market.universe.dexes():
             raise RequestRefused(UNREADABLE)
-        return _compact(self._board.universe.meta(dex))
+        return _compact(self._market.universe.meta(dex))
 
     def _candle_snapshot(self, request: dict[str, Any]) -> str:
         interval = request["interval"]
         if interval not in INTERVAL_MINUTES:
             raise RequestRefused(UNREADABLE)
-        start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self._board.now_ms)
+        start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self._market.now_ms)
         if self._past is not None:
             return f"[{','.join(self._past.candles(request['coin'], interval, start_ms, end_ms))}]"
-        book = self._board.candles(request["coin"])
+        book = self._market.candles(request["coin"])
         return "[]" if book is None else f"[{','.join(book.between(interval, start_ms, end_ms))}]"
 
     def _funding_history(self, request: dict[str, Any]) -> str:
-        start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self._board.now_ms)
+        start_ms, end_ms = int(request["startTime"]), int(request.get("endTime") or self._market.now_ms)
         rows = [
             {
                 "coin": row.coin,
@@ -117,7 +119,7 @@ class InfoEndpoint:
                 "premium": decimal_text(row.premium, 10),
                 "time": row.time_ms,
             }
-            for row in self._board.fundings(request["coin"])
+            for row in self._market.fundings(request["coin"])
             if start_ms <= row.time_ms <= end_ms
         ]
         return _compact(rows[:FUNDING_PAGE])

@@ -1,7 +1,7 @@
-"""What does the venue know right now: recent prints, quotes, contexts, candles, funding?
+"""Current state of the simulated market: recent trades, quotes, contexts, candles, funding.
 
-It answers the first messages after a subscribe, makes books and candles, and is asked by `POST /info`
-(`ingest.simulator.server.info_endpoint`). Memory is bounded by the universe, never by the length of the tape.
+It makes the first messages after a subscribe, books and candles, and answers `POST /info`
+(`ingest.simulator.server.info_endpoint`). Memory is bounded by the universe, not by the length of the source.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Final
 from ingest.simulator.faults.faults import MarketChange
 from ingest.simulator.market.events import BOTH_SIDES, MarketSchedule
 from ingest.simulator.market.source import MarketSource
-from ingest.simulator.market.universe import kind_of
 from ingest.simulator.wire.candles import MINUTE_MS, CandleBook
 from ingest.simulator.wire.encoder import (
     Block,
@@ -29,20 +28,21 @@ from ingest.simulator.wire.encoder import (
     empty_bbo_text,
 )
 from ingest.simulator.wire.subscriptions import StreamSubscription
+from ingest.venues.hyperliquid.protocol import kind_of
 
 REPLAYED: Final = 30
-"""Prints resent on subscribe: 30 in every recording that was checked."""
+"""Trades resent on subscribe: 30 in every recording that was checked."""
 
 BOOK_LEVELS: Final = 20
 FAST_LEVELS: Final = 5
 
 
 class MarketState:
-    """The venue's memory, fed block by block.
+    """State of the market, updated block by block.
 
     Args:
-        source: what is served.
-        changes: what is ordered to change in the market.
+        source: of the blocks.
+        changes: scheduled changes of the market.
     """
 
     def __init__(self, source: MarketSource, changes: Iterable[MarketChange] = ()) -> None:
@@ -50,7 +50,7 @@ class MarketState:
         self.universe = self.schedule.universe
         self.makes_books = source.makes_books
         self.now_ms = source.start_ns // 1_000_000
-        """Time of the newest block; until one is served, the first instant served."""
+        """Time of the newest block; before the first one, the first instant served."""
         self.height = 0
         """Blocks of the chain so far."""
         self.seed = source.seed
@@ -66,7 +66,7 @@ class MarketState:
             self._keep_funding(row)
 
     def observe(self, block: Block) -> None:
-        """Take in a block."""
+        """Apply a block."""
         self.now_ms = block.time_ms
         self.height += 1
         self._texts.clear()
@@ -83,12 +83,12 @@ class MarketState:
             self._keep_funding(row)
 
     def replay(self, coin: str, most: int) -> list[SimulatedPrint]:
-        """Return the newest prints of a coin, oldest first, `most` at the most."""
+        """Return at most `most` of the newest trades of a coin, oldest first."""
         rows = self._recent.get(coin, ())
         return list(rows)[-most:] if most else []
 
     def snapshot(self, subscription: StreamSubscription) -> str | None:
-        """Return the first message of one coin's stream other than trades, or None where nothing is known yet."""
+        """Return the first message of one coin's stream other than trades, or None if nothing is known yet."""
         if subscription.channel in ("l2Book", "candle") and self.makes_books:
             return self.made(subscription)
         known = self._latest.get(subscription.key)
@@ -98,14 +98,14 @@ class MarketState:
         return known
 
     def made(self, subscription: StreamSubscription) -> str | None:
-        """Return a book or a candle as of now, or None where there is none."""
+        """Return the current book or candle, or None if there is none."""
         key = subscription.key
         if key not in self._texts:
             self._texts[key] = self._make(subscription)
         return self._texts[key]
 
     def latest(self, key: str) -> str | None:
-        """Return the newest message of a stream as it was published."""
+        """Return the newest published message of a stream."""
         return self._latest.get(key)
 
     def context(self, coin: str) -> str | None:
@@ -118,14 +118,14 @@ class MarketState:
         return self._quotes.get(coin)
 
     def mid(self, coin: str) -> float | None:
-        """Return the middle of the touch; None where a side is missing."""
+        """Return the mid price; None if a side is missing."""
         quote = self._quotes.get(coin)
         if quote is None or self.schedule.missing_sides(coin):
             return None
         return (quote.bid + quote.ask) / 2
 
     def mids(self, dex: str | None) -> dict[str, str]:
-        """Return the middle of every coin of a dex; spot and the rest come with the first.
+        """Return the mid price of every coin of a dex; spot and the rest belong to the first.
 
         A coin without a book falls back to its last trade (venue docs, allMids).
         """
@@ -140,7 +140,7 @@ class MarketState:
         }
 
     def book_data(self, subscription: StreamSubscription) -> str | None:
-        """Return the `data` of an l2Book, or None where there is no book."""
+        """Return the `data` of an l2Book, or None if there is no book."""
         coin = subscription.coin
         missing = self.schedule.missing_sides(coin)
         if self.schedule.is_null(coin):
@@ -165,24 +165,24 @@ class MarketState:
         )
 
     def depth_data(self, quote: SimulatedQuote, levels: int) -> str:
-        """Return the book behind an earlier quote; of a tape, which has none, the quote alone."""
+        """Return the book behind an earlier quote; for a capture, which has no depth, the quote alone."""
         missing = self.schedule.missing_sides(quote.coin)
         levels = levels if self.makes_books else 1
         return self._depth(quote.coin).book_data(quote, time_ms=quote.time_ms, levels=levels, without=missing)
 
     def candles(self, coin: str) -> CandleBook | None:
-        """Return the candles of a coin as of now, or None where it never printed."""
+        """Return the current candles of a coin, or None if it never traded."""
         book = self._candles.get(coin)
         if book is not None:
             book.advance(self.now_ms)
         return book
 
     def fundings(self, coin: str) -> Iterable[SimulatedFunding]:
-        """Return what a coin paid, oldest first."""
+        """Return the funding of a coin, oldest first."""
         return self._fundings.get(coin, ())
 
     def decimals(self, coin: str) -> tuple[int, int]:
-        """Return price and size decimals; a coin that no one lists gets the most that the venue allows."""
+        """Return price and size decimals; an unlisted coin gets the most that the venue allows."""
         listing = self._listings.get(coin)
         return (6, 6) if listing is None else (listing.price_decimals, listing.size_decimals)
 
@@ -196,7 +196,7 @@ class MarketState:
 
     def _make(self, subscription: StreamSubscription) -> str | None:
         if subscription.channel == "candle":
-            # A tape that brings candles of its own is not second-guessed.
+            # Recorded candles of a capture take precedence.
             if subscription.key in self._latest:
                 return None
             book = self._candle_book(subscription.coin)
@@ -215,7 +215,7 @@ class MarketState:
         if recent is None:
             recent = self._recent[frame.coin] = deque(maxlen=REPLAYED)
         recent.extend(frame.prints)
-        # What claims to be of the future is sent on, and is in no candle: those up to it would have no end.
+        # A trade with a future time is sent, but is in no candle: the candles up to it would have no end.
         soon_ms = self.now_ms + MINUTE_MS
         self._candle_book(frame.coin).add(item for item in frame.prints if item.time_ms <= soon_ms)
 

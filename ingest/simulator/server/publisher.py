@@ -1,4 +1,4 @@
-"""When does each block of a source go out, and what stops it?"""
+"""Publication of a source block by block: pacing, outages and connected clients."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 FEEDS: Final[tuple[FeedName, ...]] = ("hyperliquid", "explorer", "gaiaex")
-_LONGEST_NAP_S: Final = 0.05  # a TimeSource cannot wake us, so it is asked this often
-_BLOCKS_A_TURN: Final = 64  # unpaced: blocks between two looks at the other tasks
-_ALIGNED_NS: Final = 60 * NS  # a source that began so recently is served on the clock's own time
+_LONGEST_NAP_S: Final = 0.05  # a TimeSource cannot wake us, so it is polled this often
+_BLOCKS_A_TURN: Final = 64  # without a pace: blocks between two yields to other tasks
+_ALIGNED_NS: Final = 60 * NS  # a source that began so recently is served in the clock's own time
 
 
 @dataclass(frozen=True, slots=True)
 class PublishPace:
-    """How fast blocks go out.
+    """Pace of publication.
 
     Args:
         is_virtual: whether clock frames carry the time.
-        speed: times as fast as the source's own time; 0 as fast as clients drain.
-        streams: subscriptions without which time stands still (where it is paced, at the start only).
+        speed: factor on the source's own time (0: as fast as clients read).
+        streams: number of subscriptions that time waits for (with a speed, at the start only).
     """
 
     is_virtual: bool
@@ -45,7 +45,7 @@ class PublishPace:
 
 
 class Publisher:
-    """The tape's progress, and the lines that follow it."""
+    """Progress of the source, and the connections that receive it."""
 
     def __init__(
         self,
@@ -53,89 +53,89 @@ class Publisher:
         pace: PublishPace,
         time_source: TimeSource,
         *,
-        board: MarketState,
+        market: MarketState,
         wide: VenueWide,
-        plan: FaultInjector,
+        injector: FaultInjector,
         relay: GaiaexRelay,
         stats: VenueStats,
     ) -> None:
-        self.lines: list[VenueConnection] = []
+        self.connections: list[VenueConnection] = []
         self.clock_ns = source.start_ns
-        self.lit = {feed: asyncio.Event() for feed in FEEDS}
-        """Each set while the venue takes connections of that feed."""
+        self.accepting = {feed: asyncio.Event() for feed in FEEDS}
+        """Each set while the venue accepts connections of that feed."""
         self.ended = asyncio.Event()
         self._source = source
         self._pace = pace
         self._time = time_source
-        self._board = board
+        self._market = market
         self._wide = wide
-        self._plan = plan
+        self._injector = injector
         self._relay = relay
         self._stats = stats
         self._settled = asyncio.Event()
-        self._dark_until_s: dict[FeedName, float] = {}
+        self._down_until_s: dict[FeedName, float] = {}
         self._first_due_ns = 0
         self._last_second = 0
         self._blocks: Iterator[Block] = iter(())
 
     def warm_up(self) -> None:
-        """Fill the venue's memory with what happened before the first instant served."""
+        """Fill the state with the blocks before the first instant served."""
         blocks = self._source.blocks()
         start_ms = self._source.start_ns // MS_NS
         for block in blocks:
             if block.time_ms >= start_ms:
                 self._blocks = itertools.chain((block,), blocks)
                 break
-            past = self._board.schedule.apply_past(block)
+            past = self._market.schedule.apply_past(block)
             self._wide.observe(past)
             self._relay.observe(past)
             deque(self._relay.due(block.clock_ns, is_past=True), maxlen=0)
-        self._board.now_ms = start_ms
+        self._market.now_ms = start_ms
         for feed in FEEDS:
-            self.lit[feed].set()
+            self.accepting[feed].set()
         self.count_streams()
 
     def count_streams(self) -> None:
-        """Note that subscriptions, or connections, have changed."""
-        if sum(line.streams for line in self.lines) >= self._pace.streams:
+        """Update the state after a change of subscriptions or connections."""
+        if sum(connection.streams for connection in self.connections) >= self._pace.streams:
             self._settled.set()
         else:
             self._settled.clear()
 
     def status_ms(self) -> int:
-        """Return the venue's present: where it is paced the clock's, else the newest block's."""
-        if not self._pace.speed or not self._first_due_ns or self._board.schedule.is_halted:
-            return self._board.now_ms
+        """Return the venue's time: by the clock with a pace, else of the newest block."""
+        if not self._pace.speed or not self._first_due_ns or self._market.schedule.is_halted:
+            return self._market.now_ms
         since_ns = round((self._time.now_ns() - self._first_due_ns) * self._pace.speed)
-        return (self._source.start_ns + since_ns) // MS_NS + self._board.schedule.offset_ms
+        return (self._source.start_ns + since_ns) // MS_NS + self._market.schedule.offset_ms
 
     async def run(self, *, closes: bool) -> None:
-        """Publish the source to its last block, then end the connections unless they are to be held."""
+        """Publish the source to its last block, then close the connections if `closes`."""
         for number, block in enumerate(self._blocks):
             if number % _BLOCKS_A_TURN == 0:
                 await asyncio.sleep(0)
             now_s = (block.time_ms - self._source.start_ns // MS_NS) / 1_000
-            self._plan.advance(now_s)
-            self._board.schedule.advance(now_s)
-            self._relight(now_s)
-            if not self._dark_until_s and (not self._pace.speed or not self._first_due_ns):
+            self._injector.advance(now_s)
+            self._market.schedule.advance(now_s)
+            self._bring_up(now_s)
+            if not self._down_until_s and (not self._pace.speed or not self._first_due_ns):
                 await self._settled.wait()
             self._first_due_ns = self._first_due_ns or self._begin_ns()
-            clock_ns = max(block.clock_ns + self._plan.lag_ns(), self.clock_ns)
-            await self._relay_until(clock_ns)
+            clock_ns = max(block.clock_ns + self._injector.lag_ns(), self.clock_ns)
+            await self._publish_relay_until(clock_ns)
             await self._until_due(clock_ns)
-            await self._strike(now_s)
+            await self._apply_faults(now_s)
             self.clock_ns = clock_ns
-            if self._board.schedule.is_halted:
-                await self._stand_still()
+            if self._market.schedule.is_halted:
+                await self._send_clock_only()
                 continue
-            changed = self._board.schedule.apply(block)
+            changed = self._market.schedule.apply(block)
             self._observe(changed)
             await self._publish(changed)
         await self._finish(closes=closes)
 
     def _begin_ns(self) -> int:
-        """Return the instant of the time source at which the source's first instant is due."""
+        """Return the clock time at which the first instant of the source is due."""
         now_ns = self._time.now_ns()
         is_now = self._pace.speed == 1.0 and 0 <= now_ns - self._source.start_ns <= _ALIGNED_NS
         return self._source.start_ns if is_now else now_ns
@@ -156,8 +156,10 @@ class Publisher:
                 self._stats.made[frame.coin] += len(frame.prints)
 
     async def _publish(self, block: Block) -> None:
-        """Send a block; a feed that is dark has no lines, and uses up no faults."""
-        frames = self._plan.arrange(block.frames) if self.lit["hyperliquid"].is_set() else block.frames
+        """Send a block; a feed that is down has no connections, and uses up no faults."""
+        frames = (
+            self._injector.arrange(block.frames) if self.accepting["hyperliquid"].is_set() else block.frames
+        )
         second = block.time_ms // 1_000
         due = Due(
             slow=block.slow_book,
@@ -168,93 +170,95 @@ class Publisher:
         )
         self._last_second = second
         clock = CLOCK_FRAME % self.clock_ns if self._pace.is_virtual else None
-        for line in tuple(self.lines):
-            await line.stream(frames, clock, due)
+        for connection in tuple(self.connections):
+            await connection.stream(frames, clock, due)
 
-    async def _stand_still(self) -> None:
-        """Let time go on where no block is made: only the virtual clock, and the relay's signs of life."""
+    async def _send_clock_only(self) -> None:
+        """Advance time without a block: only the virtual clock and the relay's heartbeats."""
         if self._pace.is_virtual:
-            for line in tuple(self.lines):
-                if line.feed != "gaiaex":
-                    await line.send_clock(self.clock_ns)
+            for connection in tuple(self.connections):
+                if connection.feed != "gaiaex":
+                    await connection.send_clock(self.clock_ns)
 
-    async def _relay_until(self, clock_ns: int) -> None:
-        """Send what the relay shows up to an instant, then its other news."""
-        lines = [line for line in self.lines if isinstance(line, GaiaexSession)]
+    async def _publish_relay_until(self, clock_ns: int) -> None:
+        """Send the relay's books up to an instant, then its other updates."""
+        connections = [connection for connection in self.connections if isinstance(connection, GaiaexSession)]
         for shown in self._relay.due(clock_ns):
-            heard = [line for line in lines if line.symbol == shown.symbol]
-            if not heard:
+            receivers = [connection for connection in connections if connection.symbol == shown.symbol]
+            if not receivers:
                 continue
             await self._until_due(shown.due_ns)
             self.clock_ns = max(self.clock_ns, shown.due_ns)
-            for line in heard:
+            for connection in receivers:
                 if self._pace.is_virtual:
-                    await line.send_clock(self.clock_ns)
-                await line.send_book()
+                    await connection.send_clock(self.clock_ns)
+                await connection.send_book()
         beats = self._relay.beats(clock_ns)
-        news = [line for line in lines if line.has_news(beats=beats)]
-        if news:
+        updated = [connection for connection in connections if connection.has_updates(beats=beats)]
+        if updated:
             await self._until_due(clock_ns)
             self.clock_ns = clock_ns
-        for line in news:
+        for connection in updated:
             if self._pace.is_virtual:
-                await line.send_clock(self.clock_ns)
-            await line.turn(self.clock_ns, beats=beats)
+                await connection.send_clock(self.clock_ns)
+            await connection.send_updates(self.clock_ns, beats=beats)
 
-    async def _strike(self, now_s: float) -> None:
-        """Let the faults of this instant happen."""
-        for fault in self._plan.strikes():
+    async def _apply_faults(self, now_s: float) -> None:
+        """Apply the faults of this instant."""
+        for fault in self._injector.due_faults():
             logger.info("fault", what=repr(fault))
             match fault:
                 case Garbage():
-                    for line in self._lines_of("hyperliquid"):
-                        await line.send(GARBAGE[fault.kind], "garbage")
+                    for connection in self._lines_of("hyperliquid"):
+                        await connection.send(GARBAGE[fault.kind], "garbage")
                 case Outage():
-                    await self._darken(("hyperliquid",), now_s + fault.for_s)
+                    await self._take_down(("hyperliquid",), now_s + fault.for_s)
                 case Disconnect(socket=None):
-                    await self._darken(FEEDS, now_s + fault.outage_s, clean=fault.clean)
+                    await self._take_down(FEEDS, now_s + fault.outage_s, clean=fault.clean)
                 case Disconnect(socket=number):
                     assert number is not None
                     await self._cut(self._lines_of("hyperliquid")[number : number + 1], clean=fault.clean)
 
     def _lines_of(self, feed: FeedName) -> list[VenueConnection]:
-        return [line for line in self.lines if line.feed == feed]
+        return [connection for connection in self.connections if connection.feed == feed]
 
-    async def _darken(self, feeds: tuple[FeedName, ...], until_s: float, *, clean: bool = False) -> None:
-        """Cut feeds, and take no connection of them until an instant of the tape."""
-        self._plan.release()
+    async def _take_down(self, feeds: tuple[FeedName, ...], until_s: float, *, clean: bool = False) -> None:
+        """Close all connections of feeds, and accept none until a time of the source."""
+        self._injector.release()
         for feed in feeds:
-            self.lit[feed].clear()
-            self._dark_until_s[feed] = until_s
-        await self._cut([line for line in self.lines if line.feed in feeds], clean=clean)
+            self.accepting[feed].clear()
+            self._down_until_s[feed] = until_s
+        await self._cut(
+            [connection for connection in self.connections if connection.feed in feeds], clean=clean
+        )
 
-    async def _cut(self, lines: list[VenueConnection], *, clean: bool) -> None:
-        for line in lines:
+    async def _cut(self, connections: list[VenueConnection], *, clean: bool) -> None:
+        for connection in connections:
             if self._pace.is_virtual:
-                await line.barrier()
-            await line.close(clean=clean)
-        self.lines = [line for line in self.lines if line not in lines]
+                await connection.barrier()
+            await connection.close(clean=clean)
+        self.connections = [connection for connection in self.connections if connection not in connections]
         self.count_streams()
 
-    def _relight(self, now_s: float) -> None:
-        """Take connections again where an outage is over."""
-        for feed, until_s in tuple(self._dark_until_s.items()):
+    def _bring_up(self, now_s: float) -> None:
+        """Accept connections again after an outage."""
+        for feed, until_s in tuple(self._down_until_s.items()):
             if now_s >= until_s:
                 self.clock_ns = max(self.clock_ns, self._source.start_ns + round(until_s * NS))
-                del self._dark_until_s[feed]
-                self.lit[feed].set()
+                del self._down_until_s[feed]
+                self.accepting[feed].set()
 
     async def _finish(self, *, closes: bool) -> None:
-        rest = self._plan.release()
+        rest = self._injector.release()
         self.clock_ns = max(self.clock_ns, (self._source.end_ns or self.clock_ns) + self._source.tail_ns)
-        for line in tuple(self.lines):
-            await line.stream(rest, None, Due())
+        for connection in tuple(self.connections):
+            await connection.stream(rest, None, Due())
             if self._pace.is_virtual:
-                await line.send_clock(self.clock_ns)
+                await connection.send_clock(self.clock_ns)
         self.ended.set()
         for feed in FEEDS:
-            self.lit[feed].set()
+            self.accepting[feed].set()
         logger.info("tape ended", prints=sum(self._stats.distinct.values()))
         if closes:
-            for line in tuple(self.lines):
-                await line.close(clean=True)
+            for connection in tuple(self.connections):
+                await connection.close(clean=True)

@@ -1,4 +1,4 @@
-"""Which candles does the venue know of: one coin's prints folded into every interval?"""
+"""Candles of the simulated venue: the trades of a coin in every interval."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SimulatedCandle:
     trades: int = 0
 
     def fold(self, other: SimulatedCandle) -> None:
-        """Take in a candle that follows the ones taken in so far; flat ones leave no trace beside others."""
+        """Merge the next candle; one without trades changes nothing."""
         if not other.trades:
             return
         if not self.trades:
@@ -53,8 +53,8 @@ class SimulatedCandle:
 class CandleBook:
     """The candles of one coin.
 
-    A minute without prints becomes a flat candle of volume 0 once a later minute has begun; before the first
-    print there are none.
+    A minute without trades becomes a flat candle of volume 0 once a later minute has begun; before the first
+    trade there are none.
     """
 
     def __init__(self, coin: str, price_decimals: int, size_decimals: int) -> None:
@@ -68,7 +68,7 @@ class CandleBook:
         }
 
     def add(self, prints: Iterable[SimulatedPrint]) -> None:
-        """Take in prints, oldest first; one older than the open minute counts towards that minute."""
+        """Add trades, oldest first; one older than the open minute counts towards that minute."""
         for item in prints:
             minute = self._minute
             if minute is None or item.time_ms > minute.end_ms:
@@ -97,7 +97,7 @@ class CandleBook:
             self._minute = SimulatedCandle(open_ms, open_ms + MINUTE_MS - 1, flat, flat, flat, flat)
 
     def current(self, interval: str) -> SimulatedCandle | None:
-        """Return the candle that is still open, or None before the first print."""
+        """Return the open candle, or None before the first trade."""
         minute = self._minute
         if minute is None:
             return None
@@ -121,7 +121,7 @@ class CandleBook:
         return [self.text(interval, row) for row in chosen]
 
     def text(self, interval: str, candle: SimulatedCandle) -> str:
-        """Return a candle as the venue writes it."""
+        """Return a candle in the venue's format."""
         px = self._price_decimals
         return (
             f'{{"t":{candle.open_ms},"T":{candle.end_ms},"s":"{self._coin}","i":"{interval}",'
@@ -142,7 +142,7 @@ class CandleBook:
 
 
 def _begin(minute: SimulatedCandle, interval: str) -> SimulatedCandle:
-    """Return a candle of an interval that so far holds one minute."""
+    """Return a candle of an interval with one minute in it."""
     open_ms, end_ms = bounds_ms(minute.open_ms, interval)
     return SimulatedCandle(
         open_ms, end_ms, minute.open, minute.high, minute.low, minute.close, minute.volume, minute.trades

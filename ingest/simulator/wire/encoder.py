@@ -1,4 +1,4 @@
-"""How does Hyperliquid write what happened: prints, quotes, books, candles and contexts as wire text?
+"""Encoder of Hyperliquid messages: trades, quotes, books, candles and contexts as wire text.
 
 Field order and number style follow frames recorded from the venue (2025-09-04; contexts 2026-09): decimals as
 strings, no trailing zeros but always one decimal.
@@ -47,7 +47,7 @@ class SimulatedPrint:
     size: float
     text: str
     delivered: bool = False
-    """Whether any client has been sent it, live or replayed."""
+    """Whether it was sent to any client, live or replayed."""
 
 
 class SimulatedQuote(NamedTuple):
@@ -68,9 +68,9 @@ class Frame(NamedTuple):
     """One message of the feed.
 
     Args:
-        key: what a subscription must be named for this frame to be sent to it, such as `trades:BTC`.
-        channel: the channel it says it is.
-        coin: whom it concerns.
+        key: of the subscriptions that receive it, such as `trades:BTC`.
+        channel: of the message.
+        coin: of the message.
         text: the message.
         prints: the trades in it; empty on other channels.
         quote: the quote in it; None on other channels.
@@ -86,7 +86,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFunding:
-    """What a perpetual paid at a full hour."""
+    """Funding of a perpetual at a full hour."""
 
     coin: str
     time_ms: int
@@ -96,7 +96,7 @@ class SimulatedFunding:
 
 @dataclass(slots=True)
 class Block:
-    """What the venue publishes at one instant."""
+    """Messages that the venue publishes at one instant."""
 
     time_ms: int
     clock_ns: int
@@ -109,7 +109,7 @@ class Block:
 
 
 def decimal_text(value: float, decimals: int) -> str:
-    """Return a number as the venue writes it.
+    """Return a number in the venue's format.
 
     >>> decimal_text(202.70, 2), decimal_text(30984, 0), decimal_text(-0.00001250, 10)
     ('202.7', '30984.0', '-0.0000125')
@@ -122,7 +122,7 @@ def decimal_text(value: float, decimals: int) -> str:
 
 
 def exact_text(value: float) -> str:
-    """Return, fast, a number that is the double nearest to a short decimal, as the venue writes it.
+    """Return a number that is the double nearest to a short decimal in the venue's format, fast.
 
     >>> exact_text(202.7), exact_text(30984.0), exact_text(0.00001)
     ('202.7', '30984.0', '0.00001')
@@ -192,10 +192,10 @@ def context_text(
 
 
 class Depth:
-    """What lies behind one coin's touch: levels that look drawn afresh, the same for the same time.
+    """Depth of a coin's book: levels that look random, and depend only on the time.
 
     Args:
-        coin: whose.
+        coin: of the book.
         seed: of the market.
         size: typical size of a level.
         price_decimals: most decimals of a price.
@@ -231,8 +231,8 @@ class Depth:
             quote: the touch.
             time_ms: the book's time.
             levels: levels a side.
-            step: width of a level, where a book of fewer significant figures was asked for.
-            fast: whether to say so, as the fast book does.
+            step: width of a level, for a book of fewer significant figures.
+            fast: add the mark of the fast book.
             without: sides that are empty, of `bid` and `ask`.
         """
         bid, ask, width = quote.bid, quote.ask, quote.tick

@@ -1,4 +1,4 @@
-"""What does a client ask for: its requests read, checked and echoed as Hyperliquid does?
+"""Client requests of the simulated Hyperliquid: parsed, validated and echoed.
 
 Error sentences as recorded by clients of the venue in 2025 and 2026 (`Already subscribed: ...`, `Invalid
 subscription ...`, `Error parsing JSON into valid websocket request: ...`).
@@ -23,7 +23,7 @@ EXPLORER_CHANNELS: Final = frozenset({"explorerBlock"})
 _OF_A_DEX: Final = ("allMids", "assetCtxs")
 
 
-class RequestRefused(Exception):  # noqa: N818 - it is the venue's answer, not a fault of the program
+class RequestRefused(Exception):  # noqa: N818 - the venue's answer, not an error of the program
     """The venue answers with an error; the text is its sentence."""
 
 
@@ -41,7 +41,7 @@ class StreamSubscription:
 
     @property
     def key(self) -> str:
-        """Return what frames of this stream are keyed by."""
+        """Return the key of frames of this stream."""
         if self.channel == "candle":
             return f"candle:{self.coin}:{self.interval}"
         if self.channel in VENUE_WIDE:
@@ -51,7 +51,7 @@ class StreamSubscription:
         return f"{self.channel}:{self.coin}"
 
     def echo(self) -> str:
-        """Return the subscription as the venue writes it back, with what was left out filled in."""
+        """Return the subscription as the venue echoes it, with omitted fields filled in."""
         fields: dict[str, Any] = {"type": self.channel}
         if self.channel in VENUE_WIDE:
             return json.dumps(
@@ -77,15 +77,15 @@ class ClientRequest(NamedTuple):
 def parse_request(
     text: str, coins: Collection[str], channels: Collection[str] = API_CHANNELS
 ) -> ClientRequest:
-    """Return what a client's message asks for.
+    """Parse a client's message.
 
     Args:
         text: the message.
         coins: the universe; empty accepts any coin.
-        channels: what is served.
+        channels: that are served.
 
     Raises:
-        Refused: the message is none that the venue knows, or names an unknown coin or interval.
+        RequestRefused: the message is unknown to the venue, or names an unknown coin or interval.
     """
     unknown = RequestRefused(f"Error parsing JSON into valid websocket request: {text}")
     try:
@@ -127,12 +127,12 @@ def _venue_wide(channel: str, body: dict[str, Any]) -> StreamSubscription:
 
 
 def ack_text(method: str, subscription: StreamSubscription) -> str:
-    """Return the acknowledgement of a subscription, or of its end."""
+    """Return the acknowledgement of a subscription or unsubscription."""
     return f'{{"channel":"subscriptionResponse","data":{{"method":"{method}","subscription":{subscription.echo()}}}}}'
 
 
 def fits(item: StreamSubscription) -> bool:
-    """Return whether the venue knows the interval of a candle, or the coarseness of a book."""
+    """Return whether the venue has the interval of a candle, or the precision of a book."""
     if item.channel == "candle":
         return item.interval in INTERVAL_MINUTES
     if item.channel != "l2Book":

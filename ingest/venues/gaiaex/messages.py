@@ -1,12 +1,12 @@
-"""What does GaiaEx send and list, and which Hyperliquid instrument does it relay?
+"""GaiaEx messages of both generations, and their decoder.
 
 GaiaEx shows Hyperliquid's books: a relay, not a market of its own, and it publishes no trades. One socket carries one
-symbol; nothing is subscribed to, the symbol stands in the address. Every message of a book is whole.
+symbol; there are no subscriptions, the address names the symbol. Every message of a book is complete.
 
-Two generations of its pages contradict each other, and which is live is not known (`tickwalk probe` tells): G1 sends
-a book as one flat list `levels`, G2 as `bids` and `asks`. A flat list is taken only where one split into sides is
-possible; never a guess. Numbers come as decimal strings, in G2's spot book as JSON numbers. Source: the venue's pages
-as captured in 2026, undated; nothing here was checked against the live venue.
+Two generations of its pages contradict each other, and which one is live is unknown (`tickwalk probe` finds out): G1
+sends a book as one flat list `levels`, G2 as `bids` and `asks`. A flat list is accepted only if exactly one split into
+sides is possible; it is never guessed. Numbers are decimal strings, in G2's spot book JSON numbers. Source: the
+venue's pages as captured in 2026, undated; nothing here was checked against the live venue.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class GaiaBook(msgspec.Struct, tag_field="type", tag="orderbook"):
-    """A whole book: bids from the highest, asks from the lowest; `time` in ms, `is_stale` in the relay's own words."""
+    """A complete book: bids from the highest, asks from the lowest; `time` in ms, `is_stale` as the relay states."""
 
     symbol: str
     time: int
@@ -38,7 +38,7 @@ class GaiaBook(msgspec.Struct, tag_field="type", tag="orderbook"):
 
 
 class RelayHeartbeat(msgspec.Struct, tag_field="type", tag="heartbeat"):
-    """The relay lives; `timestamp` in ms. It says nothing of the book, unless `stale` does."""
+    """The relay is alive; `timestamp` in ms. The book may be stale all the same, see `stale`."""
 
     timestamp: int
     symbol: str = ""
@@ -46,7 +46,7 @@ class RelayHeartbeat(msgspec.Struct, tag_field="type", tag="heartbeat"):
 
 
 class UpstreamLost(msgspec.Struct, tag_field="type", tag="stale"):
-    """The relay lost Hyperliquid: its book is frozen until `recovered`."""
+    """The relay lost its connection to Hyperliquid: its book is frozen until `recovered`."""
 
     reason: str
     symbol: str = ""
@@ -54,21 +54,21 @@ class UpstreamLost(msgspec.Struct, tag_field="type", tag="stale"):
 
 
 class UpstreamRecovered(msgspec.Struct, tag_field="type", tag="recovered"):
-    """The relay has Hyperliquid again."""
+    """The relay is connected to Hyperliquid again."""
 
     symbol: str = ""
     timestamp: int | None = None
 
 
 class Rejection(msgspec.Struct, tag_field="type", tag="error"):
-    """The venue refuses and closes; connecting again to a symbol that is `NOT_SUPPORTED` would loop."""
+    """The venue refuses and closes; a reconnect to a symbol that is `NOT_SUPPORTED` would loop."""
 
     code: str
     message: str = ""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the symbol is not listed, or no longer."""
+        """Whether the symbol is not, or no longer, listed."""
         return self.code == NOT_SUPPORTED
 
 
@@ -89,7 +89,7 @@ _Side = list[list[float] | _SpotLevel]
 
 
 class _RawBook(msgspec.Struct, tag_field="type", tag="orderbook"):
-    """A book of either generation; which fields must be there depends on which it is."""
+    """A book of either generation, which decides the required fields."""
 
     coin: str | None = None
     levels: list[Level] | None = None
@@ -108,11 +108,11 @@ _decoder: Final = msgspec.json.Decoder(
 
 
 def decode(frame: bytes) -> GaiaMessage:
-    """Return what a frame says, whichever generation sent it.
+    """Return the message of a frame, of either generation.
 
     Raises:
-        VenueError: the frame is neither JSON nor `pong`, of an unknown type, lacks a field, or holds a flat book that
-            could be split into sides in no way or in several (`schema_unsupported`).
+        VenueError: the frame is neither JSON nor `pong`, of an unknown type, lacks a field, or holds a flat book
+            without exactly one split into sides (`schema_unsupported`).
     """
     try:
         message = _decoder.decode(frame)
@@ -130,16 +130,16 @@ def decode(frame: bytes) -> GaiaMessage:
 def _book_of(raw: _RawBook) -> GaiaBook:
     is_stale = raw.stale is True or raw.feed_connected is False
     if raw.levels is not None and raw.bids is None and raw.asks is None:
-        coin, time = _needed(raw.coin, "coin"), _needed(raw.time, "time")
+        coin, time = _required(raw.coin, "coin"), _required(raw.time, "time")
         return GaiaBook(coin, time, split_flat(raw.levels), "G1", is_stale)
     if raw.levels is None and (raw.bids is not None or raw.asks is not None):
-        bids, asks = _needed(raw.bids, "bids"), _needed(raw.asks, "asks")
-        symbol, time = _needed(raw.symbol, "symbol"), _needed(raw.timestamp, "timestamp")
+        bids, asks = _required(raw.bids, "bids"), _required(raw.asks, "asks")
+        symbol, time = _required(raw.symbol, "symbol"), _required(raw.timestamp, "timestamp")
         return GaiaBook(symbol, time, (_side(bids), _side(asks)), "G2", is_stale)
     raise VenueError("schema_unsupported: an orderbook has either `levels` or `bids` and `asks`")
 
 
-def _needed(value: T | None, field: str) -> T:
+def _required(value: T | None, field: str) -> T:
     if value is None:
         raise VenueError(f"GaiaEx frame does not fit the wire contract: missing required field `{field}`")
     return value
@@ -158,7 +158,7 @@ def _side(levels: _Side) -> list[Level]:
 
 
 def split_flat(levels: list[Level]) -> tuple[list[Level], list[Level]]:
-    """Return bids and asks of a flat list of levels, where only one split is possible.
+    """Return bids and asks of a flat list of levels, if exactly one split is possible.
 
     The list must fall and then rise in price, with one turn, and every ask must lie above every bid. A list that
     only rises could be asks, or one bid and asks; one that only falls could be bids, or a ladder of both sides.
@@ -174,6 +174,3 @@ def split_flat(levels: list[Level]) -> tuple[list[Level], list[Level]]:
             f"schema_unsupported: a flat book of {len(levels)} levels has no one split into sides"
         )
     return levels[:falls], levels[falls:]
-
-
-# Names and addresses.

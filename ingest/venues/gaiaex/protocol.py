@@ -1,4 +1,4 @@
-"""GaiaEx's names and addresses: instrument ids, sockets, REST."""
+"""GaiaEx's protocol: instrument ids, socket and REST addresses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ingest.venues.hyperliquid.protocol import kind_of
 VENUE: Final = "gaiaex"
 NOT_SUPPORTED: Final = "SYMBOL_NOT_SUPPORTED"
 HEARTBEAT_ANSWER: Final = "ping"
-"""Bare text, not JSON; seen in G1's Python example only."""
+"""Bare text, not JSON; only in G1's Python example."""
 ALTERNATE_WS_URL: Final = "wss://ws.gaiaex.com/market"
-"""A second name of the same backend, by the pages."""
+"""A second address of the same backend, by the pages."""
 
 
 def instrument_id(symbol: str) -> str:
@@ -26,10 +26,10 @@ def instrument_id(symbol: str) -> str:
 
 
 def twin_of(instrument: str) -> str:
-    """Return the Hyperliquid name, as the id of its first contract, that a GaiaEx instrument relays.
+    """Return the Hyperliquid instrument that a GaiaEx instrument relays, as the id of its first contract.
 
-    Both venues write it alike. Which contract has that name now is the registry's to say: a name recycled on one
-    venue need not be on the other.
+    Both venues use the same name. The registry knows which contract has it now: a name recycled on one venue need not
+    be recycled on the other.
 
     >>> twin_of("gaiaex|perp|xyz:AAPL~2")
     'hyperliquid|perp|xyz:AAPL'
@@ -40,7 +40,7 @@ def twin_of(instrument: str) -> str:
 
 
 def path_segment(symbol: str) -> str:
-    """Return a symbol as it stands in an address: `:` and `@` are legal there, `/` is not.
+    """Return a symbol encoded for an address: `:` and `@` are legal there, `/` is not.
 
     >>> path_segment("xyz:AAPL"), path_segment("PURR/USDC")
     ('xyz:AAPL', 'PURR%2FUSDC')
@@ -59,12 +59,12 @@ def socket_url(base: str, symbol: str) -> str:
 
 
 def rest_url(base: str, path: str) -> str:
-    """Return the address of a question such as `symbols/list`."""
+    """Return the address of a request such as `symbols/list`."""
     return f"{base.rstrip('/')}/{path}"
 
 
 def root_url(base: str) -> str:
-    """Return the host of an address, below which G2 shows `/health` and `/fapi/v1/time`.
+    """Return the root of an address, below which G2 documents `/health` and `/fapi/v1/time`.
 
     >>> root_url("https://openapi.gaiaex.com/v1/trade")
     'https://openapi.gaiaex.com'
@@ -74,7 +74,7 @@ def root_url(base: str) -> str:
 
 
 def question(path: str) -> dict[str, Any]:
-    """Return how a question is named in the journal.
+    """Return the request body that stands for a `GET` request in the journal.
 
     >>> question("symbols/list")
     {'type': 'gaiaex', 'path': 'symbols/list'}

@@ -1,4 +1,4 @@
-"""What does GaiaEx answer over REST, and which generation of its pages does that follow?
+"""Schemas of GaiaEx's REST answers, and detection of their generation.
 
 Source: the venue's pages as captured in 2026, undated; see `ingest.venues.gaiaex.messages`.
 """
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Symbol(msgspec.Struct, rename="camel"):
-    """A perp of `symbols/list`; fields that only one generation, or only deployers' symbols, have are null elsewhere.
+    """A perp of `symbols/list`; fields of only one generation, or of deployers' symbols only, are else null.
 
     `asset_class` is crypto, equity, commodity, forex, index, and `venture` (G1) or `preipo` (G2) for the same thing.
     `trading_hours` is text for people and contradicts Hyperliquid, where equities trade all week.
@@ -35,7 +35,7 @@ class Symbol(msgspec.Struct, rename="camel"):
 
 
 class Symbols(msgspec.Struct):
-    """What GaiaEx lists; `timestamp` in ms."""
+    """The listed perps; `timestamp` in ms."""
 
     symbols: list[Symbol]
     timestamp: int | None = None
@@ -53,7 +53,7 @@ class SpotSymbol(msgspec.Struct, rename="camel"):
 
 
 class SpotSymbols(msgspec.Struct):
-    """What GaiaEx lists as spot."""
+    """The listed spot pairs."""
 
     symbols: list[SpotSymbol]
 
@@ -65,7 +65,7 @@ class ServerTime(msgspec.Struct, rename="camel"):
 
 
 class GaiaexHealth(msgspec.Struct, rename="camel"):
-    """The server's own word on itself; `services` has `trading`, `database`, `market_data` and `candle_data`."""
+    """The server's health report; `services` has `trading`, `database`, `market_data` and `candle_data`."""
 
     status: str
     services: dict[str, Any] = {}
@@ -73,7 +73,7 @@ class GaiaexHealth(msgspec.Struct, rename="camel"):
 
 
 def parse(answer: bytes, kind: type[T]) -> T:
-    """Return an answer as `Symbols`, `SpotSymbols`, `ServerTime` or `GaiaexHealth`.
+    """Parse an answer as `Symbols`, `SpotSymbols`, `ServerTime` or `GaiaexHealth`.
 
     Raises:
         VenueError: the answer does not fit.
@@ -88,7 +88,7 @@ def parse(answer: bytes, kind: type[T]) -> T:
 
 
 def generation_of(symbols: Iterable[Symbol]) -> Generation | None:
-    """Tell which pages a list follows: only G2 has price decimals, current prices and `preipo`; None: unknown."""
+    """Return the generation of a list: only G2 has price decimals, current prices and `preipo`; None: unknown."""
     found: Generation | None = None
     for symbol in symbols:
         has_price = symbol.price_decimals is not None or symbol.current_price is not None

@@ -1,8 +1,7 @@
-"""What does a compressed message of changed prices unpack to?
+"""Decoder of `fastAssetCtxs`: compressed messages of changed prices.
 
 `fastAssetCtxs` carries base64 of raw DEFLATE (RFC 1951, no header) of JSON `{coin: {"markPx"?, "midPx"?}}`: the
-first message after a subscription is whole, later ones hold what changed. Read from the venue's pages on
-2026-08-22.
+first message after a subscription is complete, later ones hold changes. Read from the venue's pages on 2026-08-22.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 MOST_INFLATED_BYTES: Final = 32 * 1024 * 1024
-"""A message that unpacks to more is refused: a few kB could ask for all memory."""
+"""Limit of an unpacked message: without it a few kB could exhaust the memory."""
 
 
 class FastContext(msgspec.Struct, rename="camel"):
-    """What changed of a coin: an absent field did not, a null mid means that a side of the book is empty."""
+    """Changes of a coin: an absent field is unchanged, a null mid means that a side of the book is empty."""
 
     mark_px: float | UnsetType = UNSET
     mid_px: float | UnsetType | None = UNSET
@@ -37,10 +36,10 @@ _decoder: Final = msgspec.json.Decoder(dict[str, FastContext], strict=False)
 
 
 def inflate(text: str) -> FastContexts:
-    """Return what the base64 text of a `fastAssetCtxs` message unpacks to.
+    """Unpack the base64 text of a `fastAssetCtxs` message.
 
     Raises:
-        ValueError: the text is no base64 of raw DEFLATE, unpacks to too much, or holds other JSON.
+        ValueError: the text is not base64 of raw DEFLATE, unpacks to too much, or holds other JSON.
     """
     try:
         packed = base64.b64decode(text, validate=True)

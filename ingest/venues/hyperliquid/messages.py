@@ -1,10 +1,10 @@
-"""What does a Hyperliquid frame say?
+"""Hyperliquid messages, and their decoder.
 
-One typed decoder reads every frame in a single pass (msgspec; 2 us a trades frame, measured). Fields that we do
-not know are ignored; a missing or mistyped one makes the frame undecodable, with the path of the field in the
-reason. Numbers arrive as decimal strings. What may be null is `None`, never zero. Wire contract:
-docs/adding-a-venue.md, read from the venue's pages on 2026-08-22; channels that those pages do not list
-(`assetCtxs`, `spotAssetCtxs`, `explorerBlock`, `fast` books) were read in client sources.
+One typed decoder reads every frame in a single pass (msgspec; 2 us a trades frame, measured). Unknown fields are
+ignored; a missing or mistyped one makes the frame undecodable, with the path of the field in the reason. Numbers
+arrive as decimal strings. A nullable value is `None`, never zero. Wire contract: docs/adding-a-venue.md, read from
+the venue's pages on 2026-08-22; channels that those pages do not list (`assetCtxs`, `spotAssetCtxs`, `explorerBlock`,
+`fast` books) were read in client sources.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class WirePrint(msgspec.Struct):
 
 
 class Trades(msgspec.Struct, tag_field="channel", tag="trades"):
-    """Prints of one block and coin; after a subscription, the most recent ones again."""
+    """Trades of one block and coin; after a subscription, the most recent ones again."""
 
     data: list[WirePrint]
 
 
 class Level(msgspec.Struct):
-    """One price level; `n` counts its orders, where the message says."""
+    """One price level; `n` is its number of orders, if the message has it."""
 
     px: float
     sz: float
@@ -58,7 +58,7 @@ class Bbo(msgspec.Struct, tag_field="channel", tag="bbo"):
 
 
 class BookData(msgspec.Struct):
-    """A whole book: bids from the highest, asks from the lowest; either may be empty."""
+    """A complete book: bids from the highest, asks from the lowest; either may be empty."""
 
     coin: str
     time: int
@@ -88,7 +88,7 @@ class AssetContext(msgspec.Struct, rename="camel"):
 
 
 class ContextData(msgspec.Struct):
-    """Whose context it is."""
+    """A context with its coin."""
 
     coin: str
     ctx: AssetContext
@@ -113,7 +113,7 @@ class SpotContext(msgspec.Struct, rename="camel"):
 
 
 class SpotContextData(msgspec.Struct):
-    """Whose context it is."""
+    """A context with its coin."""
 
     coin: str
     ctx: SpotContext
@@ -126,7 +126,7 @@ class ActiveSpotAssetCtx(msgspec.Struct, tag_field="channel", tag="activeSpotAss
 
 
 class MidsData(msgspec.Struct):
-    """Mid price by coin; a coin with an empty side has its last trade's. The first dex has an empty name, or none."""
+    """Mid price by coin; with an empty side, the last trade price. The first dex has an empty name, or none."""
 
     mids: dict[str, float]
     dex: str | None = None
@@ -164,7 +164,7 @@ class AssetCtxs(msgspec.Struct, tag_field="channel", tag="assetCtxs"):
 
 
 class NamedSpotContext(SpotContext, rename="camel", kw_only=True):
-    """A spot context in a list: it must name its pair, since positions are no key here."""
+    """A spot context in a list: it must name its pair, since positions are not a key here."""
 
     coin: str
 
@@ -197,7 +197,7 @@ class CandleData(msgspec.Struct):
 
 
 class CandleMessage(msgspec.Struct, tag_field="channel", tag="candle"):
-    """The venue's own candle so far, sent on trade activity; a quiet one may never be."""
+    """The venue's current candle, sent on trade activity; that of a quiet minute may never come."""
 
     data: CandleData
 
@@ -219,13 +219,13 @@ class ExplorerBlocks(msgspec.Struct, tag_field="channel", tag="explorerBlock"):
 
 
 class OutcomeMetaUpdates(msgspec.Struct, tag_field="channel", tag="outcomeMetaUpdates"):
-    """What was created or settled among outcome markets; counted, not stored."""
+    """Created and settled outcome markets; counted, not stored."""
 
     data: list[msgspec.Raw]
 
 
 class SubscriptionEcho(msgspec.Struct):
-    """What a subscription is for; the venue echoes it with more fields than were asked, some of them null."""
+    """Echo of a subscription, with more fields than were sent, some of them null."""
 
     type: str
     coin: str = ""
@@ -235,7 +235,7 @@ class SubscriptionEcho(msgspec.Struct):
 
 
 class AckData(msgspec.Struct):
-    """The method, `subscribe` or `unsubscribe`, and what it was for."""
+    """Method, `subscribe` or `unsubscribe`, and the subscription."""
 
     method: str
     subscription: SubscriptionEcho
@@ -252,13 +252,13 @@ class Pong(msgspec.Struct, tag_field="channel", tag="pong"):
 
 
 class ErrorMessage(msgspec.Struct, tag_field="channel", tag="error"):
-    """The venue refused something; the text may quote what."""
+    """The venue refused a request, which the text may quote."""
 
     data: str
 
 
 class Greeting(msgspec.Struct, tag_field="channel", tag="greeting"):
-    """The bare text with which older servers meet a new connection; it says nothing else."""
+    """The bare text that older servers send to a new connection."""
 
 
 _Enveloped = (
@@ -286,7 +286,7 @@ _ALREADY_SUBSCRIBED: Final = "Already subscribed"
 
 
 def _read_custom(kind: type, value: Any) -> FastContexts:
-    """Read the one field that is no plain JSON; msgspec adds its path to what is raised."""
+    """Decode the one field that is not plain JSON; msgspec adds its path to the error."""
     if kind is not FastContexts or not isinstance(value, str):
         raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
     return inflate(value)
@@ -297,10 +297,10 @@ _blocks_decoder: Final = msgspec.json.Decoder(list[ChainBlock], strict=False)
 
 
 def decode(frame: bytes) -> Message:
-    """Return what a frame says.
+    """Return the message of a frame.
 
     Raises:
-        VenueError: the frame is no JSON, of an unknown channel, or lacks a field; the message says which.
+        VenueError: the frame is not JSON, has an unknown channel or lacks a field, which the message names.
     """
     try:
         if frame[:1] == b"[":
@@ -318,7 +318,7 @@ def decode(frame: bytes) -> Message:
 
 
 def already_subscribed(refusal: str) -> SubscriptionEcho | None:
-    """Return what a refusal says is subscribed already, or nothing where it says something else."""
+    """Return the subscription that a refusal reports as existing, or None for any other refusal."""
     if not refusal.startswith(_ALREADY_SUBSCRIBED) or "{" not in refusal:
         return None
     try:

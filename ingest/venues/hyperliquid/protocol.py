@@ -1,4 +1,4 @@
-"""How does one ask Hyperliquid for its public feed, and name what it lists?
+"""Hyperliquid's protocol: instrument ids, requests and listings.
 
 Source: the venue's documentation as of 2026-08-22 (websocket, subscriptions, info endpoint).
 """
@@ -6,20 +6,18 @@ Source: the venue's documentation as of 2026-08-22 (websocket, subscriptions, in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, Final
 
 import httpx
 import msgspec
 
-from ingest.instruments.patterns import nearest
 from storage.clock import MS_NS
-from storage.errors import InstrumentError, VenueError
+from storage.errors import VenueError
 
 VENUE: Final = "hyperliquid"
 CHANNELS: Final = ("trades", "bbo", "l2Book", "activeAssetCtx")
 PING: Final = b'{"method":"ping"}'
-# A venue that is none says so in its meta, and recordings of it are named for it.
+# Key in the meta of a simulated venue, after which its recordings are named.
 SIMULATED_MARK: Final = "tickwalkSimulated"
 CLOCK_PREFIX: Final = b'{"channel":"tickwalkClock"'
 
@@ -34,7 +32,7 @@ def instrument_id(coin: str, venue: str = VENUE) -> str:
 
 
 def kind_of(coin: str) -> str:
-    """Return what a coin is by its name.
+    """Return the kind of a coin by its name.
 
     >>> [kind_of(coin) for coin in ("BTC", "xyz:AAPL", "PURR/USDC", "@107", "#120")]
     ['perp', 'perp', 'spot', 'spot', 'outcome']
@@ -61,7 +59,7 @@ class Listing(msgspec.Struct, rename="camel"):
 
 
 class Meta(msgspec.Struct, rename="camel"):
-    """What one perp dex lists; delisted rows stay, keeping their positions. Its margin is held in one token."""
+    """Listings of one perp dex; delisted rows stay, keeping their positions. Margin is in one token."""
 
     universe: list[Listing]
     collateral_token: int | None = None
@@ -103,58 +101,3 @@ def parse_venue_time_ns(answer: bytes) -> int:
 
 class _ExchangeStatus(msgspec.Struct):
     time: int
-
-
-def parse_meta(answer: bytes) -> Meta:
-    """Return what an answer to `meta` lists.
-
-    Raises:
-        VenueError: the answer does not fit.
-    """
-    try:
-        return msgspec.json.decode(answer, type=Meta)
-    except msgspec.MsgspecError as error:
-        raise VenueError(
-            f"the venue's meta does not fit: {error}",
-            hint="the venue may have changed its wire format; see docs/adding-a-venue.md",
-        ) from error
-
-
-def check_coins(coins: Sequence[str], meta: Meta) -> None:
-    """Refuse coins that the venue does not trade.
-
-    Raises:
-        InstrumentError: a coin is unknown or delisted; the hint names the nearest that is traded.
-    """
-    traded = {item.name for item in meta.universe if not item.is_delisted}
-    for coin in coins:
-        if coin in traded or coin.startswith("@") or "/" in coin or ":" in coin:
-            continue
-        why = "is delisted" if any(item.name == coin for item in meta.universe) else "is not listed"
-        near = nearest(coin, traded)
-        raise InstrumentError(
-            f"{coin!r} {why} on {VENUE} (names are byte-exact)",
-            hint=f"did you mean {near}?" if near else "see the names with: tickwalk instruments",
-        )
-
-
-def instrument_rows(meta: Meta, knowable_ns: int) -> list[dict[str, Any]]:
-    """Return rows of the table `instruments` for what a meta lists."""
-    return [
-        {
-            "instrument": instrument_id(item.name),
-            "venue": VENUE,
-            "kind": "perp",
-            "symbol": item.name,
-            "dex": "",
-            "asset_index": position,
-            "size_decimals": item.sz_decimals,
-            "max_leverage": item.max_leverage,
-            "state": "delisted" if item.is_delisted else "listed",
-            "is_delisted": bool(item.is_delisted),
-            "generation": 1,
-            "session": "always",
-            "ts_knowable_ns": knowable_ns,
-        }
-        for position, item in enumerate(meta.universe)
-    ]

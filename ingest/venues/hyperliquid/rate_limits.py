@@ -17,7 +17,7 @@ _WEIGHTS: Final = {
     "explorer": 40,
 }
 _OTHER_WEIGHT: Final = 20
-# One more for every so many rows of the answer.
+# One more for every so many rows of the answer, or part of them.
 _ROWS_PER_WEIGHT: Final = {
     "recentTrades": 20,
     "fundingHistory": 20,
@@ -30,7 +30,7 @@ _ROWS_PER_WEIGHT: Final = {
 
 
 def weight_of(request: Mapping[str, Any], rows: int = 0) -> int:
-    """Return what a request to `POST /info` weighs once it was answered with `rows` rows.
+    """Return the weight of a request to `POST /info` with `rows` rows in its answer.
 
     >>> weight_of({"type": "exchangeStatus"}), weight_of({"type": "candleSnapshot"}, rows=5000)
     (2, 104)

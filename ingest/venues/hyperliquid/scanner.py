@@ -1,10 +1,9 @@
-"""How are thousands of trades and quotes read from their bytes at once?
+"""Compiled scanner of the busiest Hyperliquid messages, from bytes to columns.
 
-A compiled scanner (numba) reads the two busiest messages, `trades` and `bbo`, straight into columns. It accepts
-exactly the frames that it understands to the last byte; every other one, an escape in a string or a price of 16 digits
-among them, is left to `ingest.venues.hyperliquid.messages`, which also says what is wrong with it. Where both read a
-frame they read the same: prices have at most 15 digits and are one exact division away from their double (Clinger
-1990).
+It (numba) reads `trades` and `bbo` straight into columns. It accepts exactly the frames that it understands to the
+last byte; every other one, for example with an escape in a string or a price of 16 digits, is left to
+`ingest.venues.hyperliquid.messages`, which also reports what is wrong with it. Where both read a frame the results are
+equal: prices have at most 15 digits and are one exact division away from their double (Clinger 1990).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _TRADES_HEAD: Final = np.frombuffer(b'{"channel":"trades","data":[', np.uint8)
 _BBO_HEAD: Final = np.frombuffer(b'{"channel":"bbo","data":{', np.uint8)
 _POWERS: Final = 10.0 ** np.arange(23)
 _MOST_DIGITS: Final = 15
-# Bytes of the shortest print that a frame may hold; bounds how many there can be.
+# Bytes of the shortest possible trade; bounds their number.
 _LEAST_PRINT_BYTES: Final = 56
 _COIN, _SIDE, _PX, _SZ, _TIME, _TID, _HASH, _LEVELS, _ORDERS = 1, 2, 4, 8, 16, 32, 64, 128, 256
 _PRINT_KEYS: Final = _COIN | _SIDE | _PX | _SZ | _TIME | _TID
@@ -37,7 +36,7 @@ _BBO_KEYS: Final = _COIN | _TIME | _LEVELS
 
 
 class CoinCodes:
-    """Numbers the coins whose frames are to be scanned, in the order in which they are named."""
+    """Codes of the coins to scan, in the order in which they are added."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names: list[str] = []
@@ -51,7 +50,7 @@ class CoinCodes:
         return len(self.names)
 
     def add(self, names: Iterable[str]) -> None:
-        """Number coins that have no number yet."""
+        """Assign codes to new coins."""
         new = [name for name in dict.fromkeys(names) if name not in self._known]
         if not new:
             return
@@ -69,14 +68,14 @@ class CoinCodes:
 
 @dataclass(frozen=True, slots=True)
 class ScannedFrames:
-    """What n frames say.
+    """Contents of n frames.
 
     Args:
         kind: (n,) `TRADES`, `BBO` or `OTHER`.
-        coin: (n,) number of the coin; -1 for `OTHER`.
+        coin: (n,) code of the coin; -1 for `OTHER`.
         time_ms: (n,) newest venue time in the frame.
-        prints: (n + 1,) the prints of frame `i` are those from `prints[i]` to `prints[i + 1]`.
-        px, sz: (m,) of each print, quote units and base units.
+        prints: (n + 1,) the trades of frame `i` are those from `prints[i]` to `prints[i + 1]`.
+        px, sz: (m,) of each trade, quote units and base units.
         print_ms, tid: (m,) int64, `tid` as sent.
         side: (m,) int8, 1 the aggressor bought, -1 sold.
         is_twap: (m,) the transaction hash is all zero.
@@ -97,12 +96,12 @@ class ScannedFrames:
 
 
 def scan(data: bytes, ends: Ints, coins: CoinCodes) -> ScannedFrames:
-    """Read frames that lie one after another in `data`.
+    """Scan frames that lie one after another in `data`.
 
     Args:
         data: the frames' bytes.
         ends: (n + 1,) frame `i` is `data[ends[i]:ends[i + 1]]`.
-        coins: whose frames to read; those of other coins are `OTHER`.
+        coins: of the frames to scan; frames of other coins are `OTHER`.
     """
     frames = len(ends) - 1
     most = int(ends[-1] - ends[0]) // _LEAST_PRINT_BYTES + 1
@@ -123,7 +122,7 @@ def scan(data: bytes, ends: Ints, coins: CoinCodes) -> ScannedFrames:
 
 
 def warm_up() -> None:
-    """Compile the scanner, or load it compiled, before frames wait for it."""
+    """Compile the scanner, or load it from the cache, before the first frames."""
     scan(b"{}", np.array([0, 2], np.int64), CoinCodes(["BTC"]))
 
 
@@ -178,7 +177,7 @@ def _starts(raw, at, end, head):  # type: ignore[no-untyped-def]  # pragma: no c
 
 @_jit
 def _string_end(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return where the string that begins after `at` ends; -1 for an escape, a control or a non-ASCII byte."""
+    """Return the end of the string that begins after `at`; -1 for an escape, a control or a non-ASCII byte."""
     if at >= end or raw[at] != 34:
         return -1
     at += 1
@@ -193,8 +192,8 @@ def _string_end(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 
 @_jit
-def _whole(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return (value, where it ends) of a whole number without a sign; -1 where there is none."""
+def _integer(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return (value, end) of an unsigned integer; end -1 if there is none."""
     start, value = at, np.int64(0)
     while at < end and 48 <= raw[at] <= 57:
         value = value * 10 + (raw[at] - 48)
@@ -206,7 +205,7 @@ def _whole(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @_jit
 def _decimal(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return (value, where it ends) of a quoted decimal number."""
+    """Return (value, end) of a quoted decimal number; end -1 if there is none."""
     if at >= end or raw[at] != 34:
         return 0.0, -1
     at += 1
@@ -236,14 +235,14 @@ def _decimal(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @_jit
 def _skip(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return where a value ends that is a string, a whole number or a list of strings; -1 for any other."""
+    """Return the end of a value that is a string, an unsigned integer or a list of strings; -1 for any other."""
     if at >= end:
         return -1
     if raw[at] == 34:
         at = _string_end(raw, at, end)
         return at + 1 if at >= 0 else -1
     if raw[at] != 91:
-        return _whole(raw, at, end)[1]
+        return _integer(raw, at, end)[1]
     at += 1
     while True:
         at = _string_end(raw, at, end)
@@ -258,7 +257,7 @@ def _skip(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @_jit
 def _key(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return (which key stands here, where its value begins); 0 for one that is not read."""
+    """Return (key code, start of its value); code 0 for a key that is not used."""
     stop = _string_end(raw, at, end)
     if stop < 0 or at + 4 >= end or stop + 1 >= end or raw[stop + 1] != 58:
         return 0, -1
@@ -289,7 +288,7 @@ def _key(raw, at, end):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @_jit
 def _is_zero_hash(raw, at, stop):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Say whether the quoted text from `at` to its closing quote is 0x and 64 zeros."""
+    """Return whether the quoted text from `at` to its closing quote is 0x and 64 zeros."""
     if stop - at != 67 or raw[at + 1] != 48 or raw[at + 2] != 120:
         return False
     for i in range(at + 3, stop):
@@ -299,8 +298,8 @@ def _is_zero_hash(raw, at, stop):  # type: ignore[no-untyped-def]  # pragma: no 
 
 
 @_jit
-def _print(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Read one print into place `m`; return (coin, where it ends), -1 where it is not understood."""
+def _trade(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Scan one trade into row `m`; return (coin, end), -1 if it is not understood."""
     if at >= end or raw[at] != 123:
         return -1, -1
     seen, coin = 0, -1
@@ -314,8 +313,8 @@ def _print(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap): 
             value, at = _decimal(raw, at, end)
             numbers[0 if code == _PX else 1, m] = value
         elif code == _TIME or code == _TID:
-            whole, at = _whole(raw, at, end)
-            stamps[0 if code == _TIME else 1, m] = whole
+            integer, at = _integer(raw, at, end)
+            stamps[0 if code == _TIME else 1, m] = integer
         elif code == _COIN:
             stop = _string_end(raw, at, end)
             if stop < 0:
@@ -355,10 +354,10 @@ def _print(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap): 
 
 @_jit
 def _trades(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Read the prints of a frame; return (coin, newest time, how many), 0 prints where it is not understood."""
+    """Scan the trades of a frame; return (coin, newest time, count), count 0 if it is not understood."""
     first, coin, newest = m, -1, np.int64(0)
     while True:
-        this, at = _print(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap)
+        this, at = _trade(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap)
         if at < 0 or at >= end or (coin >= 0 and this != coin):
             return -1, newest, 0
         coin = this
@@ -376,7 +375,7 @@ def _trades(raw, at, end, coins, text, ends, m, numbers, stamps, side, is_twap):
 
 @_jit
 def _level(raw, at, end, touch, column):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Read a price level, or null; return where it ends."""
+    """Scan a price level, or null; return its end."""
     if at + 4 < end and raw[at] == 110 and raw[at + 1] == 117 and raw[at + 2] == 108 and raw[at + 3] == 108:
         return at + 4
     if at >= end or raw[at] != 123:
@@ -391,7 +390,7 @@ def _level(raw, at, end, touch, column):  # type: ignore[no-untyped-def]  # prag
             value, at = _decimal(raw, at, end)
             touch[column + (0 if code == _PX else 1)] = value
         elif code == _ORDERS:
-            at = _whole(raw, at, end)[1]
+            at = _integer(raw, at, end)[1]
         elif code == 0:
             at = _skip(raw, at, end)
         else:
@@ -407,7 +406,7 @@ def _level(raw, at, end, touch, column):  # type: ignore[no-untyped-def]  # prag
 
 @_jit
 def _bbo(raw, at, end, coins, text, ends, touch):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Read best bid and ask; return (coin, time), -1 where they are not understood."""
+    """Scan best bid and ask; return (coin, time), coin -1 if they are not understood."""
     seen, coin, time_ms = 0, -1, np.int64(0)
     at -= 1
     while True:
@@ -416,7 +415,7 @@ def _bbo(raw, at, end, coins, text, ends, touch):  # type: ignore[no-untyped-def
             return -1, time_ms
         seen |= code
         if code == _TIME:
-            time_ms, at = _whole(raw, at, end)
+            time_ms, at = _integer(raw, at, end)
         elif code == _COIN:
             stop = _string_end(raw, at, end)
             if stop < 0:

@@ -1,1 +1,1 @@
-"""Filling in the past: sources, the driver, and what they leave in the tables."""
+"""Backfills: sources, the driver, and their rows in the tables."""

@@ -1,4 +1,4 @@
-"""A lake that is open for a whole test: each opening costs some tenths of a second."""
+"""Lakes shared by the tests of backfills, since opening one takes some tenths of a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do tests serve a past over a real socket, made up or recorded, and fill it in?"""
+"""Synthetic and recorded histories served over a real socket, for tests of backfills."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def recorded_fundings(
 
 
 def settings_for(settings: Settings, venue: SimulatedVenue, **record: Any) -> Settings:
-    """Return settings that ask a venue, as fast as it answers."""
+    """Return settings for a venue without rate limits."""
     return quick(settings, info_url=venue.info_url, rest_weight_per_minute=1_000_000, **record)
 
 
 @asynccontextmanager
 async def serving(past: RecordedHistory, *faults: Fault) -> AsyncIterator[SimulatedVenue]:
-    """Serve a past at a real socket."""
+    """Serve a history over a real socket."""
     async with SimulatedVenue(past, faults=faults) as venue:
         yield venue
 
@@ -112,7 +112,7 @@ async def fill_in(
     now_ns: int = NOW_NS,
     **more: Any,
 ) -> BackfillResult:
-    """Fill in what is wanted, by a clock that stands still."""
+    """Run a backfill with a clock that stands still."""
     wish = BackfillRequest(from_ns, to_ns, tuple(coins))
     return await backfill_over_rest(wanted, wish, lake, settings, clock=ManualTime(now_ns), **more)
 

@@ -1,4 +1,4 @@
-"""Do four months of recorded minutes come in whole, with silence as what it was?"""
+"""Import of four months of recorded minutes, with quiet and halted bars."""
 
 from __future__ import annotations
 

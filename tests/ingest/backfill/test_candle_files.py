@@ -1,4 +1,4 @@
-"""Candle history: good candles become bars, and what is refused makes none."""
+"""Import of candle files: valid candles become bars, refused ones make none."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_candle_that_is_refused_makes_no_bar(
         ({"t": ["soon"] * 4}, "has a column that is no candle's"),
     ],
 )
-def test_a_file_that_cannot_be_meant_is_refused_whole(
+def test_an_invalid_file_is_refused_as_a_whole(
     settings: Settings, tmp_path: Path, changes: dict[str, list[Any]], text: str
 ) -> None:
     with Lake.open(settings) as lake:

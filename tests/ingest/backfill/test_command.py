@@ -1,4 +1,4 @@
-"""The command that fills in the past: what it prints, what it leaves, and what it says of mistakes."""
+"""The command `tickwalk backfill`: output, results and error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in, with no settings of the person who runs the tests."""
+    """An empty working folder, without settings of the user who runs the tests."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("TICKWALK_")]:
         monkeypatch.delenv(name)
@@ -93,7 +93,7 @@ def test_a_mistake_ends_with_its_message_and_the_next_step(
     assert "Traceback" not in said
 
 
-def test_a_venue_that_is_not_there_is_said_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_venue_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("http://127.0.0.1:9/info", "backfill", "funding") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "the venue did not answer exchangeStatus within 0.5 s" in said

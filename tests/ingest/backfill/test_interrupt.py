@@ -1,4 +1,4 @@
-"""Is an answer on disk before it is used, and does Ctrl-C end a backfill in order? For `kill -9` see `test_kills`."""
+"""Answers are on disk before use, and Ctrl-C stops a backfill cleanly. For `kill -9` see `test_kill`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ingest.backfill.rest.journaled_client import PREFIX
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
 from ingest.journal.records import RecordKind
-from ingest.journal.retention import keep_journal
+from ingest.journal.retention import apply_retention
 from ingest.replay.recovery import recover
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import DAY_NS, WallTime
@@ -41,7 +41,7 @@ COINS = ("BTC", "ETH", "SOL")
 
 
 class Counted(RecordedHistory):
-    """A past that tells of each question for candles."""
+    """A history that counts the requests for candles."""
 
     asked = 0
     on_asked: Callable[[int], None] = staticmethod(lambda _: None)  # type: ignore[assignment]
@@ -69,7 +69,7 @@ async def process(settings: Settings, info_url: str, *arguments: str) -> asyncio
     )  # fmt: skip
 
 
-async def test_an_answer_is_on_disk_before_a_row_is_made_of_it_and_the_next_start_of_a_recorder_uses_it(
+async def test_an_answer_is_on_disk_before_its_rows_and_the_next_recorder_start_replays_it(
     settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lake refuses the first page: it is in the journal, which stays unsealed, and recovery makes its rows."""
@@ -96,16 +96,18 @@ async def test_an_answer_is_on_disk_before_a_row_is_made_of_it_and_the_next_star
     assert lake.query("FROM bars").num_rows == 119
 
 
-async def test_a_recording_that_the_lake_has_may_leave_the_disk(settings: Settings, lake: Lake) -> None:
+async def test_a_fully_committed_recording_may_be_removed(settings: Settings, lake: Lake) -> None:
     async with serving(past()) as venue:
         await fill_in(lake, settings_for(settings, venue))
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     kept = dataclasses.replace(settings, keep=dataclasses.replace(settings.keep, journal_days=1.0))
-    done = keep_journal(kept, now_ns=WallTime().now_ns() + 2 * DAY_NS)
+    done = apply_retention(kept, now_ns=WallTime().now_ns() + 2 * DAY_NS)
     assert (done.removed, done.failed) == ([folder.name], {})
 
 
-async def test_ctrl_c_ends_between_two_steps_and_says_what_is_left(settings: Settings, lake: Lake) -> None:
+async def test_ctrl_c_stops_between_two_steps_and_reports_what_is_left(
+    settings: Settings, lake: Lake
+) -> None:
     venue_past = past()
     begun: list[asyncio.subprocess.Process] = []
     venue_past.on_asked = (  # type: ignore[method-assign]

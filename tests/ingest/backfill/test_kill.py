@@ -1,4 +1,4 @@
-"""Does a backfill that is killed again and again, wherever it is, end with the rows of an undisturbed one?"""
+"""A backfill killed at random moments ends with the rows of an undisturbed one."""
 
 from __future__ import annotations
 

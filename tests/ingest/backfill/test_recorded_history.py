@@ -1,4 +1,4 @@
-"""Are recorded files, served by a venue and backfilled, equal row by row, and told as what they are?"""
+"""Recorded candles and payments, served by a venue and backfilled, equal the files row by row."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HOUR_MS = 3_600_000
 
 
 def with_a_halt(held: Held, steps: int) -> Held:
-    """Return candles in which no coin printed for some steps, an afternoon before the end: flat, without volume."""
+    """Return candles with some steps in which no coin traded, an afternoon before the end: flat, without volume."""
     (_, width), *_ = held
     step_ms = width_ns(width) // MS_NS
     first_ms = NOW_NS // MS_NS // step_ms * step_ms - 100 * step_ms
@@ -66,14 +66,14 @@ def with_a_halt(held: Held, steps: int) -> Held:
 
 
 def assert_same(found: Sequence[object], expected: Sequence[object]) -> None:
-    """Assert equality without the difference of all rows, which takes for ever to be told."""
+    """Assert equality without a printed difference of all rows, which takes too long."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one == other
 
 
 def statuses(held: Held) -> list[tuple[str, int, str]]:
-    """Return what each bar must be, from the candles alone: silence of all coins at once is a halt."""
+    """Return the expected bars, from the candles alone: silence of all coins at once is a halt."""
     coins = {coin for coin, _ in held}
     silent = Counter(row.open_ms for rows in held.values() for row in rows if not row.volume)
     said = {0: "printed", 1: "quiet", len(coins): "halted"}

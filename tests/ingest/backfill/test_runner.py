@@ -1,4 +1,4 @@
-"""Does the driver tell beforehand what a wish costs, commit each step once, and ask again for what was absent?"""
+"""Backfill driver: planned cost, one commit per step, retries of absent steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ingest.backfill.pricing import check_cost, cost_of
-from ingest.backfill.runner import check_wish, make_plan, run_backfill
+from ingest.backfill.runner import check_range, make_plan, run_backfill
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from serving.cli.backfill_progress import describe_plan
 from storage.contracts.tables import FUNDING
@@ -22,7 +22,7 @@ WISH = BackfillRequest(0, 100)
 
 
 class Shelf:
-    """A source whose objects lie in memory; one that is named `gone` is absent until it is put there."""
+    """A source with objects in memory; those named in `gone` are absent until added."""
 
     def __init__(self, *steps: BackfillStep) -> None:
         self.listed = list(steps)
@@ -33,7 +33,7 @@ class Shelf:
     async def steps(self, wish: BackfillRequest) -> Sequence[BackfillStep]:
         return self.listed
 
-    async def take(self, step: BackfillStep) -> StepResult:
+    async def fetch(self, step: BackfillStep) -> StepResult:
         self.taken.append(step.key)
         if step.key in self.broken:
             raise VenueError("it cannot be reached", hint="check the network")
@@ -51,7 +51,7 @@ def objects(*numbers: int, size_bytes: int | None = 10_000_000_000) -> list[Back
     return [BackfillStep(str(number), f"object {number}", size_bytes=size_bytes) for number in numbers]
 
 
-async def test_a_plan_tells_steps_weight_minutes_bytes_and_price(settings: Settings) -> None:
+async def test_a_plan_has_steps_weight_minutes_bytes_and_price(settings: Settings) -> None:
     asked = [BackfillStep(f"asked {n}", "a page", weight=300, size_bytes=1_000_000) for n in range(5)]
     with Lake.open(settings) as lake:
         plan = await make_plan([Shelf(*objects(1, 2)), Shelf(*asked)], WISH, lake, settings)
@@ -73,7 +73,7 @@ async def test_a_plan_tells_steps_weight_minutes_bytes_and_price(settings: Setti
         assert part in text
 
 
-async def test_what_is_absent_is_asked_for_again_and_what_is_held_is_not(settings: Settings) -> None:
+async def test_absent_steps_are_fetched_again_and_committed_ones_are_not(settings: Settings) -> None:
     shelf = Shelf(*objects(1, 2, 9))
     shelf.gone = {"2"}
     with Lake.open(settings) as lake:
@@ -86,11 +86,11 @@ async def test_what_is_absent_is_asked_for_again_and_what_is_held_is_not(setting
             lake.query("SELECT inputs FROM batches WHERE batch_id = '2'")["inputs"][0].as_py()
             == '{"object": "2"}'
         )
-    assert (again.plan.held, again.rows) == (2, {"funding": 1})
+    assert (again.plan.committed, again.rows) == (2, {"funding": 1})
     assert shelf.taken == ["1", "2", "9", "2"]
 
 
-async def test_a_failure_keeps_what_was_taken_and_names_its_place(settings: Settings) -> None:
+async def test_a_failure_keeps_committed_steps_and_names_the_failed_one(settings: Settings) -> None:
     shelf = Shelf(*objects(1, 2, 3))
     shelf.broken = {"2"}
     with Lake.open(settings) as lake:
@@ -101,7 +101,7 @@ async def test_a_failure_keeps_what_was_taken_and_names_its_place(settings: Sett
         assert lake.query("FROM funding").num_rows == 1
 
 
-async def test_a_dry_run_takes_nothing_and_a_stop_ends_before_the_next_step(settings: Settings) -> None:
+async def test_a_dry_run_fetches_nothing_and_a_stop_ends_before_the_next_step(settings: Settings) -> None:
     shelf, stop = Shelf(*objects(1, 2, 3)), asyncio.Event()
     with Lake.open(settings) as lake:
         dry = await run_backfill([shelf], WISH, lake, settings, dry_run=True)
@@ -110,14 +110,14 @@ async def test_a_dry_run_takes_nothing_and_a_stop_ends_before_the_next_step(sett
     assert (done.taken, done.is_stopped, done.left) == (1, True, 2)
 
 
-def test_a_day_that_cannot_be_meant_is_refused() -> None:
+def test_an_invalid_range_is_refused() -> None:
     for wish, text in (
         (BackfillRequest(5, 5), "is not before"),
         (BackfillRequest(200, 300), "--from .* future"),
         (BackfillRequest(0, 300), "--to .* future"),
     ):
         with pytest.raises(RangeError, match=text):
-            check_wish(wish, 100)
+            check_range(wish, 100)
 
 
 def test_a_price_below_zero_is_refused() -> None:
@@ -125,7 +125,7 @@ def test_a_price_below_zero_is_refused() -> None:
         ArchiveSettings(usd_per_gb=-1.0)
 
 
-def test_a_price_that_nobody_can_tell_is_agreed_to_or_refused() -> None:
+def test_an_unknown_price_needs_agreement() -> None:
     archive = ArchiveSettings()
     cost = cost_of(
         [*objects(1, 2, size_bytes=None), BackfillStep("asked", "a page", weight=20, size_bytes=9)], archive

@@ -1,4 +1,4 @@
-"""How do tests listen to sockets, and wait for what they hear?"""
+"""Sinks and helpers for tests that listen to sockets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
 
 
 class Ears:
-    """A sink that keeps everything, and tells the watchdogs as the pipeline would."""
+    """A sink that stores everything, and reports frames to the watchdogs as the pipeline does."""
 
     def __init__(self) -> None:
         self.opened_: list[tuple[int, dict[str, str]]] = []
@@ -50,7 +50,7 @@ class Ears:
         self._news.set()
         if self.sockets is not None and body[:1] == b"{":
             channel, coin = channel_and_coin(msgspec.json.decode(body))
-            self.sockets.watchdogs.heard(channel, coin, WallTime().now_ns(), connection=connection)
+            self.sockets.watchdogs.record_frames(channel, coin, WallTime().now_ns(), connection=connection)
 
     def of(self, channel: str, coin: str | None = None) -> list[tuple[int, dict[str, Any]]]:
         """Return (connection, message) of a channel."""
@@ -79,7 +79,7 @@ class Ears:
         ]
 
     async def until(self, is_so: Callable[[], bool], timeout_s: float = 15.0) -> None:
-        """Wait until something that was heard makes it so."""
+        """Wait until a condition on the received frames holds."""
         async with asyncio.timeout(timeout_s):
             while not is_so():
                 await self._news.wait()
@@ -94,7 +94,7 @@ def channel_and_coin(message: dict[str, Any]) -> tuple[str, str]:
 
 
 def quick(settings: Settings, **record: Any) -> Settings:
-    """Return settings with which tests need not be patient."""
+    """Return settings with short timeouts."""
     return dataclasses.replace(settings, record=dataclasses.replace(settings.record, **(QUICK | record)))
 
 
@@ -109,7 +109,7 @@ def feed(url: str, *wanted: tuple[str, str], name: str = "hyperliquid-1") -> Con
 async def listening(
     plans: Sequence[ConnectionPlan], settings: Settings, *, tells_watchdogs: bool = False, **more: Any
 ) -> AsyncIterator[tuple[ConnectionPool, Ears]]:
-    """Run sockets for the time of a test, and end them as Ctrl-C would."""
+    """Run sockets during a test, and stop them as Ctrl-C does."""
     ears, stop = Ears(), asyncio.Event()
     sockets = ConnectionPool(plans, ears, settings, **more)
     if tells_watchdogs:

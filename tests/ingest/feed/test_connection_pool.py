@@ -1,4 +1,4 @@
-"""Do many sockets stay open, subscribed and alive, whatever the venue does? Over real sockets."""
+"""Connection pool over real sockets: subscriptions, reconnects, outages, changes of plan."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ async def test_a_refused_handshake_waits(settings: Settings) -> None:
 
 
 async def test_handshakes_stay_within_the_minutes_budget(settings: Settings) -> None:
-    """A venue that takes everyone and throws everyone out at once."""
+    """The venue accepts every connection and drops it at once."""
     tries: list[str] = []
     enough = asyncio.Event()
 

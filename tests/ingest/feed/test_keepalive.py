@@ -1,4 +1,4 @@
-"""Is a dead connection told from one that we did not listen to, and do retries wait as long as they should?"""
+"""Detection of dead connections, and waits of the backoff."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ def pulse(**changes: object) -> Keepalive:
 def run(
     kept: Keepalive, seconds: range, *, frames: bool = True, pongs: bool = True, paused: range = range(0)
 ) -> dict[int, str]:
-    """Look once a second, pinging when due; return what was found wrong, by second."""
+    """Check once a second, pinging when due; return the findings by second."""
     found, sent = {}, 0
     for second in seconds:
-        cause = kept.look(
+        cause = kept.check(
             second, frames=second if frames else 0, pongs=sent if pongs else 0, is_paused=second in paused
         )
         if cause:
             found[second] = cause
-        if kept.wants_ping(second):
-            kept.pinged(second)
+        if kept.is_ping_due(second):
+            kept.record_ping(second)
             sent += 1
     return found
 
 
-def test_a_connection_that_speaks_is_alive() -> None:
+def test_a_connection_with_data_is_alive() -> None:
     assert run(pulse(), range(1, 1_000)) == {}
 
 
-def test_a_missing_pong_is_death_and_no_second_ping_hides_it() -> None:
+def test_a_missing_pong_ends_the_connection_and_no_second_ping_hides_it() -> None:
     assert min(run(pulse(), range(1, 100), pongs=False).items()) == (11, "pong missing for 10 s")
 
 
-def test_pongs_do_not_stand_for_data() -> None:
+def test_pongs_do_not_count_as_data() -> None:
     assert min(run(pulse(), range(1, 100), frames=False).items()) == (31, "socket silent for 30 s")
 
 
-def test_where_pongs_are_uncertain_only_silence_is_death() -> None:
+def test_without_reliable_pongs_only_silence_ends_the_connection() -> None:
     assert run(pulse(needs_pongs=False), range(1, 1_000), pongs=False) == {}
     assert min(run(pulse(needs_pongs=False), range(1, 100), frames=False, pongs=False)) == 31
 
 
 def test_a_venue_without_pings_is_sent_none() -> None:
-    assert not pulse(ping_s=None).wants_ping(1e9)
+    assert not pulse(ping_s=None).is_ping_due(1e9)
 
 
-def test_what_we_did_not_read_is_nobodys_silence() -> None:
+def test_time_without_reading_is_not_silence() -> None:
     assert run(pulse(), range(1, 60), frames=False, pongs=False, paused=range(2, 60)) == {}
     busy = pulse()
-    busy.pinged(0.0)
-    assert busy.look(1.0, frames=0, pongs=0, is_paused=False) == ""
-    assert busy.look(500.0, frames=0, pongs=0, is_paused=False) == "", "the process was elsewhere"
-    assert busy.look(501.0, frames=1, pongs=1, is_paused=False) == ""
+    busy.record_ping(0.0)
+    assert busy.check(1.0, frames=0, pongs=0, is_paused=False) == ""
+    assert busy.check(500.0, frames=0, pongs=0, is_paused=False) == "", "the process was elsewhere"
+    assert busy.check(501.0, frames=1, pongs=1, is_paused=False) == ""
 
 
 def refusal(status: int, **headers: str) -> InvalidStatus:
@@ -97,7 +97,7 @@ def test_a_healthy_minute_ends_the_backoff() -> None:
         (OSError("refused"), 0.0),
     ],
 )
-def test_a_handshake_refused_for_haste_waits_longer(error: BaseException, least_s: float) -> None:
+def test_a_handshake_refused_with_429_waits_longer(error: BaseException, least_s: float) -> None:
     waits = [Backoff(RecordSettings(), random.Random(seed)).failed(0.0, error) for seed in range(50)]
     assert least_s <= min(waits)
     assert max(waits) <= least_s + 0.5

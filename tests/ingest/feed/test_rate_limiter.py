@@ -1,4 +1,4 @@
-"""Is no more asked of a venue than it allows, in any stretch of time?"""
+"""Rate limits hold in every window of time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 10)), max_size=60
 
 
 def admitted(budget: RateLimiter, steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    """Return (when, weight) of what a budget let pass of things asked for after pauses."""
+    """Return (time, weight) of the requests that passed, made after pauses."""
     now_s, passed = 100.0, []
     for pause_s, weight in steps:
         now_s += pause_s
@@ -26,7 +26,7 @@ def admitted(budget: RateLimiter, steps: list[tuple[float, int]]) -> list[tuple[
 
 
 @given(STEPS)
-def test_no_stretch_of_time_holds_more_than_the_limit(steps: list[tuple[float, int]]) -> None:
+def test_no_window_holds_more_than_the_limit(steps: list[tuple[float, int]]) -> None:
     limits = (RateLimitRule(10, 3.0), RateLimitRule(25, 20.0))
     passed = admitted(RateLimiter(*limits), steps)
     for limit in limits:
@@ -36,7 +36,7 @@ def test_no_stretch_of_time_holds_more_than_the_limit(steps: list[tuple[float, i
 
 
 @given(STEPS, st.integers(1, 10))
-def test_who_waits_as_long_as_told_is_let_pass(steps: list[tuple[float, int]], weight: int) -> None:
+def test_after_the_returned_wait_the_weight_fits(steps: list[tuple[float, int]], weight: int) -> None:
     budget = RateLimiter(RateLimitRule(10, 3.0), RateLimitRule(25, 20.0))
     admitted(budget, steps)
     now_s = 100.0 + sum(pause_s for pause_s, _ in steps)
@@ -58,7 +58,7 @@ def test_it_refuses_only_what_would_break_a_limit(steps: list[tuple[float, int]]
             passed.append((now_s, weight))
 
 
-def test_what_is_charged_afterwards_is_waited_for() -> None:
+def test_a_later_charge_delays_the_next_request() -> None:
     budget = RateLimiter(RateLimitRule(100, 60.0))
     assert budget.take(20, 0.0) == 0.0
     budget.charge(84, 1.0)
@@ -74,7 +74,7 @@ def test_a_weight_above_the_limit_passes_when_nothing_else_was_spent() -> None:
     assert budget.take(1, 0.5) == pytest.approx(0.5)
 
 
-async def test_who_came_first_goes_first() -> None:
+async def test_callers_are_served_in_order() -> None:
     budget = RateLimiter(RateLimitRule(1, 0.02))
     order: list[int] = []
 
@@ -88,7 +88,7 @@ async def test_who_came_first_goes_first() -> None:
     assert asyncio.get_running_loop().time() - began_s >= 0.08
 
 
-def test_a_limit_of_nothing_is_refused() -> None:
+def test_a_limit_of_zero_is_refused() -> None:
     with pytest.raises(SettingsError, match="lets nothing pass"):
         RateLimitRule(0, 1.0)
 

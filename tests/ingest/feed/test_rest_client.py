@@ -1,4 +1,4 @@
-"""Are questions asked again when that helps, within the budget, and given up at once when told? Over real sockets."""
+"""REST client over real sockets: retries, rate limits, final errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ META = {"type": "meta"}
 
 @contextlib.asynccontextmanager
 async def asking(settings: Settings, *faults: Fault, **record: Any) -> AsyncIterator[RestClient]:
-    """Return what asks a simulated venue."""
+    """Return a client of a simulated venue."""
     async with (
         SimulatedVenue(market(), faults=faults) as venue,
         RestClient(quick(settings, info_url=venue.info_url, **record)) as rest,
@@ -71,13 +71,13 @@ async def test_an_answer_is_raw_and_stamped(settings: Settings) -> None:
     [FailInfo(status=429, times=2), FailInfo(status=500, times=2), FailInfo(status=502, html=True, times=2),
      FailInfo(status=200, html=True, times=2)],
 )  # fmt: skip
-async def test_f26_refusals_errors_and_pages_are_asked_again(settings: Settings, fault: FailInfo) -> None:
+async def test_f26_refusals_errors_and_pages_are_retried(settings: Settings, fault: FailInfo) -> None:
     async with asking(settings, fault) as rest:
         assert json.loads((await rest.ask(META)).body)["universe"]
         assert rest.budget.spent(asyncio.get_running_loop().time()) == 60, "every try is paid for"
 
 
-async def test_f26_a_question_that_does_not_fit_is_not_asked_again(settings: Settings) -> None:
+async def test_f26_an_invalid_request_is_not_retried(settings: Settings) -> None:
     async with asking(settings) as rest:
         with pytest.raises(VenueError, match=r"answered 422"):
             await rest.ask({"type": "weather"})
@@ -91,7 +91,7 @@ async def test_retry_after_is_honoured(settings: Settings) -> None:
         assert passed_s() >= 1.0
 
 
-async def test_a_venue_that_never_recovers_is_given_up_and_said_why(settings: Settings) -> None:
+async def test_a_venue_that_never_recovers_times_out_with_the_reason(settings: Settings) -> None:
     async with asking(settings, FailInfo(status=503, times=10_000), rest_timeout_s=0.4) as rest:
         passed_s = elapsed()
         with pytest.raises(
@@ -102,20 +102,20 @@ async def test_a_venue_that_never_recovers_is_given_up_and_said_why(settings: Se
     assert "record.info_url" in given_up.value.hint
 
 
-async def test_a_venue_that_is_not_there_says_what_to_check(settings: Settings) -> None:
+async def test_an_unreachable_venue_says_what_to_check(settings: Settings) -> None:
     async with RestClient(quick(settings, info_url="http://127.0.0.1:9/info", rest_timeout_s=0.3)) as rest:
         with pytest.raises(VenueError, match=r"did not answer meta within 0.3 s: Connect.*record.info_url"):
             await rest.ask(META)
 
 
-async def test_an_address_that_is_none_is_refused_without_its_secrets(settings: Settings) -> None:
+async def test_an_invalid_address_is_refused_without_its_secrets(settings: Settings) -> None:
     async with RestClient(quick(settings)) as rest:
         with pytest.raises(VenueError, match="is not an address") as refused:
             await rest.get("ftp://user:hunter2@host/path?key=hunter2")
     assert "hunter2" not in str(refused.value)
 
 
-async def test_the_budget_spaces_questions_and_waiting_for_a_turn_takes_no_time_from_the_answer(
+async def test_the_rate_limit_spaces_requests_and_its_wait_does_not_count_as_timeout(
     settings: Settings,
 ) -> None:
     async with SimulatedVenue(market()) as venue:
@@ -126,7 +126,7 @@ async def test_the_budget_spaces_questions_and_waiting_for_a_turn_takes_no_time_
             assert passed_s() >= 0.8
 
 
-async def test_what_the_rows_weigh_is_charged_once_they_are_known(settings: Settings) -> None:
+async def test_the_weight_of_rows_is_charged_once_known(settings: Settings) -> None:
     async def candles(_: web.Request) -> web.Response:
         return web.json_response([{} for _ in range(5_000)])
 
@@ -135,7 +135,7 @@ async def test_what_the_rows_weigh_is_charged_once_they_are_known(settings: Sett
         assert rest.budget.spent(asyncio.get_running_loop().time()) == 104
 
 
-async def test_ctrl_c_ends_a_question_that_nobody_answers_at_once(settings: Settings) -> None:
+async def test_ctrl_c_ends_an_unanswered_request_at_once(settings: Settings) -> None:
     asked = asyncio.Event()
 
     async def silent(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Is a dead stream told from a quiet one, by each coin's own pace?"""
+"""Stale streams against quiet ones, by the pace of each coin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_NS = 1_790_000_000 * NS
 
 
 class Scene:
-    """Streams, each heard at a pace, looked at once a second."""
+    """Streams, each with its own pace, checked once a second."""
 
     def __init__(self, **record: Any) -> None:
         self.dogs = StaleStreamDetector(RecordSettings(**record))
@@ -28,7 +28,7 @@ class Scene:
         self._due: dict[tuple[int, str, str], tuple[float, float]] = {}
 
     def watch(self, connection: int, channel: str, coin: str, every_s: float) -> None:
-        """Subscribe, and hear something every so often."""
+        """Subscribe, and receive a frame every so often."""
         self.dogs.watch(connection, channel, coin, self._ns(self.now_s))
         self._due[connection, channel, coin] = (self.now_s + every_s, every_s)
 
@@ -37,10 +37,10 @@ class Scene:
             del self._due[stream]
 
     def hear(self, connection: int, channel: str, coin: str) -> None:
-        self.dogs.heard(channel, coin, self._ns(self.now_s), connection=connection)
+        self.dogs.record_frames(channel, coin, self._ns(self.now_s), connection=connection)
 
     def pass_s(self, seconds: float, answer: Callable[[StaleStream], None] | None = None) -> list[Event]:
-        """Let time pass; return what was found in it."""
+        """Let time pass; return the findings."""
         end_s, found = self.now_s + seconds, []
         while self.now_s < end_s:
             self.now_s += 1.0
@@ -51,8 +51,8 @@ class Scene:
                     due_s += every_s
                 self._due[stream] = (due_s, every_s)
             for due_s, (connection, channel, coin) in sorted(arrivals):
-                self.dogs.heard(channel, coin, self._ns(due_s), connection=connection)
-            for event in self.dogs.look(self._ns(self.now_s)):
+                self.dogs.record_frames(channel, coin, self._ns(due_s), connection=connection)
+            for event in self.dogs.check(self._ns(self.now_s)):
                 self.found.append((self.now_s, event))
                 found.append(event)
                 if answer is not None and isinstance(event, StaleStream):
@@ -99,7 +99,7 @@ def test_a_changed_cadence_of_books_is_reported_once_and_its_end_too() -> None:
     assert scene.dogs.cadence_s("l2Book") == 5.0
 
 
-def test_one_coin_that_dies_while_others_flow_is_asked_for_again_and_the_others_are_left_alone() -> None:
+def test_one_dead_coin_is_subscribed_again_and_the_others_are_left_alone() -> None:
     """F6."""
     scene = Scene()
     for coin in ("BTC", "ETH"):
@@ -113,7 +113,7 @@ def test_one_coin_that_dies_while_others_flow_is_asked_for_again_and_the_others_
     assert {channel for _, channel, _, _ in found} == {"trades", "bbo", "l2Book"}
 
 
-def test_a_coin_that_only_does_not_trade_is_not_alarmed_while_its_book_flows() -> None:
+def test_a_coin_without_trades_raises_no_alarm_while_its_book_flows() -> None:
     scene = Scene()
     scene.watch(0, "trades", "BTC", 10.0)
     scene.watch(0, "bbo", "BTC", 1.0)
@@ -124,7 +124,7 @@ def test_a_coin_that_only_does_not_trade_is_not_alarmed_while_its_book_flows() -
     assert silences(scene.pass_s(10.0)) == [(0, "trades", "BTC", False)]
 
 
-def test_a_twin_that_hears_what_this_one_does_not_is_proof() -> None:
+def test_frames_on_the_second_socket_prove_this_one_stale() -> None:
     scene = Scene()
     for connection in (0, 1):
         scene.watch(connection, "trades", "BTC", 4.0)
@@ -134,7 +134,7 @@ def test_a_twin_that_hears_what_this_one_does_not_is_proof() -> None:
     assert silences(scene.pass_s(20.0)) == [(0, "trades", "BTC", False)]
 
 
-def test_the_prints_resent_to_a_new_twin_contradict_nobody() -> None:
+def test_trades_resent_to_a_new_second_socket_prove_nothing() -> None:
     scene = Scene()
     scene.watch(0, "trades", "BTC", 40.0)
     scene.watch(0, "bbo", "BTC", 1.0)
@@ -157,7 +157,7 @@ def test_candles_prove_nothing_while_nothing_trades() -> None:
     assert (0, "candle", "BTC", False) not in silences(scene.pass_s(60.0))
 
 
-def test_candles_missing_while_prints_come_are_asked_for_again() -> None:
+def test_candles_missing_while_trades_come_are_subscribed_again() -> None:
     scene = Scene()
     scene.watch(0, "candle", "BTC", 1.0)
     scene.watch(0, "trades", "BTC", 1.0)
@@ -173,7 +173,7 @@ def test_a_coin_that_was_never_heard_is_not_judged_by_its_trades() -> None:
     assert scene.pass_s(3_600.0) == []
 
 
-def test_a_stream_that_comes_back_is_said_to_be_well_once() -> None:
+def test_a_recovered_stream_is_reported_once() -> None:
     scene = Scene()
     scene.watch(0, "activeAssetCtx", "BTC", 3.0)
     scene.pass_s(120.0)
@@ -190,8 +190,8 @@ def test_a_stream_that_comes_back_is_said_to_be_well_once() -> None:
     ]
 
 
-def test_if_asking_again_brings_nothing_the_socket_is_reconnected_once() -> None:
-    """F5, F6: and if that does not help either, it is not cut for ever."""
+def test_if_a_new_subscription_brings_nothing_the_socket_is_reconnected_once() -> None:
+    """F5, F6: if the reconnect does not help either, the socket is not cut again and again."""
     scene = Scene()
     scene.watch(0, "l2Book", "BTC", 5.0)
     scene.watch(0, "l2Book", "ETH", 5.0)
@@ -229,12 +229,12 @@ def test_a_false_alarm_makes_the_watchdog_more_patient() -> None:
 
 
 @given(st.integers(-1_000_000, 1_000_000).filter(lambda step: not -1 <= step <= 10))
-def test_a_clock_that_jumps_alarms_nobody(step_s: int) -> None:
+def test_a_clock_jump_raises_no_alarm(step_s: int) -> None:
     scene = Scene()
     scene.watch(0, "l2Book", "BTC", 5.0)
     scene.pass_s(60.0)
-    assert scene.dogs.look(START_NS + round((60.0 + step_s) * NS)) == []
-    assert scene.dogs.look(START_NS + round((61.0 + step_s) * NS)) == []
+    assert scene.dogs.check(START_NS + round((60.0 + step_s) * NS)) == []
+    assert scene.dogs.check(START_NS + round((61.0 + step_s) * NS)) == []
 
 
 @given(
@@ -242,29 +242,29 @@ def test_a_clock_that_jumps_alarms_nobody(step_s: int) -> None:
     factor=st.floats(2.0, 5.0),
     least_s=st.floats(5.0, 20.0),
 )
-def test_a_steady_stream_is_borne_with_for_a_multiple_of_its_own_longest_silence(
+def test_a_steady_stream_may_be_silent_for_a_multiple_of_its_longest_silence(
     gaps_s: list[float], factor: float, least_s: float
 ) -> None:
     scene = Scene(silence_factor=factor, silence_least_s=least_s, silence_most_s=1_000.0)
-    scene.dogs.look(START_NS)
+    scene.dogs.check(START_NS)
     scene.dogs.watch(0, "activeAssetCtx", "BTC", START_NS)
     at_s = 0.0
     for gap_s in gaps_s:
         at_s += gap_s
-        scene.dogs.heard("activeSpotAssetCtx", "BTC", START_NS + round(at_s * NS), connection=0)
-        assert scene.dogs.look(START_NS + round(at_s * NS)) == []
+        scene.dogs.record_frames("activeSpotAssetCtx", "BTC", START_NS + round(at_s * NS), connection=0)
+        assert scene.dogs.check(START_NS + round(at_s * NS)) == []
     allowed_s = max(least_s, factor * max(gaps_s))
     # What was longest fades with half an hour; this takes minutes.
     soonest_s = max(least_s, 0.5 * allowed_s)
     now_s, found = at_s, []
     while not found:
         now_s += 0.5
-        found = scene.dogs.look(START_NS + round(now_s * NS))
+        found = scene.dogs.check(START_NS + round(now_s * NS))
     assert soonest_s <= now_s - at_s <= allowed_s + 0.51
     assert silences(found) == [(0, "activeAssetCtx", "BTC", False)]
 
 
-def test_what_nobody_watches_is_ignored() -> None:
+def test_unwatched_streams_are_ignored() -> None:
     scene = Scene()
     scene.watch(0, "trades", "BTC", 1.0)
     scene.dogs.unwatch(0, "trades", "BTC")
@@ -276,12 +276,12 @@ def test_what_nobody_watches_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("streams", [1_000])
-def test_a_thousand_streams_are_looked_at_in_a_few_milliseconds(streams: int) -> None:
+def test_a_thousand_streams_are_checked_in_a_few_milliseconds(streams: int) -> None:
     scene = Scene()
     for number in range(streams):
         scene.watch(number % 4, "bbo", f"C{number}", 1e9)
-    scene.dogs.look(START_NS)
+    scene.dogs.check(START_NS)
     began_s = time.perf_counter()
     for second in range(20):
-        scene.dogs.look(START_NS + second * NS)
+        scene.dogs.check(START_NS + second * NS)
     assert (time.perf_counter() - began_s) / 20 < 0.02

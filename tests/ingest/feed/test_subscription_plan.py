@@ -1,4 +1,4 @@
-"""Does every subscription have its socket, trades two, and does nothing move that need not?"""
+"""Distribution of subscriptions over sockets: limits, duplicated trades, stable placement, shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.feed.subscription_plan import ConnectionPlan, Subscription, explorer_url, plan, twinned
+from ingest.feed.subscription_plan import ConnectionPlan, Subscription, duplicated_trades, explorer_url, plan
 from ingest.sharding import parse_shard, shard_of
 from storage.errors import SettingsError
 from storage.settings import Settings
@@ -61,17 +61,17 @@ def test_each_subscription_has_a_socket_and_no_socket_too_many(
 def test_trades_of_every_coin_are_on_two_sockets_and_a_coin_stays_together() -> None:
     sockets = plan(settings(), ["BTC", "ETH", "SOL"])
     assert [socket.name for socket in sockets] == ["hyperliquid-1", "hyperliquid-2"]
-    assert twinned(sockets) == ["BTC", "ETH", "SOL"]
+    assert duplicated_trades(sockets) == ["BTC", "ETH", "SOL"]
     for coin in ("BTC", "ETH", "SOL"):
         homes = [socket.name for socket in sockets if Subscription("bbo", coin) in socket.wanted]
         assert homes == [socket.name for socket in sockets if Subscription("l2Book", coin) in socket.wanted]
     assert {want.channel for want in sockets[0].wanted[:2]} == {"trades"}, "the most urgent come first"
 
 
-def test_where_there_is_no_room_for_all_twins_the_first_coins_have_them() -> None:
+def test_without_room_for_all_the_first_coins_get_duplicated_trades() -> None:
     sockets = plan(settings(subscriptions_per_socket=45, sockets_most=2), coins(20))
     assert sum(len(socket.wanted) for socket in sockets) == 90
-    assert twinned(sockets) == coins(10)
+    assert duplicated_trades(sockets) == coins(10)
 
 
 def test_two_hundred_coins_fit_into_the_defaults() -> None:
@@ -84,7 +84,7 @@ def test_two_hundred_coins_fit_into_the_defaults() -> None:
     st.lists(st.integers(0, 40), unique=True, min_size=1),
     st.lists(st.integers(0, 40), unique=True, min_size=1),
 )
-def test_what_is_still_wanted_stays_where_it_was(first: list[int], then: list[int]) -> None:
+def test_wanted_subscriptions_keep_their_socket(first: list[int], then: list[int]) -> None:
     chosen = settings(subscriptions_per_socket=60)
     before = plan(chosen, [f"C{number}" for number in first])
     after = plan(chosen, [f"C{number}" for number in then], before=before)
@@ -143,7 +143,7 @@ def test_a_coin_is_always_in_the_same_shard(coin: str, shards: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["1", "0/3", "4/3", "1/0", "a/b", " "])
-def test_a_shard_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_shard_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"record\.shard is"):
         parse_shard(text)
 
@@ -159,9 +159,7 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         (Subscription("explorerBlock"), {"type": "explorerBlock"}),
     ],
 )
-def test_subscriptions_are_asked_for_as_the_venue_wants_them(
-    want: Subscription, body: dict[str, Any]
-) -> None:
+def test_subscription_messages_have_the_venues_fields(want: Subscription, body: dict[str, Any]) -> None:
     assert want.body() == body
 
 

@@ -1,4 +1,4 @@
-"""Does every message come, whole and in order, though most of them pass no queue? Over a real socket."""
+"""Messages arrive whole and in order although most bypass the queue, over a real socket."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ async def test_messages_come_whole_and_in_order_however_they_are_cut(seed: int) 
         ) as socket:
             assert isinstance(socket, DirectConnection)
             with pytest.raises(ConnectionClosed):
-                await socket.give_all(lambda body: heard.append(int(body.split(b":")[0])))
+                await socket.deliver_all(lambda body: heard.append(int(body.split(b":")[0])))
     assert heard == list(range(count))

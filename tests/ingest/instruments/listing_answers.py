@@ -1,4 +1,4 @@
-"""Answers that list instruments, for tests: small, with only what matters spelt out."""
+"""Small listing answers of the venues, for tests."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ DEXS = [None, {"name": "xyz", "fullName": "XYZ", "deployer": "0x1"}, {"name": "v
 
 
 def taught(*answers: tuple[dict[str, Any], object]) -> InstrumentRegistry:
-    """Return a registry that took answers, a second apart."""
+    """Return a registry that was given answers, a second apart."""
     registry = InstrumentRegistry()
     for number, (request, response) in enumerate(answers):
-        registry.take(request, response, NOW + number * NS)
+        registry.apply_answer(request, response, NOW + number * NS)
     return registry
 
 

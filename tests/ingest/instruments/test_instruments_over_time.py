@@ -1,4 +1,4 @@
-"""Instruments over time: GaiaEx beside Hyperliquid, over a restart, and in the lake."""
+"""Instruments over time: GaiaEx beside Hyperliquid, restarts, and listings in the lake."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_gaiaex_symbols_are_instruments_of_their_own() -> None:
         "count": 2,
         "timestamp": 1,
     }
-    rows = registry.take(gaiaex.question("symbols/list"), listing, NOW)
+    rows = registry.apply_answer(gaiaex.question("symbols/list"), listing, NOW)
     assert [(item["instrument"], item["dex"]) for item in rows] == [
         ("gaiaex|perp|BTC", ""),
         ("gaiaex|perp|xyz:AAPL", "xyz"),
     ]
     assert validate(INSTRUMENTS, INSTRUMENTS.rows(rows))[1].num_rows == 0
     assert registry.expand(["xyz:*"], gaiaex.VENUE) == registry.listed(gaiaex.VENUE)[1:]
-    gone = registry.take(gaiaex.question("symbols/list"), {"symbols": [{"symbol": "BTC"}]}, NOW + NS)
+    gone = registry.apply_answer(gaiaex.question("symbols/list"), {"symbols": [{"symbol": "BTC"}]}, NOW + NS)
     assert [(item["instrument"], item["state"]) for item in gone][-1] == ("gaiaex|perp|xyz:AAPL", "absent")
     assert registry.is_listed("hyperliquid|perp|xyz:AAPL")
     with pytest.raises(InstrumentError, match="on gaiaex"):
@@ -47,7 +47,7 @@ def test_gaiaex_symbols_are_instruments_of_their_own() -> None:
 
 def test_gaiaex_spot_pairs_are_instruments_too() -> None:
     pairs = {"symbols": [{"symbol": "@145", "quoteToken": "USDC", "szDecimals": 0}]}
-    rows = InstrumentRegistry().take(gaiaex.question("spot/symbols"), pairs, NOW)
+    rows = InstrumentRegistry().apply_answer(gaiaex.question("spot/symbols"), pairs, NOW)
     assert [(item["instrument"], item["quote"], item["size_decimals"]) for item in rows] == [
         ("gaiaex|spot|@145", "USDC", 0)
     ]
@@ -66,16 +66,14 @@ ANSWERS = st.lists(
 
 
 @given(ANSWERS, st.integers(0, 5))
-def test_a_registry_that_was_restored_goes_on_like_one_that_never_stopped(
-    answers: list[Any], cut: int
-) -> None:
-    """The law that a restart changes no id and repeats no row."""
+def test_a_restored_registry_continues_like_one_that_never_stopped(answers: list[Any], cut: int) -> None:
+    """A restart changes no id and repeats no row."""
     whole = InstrumentRegistry()
-    rows = [whole.take(META, answer, NOW + number * NS) for number, answer in enumerate(answers)]
+    rows = [whole.apply_answer(META, answer, NOW + number * NS) for number, answer in enumerate(answers)]
     resumed = InstrumentRegistry()
     resumed.restore(item for made in rows[:cut] for item in made)
     later = [
-        resumed.take(META, answer, NOW + number * NS)
+        resumed.apply_answer(META, answer, NOW + number * NS)
         for number, answer in enumerate(answers)
         if number >= cut
     ]
@@ -84,9 +82,9 @@ def test_a_registry_that_was_restored_goes_on_like_one_that_never_stopped(
 
 
 @given(ANSWERS)
-def test_no_two_rows_share_a_key_and_a_row_says_something_new(answers: list[Any]) -> None:
+def test_rows_have_unique_keys_and_each_states_a_change(answers: list[Any]) -> None:
     registry = InstrumentRegistry()
-    rows = [item for answer in answers for item in registry.take(META, answer, NOW)]
+    rows = [item for answer in answers for item in registry.apply_answer(META, answer, NOW)]
     keys = [(item["instrument"], item["ts_knowable_ns"]) for item in rows]
     assert len(set(keys)) == len(keys)
     last: dict[str, dict[str, Any]] = {}
@@ -96,11 +94,11 @@ def test_no_two_rows_share_a_key_and_a_row_says_something_new(answers: list[Any]
         last[item["instrument"]] = said
 
 
-def test_what_holds_when_is_seen_in_the_lake(settings: Settings) -> None:
+def test_validity_intervals_in_the_lake(settings: Settings) -> None:
     registry = InstrumentRegistry()
     with Lake.open(settings) as lake:
         for number, answer in enumerate([meta("A"), meta(row("A", isDelisted=True)), meta(row("A", 5))]):
-            rows = registry.take(META, answer, NOW + number * NS)
+            rows = registry.apply_answer(META, answer, NOW + number * NS)
             lake.commit({"instruments": INSTRUMENTS.rows(rows)}, batch_id=str(number))
         found = lake.query(
             "SELECT instrument, state, valid_from_ns, valid_to_ns FROM instruments_valid ORDER BY valid_from_ns"
@@ -113,12 +111,12 @@ def test_what_holds_when_is_seen_in_the_lake(settings: Settings) -> None:
     ]
     again = InstrumentRegistry()
     again.restore(held)
-    assert again.take(META, meta(row("A", 5)), NOW + 9 * NS) == []
+    assert again.apply_answer(META, meta(row("A", 5)), NOW + 9 * NS) == []
     assert again.instrument_id("A") == "hyperliquid|perp|A~2"
 
 
 def test_a_lake_of_the_first_release_gets_the_new_columns(settings: Settings, tmp_path: Path) -> None:
-    """Its rows have none of them; they are read as what they said."""
+    """Rows of the first release lack the columns; their meaning stays the same."""
     first = {"instrument": "hyperliquid|perp|A", "venue": "hyperliquid", "kind": "perp", "symbol": "A"}
     with Lake.open(settings) as lake:
         columns = {"dex", "asset_index", "quote", "max_leverage", "state", "generation", "session"}
@@ -130,7 +128,7 @@ def test_a_lake_of_the_first_release_gets_the_new_columns(settings: Settings, tm
     with Lake.open(load_settings(overrides={"home": settings.home}, environ={})) as lake:
         registry = InstrumentRegistry()
         registry.restore(lake.query("SELECT * FROM instruments").to_pylist())
-        rows = registry.take(META, meta("A"), NOW + NS)
+        rows = registry.apply_answer(META, meta("A"), NOW + NS)
         assert brief(rows) == [("perp|A", "listed")]
         assert lake.commit({"instruments": INSTRUMENTS.rows(rows)}, batch_id="new").rows == {"instruments": 1}
         newest = lake.query(
@@ -153,23 +151,25 @@ def test_a_lake_of_the_first_release_gets_the_new_columns(settings: Settings, tm
         ),
     ],
 )
-def test_recorded_answers_are_understood(file: str, names: tuple[str, ...], quotes: set[str | None]) -> None:
+def test_recorded_answers_are_parsed(file: str, names: tuple[str, ...], quotes: set[str | None]) -> None:
     answer = json.loads(recorded(f"hyperliquid/messages/{file}.json").read_text())
     tokens = json.loads(recorded("hyperliquid/messages/http_spot_meta_non_usdc_collateral.json").read_text())
     registry = InstrumentRegistry()
-    registry.take({"type": "spotMeta"}, tokens, NOW)
-    rows = registry.take({"type": "allPerpMetas" if isinstance(answer, list) else "meta"}, answer, NOW)
+    registry.apply_answer({"type": "spotMeta"}, tokens, NOW)
+    rows = registry.apply_answer(
+        {"type": "allPerpMetas" if isinstance(answer, list) else "meta"}, answer, NOW
+    )
     assert tuple(item["symbol"] for item in rows) == registry.listed() == names
     assert {item["quote"] for item in rows} == quotes
 
 
-def test_the_command_lists_what_trades_and_on_demand_what_did(
+def test_the_command_lists_current_and_optionally_past_instruments(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registry = InstrumentRegistry()
     with Lake.open(settings) as lake:
         for number, answer in enumerate([meta("A", "BTC"), meta(row("A", 5), row("BTC", isDelisted=True))]):
-            rows = registry.take(META, answer, NOW + number * NS)
+            rows = registry.apply_answer(META, answer, NOW + number * NS)
             lake.commit({"instruments": INSTRUMENTS.rows(rows)}, batch_id=str(number))
 
     def listed(*words: str) -> list[tuple[str, str]]:

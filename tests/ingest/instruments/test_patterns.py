@@ -1,4 +1,4 @@
-"""Patterns of coins: what trades and fits, and the nearest name where nothing does."""
+"""Expansion of name patterns, and the nearest name of a misspelt one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.ingest.instruments.listing_answers import NOW, full
         (["flx:TSLA"], ("flx:TSLA",)),
     ],
 )
-def test_patterns_stand_for_what_trades(patterns: list[str], names: tuple[str, ...]) -> None:
-    """An outcome comes only by name, and a dex of which nothing was answered is taken as written."""
+def test_patterns_match_what_trades(patterns: list[str], names: tuple[str, ...]) -> None:
+    """An outcome matches only by name, and a name on a dex without an answer is accepted."""
     assert full().expand(patterns) == names
 
 
@@ -42,7 +42,7 @@ def test_a_name_that_does_not_trade_is_refused_with_the_nearest(pattern: str, re
     assert hint in caught.value.hint
 
 
-def test_what_was_listed_once_may_be_left_out_and_what_never_was_may_not() -> None:
+def test_a_delisted_name_may_be_left_out_and_an_unknown_one_may_not() -> None:
     """A recorder outlives what it records; a name that is misspelt is still refused."""
     assert full().expand(["BTC", "OLD", "K*"], leaves_out_gone=True) == ("BTC",)
     with pytest.raises(InstrumentError, match="'KPEPE' is not listed"):
@@ -51,7 +51,7 @@ def test_what_was_listed_once_may_be_left_out_and_what_never_was_may_not() -> No
 
 def test_a_name_on_a_dex_that_nobody_deployed_is_not_listed() -> None:
     registry = full()
-    registry.take({"type": "perpDexs"}, [None, {"name": "xyz"}, {"name": "flx"}], NOW)
+    registry.apply_answer({"type": "perpDexs"}, [None, {"name": "xyz"}, {"name": "flx"}], NOW)
     assert registry.expand(["flx:TSLA"]) == ("flx:TSLA",), "its own meta was not asked for yet"
     with pytest.raises(InstrumentError, match=r"'XYZ:AAPL' is not listed.*did you mean xyz:AAPL\?"):
         registry.expand(["XYZ:AAPL"])

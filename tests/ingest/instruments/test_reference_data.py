@@ -1,4 +1,4 @@
-"""Does an answer about a date use only what was known by then?"""
+"""Point-in-time reference data: queries use only what was known at their date."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def ranked(rows: Any) -> list[tuple[str, float, str]]:
     return [(row["instrument"].split("|")[2], row["notional"], row["state"]) for row in rows.to_pylist()]
 
 
-def test_the_universe_holds_what_was_delisted_later_and_not_what_was_delisted_before(lake: Lake) -> None:
+def test_the_universe_includes_later_delistings_and_excludes_earlier_ones(lake: Lake) -> None:
     put(
         lake,
         instruments=[
@@ -173,7 +173,7 @@ def test_the_universe_holds_what_was_delisted_later_and_not_what_was_delisted_be
     assert [row[0] for row in later] == ["LIVE", "NEW"]
 
 
-def test_rows_that_come_later_change_no_earlier_universe_and_no_earlier_listing(lake: Lake) -> None:
+def test_later_rows_change_no_earlier_universe_or_listing(lake: Lake) -> None:
     put(
         lake,
         instruments=[listing("A", JAN - 5 * DAY_NS)],
@@ -212,7 +212,7 @@ def test_an_empty_answer_says_what_to_do(lake: Lake) -> None:
         universe(lake, JAN, days=0, top=5)
 
 
-def test_the_commands_answer(settings: Settings, lake: Lake) -> None:
+def test_the_reference_commands_print_their_tables(settings: Settings, lake: Lake) -> None:
     put(lake, instruments=[listing("A", JAN - 5 * DAY_NS)], candles=[candle("A", 10, 10.0)])
 
     def told(*words: str) -> str:

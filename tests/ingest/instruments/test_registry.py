@@ -1,4 +1,4 @@
-"""Instruments: ids and states follow the venues' answers, and nothing is named by a wrong position."""
+"""Instrument registry: ids and states follow the venues' answers."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from tests.ingest.instruments.listing_answers import DEXS, META, NOW, SPOT, brie
 
 def test_a_first_answer_gives_a_row_for_each_name_and_a_second_like_it_none() -> None:
     registry = InstrumentRegistry()
-    rows = registry.take(META, meta("BTC", row("kPEPE", 0), row("OLD", isDelisted=True)), NOW)
+    rows = registry.apply_answer(META, meta("BTC", row("kPEPE", 0), row("OLD", isDelisted=True)), NOW)
     assert brief(rows) == [("perp|BTC", "listed"), ("perp|kPEPE", "listed"), ("perp|OLD", "delisted")]
     assert [(item["asset_index"], item["size_decimals"]) for item in rows] == [(0, 2), (1, 0), (2, 2)]
-    assert registry.take(META, meta("BTC", row("kPEPE", 0), row("OLD", isDelisted=True)), NOW + NS) == []
+    assert (
+        registry.apply_answer(META, meta("BTC", row("kPEPE", 0), row("OLD", isDelisted=True)), NOW + NS) == []
+    )
     assert validate(INSTRUMENTS, INSTRUMENTS.rows(rows))[1].num_rows == 0
 
 
 def test_every_kind_of_instrument_has_its_dex_its_token_and_its_calendar() -> None:
     registry = InstrumentRegistry()
-    rows = registry.take({"type": "perpDexs"}, DEXS, NOW)
-    rows += registry.take({"type": "spotMeta"}, SPOT, NOW)
-    rows += registry.take(META, meta("BTC"), NOW)
-    rows += registry.take(of_dex("xyz"), meta("xyz:AAPL", token=360), NOW)
+    rows = registry.apply_answer({"type": "perpDexs"}, DEXS, NOW)
+    rows += registry.apply_answer({"type": "spotMeta"}, SPOT, NOW)
+    rows += registry.apply_answer(META, meta("BTC"), NOW)
+    rows += registry.apply_answer(of_dex("xyz"), meta("xyz:AAPL", token=360), NOW)
     facts = {item["instrument"]: (item["kind"], item["dex"], item["quote"], item["session"]) for item in rows}
     assert facts == {
         "hyperliquid|spot|PURR/USDC": ("spot", "", "USDC", "always"),
@@ -46,10 +48,10 @@ def test_every_kind_of_instrument_has_its_dex_its_token_and_its_calendar() -> No
 
 
 def test_a_token_that_is_named_later_names_the_margin_later() -> None:
-    """Both answers may come at one instant; the rows still have keys of their own."""
+    """Both answers may come at one instant; the rows still have different keys."""
     registry = InstrumentRegistry()
-    first = registry.take(META, meta("BTC"), NOW)
-    second = registry.take({"type": "spotMeta"}, SPOT, NOW)
+    first = registry.apply_answer(META, meta("BTC"), NOW)
+    second = registry.apply_answer({"type": "spotMeta"}, SPOT, NOW)
     about = [item for item in (*first, *second) if item["symbol"] == "BTC"]
     assert [(item["quote"], item["ts_knowable_ns"]) for item in about] == [(None, NOW), ("USDC", NOW + 1)]
 
@@ -98,7 +100,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("answers", SAME.values(), ids=list(SAME))
-def test_what_is_the_same_contract_keeps_its_id(answers: list[dict[str, Any]]) -> None:
+def test_the_same_contract_keeps_its_id(answers: list[dict[str, Any]]) -> None:
     registry = taught((META, meta("A")), *((META, answer) for answer in answers))
     assert registry.instrument_id("A") == "hyperliquid|perp|A"
 
@@ -106,22 +108,22 @@ def test_what_is_the_same_contract_keeps_its_id(answers: list[dict[str, Any]]) -
 @pytest.mark.parametrize(("away_ns", "id_"), [(DAY_NS, "perp|A"), (DAY_NS + 1, "perp|A~2")])
 def test_a_name_that_comes_back_after_a_day_of_absence_is_another(away_ns: int, id_: str) -> None:
     registry = taught((META, meta("A", "B")))
-    assert brief(registry.take(META, meta(row("B") | {"name": "Z"}, "B"), NOW + NS))[-1] == (
+    assert brief(registry.apply_answer(META, meta(row("B") | {"name": "Z"}, "B"), NOW + NS))[-1] == (
         "perp|A",
         "absent",
     )
-    rows = registry.take(META, meta("A", "B"), NOW + NS + away_ns)
+    rows = registry.apply_answer(META, meta("A", "B"), NOW + NS + away_ns)
     assert (id_, "listed") in brief(rows)
 
 
 def test_the_end_of_an_instrument_is_written_before_its_name_is_taken() -> None:
     """The delisting was missed, so the rows of both come from one answer."""
     registry = taught((META, meta("A")))
-    assert brief(registry.take(META, meta(row("A", 3)), NOW + NS)) == [
+    assert brief(registry.apply_answer(META, meta(row("A", 3)), NOW + NS)) == [
         ("perp|A", "delisted"),
         ("perp|A~2", "listed"),
     ]
-    assert brief(registry.take(META, meta(row("A", 1)), NOW + 2 * NS)) == [
+    assert brief(registry.apply_answer(META, meta(row("A", 1)), NOW + 2 * NS)) == [
         ("perp|A~2", "delisted"),
         ("perp|A~3", "listed"),
     ]
@@ -129,8 +131,10 @@ def test_the_end_of_an_instrument_is_written_before_its_name_is_taken() -> None:
 
 def test_a_delisting_and_a_leverage_are_rows_of_the_same_instrument() -> None:
     registry = taught((META, meta("A")))
-    changed = registry.take(META, meta(row("A") | {"maxLeverage": 10}), NOW + NS)
-    delisted = registry.take(META, meta(row("A", isDelisted=True) | {"maxLeverage": 10}), NOW + 2 * NS)
+    changed = registry.apply_answer(META, meta(row("A") | {"maxLeverage": 10}), NOW + NS)
+    delisted = registry.apply_answer(
+        META, meta(row("A", isDelisted=True) | {"maxLeverage": 10}), NOW + 2 * NS
+    )
     assert [(item["max_leverage"], item["state"], item["is_delisted"]) for item in (*changed, *delisted)] == [
         (10, "listed", False),
         (10, "delisted", True),
@@ -141,7 +145,7 @@ def test_a_delisting_and_a_leverage_are_rows_of_the_same_instrument() -> None:
 def test_a_dex_that_is_gone_takes_its_names_with_it() -> None:
     """F20."""
     registry = taught(({"type": "perpDexs"}, DEXS), (META, meta("BTC")), (of_dex("xyz"), meta("xyz:AAPL")))
-    assert brief(registry.take({"type": "perpDexs"}, [None, {"name": "vntl"}], NOW + 9 * NS)) == [
+    assert brief(registry.apply_answer({"type": "perpDexs"}, [None, {"name": "vntl"}], NOW + 9 * NS)) == [
         ("perp|xyz:AAPL", "absent")
     ]
     assert registry.universe("xyz") == ()
@@ -160,19 +164,19 @@ def test_a_dex_that_is_gone_takes_its_names_with_it() -> None:
         (gaiaex.question("symbols/list"), {"symbols": [{}]}, "symbols/list does not fit"),
     ],
 )
-def test_an_answer_that_cannot_be_meant_teaches_nothing(
+def test_an_implausible_answer_is_refused_and_not_applied(
     request_: dict[str, Any], response: Any, reason: str
 ) -> None:
     registry = taught((META, meta("BTC", "ETH")))
     with pytest.raises(VenueError, match=reason):
-        registry.take(request_, response, NOW + NS)
+        registry.apply_answer(request_, response, NOW + NS)
     assert registry.listed() == registry.universe() == ("BTC", "ETH")
 
 
-def test_other_questions_teach_nothing() -> None:
+def test_other_requests_have_no_effect() -> None:
     registry = InstrumentRegistry()
     for request in ({"type": "exchangeStatus"}, {"type": "ntp"}, gaiaex.question("time"), {}):
-        assert registry.take(request, {"time": 1}, NOW) == []
+        assert registry.apply_answer(request, {"time": 1}, NOW) == []
 
 
 # Contexts by position (F17).
@@ -181,17 +185,17 @@ def test_other_questions_teach_nothing() -> None:
 def test_contexts_are_named_by_position_only_while_the_lengths_agree() -> None:
     registry = taught((META, meta("BTC", "ETH")), (of_dex("xyz"), meta("xyz:AAPL")))
     assert registry.pair_up("", [1, 2]) == [("BTC", 1), ("ETH", 2)]
-    assert registry.wishes == []
+    assert registry.pending_requests == []
     with pytest.raises(VenueError, match="3 contexts of dex '' cannot be named: its universe has 2 names"):
         registry.pair_up("", [1, 2, 3])
     with pytest.raises(VenueError, match="1 contexts of dex 'flx'"):
         registry.pair_up("flx", [1])
-    assert registry.wishes == [META, of_dex("flx")]
-    registry.take({"type": "spotMeta"}, SPOT, NOW + 5 * NS)
-    assert registry.wishes == [META, of_dex("flx")]
-    registry.take(META, meta("BTC", "ETH", "SOL"), NOW + 6 * NS)
+    assert registry.pending_requests == [META, of_dex("flx")]
+    registry.apply_answer({"type": "spotMeta"}, SPOT, NOW + 5 * NS)
+    assert registry.pending_requests == [META, of_dex("flx")]
+    registry.apply_answer(META, meta("BTC", "ETH", "SOL"), NOW + 6 * NS)
     assert registry.pair_up("", [1, 2, 3])[2] == ("SOL", 3)
-    assert registry.wishes == [of_dex("flx")]
+    assert registry.pending_requests == [of_dex("flx")]
 
 
 def test_a_recorded_frame_of_all_dexes_fits_a_universe_of_its_lengths() -> None:
@@ -199,7 +203,7 @@ def test_a_recorded_frame_of_all_dexes_fits_a_universe_of_its_lengths() -> None:
     registry = InstrumentRegistry()
     for dex, ctxs in message.data.ctxs:
         names = [f"{dex}:N{place}" if dex else f"N{place}" for place in range(len(ctxs))]
-        registry.take(of_dex(dex), meta(*names), NOW)
+        registry.apply_answer(of_dex(dex), meta(*names), NOW)
     named = {name: ctx for dex, ctxs in message.data.ctxs for name, ctx in registry.pair_up(dex, ctxs)}
     assert len(named) == 412
     assert named["N0"].oracle_px == 77605.0
@@ -219,10 +223,10 @@ KINDS = ["meta", "metaAndAssetCtxs", "allPerpMetas", "perpDexs", "spotMeta", "sp
 
 
 @given(st.sampled_from([*({"type": kind} for kind in KINDS), gaiaex.question("symbols/list")]), JSON)
-def test_no_answer_breaks_the_registry(request_: dict[str, Any], response: Any) -> None:
+def test_malformed_answers_never_break_the_registry(request_: dict[str, Any], response: Any) -> None:
     registry = taught((META, meta("BTC")))
     with contextlib.suppress(VenueError):
-        rows = registry.take(request_, response, NOW + NS)
+        rows = registry.apply_answer(request_, response, NOW + NS)
         assert {item["instrument"] for item in rows}.isdisjoint(
             {"hyperliquid|perp|BTC"}
         ) or "universe" in str(response)

@@ -1,4 +1,4 @@
-"""Sessions: the wall in New York decides, on both sides of a change to and from daylight saving time."""
+"""Trading sessions by New York local time, on both sides of each change of daylight saving time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AAPL = "hyperliquid|perp|xyz:AAPL"
 
 
 def at(local: str) -> Session:
-    """Return the session at an instant of New York's wall, such as `2026-03-08 20:00`."""
+    """Return the session at a New York local time such as `2026-03-08 20:00`."""
     moment = datetime.fromisoformat(local).replace(tzinfo=NEW_YORK)
     return session_at(AAPL, int(moment.timestamp()) * NS)
 
@@ -69,6 +69,24 @@ def test_a_week_with_a_holiday_and_a_half_day(local: str, session: Session) -> N
 )
 def test_a_weekend_of_the_clocks_change(utc: str, session: Session) -> None:
     assert session_at(AAPL, parse_time_ns(utc)) == session
+
+
+@pytest.mark.parametrize(
+    ("local", "session"),
+    [
+        ("2018-12-05 12:00", "internal"),  # day of mourning
+        ("2025-01-09 12:00", "internal"),  # day of mourning
+        ("2021-06-18 12:00", "regular"),  # Juneteenth became a holiday of the exchange in 2022
+        ("2022-06-20 12:00", "internal"),
+        ("2020-12-24 12:59", "regular"),
+        ("2020-12-24 13:00", "extended"),
+        ("2023-07-03 13:00", "extended"),
+        ("2261-12-31 12:00", "regular"),
+        ("2262-04-10 12:00", "internal"),  # the calendar ends
+    ],
+)
+def test_special_closures_and_early_closes(local: str, session: Session) -> None:
+    assert at(local) == session
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The journal: what was synced is read back whole, whatever happened to the rest."""
+"""The journal: synced records are read back whole, whatever happened to the rest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(folder: Path, items: list[tuple[int, RecordKind, int, bytes]], *, ever
 
 @settings(deadline=None, max_examples=50)
 @given(records)
-def test_what_goes_in_comes_out(
+def test_records_are_read_back_as_written(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[int, RecordKind, int, bytes]]
 ) -> None:
     folder = tmp_path_factory.mktemp("journal") / "r"
@@ -82,7 +82,7 @@ def test_a_torn_tail_loses_only_its_last_block(
         assert damages[0].offset + damages[0].size_bytes == cut
 
 
-def test_a_flipped_bit_costs_one_block_and_is_told(tmp_path: Path) -> None:
+def test_a_flipped_bit_costs_one_block_and_is_reported(tmp_path: Path) -> None:
     made = write(tmp_path / "r", [(n, RecordKind.FRAME, 0, b"frame %d" % n) for n in range(40)], every=4)
     segment = segments(tmp_path / "r")[0]
     raw = bytearray(segment.read_bytes())
@@ -128,10 +128,10 @@ WRITER = """
 import sys
 from pathlib import Path
 from ingest.journal.writer import JournalWriter
-from ingest.journal.records import Kind
+from ingest.journal.records import RecordKind
 journal = JournalWriter(Path(sys.argv[1]))
 for number in range(1_000_000):
-    journal.append(number, Kind.FRAME, 0, b"frame %d" % number)
+    journal.append(number, RecordKind.FRAME, 0, b"frame %d" % number)
     if number % 50 == 49:
         journal.sync()
         print(number, flush=True)

@@ -1,4 +1,4 @@
-"""Keeping the journal: what is copied is the same, what is not safe stays, and a kill leaves nothing half done."""
+"""Retention of the journal: identical copies, safe removals, no half-done work after a kill."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ import pytest
 from ingest.journal.backup_store import BackupStore, FolderBackupStore, S3BackupStore, content_of, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
+from ingest.journal.recording import SEALED
 from ingest.journal.records import RecordKind
-from ingest.journal.retention import COPIED, REMOVED, SEALED, RetentionResult, holdings, keep_journal
+from ingest.journal.retention import (
+    COPIED,
+    REMOVED,
+    RetentionResult,
+    apply_retention,
+    stored_recordings,
+)
 from ingest.journal.writer import JournalWriter
 from storage.clock import DAY_NS, NS
 from storage.errors import JournalError, SettingsError
@@ -75,7 +82,7 @@ def test_sealed_segments_are_copied_once_and_the_open_one_is_not(settings: Setti
     settings = with_keep(settings, copy_to=copy_to)
     running = recording(settings, "running", sealed=False)
     ended = recording(settings, "ended")
-    done = keep_journal(settings, now_ns=NOW_NS)
+    done = apply_retention(settings, now_ns=NOW_NS)
     store = open_store(copy_to)
     paths = [*segments(running)[:-1], *segments(ended), ended / SEALED]
     assert len(paths) > 4
@@ -86,19 +93,19 @@ def test_sealed_segments_are_copied_once_and_the_open_one_is_not(settings: Setti
     newest = segments(running)[-1]
     assert not store.holds(f"running/{newest.name}", content_of(newest))
     assert not store.holds("running/sealed", content_of(ended / SEALED))
-    assert keep_journal(settings, now_ns=NOW_NS) == RetentionResult(), "a second pass has nothing to do"
+    assert apply_retention(settings, now_ns=NOW_NS) == RetentionResult(), "a second pass has nothing to do"
 
 
 def test_a_copy_can_be_put_back_and_read(settings: Settings, tmp_path: Path) -> None:
     settings = with_keep(settings, copy_to=str(tmp_path / "elsewhere"))
     folder = recording(settings, "ended")
-    keep_journal(settings, now_ns=NOW_NS)
+    apply_retention(settings, now_ns=NOW_NS)
     copied = [record.body for record in read_journal(tmp_path / "elsewhere" / "ended")]
     assert copied == [record.body for record in read_journal(folder)]
     assert len(copied) == 160
 
 
-def test_a_damaged_copy_is_told_from_a_whole_one(settings: Settings, copy_to: str) -> None:
+def test_a_damaged_copy_is_detected(settings: Settings, copy_to: str) -> None:
     store = open_store(copy_to)
     (path, *_) = segments(recording(settings, "ended"))
     content = content_of(path)
@@ -119,13 +126,13 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(settings: Settings, c
     assert not open_store(copy_to).holds("ended/changed", before)
 
 
-def test_a_recording_leaves_only_when_everything_speaks_for_it(settings: Settings, copy_to: str) -> None:
+def test_a_recording_is_removed_only_if_all_conditions_hold(settings: Settings, copy_to: str) -> None:
     settings = with_keep(settings, copy_to=copy_to, journal_days=7)
     recording(settings, "ended")
     recording(settings, "running", sealed=False)
     recording(settings, "fresh", days_old=6)
     recording(settings, "capture-0123")
-    done = keep_journal(settings, now_ns=NOW_NS, last_frame=has_all)
+    done = apply_retention(settings, now_ns=NOW_NS, last_frame=has_all)
     assert done.removed == ["ended"]
     assert sorted(path.name for path in settings.journal_dir.iterdir() if path.is_dir()) == [
         "capture-0123",
@@ -136,66 +143,68 @@ def test_a_recording_leaves_only_when_everything_speaks_for_it(settings: Setting
     assert (json.loads(line)["recording"], json.loads(line)["copy"]) == ("ended", copy_to)
 
 
-def test_without_days_nothing_ever_leaves(settings: Settings) -> None:
+def test_without_journal_days_nothing_is_removed(settings: Settings) -> None:
     recording(settings, "ended", days_old=5_000)
-    assert keep_journal(settings, now_ns=NOW_NS, last_frame=has_all).removed == []
+    assert apply_retention(settings, now_ns=NOW_NS, last_frame=has_all).removed == []
 
 
 @pytest.mark.parametrize("known", [None, 158])
-def test_what_the_lake_has_not_got_stays(settings: Settings, known: int | None) -> None:
+def test_a_recording_missing_in_the_lake_is_kept(settings: Settings, known: int | None) -> None:
     settings = with_keep(settings, journal_days=7)
     folder = recording(settings, "ended")
-    done = keep_journal(settings, now_ns=NOW_NS, last_frame=lambda name: known)
+    done = apply_retention(settings, now_ns=NOW_NS, last_frame=lambda name: known)
     assert done.removed == []
     assert f"frames up to {known}, and the recording goes to 159" in done.failed["ended"]
     assert len(list(read_journal(folder))) == 160
-    assert keep_journal(settings, now_ns=NOW_NS, last_frame=lambda name: 159).removed == ["ended"]
+    assert apply_retention(settings, now_ns=NOW_NS, last_frame=lambda name: 159).removed == ["ended"]
 
 
-def test_the_lake_of_the_home_is_asked(settings: Settings) -> None:
+def test_the_lake_of_the_home_is_queried(settings: Settings) -> None:
     settings = with_keep(settings, journal_days=7)
     recording(settings, "ended")
-    assert "there is no lake" in keep_journal(settings, now_ns=NOW_NS).failed["ended"]
+    assert "there is no lake" in apply_retention(settings, now_ns=NOW_NS).failed["ended"]
     with Lake.open(settings) as lake:
         for first, last in ((0, 99), (100, 159)):
             lake.commit({}, batch_id=f"live:{last}", inputs={"recording": "ended", "frames": [first, last]})
             lake.commit({}, batch_id=f"other:{last}", inputs={"recording": "other", "frames": [first, 999]})
             if last == 99:
-                assert keep_journal(settings, now_ns=NOW_NS).removed == []
-    assert keep_journal(settings, now_ns=NOW_NS).removed == ["ended"]
+                assert apply_retention(settings, now_ns=NOW_NS).removed == []
+    assert apply_retention(settings, now_ns=NOW_NS).removed == ["ended"]
 
 
 def test_a_copy_that_was_lost_keeps_the_recording_here(settings: Settings, tmp_path: Path) -> None:
     settings = with_keep(settings, copy_to=str(tmp_path / "elsewhere"), journal_days=20)
     recording(settings, "ended")
-    keep_journal(settings, now_ns=NOW_NS, last_frame=has_all)
+    apply_retention(settings, now_ns=NOW_NS, last_frame=has_all)
     later_ns = NOW_NS + 30 * DAY_NS
     copy = tmp_path / "elsewhere/ended/000001.twj"
     copy.write_bytes(copy.read_bytes()[:-1] + b"?")
-    done = keep_journal(settings, now_ns=later_ns, last_frame=has_all)
+    done = apply_retention(settings, now_ns=later_ns, last_frame=has_all)
     assert "000001.twj is not copied" in done.failed["ended"]
     (settings.journal_dir / "ended" / COPIED).unlink()
-    assert keep_journal(settings, now_ns=later_ns, last_frame=has_all).removed == ["ended"], (
+    assert apply_retention(settings, now_ns=later_ns, last_frame=has_all).removed == ["ended"], (
         "it is copied anew"
     )
 
 
-def test_a_recording_in_use_stays(settings: Settings) -> None:
+def test_a_recording_in_use_is_kept(settings: Settings) -> None:
     settings = with_keep(settings, journal_days=7)
     folder = recording(settings, "ended")
     with hold_recording(folder):
-        done = keep_journal(settings, now_ns=NOW_NS, last_frame=has_all)
+        done = apply_retention(settings, now_ns=NOW_NS, last_frame=has_all)
     assert "in use" in done.failed["ended"]
 
 
-def test_a_place_that_refuses_is_named_and_the_rest_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_a_store_that_refuses_is_reported_and_other_recordings_go_on(
+    settings: Settings, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "a").write_text("a file where a folder must be")
     settings = with_keep(settings, copy_to=str(elsewhere))
     recording(settings, "a")
     folder = recording(settings, "b")
-    done = keep_journal(settings, now_ns=NOW_NS)
+    done = apply_retention(settings, now_ns=NOW_NS)
     assert list(done.failed) == ["a"]
     assert done.copied == len(segments(folder))
 
@@ -203,7 +212,7 @@ def test_a_place_that_refuses_is_named_and_the_rest_goes_on(settings: Settings, 
 def test_a_bucket_that_is_not_there_is_named(bucket: str, settings: Settings) -> None:
     settings = with_keep(settings, copy_to="s3://absent-bucket/x")
     recording(settings, "ended")
-    assert "s3://absent-bucket" in keep_journal(settings, now_ns=NOW_NS).failed["ended"]
+    assert "s3://absent-bucket" in apply_retention(settings, now_ns=NOW_NS).failed["ended"]
 
 
 @pytest.mark.parametrize("where", ["gs://x", "http://x/y"])
@@ -212,18 +221,18 @@ def test_a_place_of_an_unknown_kind_is_refused(where: str) -> None:
         load_settings(overrides={"keep.copy_to": where}, environ={})
 
 
-def test_two_at_once_are_refused(settings: Settings) -> None:
+def test_a_second_pass_at_the_same_time_is_refused(settings: Settings) -> None:
     settings = with_keep(settings, copy_to="unused")
 
     class Nosy(FolderBackupStore):
         def put(self, name: str, path: Path, content: Any) -> None:
             with pytest.raises(JournalError, match="another process"):
-                keep_journal(settings, now_ns=NOW_NS)
+                apply_retention(settings, now_ns=NOW_NS)
             raise JournalError("seen")
 
     recording(settings, "ended")
     store: BackupStore = Nosy(settings.home / "elsewhere")
-    assert keep_journal(settings, now_ns=NOW_NS, store=store).failed == {"ended": "seen"}
+    assert apply_retention(settings, now_ns=NOW_NS, store=store).failed == {"ended": "seen"}
 
 
 def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_pass_ends_it(settings: Settings) -> None:
@@ -232,9 +241,9 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_pass_ends_it(sett
     elsewhere = settings.home / "elsewhere"
     overrides = {"home": str(settings.home), "keep.copy_to": str(elsewhere)}
     program = (
-        "from storage.settings import load_settings\nfrom ingest.journal.retention import keep_journal\n"
+        "from storage.settings import load_settings\nfrom ingest.journal.retention import apply_retention\n"
         f"settings = load_settings(environ={{}}, overrides={overrides!r})\n"
-        "keep_journal(settings, now_ns=0)\n"
+        "apply_retention(settings, now_ns=0)\n"
     )
     sealed = {path.name: content_of(path) for path in [*segments(folder), folder / SEALED]}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as process:
@@ -244,17 +253,17 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_pass_ends_it(sett
     there = [path for path in elsewhere.rglob("*") if path.is_file() and not path.name.startswith(".")]
     assert 3 <= len(there) < len(sealed), "it was killed in the middle"
     assert all(content_of(path) == sealed[path.name] for path in there)
-    keep_journal(with_keep(settings, copy_to=str(elsewhere)), now_ns=NOW_NS)
+    apply_retention(with_keep(settings, copy_to=str(elsewhere)), now_ns=NOW_NS)
     assert {path.name: content_of(path) for path in (elsewhere / "ended").iterdir()} == sealed
 
 
-def test_a_removal_that_was_cut_off_is_ended_by_the_next_pass(settings: Settings) -> None:
+def test_an_interrupted_removal_is_completed_by_the_next_pass(settings: Settings) -> None:
     settings = with_keep(settings, journal_days=7)
     folder = recording(settings, "ended")
     leaving = folder.rename(folder.with_name(".leaving-ended"))
     segments(leaving)[0].unlink()
-    assert holdings(settings) == []
-    keep_journal(settings, now_ns=NOW_NS, last_frame=has_all)
+    assert stored_recordings(settings) == []
+    apply_retention(settings, now_ns=NOW_NS, last_frame=has_all)
     assert not leaving.exists()
 
 

@@ -1,4 +1,4 @@
-"""The probe asks a venue over real sockets, keeps raw what it answers, and is honest about what it does not."""
+"""The probe keeps raw answers over real sockets, and reports missing ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 
 from ingest.journal.captures import read_capture
-from ingest.probe.requests import ACADEMY_URL, gaia_hosts, gaia_urls
+from ingest.probe.requests import ACADEMY_URL, gaiaex_hosts, gaiaex_urls
 from ingest.probe.runner import Probe, ProbeFinding
-from ingest.probe.summary import ChannelSummary, describe_answer, describe_gaia, describe_offset, hear
+from ingest.probe.summary import (
+    ChannelSummary,
+    describe_answer,
+    describe_gaiaex_frames,
+    describe_offset,
+    summarize_channels,
+)
 from ingest.simulator.venue import SimulatedVenue
 from ingest.venues.gaiaex.protocol import ALTERNATE_WS_URL
 from serving.cli import main
@@ -62,7 +68,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pr
     return folder, by_name
 
 
-def test_what_the_venue_serves_is_answered_and_the_rest_is_named(
+def test_served_channels_are_answered_and_the_others_are_reported(
     probed: tuple[Path, dict[str, ProbeFinding]],
 ) -> None:
     silent = {what for what, item in probed[1].items() if not item.answered}
@@ -88,7 +94,7 @@ def test_what_the_venue_serves_is_answered_and_the_rest_is_named(
         ("book NOPE", "1 error, SYMBOL_NOT_SUPPORTED"),
     ],
 )
-def test_an_answer_tells_what_the_pages_left_open(
+def test_findings_answer_what_the_pages_leave_open(
     probed: tuple[Path, dict[str, ProbeFinding]], what: str, note: str
 ) -> None:
     assert re.fullmatch(note, probed[1][what].note), probed[1][what].note
@@ -162,19 +168,19 @@ def test_venues_that_cannot_be_reached_are_reported_and_end_with_1(
     assert "not reached" in printed
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path: Path, settings: Settings) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "kept.json").touch()
     with pytest.raises(SettingsError, match="is not empty"):
         Probe(settings, tmp_path, seconds=1.0)
 
 
-def test_other_hosts_are_asked_only_where_none_was_set_by_hand() -> None:
+def test_other_hosts_are_probed_only_without_a_configured_one() -> None:
     default = GaiaexSettings()
-    assert f"{ACADEMY_URL}/time" in gaia_urls(default.rest_url)
-    assert "https://openapi.gaiaex.com/health" in gaia_urls(default.rest_url)
-    assert ALTERNATE_WS_URL in gaia_hosts(default.ws_url)
-    assert {url.split("/")[2] for url in gaia_urls("http://mine/v1")} == {"mine"}
-    assert gaia_hosts("ws://mine") == ["ws://mine"]
+    assert f"{ACADEMY_URL}/time" in gaiaex_urls(default.rest_url)
+    assert "https://openapi.gaiaex.com/health" in gaiaex_urls(default.rest_url)
+    assert ALTERNATE_WS_URL in gaiaex_hosts(default.ws_url)
+    assert {url.split("/")[2] for url in gaiaex_urls("http://mine/v1")} == {"mine"}
+    assert gaiaex_hosts("ws://mine") == ["ws://mine"]
 
 
 # What bytes tell.
@@ -187,7 +193,7 @@ def frame(channel: str, data: object) -> tuple[int, bytes]:
 def test_frames_that_do_not_fit_are_counted_with_the_first_reason() -> None:
     """F34: a venue that renamed a field is found here, before a recording."""
     frames = [frame("trades", [{"coin": "BTC", "price": "1"}])] * 2 + [(1, b"<html>"), (1, b'[{"h":1}]')]
-    heard = hear(frames, [{"type": "trades", "coin": "BTC"}, {"type": "bbo", "coin": "BTC"}])
+    heard = summarize_channels(frames, [{"type": "trades", "coin": "BTC"}, {"type": "bbo", "coin": "BTC"}])
     assert re.search(
         r"nothing in 5 s, 2 do not fit: .*missing required field `side`", heard["trades"].describe(5)
     )
@@ -195,7 +201,7 @@ def test_frames_that_do_not_fit_are_counted_with_the_first_reason() -> None:
     assert (heard["trades"].answered, heard["bbo"].answered) == (False, False)
 
 
-def test_a_refusal_is_told_of_its_channel_and_an_acknowledged_silence_is_no_fault() -> None:
+def test_a_refusal_names_its_channel_and_acknowledged_silence_is_no_fault() -> None:
     text = 'Invalid subscription {"type":"candle","coin":"BTC"}'
     echo = {"type": "l2Book", "coin": "BTC", "fast": None, "nSigFigs": None}
     frames = [
@@ -203,7 +209,7 @@ def test_a_refusal_is_told_of_its_channel_and_an_acknowledged_silence_is_no_faul
         frame("subscriptionResponse", {"method": "subscribe", "subscription": echo}),
         (1, b"Websocket connection established."),
     ]
-    heard = hear(frames, [{"type": "candle", "coin": "BTC"}, {"type": "l2Book", "coin": "BTC"}])
+    heard = summarize_channels(frames, [{"type": "candle", "coin": "BTC"}, {"type": "l2Book", "coin": "BTC"}])
     assert heard["candle"].describe(1.0) == f"nothing in 1 s, refused: {text}"
     assert heard["l2Book"].describe(1.0) == "nothing in 1 s, though acknowledged"
     assert {name: item.answered for name, item in heard.items()} == {"candle": False, "l2Book": True}
@@ -229,4 +235,4 @@ def test_an_answer_that_does_not_fit_is_no_answer(request_: dict[str, Any], body
 
 
 def test_a_silent_relay_is_silent() -> None:
-    assert describe_gaia([], 2.0) == (0, "nothing in 2 s")
+    assert describe_gaiaex_frames([], 2.0) == (0, "nothing in 2 s")

@@ -1,4 +1,4 @@
-"""How do tests talk to a simulated venue: over its real socket, with a real client?"""
+"""Clients of a simulated venue for tests, over its real socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = tuple[str, int, int]
 
 
 class Rerun(SyntheticMarket):
-    """A market that is made once and served as often as it is asked for; one venue at a time."""
+    """A market that is generated once and served any number of times; one venue at a time."""
 
     def blocks(self) -> Iterator[Block]:
         for block in _made(self.spec):
@@ -67,7 +67,7 @@ async def ask(socket: ClientConnection, message: Any) -> None:
 
 
 async def answer(socket: ClientConnection) -> dict[str, Any]:
-    """Return the next message that is no clock frame."""
+    """Return the next message that is not a clock frame."""
     while True:
         message: dict[str, Any] = json.loads(await socket.recv())
         if message["channel"] != "tickwalkClock":
@@ -76,7 +76,7 @@ async def answer(socket: ClientConnection) -> dict[str, Any]:
 
 @dataclass
 class Heard:
-    """What a client heard until the connection ended."""
+    """Messages received until the connection ended."""
 
     frames: list[str | bytes] = field(default_factory=list)
     code: int | None = None
@@ -152,7 +152,7 @@ def waiting_venue(**more: Any) -> SimulatedVenue:
 
 
 async def info(venue: SimulatedVenue, **request: Any) -> Any:
-    """Return the answer to a question that the venue takes."""
+    """Return the answer to a request that the venue accepts."""
     async with httpx.AsyncClient() as http:
         got = await http.post(venue.info_url, json=request)
     assert got.status_code == httpx.codes.OK

@@ -1,4 +1,4 @@
-"""Is a recorded capture served byte for byte, with the stamps it was recorded with?"""
+"""A recorded capture is served byte for byte, with its receipt times."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_frames_come_as_recorded_behind_their_own_receipt_times() -> None:
     assert clock == frames()[-1][0], "the clock ends with the capture"
 
 
-async def test_only_what_is_asked_for_is_sent() -> None:
+async def test_only_subscribed_streams_are_sent() -> None:
     async with SimulatedVenue(CaptureMarket(frames())) as venue:
         heard = await follow(venue, [("bbo", "BTC")])
     assert len(heard.of("bbo")) == 40
@@ -93,7 +93,7 @@ async def test_speed_divides_the_tapes_own_pauses() -> None:
         assert (await answer(socket))["channel"] == "pong", "two seconds of the tape in a fifth of one"
 
 
-def test_frames_that_are_none_are_left_out() -> None:
+def test_invalid_frames_are_left_out() -> None:
     for raw in (
         b"hello",
         b'{"channel":"trades","data":{"coin":"BTC"}}',
@@ -103,7 +103,7 @@ def test_frames_that_are_none_are_left_out() -> None:
     assert read_frame(b'{"channel":"subscriptionResponse","data":{}}') is None
 
 
-def test_receipt_times_that_fall_are_raised() -> None:
+def test_falling_receipt_times_are_raised() -> None:
     rows = [(START_NS + 5, json.dumps(trade(0)).encode()), (START_NS, json.dumps(trade(1)).encode())]
     assert [block.clock_ns for block in CaptureMarket(rows).blocks()] == [START_NS + 5, START_NS + 5]
 

@@ -1,4 +1,4 @@
-"""Does each ordered fault happen as ordered, and nothing beside it?"""
+"""Injected faults happen as ordered, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ async def test_lost_request_must_be_sent_again() -> None:
         assert (await answer(socket))["channel"] == "subscriptionResponse"
 
 
-async def test_new_subscription_can_be_called_an_old_one() -> None:
+async def test_a_new_subscription_can_be_answered_as_existing() -> None:
     async with faulty(ClaimSubscribed(channel="bbo", coin="SOL")) as venue:
         heard = await follow(venue, BOTH)
     assert heard.of("error") == ['Already subscribed: {"type":"bbo","coin":"SOL"}']

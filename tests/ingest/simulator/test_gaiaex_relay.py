@@ -1,4 +1,4 @@
-"""Is the simulated GaiaEx a relay of the simulated Hyperliquid, with the faults that a relay has?"""
+"""The simulated GaiaEx relays the books of the simulated Hyperliquid, with the faults of a relay."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_pings_can_go_unanswered() -> None:
     assert heard.typed("orderbook")
 
 
-async def test_chain_that_stands_leaves_heartbeats_alone() -> None:
+async def test_heartbeats_continue_while_the_chain_is_halted() -> None:
     heard = await run(ChainHalt(at_s=10, for_s=40))
     assert len(heard.typed("heartbeat")) == 12
     assert not [book for book in heard.typed("orderbook") if 11 < seconds(book) < 50]
@@ -169,7 +169,7 @@ async def test_chain_that_stands_leaves_heartbeats_alone() -> None:
 # What a relay gets wrong.
 
 
-async def test_stale_relay_says_so_stands_still_and_recovers() -> None:
+async def test_a_stale_relay_reports_it_freezes_and_recovers() -> None:
     heard = await run(RelayStale(symbol="SOL", at_s=20, for_s=20))
     kinds = [message["type"] for message in heard.messages if "type" in message]
     lost, found = kinds.index("stale"), kinds.index("recovered")
@@ -181,7 +181,7 @@ async def test_stale_relay_says_so_stands_still_and_recovers() -> None:
     assert [beat["stale"] for beat in heard.typed("heartbeat")].count(True) == 4
 
 
-async def test_client_that_comes_while_it_is_stale_is_told() -> None:
+async def test_a_client_that_connects_to_a_stale_relay_is_informed() -> None:
     """The book that it is shown is the one from before, marked as such."""
     async with relay(RelayStale(at_s=10, for_s=20), Disconnect(at_s=20)) as venue:
         await follow(venue)
@@ -193,7 +193,7 @@ async def test_client_that_comes_while_it_is_stale_is_told() -> None:
     assert again.typed("recovered")
 
 
-async def test_frozen_relay_says_nothing() -> None:
+async def test_a_frozen_relay_reports_nothing() -> None:
     heard = await run(RelayFrozen(symbol="SOL", at_s=20, for_s=20))
     assert heard.typed("stale") == []
     assert {beat["stale"] for beat in heard.typed("heartbeat")} == {False}

@@ -1,4 +1,4 @@
-"""Does the simulated venue speak the protocol, over a real socket to a real client?"""
+"""Hyperliquid's protocol on the simulated venue, over a real socket to a real client."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_time_stands_still_until_enough_streams_are_subscribed() -> None:
         assert len((await listen(socket)).trades("BTC")) > 50
 
 
-async def test_a_client_that_leaves_and_comes_back_goes_on_where_it_was() -> None:
+async def test_a_client_that_reconnects_continues_where_it_was() -> None:
     async with SimulatedVenue(market(span_s=600.0), wait_for_subscriptions=1) as venue:
         async with client(venue) as socket:
             await subscribe(socket, "trades", "BTC")
@@ -183,7 +183,7 @@ async def test_flat_out_needs_no_clock_frames() -> None:
     assert len(heard.trades()) > 50
 
 
-async def test_connection_that_is_sent_nothing_is_dropped() -> None:
+async def test_an_idle_connection_is_dropped() -> None:
     time = ManualTime(SMALL.start_ns)
     venue = SimulatedVenue(market(), clock="real", time_source=time, idle_close_s=0.05)
     async with venue, client(venue) as socket:

@@ -1,4 +1,4 @@
-"""Does the simulated venue answer requests, on its socket and at `/info`, as the venue does?"""
+"""Requests to the simulated venue, on its socket and at `/info`, are answered as by the real one."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def warm_board() -> MarketState:
 @given(known_fields | json_values, known_fields | json_values)
 @settings(max_examples=150, deadline=None)
 def test_no_request_can_break_the_venue(body: Any, inner: Any) -> None:
-    """Whatever a client writes, it is answered or refused."""
+    """Any request is answered or refused."""
     board = warm_board()
     wrapped = body | {"req": inner} if isinstance(body, dict) else body
     with contextlib.suppress(RequestRefused):

@@ -1,4 +1,4 @@
-"""Is the simulated market what it claims: repeatable, and legal on the wire?"""
+"""The simulated market is repeatable and follows the rules of the wire format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the simulated market change as ordered, and do stream, snapshots and `/info` agree about it?"""
+"""Scheduled changes of the simulated market appear consistently in streams, snapshots and `/info`."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_recycled_coin_has_other_sizes_in_its_old_place() -> None:
 def test_change_of_an_unknown_coin_is_refused() -> None:
     venue = changing(ListingChange(coin="NOPE", what="delisted"))
     with pytest.raises(SettingsError, match="'NOPE' is to change its listing"):
-        venue._board.schedule.advance(0.0)
+        venue._market.schedule.advance(0.0)
 
 
 # The chain and the clock.
@@ -287,7 +287,7 @@ async def test_halted_market_is_empty_and_frozen_while_its_sibling_moves() -> No
 
 
 async def test_unchanged_market_is_the_same_byte_for_byte() -> None:
-    """A change that never comes to pass leaves no trace."""
+    """A change that never happens leaves no trace."""
     streams = (("trades", "BTC"), ("bbo", "SOL"), ("l2Book", "SOL"), ("activeAssetCtx", "BTC"))
     never = ListingChange(coin="BTC", what="delisted", at_s=1e6)
     plain, ordered = await hear(streams=streams), await hear(never, Disconnect(at_s=1e6), streams=streams)

@@ -1,4 +1,4 @@
-"""Is the simulated market foretold by its flow, as strongly as the spec says, and by nothing else?"""
+"""The planted signal: flow predicts returns with the specified strength, and nothing else does."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def busy(strength: float) -> MarketSpec:
     )
 
 
-def test_flow_foretells_returns_as_strongly_as_the_spec_says() -> None:
+def test_flow_predicts_returns_with_the_specified_strength() -> None:
     spec = busy(0.3)
     imbalance, mid = bars(spec)
     signal = best_predictor(imbalance, spec.signal_memory)
@@ -69,12 +69,12 @@ def test_flow_foretells_returns_as_strongly_as_the_spec_says() -> None:
     assert correlation(imbalance, mid, 1) == pytest.approx(0.3 * 0.6, abs=0.06), "the newest bar alone"
 
 
-def test_without_strength_flow_foretells_nothing() -> None:
+def test_without_strength_flow_predicts_nothing() -> None:
     imbalance, mid = bars(busy(0.0))
     assert abs(correlation(best_predictor(imbalance, 0.8), mid, 1)) < 0.06
 
 
-def test_returns_foretell_nothing_of_their_own() -> None:
+def test_returns_do_not_predict_themselves() -> None:
     _, mid = bars(busy(0.0))
     before = np.diff(mid, axis=1, prepend=mid[:, :1])
     assert abs(correlation(before / before.std(axis=1, keepdims=True), mid, 1)) < 0.08

@@ -1,4 +1,4 @@
-"""Do faults of single sockets, handshakes and delivery happen as ordered?"""
+"""Injected faults of single sockets, handshakes and delivery."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_lag_moves_receipts_and_nothing_else() -> None:
 
 
 async def test_fault_injected_without_a_time_begins_now() -> None:
-    """Its while is not over before it begins."""
+    """It has not ended before it begins."""
     time = ManualTime(SMALL.start_ns)
     async with SimulatedVenue(market(), clock="real", time_source=time) as venue, client(venue) as socket:
         await subscribe(socket, "bbo", "BTC")

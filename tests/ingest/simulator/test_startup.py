@@ -1,4 +1,4 @@
-"""Does the simulated venue start, say where it is, and leave nothing behind?"""
+"""Start and end of the simulated venue: announced addresses, errors, no leftovers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.ingest.simulator.clients import answer, client, market, subscribe, wa
 from tests.paths import ROOT
 
 
-async def test_port_in_use_is_said_plainly() -> None:
+async def test_a_port_in_use_is_reported() -> None:
     async with waiting_venue() as venue:
         port = int(venue.ws_url.rsplit(":", 1)[1].split("/")[0])
         with pytest.raises(VenueError, match=f"cannot listen on 127.0.0.1:{port}"):
@@ -39,7 +39,7 @@ async def test_leaving_the_venue_leaves_no_task_behind() -> None:
     assert not left
 
 
-def test_serving_says_where_and_ends_on_ctrl_c(tmp_path: Path) -> None:
+def test_serving_prints_addresses_and_ends_on_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving.cli", "--home", str(tmp_path), "serve-venue", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT

@@ -1,4 +1,4 @@
-"""Does the simulated venue serve the channels that name no single coin, and instruments of every kind?"""
+"""Venue-wide channels of the simulated venue, and instruments of every kind."""
 
 from __future__ import annotations
 

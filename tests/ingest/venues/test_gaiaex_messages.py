@@ -1,4 +1,4 @@
-"""GaiaEx: frames of both generations are read, what is ambiguous is refused, names and addresses are byte-exact."""
+"""GaiaEx messages of both generations: parsing, refusal of ambiguous books, byte-exact names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def flat(*prices: float) -> dict[str, Any]:
 
 
 def read(message: Any) -> Any:
-    """Return a message by way of its frame."""
+    """Return a message decoded from its frame."""
     return wire.decode(message if isinstance(message, bytes) else json.dumps(message).encode())
 
 
@@ -73,12 +73,12 @@ def test_a_spot_book_of_json_numbers_says_the_same_as_one_of_text() -> None:
 
 
 @pytest.mark.parametrize("word", [{"stale": True}, {"feed_connected": False}])
-def test_a_book_that_calls_itself_frozen_is_stale(word: dict[str, bool]) -> None:
+def test_a_book_marked_as_frozen_is_stale(word: dict[str, bool]) -> None:
     """F29."""
     assert read(G2 | word).is_stale
 
 
-def test_a_flat_book_with_one_turn_is_split_there() -> None:
+def test_a_flat_book_with_one_turning_point_is_split_there() -> None:
     """F30: the first generation."""
     book = read(flat(100, 99, 98, 101, 103))
     assert [[level.px for level in side] for side in book.levels] == [[100, 99, 98], [101, 103]]
@@ -106,7 +106,7 @@ def test_a_flat_book_that_could_be_split_otherwise_is_refused(prices: tuple[floa
 
 
 def is_split(prices: list[int], at: int) -> bool:
-    """Say whether a list can be bids up to a place and asks from there on."""
+    """Return whether a list can be bids up to an index and asks from there on."""
     bids, asks = prices[:at], prices[at:]
     falls = all(a > b for a, b in itertools.pairwise(bids))
     rises = all(a < b for a, b in itertools.pairwise(asks))
@@ -167,7 +167,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("frame", "reason"), REFUSED.items(), ids=[repr(frame)[:50] for frame in REFUSED])
-def test_what_does_not_fit_is_refused_with_the_reason(frame: bytes, reason: str) -> None:
+def test_malformed_frames_are_refused_with_the_reason(frame: bytes, reason: str) -> None:
     with pytest.raises(VenueError, match=reason):
         wire.decode(frame)
 
@@ -205,7 +205,7 @@ def test_an_instrument_and_its_twin_keep_the_raw_name(symbol: str) -> None:
     assert protocol.twin_of(instrument) == instrument.replace("gaiaex", "hyperliquid")
 
 
-def test_lists_of_both_generations_are_read_and_told_apart() -> None:
+def test_lists_of_both_generations_are_parsed_and_distinguished() -> None:
     g1 = [
         {
             "symbol": "BTC",

@@ -1,4 +1,4 @@
-"""Frames: real ones are read, and whatever does not fit is refused with the field's path."""
+"""Hyperliquid messages: recorded frames are parsed, malformed ones refused with the field's path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHANNELS = [kind.__struct_config__.tag for kind in wire.Message.__args__]
 
 
 @pytest.mark.parametrize(("frame", "reason"), REFUSED.items(), ids=[repr(frame)[:40] for frame in REFUSED])
-def test_what_does_not_fit_is_refused_with_the_reason(frame: bytes, reason: str) -> None:
+def test_malformed_frames_are_refused_with_the_reason(frame: bytes, reason: str) -> None:
     with pytest.raises(VenueError, match=reason):
         wire.decode(frame)
 
@@ -88,7 +88,7 @@ CANDLE: dict[str, Any] = {
 
 
 def read(channel: str, data: Any) -> Any:
-    """Return a message of a channel, by way of its frame."""
+    """Return a message of a channel, decoded from its frame."""
     return wire.decode(json.dumps({"channel": channel, "data": data}).encode())
 
 
@@ -132,7 +132,7 @@ def test_a_candle_keeps_every_field_whether_number_or_text() -> None:
     assert read("candle", CANDLE).data == read("candle", as_numbers).data == expected
 
 
-def test_compressed_contexts_are_unpacked_and_tell_absent_from_null() -> None:
+def test_compressed_contexts_are_unpacked_with_absent_and_null_fields() -> None:
     text = "q1ZyCnFWsqpWyk0syg6oULJSMjM0MjbRM1Wq1VGqqKyycnQM8EGRNzIw1DMyVdJRys1MAQnklebk1NYCAA=="
     found = read("fastAssetCtxs", text).data.by_coin
     assert (found["BTC"].mark_px, found["BTC"].mid_px) == (61234.5, UNSET)
@@ -179,7 +179,7 @@ def test_blocks_of_the_chain_come_as_a_bare_array() -> None:
     assert [(block.block_time, block.height) for block in message.data] == [(5, 9)]
 
 
-def test_the_bare_greeting_of_older_servers_is_no_fault() -> None:
+def test_the_bare_greeting_of_older_servers_is_accepted() -> None:
     assert isinstance(wire.decode(b"Websocket connection established."), wire.Greeting)
 
 

@@ -1,4 +1,4 @@
-"""Does the scanner read what `decode` reads, and nothing else?"""
+"""The compiled scanner reads exactly what `decode` reads, or leaves the frame to it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scanned(frames: Sequence[bytes], coins: Iterable[str] = COINS) -> ScannedFra
 
 
 def said(result: ScannedFrames, i: int, coins: Sequence[str] = COINS) -> Any:
-    """Return what the scanner says of a frame, in plain values; None where it leaves it to `decode`."""
+    """Return the scanned contents of a frame as plain values; None if it is left to `decode`."""
     if result.kind[i] == OTHER:
         assert result.coin[i] == -1
         assert result.prints[i] == result.prints[i + 1]
@@ -56,7 +56,7 @@ def said(result: ScannedFrames, i: int, coins: Sequence[str] = COINS) -> Any:
 
 
 def decoded(frame: bytes) -> Any:
-    """Return what `decode` says in the same form; None where it refuses, and for any other message."""
+    """Return the decoded contents in the same form; None if refused, and for any other message."""
     try:
         message = wire.decode(frame)
     except VenueError:
@@ -100,7 +100,7 @@ def capture(name: str, frames: int) -> list[bytes]:
         "hyperliquid/trades_20230227_20230502.ndjson.gz",
     ],
 )
-def test_real_frames_are_read_alike_to_the_bit(name: str) -> None:
+def test_recorded_frames_are_scanned_and_decoded_alike_to_the_bit(name: str) -> None:
     """A few of the 4-coin capture's sizes are written with an exponent, and left to `decode`."""
     frames = capture(name, 8_000)
     claims = [claim for frame in frames if (claim := decoded(frame)) is not None]
@@ -192,13 +192,13 @@ frames = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(frames, min_size=1, max_size=4))
-def test_what_the_scanner_accepts_decode_accepts_and_reads_alike(batch: list[bytes]) -> None:
+def test_scanned_frames_equal_decoded_ones(batch: list[bytes]) -> None:
     agree(batch)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 1 << 30))
-def test_mutated_frames_are_read_alike_or_left_to_decode(seed: int) -> None:
+def test_mutated_frames_are_scanned_alike_or_left_to_decode(seed: int) -> None:
     chance = random.Random(seed)
     agree([mutate(chance.choice(PLAIN), chance, PLAIN) for _ in range(50)])
 

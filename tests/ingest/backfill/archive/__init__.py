@@ -1,1 +1,1 @@
-"""History from the venue's archives: objects that lie in a real S3 server, in the venue's layouts."""
+"""Backfills from the venue's archives: objects in its layouts on a real S3 server."""

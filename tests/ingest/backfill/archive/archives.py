@@ -1,4 +1,4 @@
-"""What lies in an archive: objects in the venue's layouts, made of real prints and books where there are some."""
+"""Archive objects in the venue's layouts, for tests, made of real trades and books where available."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def objects_at(where: str, home: Path, limits: ArchiveSettings = LIMITS) -> Obje
     return ObjectCache(open_store(where, limits), home / "archive")
 
 
-async def fill_in(source: BackfillSource, wish: BackfillRequest, lake: Lake) -> dict[str, str]:
-    """Take every step that the lake has not, as the driver does; return why some were absent, by step."""
+async def fill_in(source: BackfillSource, request: BackfillRequest, lake: Lake) -> dict[str, str]:
+    """Fetch and commit the remaining steps as the driver does; return the reasons of absent ones, by step."""
     absent = {}
-    for step in await source.steps(wish):
+    for step in await source.steps(request):
         if lake.query("SELECT 1 FROM batches WHERE batch_id = ?", (step.key,)).num_rows:
             continue
-        taken = await source.take(step)
+        taken = await source.fetch(step)
         if taken.absent:
             absent[step.key] = taken.absent
         else:

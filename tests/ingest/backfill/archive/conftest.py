@@ -20,7 +20,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def place(server: str, tmp_path: Path) -> tuple[str, Put]:
-    """Return an archive's address, and what puts an object there."""
+    """Return the address of an archive, and a function that uploads an object."""
     import boto3
 
     client = boto3.client("s3")

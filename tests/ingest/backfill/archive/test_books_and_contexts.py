@@ -1,4 +1,4 @@
-"""Do archived books and contexts become rows, with what is no book or no number set aside?"""
+"""Archived books and contexts become rows, and invalid ones are set aside."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_contexts_keep_their_times_and_what_is_empty_is_null(
         ),
     ],
 )
-async def test_a_day_that_cannot_be_told_is_absent_and_says_why(
+async def test_an_unreadable_day_is_absent_with_its_reason(
     place: tuple[str, Put], settings: Settings, lines: list[str], coins: tuple[str, ...], reason: str
 ) -> None:
     where, put = place

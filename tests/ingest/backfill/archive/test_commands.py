@@ -1,4 +1,4 @@
-"""The commands that read archives: what they say beforehand, what they leave, and that a second run leaves nothing."""
+"""The commands that read archives: announced price, results, and a second run without effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what goes wrong with an archive said as the command ends, and does the same command go on afterwards?"""
+"""Errors of an archive end the command with a message, and the same command resumes afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAST = BLOCKS.key(HOUR + HOURS * HOUR_NS)
 
 
 class Front(http.server.BaseHTTPRequestHandler):
-    """Stands before a real S3 server, and answers questions for one object with an error."""
+    """A proxy of a real S3 server that answers requests for one object with an error."""
 
     behind = ""
     refused = ""
@@ -90,7 +90,7 @@ def trades(home: Path) -> int:
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_an_archive_that_fails_half_way_is_said_and_the_same_command_goes_on(
+def test_a_failing_archive_is_reported_and_the_same_command_resumes(
     place: tuple[str, Put],
     front: tuple[str, type[Front]],
     tmp_path: Path,
@@ -117,7 +117,7 @@ def test_an_archive_that_fails_half_way_is_said_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("flaw", "reason"), [("missing", "refused or not there"), ("truncated", "cut short or damaged: ")]
 )
-def test_an_object_that_is_missing_or_cut_short_is_named_and_taken_once_it_is_whole(
+def test_a_missing_or_truncated_object_is_named_and_fetched_once_it_is_whole(
     place: tuple[str, Put], tmp_path: Path, capsys: pytest.CaptureFixture[str], flaw: str, reason: str
 ) -> None:
     where, put = place

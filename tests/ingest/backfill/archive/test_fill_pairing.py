@@ -1,4 +1,4 @@
-"""Do arrays pair fills as one-by-one pairing does, whatever their order, and however often they come?"""
+"""Pairing by arrays equals pairing one by one, in any order and with repetitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDS = 300
 
 
 def some_fills(draw: random.Random) -> list[Fill]:
-    """Return fills of a few trades, most of them side by side, some changed, lost, repeated, or out of order."""
+    """Return fills of a few trades, most of them adjacent, some changed, lost, repeated, or out of order."""
     made = [
         fill
         for tid in range(draw.randrange(1, 12))
@@ -37,7 +37,7 @@ def some_fills(draw: random.Random) -> list[Fill]:
     return [msgspec.convert(fill, Fill, strict=False) for fill in made]
 
 
-def test_arrays_pair_as_one_by_one_does() -> None:
+def test_pairing_by_arrays_equals_pairing_one_by_one() -> None:
     draw = random.Random(17)
     prints = odd = 0
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Is a step that was killed while it fetched, or before its commit, taken again whole?"""
+"""A step killed during its download or before its commit is repeated as a whole."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TABLES = ("trades", "bars", "coverage", "quarantine")
 
 
 class Stalling(Quiet):
-    """A server of files that stands still halfway through one of them, and says that it does."""
+    """A file server that stops halfway through one file, and signals it."""
 
     stalls_at = ""
     stalled: threading.Event
@@ -83,7 +83,7 @@ def site(tmp_path: Path) -> Iterator[tuple[str, type[Stalling]]]:
 def fill_home(
     where: str, home: Path, before_commit: int = 0, reached: Event | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Take all steps, and return all rows; before the commit of one, say so and wait to be killed."""
+    """Fetch all steps and return all rows; before the commit of one, signal it and wait to be killed."""
     settings = load_settings(overrides={"home": home}, environ={})
 
     class Halting(Lake):

@@ -1,4 +1,4 @@
-"""Is an S3 server that is busy, fails, or breaks off asked again, and is every refusal told for what it is?"""
+"""Object stores: retries after busy, failing and interrupted answers, and the meaning of refusals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[Busy], ArchiveS
         server.shutdown()
 
 
-def test_an_archive_that_is_busy_fails_and_breaks_off_is_asked_until_it_gives(
+def test_busy_failing_and_interrupted_answers_are_retried(
     busy: tuple[type[Busy], ArchiveSettings], tmp_path: Path
 ) -> None:
     server, limits = busy
@@ -80,7 +80,7 @@ def test_an_archive_that_is_busy_fails_and_breaks_off_is_asked_until_it_gives(
         ((400, "BadThing"), r"it answered 400 BadThing \(run"),
     ],
 )
-def test_what_an_archive_refuses_is_told_and_not_noted(
+def test_a_refusal_is_an_error_and_not_recorded(
     busy: tuple[type[Busy], ArchiveSettings], tmp_path: Path, answer: tuple[int, str], text: str
 ) -> None:
     server, limits = busy
@@ -95,7 +95,7 @@ def test_what_an_archive_refuses_is_told_and_not_noted(
 
 
 @pytest.mark.parametrize("answer", [(403, "AccessDenied"), (404, "NoSuchKey")])
-def test_what_is_not_there_or_not_for_us_is_absent(
+def test_missing_and_forbidden_objects_are_absent(
     busy: tuple[type[Busy], ArchiveSettings], tmp_path: Path, answer: tuple[int, str]
 ) -> None:
     server, limits = busy
@@ -107,7 +107,7 @@ def test_what_is_not_there_or_not_for_us_is_absent(
     assert len(server.asked) == 2
 
 
-def test_without_credentials_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_name_the_next_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -1,4 +1,4 @@
-"""Do an hour's fills become each trade once, whole bars, and reasons for what is none?"""
+"""Archived hours: each trade once, complete bars, and reasons for rejected fills."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ BTC = "instrument = 'hyperliquid|perp|BTC'"
 
 
 def put_hours(put: Put, *middle: bytes, after: tuple[bytes, ...] = ()) -> None:
-    """Lay down an hour with both neighbours, in which the node wrote all the while."""
+    """Upload an hour with both neighbours, in which the node wrote all the time."""
     put(BLOCKS.key(HOUR - HOUR_NS), packed(pulse(HOUR_MS - 100_000, HOUR_MS)))
     put(BLOCKS.key(HOUR), packed(in_order([*pulse(HOUR_MS, END_MS), *middle])))
     put(BLOCKS.key(HOUR + HOUR_NS), packed(in_order([*pulse(END_MS, END_MS + 400_000), *after])))
 
 
-async def test_an_hour_becomes_trades_bars_and_coverage_and_a_second_run_does_nothing(
+async def test_an_hour_makes_trades_bars_and_coverage_and_a_second_run_does_nothing(
     place: tuple[str, Put], settings: Settings
 ) -> None:
     where, put = place
@@ -85,9 +85,7 @@ async def test_an_hour_becomes_trades_bars_and_coverage_and_a_second_run_does_no
         assert lake.snapshot() == before
 
 
-async def test_a_stretch_in_which_nothing_was_written_is_blind_and_not_quiet(
-    place: tuple[str, Put], settings: Settings
-) -> None:
+async def test_an_unwritten_span_is_blind_and_not_quiet(place: tuple[str, Put], settings: Settings) -> None:
     where, put = place
     put_hours(put)
     still = [*pulse(HOUR_MS, HOUR_MS + 600_000), *pulse(HOUR_MS + 1_200_000, END_MS)]
@@ -101,7 +99,7 @@ async def test_a_stretch_in_which_nothing_was_written_is_blind_and_not_quiet(
     assert {bars[number]["cause"] for number in blind} == {"archive silent"}
 
 
-async def test_layouts_that_overlap_give_each_trade_once(place: tuple[str, Put], settings: Settings) -> None:
+async def test_overlapping_layouts_give_each_trade_once(place: tuple[str, Put], settings: Settings) -> None:
     """Hour 8 of 2025-07-27 lies in both fills layouts; one trade has a side in each, one lies in both."""
     hour = FILLS.to_ns - HOUR_NS
     at_ms = hour // MS_NS
@@ -121,9 +119,7 @@ async def test_layouts_that_overlap_give_each_trade_once(place: tuple[str, Put],
         assert rows(lake, "quarantine") == []
 
 
-async def test_prints_without_a_tid_get_one_that_the_venue_never_uses(
-    place: tuple[str, Put], settings: Settings
-) -> None:
+async def test_trades_without_a_tid_get_a_synthetic_one(place: tuple[str, Put], settings: Settings) -> None:
     hour = parse_time_ns("2025-04-01T05:00:00Z")
     where, put = place
     line = {"coin": "BTC", "side": "A", "time": iso_ns(hour // MS_NS + 7), "px": "85000.5", "sz": "0.25"}
@@ -148,7 +144,7 @@ async def test_prints_without_a_tid_get_one_that_the_venue_never_uses(
 
 
 @pytest.mark.parametrize("lost", ["hour", "next"])
-async def test_what_is_missing_is_absent_with_its_reason_and_taken_once_it_is_there(
+async def test_a_missing_object_is_absent_with_its_reason_and_fetched_later(
     place: tuple[str, Put], settings: Settings, lost: str
 ) -> None:
     where, put = place
@@ -172,7 +168,7 @@ async def test_what_is_missing_is_absent_with_its_reason_and_taken_once_it_is_th
         assert [row["tid"] for row in rows(lake, "trades", BTC)] == [1]
 
 
-async def test_a_wish_for_what_no_archive_has_is_refused(place: tuple[str, Put], settings: Settings) -> None:
+async def test_a_request_outside_the_archive_is_refused(place: tuple[str, Put], settings: Settings) -> None:
     source = ArchiveTradeSource(objects_at(place[0], settings.home), settings, ManualTime(LATER))
     early = parse_time_ns("2024-01-01")
     with pytest.raises(
@@ -197,7 +193,7 @@ async def test_an_unknown_coin_is_named_and_no_bar_claims_that_it_was_quiet(
         assert rows(lake, "bars") == []
 
 
-async def test_the_price_is_told_before_anything_is_fetched_and_what_is_held_costs_nothing(
+async def test_the_price_is_known_before_fetching_and_cached_objects_cost_nothing(
     place: tuple[str, Put], settings: Settings
 ) -> None:
     where, put = place
@@ -219,7 +215,7 @@ async def test_the_price_is_told_before_anything_is_fetched_and_what_is_held_cos
     assert cost_of(await source.steps(WISH), dear).usd == 0.0
 
 
-async def test_a_bar_that_was_watched_stays_and_a_blind_one_gets_the_prints_beside_its_quote(
+async def test_watched_bars_stay_and_blind_ones_get_trades_beside_their_quotes(
     place: tuple[str, Put], settings: Settings
 ) -> None:
     where, put = place
@@ -227,7 +223,7 @@ async def test_a_bar_that_was_watched_stays_and_a_blind_one_gets_the_prints_besi
     with Lake.open(settings) as lake:
         plain = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
         step = (await plain.steps(WISH))[0]
-        made = (await plain.take(step)).tables["bars"].to_pylist()
+        made = (await plain.fetch(step)).tables["bars"].to_pylist()
         mine = [bar for bar in made if bar["instrument"].endswith("BTC")][:2]
         watched = mine[0] | {"origin": "live", "bid": 99.0, "trades": 7}
         blind = mine[1] | {"origin": "live", "bid": 98.0, "status": "blind", "cause": "connection lost"}

@@ -1,4 +1,4 @@
-"""Are the venue's candles taken whole, page by page, whatever it leaves out? Over a real socket."""
+"""Candles over REST: pages are complete whatever the venue leaves out. Over a real socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MINUTE_NS = 60 * NS
 LAST_OPEN_NS = NOW_NS // MINUTE_NS * MINUTE_NS
 
 
-async def test_the_venues_reach_comes_in_whole_and_a_second_time_asks_for_nothing(
+async def test_all_served_candles_are_fetched_and_a_second_run_requests_nothing(
     settings: Settings, lake: Lake
 ) -> None:
     past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(5_200)})
@@ -31,7 +31,7 @@ async def test_the_venues_reach_comes_in_whole_and_a_second_time_asks_for_nothin
             "the newest 5,000 less the one that is still open"
         )
         again = await fill_in(lake, chosen, from_ns=0)
-    assert (again.taken, again.rows, again.plan.held) == (0, {}, done.taken)
+    assert (again.taken, again.rows, again.plan.committed) == (0, {}, done.taken)
     found = lake.query(
         "SELECT epoch_ms(ts_open) AS t, open, high, low, close, volume, trades FROM candles ORDER BY t",
     )
@@ -42,10 +42,8 @@ async def test_the_venues_reach_comes_in_whole_and_a_second_time_asks_for_nothin
     assert bars.to_pylist() == [{"status": "printed", "origin": "candle", "lag": 1_100_000_000}]
 
 
-async def test_an_answer_that_holds_the_oldest_part_only_is_gone_on_with(
-    settings: Settings, lake: Lake
-) -> None:
-    """The venue answers with 7 candles at most, and leaves out the page's last minutes."""
+async def test_an_answer_with_only_the_oldest_part_is_continued(settings: Settings, lake: Lake) -> None:
+    """The venue answers with 7 candles at most, and leaves out the last minutes of a page."""
     past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100, absent=(50, 51, 98))}, answered=7)
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
@@ -58,7 +56,7 @@ async def test_an_answer_that_holds_the_oldest_part_only_is_gone_on_with(
     ], "what is absent behind the last candle has no bar yet"
 
 
-async def test_a_flat_minute_is_quiet_and_an_absent_one_is_what_the_caller_says(
+async def test_a_flat_minute_is_quiet_and_a_missing_one_has_the_callers_meaning(
     settings: Settings, lake: Lake
 ) -> None:
     past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(20, flat=(5,), absent=(9,))})
@@ -69,9 +67,7 @@ async def test_a_flat_minute_is_quiet_and_an_absent_one_is_what_the_caller_says(
     assert rows == [{"status": "quiet", "trades": 0, "volume": 0.0, "close": None}] * 2
 
 
-async def test_history_is_a_revision_of_what_was_blind_and_never_of_what_was_watched(
-    settings: Settings, lake: Lake
-) -> None:
+async def test_history_revises_blind_bars_and_never_watched_ones(settings: Settings, lake: Lake) -> None:
     watched, blind = LAST_OPEN_NS // MINUTE_NS - 3, LAST_OPEN_NS // MINUTE_NS - 2
     empty = dict.fromkeys(("open", "high", "low", "close", "volume", "buy_volume", "notional", "vwap"))
     past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(5)})
@@ -93,9 +89,7 @@ async def test_history_is_a_revision_of_what_was_blind_and_never_of_what_was_wat
     assert before["cause"].to_pylist() == ["", "recorder down"], "nothing is edited"
 
 
-async def test_a_range_is_taken_as_it_is_meant_and_a_later_one_adds_to_it(
-    settings: Settings, lake: Lake
-) -> None:
+async def test_a_range_is_exact_and_a_later_one_adds_to_it(settings: Settings, lake: Lake) -> None:
     past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100)})
     async with serving(past) as venue:
         chosen = settings_for(settings, venue)
@@ -108,7 +102,7 @@ async def test_a_range_is_taken_as_it_is_meant_and_a_later_one_adds_to_it(
     assert lake.query("SELECT max(revision) AS top FROM bars")["top"].to_pylist() == [0]
 
 
-async def test_a_delisted_coin_has_a_past(settings: Settings, lake: Lake) -> None:
+async def test_a_delisted_coin_has_history(settings: Settings, lake: Lake) -> None:
     past = RecordedHistory(NOW_NS, {("OLD", "1m"): candles(50)}, coins=("BTC",))
     past.listings = tuple(item._replace(listed=item.name != "OLD") for item in past.listings)
     async with serving(past) as venue:
@@ -140,7 +134,7 @@ async def test_a_delisted_coin_has_a_past(settings: Settings, lake: Lake) -> Non
         ({"wanted": RestRequest("candles", "7m")}, SettingsError, r"no candles of '7m'.*one of 1m, 3m, 5m"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_and_leaves_no_recording(
+async def test_an_invalid_request_is_refused_and_leaves_no_recording(
     spare: tuple[Settings, Lake], changes: dict[str, object], kind: type[Exception], text: str
 ) -> None:
     settings, lake = spare
@@ -158,7 +152,7 @@ async def test_what_cannot_be_meant_is_refused_and_leaves_no_recording(
         (FailInfo(status=502, html=True), "SOL"),
     ],
 )
-async def test_refusals_errors_and_pages_are_asked_again(
+async def test_refusals_errors_and_gateway_pages_are_retried(
     spare: tuple[Settings, Lake], fault: FailInfo, coin: str
 ) -> None:
     settings, lake = spare
@@ -175,7 +169,7 @@ async def test_refusals_errors_and_pages_are_asked_again(
         (FailInfo(status=200, html=True, times=10_000), "which is no JSON"),
     ],
 )
-async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
+async def test_a_failure_half_way_names_the_step_and_the_same_call_resumes(
     settings: Settings, lake: Lake, fault: FailInfo, reason: str
 ) -> None:
     past = RecordedHistory(NOW_NS, {("BTC", "1m"): candles(100), ("ETH", "1m"): candles(100)})
@@ -196,13 +190,13 @@ async def test_a_venue_that_fails_half_way_says_where_and_the_same_call_goes_on(
     assert "1 of 3 steps are in the lake, and the same command goes on" in seen.value.hint
     async with serving(past) as venue:
         done = await fill_in(lake, settings_for(settings, venue), coins=("BTC", "ETH"))
-    assert (done.plan.held, done.taken) == (1, 2)
+    assert (done.plan.committed, done.taken) == (1, 2)
     assert lake.query(
         "SELECT count(*) AS n, count(DISTINCT (instrument, ts_open)) AS d FROM candles"
     ).to_pylist() == [{"n": 198, "d": 198}]
 
 
-async def test_a_dry_run_costs_two_questions_and_leaves_nothing(settings: Settings, lake: Lake) -> None:
+async def test_a_dry_run_costs_two_requests_and_leaves_nothing(settings: Settings, lake: Lake) -> None:
     async with serving(RecordedHistory(NOW_NS, {("BTC", "1m"): candles(5_000)})) as venue:
         done = await fill_in(lake, settings_for(settings, venue), from_ns=0, dry_run=True)
     plan = done.plan

@@ -1,10 +1,10 @@
-"""Is funding taken as it was paid, and told for as many hours as it was for? Over a real socket."""
+"""Funding payments over REST, and the intervals that they were for. Over a real socket."""
 
 from __future__ import annotations
 
 import pytest
 
-from ingest.backfill.rest.funding import FIRST_NS, intervals
+from ingest.backfill.rest.funding import FIRST_NS, interval_hours
 from ingest.backfill.rest.runner import RestRequest
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from storage.clock import DAY_NS, parse_time_ns
@@ -29,11 +29,11 @@ FUNDING = RestRequest("funding")
         ([], []),
     ],
 )
-def test_the_spacing_tells_for_how_long_a_payment_was(hours: list[float], expected: list[int]) -> None:
-    assert intervals([int(hour * HOUR_MS) for hour in hours]) == expected
+def test_intervals_follow_from_the_spacing_of_payments(hours: list[float], expected: list[int]) -> None:
+    assert interval_hours([int(hour * HOUR_MS) for hour in hours]) == expected
 
 
-async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: Settings, lake: Lake) -> None:
+async def test_a_full_page_of_500_is_continued_without_duplicates(settings: Settings, lake: Lake) -> None:
     """Payments every half an hour fill more than a page of the venue's."""
     from ingest.simulator.wire.encoder import SimulatedFunding
 
@@ -48,11 +48,13 @@ async def test_a_page_of_500_is_gone_on_with_and_nothing_comes_twice(settings: S
     assert done.rows == {"funding": 899}
 
 
-async def test_what_pays_no_funding_is_refused(settings: Settings, lake: Lake) -> None:
+async def test_an_instrument_without_funding_is_refused(settings: Settings, lake: Lake) -> None:
     to_ns = parse_time_ns("2025-05-20")
     async with serving(RecordedHistory(to_ns, coins=("BTC", "@107"))) as venue:
         chosen = settings_for(settings, venue)
         with pytest.raises(InstrumentError, match="only perpetuals pay funding"):
             await fill_in(lake, chosen, FUNDING, coins=("@107",), to_ns=to_ns, now_ns=to_ns)
-        with pytest.raises(RangeError, match=r"no funding is told of between 1970.* it begins at 2023-05-12"):
+        with pytest.raises(
+            RangeError, match=r"there is no funding between 1970.* the first payment is at 2023-05-12"
+        ):
             await fill_in(lake, chosen, FUNDING, from_ns=0, to_ns=FIRST_NS - DAY_NS, now_ns=to_ns)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ingest.backfill.archive.fills import Pairing, read_fills
+from ingest.backfill.archive.fill_parser import HourReader
 from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS, hour_key, with_neighbours
 from ingest.backfill.archive.object_store import ArchiveStore, open_store
@@ -161,14 +161,14 @@ def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
     address, put = place
     put(KEY, packed(a_block(*a_trade(1, at_s=10.0))))
     put(f"{FILLS}/20250729/15.lz4", packed(a_block(*a_trade(2, at_s=3_599.9), *a_trade(3, at_s=3_700.0))))
-    objects, pairing = ObjectCache(open_at(address), tmp_path / "held"), Pairing()
+    objects = ObjectCache(open_at(address), tmp_path / "held")
+    reader = HourReader(HOUR_MS, HOUR_MS + 3_600_000, spill_ms=120_000)
     keys = [BLOCKS.key(at_ns) for at_ns in with_neighbours(HOUR)]
     assert [objects.fetch(key, LATER).state for key in keys] == ["absent", "held", "held"]
-    for key in keys[1:]:
-        for line in objects.lines(key):
-            pairing.add(read_fills(line))
-    trades, unpaired = pairing.settle(before_ms=HOUR_MS + 3_600_000)
-    assert ([trade.tid for trade in trades], unpaired) == ([1, 2], [])
+    for number, key in enumerate(keys[1:]):
+        reader.add(objects.pieces(key), BLOCKS.form, number)
+    hour = reader.finish()
+    assert (hour.prints["tid"].tolist(), hour.odd) == ([1, 2], [])
 
 
 def test_f27_hours_are_named_as_the_archive_names_them() -> None:

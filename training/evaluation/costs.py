@@ -11,9 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from storage.clock import parse_time_ns
-from storage.errors import SettingsError
-
 BPS: Final = 1e-4
 
 
@@ -32,44 +29,6 @@ class Costs:
     impact_bps: float = 10.0
     capital_usd: float = 100_000.0
     taker_fee_bps: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fee:
-    """The taker fee of a venue's base tier from an instant on, until the next row of that venue."""
-
-    venue: str
-    from_ns: int
-    taker_bps: float
-
-
-# Perps of the first dex, base tier: the venue raised the taker fee from 3.5 to 4.5 bp on 2025-05-05 at 03:00 UTC.
-# The table `fees` says the same (`tickwalk reference seed`); a ledger takes it from the code, so that a night can be
-# rebuilt whatever the table holds by then.
-FEES: Final = (
-    Fee("hyperliquid", 0, 3.5),
-    Fee("hyperliquid", parse_time_ns("2025-05-05T03:00"), 4.5),
-)
-
-
-def taker_fee_bps(instrument: str, at_ns: int | np.ndarray, costs: Costs) -> np.ndarray:
-    """Return the taker fee in force at each instant, in basis points.
-
-    Raises:
-        SettingsError: no fee is known for the instrument's venue, or it is a market with a deployer's own fee.
-    """
-    at = np.atleast_1d(np.asarray(at_ns, dtype=np.int64))
-    if costs.taker_fee_bps is not None:
-        return np.full(at.shape, costs.taker_fee_bps)
-    venue, _, symbol = instrument.split("|", 2)
-    rows = [fee for fee in FEES if fee.venue == venue]
-    if not rows or ":" in symbol:
-        raise SettingsError(
-            f"no taker fee is known for {instrument}", hint="set costs.taker_fee_bps in the recipe"
-        )
-    which = np.searchsorted([fee.from_ns for fee in rows], at, side="right") - 1
-    found: np.ndarray = np.array([fee.taker_bps for fee in rows])[which]
-    return found
 
 
 def impact_share(size: np.ndarray, notional: np.ndarray, costs: Costs) -> np.ndarray:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from storage.errors import SettingsError
-from training.evaluation.costs import BPS, Costs, impact_share, taker_fee_bps
+from training.evaluation.costs import BPS, Costs, impact_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class MarketData:
         price: (S, T) float64, NaN where none.
         half_spread: (S, T) float64, share of the price, NaN where unquoted.
         notional: (S, T) float64, quote units traded in the bar, NaN where unknown.
+        taker_fee_bps: (S, T) float64, in force at the close.
         scale: (S, T) float64, what a prediction is multiplied by to become a move; NaN where unknown.
         funding_paid: (S, T) float64, rates that fell due in (previous close, this close]; `None`: not known,
             so funding is left out of the ledger and the report says so.
@@ -68,6 +69,7 @@ class MarketData:
     price: np.ndarray
     half_spread: np.ndarray
     notional: np.ndarray
+    taker_fee_bps: np.ndarray
     scale: np.ndarray
     funding_paid: np.ndarray | None
     delay_bars: int
@@ -81,6 +83,7 @@ class MarketData:
             self.price[:, part],
             self.half_spread[:, part],
             self.notional[:, part],
+            self.taker_fee_bps[:, part],
             self.scale[:, part],
             None if self.funding_paid is None else self.funding_paid[:, part],
             self.delay_bars,
@@ -134,9 +137,9 @@ def run_ledger(
         prediction: (S, T) float, in units of `market.scale`; NaN where there is none, which wants no position.
         market: prices and costs of the same steps.
         rule: when and how much.
-        costs: fallbacks and fees.
+        costs: half spread without a quote, impact and capital.
     """
-    fee = np.stack([taker_fee_bps(name, market.ts_close_ns, costs) for name in market.instruments]) * BPS
+    fee = market.taker_fee_bps * BPS
     half = np.where(np.isfinite(market.half_spread), market.half_spread, costs.half_spread_bps * BPS)
     wanted = _wanted(prediction, market, rule, costs, fee + half)
     price = _carried(market.price)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import safetensors.torch
 import torch
@@ -22,6 +23,7 @@ from features.panel.panel import Panel
 from features.store.serialization import read_block, read_panel, write_block, write_panel
 from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
+from storage.lake.fees import FeeSchedule
 from storage.settings import Settings
 from training.data.labels import Labels
 from training.models.checkpoint import CheckpointStamp, write_atomic, write_json
@@ -94,6 +96,12 @@ class NightArtifacts:
     def recipe(self) -> Recipe:
         """The night's recipe."""
         return recipe_from_plain(self.facts["recipe"])
+
+    @property
+    def fees(self) -> FeeSchedule:
+        """The taker fees that the night was opened on."""
+        fees: FeeSchedule = msgspec.convert(self.facts["fees"], FeeSchedule)
+        return fees
 
     def refuse_other_code(self) -> None:
         """Refuse to go on with a night that was opened under other code than this.

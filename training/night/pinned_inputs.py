@@ -10,7 +10,9 @@ from the lake.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +23,12 @@ from features.panel.panel import Panel, content_hash, load_panel
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
 from storage.clock import NS
-from storage.errors import LakeError, TickwalkError
+from storage.errors import LakeError, SettingsError, TickwalkError
+from storage.lake.fees import BASE, FeeSchedule, read_fees
 from storage.lake.lake import Lake
 from storage.lake.snapshots import Pin, pins
 from storage.settings import Settings
+from training.evaluation.costs import Costs
 from training.night.artifacts import NightArtifacts
 
 _MINUTE_NS: Final = 60 * NS
@@ -42,7 +46,8 @@ def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> tu
         features_dir, lake, since_ns=facts["since_ns"], instruments=facts["instruments"], **_asked(folder, at)
     )
     funding = read_funding(lake, panel, at=at)
-    found = {"content_hash": content, "funding_hash": funding_hash(funding)}
+    fees = read_taker_fees(lake, panel, folder.recipe.costs, at=at)
+    found = {"content_hash": content, "funding_hash": funding_hash(funding), "fee_hash": fee_hash(fees)}
     for name, value in found.items():
         if value != facts[name]:
             raise LakeError(
@@ -65,10 +70,18 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
         return None
     facts = folder.facts
     try:
-        panel, funding = _read(folder, lake, at)
-    except TickwalkError:  # no bar of it, or not of every instrument
+        panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
+        funding = read_funding(lake, panel, at=at)
+        # Nights of releases before 0.1.0 took fees from the code and noted none.
+        fees = (
+            fee_hash(read_taker_fees(lake, panel, folder.recipe.costs, at=at))
+            if "fee_hash" in facts
+            else None
+        )
+    except TickwalkError:  # no bar of it, or not of every instrument, or no fee
         return False
-    return [content_hash(panel), funding_hash(funding)] == [pin.content, facts.get("funding_hash")]
+    hashes = [pin.content, facts.get("funding_hash"), facts.get("fee_hash")]
+    return [content_hash(panel), funding_hash(funding), fees] == hashes
 
 
 def panel_loader(folder: NightArtifacts, at: int) -> Callable[..., Panel]:
@@ -87,12 +100,6 @@ def _asked(folder: NightArtifacts, at: int) -> dict[str, Any]:
         "at": at,
         "grace_ns": facts["grace_ms"] * 1_000_000,
     }
-
-
-def _read(folder: NightArtifacts, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
-    facts = folder.facts
-    panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
-    return panel, read_funding(lake, panel, at=at)
 
 
 def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
@@ -125,3 +132,28 @@ def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
 def funding_hash(paid: np.ndarray | None) -> str:
     """Return a hash of what `read_funding` returns."""
     return hashlib.sha256(b"" if paid is None else np.ascontiguousarray(paid, dtype="<f8").data).hexdigest()
+
+
+def read_taker_fees(lake: Lake, panel: Panel, costs: Costs, *, at: int) -> FeeSchedule:
+    """Return the taker fees in force at the closes of a panel's bars, as known at each; none where `costs` sets one.
+
+    Raises:
+        SettingsError: the snapshot has no fee for an instrument at some close.
+    """
+    if costs.taker_fee_bps is not None:
+        return FeeSchedule("taker", BASE, ())
+    fees = read_fees(lake, "taker", until_ns=int(panel.ts_close_ns[-1]), at=at)
+    try:
+        for name in panel.instruments:
+            fees.bps(name, panel.ts_close_ns)
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error.message} (snapshot {at})",
+            hint="run: tickwalk reference seed, and use a newer snapshot; or set costs.taker_fee_bps in the recipe",
+        ) from error
+    return fees.used(panel.instruments, panel.ts_close_ns)
+
+
+def fee_hash(fees: FeeSchedule) -> str:
+    """Return a hash of what `read_taker_fees` returns."""
+    return hashlib.sha256(json.dumps(asdict(fees), sort_keys=True).encode()).hexdigest()

@@ -71,7 +71,7 @@ def close_night(
     challenger = choose_challenger(valid_ic)
 
     # 1. What everything would have earned over the tests.
-    market = make_market(data, recipe, grace_ns=folder.facts["grace_ms"] * 1_000_000)
+    market = make_market(data, recipe, folder.fees, grace_ns=folder.facts["grace_ms"] * 1_000_000)
     judged = judged_window(market, folds, data.labels.ts_decided_ns)
     dense = {
         folder.member(0, *member).partition("/")[2]: spread_out(
@@ -229,6 +229,7 @@ def _register(
         "snapshot",
         "content_hash",
         "funding_hash",
+        "fee_hash",
         "feature_fingerprint",
         "code",
         "training_code",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from features.panel.panel import Panel
+from storage.lake.fees import FeeSchedule
 from training.data.folds import Fold
 from training.data.labels import BASIS_MID, delay_bars, prices_at_close
 from training.data.panel import Normaliser, PanelWindows
@@ -45,8 +47,15 @@ def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: 
     )
 
 
-def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> MarketData:
-    """Return prices and costs of every step of a panel; the half spread comes from the closing quote."""
+def make_market(data: NightData, recipe: Recipe, fees: FeeSchedule, *, grace_ns: int) -> MarketData:
+    """Return prices and costs of every step of a panel; the half spread comes from the closing quote.
+
+    Args:
+        data: of the night.
+        recipe: says the order's delay, and may set a taker fee of its own.
+        fees: the taker fees of the venues.
+        grace_ns: from a bar's close to the decision.
+    """
     panel = data.panel
     prices = prices_at_close(panel)
     bid, ask = panel.column("bid"), panel.column("ask")
@@ -59,10 +68,18 @@ def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> MarketData
         price=prices.price.numpy(),
         half_spread=torch.where(quoted, (ask - bid) / (ask + bid), torch.nan).numpy(),
         notional=notional.numpy(),
+        taker_fee_bps=taker_fees(panel, recipe, fees),
         scale=data.labels.scale.numpy(),
         funding_paid=data.funding_paid,
         delay_bars=delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=recipe.label.delay_ms),
     )
+
+
+def taker_fees(panel: Panel, recipe: Recipe, fees: FeeSchedule) -> np.ndarray:
+    """Return the taker fee at each bar's close, (S, T) float64 in basis points: the recipe's, or the venue's."""
+    if (own := recipe.costs.taker_fee_bps) is not None:
+        return np.full((panel.n_instruments, panel.n_steps), own)
+    return np.stack([fees.bps(name, panel.ts_close_ns) for name in panel.instruments])
 
 
 def judged_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> JudgedWindow:

@@ -7,8 +7,8 @@ the features, the seed and this room's code; so the same night cannot give two r
 The folder `models/nights/<night>/`:
 
     night.json              night, recipe, since_ns, until_ns, instruments, snapshot, content_hash, funding_hash,
-                            feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code, code,
-                            lock, torch_version, device
+                            fee_hash, fees (role, tier, rows in force), feature_set, feature_names,
+                            feature_fingerprint, seed, grace_ms, training_code, code, lock, torch_version, device
     panel.safetensors       the panel (features.store.serialization.read_panel)
     features.safetensors    the block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid where known
@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code_version import code_version, lock_hash
 from storage.contracts.tables import PINS
 from storage.errors import GateError, LeakError
+from storage.lake.fees import seed_fees
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -66,7 +68,7 @@ from training.models.device import prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts, training_code
 from training.night.fold_training import train_members
-from training.night.pinned_inputs import funding_hash, read_funding
+from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_taker_fees
 from training.night.preparation import count_data, describe_fold, make_data, plan_night, read_fold
 from training.night.promotion import close_night
 from training.recipe import get_recipe
@@ -98,6 +100,8 @@ def open_night(
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     features = get_set(plan.feature_set)
     with Lake.open(settings) as lake:
+        if at is None:
+            seed_fees(lake)
         snapshot = lake.snapshot() if at is None else at
         panel, content = cached_panel(
             settings.features_dir,
@@ -111,10 +115,12 @@ def open_night(
             at=snapshot,
             grace_ns=settings.bars.grace_ns,
         )
+        fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
         identity = {
             "recipe": plan.to_plain(),
             "content_hash": content,
             "funding_hash": funding_hash(read_funding(lake, panel, at=snapshot)),
+            "fee_hash": fee_hash(fees),
             "feature_fingerprint": fingerprint(features),
             "seed": settings.training.seed,
             "training_code": training_code(),
@@ -138,6 +144,7 @@ def open_night(
             "until_ns": int(panel.ts_close_ns[-1]),
             "instruments": panel.instruments,
             "snapshot": snapshot,
+            "fees": asdict(fees),
             "feature_set": plan.feature_set,
             "feature_names": [item.name for item in features],
             "grace_ms": settings.bars.grace_ms,

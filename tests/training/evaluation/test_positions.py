@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.clock import parse_time_ns
-from storage.errors import SettingsError
-from training.evaluation.costs import BPS, Costs, taker_fee_bps
+from training.evaluation.costs import BPS, Costs
 from training.evaluation.positions import MarketData, PositionRule, run_ledger
 
 MINUTE_NS = 60 * 10**9
@@ -32,12 +31,14 @@ def market_of(
 ) -> MarketData:
     """A market whose bar `change_at` closes at the instant of the venue's fee change."""
     prices = np.array(price)
+    closes = FEE_CHANGE_NS + MINUTE_NS * (np.arange(prices.shape[1]) - change_at)
     return MarketData(
         instruments=tuple(f"hyperliquid|perp|C{i}" for i in range(len(prices))),
-        ts_close_ns=FEE_CHANGE_NS + MINUTE_NS * (np.arange(prices.shape[1]) - change_at),
+        ts_close_ns=closes,
         price=prices,
         half_spread=np.full(prices.shape, NAN) if half_spread is None else np.array(half_spread),
         notional=np.full(prices.shape, notional),
+        taker_fee_bps=np.broadcast_to(np.where(closes < FEE_CHANGE_NS, 3.5, 4.5), prices.shape),
         scale=np.full(prices.shape, scale),
         funding_paid=None if funding is None else np.array(funding),
         delay_bars=delay_bars,
@@ -124,18 +125,6 @@ def test_bar_without_known_notional_costs_the_whole_impact() -> None:
     assert fill.impact == pytest.approx(10 * BPS)
 
 
-def test_fee_is_the_one_in_force_at_the_instant() -> None:
-    at = np.array([FEE_CHANGE_NS - 1, FEE_CHANGE_NS])
-    assert taker_fee_bps("hyperliquid|perp|BTC", at, COSTS).tolist() == [3.5, 4.5]
-    assert taker_fee_bps("gaiaex|perp|BTC", at, replace(COSTS, taker_fee_bps=2.0)).tolist() == [2.0, 2.0]
-
-
-@pytest.mark.parametrize("name", ["gaiaex|perp|BTC", "hyperliquid|perp|xyz:AAPL"])
-def test_unknown_fee_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"no taker fee is known for .*costs.taker_fee_bps"):
-        taker_fee_bps(name, 0, COSTS)
-
-
 def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs) -> float:
     """Earn step by step, one instrument at a time, with nothing looked up ahead; return the net sum."""
 
@@ -145,11 +134,11 @@ def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, 
 
     net = 0.0
     n_steps = prediction.shape[1]
-    for i, name in enumerate(market.instruments):
+    for i in range(len(market.instruments)):
         units, last, order, free = 0.0, NAN, None, 0
         for step in range(n_steps):
             price = market.price[i, step]
-            fee = float(taker_fee_bps(name, int(market.ts_close_ns[step]), costs)[0]) * BPS
+            fee = float(market.taker_fee_bps[i, step]) * BPS
             half = market.half_spread[i, step]
             half = costs.half_spread_bps * BPS if math.isnan(half) else half
             if not math.isnan(price):

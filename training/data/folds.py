@@ -110,7 +110,7 @@ class Leaks:
         return self.label + self.embargo + self.shared
 
 
-def plan_walk(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeometry) -> list[Fold]:
+def walk_forward_folds(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeometry) -> list[Fold]:
     """Return the folds of a range, oldest first, with every boundary on the bars' grid.
 
     Raises:
@@ -186,7 +186,7 @@ def count_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_n
     return Leaks(int(label.sum()), int(embargo.sum()), int((stacked > 1).sum()))
 
 
-def draw(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:
+def draw_folds(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:
     """Return the folds as text, one line each, with a legend and the dates of the tests.
 
     Args:

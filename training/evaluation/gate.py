@@ -121,7 +121,7 @@ def choose_challenger(valid_ics: Mapping[str, Sequence[float]]) -> str:
     return max(means, key=lambda name: means[name])
 
 
-def judge(evidence: Evidence, limits: GateLimits) -> GateDecision:
+def decide(evidence: Evidence, limits: GateLimits) -> GateDecision:
     """Return the verdict: promoted only where every rule holds."""
     own = evidence.traded[evidence.challenger]
     rules = (

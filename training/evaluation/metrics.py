@@ -148,7 +148,7 @@ def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: i
         return 0.0
     scatter = float(trial_sharpes.std(ddof=1)) if len(trial_sharpes) > 1 else 0.0
     standard = (returns - returns.mean()) / returns.std()
-    return probability_of_skill(
+    return probabilistic_sharpe(
         sharpe(returns),
         scatter * expected_maximum(trials),
         periods=len(returns),
@@ -157,7 +157,7 @@ def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: i
     )
 
 
-def probability_of_skill(ratio: float, benchmark: float, *, periods: int, skew: float, tails: float) -> float:
+def probabilistic_sharpe(ratio: float, benchmark: float, *, periods: int, skew: float, tails: float) -> float:
     """Return the probability that the true Sharpe ratio lies above a benchmark.
 
     Bailey and Lopez de Prado, The Deflated Sharpe Ratio, Journal of Portfolio Management 40(5), 2014: skew and

@@ -25,7 +25,7 @@ from training.models.trainer import (
     FitRule,
     TrainingProgress,
     TrainingRows,
-    ask_network,
+    predict_network,
     fit_network,
 )
 
@@ -78,7 +78,7 @@ class FittedModel:
     parameters: int
 
 
-def fit_member(
+def fit_model(
     shared: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
@@ -109,7 +109,7 @@ def fit_member(
     return _fit_network(shared, train, valid, stamp, rule, earlier, folder, budget, on_epoch)
 
 
-def load_member(shared: FoldContext, saved: Checkpoint) -> FittedModel:
+def load_model(shared: FoldContext, saved: Checkpoint) -> FittedModel:
     """Return a saved member.
 
     Args:
@@ -149,7 +149,7 @@ def _fit_baseline(
     budget: int | None,
 ) -> FittedModel:
     if earlier is not None:
-        return load_member(shared, earlier)
+        return load_model(shared, earlier)
     fitted = fit_baseline(
         stamp.model,
         shared.table(train),
@@ -225,7 +225,7 @@ def _as_member(shared: FoldContext, fitted: Baseline) -> FittedModel:
 
 def _network_member(shared: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
     return FittedModel(
-        predict=lambda index: ask_network(network, shared.windows, index).cpu(),
+        predict=lambda index: predict_network(network, shared.windows, index).cpu(),
         budget=done.best_epoch,
         history=tuple(done.history),
         parameters=sum(value.numel() for value in network.parameters()),

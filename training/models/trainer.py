@@ -207,12 +207,12 @@ def mean_loss(network: nn.Module, windows: PanelWindows, rows: TrainingRows, rul
     """Return the mean loss over rows, with the network in evaluation mode."""
     rows = rows.to(windows.device)
     return float(
-        masked_huber(ask_network(network, windows, rows.index), rows.label, rows.mask, delta=rule.huber_delta)
+        masked_huber(predict_network(network, windows, rows.index), rows.label, rows.mask, delta=rule.huber_delta)
     )
 
 
 @torch.no_grad()
-def ask_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
+def predict_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
     """Return predictions for rows, (N,) float32 on the windows' device."""
     network.eval()
     parts = [network(*windows.batch(some)) for some in torch.split(index.to(windows.device), _ASK_BATCH)]

@@ -14,9 +14,9 @@ from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
 from training.evaluation.metrics import Score
 from training.models.device import derive_seed
-from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_member
+from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_model
 from training.night.artifacts import NightArtifacts, NightData, Predictions
-from training.night.scoring import make_field, score_parts
+from training.night.scoring import make_fold_context, score_folds
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
@@ -52,14 +52,14 @@ def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     )
 
 
-def train_members(
+def train_models(
     folder: NightArtifacts, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
 ) -> dict[str, Any]:
     """Train what is not trained yet, and return the test IC by member."""
     data, recipe = folder.read_data(), folder.recipe
     parts = split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns)
     rows = fold_rows(data, parts, recipe)
-    shared = make_field(data, fit_normaliser(data, rows.seen), recipe, device)
+    shared = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
     results: dict[str, Any] = {}
     for model, number in recipe.members:
         name = folder.member(fold.index, model, number)
@@ -97,7 +97,7 @@ def _train_member(
         feature_names=data.block.names,
         device=shared.windows.device.type,
     )
-    member = fit_member(
+    member = fit_model(
         shared,
         rows.train,
         rows.valid,
@@ -139,7 +139,7 @@ def predict_rows(member: FittedModel, index: torch.Tensor, data: NightData) -> P
 
 
 def _score(found: Predictions, recipe: Recipe, seed: int) -> Score:
-    return score_parts([found], recipe, seed=seed)
+    return score_folds([found], recipe, seed=seed)
 
 
 def _numbers(mask: torch.Tensor) -> torch.Tensor:

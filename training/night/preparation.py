@@ -20,19 +20,19 @@ from storage.clock import NS, iso
 from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError
 from storage.lake.lake import Lake
-from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, plan_walk, split_rows
+from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, walk_forward_folds, split_rows
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
 from training.night.pinned_inputs import panel_loader, pinned_at, read_pinned
-from training.night.registry import events_before, read_versions, serving_after
+from training.night.registry import events_before, read_versions, champion_after
 from training.recipe import Recipe
 
-LEARNED: Final = ("since_ns", "feature_set", "width", "instruments")
+TRAINING_FACTS: Final = ("since_ns", "feature_set", "width", "instruments")
 """What the ledger says of the bars that a version learned from."""
 
 
-def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> NightData:
+def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> NightData:
     """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
 
     Args:
@@ -69,7 +69,7 @@ def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> Nigh
         block,
         panel,
         split_ns=_newest_test_ns(panel, recipe),
-        learned=learned_by_champion(folder, lake),
+        learned=champion_training_window(folder, lake),
     )
     folder.write("health.json", health.to_dict())
     health.refuse()
@@ -83,22 +83,22 @@ def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> Nigh
     )
 
 
-def learned_by_champion(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:
+def champion_training_window(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:
     """Return what the champion learned from, which the night will be judged against.
 
     None where nothing serves, or what serves learned from another set or from bars of another width, as a recipe may
     be changed under its name: what its features were then, this night's do not say.
     """
     past = read_versions(lake, recipe=folder.recipe.name)
-    serving = serving_after(events_before(past, folder.path.name))
+    serving = champion_after(events_before(past, folder.path.name))
     if serving is None:
         return None
     told = dict(serving.inputs)
     night = NightArtifacts(folder.path.with_name(serving.night))
-    if not told.keys() >= set(LEARNED) and night.has(
+    if not told.keys() >= set(TRAINING_FACTS) and night.has(
         "night.json"
     ):  # an older row of the ledger; its night still says
-        told |= learned_facts(night)
+        told |= training_facts(night)
     recipe = folder.recipe
     if (told.get("feature_set"), told.get("width")) != (recipe.feature_set, recipe.width):
         return None
@@ -107,10 +107,10 @@ def learned_by_champion(folder: NightArtifacts, lake: Lake) -> TrainingWindow | 
     )
 
 
-def learned_facts(night: NightArtifacts) -> dict[str, Any]:
-    """Return what the ledger keeps of a night for those that are judged against it, by the names of `LEARNED`."""
+def training_facts(night: NightArtifacts) -> dict[str, Any]:
+    """Return what the ledger keeps of a night for those that are judged against it, by the names of `TRAINING_FACTS`."""
     facts = night.facts | {"width": night.recipe.width}
-    return {name: facts[name] for name in LEARNED}
+    return {name: facts[name] for name in TRAINING_FACTS}
 
 
 def count_data(data: NightData) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def count_data(data: NightData) -> dict[str, Any]:
     }
 
 
-def plan_night(data: NightData, recipe: Recipe) -> list[Fold]:
+def plan_night_folds(data: NightData, recipe: Recipe) -> list[Fold]:
     """Return the folds of the range that has labels.
 
     Raises:
@@ -146,7 +146,7 @@ def plan_night(data: NightData, recipe: Recipe) -> list[Fold]:
     width_ns = data.panel.width_ns
     start = int(decided[0]) // width_ns * width_ns if len(decided) else 0
     stop = int(decided[-1]) // width_ns * width_ns + width_ns if len(decided) else 0
-    return plan_walk(start, stop, width_ns=width_ns, geometry=recipe.folds)
+    return walk_forward_folds(start, stop, width_ns=width_ns, geometry=recipe.folds)
 
 
 def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]:

@@ -27,32 +27,32 @@ from training.evaluation.gate import (
     Evidence,
     GateDecision,
     choose_challenger,
-    judge,
+    decide,
 )
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
-from training.models.estimators import fit_member, load_member
+from training.models.estimators import fit_model, load_model
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
-from training.night.preparation import learned_facts
-from training.night.registry import VersionEvent, append_events, events_before, read_versions, serving_after
+from training.night.preparation import training_facts
+from training.night.registry import VersionEvent, append_events, events_before, read_versions, champion_after
 from training.night.scoring import (
-    JudgedWindow,
-    compare_with,
-    judged_window,
-    make_field,
+    EvaluationWindow,
+    compare_with_champion,
+    evaluation_window,
+    make_fold_context,
     make_market,
-    spread_out,
-    sum_up,
-    trade,
+    to_dense,
+    summarise_backtests,
+    backtest,
 )
-from training.night.summary import score_all, summarise
+from training.night.summary import score_all_folds, make_summary
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
 
 
-def close_night(
+def finish_night(
     folder: NightArtifacts,
     folds: list[Fold],
     lake: Lake,
@@ -72,31 +72,31 @@ def close_night(
 
     # 1. What everything would have earned over the tests.
     market = make_market(data, recipe, folder.fees, grace_ns=folder.facts["grace_ms"] * 1_000_000)
-    judged = judged_window(market, folds, data.labels.ts_decided_ns)
+    judged = evaluation_window(market, folds, data.labels.ts_decided_ns)
     dense = {
-        folder.member(0, *member).partition("/")[2]: spread_out(
+        folder.member(0, *member).partition("/")[2]: to_dense(
             [folder.read_predictions(folder.member(fold.index, *member)) for fold in folds], judged
         )
         for member in recipe.members
     }
-    ledgers = {name: trade(found, judged, recipe) for name, found in dense.items()}
+    ledgers = {name: backtest(found, judged, recipe) for name, found in dense.items()}
     tried = [name for name in ledgers if name not in recipe.controls]
     past = events_before(read_versions(lake, recipe=recipe.name), folder.path.name)
-    traded = sum_up(ledgers, recipe, tried=tried, earlier=len({event.version for event in past}))
+    traded = summarise_backtests(ledgers, recipe, tried=tried, earlier=len({event.version for event in past}))
 
     # 2. The gate.
-    serving = serving_after(past)
+    serving = champion_after(past)
     versus = (
         _against(serving, dense[challenger], data, recipe, judged, device, models_dir) if serving else None
     )
-    verdict = judge(_evidence(folder, folds, recipe, challenger, traded, versus), recipe.gate)
+    verdict = decide(_evidence(folder, folds, recipe, challenger, traded, versus), recipe.gate)
 
     # 3. The weights that would serve, and what was found.
     deployed = _refit(
         folder, data, recipe, challenger, [metrics[f.index, challenger, 0] for f in folds], device
     )
     folder.write(
-        "summary.json", summarise(folder, folds, recipe, judged, ledgers, traded, valid_ic, challenger)
+        "summary.json", make_summary(folder, folds, recipe, judged, ledgers, traded, valid_ic, challenger)
     )
     _register(lake, folder, recipe, verdict, deployed, traded[challenger], models_dir, clock)
     written = {
@@ -134,7 +134,7 @@ def _evidence(
     traded: dict[str, BacktestResult],
     versus: ChampionComparison | None,
 ) -> Evidence:
-    scores = [score_all(folder, folds, recipe, challenger, number) for number in range(recipe.seeds)]
+    scores = [score_all_folds(folder, folds, recipe, challenger, number) for number in range(recipe.seeds)]
     proof = folder.read("proof.json", step="build_panel")
     return Evidence(
         challenger=challenger,
@@ -153,7 +153,7 @@ def _against(
     challenger: np.ndarray,
     data: NightData,
     recipe: Recipe,
-    judged: JudgedWindow,
+    judged: EvaluationWindow,
     device: torch.device,
     models_dir: Path,
 ) -> ChampionComparison:
@@ -169,8 +169,8 @@ def _against(
             saved.stamp["recipe"][key] != recipe.to_plain()[key] for key in ("window_bars", "width", "label")
         ):
             raise CheckpointError("it was trained on other windows, bars or labels")
-        shared = make_field(data, Normaliser.from_plain(saved.normaliser), recipe, device)
-        champion = load_member(shared, saved)
+        shared = make_fold_context(data, Normaliser.from_plain(saved.normaliser), recipe, device)
+        champion = load_model(shared, saved)
     except CheckpointError as error:
         return ChampionComparison(serving.version, 0, math.nan, math.nan, obstacle=error.message)
     steps = slice(judged.first, judged.stop)
@@ -178,8 +178,8 @@ def _against(
     asked = torch.zeros_like(data.labels.decidable)
     asked[:, steps] = data.labels.decidable[:, steps] & torch.from_numpy(unseen)
     found = predict_rows(champion, torch.nonzero(asked.flatten()).squeeze(-1), data)
-    dense = spread_out([found], judged)
-    return compare_with(dense, challenger, judged, recipe, version=serving.version, unseen=unseen)
+    dense = to_dense([found], judged)
+    return compare_with_champion(dense, challenger, judged, recipe, version=serving.version, unseen=unseen)
 
 
 def _refit(
@@ -192,7 +192,7 @@ def _refit(
 ) -> dict[str, Any]:
     nothing = np.zeros(data.panel.n_steps, dtype=bool)
     rows = fold_rows(data, SplitRows(~nothing, nothing, nothing, nothing, nothing), recipe)
-    shared = make_field(data, fit_normaliser(data, rows.seen), recipe, device)
+    shared = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
     budget = round(median(entry["budget"] for entry in metrics))
     stamp = folder.stamp(
         model=challenger,
@@ -201,7 +201,7 @@ def _refit(
         feature_names=data.block.names,
         device=device.type,
     )
-    fit_member(shared, rows.train, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget)
+    fit_model(shared, rows.train, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget)
     last = int((rows.train % data.panel.n_steps).max())
     deployed = {
         "version": f"{challenger}-{folder.path.name}",
@@ -245,7 +245,7 @@ def _register(
         reason="best by validation",
         metrics={"traded": asdict(traded), "rules": {rule.name: rule.passed for rule in verdict.rules}},
         inputs={name: facts[name] for name in kept}
-        | learned_facts(folder)
+        | training_facts(folder)
         | {"cutoff_ns": deployed["cutoff_ns"]},
         artefact=str((folder.path / "deploy").relative_to(models_dir)),
         ts_knowable_ns=now_ns,

@@ -64,10 +64,10 @@ def read_versions(lake: Lake, *, recipe: str | None = None) -> list[VersionEvent
 
 def current_champion(lake: Lake, recipe: str) -> VersionEvent | None:
     """Return what serves a recipe, or `None`."""
-    return serving_after(read_versions(lake, recipe=recipe))
+    return champion_after(read_versions(lake, recipe=recipe))
 
 
-def serving_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
+def champion_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
     """Return what serves one recipe after these events, oldest first."""
     serving: VersionEvent | None = None
     for event in events:

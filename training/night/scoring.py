@@ -25,7 +25,7 @@ _BLOCK_HORIZONS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedWindow:
+class EvaluationWindow:
     """A window of time that starts with the first test and ends with the last.
 
     Args:
@@ -38,7 +38,7 @@ class JudgedWindow:
     market: MarketData
 
 
-def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device) -> FoldContext:
+def make_fold_context(data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device) -> FoldContext:
     """Return what members share, under one normaliser."""
     windows = PanelWindows(data.block, normaliser, window_bars=recipe.window_bars, device=device)
     labels = data.labels
@@ -82,13 +82,13 @@ def taker_fees(panel: Panel, recipe: Recipe, fees: FeeSchedule) -> np.ndarray:
     return np.stack([fees.bps(name, panel.ts_close_ns) for name in panel.instruments])
 
 
-def judged_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> JudgedWindow:
+def evaluation_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> EvaluationWindow:
     """Return the steps of all tests; they lie end to end, so positions are carried from fold to fold."""
     first, stop = np.searchsorted(decided_ns, [folds[0].test.start_ns, folds[-1].test.stop_ns])
-    return JudgedWindow(int(first), int(stop), market.window(int(first), int(stop)))
+    return EvaluationWindow(int(first), int(stop), market.window(int(first), int(stop)))
 
 
-def spread_out(parts: Sequence[Predictions], judged: JudgedWindow) -> np.ndarray:
+def to_dense(parts: Sequence[Predictions], judged: EvaluationWindow) -> np.ndarray:
     """Return predictions of all folds as (S, T) over the judged window, NaN where there is none."""
     dense = np.full(judged.market.price.shape, np.nan)
     for part in parts:
@@ -96,7 +96,7 @@ def spread_out(parts: Sequence[Predictions], judged: JudgedWindow) -> np.ndarray
     return dense
 
 
-def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> Score:
+def score_folds(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> Score:
     """Return the figures of one member over one fold, or over several together."""
     joined = [
         np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "label", "step")
@@ -109,7 +109,7 @@ def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> S
     )
 
 
-def trade(prediction: np.ndarray, judged: JudgedWindow, recipe: Recipe) -> PositionLedger:
+def backtest(prediction: np.ndarray, judged: EvaluationWindow, recipe: Recipe) -> PositionLedger:
     """Return what the recipe's position rule makes of predictions."""
     return run_ledger(prediction, judged.market, recipe.position, recipe.costs)
 
@@ -122,7 +122,7 @@ def period_returns(ledger: PositionLedger, recipe: Recipe) -> np.ndarray:
     return returns
 
 
-def sum_up(
+def summarise_backtests(
     ledgers: Mapping[str, PositionLedger], recipe: Recipe, *, tried: Sequence[str], earlier: int
 ) -> dict[str, BacktestResult]:
     """Return what each ledger earned, and how sure that is.
@@ -151,10 +151,10 @@ def sum_up(
     }
 
 
-def compare_with(
+def compare_with_champion(
     champion: np.ndarray,
     challenger: np.ndarray,
-    judged: JudgedWindow,
+    judged: EvaluationWindow,
     recipe: Recipe,
     *,
     version: str,
@@ -173,10 +173,10 @@ def compare_with(
     if count == 0:
         return ChampionComparison(version, 0, np.nan, np.nan)
     tail = len(unseen) - count
-    part = JudgedWindow(judged.first + tail, judged.stop, judged.market.window(tail, len(unseen)))
+    part = EvaluationWindow(judged.first + tail, judged.stop, judged.market.window(tail, len(unseen)))
     return ChampionComparison(
         version,
         count,
-        challenger_net=float(trade(challenger[:, tail:], part, recipe).net.sum()),
-        champion_net=float(trade(champion[:, tail:], part, recipe).net.sum()),
+        challenger_net=float(backtest(challenger[:, tail:], part, recipe).net.sum()),
+        champion_net=float(backtest(champion[:, tail:], part, recipe).net.sum()),
     )

@@ -63,14 +63,14 @@ from storage.lake.fees import seed_fees
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
-from training.data.folds import draw
+from training.data.folds import draw_folds
 from training.models.device import prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts, training_code
-from training.night.fold_training import train_members
+from training.night.fold_training import train_models
 from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_taker_fees
-from training.night.preparation import count_data, describe_fold, make_data, plan_night, read_fold
-from training.night.promotion import close_night
+from training.night.preparation import count_data, describe_fold, prepare_data, plan_night_folds, read_fold
+from training.night.promotion import finish_night
 from training.recipe import get_recipe
 
 logger = get_logger(__name__)
@@ -172,7 +172,7 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
         return dict(folder.read("panel.json"))
     folder.refuse_other_code()
     with folder.timed("build_panel"), Lake.open(settings, read_only=True) as lake:
-        data = make_data(folder, lake, features_dir=settings.features_dir)
+        data = prepare_data(folder, lake, features_dir=settings.features_dir)
         folder.write_data(data)
     counts = count_data(data)
     folder.write("panel.json", counts)
@@ -191,11 +191,11 @@ def plan_folds(settings: Settings, night: str) -> list[int]:
     if not folder.has("folds.json"):
         folder.refuse_other_code()
         data, recipe = folder.read_data(), folder.recipe
-        folds = plan_night(data, recipe)
+        folds = plan_night_folds(data, recipe)
         entries = [describe_fold(fold, data, recipe) for fold in folds]
         leaks = sum(sum(entry["leaks"].values()) for entry in entries)
         span_ns = int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0])
-        drawing = draw(folds, purge_ns=span_ns)
+        drawing = draw_folds(folds, purge_ns=span_ns)
         folder.write("folds.json", {"folds": entries, "leaks": leaks, "drawing": drawing})
         logger.info("folds planned", night=night, folds=len(folds), leaks=leaks)
     plan = folder.read("folds.json")
@@ -229,7 +229,7 @@ def train_fold(
     folder.refuse_other_code()
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     with folder.timed(f"train_fold-{fold:02d}"):
-        return train_members(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
+        return train_models(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
 
 
 def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = None) -> dict[str, Any]:
@@ -250,6 +250,6 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     folds = [read_fold(entry) for entry in folder.read("folds.json", step="plan_folds")["folds"]]
     with folder.timed("judge_night"), Lake.open(settings) as lake:
-        return close_night(
+        return finish_night(
             folder, folds, lake, device, models_dir=settings.models_dir, clock=clock or WallTime()
         )

@@ -13,17 +13,17 @@ from training.evaluation.metrics import Score
 from training.evaluation.positions import PositionLedger
 from training.models.device import derive_seed
 from training.night.artifacts import NightArtifacts
-from training.night.scoring import JudgedWindow, score_parts
+from training.night.scoring import EvaluationWindow, score_folds
 from training.recipe import Recipe
 
 _CURVE_POINTS: Final = 600
 
 
-def summarise(
+def make_summary(
     folder: NightArtifacts,
     folds: list[Fold],
     recipe: Recipe,
-    judged: JudgedWindow,
+    judged: EvaluationWindow,
     ledgers: dict[str, PositionLedger],
     traded: dict[str, BacktestResult],
     valid_ic: dict[str, list[float]],
@@ -34,7 +34,7 @@ def summarise(
         name: {
             "role": "control" if name in recipe.controls else "challenger",
             "folds": [folder.read(f"{folder.member(f.index, name)}/metrics.json")["test"] for f in folds],
-            "test": asdict(score_all(folder, folds, recipe, name)),
+            "test": asdict(score_all_folds(folder, folds, recipe, name)),
             "traded": asdict(traded[name]),
         }
         for name in recipe.models
@@ -48,18 +48,18 @@ def summarise(
         },
         "valid_ic": valid_ic,
         "seed_ic": [
-            score_all(folder, folds, recipe, challenger, number).ic.value for number in range(recipe.seeds)
+            score_all_folds(folder, folds, recipe, challenger, number).ic.value for number in range(recipe.seeds)
         ],
         "notes": _notes(folder, recipe),
     }
 
 
-def score_all(
+def score_all_folds(
     folder: NightArtifacts, folds: list[Fold], recipe: Recipe, model: str, number: int = 0
 ) -> Score:
     """Return the figures of one member over the tests of all folds together."""
     parts = [folder.read_predictions(folder.member(fold.index, model, number)) for fold in folds]
-    return score_parts(parts, recipe, seed=derive_seed(folder.facts["seed"], model, "all", number))
+    return score_folds(parts, recipe, seed=derive_seed(folder.facts["seed"], model, "all", number))
 
 
 def _notes(folder: NightArtifacts, recipe: Recipe) -> list[str]:

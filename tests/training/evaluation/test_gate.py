@@ -13,7 +13,7 @@ from training.evaluation.gate import (
     Evidence,
     GateLimits,
     choose_challenger,
-    judge,
+    decide,
 )
 from training.evaluation.metrics import Estimate
 
@@ -46,7 +46,7 @@ LIMITS = GateLimits()
 
 
 def test_good_challenger_is_promoted() -> None:
-    verdict = judge(GOOD, LIMITS)
+    verdict = decide(GOOD, LIMITS)
     assert verdict.promoted
     assert [rule.name for rule in verdict.rules] == [
         "leaks",
@@ -89,13 +89,13 @@ def test_good_challenger_is_promoted() -> None:
     ],
 )
 def test_each_rule_alone_stops_it(rule: str, worse: dict[str, object]) -> None:
-    verdict = judge(replace(GOOD, **worse), LIMITS)
+    verdict = decide(replace(GOOD, **worse), LIMITS)
     assert not verdict.promoted
     assert [item.name for item in verdict.rules if not item.passed] == [rule]
 
 
 def test_first_version_needs_no_champion_and_one_seed_has_no_spread() -> None:
-    verdict = judge(replace(GOOD, versus=None, seed_ics=(0.05,)), LIMITS)
+    verdict = decide(replace(GOOD, versus=None, seed_ics=(0.05,)), LIMITS)
     assert verdict.promoted
     reasons = {rule.name: rule.reason for rule in verdict.rules}
     assert reasons["beats champion"] == "nothing serves yet"
@@ -103,7 +103,7 @@ def test_first_version_needs_no_champion_and_one_seed_has_no_spread() -> None:
 
 
 def test_champion_that_cannot_be_asked_is_named_with_the_reason() -> None:
-    verdict = judge(
+    verdict = decide(
         replace(GOOD, versus=ChampionComparison("old", 0, 0.0, 0.0, obstacle="other features")), LIMITS
     )
     assert verdict.rules[-1].reason == "old cannot be asked: other features; retire it to promote without it"

@@ -12,7 +12,7 @@ from training.evaluation.metrics import (
     correlation,
     deflated_sharpe,
     expected_maximum,
-    probability_of_skill,
+    probabilistic_sharpe,
     score_predictions,
     sharpe,
 )
@@ -96,7 +96,7 @@ def test_few_blocks_give_no_interval() -> None:
 def test_deflated_sharpe_equals_the_papers_example() -> None:
     # Bailey and Lopez de Prado 2014, "A numerical example": 100 trials with variance 1/2, five years of days.
     benchmark = math.sqrt(0.5 / 250) * expected_maximum(100)
-    found = probability_of_skill(2.5 / math.sqrt(250), benchmark, periods=1250, skew=-3, tails=10)
+    found = probabilistic_sharpe(2.5 / math.sqrt(250), benchmark, periods=1250, skew=-3, tails=10)
     assert benchmark == pytest.approx(0.1132, abs=1e-4)
     assert found == pytest.approx(0.9004, abs=1e-4)
 

@@ -20,7 +20,7 @@ from training.models.trainer import (
     FitRule,
     TrainingProgress,
     TrainingRows,
-    ask_network,
+    predict_network,
     fit_network,
     mean_loss,
 )
@@ -168,10 +168,10 @@ def test_asking_drops_nothing_out_and_keeps_no_graph() -> None:
     network = network_of("mlp", windows)
     fit_network(network, windows, rows_of(windows, 0, 40), None, RULE, seed=1)
     network.train()
-    first, second = (ask_network(network, windows, torch.arange(N)) for _ in range(2))
+    first, second = (predict_network(network, windows, torch.arange(N)) for _ in range(2))
     assert torch.equal(first, second)
     assert not first.requires_grad
-    assert len(ask_network(network, windows, torch.arange(0))) == 0
+    assert len(predict_network(network, windows, torch.arange(0))) == 0
 
 
 def test_unknown_network_is_refused_with_the_names() -> None:

@@ -20,11 +20,11 @@ from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in,
 from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
 from training.models.checkpoint import load_checkpoint
-from training.models.estimators import load_member
+from training.models.estimators import load_model
 from training.models.trainer import EpochLog
 from training.night.artifacts import NightArtifacts
 from training.night.registry import VersionEvent, current_champion, promote_version, read_versions
-from training.night.scoring import make_field
+from training.night.scoring import make_fold_context
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
 STEPS = 1100
@@ -338,9 +338,9 @@ def test_weights_of_another_network_are_refused(learnt: Night) -> None:
     data, recipe = learnt.folder.read_data(), learnt.folder.recipe
     saved = load_checkpoint(learnt.folder.path / learnt.folder.member(0, "mlp"), expect={"model": "mlp"})
     wider = replace(recipe, window_bars=recipe.window_bars + 1)
-    shared = make_field(data, Normaliser.from_plain(saved.normaliser), wider, torch.device("cpu"))
+    shared = make_fold_context(data, Normaliser.from_plain(saved.normaliser), wider, torch.device("cpu"))
     with pytest.raises(CheckpointError, match="weights of mlp do not fit the network"):
-        load_member(shared, saved)
+        load_model(shared, saved)
 
 
 def test_range_that_is_too_short_or_empty_is_refused(learnt: Night) -> None:

@@ -29,7 +29,7 @@ def test_recipe_survives_json(name: str) -> None:
 def test_further_seeds_are_of_challengers_only() -> None:
     recipe = get_recipe("demo")
     assert recipe.seeds == 2
-    assert recipe.members[6:] == (("lightgbm", 1), ("mlp", 1), ("lstm", 1))
+    assert recipe.model_seeds[6:] == (("lightgbm", 1), ("mlp", 1), ("lstm", 1))
 
 
 def test_file_changes_what_it_says_and_nothing_else(tmp_path: Path) -> None:

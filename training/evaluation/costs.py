@@ -1,7 +1,7 @@
-"""What does it cost to trade: fee, spread and impact?
+"""Trading costs besides the fee: assumed half spread and market impact.
 
-The spread comes from the closing quote where a bar has one. Impact grows with the root of an order's share of its
-bar's notional (the square-root law: Almgren et al., Direct Estimation of Equity Market Impact, 2005).
+The half spread comes from the closing quote where a bar has one. Impact grows with the square root of an order's share
+of its bar's notional (Almgren et al., Direct Estimation of Equity Market Impact, 2005).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BPS: Final = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What trading costs where the data does not say.
+    """Assumed costs.
 
     Args:
-        half_spread_bps: half the spread wherever a bar has no quote (candle history never has one).
-        impact_bps: cost of an order as large as all that its bar traded; it falls with the root of the share.
-        capital_usd: what the shares of the ledger are shares of, for capacity and impact.
-        taker_fee_bps: a fee of one's own instead of the venue's table.
+        half_spread_bps: half the spread of a bar without a quote (candle history never has one).
+        impact_bps: impact of an order as large as its bar's notional; it falls with the square root of the share.
+        capital_usd: capital that the ledger's shares refer to, for capacity and impact.
+        taker_fee_bps: replaces the venues' fees of the table `fees`.
     """
 
     half_spread_bps: float
@@ -32,13 +32,13 @@ class Costs:
 
 
 def impact_share(size: np.ndarray, notional: np.ndarray, costs: Costs) -> np.ndarray:
-    """Return the impact of orders as a share of their price; that of a whole bar where its notional is unknown.
+    """Return the impact of orders as a share of their price; where the notional is unknown, that of a full bar.
 
     Args:
         size: orders, as shares of the capital.
-        notional: quote units that their bars traded.
+        notional: quote units traded in their bars.
     """
     traded = np.nan_to_num(notional)
     share = np.where(traded > 0, size * costs.capital_usd / np.where(traded > 0, traded, 1.0), 1.0)
-    found: np.ndarray = costs.impact_bps * BPS * np.sqrt(np.minimum(share, 1.0))
-    return found
+    impact: np.ndarray = costs.impact_bps * BPS * np.sqrt(np.minimum(share, 1.0))
+    return impact

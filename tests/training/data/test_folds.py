@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import RangeError, SettingsError
-from training.data.folds import Fold, FoldGeometry, SplitRows, count_leaks, draw_folds, walk_forward_folds, split_rows
+from training.data.folds import (
+    Fold,
+    FoldGeometry,
+    SplitRows,
+    count_leaks,
+    draw_folds,
+    split_rows,
+    walk_forward_folds,
+)
 
 MINUTE_NS = 60 * 10**9
 DAY_NS = 1440 * MINUTE_NS

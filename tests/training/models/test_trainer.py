@@ -20,9 +20,9 @@ from training.models.trainer import (
     FitRule,
     TrainingProgress,
     TrainingRows,
-    predict_network,
     fit_network,
     mean_loss,
+    predict_network,
 )
 
 N = 60
@@ -86,11 +86,11 @@ def test_early_stopping_gives_back_the_best_weights_not_the_last() -> None:
     kept: dict[int, dict[str, torch.Tensor]] = {}
     network = network_of("mlp", windows)
 
-    def keep(progress: TrainingProgress) -> None:
+    def save(progress: TrainingProgress) -> None:
         kept[progress.epoch] = dict(progress.state["weights"])
 
     rule = FitRule(epochs=30, batch=8, patience=3, learning_rate=1e-2)
-    done = fit_network(network, windows, train, against, rule, seed=1, keep=keep)
+    done = fit_network(network, windows, train, against, rule, seed=1, save=save)
     losses = [entry.valid_loss for entry in done.history]
     assert done.best_epoch == losses.index(min(losses)) + 1
     assert done.epoch == done.best_epoch + rule.patience < rule.epochs
@@ -131,7 +131,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(name: str, tm
     train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
     whole = fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1)
 
-    def keep_then_die(progress: TrainingProgress) -> None:
+    def save_then_die(progress: TrainingProgress) -> None:
         save_checkpoint(
             tmp_path,
             stamp_of(),
@@ -144,7 +144,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(name: str, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1, keep=keep_then_die)
+        fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1, save=save_then_die)
     saved = load_checkpoint(tmp_path, expect=stamp_of().expectations())
     assert saved.cursor["epoch"] == 2
     resume = TrainingProgress.resume(saved.cursor, best=saved.weights, state=saved.state)

@@ -98,7 +98,7 @@ def test_absent_broken_or_strange_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         load_checkpoint(tmp_path, expect={})
     (tmp_path / MANIFEST).write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="is no JSON"):
+    with pytest.raises(CheckpointError, match="is not JSON"):
         load_checkpoint(tmp_path, expect={})
     (tmp_path / MANIFEST).write_text(json.dumps({"format": 99}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="has format 99, this code reads 1"):

@@ -17,7 +17,8 @@ import torch
 from ingest.replay.rebuild import find_sources, rebuild
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime
-from storage.contracts.tables import BARS, FUNDING
+from storage.contracts.tables import BARS, FEES, FUNDING
+from storage.errors import SettingsError
 from storage.lake.lake import Lake
 from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import diff_rows, held_snapshots, snapshot_ids
@@ -188,6 +189,45 @@ def test_funding_that_lands_over_its_range_makes_another_night(world: World) -> 
         ]
         land(lake, world, "funding", "funding:of the past", paid)
     assert open_night(world.settings, recipe=recipe) != open_night(world.settings, recipe=recipe, at=without)
+
+
+def test_fees_in_force_are_part_of_the_identity_and_later_ones_are_not(world: World) -> None:
+    recipe = str(world.settings.home / "least.toml")
+    facts = world.folder.facts
+    assert [row["bps"] for row in facts["fees"]["rows"]] == [3.5]
+    with Lake.open(world.settings) as lake:
+        before = lake.snapshot()
+        row = {"venue": "hyperliquid", "kind": "perp", "dex": "", "tier": "base", "role": "taker"}
+        row |= {"ts_from": START_NS // 1000, "ts_to": None, "source": "made"}
+        late_ns = START_NS + 10 * STEPS * MINUTE_NS
+        lake.commit({"fees": FEES.rows([row | {"bps": 9.0, "ts_knowable_ns": late_ns}])}, batch_id="late fee")
+    known = open_night(world.settings, recipe=recipe, at=before)
+    assert open_night(world.settings, recipe=recipe) == known
+    with Lake.open(world.settings) as lake:
+        lake.commit({"fees": FEES.rows([row | {"bps": 5.0, "ts_knowable_ns": START_NS}])}, batch_id="fee")
+    changed = open_night(world.settings, recipe=recipe)
+    assert changed != known
+    rows = NightArtifacts.find(world.settings, changed).facts["fees"]["rows"]
+    assert [row["bps"] for row in rows] == [5.0]
+
+
+def test_snapshot_without_fees_is_refused_unless_the_recipe_sets_its_own(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    fill_lake(settings, walk(instruments=1, steps=STEPS, seed=3))
+    with Lake.open(settings) as lake:
+        before = lake.snapshot()
+    recipe = tmp_path / "least.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(
+        SettingsError, match=r"no taker fee of hyperliquid\|perp\|C0.*tickwalk reference seed"
+    ):
+        open_night(settings, recipe=str(recipe), at=before)
+    recipe.write_text(RECIPE + "[costs]\ntaker_fee_bps = 2.0\n", encoding="utf-8")
+    own = NightArtifacts.find(settings, open_night(settings, recipe=str(recipe), at=before))
+    assert own.fees.rows == ()
+    recipe.write_text(RECIPE, encoding="utf-8")
+    night = open_night(settings, recipe=str(recipe))  # writes the missing fees first
+    assert [row.bps for row in NightArtifacts.find(settings, night).fees.rows] == [3.5]
 
 
 def test_on_its_pinned_snapshot_every_bit_comes_again_after_upkeep_too(world: World) -> None:

@@ -69,7 +69,9 @@ def test_a_version_lives(lake: Lake) -> None:
 
     # Rollback is one more row, and so is retirement.
     promote_version(lake, "mlp-demo-1", reason="rollback", now_ns=40)
-    with pytest.raises(GateError, match=r"lstm-demo-2 does not serve demo \(what does: mlp-demo-1\)"):
+    with pytest.raises(
+        GateError, match=r"lstm-demo-2 does not serve demo \(the version that serves is mlp-demo-1\)"
+    ):
         retire_version(lake, "lstm-demo-2", reason="old", now_ns=45)
     retire_version(lake, "mlp-demo-1", reason="venue changed", now_ns=50)
     assert current_champion(lake, "demo") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -265,6 +266,47 @@ def test_noise_is_refused_with_reasons(tmp_path: Path) -> None:
     assert [event.event for event in ledger_of(night)] == ["registered", "rejected"]
     with Lake.open(night.settings, read_only=True) as lake:
         assert current_champion(lake, "tiny") is None
+
+
+OTHER = ("other features", "other code of its features", "no checkpoint", "no network")
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_champion_that_cannot_be_evaluated_counts_as_none(learnt: Night, tmp_path: Path, case: str) -> None:
+    shutil.copytree(learnt.settings.home, tmp_path, dirs_exist_ok=True)
+    night = Night(settings_in(tmp_path), learnt.name, learnt.verdict)
+    champion = night.folder.path / "deploy"
+    manifest = json.loads((champion / "manifest.json").read_bytes())
+    stamp = manifest["stamp"]
+    if case == "other features":
+        stamp["feature_names"] = [*stamp["feature_names"], "removed"]
+    elif case == "other code of its features":
+        stamp["feature_fingerprint"] = "0" * 64
+    elif case == "no network":
+        stamp["model"] = "gru"
+    (champion / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    if case == "no checkpoint":
+        shutil.rmtree(champion)
+    name = copy_of(night, "after", *BUILT, "folds.json")
+    for fold in (0, 1):
+        shutil.copytree(
+            night.folder.path / f"fold-{fold:02d}", night.folder.path.with_name(name) / f"fold-{fold:02d}"
+        )
+    with Lake.open(night.settings) as lake:
+        version = learnt.verdict["version"]
+        if (serving := current_champion(lake, "tiny")) is None or serving.version != version:
+            promote_version(lake, version, reason="by hand", now_ns=CLOCK.now_ns() + 10**6)
+    clock = ManualTime(CLOCK.now_ns() + 86_400 * 10**9)
+    verdict = judge_night(night.settings, name, clock=clock)
+    assert verdict["champion"] == version
+    obstacle = verdict["champion_obstacle"]
+    assert case in obstacle
+    assert str(tmp_path) not in obstacle
+    *others, rule = verdict["rules"]
+    assert rule["reason"] == f"{version} counts as no champion, since it cannot be evaluated: {obstacle}"
+    assert (rule["name"], rule["passed"], rule["value"]) == ("beats champion", True, None)
+    assert verdict["promoted"] == all(other["passed"] for other in others)
+    assert rule["reason"] in NightArtifacts.find(night.settings, name).read("summary.json")["notes"]
 
 
 def copy_of(night: Night, name: str, *files: str, **facts: object) -> str:

@@ -150,12 +150,12 @@ def trailing_scale(prices: Prices, rule: LabelRule) -> torch.Tensor:
 
 
 def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
-    """Return the labels of every instrument and step of a panel.
+    """Compute the labels of every instrument and step of a panel.
 
     Args:
         panel: bars as they were known.
         rule: horizon, scale, delay and holes.
-        grace_ns: how long after its close a bar is knowable.
+        grace_ns: from a bar's close until it is knowable.
     """
     n_steps = panel.status.shape[1]
     enter = delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=rule.delay_ms)
@@ -168,19 +168,22 @@ def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
     label = torch.zeros(panel.status.shape, dtype=torch.float64)
     mask = torch.zeros(panel.status.shape, dtype=torch.bool)
     basis = torch.zeros(panel.status.shape, dtype=torch.uint8)
-    kept = n_steps - leave
-    if kept > 0:
-        entry, entry_basis = prices.price[:, enter : enter + kept], prices.basis[:, enter : enter + kept]
-        ahead = torch.log(prices.price[:, leave:] / entry) / scale[:, :kept]
-        whole = (
+    complete = n_steps - leave
+    if complete > 0:
+        entry, entry_basis = (
+            prices.price[:, enter : enter + complete],
+            prices.basis[:, enter : enter + complete],
+        )
+        ahead = torch.log(prices.price[:, leave:] / entry) / scale[:, :complete]
+        observed = (
             (entry_basis == prices.basis[:, leave:])
             & torch.isfinite(ahead)
-            & decidable[:, :kept]
+            & decidable[:, :complete]
             & _unbroken(panel.status, enter, leave, rule.max_hole_bars)
         )
-        label[:, :kept] = torch.where(whole, ahead, 0.0)
-        mask[:, :kept] = whole
-        basis[:, :kept] = torch.where(whole, entry_basis, BASIS_NONE)
+        label[:, :complete] = torch.where(observed, ahead, 0.0)
+        mask[:, :complete] = observed
+        basis[:, :complete] = torch.where(observed, entry_basis, BASIS_NONE)
     close_ns = panel.ts_open_ns + panel.width_ns
     return Labels(
         label=label.to(torch.float32),

@@ -1,4 +1,4 @@
-"""Folds: the laws of purge and embargo, and a counter that finds what breaks them."""
+"""Walk-forward folds: purge, embargo, and the counter of leaked rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GEOMETRY = FoldGeometry(n_folds=3, test_share=0.15, valid_share=0.15, embargo_ba
 
 
 def brute_force_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> int:
-    """Count rows that leak, one row at a time and without the code under test."""
+    """Count leaked rows one at a time, without the code under test."""
     leaking = set()
     for i in range(len(decided_ns)):
         decided, end = int(decided_ns[i]), int(span_end_ns[i])
@@ -47,7 +47,7 @@ def brute_force_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span
 
 @st.composite
 def rows_and_folds(draw_from: st.DrawFn) -> tuple[list[Fold], np.ndarray, np.ndarray]:
-    """Rows at irregular times with labels of unequal length, and folds over their range."""
+    """Draw rows at irregular times with labels of unequal length, and folds over their range."""
     geometry = FoldGeometry(
         n_folds=draw_from(st.integers(1, 4)),
         test_share=draw_from(st.floats(0.05, 0.15)),
@@ -80,9 +80,9 @@ def test_every_row_in_a_window_stays_or_has_a_reason(case: tuple[list[Fold], np.
     for fold in folds:
         parts = split_rows(fold, decided, end)
         inside = (decided >= fold.train.start_ns) & (decided < fold.test.stop_ns)
-        said = parts.train.astype(int) + parts.valid + parts.test + parts.purged + parts.embargoed
-        assert np.array_equal(said, inside.astype(int))
-        # Nothing is dropped that breaks no law.
+        assigned = parts.train.astype(int) + parts.valid + parts.test + parts.purged + parts.embargoed
+        assert np.array_equal(assigned, inside.astype(int))
+        # A row that breaks no rule is not dropped.
         reaches = np.where(decided < fold.valid.start_ns, end > fold.valid.start_ns, end > fold.test.start_ns)
         assert not (parts.purged & ~reaches).any()
 
@@ -129,8 +129,8 @@ def test_planted_embargo_leak_is_found() -> None:
 
 def test_planted_shared_row_is_found() -> None:
     fold, decided, end, parts = one_fold()
-    taught = np.flatnonzero(parts.valid)[0]
-    parts.train[taught] = True
+    row = np.flatnonzero(parts.valid)[0]
+    parts.train[row] = True
     leaks = count_leaks(fold, parts, decided, end)
     assert leaks.shared == 1
     assert leaks.label == 1
@@ -145,7 +145,7 @@ def test_purge_follows_the_clock_when_rows_are_missing() -> None:
         assert np.array_equal(getattr(thin, name), getattr(parts, name)[kept])
 
 
-def test_tests_lie_end_to_end_and_expanding_trains_start_at_the_beginning() -> None:
+def test_tests_are_contiguous_and_expanding_trains_start_at_the_beginning() -> None:
     folds = walk_forward_folds(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
     assert [fold.train.start_ns for fold in folds] == [0, 0, 0]
     assert folds[-1].test.stop_ns == DAY_NS

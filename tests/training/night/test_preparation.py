@@ -1,4 +1,4 @@
-"""Against what is a night's health judged, where a champion serves?"""
+"""The reference window of a night's drift: the bars that the champion was trained on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serve(lake: Lake, **inputs: Any) -> None:
     )
 
 
-def test_it_is_what_the_champion_learned_from(home: tuple[Path, Lake]) -> None:
+def test_it_is_the_training_window_of_the_champion(home: tuple[Path, Lake]) -> None:
     nights, lake = home
     night = night_of(nights, "demo-2")
     assert champion_training_window(night, lake) is None
@@ -53,12 +53,12 @@ def test_it_is_what_the_champion_learned_from(home: tuple[Path, Lake]) -> None:
     assert champion_training_window(night, lake) == expected
     (nights / "demo-1" / "night.json").unlink()
     assert champion_training_window(night, lake) == expected, (
-        "the ledger says it, whether or not its night is here"
+        "the registry suffices, whether or not the night's folder exists"
     )
 
 
 @pytest.mark.parametrize("changed", [{"width": "5m"}, {"feature_set": "candles"}])
-def test_a_champion_of_other_features_under_the_same_name_is_none(
+def test_a_champion_with_another_feature_set_or_width_has_none(
     home: tuple[Path, Lake], changed: dict[str, Any]
 ) -> None:
     nights, lake = home
@@ -67,7 +67,7 @@ def test_a_champion_of_other_features_under_the_same_name_is_none(
 
 
 @pytest.mark.parametrize("is_here", [True, False])
-def test_of_a_champion_that_the_ledger_says_too_little_of_its_night_is_asked(
+def test_keys_missing_in_the_registry_come_from_the_champions_night(
     home: tuple[Path, Lake], is_here: bool
 ) -> None:
     nights, lake = home

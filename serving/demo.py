@@ -1,7 +1,7 @@
-"""What does `make demo` do: a simulated market, a real socket, a real night?
+"""The demo: a simulated market recorded over a real socket, and a real night on it.
 
-Only the market is simulated. Recorder, journal, lake, features, training, gate and report are the ones that a live
-venue gets; the clock is the venue's own, carried in its frames, so that every run gives the same bits.
+Only the market is simulated. Recorder, journal, lake, features, training, gate and report are those of a live venue.
+The clock is the venue's, carried in its frames, so every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MARK: Final = ".tickwalk-demo"
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo came to."""
+    """Result of the demo."""
 
     night: str
     verdict: dict[str, Any]
@@ -41,7 +41,7 @@ class Demo:
 
 
 def demo_faults(span_s: float) -> list[Fault]:
-    """Return what goes wrong in the demo's market, so that its report has something to show."""
+    """Return the faults of the demo's market, which give its report gaps and repairs to show."""
     return [
         Disconnect(at_s=0.21 * span_s, outage_s=12.0),
         Disconnect(at_s=0.52 * span_s, outage_s=420.0),
@@ -55,19 +55,19 @@ def demo_faults(span_s: float) -> list[Fault]:
 def run_demo(
     settings: Settings, *, hours: float, seed: int, on_step: Callable[[str], None] = lambda _: None
 ) -> Demo:
-    """Record a simulated market from a fresh home, and run the night of recipe `demo` on it.
+    """Record a simulated market into a fresh home, and run a night of recipe `demo` on it.
 
     Args:
-        settings: whose home takes the folder `demo`.
+        settings: the folder `demo` is made in their home.
         hours: length of the market.
-        seed: of the market; the training's own is a setting.
-        on_step: is told what happens.
+        seed: of the market; that of the training is a setting.
+        on_step: called with the progress.
 
     Raises:
-        SettingsError: the folder `demo` holds something that is not an earlier demo.
+        SettingsError: the folder `demo` exists and was not made by an earlier demo.
     """
     settings = _fresh_home(settings)
-    # Calmer than a live market, so that two days pass in a minute; the last seconds let the last bar be proven.
+    # Calmer than a live market, so that two days take a minute; the last seconds prove the last bar.
     spec = MarketSpec(seed=seed, span_s=hours * 3_600.0 + 5.0, activity=0.25, context_s=20, book_s=60)
     recorded = asyncio.run(_record(settings, spec, on_step))
     done = run_night(settings, recipe="demo", on_step=on_step)
@@ -89,10 +89,10 @@ async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str],
         faults=demo_faults(spec.span_s),
     )
 
-    def show(vitals: RecorderStatus) -> None:
+    def show(status: RecorderStatus) -> None:
         on_step(
-            f"recording the simulated market: {iso(vitals.now_ns)}, "
-            f"{vitals.frames:,} frames, {vitals.trades:,} trades"
+            f"recording the simulated market: {iso(status.now_ns)}, "
+            f"{status.frames:,} frames, {status.trades:,} trades"
         )
 
     async with venue:

@@ -1,4 +1,4 @@
-"""How does a whole night run in one process, as the nightly DAG runs it in tasks?"""
+"""A whole night in one process, with the same steps as the nightly DAG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.night.steps import build_panel, judge_night, open_night, plan_fold
 
 @dataclass(frozen=True, slots=True)
 class NightResult:
-    """What a night came to: its id, its verdict, its folds as drawn, and the path of its page."""
+    """Result of a night: its id, the value of `verdict.json`, the folds as text, and the path of the report."""
 
     night: str
     verdict: dict[str, Any]
@@ -31,12 +31,12 @@ def run_night(
     at: int | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> NightResult:
-    """Open a night, train every fold, judge it and write its page; steps that are done are kept.
+    """Run all steps of a night and write its report; finished steps are not repeated.
 
     Args:
         settings: the home, the seed and the device.
         recipe, since, until, at: see `training.night.steps.open_night`.
-        on_step: is told what comes next.
+        on_step: called before each step with its description.
     """
     on_step("pinning the data")
     night = open_night(settings, recipe=recipe, since=since, until=until, at=at)

@@ -1,6 +1,6 @@
-"""What exactly does a night do? A recipe: data, labels, folds, models, costs and limits, in one frozen value.
+"""Recipes: the data, labels, folds, models, costs and gate limits of a night, in one frozen value.
 
-A recipe is named, or lies in a TOML file that names a recipe as its `base` and says what differs:
+A recipe has a name, or is a TOML file that names another recipe as its `base` and lists the differences:
 
     base = "candles"
     name = "candles-2h"
@@ -39,19 +39,19 @@ MODELS: Final = (*BASELINES, *NETWORKS)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One way to train.
+    """One training configuration.
 
     Args:
-        name: what versions are filed under; one champion per name.
-        feature_set: name of a set in `features.sets`; the data must be able to carry it.
+        name: versions are registered under it; each name has one champion.
+        feature_set: name of a set in `features.sets`; the data must have its inputs.
         width: bar width.
-        window_bars: bars that a network sees.
-        stride: of train and valid rows, every `stride`-th step of the clock is used, since neighbours' labels
-            overlap; test rows are all used.
-        seeds: how often each challenger is trained; the first one is judged and served, the spread is a rule.
-        controls: what a challenger must beat.
-        challengers: models that may be promoted; the best by validation is the challenger.
-        origins: how a bar may have reached us.
+        window_bars: bars in a network's input.
+        stride: train and valid rows are every `stride`-th step of the clock, since the labels of neighbours overlap;
+            all test rows are used.
+        seeds: fits of each challenger; the first is evaluated and deployed, and the spread is a rule of the gate.
+        controls: models that a challenger must beat.
+        challengers: models that may be promoted; the best by validation is the night's challenger.
+        origins: accepted origins of bars.
         instruments: ids; empty: every instrument with bars in the range.
     """
 
@@ -96,8 +96,8 @@ class Recipe:
         return (*self.controls, *self.challengers)
 
     @property
-    def members(self) -> tuple[tuple[str, int], ...]:
-        """Everything that a fold trains: model and number of its seed."""
+    def model_seeds(self) -> tuple[tuple[str, int], ...]:
+        """All fits of a fold: model and number of its seed."""
         further = [(name, number) for number in range(1, self.seeds) for name in self.challengers]
         return (*((name, 0) for name in self.models), *further)
 
@@ -141,10 +141,10 @@ RECIPES: Final[dict[str, Recipe]] = {
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return a recipe by its name, or from the TOML file of that path.
+    """Return a recipe by its name, or from a TOML file by its path.
 
     Raises:
-        SettingsError: no recipe has that name, or the file does not fit.
+        SettingsError: no recipe has that name, or the file is not valid.
     """
     if name.endswith(".toml"):
         return _from_file(Path(name))
@@ -159,24 +159,24 @@ def get_recipe(name: str) -> Recipe:
 
 def _from_file(path: Path) -> Recipe:
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        overrides = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"recipe file {path} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"recipe file {path} is not TOML: {error}") from error
-    base = told.pop("base", None)
+    base = overrides.pop("base", None)
     if not isinstance(base, str):
         raise SettingsError(
             f"recipe file {path} names no base", hint=f'write base = "{next(iter(RECIPES))}" first'
         )
-    merged = _merge(get_recipe(base).to_plain(), told, where=str(path))
+    merged = _merge(get_recipe(base).to_plain(), overrides, where=str(path))
     if merged["name"] == base:
         raise SettingsError(f"recipe file {path} has the name of its base", hint="give it a name of its own")
     return recipe_from_plain(merged)
 
 
-def _merge(plain: dict[str, Any], told: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    for key, value in told.items():
+def _merge(plain: dict[str, Any], overrides: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    for key, value in overrides.items():
         if key not in plain:
             nearest = difflib.get_close_matches(key, plain, n=1, cutoff=0.0)[0]
             raise SettingsError(
@@ -187,7 +187,7 @@ def _merge(plain: dict[str, Any], told: Mapping[str, Any], *, where: str) -> dic
 
 
 def recipe_from_plain(plain: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `to_plain` described.
+    """Return the recipe from the plain values of `to_plain`.
 
     Raises:
         SettingsError: a value does not fit its key.

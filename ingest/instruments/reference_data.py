@@ -8,38 +8,13 @@ was delisted later is in the universe of the days on which it was listed.
 
 from __future__ import annotations
 
-from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Final
 
 import pyarrow as pa
 
-from storage.clock import DAY_NS, US_NS, iso, parse_time_ns
-from storage.contracts.tables import FEES
-from storage.errors import RangeError, SettingsError
-from storage.lake.lake import CommitResult, Lake
-
-Role = Literal["maker", "taker"]
-BASE: Final = "base"
-
-_DOCS: Final = "the page on fees of the documents at hyperliquid.gitbook.io"
-_FLAT: Final = "from June 2023 a flat 2.5, whose day is not said; by volume since March 11 (2024), base 3.5"
-_MAY_2025: Final = "announced 2025-04-29 for 2025-05-05 03:00 UTC"
-_SEEN: Final = "an answer to userFees of 2026-09-26 (docs.rs/crate/df-hyperliquid-core) has it"
-_GAIAEX: Final = (
-    "fee_rate in GaiaEx's documentation of /health, read 2026-08-22; for which role it does not say"
-)
-
-# (venue, kind, role, bps, in force from, source). The taker fees of perps have one base fee of 3.5 until May 2025, so
-# that no early year looks cheaper than it may have been. Fees that no source states have no row: the maker fee and
-# spot before May 2025, and markets of deployers (HIP-3), who set their own scale.
-_KNOWN: Final = (
-    ("hyperliquid", "perp", "taker", 3.5, "2023-02-26", f"{_DOCS}: {_FLAT}; the higher holds throughout"),
-    ("hyperliquid", "perp", "taker", 4.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
-    ("hyperliquid", "perp", "maker", 1.5, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
-    ("hyperliquid", "spot", "taker", 7.0, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
-    ("hyperliquid", "spot", "maker", 4.0, "2025-05-05T03:00:00", f"{_MAY_2025}; {_SEEN}"),
-    ("gaiaex", "perp", "taker", 3.5, "2026-08-22", _GAIAEX),
-)
+from storage.clock import DAY_NS, US_NS, iso
+from storage.errors import RangeError
+from storage.lake.lake import Lake
 
 _FEES_AT: Final = """
     SELECT venue, kind, dex, tier, role, bps, ts_from AS since, source FROM fees
@@ -89,31 +64,6 @@ _UNIVERSE: Final = """
 """
 
 
-def seed_fees(lake: Lake) -> CommitResult:
-    """Write the fees of the venues' documents; a second call adds nothing."""
-    rows: list[dict[str, Any]] = []
-    for venue, kind, role, bps, since, source in _KNOWN:
-        since_ns = parse_time_ns(since)
-        rows.append(
-            {
-                "venue": venue,
-                "kind": kind,
-                "dex": "",
-                "tier": BASE,
-                "role": role,
-                "bps": bps,
-                "source": source,
-            }
-            | {"ts_from": since_ns // US_NS, "ts_to": None, "ts_knowable_ns": since_ns}
-        )
-    about = sha256(repr(_KNOWN).encode()).hexdigest()[:12]
-    return lake.commit(
-        {"fees": FEES.rows(rows)},
-        batch_id=f"fees:{about}",
-        inputs={"source": "ingest/instruments/reference_data.py"},
-    )
-
-
 def fees_at(lake: Lake, at_ns: int, *, known_ns: int | None = None) -> pa.Table:
     """Return the fees in force at an instant, one row a venue, kind, dex, tier and role.
 
@@ -123,46 +73,6 @@ def fees_at(lake: Lake, at_ns: int, *, known_ns: int | None = None) -> pa.Table:
         known_ns: use what was known by then (default: at the instant itself).
     """
     return lake.query(_FEES_AT, [at_ns // US_NS, at_ns if known_ns is None else known_ns, at_ns // US_NS])
-
-
-def fee_bps(
-    lake: Lake,
-    venue: str,
-    instrument: str,
-    role: Role,
-    at_ns: int,
-    *,
-    tier: str = BASE,
-    known_ns: int | None = None,
-) -> float:
-    """Return the fee of a trade at an instant, in basis points of its notional.
-
-    Args:
-        lake: holds the table `fees`.
-        venue: where it was traded; differs from that of the id if a venue relays another's market.
-        instrument: id of the instrument.
-        role: maker or taker.
-        at_ns: time of the trade.
-        tier: volume tier.
-        known_ns: see `fees_at`.
-
-    Raises:
-        SettingsError: no fee was known for it then.
-    """
-    _, kind, symbol = instrument.split("|", 2)
-    dex = symbol.partition(":")[0] if ":" in symbol else ""
-    found = {
-        row["dex"]: float(row["bps"])
-        for row in fees_at(lake, at_ns, known_ns=known_ns).to_pylist()
-        if (row["venue"], row["kind"], row["tier"], row["role"]) == (venue, kind, tier, role)
-    }
-    for name in (dex, "*") if dex else ("",):
-        if name in found:
-            return found[name]
-    raise SettingsError(
-        f"no {role} fee of {instrument} at {venue}, tier {tier}, was known at {iso(at_ns)}",
-        hint="see what is with: tickwalk reference fees; the venues' own come with: tickwalk reference seed",
-    )
 
 
 def instruments_at(lake: Lake, at_ns: int) -> pa.Table:

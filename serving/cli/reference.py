@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 @reference.command()
 def seed(context: typer.Context) -> None:
     """Write the fees that are known of the venues' documents into the table `fees`; a second time adds nothing."""
-    from ingest.instruments.reference_data import seed_fees
+    from storage.lake.fees import seed_fees
     from storage.lake.lake import Lake
 
     with Lake.open(settings_of(context)) as lake:

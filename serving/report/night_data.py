@@ -89,10 +89,11 @@ def read_facts(settings: Settings, night: str) -> NightReport:
     plan, recipe = folder.read("folds.json", step="plan_folds"), folder.recipe
     data = folder.read_data()
     metrics = {
-        (entry["index"], name): folder.read(f"{folder.member(entry['index'], *member)}/metrics.json")
+        (entry["index"], folder.model_name(*fit)): folder.read(
+            f"{folder.model_path(entry['index'], *fit)}/metrics.json"
+        )
         for entry in plan["folds"]
-        for member in recipe.members
-        for name in [folder.member(0, *member).partition("/")[2]]
+        for fit in recipe.model_seeds
     }
     with Lake.open(settings, read_only=True) as lake:
         recorded = read_recorded(lake, folder.facts)

@@ -65,6 +65,8 @@ def make_verdict(facts: NightReport) -> PromotionSection:
     else:
         sentence = f"{len(failed)} of {len(rules)} rules do not hold: {', '.join(failed)}. "
         sentence += f"{serving} goes on serving." if serving else "Nothing serves under this recipe."
+    if obstacle := told.get("champion_obstacle"):
+        sentence += f" {serving} counts as no champion, since it cannot be evaluated: {obstacle}."
     return PromotionSection(
         is_promoted=bool(told["promoted"]),
         challenger=facts.challenger,

@@ -456,7 +456,8 @@ DISCREPANCIES: Final = Contract(
 FEES: Final = Contract(
     "fees",
     "What a trade costs at a venue, from when to when, with where that is written; a row holds for its dex or market "
-    "and tier. A correction is a row with a later `ts_knowable_ns`. Written by `tickwalk reference seed`.",
+    "and tier. A correction is a row with a later `ts_knowable_ns`. Written by `tickwalk reference seed`, and by a "
+    "night whose lake lacks them.",
     (
         Column("venue", TEXT, "the venue"),
         Column("kind", TEXT, "perp or spot"),

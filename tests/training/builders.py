@@ -1,4 +1,4 @@
-"""Panels and lakes that spell out only what a test is about."""
+"""Panels, feature blocks and lakes for tests of training."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def stamp_of() -> CheckpointStamp:
 def walk(
     *, instruments: int, steps: int, seed: int, signal: float = 0.0, volatility: float = 1e-3
 ) -> np.ndarray:
-    """Return log prices, (S, T): with a signal, returns share a drift that changes slowly, so the past foretells."""
+    """Return log prices, (S, T); with a signal, returns share a slowly changing drift, so the past is predictive."""
     rng = np.random.default_rng(seed)
     noise, drive = rng.standard_normal((2, instruments, steps))
     drift = np.zeros_like(noise)
@@ -119,7 +119,7 @@ def fill_lake(
         settings: the home.
         log_price: (S, T).
         width: of the bars.
-        but: steps that are left out, by instrument.
+        but: steps to leave out, by instrument.
     """
     step_ns = width_ns(width)
     n_instruments, n_steps = log_price.shape

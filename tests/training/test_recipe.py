@@ -1,4 +1,4 @@
-"""Recipes: what is built in, and what a file may change."""
+"""Recipes: the built-in ones, and those of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def file_of(folder: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_recipe_survives_json(name: str) -> None:
+def test_recipe_round_trips_through_json(name: str) -> None:
     recipe = get_recipe(name)
     assert recipe_from_plain(json.loads(json.dumps(recipe.to_plain()))) == recipe
     assert recipe.models == ("zero", "momentum", "ridge", "lightgbm", "mlp", "lstm")
@@ -26,13 +26,13 @@ def test_recipe_survives_json(name: str) -> None:
     assert recipe.folds.embargo_bars >= recipe.label.horizon_bars
 
 
-def test_further_seeds_are_of_challengers_only() -> None:
+def test_only_challengers_have_further_seeds() -> None:
     recipe = get_recipe("demo")
     assert recipe.seeds == 2
-    assert recipe.members[6:] == (("lightgbm", 1), ("mlp", 1), ("lstm", 1))
+    assert recipe.model_seeds[6:] == (("lightgbm", 1), ("mlp", 1), ("lstm", 1))
 
 
-def test_file_changes_what_it_says_and_nothing_else(tmp_path: Path) -> None:
+def test_file_changes_only_its_own_keys(tmp_path: Path) -> None:
     text = 'base = "candles"\nname = "long"\nstride = 6\n[label]\nhorizon_bars = 24\n'
     recipe = get_recipe(file_of(tmp_path, text))
     base = RECIPES["candles"]
@@ -64,7 +64,7 @@ def test_file_changes_what_it_says_and_nothing_else(tmp_path: Path) -> None:
         ("base = ", "is not TOML"),
     ],
 )
-def test_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         get_recipe(file_of(tmp_path, text))
 

@@ -1,13 +1,13 @@
-"""Which rows may teach, which choose, and which judge? Walk-forward folds on the clock.
+"""Walk-forward folds: train, validation and test windows on the clock, with purge and embargo.
 
-A fold has three windows of time, each right-open, in order: train `[a, b)`, valid `[b, c)`, test `[c, d)`. A row
-belongs to the window that holds its decision. At every boundary two laws hold, whatever the rows:
+A fold has three right-open windows of time, in order: train `[a, b)`, valid `[b, c)`, test `[c, d)`. A row belongs to
+the window that contains its decision. Two rules apply at every boundary:
 
-- purge: a row of an earlier part is dropped when its label's span ends after the boundary;
-- embargo: a row of a later part is dropped when it is decided within `embargo` of the boundary.
+- purge: a row of an earlier part is dropped if its label's span ends after the boundary;
+- embargo: a row of a later part is dropped if it is decided within `embargo` of the boundary.
 
-Both follow the clock, never row counts, so missing rows, several instruments and different densities change
-nothing. (M. Lopez de Prado, Advances in Financial Machine Learning, 2018, chapter 7.)
+Both use the clock and never row counts, so missing rows, several instruments and different densities make no
+difference. (M. Lopez de Prado, Advances in Financial Machine Learning, 2018, chapter 7.)
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _GLYPHS: Final = {"train": "█", "purge": "x", "valid": "▒", "embargo": "·",
 
 @dataclass(frozen=True, slots=True)
 class FoldGeometry:
-    """How a range of time is cut into folds.
+    """Number and lengths of the folds of a range of time.
 
     Args:
-        n_folds: how many; the tests lie end to end and finish with the range.
+        n_folds: number of folds; their tests are contiguous and end with the range.
         test_share, valid_share: length of one test and one valid window, as shares of the whole range.
-        embargo_bars: rows decided within this of a boundary are dropped from the later part.
+        embargo_bars: rows decided within this many bars of a boundary are dropped from the later part.
         scheme: `expanding` trains on everything before valid; `rolling` on the last `train_share` of the range.
         train_share: length of a rolling train window; expanding folds start with at least this much.
     """
@@ -76,11 +76,11 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class SplitRows:
-    """Which rows belong to which part; each (N,) bool, disjoint.
+    """Rows of each part of a fold; each (N,) bool, disjoint.
 
     Args:
-        train, valid, test: the rows that stay.
-        purged, embargoed: the rows that a law dropped, kept for drawing and counting.
+        train, valid, test: rows that stay.
+        purged, embargoed: rows that a rule dropped, for drawing and counting.
     """
 
     train: np.ndarray
@@ -92,12 +92,12 @@ class SplitRows:
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """Rows that break a law of the folds; every count must read zero.
+    """Counts of leaked rows; all must be 0.
 
     Args:
         label: rows of an earlier part whose label span or decision reaches past the next part's start.
         embargo: rows of a later part decided within the embargo after its start, or before it.
-        shared: rows that stand in two parts.
+        shared: rows in two parts.
     """
 
     label: int
@@ -106,15 +106,15 @@ class Leaks:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of the counts."""
         return self.label + self.embargo + self.shared
 
 
-def plan_walk(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeometry) -> list[Fold]:
+def walk_forward_folds(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeometry) -> list[Fold]:
     """Return the folds of a range, oldest first, with every boundary on the bars' grid.
 
     Raises:
-        RangeError: the range is too short for a window to be longer than its embargo.
+        RangeError: a window would not be longer than its embargo.
     """
     length_ns = stop_ns - start_ns
     embargo_ns = geometry.embargo_bars * width_ns
@@ -145,12 +145,12 @@ def plan_walk(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeome
 
 
 def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> SplitRows:
-    """Return which rows a fold trains, chooses and judges on.
+    """Assign rows to the parts of a fold.
 
     Args:
         fold: the windows.
-        decided_ns: (N,) int64, when each row's decision is taken; any order.
-        span_end_ns: (N,) int64, when the last price of each row's label lies.
+        decided_ns: (N,) int64, time of each row's decision; any order.
+        span_end_ns: (N,) int64, time of the last price of each row's label.
     """
     in_train = _within(fold.train, decided_ns)
     in_valid = _within(fold.valid, decided_ns)
@@ -171,10 +171,9 @@ def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> S
 
 
 def count_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Leaks:
-    """Count the rows of a fold's parts that break its laws, from the rows' own times and not from the split.
+    """Count the leaked rows of a fold's parts, from the rows' own times and independently of the split.
 
-    A row's features end at its decision and its label at its span's end, so its whole reach forward is the later
-    of the two.
+    A row's features end at its decision and its label at the end of its span, so a row reaches to the later of both.
     """
     reach_ns = np.maximum(decided_ns, span_end_ns)
     at_valid, at_test = fold.valid.start_ns, fold.test.start_ns
@@ -182,17 +181,17 @@ def count_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_n
     embargo = (parts.valid & (decided_ns < at_valid + fold.embargo_ns)) | (
         parts.test & (decided_ns < at_test + fold.embargo_ns)
     )
-    stacked = parts.train.astype(np.int8) + parts.valid + parts.test
-    return Leaks(int(label.sum()), int(embargo.sum()), int((stacked > 1).sum()))
+    times_used = parts.train.astype(np.int8) + parts.valid + parts.test
+    return Leaks(int(label.sum()), int(embargo.sum()), int((times_used > 1).sum()))
 
 
-def draw(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:
+def draw_folds(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:
     """Return the folds as text, one line each, with a legend and the dates of the tests.
 
     Args:
         folds: oldest first.
-        purge_ns: the longest label span, which is what a purge removes before a boundary.
-        columns: width of the time axis; a purge or embargo shorter than a column still shows as one.
+        purge_ns: the longest label span, which is the time that a purge removes before a boundary.
+        columns: width of the time axis; a purge or embargo shorter than a column is drawn as one column.
     """
     start_ns, stop_ns = min(f.train.start_ns for f in folds), max(f.test.stop_ns for f in folds)
     column_ns = (stop_ns - start_ns) / columns
@@ -214,8 +213,8 @@ def draw(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:
 
 
 def _within(span: TimeSpan, at_ns: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (at_ns >= span.start_ns) & (at_ns < span.stop_ns)
-    return found
+    is_within: np.ndarray = (at_ns >= span.start_ns) & (at_ns < span.stop_ns)
+    return is_within
 
 
 def _day(at_ns: int) -> str:

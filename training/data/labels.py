@@ -1,19 +1,19 @@
-"""What happened after each decision? The only module of tickwalk that looks forward.
+"""Labels: the volatility-scaled return after each decision. The only module of tickwalk that looks forward.
 
-A decision about bar `t` is taken when the bar is knowable, `ts_close[t] + grace`, and no feature sees past
-`ts_close[t]`. The entry price belongs to the first bar `e = t + k` that closes no earlier than the decision plus
-the order's delay (`k` is 1 wherever grace and delay fit in one bar), as of that bar's close; the exit price is the
-one of bar `x = e + horizon_bars`. So the label is
+The decision about bar `t` is taken when the bar is knowable, `ts_close[t] + grace`, and no feature uses data after
+`ts_close[t]`. The entry price is the close of bar `e = t + k`, the first bar that closes no earlier than the decision
+plus the order's delay (`k` is 1 wherever grace and delay fit in one bar). The exit price is the close of bar
+`x = e + horizon_bars`. So the label is
 
     y[t] = ln(price[x] / price[e]) / (volatility[t] * sqrt(horizon_bars))
 
-gross of every cost, with the price the mid where the bar has a quote, else its last print, never one of each.
+before all costs. The price is the mid where the bar has a quote, else its last print; a label never mixes the two.
 `volatility[t]` is the root mean square of the one-bar returns of the last `volatility_bars` bars up to and
-including `t`. Where the price is a last print, that print may be up to one grace older than the decision: it is
-later than anything a feature saw, all the same.
+including `t`. Where the price is a last print, that print may be up to one grace older than the decision, but it is
+still later than all data of the features.
 
 Axes: S instruments, T steps. One row of the panel is one listing (a recycled name is a new instrument), and a span
-that meets an `unlisted` step is masked, so no return spans two listings.
+with an `unlisted` step is masked, so no return spans two listings.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BASIS_MID: Final = 1
 BASIS_PRINT: Final = 2
 BASES: Final = ("none", "mid", "print")
 
-_WATCHED: Final = tuple(STATUSES.index(name) for name in ("printed", "quiet"))
+_OBSERVED: Final = tuple(STATUSES.index(name) for name in ("printed", "quiet"))
 _HOLES: Final = tuple(STATUSES.index(name) for name in ("blind", "unknown"))
 _UNLISTED: Final = STATUSES.index("unlisted")
 _LEAST_VOLATILITY: Final = 1e-7
@@ -42,13 +42,13 @@ _LEAST_VOLATILITY: Final = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """How a label is made.
+    """Definition of a label.
 
     Args:
         horizon_bars: bars from entry to exit.
         volatility_bars: bars of the trailing volatility; half of their returns must be observed.
         delay_ms: from the decision to the order's arrival.
-        max_hole_bars: the longest run of bars nobody watched that a span may hold.
+        max_hole_bars: longest run of unobserved bars that a span may contain.
     """
 
     horizon_bars: int
@@ -66,10 +66,10 @@ class LabelRule:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What one unit cost at each bar's close.
+    """Prices at the close of each bar.
 
     Args:
-        price: (S, T) float64, NaN where no watched bar gives one.
+        price: (S, T) float64, NaN where no observed bar has one.
         basis: (S, T) uint8, index into `BASES`.
     """
 
@@ -79,18 +79,18 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels of a panel, with the clock that purging needs.
+    """Labels of a panel, with the times that purging needs.
 
     Args:
         label: (S, T) float32, in units of trailing volatility; 0 where masked.
-        mask: (S, T) bool, both ends and everything between them was observed well enough.
-        basis: (S, T) uint8, index into `BASES`: what the return is a return of; `none` where masked.
+        mask: (S, T) bool, both ends and the bars between them were observed sufficiently.
+        basis: (S, T) uint8, index into `BASES`: kind of price; `none` where masked.
         scale: (S, T) float64, the trailing volatility of one horizon, known at the decision; NaN where unknown.
-        decidable: (S, T) bool, the bar was watched and its scale is known, so a live system would have decided;
-            it looks at nothing later than the bar.
-        ts_decided_ns: (T,) int64, when a row's decision is taken.
-        ts_span_start_ns, ts_span_end_ns: (T,) int64, the entry's and the exit's instant, one per step since all
-            instruments share the clock; steps whose exit lies beyond the panel have them too, and are masked.
+        decidable: (S, T) bool, the bar was observed and its scale is known, so a live system would have decided;
+            it depends on nothing later than the bar.
+        ts_decided_ns: (T,) int64, time of a row's decision.
+        ts_span_start_ns, ts_span_end_ns: (T,) int64, times of entry and exit, one per step since all instruments
+            share the clock; steps whose exit lies beyond the panel have them too, and are masked.
     """
 
     label: torch.Tensor
@@ -104,7 +104,7 @@ class Labels:
 
 
 def delay_bars(width_ns: int, *, grace_ns: int, delay_ms: int) -> int:
-    """Return how many bars after the decided one closes the bar that an order meets.
+    """Return the number of bars from the decided bar to the bar that fills its order.
 
     >>> delay_bars(60_000_000_000, grace_ns=2_000_000_000, delay_ms=200)
     1
@@ -116,8 +116,8 @@ def delay_bars(width_ns: int, *, grace_ns: int, delay_ms: int) -> int:
 
 
 def prices_at_close(panel: Panel) -> Prices:
-    """Return the mid of each bar's closing quote, or its last print where it has no fresh quote; watched bars only."""
-    watched = torch.isin(panel.status, torch.tensor(_WATCHED, dtype=panel.status.dtype))
+    """Return the mid of each observed bar's closing quote, or its last print if it has no fresh quote."""
+    watched = torch.isin(panel.status, torch.tensor(_OBSERVED, dtype=panel.status.dtype))
     mid = (panel.column("bid") + panel.column("ask")) / 2
     last = panel.column("close")
     has_mid = watched & torch.isfinite(mid) & ~(panel.column("quote_age_ms") > QUOTE_LIMIT_MS)
@@ -138,7 +138,7 @@ def trailing_return(prices: Prices, bars: int) -> torch.Tensor:
 
 
 def trailing_scale(prices: Prices, rule: LabelRule) -> torch.Tensor:
-    """Return the volatility of one horizon as known at each bar, (S, T) float64; NaN where too little was seen."""
+    """Return the volatility of one horizon as known at each bar, (S, T) float64; NaN with too few returns."""
     returns = trailing_return(prices, 1)
     seen = torch.isfinite(returns)
     squares = torch.where(seen, returns**2, 0.0)
@@ -150,12 +150,12 @@ def trailing_scale(prices: Prices, rule: LabelRule) -> torch.Tensor:
 
 
 def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
-    """Return the labels of every instrument and step of a panel.
+    """Compute the labels of every instrument and step of a panel.
 
     Args:
         panel: bars as they were known.
         rule: horizon, scale, delay and holes.
-        grace_ns: how long after its close a bar is knowable.
+        grace_ns: from a bar's close until it is knowable.
     """
     n_steps = panel.status.shape[1]
     enter = delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=rule.delay_ms)
@@ -163,24 +163,27 @@ def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
     prices = prices_at_close(panel)
     scale = trailing_scale(prices, rule)
     decidable = torch.isfinite(scale) & torch.isin(
-        panel.status, torch.tensor(_WATCHED, dtype=panel.status.dtype)
+        panel.status, torch.tensor(_OBSERVED, dtype=panel.status.dtype)
     )
     label = torch.zeros(panel.status.shape, dtype=torch.float64)
     mask = torch.zeros(panel.status.shape, dtype=torch.bool)
     basis = torch.zeros(panel.status.shape, dtype=torch.uint8)
-    kept = n_steps - leave
-    if kept > 0:
-        entry, entry_basis = prices.price[:, enter : enter + kept], prices.basis[:, enter : enter + kept]
-        ahead = torch.log(prices.price[:, leave:] / entry) / scale[:, :kept]
-        whole = (
+    complete = n_steps - leave
+    if complete > 0:
+        entry, entry_basis = (
+            prices.price[:, enter : enter + complete],
+            prices.basis[:, enter : enter + complete],
+        )
+        ahead = torch.log(prices.price[:, leave:] / entry) / scale[:, :complete]
+        observed = (
             (entry_basis == prices.basis[:, leave:])
             & torch.isfinite(ahead)
-            & decidable[:, :kept]
+            & decidable[:, :complete]
             & _unbroken(panel.status, enter, leave, rule.max_hole_bars)
         )
-        label[:, :kept] = torch.where(whole, ahead, 0.0)
-        mask[:, :kept] = whole
-        basis[:, :kept] = torch.where(whole, entry_basis, BASIS_NONE)
+        label[:, :complete] = torch.where(observed, ahead, 0.0)
+        mask[:, :complete] = observed
+        basis[:, :complete] = torch.where(observed, entry_basis, BASIS_NONE)
     close_ns = panel.ts_open_ns + panel.width_ns
     return Labels(
         label=label.to(torch.float32),
@@ -202,12 +205,12 @@ def _trailing_sum(values: torch.Tensor, bars: int) -> torch.Tensor:
 
 
 def _unbroken(status: torch.Tensor, enter: int, leave: int, max_hole_bars: int) -> torch.Tensor:
-    """Say for each step whether its span holds no hole longer than allowed and no unlisted step."""
+    """Return for each step whether its span has no hole longer than allowed and no unlisted step."""
     is_hole = torch.isin(status, torch.tensor(_HOLES, dtype=status.dtype))
     step = torch.arange(status.shape[1]).expand(status.shape)
     last_seen = torch.cummax(torch.where(is_hole, -1, step), dim=1).values
     run = (step - last_seen).to(torch.float32)
     run = torch.where(status == _UNLISTED, torch.inf, run)
-    # A span starts at a watched bar, so the longest run within it is the largest running count.
+    # A span starts at an observed bar, so the longest run within it is the largest running count.
     longest = torch.nn.functional.max_pool1d(run[:, None, enter:], leave - enter + 1, stride=1)[:, 0]
     return longest <= max_hole_bars

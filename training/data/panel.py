@@ -1,9 +1,10 @@
-"""How do rows of a panel become batches of windows, without copying the panel and without stitching a hole?
+"""Windows of a panel's features as batches, and the normaliser of the features.
 
-The block of features lies in memory once, standardised, with its mask beside it, instruments first: (S, P + T, 2F)
-with P = window - 1 masked steps before each instrument's first. A window is a view into it, a batch one
+The feature block is in memory once, standardised, with its mask beside it, instruments first: (S, P + T, 2F) with
+P = window - 1 masked steps before each instrument's first. A window is a view into it, and a batch is one
 `index_select` of an overlapping `as_strided` view (measured: 8-9 times faster than indexing a time-major panel).
-Since the panel is dense, a window is always `window` steps of the clock; a missing step is a masked zero in it.
+Since the panel is dense, a window always spans `window` consecutive steps of the clock; a missing step is a masked
+zero in it, and windows never join across a hole.
 
 A row is one instrument at one step, numbered `s * T + t`.
 """
@@ -21,11 +22,11 @@ from features.feature import FeatureBlock
 
 @dataclass(frozen=True, slots=True)
 class Normaliser:
-    """Mean and scale of each feature, as seen in one fold's train rows.
+    """Mean and scale of each feature, from the train rows of one fold.
 
     Args:
         mean, std: (F,) float64.
-        clip: standardised values are held within this many deviations, since tails of flow are long.
+        clip: standardised values are clipped to this many deviations, since order flow has long tails.
     """
 
     mean: torch.Tensor
@@ -36,12 +37,12 @@ class Normaliser:
     def fit(
         cls, values: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, *, clip: float = 5.0
     ) -> Normaliser:
-        """Return the normaliser of some rows; a feature that is constant or never valid there gets scale 1.
+        """Fit the normaliser to some rows; a feature that is constant or never valid there gets scale 1.
 
         Args:
             values: (S, T, F) float32, 0 where invalid.
             mask: (S, T, F) bool.
-            rows: (S, T) bool, the rows that may be looked at.
+            rows: (S, T) bool, the rows to use.
         """
         seen, valid = values[rows].to(torch.float64), mask[rows]
         count = valid.sum(dim=0).clamp(min=1)
@@ -51,7 +52,7 @@ class Normaliser:
         return cls(mean, torch.where(std > 1e-12, std, torch.ones_like(std)), clip)
 
     def apply(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return values standardised and clipped, 0 where masked, float32."""
+        """Standardise and clip values; masked ones become 0. Return float32."""
         scaled = ((values.to(torch.float64) - self.mean) / self.std).clamp(-self.clip, self.clip)
         return torch.where(mask, scaled, 0.0).to(torch.float32)
 
@@ -61,7 +62,7 @@ class Normaliser:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Normaliser:
-        """Return the normaliser that `to_plain` wrote."""
+        """Return the normaliser from the plain values of `to_plain`."""
         return cls(
             torch.tensor(plain["mean"], dtype=torch.float64),
             torch.tensor(plain["std"], dtype=torch.float64),
@@ -70,7 +71,7 @@ class Normaliser:
 
 
 class PanelWindows:
-    """Batches of windows over one resident block."""
+    """Batches of windows over one block in memory."""
 
     def __init__(
         self, block: FeatureBlock, normaliser: Normaliser, *, window_bars: int, device: torch.device
@@ -102,7 +103,7 @@ class PanelWindows:
         return both[..., : self.n_features], both[..., self.n_features :]
 
     def newest(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return only the rows' own bars, x and mask, each (B, F) float32 on the CPU."""
+        """Return only the newest bar of each row, x and mask, each (B, F) float32 on the CPU."""
         start = rows // self.n_steps * self._stride + rows % self.n_steps + self.window_bars - 1
         both = self._resident.index_select(0, start.to(self.device)).cpu()
         return both[:, : self.n_features], both[:, self.n_features :]

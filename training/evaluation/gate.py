@@ -1,7 +1,7 @@
-"""May the challenger serve? A fixed rule over a night's evidence, each part with its value, limit and reason.
+"""The promotion gate: fixed rules over a night's evidence, each with its value, limit and reason.
 
-The challenger is chosen by validation alone: the model whose information coefficient, averaged over the folds'
-valid rows, is highest. Everything else here reads test rows, which chose nothing. All rules must hold.
+Validation alone chooses the challenger: the model with the highest information coefficient (IC), averaged over the
+folds' valid rows. All other rules read test rows, which take no part in any choice. Every rule must hold.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from training.evaluation.metrics import Estimate
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
-    """Where the rules draw their lines.
+    """Limits of the rules.
 
     Args:
-        min_deflated_sharpe: probability that the Sharpe ratio after costs is not the luck of many trials.
-        min_fills: fewer fills than this are no evidence, however well they went.
+        min_deflated_sharpe: probability that the Sharpe ratio after costs survives correction for multiple testing.
+        min_fills: with fewer fills, a good result is no evidence.
         max_seed_spread: largest minus smallest IC among seeds, as a share of the mean's size.
         min_unseen_steps: steps after the champion's cut-off that a comparison with it needs.
     """
@@ -32,7 +32,7 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True)
 class BacktestResult:
-    """What the position rule earned with one model over all test windows, in shares of the capital."""
+    """Earnings of one model under the position rule over all test windows, in shares of the capital."""
 
     gross: float
     fee: float
@@ -47,13 +47,13 @@ class BacktestResult:
 
 @dataclass(frozen=True, slots=True)
 class ChampionComparison:
-    """Challenger against champion on the test rows that neither has learnt from.
+    """Challenger against champion on the test rows that neither was trained on.
 
     Args:
         version: the champion.
         unseen_steps: test steps decided after the champion's cut-off.
-        challenger_net, champion_net: what each earned on them, NaN where not compared.
-        obstacle: why the champion cannot be asked; empty where it can.
+        challenger_net, champion_net: earnings on those steps, NaN where not compared.
+        obstacle: why the champion cannot be evaluated, so that it counts as none; empty where it can.
     """
 
     version: str
@@ -65,17 +65,17 @@ class ChampionComparison:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the gate reads.
+    """Everything that the gate reads.
 
     Args:
         challenger: its name.
         controls: names of the controls.
-        leaks: rows that break a law of the folds.
-        features_proven: the feature proof found nothing that looks ahead.
+        leaks: leaked rows over all folds.
+        features_proven: the feature proof found no feature that looks ahead.
         ic: the challenger's information coefficient over all test rows.
         seed_ics: the same for each of its seeds.
-        traded: by model.
-        versus: `None` where nothing serves yet.
+        backtests: by model.
+        champion: the comparison with the champion; `None` where no version serves yet.
     """
 
     challenger: str
@@ -84,8 +84,8 @@ class Evidence:
     features_proven: bool
     ic: Estimate
     seed_ics: tuple[float, ...]
-    traded: Mapping[str, BacktestResult]
-    versus: ChampionComparison | None
+    backtests: Mapping[str, BacktestResult]
+    champion: ChampionComparison | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class GateRule:
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """The gate's word, and every rule behind it."""
+    """The decision, with the outcome of every rule."""
 
     challenger: str
     promoted: bool
@@ -121,17 +121,17 @@ def choose_challenger(valid_ics: Mapping[str, Sequence[float]]) -> str:
     return max(means, key=lambda name: means[name])
 
 
-def judge(evidence: Evidence, limits: GateLimits) -> GateDecision:
-    """Return the verdict: promoted only where every rule holds."""
-    own = evidence.traded[evidence.challenger]
+def decide(evidence: Evidence, limits: GateLimits) -> GateDecision:
+    """Apply every rule; the challenger is promoted only if all hold."""
+    own = evidence.backtests[evidence.challenger]
     rules = (
-        _rule("leaks", evidence.leaks == 0, evidence.leaks, 0, "rows that break a law of the folds"),
+        _rule("leaks", evidence.leaks == 0, evidence.leaks, 0, "leaked rows"),
         _rule(
             "feature proof",
             evidence.features_proven,
             float(evidence.features_proven),
             1,
-            "perturbing the future must move no feature",
+            "perturbing the future must change no feature",
         ),
         _rule(
             "ic",
@@ -143,16 +143,16 @@ def judge(evidence: Evidence, limits: GateLimits) -> GateDecision:
         _rule(
             "fills", own.fills >= limits.min_fills, own.fills, limits.min_fills, "fills over all test windows"
         ),
-        *(_beats(control, own, evidence.traded[control]) for control in evidence.controls),
+        *(_beats(control, own, evidence.backtests[control]) for control in evidence.controls),
         _rule(
             "deflated sharpe",
             own.deflated_sharpe >= limits.min_deflated_sharpe,
             own.deflated_sharpe,
             limits.min_deflated_sharpe,
-            f"probability that a Sharpe ratio of {own.sharpe:+.3f} a period is no luck of many trials",
+            f"probability that a Sharpe ratio of {own.sharpe:+.3f} a period survives correction for multiple testing",
         ),
         _seed_spread(evidence.seed_ics, limits.max_seed_spread),
-        _beats_champion(evidence.versus, limits.min_unseen_steps),
+        _beats_champion(evidence.champion, limits.min_unseen_steps),
     )
     return GateDecision(evidence.challenger, all(rule.passed for rule in rules), rules)
 
@@ -176,16 +176,17 @@ def _seed_spread(ics: Sequence[float], limit: float) -> GateRule:
     return _rule("seed spread", spread <= limit, spread, limit, reason)
 
 
-def _beats_champion(versus: ChampionComparison | None, least: int) -> GateRule:
+def _beats_champion(comparison: ChampionComparison | None, min_steps: int) -> GateRule:
     name = "beats champion"
-    if versus is None:
-        return GateRule(name, True, math.nan, math.nan, "nothing serves yet")
-    if versus.obstacle:
-        reason = f"{versus.version} cannot be asked: {versus.obstacle}; retire it to promote without it"
-        return GateRule(name, False, math.nan, math.nan, reason)
-    if versus.unseen_steps < least:
-        reason = f"{versus.unseen_steps} test steps are new to {versus.version}, {least} are needed"
-        return GateRule(name, False, versus.unseen_steps, least, reason)
-    reason = f"return after costs on {versus.unseen_steps} steps that {versus.version} has not seen"
-    passed = versus.challenger_net > versus.champion_net
-    return _rule(name, passed, versus.challenger_net, versus.champion_net, reason)
+    if comparison is None:
+        return GateRule(name, True, math.nan, math.nan, "no version serves yet")
+    version, steps = comparison.version, comparison.unseen_steps
+    if comparison.obstacle:
+        reason = f"{version} counts as no champion, since it cannot be evaluated: {comparison.obstacle}"
+        return GateRule(name, True, math.nan, math.nan, reason)
+    if steps < min_steps:
+        reason = f"{steps} test steps are new to {version}, {min_steps} are needed"
+        return GateRule(name, False, steps, min_steps, reason)
+    reason = f"return after costs on {steps} steps that {version} has not seen"
+    passed = comparison.challenger_net > comparison.champion_net
+    return _rule(name, passed, comparison.challenger_net, comparison.champion_net, reason)

@@ -1,7 +1,7 @@
-"""How good are predictions, and how sure is that?
+"""Metrics of predictions (IC, R2, hit rate) and of returns (Sharpe ratio, deflated Sharpe ratio), with intervals.
 
-Labels overlap and instruments move together, so rows are far from independent. Every interval here comes from a
-bootstrap over blocks of time: a block holds all instruments of its steps, and whole blocks are drawn.
+Labels overlap and instruments move together, so rows are far from independent. Every interval comes from a bootstrap
+over blocks of time: a block has all instruments of its steps, and is drawn as a whole.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from scipy.stats import rankdata
 _EULER: Final = 0.5772156649015329
 _NORMAL: Final = NormalDist()
 REPLICATES: Final = 1000
-# Below this many blocks their scatter says nothing, and an interval would look surer than it is.
+# With fewer blocks their scatter is meaningless, and an interval would look too narrow.
 LEAST_BLOCKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with the interval that holds 95% of its bootstrap replicates; NaN where it is undefined.
+    """A figure with its 95% bootstrap interval; NaN where it is undefined.
 
     The interval is also NaN with fewer than `LEAST_BLOCKS` blocks of time.
     """
@@ -35,14 +35,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Predictions against labels.
+    """Scores of predictions against labels.
 
     Args:
         rows: rows with a label.
         ic: correlation of prediction and label (information coefficient).
         rank_ic: the same of their ranks.
-        r2: share of the label's squared size explained, against predicting zero.
-        hit_rate: share of rows whose sign was right, of those where both have one.
+        r2: share of the labels' squared size explained, against predicting zero.
+        hit_rate: share of rows with the right sign, among rows where both are nonzero.
     """
 
     rows: int
@@ -61,14 +61,14 @@ def score_predictions(
     block_steps: int,
     seed: int,
 ) -> Score:
-    """Return every figure of one set of rows.
+    """Return all scores of one set of rows.
 
     Args:
         prediction, label: (N,) float; rows whose label is NaN are left out.
-        step: (N,) int64, the row's bar on the clock, which says which rows belong to one block.
-        fold: (N,) int64, whose model predicted the row. Over several folds, correlations are of values (or ranks)
-            standardised within each, so they are the mean of the folds' own, weighted by rows.
-        block_steps: bars in a block; at least the label's horizon, better several.
+        step: (N,) int64, the row's bar on the clock, which assigns rows to blocks.
+        fold: (N,) int64, the fold whose model predicted the row. Values (or ranks) are standardised within each fold,
+            so a correlation over several folds is the mean of the folds' own, weighted by rows.
+        block_steps: bars in a block; at least the label's horizon, preferably several.
         seed: of the bootstrap.
     """
     known = np.isfinite(label)
@@ -80,10 +80,12 @@ def score_predictions(
     signed = (x != 0) & (y != 0)
     return Score(
         rows=len(x),
-        ic=correlation(_within(x, group), _within(y, group), step, block_steps=block_steps, seed=seed),
+        ic=correlation(
+            _standardise(x, group), _standardise(y, group), step, block_steps=block_steps, seed=seed
+        ),
         rank_ic=correlation(
-            _within(x, group, rank=True),
-            _within(y, group, rank=True),
+            _standardise(x, group, rank=True),
+            _standardise(y, group, rank=True),
             step,
             block_steps=block_steps,
             seed=seed,
@@ -97,7 +99,7 @@ def correlation(x: np.ndarray, y: np.ndarray, step: np.ndarray, *, block_steps: 
     """Return the correlation of x and y with its block-bootstrap interval; NaN where either is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return Estimate(math.nan, math.nan, math.nan)
-    # Sums per block are enough to put any resample together, so a replicate costs one small product.
+    # A resample needs only the sums per block, so a replicate costs one small product.
     x, y = x - x.mean(), y - y.mean()
     _, block = np.unique(step // block_steps, return_inverse=True)
     terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
@@ -111,44 +113,46 @@ def correlation(x: np.ndarray, y: np.ndarray, step: np.ndarray, *, block_steps: 
     return Estimate(value, float(low), float(high))
 
 
-def _within(values: np.ndarray, group: np.ndarray, *, rank: bool = False) -> np.ndarray:
+def _standardise(values: np.ndarray, group: np.ndarray, *, rank: bool = False) -> np.ndarray:
     """Return values (or their ranks) with mean 0 and deviation 1 in each group; 0 where a group is constant."""
-    found = np.zeros(len(values))
-    for one in np.unique(group):
-        mine = group == one
-        taken = rankdata(values[mine]) if rank else values[mine]
-        if np.ptp(taken) > 0:
-            found[mine] = (taken - taken.mean()) / taken.std()
-    return found
+    standardised = np.zeros(len(values))
+    for number in np.unique(group):
+        members = group == number
+        part = rankdata(values[members]) if rank else values[members]
+        if np.ptp(part) > 0:
+            standardised[members] = (part - part.mean()) / part.std()
+    return standardised
 
 
 def _correlate(sums: np.ndarray) -> np.ndarray:
     n, x, y, xx, yy, xy = sums.T
     spread = np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: np.ndarray = np.where(spread > 0, (xy - x * y / n) / np.sqrt(spread), np.nan)
-    return found
+        correlations: np.ndarray = np.where(spread > 0, (xy - x * y / n) / np.sqrt(spread), np.nan)
+    return correlations
 
 
 def sharpe(returns: np.ndarray) -> float:
-    """Return mean by standard deviation of periodic returns, not annualised; 0 where nothing was earned or lost."""
+    """Return the Sharpe ratio of periodic returns, not annualised; 0 where returns do not vary."""
     spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     return float(returns.mean()) / spread if spread > 0 else 0.0
 
 
 def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: int) -> float:
-    """Return the probability that the true Sharpe ratio beats the best of `trials` lucky ones; 0 without evidence.
+    """Return the probability that the true Sharpe ratio exceeds the expected best of `trials` without skill.
+
+    It is 0 for fewer than three returns, and for returns that do not vary.
 
     Args:
         returns: (N,) returns of periods that do not overlap.
-        trial_sharpes: Sharpe ratios of everything that was tried, per the same period.
-        trials: how many were tried in all, at least as many as `trial_sharpes`.
+        trial_sharpes: Sharpe ratios of the candidates, per the same period.
+        trials: number of all trials, at least that of `trial_sharpes`.
     """
     if len(returns) < 3 or returns.std(ddof=1) == 0:
         return 0.0
     scatter = float(trial_sharpes.std(ddof=1)) if len(trial_sharpes) > 1 else 0.0
     standard = (returns - returns.mean()) / returns.std()
-    return probability_of_skill(
+    return probabilistic_sharpe(
         sharpe(returns),
         scatter * expected_maximum(trials),
         periods=len(returns),
@@ -157,18 +161,18 @@ def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: i
     )
 
 
-def probability_of_skill(ratio: float, benchmark: float, *, periods: int, skew: float, tails: float) -> float:
+def probabilistic_sharpe(ratio: float, benchmark: float, *, periods: int, skew: float, tails: float) -> float:
     """Return the probability that the true Sharpe ratio lies above a benchmark.
 
     Bailey and Lopez de Prado, The Deflated Sharpe Ratio, Journal of Portfolio Management 40(5), 2014: skew and
-    fat tails (kurtosis, 3 for a normal) widen the error of a ratio that was measured over so many periods.
+    fat tails (kurtosis, 3 for a normal distribution) widen the error of a measured ratio.
     """
     variance = max(1 - skew * ratio + (tails - 1) / 4 * ratio**2, 1e-12)
     return _NORMAL.cdf((ratio - benchmark) * math.sqrt(periods - 1) / math.sqrt(variance))
 
 
 def expected_maximum(trials: int) -> float:
-    """Return the expected largest of `trials` standard normal draws, by the paper's approximation.
+    """Return the expected largest of `trials` standard normal draws, by the approximation of the same paper.
 
     >>> round(expected_maximum(10), 2)
     1.57

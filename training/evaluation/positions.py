@@ -1,14 +1,13 @@
-"""What would the predictions have earned, after every cost? One rule for gate, report and paper ledger.
+"""Backtest of the position rule: what predictions would have earned after all costs.
 
-The rule: a decision is taken when a bar is knowable. Flat, or at the end of a holding period, an instrument wants
-a long (short) position when the predicted move is above (below) `threshold` times what going in and out would cost
-in the decided bar. The order meets the first bar that closes no earlier than the decision plus the delay and that
-has a price; it is held for `hold_bars`, then renewed, turned or closed by the same rule. The predicted move is
-prediction times scale.
+The rule decides when a bar becomes knowable. An instrument that is flat, or at the end of a holding period, takes a
+long (short) position if the predicted move is above (below) `threshold` times the cost of a round trip in the decided
+bar. The order is filled in the first priced bar that closes no earlier than the decision plus the delay. The position
+is held for `hold_bars`; then the same rule renews, reverses or closes it. The predicted move is prediction times scale.
 
-The ledger works in shares of a fixed capital, without compounding. A fill pays the taker fee in force that day,
-half the spread and its impact (training/evaluation/costs.py). Funding is paid on what is held when it falls due,
-at the last price (the venue takes its oracle). At the window's end everything is closed, at cost.
+The ledger uses shares of a fixed capital, without compounding. A fill pays the taker fee in force at that bar's close,
+half the spread and its impact (training/evaluation/costs.py). Funding is paid on the position held when it falls due,
+at the last price (the venue uses its oracle price). At the end of the window all positions are closed, at cost.
 
 Axes: S instruments, T steps of one window.
 """
@@ -21,18 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from storage.errors import SettingsError
-from training.evaluation.costs import BPS, Costs, impact_share, taker_fee_bps
+from training.evaluation.costs import BPS, Costs, impact_share
 
 
 @dataclass(frozen=True, slots=True)
 class PositionRule:
-    """When a position is wanted, and how large.
+    """When to open a position, and how large.
 
     Args:
-        threshold: predicted move, as a multiple of the round trip's cost, that opens a position.
-        gross_share: capital at work when every instrument has a position; each gets an equal part.
+        threshold: predicted move that opens a position, as a multiple of the cost of a round trip.
+        gross_share: capital in use when every instrument has a position; each gets an equal part.
         hold_bars: bars from fill to fill.
-        capacity_share: largest share of the decided bar's notional that a position may be; `None`: no limit.
+        capacity_share: largest position, as a share of the decided bar's notional; `None`: no limit.
     """
 
     threshold: float
@@ -49,18 +48,19 @@ class PositionRule:
 
 @dataclass(frozen=True, slots=True)
 class MarketData:
-    """What a window of time offered.
+    """Prices and costs in a window of time.
 
     Args:
         instruments: (S,) ids.
         ts_close_ns: (T,) int64.
-        price: (S, T) float64, NaN where none.
+        price: (S, T) float64, NaN where there is none.
         half_spread: (S, T) float64, share of the price, NaN where unquoted.
         notional: (S, T) float64, quote units traded in the bar, NaN where unknown.
-        scale: (S, T) float64, what a prediction is multiplied by to become a move; NaN where unknown.
-        funding_paid: (S, T) float64, rates that fell due in (previous close, this close]; `None`: not known,
-            so funding is left out of the ledger and the report says so.
-        delay_bars: bars from a decision to the bar that its order meets.
+        taker_fee_bps: (S, T) float64, in force at the close.
+        scale: (S, T) float64, move per unit of prediction; NaN where unknown.
+        funding_paid: (S, T) float64, rates due in (previous close, this close]; `None`: unknown, so the ledger leaves
+            funding out and the report states that.
+        delay_bars: bars from a decision to the bar that fills its order.
     """
 
     instruments: tuple[str, ...]
@@ -68,6 +68,7 @@ class MarketData:
     price: np.ndarray
     half_spread: np.ndarray
     notional: np.ndarray
+    taker_fee_bps: np.ndarray
     scale: np.ndarray
     funding_paid: np.ndarray | None
     delay_bars: int
@@ -81,6 +82,7 @@ class MarketData:
             self.price[:, part],
             self.half_spread[:, part],
             self.notional[:, part],
+            self.taker_fee_bps[:, part],
             self.scale[:, part],
             None if self.funding_paid is None else self.funding_paid[:, part],
             self.delay_bars,
@@ -102,12 +104,12 @@ class SimulatedTrade:
 
 @dataclass(frozen=True, slots=True)
 class PositionLedger:
-    """What a rule earned, step by step, in shares of the capital; costs are positive.
+    """Earnings of a rule, step by step, in shares of the capital; costs are positive.
 
     Args:
         gross, fee, spread, impact, funding: (T,) float64; funding received is negative.
         exposure: (S, T) float64, notional held after the step's fills.
-        fills: in order of time, then instrument.
+        fills: sorted by time, then instrument.
     """
 
     gross: np.ndarray
@@ -120,7 +122,7 @@ class PositionLedger:
 
     @property
     def net(self) -> np.ndarray:
-        """(T,) float64, what each step earned after costs."""
+        """(T,) float64, earnings of each step after costs."""
         total: np.ndarray = self.gross - self.fee - self.spread - self.impact - self.funding
         return total
 
@@ -128,31 +130,31 @@ class PositionLedger:
 def run_ledger(
     prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs
 ) -> PositionLedger:
-    """Return what acting on predictions by the rule would have earned.
+    """Return the ledger of the rule applied to predictions.
 
     Args:
-        prediction: (S, T) float, in units of `market.scale`; NaN where there is none, which wants no position.
+        prediction: (S, T) float, in units of `market.scale`; NaN where there is none, which opens no position.
         market: prices and costs of the same steps.
-        rule: when and how much.
-        costs: fallbacks and fees.
+        rule: when to trade, and how much.
+        costs: half spread without a quote, impact and capital.
     """
-    fee = np.stack([taker_fee_bps(name, market.ts_close_ns, costs) for name in market.instruments]) * BPS
+    fee = market.taker_fee_bps * BPS
     half = np.where(np.isfinite(market.half_spread), market.half_spread, costs.half_spread_bps * BPS)
-    wanted = _wanted(prediction, market, rule, costs, fee + half)
-    price = _carried(market.price)
+    target = _target_notional(prediction, market, rule, costs, fee + half)
+    price = _forward_fill(market.price)
 
-    # 1. What is held after each step, and by which fills.
+    # 1. The fills, and the units held after each step.
     fills: list[SimulatedTrade] = []
     units = np.zeros(prediction.shape)
     for i in range(len(prediction)):
         held = 0.0
-        for step, target in _orders(wanted[i], np.isfinite(market.price[i]), rule, market.delay_bars):
-            change = target - held * price[i, step]
-            fills.append(_filled(i, step, float(price[i, step]), change, market, costs, fee, half))
-            held = target / price[i, step]
+        for step, notional in _orders(target[i], np.isfinite(market.price[i]), rule, market.delay_bars):
+            change = notional - held * price[i, step]
+            fills.append(_make_fill(i, step, float(price[i, step]), change, market, costs, fee, half))
+            held = notional / price[i, step]
             units[i, step:] = held
 
-    # 2. What that earned: what was held into a step moves with its price and pays its funding.
+    # 2. The earnings: units held into a step gain its price move and pay its funding.
     before = np.concatenate([np.zeros((len(units), 1)), units[:, :-1]], axis=1)
     moved = np.diff(price, axis=1, prepend=price[:, :1])
     paid = np.zeros(price.shape[1])
@@ -168,58 +170,58 @@ def run_ledger(
     )
 
 
-def _wanted(
+def _target_notional(
     prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs, fee_and_spread: np.ndarray
 ) -> np.ndarray:
-    """Return the signed notional that the rule wants at each step, (S, T), as a share of the capital."""
+    """Return the signed notional that the rule targets at each step, (S, T), as a share of the capital."""
     move = np.nan_to_num(prediction * market.scale)
     size = np.full(prediction.shape, rule.gross_share / len(prediction))
     if rule.capacity_share is not None:
         limit = rule.capacity_share * np.nan_to_num(market.notional) / costs.capital_usd
         size = np.minimum(size, limit)
     round_trip = 2 * (fee_and_spread + impact_share(size, market.notional, costs))
-    found: np.ndarray = np.where(np.abs(move) > rule.threshold * round_trip, np.sign(move) * size, 0.0)
-    return found
+    target: np.ndarray = np.where(np.abs(move) > rule.threshold * round_trip, np.sign(move) * size, 0.0)
+    return target
 
 
 def _orders(
-    wanted: np.ndarray, priced: np.ndarray, rule: PositionRule, delay_bars: int
+    target: np.ndarray, priced: np.ndarray, rule: PositionRule, delay_bars: int
 ) -> Iterator[tuple[int, float]]:
-    """Yield one instrument's fills as step and signed notional held from then on; the last one closes.
+    """Yield one instrument's fills as step and signed notional held afterwards; the last one closes.
 
     Args:
-        wanted: (T,) signed notional that the rule wants at each step.
-        priced: (T,) bool, an order can be filled there.
+        target: (T,) signed notional that the rule targets at each step.
+        priced: (T,) bool, steps at which an order can be filled.
         rule: its holding period.
-        delay_bars: bars from a decision to the bar that its order meets.
+        delay_bars: bars from a decision to the bar that fills its order.
     """
-    last = len(wanted) - 1
-    wants, fillable = np.flatnonzero(wanted), np.flatnonzero(priced)
-    side, decides = 0.0, 0
+    last = len(target) - 1
+    nonzero, fillable = np.flatnonzero(target), np.flatnonzero(priced)
+    side, decision = 0.0, 0
     while True:
         if side == 0.0:
-            place = np.searchsorted(wants, decides)
-            decides = int(wants[place]) if place < len(wants) else last
-        if decides >= last:
+            place = np.searchsorted(nonzero, decision)
+            decision = int(nonzero[place]) if place < len(nonzero) else last
+        if decision >= last:
             break
-        target = float(wanted[decides])
-        if np.sign(target) == side:
-            decides += rule.hold_bars
+        notional = float(target[decision])
+        if np.sign(notional) == side:
+            decision += rule.hold_bars
             continue
-        place = np.searchsorted(fillable, decides + delay_bars)
-        # Whatever would be filled at the last step is closed there anyway.
+        place = np.searchsorted(fillable, decision + delay_bars)
+        # A fill at the last step would be closed there anyway.
         if place == len(fillable) or fillable[place] >= last:
             break
         step = int(fillable[place])
-        yield step, target
-        side = float(np.sign(target))
-        # A period ends so that the next fill falls `hold_bars` after this one.
-        decides = step + max(0, rule.hold_bars - delay_bars) if side else step
+        yield step, notional
+        side = float(np.sign(notional))
+        # The period ends such that the next fill comes `hold_bars` after this one.
+        decision = step + max(0, rule.hold_bars - delay_bars) if side else step
     if side:
         yield last, 0.0
 
 
-def _filled(
+def _make_fill(
     i: int,
     step: int,
     price: float,
@@ -247,8 +249,8 @@ def _by_step(fills: list[SimulatedTrade], name: str, n_steps: int) -> np.ndarray
     return np.bincount(steps, weights=amounts, minlength=n_steps)
 
 
-def _carried(price: np.ndarray) -> np.ndarray:
-    """Return the last price seen at each step, NaN before the first."""
+def _forward_fill(price: np.ndarray) -> np.ndarray:
+    """Return the last known price at each step, NaN before the first."""
     seen = np.where(np.isfinite(price), np.arange(price.shape[1]), 0)
-    found: np.ndarray = np.take_along_axis(price, np.maximum.accumulate(seen, axis=1), axis=1)
-    return found
+    filled: np.ndarray = np.take_along_axis(price, np.maximum.accumulate(seen, axis=1), axis=1)
+    return filled

@@ -1,9 +1,9 @@
-"""What does a saved model hold, and may it be used here?
+"""Checkpoints of models: format, atomic saving, and loading with verification of origin and hashes.
 
-A checkpoint is a folder: `manifest.json` names the other files by content, with their hashes, so replacing the
-manifest in one rename replaces the checkpoint as a whole; a crash leaves the old one. Weights are safetensors, the
-optimiser's and the random generators' state a `weights_only` torch file. Nothing in it depends on the wall clock or
-on where it lies, so the same training writes the same bytes.
+A checkpoint is a folder. `manifest.json` names the other files by their content hashes, so replacing the manifest in
+one rename replaces the whole checkpoint, and a crash leaves the old one intact. Weights are safetensors; the state of
+the optimiser and the random generators is a `weights_only` torch file. Nothing in a checkpoint depends on the wall
+clock or on its location, so the same training writes the same bytes.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from storage.errors import CheckpointError
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-# A version label may change without the bits (a commit message, a rebuilt lake), so these two only inform.
+# These two may change while the bits stay equal (a commit message, a rebuilt lake), so they are not compared.
 INFORMATIVE: Final = frozenset({"code", "snapshot"})
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStamp:
-    """Everything that a model was made from.
+    """Origin of a model: code, data and seed.
 
     Args:
         model: its name in the recipe.
         fold: the fold's index; -1 for the refit on all rows.
         seed: the seed of all its draws.
         recipe: the whole recipe, as plain values.
-        feature_names: in the order of the model's inputs.
+        feature_names: names of the model's inputs, in order.
         feature_fingerprint: hash of the feature set's code and declaration.
-        content_hash: hash of the sorted rows that were read.
-        snapshot: the lake's snapshot that they were read from.
+        content_hash: hash of the pinned rows.
+        snapshot: the lake's snapshot with these rows.
         code: version and commit of the code.
-        training_code: hash of this room's source.
+        training_code: hash of the source of `training`.
         lock: hash of the locked environment.
-        torch_version: torch that trained it.
-        device: the kind of device.
+        torch_version: version of torch.
+        device: kind of device.
     """
 
     model: str
@@ -64,20 +64,20 @@ class CheckpointStamp:
     device: str
 
     def expectations(self) -> dict[str, Any]:
-        """Return what a checkpoint must say to be continued under this stamp."""
+        """Return the fields in which a checkpoint must agree to be continued under this stamp."""
         return {name: value for name, value in asdict(self).items() if name not in INFORMATIVE}
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as saved.
+    """A saved model.
 
     Args:
-        stamp: what it was made from, as plain values.
+        stamp: its origin, as plain values.
         weights: the best weights so far.
         normaliser: mean, standard deviation and clip by feature.
-        cursor: plain values: how far training is, and its history.
-        state: optimiser, current weights and random states; empty where the model trains in one go.
+        cursor: training progress and history, as plain values.
+        state: optimiser, current weights and random states; empty for models without epochs.
     """
 
     stamp: Mapping[str, Any]
@@ -96,22 +96,22 @@ def save_checkpoint(
     cursor: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint over the folder's old one, all of it or nothing."""
+    """Replace the folder's checkpoint atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    packed = io.BytesIO()
-    torch.save(dict(state or {}), packed)
+    buffer = io.BytesIO()
+    torch.save(dict(state or {}), buffer)
     files = {
         "weights": (
             ".safetensors",
             safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()}),
         ),
-        "state": (".pt", packed.getvalue()),
+        "state": (".pt", buffer.getvalue()),
     }
-    listed: dict[str, dict[str, str]] = {}
+    entries: dict[str, dict[str, str]] = {}
     for kind, (suffix, content) in files.items():
         digest = hashlib.sha256(content).hexdigest()
         name = f"{kind}-{digest[:12]}{suffix}"
-        listed[kind] = {"name": name, "sha256": digest}
+        entries[kind] = {"name": name, "sha256": digest}
         if not (folder / name).exists():
             write_atomic(folder / name, content)
     manifest = {
@@ -119,22 +119,22 @@ def save_checkpoint(
         "stamp": asdict(stamp),
         "normaliser": dict(normaliser),
         "cursor": dict(cursor),
-        "files": listed,
+        "files": entries,
     }
     write_json(folder / MANIFEST, manifest)
-    kept = {entry["name"] for entry in listed.values()}
+    current = {entry["name"] for entry in entries.values()}
     for kind, (suffix, _) in files.items():
         for old in folder.glob(f"{kind}-*{suffix}"):
-            if old.name not in kept:
+            if old.name not in current:
                 old.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
-    """Return the checkpoint of a folder.
+    """Load and verify the checkpoint of a folder.
 
     Args:
-        folder: where it lies.
-        expect: fields of its stamp that must hold; `CheckpointStamp.expectations()` for all of them.
+        folder: of the checkpoint.
+        expect: required values of fields of its stamp; `CheckpointStamp.expectations()` for all fields.
 
     Raises:
         CheckpointError: there is none, a file is missing or damaged, or a field of the stamp differs.
@@ -145,17 +145,18 @@ def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
     try:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:
-        raise CheckpointError(f"checkpoint manifest {path} is no JSON: {error}", hint=_AGAIN) from error
+        raise CheckpointError(f"checkpoint manifest {path} is not JSON: {error}", hint=_AGAIN) from error
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {folder} has format {manifest.get('format')}, this code reads {FORMAT}", hint=_AGAIN
         )
     stamp = manifest["stamp"]
-    for name, wanted in expect.items():
-        wanted = _plain(wanted)
-        if stamp.get(name) != wanted:
+    for name, value in expect.items():
+        required = _plain(value)
+        if stamp.get(name) != required:
             raise CheckpointError(
-                f"checkpoint {folder} was made with {name} {_short(stamp.get(name))}, and {_short(wanted)} is asked",
+                f"checkpoint {folder} was made with {name} {_short(stamp.get(name))}, "
+                f"and {_short(required)} is required",
                 hint=_AGAIN,
                 field=name,
             )
@@ -194,14 +195,14 @@ def _short(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON with sorted keys, whole or not at all; NaN and infinities become null."""
+    """Write a value as JSON with sorted keys, atomically; NaN and infinities become null."""
     write_atomic(
         path, (json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     )
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old one or the new one and nothing between."""
+    """Write a file atomically: a reader sees the old content or the new, also after a crash."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with scratch.open("wb") as handle:
         handle.write(content)

@@ -1,7 +1,7 @@
-"""What must a network beat? Zero, momentum and ridge as controls, and LightGBM as a model of its own.
+"""Baselines: zero, momentum and ridge as controls, and LightGBM.
 
-They see the same rows as the networks, but only each row's own bar: standardised features with their mask. Each is
-fitted in one go and is wholly described by its weights.
+They use the same rows as the networks, but only each row's own bar: standardised features with their mask. Each is
+fitted in one call, and its weights describe it completely.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from storage.errors import SettingsError
 
 Weights = Mapping[str, torch.Tensor]
 
-# Tried on valid rows, in units of "rows of prior data that say nothing".
+# Candidates for the shrinkage, compared on valid rows; the unit is rows of uninformative prior data.
 _ALPHAS: Final = (1e2, 1e3, 1e4, 1e5, 1e6)
 _MOST_ROUNDS: Final = 200
 
@@ -31,7 +31,7 @@ class BarRows:
         x: (N, F) float32, standardised, 0 where masked.
         mask: (N, F) float32, 1 where valid.
         past: (N,) float64, the trailing return over one horizon in units of the label; NaN where unknown.
-        label: (N,) float32; rows without one do not belong here when fitting.
+        label: (N,) float32; for fitting, every row must have one.
     """
 
     x: torch.Tensor
@@ -41,21 +41,21 @@ class BarRows:
 
 
 class Baseline(Protocol):
-    """A fitted model that reads one bar."""
+    """A fitted model whose input is one bar."""
 
     def predict(self, table: BarRows) -> torch.Tensor:
         """Return predictions, (N,) float32."""
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return all that the model is."""
+        """Return the weights that describe the model completely."""
 
     @property
     def budget(self) -> int:
-        """How much fitting valid rows chose, for a refit without them; 0 where there is nothing to choose."""
+        """Rounds that valid rows chose, for a refit without them; 0 where there is no such choice."""
 
 
 class Zero:
-    """Predicts no move, and so never trades."""
+    """The prediction of no move, which never trades."""
 
     budget = 0
 
@@ -67,7 +67,7 @@ class Zero:
 
 
 class Momentum:
-    """The trailing return over one horizon times one coefficient; a negative one makes it reversal."""
+    """The trailing return over one horizon times one coefficient; a negative coefficient means reversal."""
 
     budget = 0
 
@@ -76,11 +76,11 @@ class Momentum:
 
     @classmethod
     def fit(cls, train: BarRows) -> Momentum:
-        """Return the coefficient of least squares without a constant."""
+        """Fit the coefficient by least squares without a constant."""
         past = torch.nan_to_num(train.past)
-        size = float((past**2).sum())
-        along = float((past * train.label.to(torch.float64)).sum())
-        return cls(torch.tensor([along / size if size > 0 else 0.0], dtype=torch.float64))
+        variance = float((past**2).sum())
+        covariance = float((past * train.label.to(torch.float64)).sum())
+        return cls(torch.tensor([covariance / variance if variance > 0 else 0.0], dtype=torch.float64))
 
     def predict(self, table: BarRows) -> torch.Tensor:
         return (torch.nan_to_num(table.past) * self._coefficient).to(torch.float32)
@@ -90,7 +90,7 @@ class Momentum:
 
 
 class Ridge:
-    """Linear in features and masks, shrunk; closed form in float64 (Hoerl and Kennard, 1970)."""
+    """Ridge regression on features and masks; closed form in float64 (Hoerl and Kennard, 1970)."""
 
     budget = 0
 
@@ -99,12 +99,12 @@ class Ridge:
 
     @classmethod
     def fit(cls, train: BarRows, valid: BarRows) -> Ridge:
-        """Return the fit to train rows whose shrinkage does best on valid rows."""
+        """Fit to train rows, with the shrinkage that does best on valid rows."""
         design = cls._design(train)
-        gram, along = design.T @ design, design.T @ train.label.to(torch.float64)
+        gram, moment = design.T @ design, design.T @ train.label.to(torch.float64)
         penalty = torch.eye(len(gram), dtype=torch.float64)
-        penalty[-1, -1] = 0.0  # the constant is free
-        fits = [cls(torch.linalg.solve(gram + alpha * penalty, along)) for alpha in _ALPHAS]
+        penalty[-1, -1] = 0.0  # the constant is not shrunk
+        fits = [cls(torch.linalg.solve(gram + alpha * penalty, moment)) for alpha in _ALPHAS]
         errors = [float(((fit.predict(valid) - valid.label) ** 2).sum()) for fit in fits]
         return fits[int(np.argmin(errors))]
 
@@ -130,8 +130,8 @@ class BoostedTrees:
     def fit(
         cls, train: BarRows, valid: BarRows | None, *, seed: int, threads: int, rounds: int = _MOST_ROUNDS
     ) -> BoostedTrees:
-        """Return the trees up to the best round on valid rows, or exactly `rounds` without them."""
-        told = {
+        """Fit trees up to the best round on valid rows, or exactly `rounds` without them."""
+        params = {
             "objective": "huber",
             "alpha": 1.0,
             "learning_rate": 0.03,
@@ -149,9 +149,9 @@ class BoostedTrees:
         }
         data = lightgbm.Dataset(cls._design(train), train.label.numpy())
         if valid is None:
-            return cls(lightgbm.train(told, data, max(rounds, 1)), rounds=max(rounds, 1))
+            return cls(lightgbm.train(params, data, max(rounds, 1)), rounds=max(rounds, 1))
         booster = lightgbm.train(
-            told,
+            params,
             data,
             rounds,
             valid_sets=[data.create_valid(cls._design(valid), valid.label.numpy())],
@@ -162,8 +162,8 @@ class BoostedTrees:
     def predict(self, table: BarRows) -> torch.Tensor:
         if len(table.x) == 0:
             return torch.zeros(0)
-        found = self._booster.predict(self._design(table), num_iteration=self.budget)
-        return torch.from_numpy(np.asarray(found, dtype=np.float32))
+        predictions = self._booster.predict(self._design(table), num_iteration=self.budget)
+        return torch.from_numpy(np.asarray(predictions, dtype=np.float32))
 
     def weights(self) -> dict[str, torch.Tensor]:
         text = self._booster.model_to_string(num_iteration=self.budget)
@@ -171,8 +171,8 @@ class BoostedTrees:
 
     @staticmethod
     def _design(table: BarRows) -> np.ndarray:
-        found: np.ndarray = torch.where(table.mask > 0, table.x, torch.nan).numpy()
-        return found
+        design: np.ndarray = torch.where(table.mask > 0, table.x, torch.nan).numpy()
+        return design
 
 
 BASELINES: Final = ("zero", "momentum", "ridge", "lightgbm")
@@ -181,13 +181,13 @@ BASELINES: Final = ("zero", "momentum", "ridge", "lightgbm")
 def fit_baseline(
     name: str, train: BarRows, valid: BarRows | None, *, seed: int, threads: int, budget: int | None = None
 ) -> Baseline:
-    """Return a fitted baseline.
+    """Fit a baseline.
 
     Args:
         name: one of `BASELINES`.
-        train: rows to fit.
+        train: rows to fit to.
         valid: rows that choose shrinkage or rounds; `None` only for a refit of `lightgbm` with a `budget`.
-        seed, threads: for LightGBM's draws.
+        seed, threads: of LightGBM.
         budget: rounds of a refit.
 
     Raises:
@@ -209,7 +209,7 @@ def fit_baseline(
 
 
 def load_baseline(name: str, weights: Weights) -> Baseline:
-    """Return the baseline that `weights` describes.
+    """Return the baseline with these weights.
 
     Raises:
         SettingsError: no baseline has that name.

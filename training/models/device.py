@@ -1,6 +1,6 @@
-"""On which device does a night train, and with which switches set?
+"""Device and torch switches for reproducible training, and seeds for its draws.
 
-Chosen here and nowhere else. The promise of equal bits holds for the same program on the same kind of device
+This is the only module that selects a device. Equal bits are guaranteed for the same program on the same kind of device
 with the same number of threads.
 """
 
@@ -20,30 +20,31 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 
-def prepare_device(wanted: str = "auto", *, threads: int = 0) -> torch.device:
+def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
     """Set torch up for reproducible training and return the device.
 
     Args:
-        wanted: `auto` takes CUDA, then MPS, then the CPU; or one of `cuda`, `mps`, `cpu`.
-        threads: threads of torch on the CPU; 0 takes all cores that this process may use.
+        kind: `cuda`, `mps` or `cpu`; `auto` selects the first of these that is available.
+        threads: threads of torch on the CPU; 0 uses all cores that this process may use.
 
     Raises:
-        SettingsError: the device that was asked for is not there.
+        SettingsError: the device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted != "auto" and not available.get(wanted, False):
+    if kind != "auto" and not available.get(kind, False):
         raise SettingsError(
-            f"training.device is {wanted!r}, and this machine or this torch build has none",
+            f"training.device is {kind!r}, and this machine or this torch build has none",
             hint=f"set it to auto, or to one of: {', '.join(k for k, there in available.items() if there)}",
         )
-    kind = wanted if wanted != "auto" else next(name for name, there in available.items() if there)
+    if kind == "auto":
+        kind = next(name for name, there in available.items() if there)
     count = threads or _cores()
     torch.set_num_threads(count)
     # cuBLAS is reproducible only with a fixed workspace, read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # The same switch as use_deterministic_algorithms, without its import of the compiler (measured: 3 to 8 s).
     torch.set_deterministic_debug_mode("error")
-    _announce(kind, count)
+    _log_device(kind, count)
     return torch.device(kind)
 
 
@@ -54,17 +55,17 @@ def _cores() -> int:
 
 
 @lru_cache(maxsize=8)
-def _announce(kind: str, threads: int) -> None:
+def _log_device(kind: str, threads: int) -> None:
     name = torch.cuda.get_device_name() if kind == "cuda" else kind
     logger.info("device chosen", device=kind, name=name, threads=threads, torch=str(torch.__version__))
 
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Take numbers below the smallest normal one for zero while training on a CPU.
+    """Flush denormal numbers to zero while training on a CPU.
 
-    Gradients of recurrent networks underflow over a window, and make a step 5-6.5 times slower (measured at 256
-    bars). The switch is the thread's and not torch's alone, so it goes back off for whoever runs next.
+    Gradients of recurrent networks underflow over a window, which makes a step 5-6.5 times slower (measured at 256
+    bars). The switch applies to the whole thread, not only to torch, so it is reset afterwards.
     """
     torch.set_flush_denormal(True)
     try:
@@ -74,7 +75,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """Return a seed of its own for one draw, from the night's seed and what the draw is for.
+    """Derive the seed of one draw from the night's seed and the names of the draw.
 
     >>> derive_seed(7, "mlp", 0) == derive_seed(7, "mlp", 0) != derive_seed(7, "mlp", 1)
     True

@@ -1,6 +1,6 @@
-"""How is any model of a recipe fitted, saved, and asked, as if they were all alike?
+"""Fitting, saving and loading of any model of a recipe through one interface.
 
-A member is one model with one seed on one fold, or its refit on all rows. Networks see windows, baselines the
+A fit is one model with one seed, on one fold or as the refit on all rows. Networks use windows and baselines use the
 newest bar; both get the same rows, the same normaliser and the same kind of checkpoint.
 """
 
@@ -25,8 +25,8 @@ from training.models.trainer import (
     FitRule,
     TrainingProgress,
     TrainingRows,
-    ask_network,
     fit_network,
+    predict_network,
 )
 
 logger = get_logger(__name__)
@@ -35,11 +35,11 @@ OnEpoch = Callable[[str, int, EpochLog], None]
 
 @dataclass(frozen=True, slots=True)
 class FoldContext:
-    """What members of one fold share.
+    """Features and labels that all fits of one fold share.
 
     Args:
-        windows: the features, standardised.
-        normaliser: by which they are.
+        windows: the standardised features.
+        normaliser: used to standardise them.
         past: (S * T,) float64, the trailing return over one horizon in units of the label; NaN where unknown.
         label: (S * T,) float32.
         mask: (S * T,) bool, the label was observed.
@@ -52,24 +52,24 @@ class FoldContext:
     mask: torch.Tensor
 
     def rows(self, index: torch.Tensor) -> TrainingRows:
-        """Return rows with their labels."""
+        """Return rows with their labels, for a network."""
         return TrainingRows(index, self.label[index], self.mask[index])
 
     def table(self, index: torch.Tensor) -> BarRows:
-        """Return rows as baselines see them."""
+        """Return rows as a table, for a baseline."""
         x, mask = self.windows.newest(index)
         return BarRows(x, mask, self.past[index], self.label[index])
 
 
 @dataclass(frozen=True, slots=True)
 class FittedModel:
-    """A fitted member.
+    """A fitted model.
 
     Args:
-        predict: from (N,) row numbers to (N,) float32 on the CPU.
-        budget: epochs or rounds that valid rows chose; 0 where there is nothing to choose.
-        history: one entry an epoch; empty for baselines.
-        parameters: numbers that were fitted.
+        predict: maps (N,) row numbers to (N,) float32 predictions on the CPU.
+        budget: epochs or rounds that valid rows chose; 0 where there is no such choice.
+        history: one entry per epoch; empty for baselines.
+        parameters: number of fitted values.
     """
 
     predict: Callable[[torch.Tensor], torch.Tensor]
@@ -78,8 +78,8 @@ class FittedModel:
     parameters: int
 
 
-def fit_member(
-    shared: FoldContext,
+def fit_model(
+    context: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
     stamp: CheckpointStamp,
@@ -89,35 +89,36 @@ def fit_member(
     budget: int | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> FittedModel:
-    """Fit one member, or go on where an earlier attempt stopped, and leave its checkpoint in `folder`.
+    """Fit one model, or resume an interrupted fit, and save its checkpoint in `folder`.
 
     Args:
-        shared: features and labels.
-        train, valid: (N,) row numbers; without valid rows it is a refit, and `budget` says how long.
+        context: features and labels.
+        train, valid: (N,) row numbers; without valid rows it is a refit of length `budget`.
         stamp: names the model, fold and seed.
-        rule: how networks are trained.
+        rule: training parameters of networks.
         folder: of the checkpoint.
         budget: epochs or rounds of a refit.
-        on_epoch: told of every epoch, with model and fold.
+        on_epoch: called after every epoch with model, fold and log.
 
     Raises:
-        CheckpointError: the folder holds a checkpoint of something else.
+        CheckpointError: the folder has a checkpoint of another origin.
     """
     earlier = load_checkpoint(folder, expect=stamp.expectations()) if (folder / MANIFEST).exists() else None
     if stamp.model in BASELINES:
-        return _fit_baseline(shared, train, valid, stamp, earlier, folder, budget)
-    return _fit_network(shared, train, valid, stamp, rule, earlier, folder, budget, on_epoch)
+        return _fit_baseline(context, train, valid, stamp, earlier, folder, budget)
+    return _fit_network(context, train, valid, stamp, rule, earlier, folder, budget, on_epoch)
 
 
-def load_member(shared: FoldContext, saved: Checkpoint) -> FittedModel:
-    """Return a saved member.
+def load_model(context: FoldContext, saved: Checkpoint) -> FittedModel:
+    """Return a model from its checkpoint.
 
     Args:
-        shared: with windows under the member's own normaliser.
-        saved: its checkpoint.
+        context: with windows under the model's own normaliser.
+        saved: the checkpoint.
 
     Raises:
         CheckpointError: its training did not finish, or this code builds another network.
+        SettingsError: no model has its name.
     """
     name, cursor = str(saved.stamp["model"]), saved.cursor
     if not cursor["is_done"]:
@@ -125,9 +126,9 @@ def load_member(shared: FoldContext, saved: Checkpoint) -> FittedModel:
             f"the training of {name} stopped after epoch {cursor['epoch']}", hint="run it again"
         )
     if name in BASELINES:
-        return _as_member(shared, load_baseline(name, saved.weights))
+        return _wrap_baseline(context, load_baseline(name, saved.weights))
     network = make_network(
-        name, window_bars=shared.windows.window_bars, n_features=shared.windows.n_features, seed=0
+        name, window_bars=context.windows.window_bars, n_features=context.windows.n_features, seed=0
     )
     try:
         network.load_state_dict(dict(saved.weights))
@@ -135,12 +136,12 @@ def load_member(shared: FoldContext, saved: Checkpoint) -> FittedModel:
         raise CheckpointError(
             f"the weights of {name} do not fit the network that this code builds"
         ) from error
-    network.to(shared.windows.device)
-    return _network_member(shared, network, TrainingProgress.resume(cursor, best=saved.weights, state={}))
+    network.to(context.windows.device)
+    return _wrap_network(context, network, TrainingProgress.resume(cursor, best=saved.weights, state={}))
 
 
 def _fit_baseline(
-    shared: FoldContext,
+    context: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
     stamp: CheckpointStamp,
@@ -149,22 +150,22 @@ def _fit_baseline(
     budget: int | None,
 ) -> FittedModel:
     if earlier is not None:
-        return load_member(shared, earlier)
+        return load_model(context, earlier)
     fitted = fit_baseline(
         stamp.model,
-        shared.table(train),
-        shared.table(valid) if valid is not None else None,
+        context.table(train),
+        context.table(valid) if valid is not None else None,
         seed=stamp.seed,
         threads=torch.get_num_threads(),
         budget=budget,
     )
     cursor = {"epoch": 0, "best_epoch": 0, "is_done": True, "history": [], "budget": fitted.budget}
-    _save(folder, stamp, shared, fitted.weights(), cursor)
-    return _as_member(shared, fitted)
+    _save(folder, stamp, context, fitted.weights(), cursor)
+    return _wrap_baseline(context, fitted)
 
 
 def _fit_network(
-    shared: FoldContext,
+    context: FoldContext,
     train: torch.Tensor,
     valid: torch.Tensor | None,
     stamp: CheckpointStamp,
@@ -176,15 +177,15 @@ def _fit_network(
 ) -> FittedModel:
     network = make_network(
         stamp.model,
-        window_bars=shared.windows.window_bars,
-        n_features=shared.windows.n_features,
+        window_bars=context.windows.window_bars,
+        n_features=context.windows.n_features,
         seed=derive_seed(stamp.seed, "weights"),
     )
     if budget is not None:
         rule = replace(rule, epochs=max(budget, 1))
 
-    def keep(progress: TrainingProgress) -> None:
-        _save(folder, stamp, shared, progress.best, progress.cursor(), progress.state)
+    def save(progress: TrainingProgress) -> None:
+        _save(folder, stamp, context, progress.best, progress.cursor(), progress.state)
         if on_epoch is not None:
             on_epoch(stamp.model, stamp.fold, progress.history[-1])
 
@@ -194,38 +195,38 @@ def _fit_network(
         logger.info("training resumed", model=stamp.model, fold=stamp.fold, epoch=resume.epoch)
     done = fit_network(
         network,
-        shared.windows,
-        shared.rows(train),
-        shared.rows(valid) if valid is not None else None,
+        context.windows,
+        context.rows(train),
+        context.rows(valid) if valid is not None else None,
         rule,
         seed=derive_seed(stamp.seed, "order"),
         resume=resume,
-        keep=keep,
+        save=save,
     )
-    return _network_member(shared, network, done)
+    return _wrap_network(context, network, done)
 
 
 def _save(
     folder: Path,
     stamp: CheckpointStamp,
-    shared: FoldContext,
+    context: FoldContext,
     weights: Mapping[str, torch.Tensor],
     cursor: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
     save_checkpoint(
-        folder, stamp, weights=weights, normaliser=shared.normaliser.to_plain(), cursor=cursor, state=state
+        folder, stamp, weights=weights, normaliser=context.normaliser.to_plain(), cursor=cursor, state=state
     )
 
 
-def _as_member(shared: FoldContext, fitted: Baseline) -> FittedModel:
+def _wrap_baseline(context: FoldContext, fitted: Baseline) -> FittedModel:
     parameters = sum(value.numel() for value in fitted.weights().values())
-    return FittedModel(lambda index: fitted.predict(shared.table(index)), fitted.budget, (), parameters)
+    return FittedModel(lambda index: fitted.predict(context.table(index)), fitted.budget, (), parameters)
 
 
-def _network_member(shared: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
+def _wrap_network(context: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
     return FittedModel(
-        predict=lambda index: ask_network(network, shared.windows, index).cpu(),
+        predict=lambda index: predict_network(network, context.windows, index).cpu(),
         budget=done.best_epoch,
         history=tuple(done.history),
         parameters=sum(value.numel() for value in network.parameters()),

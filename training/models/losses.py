@@ -1,4 +1,4 @@
-"""How wrong is a prediction, where there is a label to say so?"""
+"""The training loss: Huber loss over rows with an observed label."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 def masked_huber(
     prediction_B: torch.Tensor, label_B: torch.Tensor, mask_B: torch.Tensor, *, delta: float = 1.0
 ) -> torch.Tensor:
-    """Return the mean Huber loss over rows whose label was observed; 0 with a zero gradient where none was.
+    """Return the mean Huber loss over rows with an observed label; 0 with a zero gradient if there is none.
 
-    Labels are in units of volatility, so `delta` is too: beyond it a row pulls with constant strength
+    Labels and `delta` are in units of volatility. Beyond `delta` the gradient of a row is constant
     (P. J. Huber, Robust Estimation of a Location Parameter, 1964).
 
     Args:
-        prediction_B, label_B: (B,) float32; a label that is masked may hold anything, also NaN.
-        mask_B: (B,) bool.
+        prediction_B, label_B: (B,) float32; masked labels may have any value, also NaN.
+        mask_B: (B,) bool, the label was observed.
     """
     error_B = torch.where(mask_B, prediction_B - label_B, torch.zeros_like(prediction_B))
     size_B = error_B.abs()

@@ -1,8 +1,8 @@
-"""Which networks can a recipe name?
+"""The networks that a recipe can name.
 
-One signature: `(x_BTF, mask_BTF) -> y_B`. Axes: B rows, T bars of the window (oldest first), F features.
-`x` is standardised and 0 where masked; `mask` is 1.0 where the feature was valid. Both are inputs, so that
-"zero" and "missing" are told apart.
+All have one signature: `(x_BTF, mask_BTF) -> y_B`. Axes: B rows, T bars of the window (oldest first), F features.
+`x` is standardised and 0 where masked; `mask` is 1.0 where the feature was valid. Both are inputs, so a network can
+distinguish "zero" from "missing".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class WindowMLP(nn.Module):
 
 
 class WindowLSTM(nn.Module):
-    """One recurrent layer over the window; its last state predicts."""
+    """One recurrent layer over the window, with a linear head on its last state."""
 
     def __init__(self, window_bars: int, n_features: int, *, hidden: int = 32) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class WindowLSTM(nn.Module):
 
 
 def _head(width: int) -> nn.Linear:
-    # Labels are mostly noise: a head that starts at zero starts from the best constant guess.
+    # Labels are mostly noise, so zero is the best constant prediction, and the head starts there.
     head = nn.Linear(width, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -63,7 +63,7 @@ NETWORKS: Final[dict[str, Callable[[int, int], nn.Module]]] = {"mlp": WindowMLP,
 
 
 def make_network(name: str, *, window_bars: int, n_features: int, seed: int) -> nn.Module:
-    """Return a network with weights drawn from `seed`; the process's own random state is left as it was.
+    """Return a network with weights drawn from `seed`, without changing the process's random state.
 
     Raises:
         SettingsError: no network has that name.

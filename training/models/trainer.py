@@ -1,8 +1,8 @@
-"""How is one network trained, so that any run can be continued or repeated to the bit?
+"""The training loop of one network: reproducible and resumable to the bit.
 
-Plain torch. A run is a function of its rows, its rule and its seed; `keep` is called after every epoch with all
-that a later process needs to go on as if nothing had happened. Early stopping gives back the best weights, never
-the last. Nothing is read from the device inside an epoch.
+A run is a function of its rows, its rule and its seed. After every epoch `save` is called with the state from which
+another process can continue with identical results. Early stopping returns the best weights, not the last. An epoch
+never waits for the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.models.device import flushed_denormals
 from training.models.losses import masked_huber
 
 _FUSED: Final = frozenset({"cpu", "cuda"})
-_ASK_BATCH: Final = 4096
+_PREDICT_BATCH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class FitRule:
     """How a network is trained.
 
     Args:
-        epochs: at most this many.
-        batch: rows a step.
-        patience: epochs without a better validation loss before it stops.
+        epochs: upper limit.
+        batch: rows per step.
+        patience: epochs without a better validation loss before training stops.
         huber_delta: label size, in volatilities, beyond which the loss is linear.
     """
 
@@ -75,7 +75,7 @@ class TrainingRows:
 
 @dataclass(frozen=True, slots=True)
 class EpochLog:
-    """One epoch: mean losses, and which epoch was the best so far; `valid_loss` is NaN without valid rows."""
+    """Mean losses of one epoch, and the best epoch so far; `valid_loss` is NaN without valid rows."""
 
     epoch: int
     train_loss: float
@@ -85,14 +85,14 @@ class EpochLog:
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """Where a run stands after an epoch.
+    """State of a run after an epoch.
 
     Args:
-        epoch: epochs done.
+        epoch: number of epochs done.
         best_epoch: the epoch whose weights are `best`.
-        history: one entry an epoch.
-        best: weights to use.
-        state: current weights, optimiser and random states: what another process needs to go on.
+        history: one entry per epoch.
+        best: the best weights so far.
+        state: current weights, optimiser and random states, from which another process can continue.
         is_done: no epoch is left, or patience ran out.
     """
 
@@ -104,7 +104,7 @@ class TrainingProgress:
     is_done: bool = False
 
     def cursor(self) -> dict[str, Any]:
-        """Return the plain part, for a manifest."""
+        """Return the part without tensors as plain values, for a manifest."""
         return {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
@@ -116,7 +116,7 @@ class TrainingProgress:
     def resume(
         cls, cursor: Mapping[str, Any], *, best: Mapping[str, torch.Tensor], state: Mapping[str, Any]
     ) -> TrainingProgress:
-        """Return the progress that `cursor`, the weights and the state were saved from."""
+        """Return the progress from a saved cursor, weights and state."""
         history = [
             EpochLog(
                 entry["epoch"], _float(entry["train_loss"]), _float(entry["valid_loss"]), entry["best_epoch"]
@@ -137,19 +137,19 @@ def fit_network(
     *,
     seed: int,
     resume: TrainingProgress | None = None,
-    keep: Callable[[TrainingProgress], None] | None = None,
+    save: Callable[[TrainingProgress], None] | None = None,
 ) -> TrainingProgress:
-    """Train a network and leave its best weights in it.
+    """Train a network in place, and load its best weights.
 
     Args:
-        network: with the weights to start from; it is moved to the windows' device.
+        network: with initial weights; it is moved to the windows' device.
         windows: the features.
-        train: rows to learn from.
-        valid: rows that choose the best epoch; without them, all epochs are run and the last one is best.
-        rule: how.
+        train: rows to train on.
+        valid: rows that choose the best epoch; without them all epochs run, and the last is the best.
+        rule: training parameters.
         seed: of the order of rows and of dropout.
-        resume: where an earlier run of the same call stopped.
-        keep: called after every epoch.
+        resume: progress of an interrupted run with the same arguments.
+        save: called after every epoch with the progress.
     """
     device = windows.device
     network.to(device)
@@ -172,8 +172,8 @@ def fit_network(
             valid_loss = mean_loss(network, windows, valid, rule) if valid is not None else None
             _advance(progress, network, rule, train_loss, valid_loss)
             progress.state = _state(network, optimiser, order, device)
-            if keep is not None:
-                keep(progress)
+            if save is not None:
+                save(progress)
     network.load_state_dict(progress.best)
     network.eval()
     return progress
@@ -190,32 +190,36 @@ def _train_epoch(
     network.train()
     shuffled = torch.randperm(len(rows.index), generator=order).to(windows.device)
     total = torch.zeros((), device=windows.device)
-    for chosen in torch.split(shuffled, rule.batch):
-        x_BTF, mask_BTF = windows.batch(rows.index[chosen])
+    for batch in torch.split(shuffled, rule.batch):
+        x_BTF, mask_BTF = windows.batch(rows.index[batch])
         loss = masked_huber(
-            network(x_BTF, mask_BTF), rows.label[chosen], rows.mask[chosen], delta=rule.huber_delta
+            network(x_BTF, mask_BTF), rows.label[batch], rows.mask[batch], delta=rule.huber_delta
         )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         nn.utils.clip_grad_norm_(network.parameters(), rule.clip_norm)
         optimiser.step()
-        total += loss.detach() * len(chosen)
+        total += loss.detach() * len(batch)
     return float(total) / max(len(rows.index), 1)
 
 
 def mean_loss(network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule) -> float:
-    """Return the mean loss over rows, with the network in evaluation mode."""
+    """Return the mean loss over rows in evaluation mode."""
     rows = rows.to(windows.device)
     return float(
-        masked_huber(ask_network(network, windows, rows.index), rows.label, rows.mask, delta=rule.huber_delta)
+        masked_huber(
+            predict_network(network, windows, rows.index), rows.label, rows.mask, delta=rule.huber_delta
+        )
     )
 
 
 @torch.no_grad()
-def ask_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
-    """Return predictions for rows, (N,) float32 on the windows' device."""
+def predict_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
+    """Return a network's predictions for rows, (N,) float32 on the windows' device."""
     network.eval()
-    parts = [network(*windows.batch(some)) for some in torch.split(index.to(windows.device), _ASK_BATCH)]
+    parts = [
+        network(*windows.batch(chunk)) for chunk in torch.split(index.to(windows.device), _PREDICT_BATCH)
+    ]
     return torch.cat(parts) if parts else torch.zeros(0, device=windows.device)
 
 
@@ -224,12 +228,12 @@ def _advance(
 ) -> None:
     progress.epoch += 1
     losses = [entry.valid_loss for entry in progress.history if not math.isnan(entry.valid_loss)]
-    # Without valid rows the last epoch is the best; a loss that is NaN never is.
+    # Without valid rows the last epoch is the best. A NaN loss is never the best.
     if valid_loss is None or valid_loss < min(losses, default=math.inf):
         progress.best_epoch = progress.epoch
         progress.best = _weights(network)
-    shown = math.nan if valid_loss is None else valid_loss
-    progress.history.append(EpochLog(progress.epoch, train_loss, shown, progress.best_epoch))
+    logged = math.nan if valid_loss is None else valid_loss
+    progress.history.append(EpochLog(progress.epoch, train_loss, logged, progress.best_epoch))
     stale = progress.epoch - progress.best_epoch
     progress.is_done = progress.epoch >= rule.epochs or stale >= rule.patience
 
@@ -266,5 +270,5 @@ def _restore(
 
 
 def _float(value: float | None) -> float:
-    # JSON has no NaN: a manifest writes null.
+    # JSON has no NaN; the manifest has null instead.
     return math.nan if value is None else value

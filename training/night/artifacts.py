@@ -1,6 +1,6 @@
-"""Where does each file of a night lie, and what does it hold?
+"""The files of a night: their paths, reading and writing.
 
-`training/night/steps.py` documents the files for readers; this module is the only one that knows their names.
+`training/night/steps.py` documents the files. Only this module knows their paths.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import safetensors.torch
 import torch
@@ -22,6 +23,7 @@ from features.panel.panel import Panel
 from features.store.serialization import read_block, read_panel, write_block, write_panel
 from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
+from storage.lake.fees import FeeSchedule
 from storage.settings import Settings
 from training.data.labels import Labels
 from training.models.checkpoint import CheckpointStamp, write_atomic, write_json
@@ -33,12 +35,12 @@ _CLOCKS: Final = ("ts_decided_ns", "ts_span_start_ns", "ts_span_end_ns")
 
 @dataclass(frozen=True, slots=True)
 class NightData:
-    """What a night computes on.
+    """The data of a night.
 
     Args:
         panel: bars as they were known.
-        block: their features.
-        labels: and labels.
+        block: features of the bars.
+        labels: labels of the bars.
         past: (S, T) float64, trailing return over one horizon in units of the label; NaN where unknown.
         funding_paid: (S, T) float64, or `None` where the lake holds none in the range.
     """
@@ -52,7 +54,7 @@ class NightData:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """One member's predictions on one fold's test rows.
+    """Predictions of one model and seed on one fold's test rows.
 
     Args:
         instrument, step: (N,) int32, the row.
@@ -68,13 +70,13 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class NightArtifacts:
-    """One night on disk."""
+    """The folder of one night."""
 
     path: Path
 
     @classmethod
     def find(cls, settings: Settings, night: str) -> NightArtifacts:
-        """Return the folder of a night that was opened.
+        """Return the folder of an opened night.
 
         Raises:
             GateError: there is no such night.
@@ -86,7 +88,7 @@ class NightArtifacts:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `night.json` says."""
+        """The content of `night.json`."""
         facts: dict[str, Any] = self.read("night.json")
         return facts
 
@@ -95,11 +97,17 @@ class NightArtifacts:
         """The night's recipe."""
         return recipe_from_plain(self.facts["recipe"])
 
+    @property
+    def fees(self) -> FeeSchedule:
+        """The taker fees that the night was opened on."""
+        fees: FeeSchedule = msgspec.convert(self.facts["fees"], FeeSchedule)
+        return fees
+
     def refuse_other_code(self) -> None:
-        """Refuse to go on with a night that was opened under other code than this.
+        """Refuse to continue a night that was opened by other code.
 
         Raises:
-            CheckpointError: this room's source, torch or the locked environment changed since.
+            CheckpointError: the source of `training`, torch or the locked environment has changed since.
         """
         facts = self.facts
         now = {"training_code": training_code(), "torch_version": str(torch.__version__), "lock": lock_hash()}
@@ -113,7 +121,7 @@ class NightArtifacts:
     def stamp(
         self, *, model: str, fold: int, seed: int, feature_names: tuple[str, ...], device: str
     ) -> CheckpointStamp:
-        """Return what a checkpoint of this night is made from."""
+        """Return the stamp of a checkpoint of this night."""
         facts = self.facts
         return CheckpointStamp(
             model=model,
@@ -132,14 +140,14 @@ class NightArtifacts:
         )
 
     def has(self, name: str) -> bool:
-        """Say whether a file of the night is there."""
+        """Return whether a file of the night exists."""
         return (self.path / name).exists()
 
     def read(self, name: str, *, step: str = "") -> Any:
         """Return a JSON file's value.
 
         Raises:
-            GateError: it is not there yet; `step` is what makes it.
+            GateError: it does not exist yet; `step` writes it.
         """
         path = self.path / name
         if not path.exists():
@@ -147,14 +155,19 @@ class NightArtifacts:
         return json.loads(path.read_bytes())
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file atomically."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value)
 
-    def member(self, fold: int, model: str, number: int = 0) -> str:
-        """Return a member's folder, relative; further seeds stand beside the first as `model+1`."""
-        return f"fold-{fold:02d}/{model}" + (f"+{number}" if number else "")
+    @staticmethod
+    def model_name(model: str, number: int = 0) -> str:
+        """Return the name of one model and seed: `model`, or `model+1` for the second seed."""
+        return model + (f"+{number}" if number else "")
+
+    def model_path(self, fold: int, model: str, number: int = 0) -> str:
+        """Return the relative folder of one model and seed on a fold."""
+        return f"fold-{fold:02d}/{self.model_name(model, number)}"
 
     def write_data(self, data: NightData) -> None:
         """Write panel, features and labels."""
@@ -171,8 +184,8 @@ class NightArtifacts:
         """Return panel, features and labels, memory-mapped."""
         self.read("panel.json", step="build_panel")
         tensors = safetensors.torch.load_file(self.path / "labels.safetensors")
-        held: dict[str, Any] = {name: tensors[name] for name in _LABELS}
-        labels = Labels(**held | {name: tensors[name].numpy() for name in _CLOCKS})
+        values: dict[str, Any] = {name: tensors[name] for name in _LABELS}
+        labels = Labels(**values | {name: tensors[name].numpy() for name in _CLOCKS})
         funding = tensors.get("funding_paid")
         return NightData(
             panel=read_panel(self.path / "panel.safetensors"),
@@ -182,27 +195,27 @@ class NightArtifacts:
             funding_paid=None if funding is None else funding.numpy(),
         )
 
-    def write_predictions(self, member: str, found: Predictions) -> None:
-        """Write a member's predictions."""
+    def write_predictions(self, path: str, predictions: Predictions) -> None:
+        """Write predictions into the folder of a model."""
         tensors = {
-            name: torch.from_numpy(getattr(found, name))
+            name: torch.from_numpy(getattr(predictions, name))
             for name in ("instrument", "step", "prediction", "label")
         }
-        write_atomic(self.path / member / "predictions.safetensors", safetensors.torch.save(tensors))
+        write_atomic(self.path / path / "predictions.safetensors", safetensors.torch.save(tensors))
 
-    def read_predictions(self, member: str) -> Predictions:
-        """Return a member's predictions."""
-        tensors = safetensors.torch.load_file(self.path / member / "predictions.safetensors")
+    def read_predictions(self, path: str) -> Predictions:
+        """Return the predictions in the folder of a model."""
+        tensors = safetensors.torch.load_file(self.path / path / "predictions.safetensors")
         return Predictions(**{name: value.numpy() for name, value in tensors.items()})
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Write how long a step took to `timings/`; kept apart, since equal nights take unequal time."""
+        """Write the duration of a step to `timings/`, apart from the files that are equal for equal nights."""
         started = time.perf_counter()
         yield
         self.write(f"timings/{step}.json", {"seconds": round(time.perf_counter() - started, 3)})
 
 
 def training_code() -> str:
-    """Return a hash of this room's source: other code, other night."""
+    """Return a hash of the source of `training`; it is part of a night's identity."""
     return sources_hash("training")[:16]

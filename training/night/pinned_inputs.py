@@ -1,16 +1,18 @@
-"""Which rows does a night stand on, and does a snapshot still hold them?
+"""The rows that a night is pinned to: bars, funding and fees, with a hash of each.
 
-A night reads bars as they were knowable, and the funding that was paid in them. Both are hashed when it is opened: the
-hashes are part of what names it, so rows that came later make another night, and a snapshot that reads otherwise is
-refused. The number of its snapshot is that of its pin: a lake that was made anew has other numbers. Panels come from
-`features.store.panel_cache`, so a night's steps read the lake once; what comes from a file is hashed as what comes
-from the lake.
+A night reads bars as they were knowable, the funding that was paid in them, and the taker fees in force. Each is hashed
+when the night is opened. The hashes are part of the night's id, so rows that arrive later make another night, and a
+snapshot whose rows have other hashes is refused. The snapshot's number is that of the night's pin, since a rebuilt
+lake has other numbers. Panels come from `features.store.panel_cache`, so the steps of a night read the lake once; a
+panel from a file is hashed like one from the lake.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,29 +23,37 @@ from features.panel.panel import Panel, content_hash, load_panel
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
 from storage.clock import NS
-from storage.errors import LakeError, TickwalkError
+from storage.errors import LakeError, SettingsError, TickwalkError
+from storage.lake.fees import BASE, FeeSchedule, read_fees
 from storage.lake.lake import Lake
 from storage.lake.snapshots import Pin, pins
 from storage.settings import Settings
+from training.evaluation.costs import Costs
 from training.night.artifacts import NightArtifacts
 
 _MINUTE_NS: Final = 60 * NS
 
 
 def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> tuple[Panel, np.ndarray | None]:
-    """Return the panel that a night stands on, and the funding paid in it; see `read_funding`.
+    """Return a night's panel, and the funding paid in it; see `read_funding`.
 
     Raises:
-        LakeError: the pinned rows read otherwise than when the night was opened.
+        LakeError: the pinned rows differ from those that the night was opened on.
+        SettingsError: a fee is missing.
     """
     facts = folder.facts
     at = pinned_at(lake, facts)
     panel, content = cached_panel(
-        features_dir, lake, since_ns=facts["since_ns"], instruments=facts["instruments"], **_asked(folder, at)
+        features_dir,
+        lake,
+        since_ns=facts["since_ns"],
+        instruments=facts["instruments"],
+        **_panel_query(folder, at),
     )
     funding = read_funding(lake, panel, at=at)
-    found = {"content_hash": content, "funding_hash": funding_hash(funding)}
-    for name, value in found.items():
+    fees = read_taker_fees(lake, panel, folder.recipe.costs, at=at)
+    hashes = {"content_hash": content, "funding_hash": funding_hash(funding), "fee_hash": fee_hash(fees)}
+    for name, value in hashes.items():
         if value != facts[name]:
             raise LakeError(
                 f"night {facts['night']} was opened on rows with hash {facts[name][:12]}, they now have {value[:12]}",
@@ -53,31 +63,39 @@ def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> tu
 
 
 def pinned_at(lake: Lake, facts: Mapping[str, Any]) -> int:
-    """Return the snapshot that holds a night's rows in a lake: its pin's, or else what `night.json` says."""
-    held = [pin.snapshot for pin in pins(lake) if pin.name == facts["night"]]
-    return held[-1] if held else int(facts["snapshot"])
+    """Return the snapshot that has a night's rows: that of its pin, or else that of `night.json`."""
+    pinned = [pin.snapshot for pin in pins(lake) if pin.name == facts["night"]]
+    return pinned[-1] if pinned else int(facts["snapshot"])
 
 
 def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
-    """Say whether a snapshot reads as a night's pin; None where the night is no longer here."""
+    """Return whether a snapshot has the rows of a night's pin; `None` if the night's folder is gone."""
     folder = NightArtifacts(settings.models_dir / "nights" / pin.name)
     if not folder.has("night.json"):
         return None
     facts = folder.facts
     try:
-        panel, funding = _read(folder, lake, at)
-    except TickwalkError:  # no bar of it, or not of every instrument
+        panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
+        funding = read_funding(lake, panel, at=at)
+        # Older nights took fees from the code and recorded no hash of them.
+        fees = (
+            fee_hash(read_taker_fees(lake, panel, folder.recipe.costs, at=at))
+            if "fee_hash" in facts
+            else None
+        )
+    except TickwalkError:  # bars of some instrument, or a fee, are missing
         return False
-    return [content_hash(panel), funding_hash(funding)] == [pin.content, facts.get("funding_hash")]
+    hashes = [pin.content, facts.get("funding_hash"), facts.get("fee_hash")]
+    return [content_hash(panel), funding_hash(funding), fees] == hashes
 
 
 def panel_loader(folder: NightArtifacts, at: int) -> Callable[..., Panel]:
-    """Return `load_panel` for a night's bars at a snapshot; it still takes the lake, a beginning, and instruments."""
-    return partial(load_panel, **_asked(folder, at))
+    """Return `load_panel` for a night's bars at a snapshot, without the lake, start and instruments."""
+    return partial(load_panel, **_panel_query(folder, at))
 
 
-def _asked(folder: NightArtifacts, at: int) -> dict[str, Any]:
-    """Return what a night asks of `load_panel` at a snapshot, but for its beginning and its instruments."""
+def _panel_query(folder: NightArtifacts, at: int) -> dict[str, Any]:
+    """Return a night's arguments of `load_panel` at a snapshot, without start and instruments."""
     facts, recipe = folder.facts, folder.recipe
     return {
         "width": recipe.width,
@@ -89,17 +107,11 @@ def _asked(folder: NightArtifacts, at: int) -> dict[str, Any]:
     }
 
 
-def _read(folder: NightArtifacts, lake: Lake, at: int) -> tuple[Panel, np.ndarray | None]:
-    facts = folder.facts
-    panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
-    return panel, read_funding(lake, panel, at=at)
-
-
 def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
-    """Return the funding rates that fell due within each bar, (S, T), or `None` where the lake holds none.
+    """Return the funding rates due within each bar, (S, T), or `None` if the lake has none in the range.
 
-    A payment on a bar's close belongs to that bar. Times are taken to the nearest minute, since the venue's own
-    carry some milliseconds of jitter (measured: up to 0.2 s after the hour).
+    A payment at a bar's close belongs to that bar. Times are rounded to the nearest minute, since the venue's
+    have some milliseconds of jitter (measured: up to 0.2 s after the hour).
     """
     rows = lake.query(
         "SELECT instrument, epoch_us(ts_event) * 1000 AS at_ns, funding_rate FROM funding "
@@ -115,13 +127,38 @@ def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
         return None
     due_ns = (rows["at_ns"].to_numpy() + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
     step = (due_ns - int(panel.ts_open_ns[0]) - 1) // panel.width_ns
-    which = np.array([panel.instruments.index(name) for name in rows["instrument"].to_pylist()])
+    instrument = np.array([panel.instruments.index(name) for name in rows["instrument"].to_pylist()])
     inside = (step >= 0) & (step < panel.n_steps)
     paid = np.zeros(panel.status.shape)
-    np.add.at(paid, (which[inside], step[inside]), rows["funding_rate"].to_numpy()[inside])
+    np.add.at(paid, (instrument[inside], step[inside]), rows["funding_rate"].to_numpy()[inside])
     return paid
 
 
 def funding_hash(paid: np.ndarray | None) -> str:
-    """Return a hash of what `read_funding` returns."""
+    """Return a hash of the result of `read_funding`."""
     return hashlib.sha256(b"" if paid is None else np.ascontiguousarray(paid, dtype="<f8").data).hexdigest()
+
+
+def read_taker_fees(lake: Lake, panel: Panel, costs: Costs, *, at: int) -> FeeSchedule:
+    """Return the taker fees in force at the closes of a panel's bars, as known at each; none where `costs` sets one.
+
+    Raises:
+        SettingsError: the snapshot has no fee for an instrument at some close.
+    """
+    if costs.taker_fee_bps is not None:
+        return FeeSchedule("taker", BASE, ())
+    fees = read_fees(lake, "taker", until_ns=int(panel.ts_close_ns[-1]), at=at)
+    try:
+        for name in panel.instruments:
+            fees.bps(name, panel.ts_close_ns)
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error.message} (snapshot {at})",
+            hint="run: tickwalk reference seed, and use a newer snapshot; or set costs.taker_fee_bps in the recipe",
+        ) from error
+    return fees.used(panel.instruments, panel.ts_close_ns)
+
+
+def fee_hash(fees: FeeSchedule) -> str:
+    """Return a hash of the result of `read_taker_fees`."""
+    return hashlib.sha256(json.dumps(asdict(fees), sort_keys=True).encode()).hexdigest()

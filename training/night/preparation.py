@@ -1,4 +1,4 @@
-"""On which rows does a night stand: its panel, features, proof, labels and folds?"""
+"""Preparation of a night: panel, features, leak proofs, labels and folds."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from storage.clock import NS, iso
 from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError
 from storage.lake.lake import Lake
-from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, plan_walk, split_rows
+from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, split_rows, walk_forward_folds
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
 from training.night.pinned_inputs import panel_loader, pinned_at, read_pinned
-from training.night.registry import events_before, read_versions, serving_after
+from training.night.registry import champion_after, events_before, read_versions
 from training.recipe import Recipe
 
-LEARNED: Final = ("since_ns", "feature_set", "width", "instruments")
-"""What the ledger says of the bars that a version learned from."""
+TRAINING_FACTS: Final = ("since_ns", "feature_set", "width", "instruments")
+"""Keys of the registry's inputs that describe the bars that a version was trained on."""
 
 
-def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> NightData:
-    """Read the pinned rows again and make all that a night computes on; the proof is written on the way.
+def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> NightData:
+    """Read the pinned rows, build features and labels, and write `proof.json` and `health.json`.
 
     Args:
         folder: the night.
-        lake: its rows.
-        features_dir: panels and days of features that were made before, by whichever night; what is missing there is
-            made, and nothing in the result tells one from the other.
+        lake: has its rows.
+        features_dir: cache of panels and of days of features, shared by all nights; missing entries are built, and
+            the result does not depend on which were cached.
 
     Raises:
-        LakeError: the pinned rows read otherwise than when the night was opened.
-        CheckpointError: the features' code changed since.
+        LakeError: the pinned rows differ from those that the night was opened on.
+        CheckpointError: the code of the features has changed since the night was opened.
         LeakError: a feature looks ahead.
-        ContractError: a feature is not fit to learn from (features/monitoring/health.py).
+        ContractError: a feature is unfit for training (features/monitoring/health.py).
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
@@ -58,7 +58,7 @@ def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> Nigh
             hint="open a new night: tickwalk nightly",
         )
     newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
-    # An instrument that listed later is not in the lake as it was known before, so none is insisted on.
+    # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
     load_known = partial(
         panel_loader(folder, pinned_at(lake, facts)),
         since_ns=newest_ns,
@@ -69,7 +69,7 @@ def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> Nigh
         block,
         panel,
         split_ns=_newest_test_ns(panel, recipe),
-        learned=learned_by_champion(folder, lake),
+        learned=champion_training_window(folder, lake),
     )
     folder.write("health.json", health.to_dict())
     health.refuse()
@@ -83,38 +83,37 @@ def make_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> Nigh
     )
 
 
-def learned_by_champion(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:
-    """Return what the champion learned from, which the night will be judged against.
+def champion_training_window(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:
+    """Return the bars that the current champion was trained on, as the reference for drift.
 
-    None where nothing serves, or what serves learned from another set or from bars of another width, as a recipe may
-    be changed under its name: what its features were then, this night's do not say.
+    Return `None` if no version serves, or if the champion was trained on another feature set or bar width (a recipe
+    may change under its name), since this night's features are then not comparable with the champion's.
     """
     past = read_versions(lake, recipe=folder.recipe.name)
-    serving = serving_after(events_before(past, folder.path.name))
+    serving = champion_after(events_before(past, folder.path.name))
     if serving is None:
         return None
-    told = dict(serving.inputs)
+    inputs = dict(serving.inputs)
     night = NightArtifacts(folder.path.with_name(serving.night))
-    if not told.keys() >= set(LEARNED) and night.has(
-        "night.json"
-    ):  # an older row of the ledger; its night still says
-        told |= learned_facts(night)
+    # Older events of the registry lack these keys, and their night's folder may still have them.
+    if not inputs.keys() >= set(TRAINING_FACTS) and night.has("night.json"):
+        inputs |= training_facts(night)
     recipe = folder.recipe
-    if (told.get("feature_set"), told.get("width")) != (recipe.feature_set, recipe.width):
+    if (inputs.get("feature_set"), inputs.get("width")) != (recipe.feature_set, recipe.width):
         return None
     return TrainingWindow(
-        serving.version, int(told["since_ns"]), int(told["cutoff_ns"]), frozenset(told["instruments"])
+        serving.version, int(inputs["since_ns"]), int(inputs["cutoff_ns"]), frozenset(inputs["instruments"])
     )
 
 
-def learned_facts(night: NightArtifacts) -> dict[str, Any]:
-    """Return what the ledger keeps of a night for those that are judged against it, by the names of `LEARNED`."""
+def training_facts(night: NightArtifacts) -> dict[str, Any]:
+    """Return the values of `TRAINING_FACTS` for a night."""
     facts = night.facts | {"width": night.recipe.width}
-    return {name: facts[name] for name in LEARNED}
+    return {name: facts[name] for name in TRAINING_FACTS}
 
 
 def count_data(data: NightData) -> dict[str, Any]:
-    """Return the counts of `panel.json`."""
+    """Return the value of `panel.json`."""
     panel, labels = data.panel, data.labels
     by_status = torch.bincount(panel.status.flatten().to(torch.int64), minlength=len(STATUSES))
     by_basis = torch.bincount(labels.basis.flatten().to(torch.int64), minlength=len(BASES))
@@ -134,8 +133,8 @@ def count_data(data: NightData) -> dict[str, Any]:
     }
 
 
-def plan_night(data: NightData, recipe: Recipe) -> list[Fold]:
-    """Return the folds of the range that has labels.
+def plan_night_folds(data: NightData, recipe: Recipe) -> list[Fold]:
+    """Return the folds of the labelled range.
 
     Raises:
         RangeError: the range is too short for the recipe's folds.
@@ -146,7 +145,7 @@ def plan_night(data: NightData, recipe: Recipe) -> list[Fold]:
     width_ns = data.panel.width_ns
     start = int(decided[0]) // width_ns * width_ns if len(decided) else 0
     stop = int(decided[-1]) // width_ns * width_ns + width_ns if len(decided) else 0
-    return plan_walk(start, stop, width_ns=width_ns, geometry=recipe.folds)
+    return walk_forward_folds(start, stop, width_ns=width_ns, geometry=recipe.folds)
 
 
 def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]:
@@ -173,7 +172,7 @@ def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]
 
 
 def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
-    """Count leaks among the very rows that will be trained on, from their own times."""
+    """Count leaks among the rows that are actually trained and tested on, from their own times."""
     used = torch.from_numpy(np.unique(torch.cat((rows.train, rows.valid, rows.test)).numpy()))
     nothing = np.zeros(len(used), dtype=bool)
     parts = SplitRows(
@@ -188,13 +187,13 @@ def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
 
 
 def read_fold(entry: dict[str, Any]) -> Fold:
-    """Return a fold as `folds.json` tells it."""
+    """Return the fold of an entry of `folds.json`."""
     spans = {name: TimeSpan(*entry[name]) for name in ("train", "valid", "test")}
     return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
 
 
 def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, load: Load, *, grace_ns: int) -> None:
-    """Prove the features on the panel and from the lake, and write what was compared, or why it failed."""
+    """Run both leak proofs, and write what was compared, or why a proof failed."""
     facts, recipe = folder.facts, folder.recipe
     try:
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
@@ -209,7 +208,7 @@ def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, load: Load, *, grac
 
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:
-    """Return where the newest share of the range begins that is as long as a fold's test window."""
+    """Return the start of the newest part of the range, which is as long as a fold's test window."""
     start_ns, stop_ns = int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])
     return stop_ns - int((stop_ns - start_ns) * recipe.folds.test_share) // panel.width_ns * panel.width_ns
 

@@ -1,6 +1,6 @@
-"""How does a night end: evidence, gate, refit of the challenger, and a row in the ledger?
+"""End of a night: the evidence, the gate's decision, the refit of the challenger, and the registry's events.
 
-The deployed weights come from one rule: the challenger is trained again, with the seed of its first member, on every
+The deployed weights follow one rule: the challenger is trained again, with the seed of its first fit, on every
 labelled row up to the cut-off, for the median of the epochs (or rounds) that validation chose in the folds.
 """
 
@@ -10,13 +10,13 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from storage.clock import TimeSource
-from storage.errors import CheckpointError, GateError
+from storage.errors import CheckpointError, GateError, SettingsError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from training.data.folds import Fold, SplitRows
@@ -27,32 +27,54 @@ from training.evaluation.gate import (
     Evidence,
     GateDecision,
     choose_challenger,
-    judge,
+    decide,
 )
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
-from training.models.estimators import fit_member, load_member
+from training.models.estimators import FittedModel, fit_model, load_model
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
-from training.night.preparation import learned_facts
-from training.night.registry import VersionEvent, append_events, events_before, read_versions, serving_after
+from training.night.preparation import training_facts
+from training.night.registry import VersionEvent, append_events, champion_after, events_before, read_versions
 from training.night.scoring import (
-    JudgedWindow,
-    compare_with,
-    judged_window,
-    make_field,
+    EvaluationWindow,
+    backtest,
+    compare_with_champion,
+    evaluation_window,
+    make_fold_context,
     make_market,
-    spread_out,
-    sum_up,
-    trade,
+    make_summary,
+    score_all_folds,
+    summarise_backtests,
+    to_dense,
 )
-from training.night.summary import score_all, summarise
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
 
+_COMPARABLE: Final = ("window_bars", "width", "label")
+"""Keys of the recipe in which a champion must agree with the night."""
+_OTHER: Final = {
+    "feature_names": "it was trained with other features",
+    "feature_fingerprint": "it was trained with other code of its features",
+    "torch_version": "it was trained with another version of torch",
+}
+"""Fields of the stamp in which a champion must agree with the night, with the description of a difference."""
+_REGISTERED: Final = (
+    "snapshot",
+    "content_hash",
+    "funding_hash",
+    "fee_hash",
+    "feature_fingerprint",
+    "code",
+    "training_code",
+    "lock",
+    "torch_version",
+)
+"""Keys of `night.json` that the registry keeps of a version."""
 
-def close_night(
+
+def finish_night(
     folder: NightArtifacts,
     folds: list[Fold],
     lake: Lake,
@@ -61,7 +83,10 @@ def close_night(
     models_dir: Path,
     clock: TimeSource,
 ) -> dict[str, Any]:
-    """Judge a night whose folds are all trained; write `deploy/`, `summary.json`, the ledger and `verdict.json`."""
+    """Apply the gate to a night whose folds are all trained, and write `deploy/`, `summary.json` and `verdict.json`.
+
+    The registry's events are committed just before `verdict.json`, which marks the night as done.
+    """
     data, recipe = folder.read_data(), folder.recipe
     metrics = _read_metrics(folder, folds, recipe)
     valid_ic = {
@@ -70,43 +95,47 @@ def close_night(
     }
     challenger = choose_challenger(valid_ic)
 
-    # 1. What everything would have earned over the tests.
-    market = make_market(data, recipe, grace_ns=folder.facts["grace_ms"] * 1_000_000)
-    judged = judged_window(market, folds, data.labels.ts_decided_ns)
+    # 1. Backtests of every model and seed over the tests.
+    market = make_market(data, recipe, folder.fees, grace_ns=folder.facts["grace_ms"] * 1_000_000)
+    window = evaluation_window(market, folds, data.labels.ts_decided_ns)
     dense = {
-        folder.member(0, *member).partition("/")[2]: spread_out(
-            [folder.read_predictions(folder.member(fold.index, *member)) for fold in folds], judged
+        folder.model_name(*fit): to_dense(
+            [folder.read_predictions(folder.model_path(fold.index, *fit)) for fold in folds], window
         )
-        for member in recipe.members
+        for fit in recipe.model_seeds
     }
-    ledgers = {name: trade(found, judged, recipe) for name, found in dense.items()}
-    tried = [name for name in ledgers if name not in recipe.controls]
+    ledgers = {name: backtest(prediction, window, recipe) for name, prediction in dense.items()}
+    candidates = [name for name in ledgers if name not in recipe.controls]
     past = events_before(read_versions(lake, recipe=recipe.name), folder.path.name)
-    traded = sum_up(ledgers, recipe, tried=tried, earlier=len({event.version for event in past}))
+    backtests = summarise_backtests(
+        ledgers, recipe, candidates=candidates, earlier_trials=len({event.version for event in past})
+    )
 
     # 2. The gate.
-    serving = serving_after(past)
-    versus = (
-        _against(serving, dense[challenger], data, recipe, judged, device, models_dir) if serving else None
+    serving = champion_after(past)
+    comparison = (
+        _compare(serving, dense[challenger], data, recipe, window, device, models_dir) if serving else None
     )
-    verdict = judge(_evidence(folder, folds, recipe, challenger, traded, versus), recipe.gate)
+    decision = decide(_evidence(folder, folds, recipe, challenger, backtests, comparison), recipe.gate)
 
-    # 3. The weights that would serve, and what was found.
+    # 3. The deployable weights, and the results.
     deployed = _refit(
         folder, data, recipe, challenger, [metrics[f.index, challenger, 0] for f in folds], device
     )
     folder.write(
-        "summary.json", summarise(folder, folds, recipe, judged, ledgers, traded, valid_ic, challenger)
+        "summary.json",
+        make_summary(folder, folds, recipe, window, ledgers, backtests, valid_ic, challenger, comparison),
     )
-    _register(lake, folder, recipe, verdict, deployed, traded[challenger], models_dir, clock)
-    written = {
+    _register(lake, folder, recipe, decision, deployed, backtests[challenger], models_dir, clock)
+    verdict = {
         "version": deployed["version"],
         "champion": serving.version if serving else None,
-        "reason": _reason(verdict),
-        **asdict(verdict),
+        "champion_obstacle": comparison.obstacle if comparison else "",
+        "reason": _reason(decision),
+        **asdict(decision),
     }
-    folder.write("verdict.json", written)
-    logger.info("night judged", night=folder.path.name, challenger=challenger, promoted=verdict.promoted)
+    folder.write("verdict.json", verdict)
+    logger.info("night judged", night=folder.path.name, challenger=challenger, promoted=decision.promoted)
     return dict(folder.read("verdict.json"))
 
 
@@ -115,12 +144,12 @@ def _read_metrics(
 ) -> dict[tuple[int, str, int], Any]:
     found = {}
     for fold in folds:
-        for model, number in recipe.members:
-            name = f"{folder.member(fold.index, model, number)}/metrics.json"
+        for model, number in recipe.model_seeds:
+            name = f"{folder.model_path(fold.index, model, number)}/metrics.json"
             if not folder.has(name):
                 raise GateError(
                     f"night {folder.path.name} has no {name} yet",
-                    hint=f"train fold {fold.index} first: tickwalk nightly goes on where it stopped",
+                    hint=f"train fold {fold.index} first: tickwalk nightly continues where it stopped",
                 )
             found[fold.index, model, number] = folder.read(name)
     return found
@@ -131,10 +160,10 @@ def _evidence(
     folds: list[Fold],
     recipe: Recipe,
     challenger: str,
-    traded: dict[str, BacktestResult],
-    versus: ChampionComparison | None,
+    backtests: dict[str, BacktestResult],
+    comparison: ChampionComparison | None,
 ) -> Evidence:
-    scores = [score_all(folder, folds, recipe, challenger, number) for number in range(recipe.seeds)]
+    scores = [score_all_folds(folder, folds, recipe, challenger, number) for number in range(recipe.seeds)]
     proof = folder.read("proof.json", step="build_panel")
     return Evidence(
         challenger=challenger,
@@ -143,43 +172,58 @@ def _evidence(
         features_proven=proof["passed"] and proof["fingerprint"] == folder.facts["feature_fingerprint"],
         ic=scores[0].ic,
         seed_ics=tuple(score.ic.value for score in scores),
-        traded=traded,
-        versus=versus,
+        backtests=backtests,
+        champion=comparison,
     )
 
 
-def _against(
+def _compare(
     serving: VersionEvent,
     challenger: np.ndarray,
     data: NightData,
     recipe: Recipe,
-    judged: JudgedWindow,
+    window: EvaluationWindow,
     device: torch.device,
     models_dir: Path,
 ) -> ChampionComparison:
-    """Ask the champion's own deployed weights for the test steps after its cut-off."""
+    """Compare the challenger with the champion's deployed weights on the test steps after the champion's cut-off."""
+    path = models_dir / serving.artefact
+    try:
+        champion = _load_champion(path, data, recipe, device)
+    except (CheckpointError, SettingsError) as error:
+        # Relative paths, so that the files of a night do not depend on the location of its home.
+        obstacle = _OTHER.get(str(error.facts.get("field")), error.message).replace(
+            str(path), serving.artefact
+        )
+        logger.warning("champion not evaluated", version=serving.version, reason=obstacle)
+        return ChampionComparison(serving.version, 0, math.nan, math.nan, obstacle=obstacle)
+    steps = slice(window.first, window.stop)
+    unseen = data.labels.ts_decided_ns[steps] >= serving.inputs["cutoff_ns"]
+    rows = torch.zeros_like(data.labels.decidable)
+    rows[:, steps] = data.labels.decidable[:, steps] & torch.from_numpy(unseen)
+    predictions = predict_rows(champion, torch.nonzero(rows.flatten()).squeeze(-1), data)
+    dense = to_dense([predictions], window)
+    return compare_with_champion(dense, challenger, window, recipe, version=serving.version, unseen=unseen)
+
+
+def _load_champion(path: Path, data: NightData, recipe: Recipe, device: torch.device) -> FittedModel:
+    """Load a champion's deployed weights for evaluation on a night's data.
+
+    Raises:
+        CheckpointError: its files are gone or damaged, or it has other features, windows, labels, code or torch.
+        SettingsError: this release has no such model.
+    """
     expect = {
-        "feature_fingerprint": data.block.fingerprint,
         "feature_names": data.block.names,
+        "feature_fingerprint": data.block.fingerprint,
         "torch_version": str(torch.__version__),
     }
-    try:
-        saved = load_checkpoint(models_dir / serving.artefact, expect=expect)
-        if any(
-            saved.stamp["recipe"][key] != recipe.to_plain()[key] for key in ("window_bars", "width", "label")
-        ):
-            raise CheckpointError("it was trained on other windows, bars or labels")
-        shared = make_field(data, Normaliser.from_plain(saved.normaliser), recipe, device)
-        champion = load_member(shared, saved)
-    except CheckpointError as error:
-        return ChampionComparison(serving.version, 0, math.nan, math.nan, obstacle=error.message)
-    steps = slice(judged.first, judged.stop)
-    unseen = data.labels.ts_decided_ns[steps] >= serving.inputs["cutoff_ns"]
-    asked = torch.zeros_like(data.labels.decidable)
-    asked[:, steps] = data.labels.decidable[:, steps] & torch.from_numpy(unseen)
-    found = predict_rows(champion, torch.nonzero(asked.flatten()).squeeze(-1), data)
-    dense = spread_out([found], judged)
-    return compare_with(dense, challenger, judged, recipe, version=serving.version, unseen=unseen)
+    saved = load_checkpoint(path, expect=expect)
+    plain = recipe.to_plain()
+    if differing := [key for key in _COMPARABLE if saved.stamp["recipe"].get(key) != plain[key]]:
+        raise CheckpointError(f"it was trained with another {' and '.join(differing)}")
+    context = make_fold_context(data, Normaliser.from_plain(saved.normaliser), recipe, device)
+    return load_model(context, saved)
 
 
 def _refit(
@@ -192,7 +236,7 @@ def _refit(
 ) -> dict[str, Any]:
     nothing = np.zeros(data.panel.n_steps, dtype=bool)
     rows = fold_rows(data, SplitRows(~nothing, nothing, nothing, nothing, nothing), recipe)
-    shared = make_field(data, fit_normaliser(data, rows.seen), recipe, device)
+    context = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
     budget = round(median(entry["budget"] for entry in metrics))
     stamp = folder.stamp(
         model=challenger,
@@ -201,7 +245,7 @@ def _refit(
         feature_names=data.block.names,
         device=device.type,
     )
-    fit_member(shared, rows.train, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget)
+    fit_model(context, rows.train, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget)
     last = int((rows.train % data.panel.n_steps).max())
     deployed = {
         "version": f"{challenger}-{folder.path.name}",
@@ -218,47 +262,37 @@ def _register(
     lake: Lake,
     folder: NightArtifacts,
     recipe: Recipe,
-    verdict: GateDecision,
+    decision: GateDecision,
     deployed: dict[str, Any],
-    traded: BacktestResult,
+    result: BacktestResult,
     models_dir: Path,
     clock: TimeSource,
 ) -> None:
     facts, now_ns = folder.facts, clock.now_ns()
-    kept = (
-        "snapshot",
-        "content_hash",
-        "funding_hash",
-        "feature_fingerprint",
-        "code",
-        "training_code",
-        "lock",
-        "torch_version",
-    )
     registered = VersionEvent(
         version=deployed["version"],
         event="registered",
         recipe=recipe.name,
-        model=verdict.challenger,
+        model=decision.challenger,
         night=folder.path.name,
         reason="best by validation",
-        metrics={"traded": asdict(traded), "rules": {rule.name: rule.passed for rule in verdict.rules}},
-        inputs={name: facts[name] for name in kept}
-        | learned_facts(folder)
+        metrics={"traded": asdict(result), "rules": {rule.name: rule.passed for rule in decision.rules}},
+        inputs={name: facts[name] for name in _REGISTERED}
+        | training_facts(folder)
         | {"cutoff_ns": deployed["cutoff_ns"]},
         artefact=str((folder.path / "deploy").relative_to(models_dir)),
         ts_knowable_ns=now_ns,
     )
-    judged = VersionEvent(
+    decided = VersionEvent(
         **asdict(registered)
-        | {"event": "champion" if verdict.promoted else "rejected", "reason": _reason(verdict)}
+        | {"event": "champion" if decision.promoted else "rejected", "reason": _reason(decision)}
     )
-    append_events(lake, [registered, judged], batch_id=f"versions-{folder.path.name}")
+    append_events(lake, [registered, decided], batch_id=f"versions-{folder.path.name}")
 
 
-def _reason(verdict: GateDecision) -> str:
-    failed = [rule.name for rule in verdict.rules if not rule.passed]
-    return f"failed: {', '.join(failed)}" if failed else f"all {len(verdict.rules)} rules hold"
+def _reason(decision: GateDecision) -> str:
+    failed = [rule.name for rule in decision.rules if not rule.passed]
+    return f"failed: {', '.join(failed)}" if failed else f"all {len(decision.rules)} rules hold"
 
 
 def _number(value: float | None) -> float:

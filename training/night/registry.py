@@ -1,8 +1,7 @@
-"""Which model versions are there, and which one serves?
+"""Registry of model versions: registration, promotion, rejection and retirement.
 
-The table `versions` is append-only: every registration, promotion, rejection and retirement is a row, and the last
-`champion` or `retired` row of a recipe says what serves it. So history and rollback need nothing else: promoting an
-old version again is one more row.
+The table `versions` is append-only, one row an event. The last `champion` or `retired` event of a recipe determines
+which version serves. A rollback is one more `champion` event of an old version.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ EventKind = Literal["registered", "champion", "rejected", "retired"]
 
 @dataclass(frozen=True, slots=True)
 class VersionEvent:
-    """One row of the ledger.
+    """One event of a version.
 
     Args:
         version: the version's id.
-        event: what happened.
-        recipe, model, night: what made it.
-        reason: why, for people.
-        metrics: the figures that the gate read.
-        inputs: snapshot, content hash, feature fingerprint, code.
+        event: kind of event.
+        recipe, model, night: origin of the version.
+        reason: of the event, for people.
+        metrics: figures that the gate read.
+        inputs: snapshot, hashes of the rows, feature fingerprint, code, and the bars it was trained on.
         artefact: folder of its checkpoint, below the models folder.
-        ts_knowable_ns: when it happened.
+        ts_knowable_ns: time of the event.
     """
 
     version: str
@@ -50,7 +49,7 @@ class VersionEvent:
 
 
 def read_versions(lake: Lake, *, recipe: str | None = None) -> list[VersionEvent]:
-    """Return the ledger's events, oldest first."""
+    """Return the events of all versions, or of one recipe's, oldest first."""
     rows = lake.query(
         "SELECT version, event, recipe, model, night, reason, metrics, inputs, artefact, ts_knowable_ns FROM versions "
         "WHERE coalesce(recipe = ?, true) ORDER BY ts_knowable_ns, event = 'registered' DESC, version, event",
@@ -63,12 +62,12 @@ def read_versions(lake: Lake, *, recipe: str | None = None) -> list[VersionEvent
 
 
 def current_champion(lake: Lake, recipe: str) -> VersionEvent | None:
-    """Return what serves a recipe, or `None`."""
-    return serving_after(read_versions(lake, recipe=recipe))
+    """Return the promotion of the version that serves a recipe, or `None`."""
+    return champion_after(read_versions(lake, recipe=recipe))
 
 
-def serving_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
-    """Return what serves one recipe after these events, oldest first."""
+def champion_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
+    """Return the promotion of the version that serves one recipe after these events, oldest first, or `None`."""
     serving: VersionEvent | None = None
     for event in events:
         if event.event == "champion":
@@ -79,12 +78,12 @@ def serving_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
 
 
 def events_before(events: Iterable[VersionEvent], night: str) -> list[VersionEvent]:
-    """Return what had happened before a night wrote its first event: judged again, it meets the same ledger."""
+    """Return the events before a night's first one, so that a night judged again meets the same champion."""
     return list(takewhile(lambda event: event.night != night, events))
 
 
 def append_events(lake: Lake, events: list[VersionEvent], *, batch_id: str) -> None:
-    """Write events in one commit; the same batch again does nothing."""
+    """Append events in one commit; a repeated batch id adds nothing."""
     rows = [
         asdict(event)
         | {
@@ -104,20 +103,20 @@ def append_events(lake: Lake, events: list[VersionEvent], *, batch_id: str) -> N
 
 
 def promote_version(lake: Lake, version: str, *, reason: str, now_ns: int) -> VersionEvent:
-    """Make a registered version the champion of its recipe, by hand: a rollback, or a decision against the gate.
+    """Make a registered version the champion of its recipe by hand, as a rollback or to overrule the gate.
 
     Raises:
-        GateError: no such version, or it serves already.
+        GateError: no such version, or it already serves.
     """
     event = _registered(lake, version)
     serving = current_champion(lake, event.recipe)
     if serving is not None and serving.version == version:
         raise GateError(f"{version} serves {event.recipe} already")
-    return _by_hand(lake, event, "champion", reason, now_ns)
+    return _append_by_hand(lake, event, "champion", reason, now_ns)
 
 
 def retire_version(lake: Lake, version: str, *, reason: str, now_ns: int) -> VersionEvent:
-    """Take the champion of a recipe out of service; nothing serves until another is promoted.
+    """Retire the champion of a recipe; no version serves until another is promoted.
 
     Raises:
         GateError: no such version, or it does not serve.
@@ -127,21 +126,23 @@ def retire_version(lake: Lake, version: str, *, reason: str, now_ns: int) -> Ver
     if serving is None or serving.version != version:
         raise GateError(
             f"{version} does not serve {event.recipe}",
-            hint=f"what does: {serving.version}" if serving else "nothing does",
+            hint=f"the version that serves is {serving.version}" if serving else "no version serves it",
         )
-    return _by_hand(lake, event, "retired", reason, now_ns)
+    return _append_by_hand(lake, event, "retired", reason, now_ns)
 
 
 def _registered(lake: Lake, version: str) -> VersionEvent:
-    found = [event for event in read_versions(lake) if event.version == version]
-    if not found:
+    events = [event for event in read_versions(lake) if event.version == version]
+    if not events:
         raise GateError(
             f"no version is called {version!r}", hint='list them with: tickwalk sql "SELECT * FROM versions"'
         )
-    return found[0]
+    return events[0]
 
 
-def _by_hand(lake: Lake, event: VersionEvent, happened: EventKind, reason: str, now_ns: int) -> VersionEvent:
-    row = VersionEvent(**asdict(event) | {"event": happened, "reason": reason, "ts_knowable_ns": now_ns})
-    append_events(lake, [row], batch_id=f"versions-{event.version}-{happened}-{now_ns}")
+def _append_by_hand(
+    lake: Lake, event: VersionEvent, kind: EventKind, reason: str, now_ns: int
+) -> VersionEvent:
+    row = VersionEvent(**asdict(event) | {"event": kind, "reason": reason, "ts_knowable_ns": now_ns})
+    append_events(lake, [row], batch_id=f"versions-{event.version}-{kind}-{now_ns}")
     return row

@@ -1,34 +1,39 @@
-"""What does a night put before the gate: figures, ledgers and the comparison with what serves?"""
+"""Scores, backtests and the champion comparison of a night, and its `summary.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
 
+from features.panel.panel import Panel
+from storage.lake.fees import FeeSchedule
 from training.data.folds import Fold
 from training.data.labels import BASIS_MID, delay_bars, prices_at_close
 from training.data.panel import Normaliser, PanelWindows
 from training.evaluation.gate import BacktestResult, ChampionComparison
 from training.evaluation.metrics import Score, deflated_sharpe, score_predictions, sharpe
 from training.evaluation.positions import MarketData, PositionLedger, run_ledger
+from training.models.device import derive_seed
 from training.models.estimators import FoldContext
-from training.night.artifacts import NightData, Predictions
+from training.night.artifacts import NightArtifacts, NightData, Predictions
 from training.recipe import Recipe
 
 # Blocks of the bootstrap, in horizons: labels overlap over one, and what drives them lasts longer.
-_BLOCK_HORIZONS = 4
+_BLOCK_HORIZONS: Final = 4
+_CURVE_POINTS: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedWindow:
-    """A window of time that starts with the first test and ends with the last.
+class EvaluationWindow:
+    """The time from the start of the first test to the end of the last.
 
     Args:
         first, stop: steps of the panel.
-        market: what those steps offered.
+        market: prices and costs of those steps.
     """
 
     first: int
@@ -36,8 +41,10 @@ class JudgedWindow:
     market: MarketData
 
 
-def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device) -> FoldContext:
-    """Return what members share, under one normaliser."""
+def make_fold_context(
+    data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device
+) -> FoldContext:
+    """Return windows and labels under a fold's normaliser."""
     windows = PanelWindows(data.block, normaliser, window_bars=recipe.window_bars, device=device)
     labels = data.labels
     return FoldContext(
@@ -45,8 +52,15 @@ def make_field(data: NightData, normaliser: Normaliser, recipe: Recipe, device: 
     )
 
 
-def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> MarketData:
-    """Return prices and costs of every step of a panel; the half spread comes from the closing quote."""
+def make_market(data: NightData, recipe: Recipe, fees: FeeSchedule, *, grace_ns: int) -> MarketData:
+    """Return prices and costs of every step of a panel; the half spread comes from the closing quote.
+
+    Args:
+        data: the night's panel and labels.
+        recipe: sets the order's delay, and possibly a taker fee of its own.
+        fees: taker fees of the venues.
+        grace_ns: from a bar's close to the decision.
+    """
     panel = data.panel
     prices = prices_at_close(panel)
     bid, ask = panel.column("bid"), panel.column("ask")
@@ -59,28 +73,36 @@ def make_market(data: NightData, recipe: Recipe, *, grace_ns: int) -> MarketData
         price=prices.price.numpy(),
         half_spread=torch.where(quoted, (ask - bid) / (ask + bid), torch.nan).numpy(),
         notional=notional.numpy(),
+        taker_fee_bps=_taker_fee_bps(panel, recipe, fees),
         scale=data.labels.scale.numpy(),
         funding_paid=data.funding_paid,
         delay_bars=delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=recipe.label.delay_ms),
     )
 
 
-def judged_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> JudgedWindow:
-    """Return the steps of all tests; they lie end to end, so positions are carried from fold to fold."""
+def _taker_fee_bps(panel: Panel, recipe: Recipe, fees: FeeSchedule) -> np.ndarray:
+    """Return the taker fee at each bar's close, (S, T) float64: the recipe's own, or else the venue's."""
+    if (own := recipe.costs.taker_fee_bps) is not None:
+        return np.full((panel.n_instruments, panel.n_steps), own)
+    return np.stack([fees.bps(name, panel.ts_close_ns) for name in panel.instruments])
+
+
+def evaluation_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> EvaluationWindow:
+    """Return the steps of all tests; they are contiguous, so positions are carried from fold to fold."""
     first, stop = np.searchsorted(decided_ns, [folds[0].test.start_ns, folds[-1].test.stop_ns])
-    return JudgedWindow(int(first), int(stop), market.window(int(first), int(stop)))
+    return EvaluationWindow(int(first), int(stop), market.window(int(first), int(stop)))
 
 
-def spread_out(parts: Sequence[Predictions], judged: JudgedWindow) -> np.ndarray:
-    """Return predictions of all folds as (S, T) over the judged window, NaN where there is none."""
-    dense = np.full(judged.market.price.shape, np.nan)
+def to_dense(parts: Sequence[Predictions], window: EvaluationWindow) -> np.ndarray:
+    """Return the predictions of all folds as (S, T) over the evaluation window, NaN where there is none."""
+    dense = np.full(window.market.price.shape, np.nan)
     for part in parts:
-        dense[part.instrument, part.step - judged.first] = part.prediction
+        dense[part.instrument, part.step - window.first] = part.prediction
     return dense
 
 
-def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> Score:
-    """Return the figures of one member over one fold, or over several together."""
+def score_folds(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> Score:
+    """Return the scores of one model over one fold, or over several folds together."""
     joined = [
         np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "label", "step")
     ]
@@ -92,32 +114,40 @@ def score_parts(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> S
     )
 
 
-def trade(prediction: np.ndarray, judged: JudgedWindow, recipe: Recipe) -> PositionLedger:
-    """Return what the recipe's position rule makes of predictions."""
-    return run_ledger(prediction, judged.market, recipe.position, recipe.costs)
+def score_all_folds(
+    folder: NightArtifacts, folds: list[Fold], recipe: Recipe, model: str, number: int = 0
+) -> Score:
+    """Return the scores of one model and seed over the tests of all folds together."""
+    parts = [folder.read_predictions(folder.model_path(fold.index, model, number)) for fold in folds]
+    return score_folds(parts, recipe, seed=derive_seed(folder.facts["seed"], model, "all", number))
+
+
+def backtest(prediction: np.ndarray, window: EvaluationWindow, recipe: Recipe) -> PositionLedger:
+    """Run the recipe's position rule on predictions."""
+    return run_ledger(prediction, window.market, recipe.position, recipe.costs)
 
 
 def period_returns(ledger: PositionLedger, recipe: Recipe) -> np.ndarray:
-    """Return net earnings by holding period, which do not overlap; a last part of a period is left out."""
+    """Return net earnings by holding period, without overlap; an incomplete last period is left out."""
     period = recipe.position.hold_bars
     whole = len(ledger.net) // period * period
     returns: np.ndarray = ledger.net[:whole].reshape(-1, period).sum(axis=1)
     return returns
 
 
-def sum_up(
-    ledgers: Mapping[str, PositionLedger], recipe: Recipe, *, tried: Sequence[str], earlier: int
+def summarise_backtests(
+    ledgers: Mapping[str, PositionLedger], recipe: Recipe, *, candidates: Sequence[str], earlier_trials: int
 ) -> dict[str, BacktestResult]:
-    """Return what each ledger earned, and how sure that is.
+    """Return each ledger's earnings, with its Sharpe ratio corrected for multiple testing.
 
     Args:
-        ledgers: by member.
-        recipe: says what a period is.
-        tried: members that might have been chosen; the scatter of their Sharpe ratios is the luck to beat.
-        earlier: trials of earlier nights, that the luck had as well.
+        ledgers: by model and seed.
+        recipe: sets the holding period.
+        candidates: models and seeds that could have been chosen; the correction uses the scatter of their ratios.
+        earlier_trials: trials of earlier nights, which count as well.
     """
     periods = {name: period_returns(ledger, recipe) for name, ledger in ledgers.items()}
-    scatter = np.array([sharpe(periods[name]) for name in tried])
+    scatter = np.array([sharpe(periods[name]) for name in candidates])
     return {
         name: BacktestResult(
             gross=float(ledger.gross.sum()),
@@ -128,26 +158,26 @@ def sum_up(
             net=float(ledger.net.sum()),
             fills=len(ledger.fills),
             sharpe=sharpe(periods[name]),
-            deflated_sharpe=deflated_sharpe(periods[name], scatter, trials=len(tried) + earlier),
+            deflated_sharpe=deflated_sharpe(periods[name], scatter, trials=len(candidates) + earlier_trials),
         )
         for name, ledger in ledgers.items()
     }
 
 
-def compare_with(
+def compare_with_champion(
     champion: np.ndarray,
     challenger: np.ndarray,
-    judged: JudgedWindow,
+    window: EvaluationWindow,
     recipe: Recipe,
     *,
     version: str,
     unseen: np.ndarray,
 ) -> ChampionComparison:
-    """Return challenger against champion on the steps that the champion has not learnt from.
+    """Backtest challenger and champion on the steps that the champion was not trained on.
 
     Args:
-        champion, challenger: (S, T) predictions over the judged window.
-        judged: that window.
+        champion, challenger: (S, T) predictions over the evaluation window.
+        window: that window.
         recipe: the position rule for both.
         version: the champion.
         unseen: (T,) bool, decided after the champion's cut-off; a tail of the window.
@@ -155,11 +185,81 @@ def compare_with(
     count = int(unseen.sum())
     if count == 0:
         return ChampionComparison(version, 0, np.nan, np.nan)
-    tail = len(unseen) - count
-    part = JudgedWindow(judged.first + tail, judged.stop, judged.market.window(tail, len(unseen)))
+    head = len(unseen) - count
+    tail = EvaluationWindow(window.first + head, window.stop, window.market.window(head, len(unseen)))
     return ChampionComparison(
         version,
         count,
-        challenger_net=float(trade(challenger[:, tail:], part, recipe).net.sum()),
-        champion_net=float(trade(champion[:, tail:], part, recipe).net.sum()),
+        challenger_net=float(backtest(challenger[:, head:], tail, recipe).net.sum()),
+        champion_net=float(backtest(champion[:, head:], tail, recipe).net.sum()),
     )
+
+
+def make_summary(
+    folder: NightArtifacts,
+    folds: list[Fold],
+    recipe: Recipe,
+    window: EvaluationWindow,
+    ledgers: dict[str, PositionLedger],
+    backtests: dict[str, BacktestResult],
+    valid_ic: dict[str, list[float]],
+    challenger: str,
+    champion: ChampionComparison | None,
+) -> dict[str, Any]:
+    """Return the value of `summary.json`, from which the report is made."""
+    models = {
+        name: {
+            "role": "control" if name in recipe.controls else "challenger",
+            "folds": [folder.read(f"{folder.model_path(f.index, name)}/metrics.json")["test"] for f in folds],
+            "test": asdict(score_all_folds(folder, folds, recipe, name)),
+            "traded": asdict(backtests[name]),
+        }
+        for name in recipe.models
+    }
+    steps = np.unique(np.linspace(0, window.stop - window.first - 1, _CURVE_POINTS).astype(int))
+    return {
+        "models": models,
+        "equity": {
+            "ts_ns": window.market.ts_close_ns[steps].tolist(),
+            "net": {name: ledgers[name].net.cumsum()[steps].tolist() for name in recipe.models},
+        },
+        "valid_ic": valid_ic,
+        "seed_ic": [
+            score_all_folds(folder, folds, recipe, challenger, number).ic.value
+            for number in range(recipe.seeds)
+        ],
+        "notes": _notes(folder, recipe, champion),
+    }
+
+
+def _notes(folder: NightArtifacts, recipe: Recipe, champion: ChampionComparison | None) -> list[str]:
+    """Return the caveats that a reader of the figures must know."""
+    counts, costs = folder.read("panel.json"), recipe.costs
+    share = counts["funding_share"]
+    notes = [
+        "funding is left out: the lake holds no paid funding in this range"
+        if share is None
+        else f"paid funding is known for {share:.0%} of instrument-hours; the rest is left out"
+    ]
+    if counts["basis"]["print"]:
+        notes.append(
+            f"{counts['basis']['print']} labels are returns of last prints, which bounce between bid and ask, and "
+            f"a half spread of {costs.half_spread_bps:g} bp is assumed where a bar has no quote"
+        )
+    proof = folder.read("proof.json")
+    if unproven := proof.get("unproven"):
+        notes.append(f"not proven, since nowhere valid on these bars: {', '.join(unproven)}")
+    if suspects := [
+        f"{name} ({bars} bars ahead: {agreed:+.2f})" for name, bars, agreed in proof["hindsight"]["suspects"]
+    ]:
+        notes.append(f"predicts later returns suspiciously well, check its inputs: {', '.join(suspects)}")
+    bare = [name for name, valid in counts["valid_share"].items() if valid < 0.5]
+    if bare:
+        notes.append(f"valid on less than half of the rows: {', '.join(bare)}")
+    fee = "the recipe's own" if costs.taker_fee_bps is not None else "the venue's table"
+    notes.append(f"taker fee from {fee}; impact {costs.impact_bps:g} bp times the root of the bar's share")
+    if champion is not None and champion.obstacle:
+        notes.append(
+            f"{champion.version} counts as no champion, since it cannot be evaluated: {champion.obstacle}"
+        )
+    return notes

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ingest.instruments.reference_data import fee_bps, fees_at, instruments_at, seed_fees, universe
+from ingest.instruments.reference_data import fees_at, instruments_at, universe
 from serving.cli import app
 from storage.clock import DAY_NS, US_NS, parse_time_ns
 from storage.contracts.tables import BARS, CANDLES, FEES, INSTRUMENTS
 from storage.errors import RangeError, SettingsError
+from storage.lake.fees import Role, read_fees, seed_fees
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.storage.rows import bar
@@ -62,6 +64,13 @@ def put(lake: Lake, number: int = 0, **rows: list[dict[str, Any]]) -> None:
     assert done.refused == 0
 
 
+def fee_bps(
+    lake: Lake, venue: str, instrument: str, role: Role, at_ns: int, *, known_ns: int | None = None
+) -> float:
+    schedule = read_fees(lake, role, until_ns=max(at_ns, known_ns or 0))
+    return float(schedule.bps(instrument, np.array([at_ns]), venue=venue, known_ns=known_ns)[0])
+
+
 def test_the_taker_fee_is_that_in_force(seeded: Lake) -> None:
     said = {
         "2023-02-26": 3.5,
@@ -71,23 +80,6 @@ def test_the_taker_fee_is_that_in_force(seeded: Lake) -> None:
         "2026-11-01": 4.5,
     }
     assert {at: fee_bps(seeded, "hyperliquid", BTC, "taker", parse_time_ns(at)) for at in said} == said
-
-
-def test_the_fees_are_those_of_the_position_ledger(seeded: Lake) -> None:
-    """Training has a table of its own, which no room below it may read: they agree before and at every change."""
-    from training.evaluation.costs import FEES, Costs, taker_fee_bps
-
-    held = seeded.query(
-        "SELECT epoch_us(ts_from) * 1000 AS t FROM fees WHERE role = 'taker' AND kind = 'perp'"
-    )
-    instants = {
-        at_ns + by for at_ns in (*held["t"].to_pylist(), *(fee.from_ns for fee in FEES)) for by in (-US_NS, 0)
-    }
-    compared = sorted(at_ns for at_ns in instants if at_ns >= parse_time_ns("2023-02-26"))
-    assert len(compared) == 5
-    for at_ns in compared:
-        ledger = taker_fee_bps(BTC, at_ns, Costs(half_spread_bps=1.0))[0]
-        assert fee_bps(seeded, "hyperliquid", BTC, "taker", at_ns) == ledger
 
 
 def test_spot_and_maker_have_their_own_and_what_is_not_known_is_an_error(seeded: Lake) -> None:

@@ -36,6 +36,7 @@ from training.evaluation.positions import MarketData, PositionLedger, PositionRu
 
 LATER_NS = 3 * NS
 DELAY_MS = 200
+FEE_BPS = 4.5
 STAMPS = ("ts_recv_ns", "ts_knowable_ns")
 # A context counts in the bar in which it was received.
 CONTEXT = ("funding_rate", "open_interest", "oracle", "mark", "context_age_ms")
@@ -240,6 +241,7 @@ def earned(bars: Panel, *, grace_ms: int, decided: int) -> PositionLedger:
         price=prices_at_close(bars).price.numpy(),
         half_spread=np.zeros(shape),
         notional=np.full(shape, 1e9),
+        taker_fee_bps=np.full(shape, FEE_BPS),
         scale=np.ones(shape),
         funding_paid=None,
         delay_bars=delay_bars(width_ns("1s"), grace_ns=grace_ms * MS_NS, delay_ms=DELAY_MS),

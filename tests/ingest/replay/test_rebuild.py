@@ -20,7 +20,6 @@ from ingest.backfill.candle_files import import_candles
 from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
 from ingest.backfill.runner import run_backfill
 from ingest.backfill.source import BackfillRequest
-from ingest.instruments.reference_data import seed_fees
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.records import RecordKind
 from ingest.journal.writer import JournalWriter
@@ -30,6 +29,7 @@ from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import ManualTime, parse_time_ns
 from storage.contracts.tables import TRADES, VERSIONS
 from storage.errors import LakeError
+from storage.lake.fees import seed_fees
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.lake.snapshots import ROWS_HASH, held_snapshots, pin, pins

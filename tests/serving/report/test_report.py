@@ -193,6 +193,13 @@ def test_candle_history_is_told_to_be_no_recording(facts: NightReport, written: 
     assert said not in written
 
 
+def test_champion_that_counts_as_none_is_named_with_the_reason(facts: NightReport) -> None:
+    obstacle = "it was trained with other features"
+    verdict = facts.verdict | {"champion": "lstm-old", "champion_obstacle": obstacle}
+    page = render(dataclasses.replace(facts, verdict=verdict))
+    assert f"lstm-old counts as no champion, since it cannot be evaluated: {obstacle}." in page
+
+
 # What was recorded.
 
 

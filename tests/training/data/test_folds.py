@@ -1,4 +1,4 @@
-"""Folds: the laws of purge and embargo, and a counter that finds what breaks them."""
+"""Walk-forward folds: purge, embargo, and the counter of leaked rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import RangeError, SettingsError
-from training.data.folds import Fold, FoldGeometry, SplitRows, count_leaks, draw, plan_walk, split_rows
+from training.data.folds import (
+    Fold,
+    FoldGeometry,
+    SplitRows,
+    count_leaks,
+    draw_folds,
+    split_rows,
+    walk_forward_folds,
+)
 
 MINUTE_NS = 60 * 10**9
 DAY_NS = 1440 * MINUTE_NS
@@ -19,7 +27,7 @@ GEOMETRY = FoldGeometry(n_folds=3, test_share=0.15, valid_share=0.15, embargo_ba
 
 
 def brute_force_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> int:
-    """Count rows that leak, one row at a time and without the code under test."""
+    """Count leaked rows one at a time, without the code under test."""
     leaking = set()
     for i in range(len(decided_ns)):
         decided, end = int(decided_ns[i]), int(span_end_ns[i])
@@ -39,7 +47,7 @@ def brute_force_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span
 
 @st.composite
 def rows_and_folds(draw_from: st.DrawFn) -> tuple[list[Fold], np.ndarray, np.ndarray]:
-    """Rows at irregular times with labels of unequal length, and folds over their range."""
+    """Draw rows at irregular times with labels of unequal length, and folds over their range."""
     geometry = FoldGeometry(
         n_folds=draw_from(st.integers(1, 4)),
         test_share=draw_from(st.floats(0.05, 0.15)),
@@ -47,7 +55,7 @@ def rows_and_folds(draw_from: st.DrawFn) -> tuple[list[Fold], np.ndarray, np.nda
         embargo_bars=draw_from(st.integers(0, 40)),
         scheme=draw_from(st.sampled_from(["expanding", "rolling"])),
     )
-    folds = plan_walk(0, DAY_NS, width_ns=MINUTE_NS, geometry=geometry)
+    folds = walk_forward_folds(0, DAY_NS, width_ns=MINUTE_NS, geometry=geometry)
     n = draw_from(st.integers(1, 120))
     minutes = draw_from(st.lists(st.floats(0, 1440), min_size=n, max_size=n))
     spans = draw_from(st.lists(st.floats(0.1, 120), min_size=n, max_size=n))
@@ -72,9 +80,9 @@ def test_every_row_in_a_window_stays_or_has_a_reason(case: tuple[list[Fold], np.
     for fold in folds:
         parts = split_rows(fold, decided, end)
         inside = (decided >= fold.train.start_ns) & (decided < fold.test.stop_ns)
-        said = parts.train.astype(int) + parts.valid + parts.test + parts.purged + parts.embargoed
-        assert np.array_equal(said, inside.astype(int))
-        # Nothing is dropped that breaks no law.
+        assigned = parts.train.astype(int) + parts.valid + parts.test + parts.purged + parts.embargoed
+        assert np.array_equal(assigned, inside.astype(int))
+        # A row that breaks no rule is not dropped.
         reaches = np.where(decided < fold.valid.start_ns, end > fold.valid.start_ns, end > fold.test.start_ns)
         assert not (parts.purged & ~reaches).any()
 
@@ -95,7 +103,7 @@ def test_counter_agrees_with_brute_force_on_broken_splits(
 
 
 def one_fold() -> tuple[Fold, np.ndarray, np.ndarray, SplitRows]:
-    fold = plan_walk(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)[-1]
+    fold = walk_forward_folds(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)[-1]
     decided = np.arange(0, DAY_NS, MINUTE_NS, dtype=np.int64) + 2 * 10**9
     end = decided + 6 * MINUTE_NS
     return fold, decided, end, split_rows(fold, decided, end)
@@ -121,8 +129,8 @@ def test_planted_embargo_leak_is_found() -> None:
 
 def test_planted_shared_row_is_found() -> None:
     fold, decided, end, parts = one_fold()
-    taught = np.flatnonzero(parts.valid)[0]
-    parts.train[taught] = True
+    row = np.flatnonzero(parts.valid)[0]
+    parts.train[row] = True
     leaks = count_leaks(fold, parts, decided, end)
     assert leaks.shared == 1
     assert leaks.label == 1
@@ -137,8 +145,8 @@ def test_purge_follows_the_clock_when_rows_are_missing() -> None:
         assert np.array_equal(getattr(thin, name), getattr(parts, name)[kept])
 
 
-def test_tests_lie_end_to_end_and_expanding_trains_start_at_the_beginning() -> None:
-    folds = plan_walk(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
+def test_tests_are_contiguous_and_expanding_trains_start_at_the_beginning() -> None:
+    folds = walk_forward_folds(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
     assert [fold.train.start_ns for fold in folds] == [0, 0, 0]
     assert folds[-1].test.stop_ns == DAY_NS
     assert all(a.test.stop_ns == b.test.start_ns for a, b in pairwise(folds))
@@ -146,13 +154,13 @@ def test_tests_lie_end_to_end_and_expanding_trains_start_at_the_beginning() -> N
 
 
 def test_rolling_train_has_one_length() -> None:
-    folds = plan_walk(0, DAY_NS, width_ns=MINUTE_NS, geometry=replace(GEOMETRY, scheme="rolling"))
+    folds = walk_forward_folds(0, DAY_NS, width_ns=MINUTE_NS, geometry=replace(GEOMETRY, scheme="rolling"))
     assert {fold.train.stop_ns - fold.train.start_ns for fold in folds} == {288 * MINUTE_NS}
 
 
 def test_drawing_shows_every_part() -> None:
-    folds = plan_walk(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
-    assert draw(folds, purge_ns=6 * MINUTE_NS, columns=40).splitlines() == [
+    folds = walk_forward_folds(0, DAY_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
+    assert draw_folds(folds, purge_ns=6 * MINUTE_NS, columns=40).splitlines() == [
         "fold  01-01 00:00                  01-02 00:00  test",
         "   0  ███████████████x·▒▒▒▒x·▓▓▓▓▓              01-01 13:12 to 01-01 16:48",
         "   1  █████████████████████x·▒▒▒▒x·▓▓▓▓▓        01-01 16:48 to 01-01 20:24",
@@ -163,7 +171,7 @@ def test_drawing_shows_every_part() -> None:
 
 def test_short_range_is_refused_with_the_length_it_has() -> None:
     with pytest.raises(RangeError, match=r"1\.0 hours .* too few for 3 folds"):
-        plan_walk(0, 60 * MINUTE_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
+        walk_forward_folds(0, 60 * MINUTE_NS, width_ns=MINUTE_NS, geometry=GEOMETRY)
 
 
 def test_geometry_that_does_not_fit_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Labels: which prices they take, when they are masked, and that they start after the decision."""
+"""Labels: prices, masks, and their start after the decision."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_scale_and_decision_do_not_move_with_the_future() -> None:
     assert not torch.equal(first.label[:, 20:31], second.label[:, 20:31])
 
 
-def test_mid_is_taken_where_quoted_and_the_row_says_so() -> None:
+def test_label_uses_the_mid_where_quoted_and_names_its_basis() -> None:
     bid = [[99.0, 100.0, 99.0, 101.0, 103.0, 102.0, math.nan]]
     ask = [[101.0, 102.0, 101.0, 103.0, 105.0, 104.0, math.nan]]
     panel = panel_of([[x + 0.5 for x in CLOSES]], bid=bid, ask=ask)
@@ -79,7 +79,7 @@ def test_mid_is_taken_where_quoted_and_the_row_says_so() -> None:
     assert prices.price[0].tolist() == [*CLOSES[:6], 106.5]
     labels = make_labels(panel, RULE, grace_ns=GRACE_NS)
     assert [BASES[code] for code in labels.basis[0]] == ["none", "mid", "mid", "none", "none", "none", "none"]
-    # Row 3 would go from a mid to a print, which is no return at all.
+    # Row 3 would mix a mid and a print, which is not a return.
     assert not labels.mask[0, 3]
 
 
@@ -102,7 +102,7 @@ def test_no_label_spans_a_hole_longer_than_allowed(hole: str) -> None:
     assert not strict.mask[0, 3]
     assert kind.mask[0, 2]
     assert kind.mask[0, 3]
-    # Entry in the hole is never allowed: nothing was watched there.
+    # Entry in the hole is never allowed, since it was not observed.
     assert not kind.mask[0, 4]
 
 

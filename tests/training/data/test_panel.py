@@ -1,4 +1,4 @@
-"""Windows and the normaliser."""
+"""Windows of the panel and the normaliser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_windows_equal_slices_of_one_instrument_and_start_masked() -> None:
     assert torch.equal(known, mask[:, -1])
 
 
-def test_normaliser_ignores_masked_values_and_rows_that_are_not_its_own() -> None:
+def test_normaliser_ignores_masked_values_and_other_rows() -> None:
     made = block_of()
     rows = all_rows()
     rows[:, 12:] = False
@@ -60,7 +60,7 @@ def test_scaled_values_are_clipped_and_zero_where_masked() -> None:
     assert (scaled[~made.mask] == 0).all()
 
 
-def test_constant_or_absent_feature_is_left_in_its_own_units() -> None:
+def test_constant_or_absent_feature_is_not_scaled() -> None:
     values = torch.full((1, 5, 2), 3.0)
     mask = torch.tensor([True, False]).expand(1, 5, 2)
     normaliser = Normaliser.fit(values, mask, torch.ones((1, 5), dtype=torch.bool))

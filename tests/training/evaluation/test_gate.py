@@ -1,4 +1,4 @@
-"""The gate: it lets a good challenger through, and each rule alone can stop it."""
+"""The promotion gate: a good challenger passes, and each rule alone can stop it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from training.evaluation.gate import (
     Evidence,
     GateLimits,
     choose_challenger,
-    judge,
+    decide,
 )
 from training.evaluation.metrics import Estimate
 
 
-def traded(net: float, *, fills: int = 100, deflated: float = 0.99) -> BacktestResult:
+def result(net: float, *, fills: int = 100, deflated: float = 0.99) -> BacktestResult:
     return BacktestResult(
         gross=net + 0.01,
         fee=0.006,
@@ -39,16 +39,16 @@ GOOD = Evidence(
     features_proven=True,
     ic=Estimate(0.05, 0.02, 0.08),
     seed_ics=(0.05, 0.045),
-    traded={"zero": traded(0.0), "momentum": traded(-0.02), "ridge": traded(0.01), "mlp": traded(0.04)},
-    versus=ChampionComparison("old", 500, challenger_net=0.02, champion_net=0.01),
+    backtests={"zero": result(0.0), "momentum": result(-0.02), "ridge": result(0.01), "mlp": result(0.04)},
+    champion=ChampionComparison("old", 500, challenger_net=0.02, champion_net=0.01),
 )
 LIMITS = GateLimits()
 
 
 def test_good_challenger_is_promoted() -> None:
-    verdict = judge(GOOD, LIMITS)
-    assert verdict.promoted
-    assert [rule.name for rule in verdict.rules] == [
+    decision = decide(GOOD, LIMITS)
+    assert decision.promoted
+    assert [rule.name for rule in decision.rules] == [
         "leaks",
         "feature proof",
         "ic",
@@ -60,7 +60,7 @@ def test_good_challenger_is_promoted() -> None:
         "seed spread",
         "beats champion",
     ]
-    assert all(rule.reason for rule in verdict.rules)
+    assert all(rule.reason for rule in decision.rules)
 
 
 @pytest.mark.parametrize(
@@ -70,43 +70,46 @@ def test_good_challenger_is_promoted() -> None:
         ("feature proof", {"features_proven": False}),
         ("ic", {"ic": Estimate(0.05, -0.001, 0.1)}),
         ("ic", {"ic": Estimate(math.nan, math.nan, math.nan)}),
-        ("fills", {"traded": GOOD.traded | {"mlp": traded(0.04, fills=29)}}),
-        ("beats zero", {"traded": GOOD.traded | {"zero": traded(0.05)}}),
-        ("beats momentum", {"traded": GOOD.traded | {"momentum": traded(0.04)}}),
-        ("beats ridge", {"traded": GOOD.traded | {"ridge": traded(0.05)}}),
-        ("deflated sharpe", {"traded": GOOD.traded | {"mlp": traded(0.04, deflated=0.949)}}),
+        ("fills", {"backtests": GOOD.backtests | {"mlp": result(0.04, fills=29)}}),
+        ("beats zero", {"backtests": GOOD.backtests | {"zero": result(0.05)}}),
+        ("beats momentum", {"backtests": GOOD.backtests | {"momentum": result(0.04)}}),
+        ("beats ridge", {"backtests": GOOD.backtests | {"ridge": result(0.05)}}),
+        ("deflated sharpe", {"backtests": GOOD.backtests | {"mlp": result(0.04, deflated=0.949)}}),
         ("seed spread", {"seed_ics": (0.08, 0.02)}),
         ("seed spread", {"seed_ics": (0.05, math.nan)}),
         (
             "beats champion",
-            {"versus": ChampionComparison("old", 500, challenger_net=0.01, champion_net=0.01)},
+            {"champion": ChampionComparison("old", 500, challenger_net=0.01, champion_net=0.01)},
         ),
-        ("beats champion", {"versus": ChampionComparison("old", 59, challenger_net=0.02, champion_net=0.01)}),
         (
             "beats champion",
-            {"versus": ChampionComparison("old", 0, math.nan, math.nan, obstacle="other features")},
+            {"champion": ChampionComparison("old", 59, challenger_net=0.02, champion_net=0.01)},
         ),
     ],
 )
 def test_each_rule_alone_stops_it(rule: str, worse: dict[str, object]) -> None:
-    verdict = judge(replace(GOOD, **worse), LIMITS)
-    assert not verdict.promoted
-    assert [item.name for item in verdict.rules if not item.passed] == [rule]
+    decision = decide(replace(GOOD, **worse), LIMITS)
+    assert not decision.promoted
+    assert [item.name for item in decision.rules if not item.passed] == [rule]
 
 
 def test_first_version_needs_no_champion_and_one_seed_has_no_spread() -> None:
-    verdict = judge(replace(GOOD, versus=None, seed_ics=(0.05,)), LIMITS)
-    assert verdict.promoted
-    reasons = {rule.name: rule.reason for rule in verdict.rules}
-    assert reasons["beats champion"] == "nothing serves yet"
+    decision = decide(replace(GOOD, champion=None, seed_ics=(0.05,)), LIMITS)
+    assert decision.promoted
+    reasons = {rule.name: rule.reason for rule in decision.rules}
+    assert reasons["beats champion"] == "no version serves yet"
     assert reasons["seed spread"] == "not measured: the recipe trains one seed"
 
 
-def test_champion_that_cannot_be_asked_is_named_with_the_reason() -> None:
-    verdict = judge(
-        replace(GOOD, versus=ChampionComparison("old", 0, 0.0, 0.0, obstacle="other features")), LIMITS
+def test_champion_that_cannot_be_evaluated_counts_as_none() -> None:
+    foreign = ChampionComparison("old", 0, math.nan, math.nan, obstacle="it was trained with other features")
+    decision = decide(replace(GOOD, champion=foreign), LIMITS)
+    rule = decision.rules[-1]
+    assert decision.promoted
+    assert (rule.name, rule.passed) == ("beats champion", True)
+    assert rule.reason == (
+        "old counts as no champion, since it cannot be evaluated: it was trained with other features"
     )
-    assert verdict.rules[-1].reason == "old cannot be asked: other features; retire it to promote without it"
 
 
 def test_challenger_is_chosen_by_validation_alone() -> None:

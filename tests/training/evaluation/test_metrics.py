@@ -1,4 +1,4 @@
-"""Figures: against references, against the paper, and as intervals that cover."""
+"""Metrics: reference values, the paper's example, and the coverage of intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.evaluation.metrics import (
     correlation,
     deflated_sharpe,
     expected_maximum,
-    probability_of_skill,
+    probabilistic_sharpe,
     score_predictions,
     sharpe,
 )
@@ -24,7 +24,7 @@ def rows(n: int = 600, *, slope: float = 0.3, seed: int = 0) -> tuple[np.ndarray
     return x, slope * x + rng.standard_normal(n), np.arange(n) // 3
 
 
-def test_figures_equal_their_references() -> None:
+def test_scores_equal_their_references() -> None:
     x, y, step = rows()
     score = score_predictions(x, y, step, block_steps=5, seed=1)
     assert score.ic.value == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-9)
@@ -45,7 +45,7 @@ def test_rows_without_a_label_do_not_count() -> None:
 def test_correlation_over_folds_is_the_mean_of_their_own() -> None:
     x, y, step = rows(400)
     fold = np.arange(400) // 200
-    # Models of different scale and level: mixed up, they would hide each other's skill.
+    # The models differ in scale and level, so pooled values would hide their skill.
     scaled = np.where(fold == 0, 100 + 50 * x, x)
     score = score_predictions(scaled, y, step, fold=fold, block_steps=5, seed=1)
     own = [np.corrcoef(x[fold == k], y[fold == k])[0, 1] for k in (0, 1)]
@@ -54,7 +54,7 @@ def test_correlation_over_folds_is_the_mean_of_their_own() -> None:
     assert score.rank_ic.value == pytest.approx(np.mean(ranks), rel=1e-9)
 
 
-def test_no_rows_give_no_figures() -> None:
+def test_no_rows_give_no_scores() -> None:
     score = score_predictions(np.zeros(2), np.full(2, math.nan), np.arange(2), block_steps=5, seed=1)
     assert score.rows == 0
     assert math.isnan(score.ic.value)
@@ -68,7 +68,7 @@ def test_constant_predictions_have_no_correlation() -> None:
     assert score.r2 == 0
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_interval_covers_the_true_value_at_its_nominal_rate() -> None:
     truth = 0.3 / math.sqrt(1 + 0.3**2)
     inside = 0
     for seed in range(100):
@@ -78,7 +78,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 88 <= inside <= 100
 
 
-def test_interval_widens_when_rows_of_a_block_repeat_each_other() -> None:
+def test_interval_widens_with_repeated_rows_in_a_block() -> None:
     x, y, step = rows(300)
     once = correlation(x, y, step, block_steps=5, seed=1)
     again = correlation(np.repeat(x, 4), np.repeat(y, 4), np.repeat(step, 4), block_steps=5, seed=1)
@@ -96,7 +96,7 @@ def test_few_blocks_give_no_interval() -> None:
 def test_deflated_sharpe_equals_the_papers_example() -> None:
     # Bailey and Lopez de Prado 2014, "A numerical example": 100 trials with variance 1/2, five years of days.
     benchmark = math.sqrt(0.5 / 250) * expected_maximum(100)
-    found = probability_of_skill(2.5 / math.sqrt(250), benchmark, periods=1250, skew=-3, tails=10)
+    found = probabilistic_sharpe(2.5 / math.sqrt(250), benchmark, periods=1250, skew=-3, tails=10)
     assert benchmark == pytest.approx(0.1132, abs=1e-4)
     assert found == pytest.approx(0.9004, abs=1e-4)
 
@@ -108,7 +108,7 @@ def test_more_trials_deflate_more() -> None:
     assert 0 < many < few < 1
 
 
-def test_nothing_earned_is_no_evidence() -> None:
+def test_zero_returns_are_no_evidence() -> None:
     assert sharpe(np.zeros(50)) == 0
     assert deflated_sharpe(np.zeros(50), np.zeros(3), trials=3) == 0
     assert deflated_sharpe(np.ones(2), np.zeros(3), trials=3) == 0

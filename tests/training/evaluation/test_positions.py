@@ -1,4 +1,4 @@
-"""The position rule and its ledger: by hand, and against a slow one that walks step by step."""
+"""The position rule and its ledger: by hand, and against a slow step-by-step implementation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.clock import parse_time_ns
-from storage.errors import SettingsError
-from training.evaluation.costs import BPS, Costs, taker_fee_bps
+from training.evaluation.costs import BPS, Costs
 from training.evaluation.positions import MarketData, PositionRule, run_ledger
 
 MINUTE_NS = 60 * 10**9
@@ -30,14 +29,16 @@ def market_of(
     change_at: int = 4,
     delay_bars: int = 1,
 ) -> MarketData:
-    """A market whose bar `change_at` closes at the instant of the venue's fee change."""
+    """Return a market whose bar `change_at` closes at the instant of the venue's fee change."""
     prices = np.array(price)
+    closes = FEE_CHANGE_NS + MINUTE_NS * (np.arange(prices.shape[1]) - change_at)
     return MarketData(
         instruments=tuple(f"hyperliquid|perp|C{i}" for i in range(len(prices))),
-        ts_close_ns=FEE_CHANGE_NS + MINUTE_NS * (np.arange(prices.shape[1]) - change_at),
+        ts_close_ns=closes,
         price=prices,
         half_spread=np.full(prices.shape, NAN) if half_spread is None else np.array(half_spread),
         notional=np.full(prices.shape, notional),
+        taker_fee_bps=np.broadcast_to(np.where(closes < FEE_CHANGE_NS, 3.5, 4.5), prices.shape),
         scale=np.full(prices.shape, scale),
         funding_paid=None if funding is None else np.array(funding),
         delay_bars=delay_bars,
@@ -54,8 +55,8 @@ def test_ledger_by_hand() -> None:
     funding = [[0.0, 1e-4, 0.0, 1e-4, 0.0, 1e-4, 0.0, 0.0]]
     prediction = np.array([[1.0, NAN, NAN, -1.0, NAN, NAN, NAN, NAN]])
     ledger = run_ledger(prediction, market_of(PRICES, half_spread=half, funding=funding), RULE, COSTS)
-    # Decided at 0, long 1.00 at 100 in bar 1; turned by the decision at 3, short 1.00 at 104 in bar 4, on the
-    # day of the new fee; no prediction at 6, so it is closed at the end, at 103.
+    # Decided at 0: long 1.00 at 100 in bar 1. Reversed by the decision at 3: short 1.00 at 104 in bar 4, under
+    # the new fee. No prediction at 6, so it is closed at the end, at 103.
     turned, closed = -1 - 1.04, 103 / 104
     assert [(fill.step, fill.price) for fill in ledger.fills] == [(1, 100.0), (4, 104.0), (7, 103.0)]
     assert [fill.change for fill in ledger.fills] == pytest.approx([1.0, turned, closed])
@@ -69,7 +70,7 @@ def test_ledger_by_hand() -> None:
     assert ledger.net.sum() == pytest.approx(0.04 + 1 / 104 - costs)
 
 
-def test_position_is_renewed_without_a_fill_while_the_rule_says_so() -> None:
+def test_position_is_renewed_without_a_fill_while_the_rule_keeps_its_side() -> None:
     ledger = run_ledger(np.ones((1, 8)), market_of(PRICES), RULE, COSTS)
     assert [(fill.step, round(fill.change, 2)) for fill in ledger.fills] == [(1, 1.0), (7, -1.03)]
 
@@ -88,13 +89,13 @@ def test_order_waits_for_a_price() -> None:
     assert [(fill.step, fill.price) for fill in ledger.fills] == [(3, 102.0), (6, 105.0)]
 
 
-def test_hole_while_held_moves_nothing_and_then_all_at_once() -> None:
+def test_move_over_a_hole_is_booked_at_the_next_price() -> None:
     prices = [[100.0, 100.0, NAN, NAN, 110.0, 110.0, 110.0, 110.0]]
     ledger = run_ledger(np.ones((1, 8)), market_of(prices), RULE, COSTS)
     assert ledger.gross == pytest.approx([0, 0, 0, 0, 0.1, 0, 0, 0])
 
 
-def test_move_below_the_cost_of_the_round_trip_is_left_alone() -> None:
+def test_move_below_the_cost_of_the_round_trip_is_not_traded() -> None:
     # In and out cost 2 * (3.5 + 1) bp before the fee change.
     for scale, fills in ((8.9e-4, 0), (9.1e-4, 2)):
         prediction = np.array([[1.0] + [NAN] * 7])
@@ -118,26 +119,14 @@ def test_impact_grows_with_the_root_of_the_share_and_capacity_limits_it() -> Non
     assert limited.impact == pytest.approx(0.04 * 10 * BPS * 0.1)
 
 
-def test_bar_without_known_notional_costs_the_whole_impact() -> None:
+def test_bar_without_known_notional_has_the_full_impact() -> None:
     costs = replace(COSTS, impact_bps=10.0)
     fill = run_ledger(np.ones((1, 8)), market_of(PRICES, notional=NAN), RULE, costs).fills[0]
     assert fill.impact == pytest.approx(10 * BPS)
 
 
-def test_fee_is_the_one_in_force_at_the_instant() -> None:
-    at = np.array([FEE_CHANGE_NS - 1, FEE_CHANGE_NS])
-    assert taker_fee_bps("hyperliquid|perp|BTC", at, COSTS).tolist() == [3.5, 4.5]
-    assert taker_fee_bps("gaiaex|perp|BTC", at, replace(COSTS, taker_fee_bps=2.0)).tolist() == [2.0, 2.0]
-
-
-@pytest.mark.parametrize("name", ["gaiaex|perp|BTC", "hyperliquid|perp|xyz:AAPL"])
-def test_unknown_fee_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"no taker fee is known for .*costs.taker_fee_bps"):
-        taker_fee_bps(name, 0, COSTS)
-
-
 def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, costs: Costs) -> float:
-    """Earn step by step, one instrument at a time, with nothing looked up ahead; return the net sum."""
+    """Return the net sum, computed step by step for one instrument at a time, without lookahead."""
 
     def pay(size: float, i: int, step: int, fee_and_spread: float) -> float:
         share = min(1.0, size * costs.capital_usd / market.notional[i, step])
@@ -145,11 +134,11 @@ def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, 
 
     net = 0.0
     n_steps = prediction.shape[1]
-    for i, name in enumerate(market.instruments):
+    for i in range(len(market.instruments)):
         units, last, order, free = 0.0, NAN, None, 0
         for step in range(n_steps):
             price = market.price[i, step]
-            fee = float(taker_fee_bps(name, int(market.ts_close_ns[step]), costs)[0]) * BPS
+            fee = float(market.taker_fee_bps[i, step]) * BPS
             half = market.half_spread[i, step]
             half = costs.half_spread_bps * BPS if math.isnan(half) else half
             if not math.isnan(price):
@@ -181,7 +170,9 @@ def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.floats(0, 0.4), st.integers(5, 40))
-def test_ledger_equals_a_slow_walk(seed: int, hold: int, delay: int, holes: float, steps: int) -> None:
+def test_ledger_equals_a_slow_implementation(
+    seed: int, hold: int, delay: int, holes: float, steps: int
+) -> None:
     rng = np.random.default_rng(seed)
     shape = (2, steps)
     price = np.exp(np.cumsum(rng.standard_normal(shape) * 0.01, axis=1)) * 100

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, the same bytes each time, and nothing that does not fit is let through."""
+"""Checkpoints: equal bytes, atomic saving, and refusal of other origins and damaged files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def save(folder: Path, *, value: float = 1.0, made: CheckpointStamp | None = Non
     )
 
 
-def test_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     save(tmp_path)
     loaded = load_checkpoint(tmp_path, expect=stamp_of().expectations())
     assert loaded.weights["w"].tolist() == [1.0, 1.0, 1.0]
@@ -66,14 +66,14 @@ def test_same_training_writes_the_same_bytes(tmp_path: Path) -> None:
         ("device", "cuda"),
     ],
 )
-def test_other_origin_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+def test_other_origin_is_refused_with_the_field(tmp_path: Path, field: str, value: object) -> None:
     save(tmp_path)
     with pytest.raises(CheckpointError, match=f"was made with {field} ") as caught:
         load_checkpoint(tmp_path, expect=replace(stamp_of(), **{field: value}).expectations())
     assert caught.value.facts["field"] == field
 
 
-def test_labels_of_the_same_bits_do_not_matter(tmp_path: Path) -> None:
+def test_snapshot_and_code_label_are_not_compared(tmp_path: Path) -> None:
     save(tmp_path)
     load_checkpoint(tmp_path, expect=replace(stamp_of(), snapshot=9, code="0.1.0+gdef.dirty").expectations())
 
@@ -94,11 +94,11 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, expect={})
 
 
-def test_absent_broken_or_strange_manifest_is_refused(tmp_path: Path) -> None:
+def test_absent_damaged_or_unknown_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         load_checkpoint(tmp_path, expect={})
     (tmp_path / MANIFEST).write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="is no JSON"):
+    with pytest.raises(CheckpointError, match="is not JSON"):
         load_checkpoint(tmp_path, expect={})
     (tmp_path / MANIFEST).write_text(json.dumps({"format": 99}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="has format 99, this code reads 1"):
@@ -137,7 +137,7 @@ def test_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
 
 
-def test_figures_that_are_undefined_become_null(tmp_path: Path) -> None:
+def test_undefined_figures_become_null(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": float("nan"), "a": [1.5, float("inf")]})
     assert (tmp_path / "x.json").read_text(
         encoding="utf-8"

@@ -1,4 +1,4 @@
-"""Controls and LightGBM: against references, the same bits twice, and back from their weights."""
+"""Baselines: reference values, equal bits, and loading from weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAIN, VALID = table(seed=0), table(300, seed=1)
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baseline_comes_back_from_its_weights(name: str) -> None:
+def test_baseline_is_restored_from_its_weights(name: str) -> None:
     fitted = fit_baseline(name, TRAIN, VALID, seed=3, threads=1)
     again = load_baseline(name, fitted.weights())
     assert torch.equal(fitted.predict(VALID), again.predict(VALID))
@@ -47,8 +47,8 @@ def test_ridge_equals_least_squares_with_rows_for_the_shrinkage() -> None:
         beta = np.linalg.lstsq(
             np.vstack([design, prior]), np.concatenate([TRAIN.label.numpy(), np.zeros(6)]), rcond=None
         )[0]
-        asked = torch.cat((VALID.x, VALID.mask, torch.ones(300, 1)), dim=1).double().numpy() @ beta
-        errors.append((((asked - VALID.label.numpy()) ** 2).sum(), beta))
+        predicted = torch.cat((VALID.x, VALID.mask, torch.ones(300, 1)), dim=1).double().numpy() @ beta
+        errors.append((((predicted - VALID.label.numpy()) ** 2).sum(), beta))
     best = min(errors, key=lambda pair: pair[0])[1]
     np.testing.assert_allclose(fitted.weights()["coefficients"].numpy(), best, atol=1e-8)
 
@@ -61,8 +61,8 @@ def test_momentum_is_one_coefficient_of_least_squares() -> None:
     )
     expected = (past[10:] * TRAIN.label[10:]).sum() / (past[10:] ** 2).sum()
     assert fitted.weights()["coefficient"].item() == pytest.approx(expected.item())
-    asked = BarRows(TRAIN.x, TRAIN.mask, past, TRAIN.label)
-    assert (fitted.predict(asked)[:10] == 0).all()
+    rows = BarRows(TRAIN.x, TRAIN.mask, past, TRAIN.label)
+    assert (fitted.predict(rows)[:10] == 0).all()
 
 
 def test_zero_predicts_zero() -> None:
@@ -78,7 +78,7 @@ def test_trees_learn_and_a_refit_grows_exactly_its_budget() -> None:
     assert load_baseline("lightgbm", refit.weights()).budget == 7
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_unknown_baseline_or_missing_valid_rows_are_refused() -> None:
     with pytest.raises(SettingsError, match="no baseline 'arima' can be fitted with valid rows"):
         fit_baseline("arima", TRAIN, VALID, seed=0, threads=1)
     with pytest.raises(SettingsError, match="no baseline 'ridge' can be fitted without valid rows"):

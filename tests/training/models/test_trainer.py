@@ -1,4 +1,4 @@
-"""The training loop: losses, early stopping, seeds and going on after a kill."""
+"""The training loop: losses, early stopping, seeds and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from training.models.trainer import (
     FitRule,
     TrainingProgress,
     TrainingRows,
-    ask_network,
     fit_network,
     mean_loss,
+    predict_network,
 )
 
 N = 60
@@ -59,7 +59,7 @@ def test_masked_huber_equals_torch_on_observed_labels() -> None:
     torch.testing.assert_close(masked_huber(prediction, label, mask, delta=0.7), expected)
 
 
-def test_masked_huber_without_labels_is_zero_and_teaches_nothing() -> None:
+def test_masked_huber_without_labels_is_zero_with_zero_gradient() -> None:
     prediction = torch.ones(3, requires_grad=True)
     loss = masked_huber(prediction, torch.full((3,), math.nan), torch.zeros(3, dtype=torch.bool))
     loss.backward()
@@ -69,7 +69,7 @@ def test_masked_huber_without_labels_is_zero_and_teaches_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_network_learns_what_is_there(name: str) -> None:
+def test_network_learns_a_planted_signal(name: str) -> None:
     windows = windows_of(block_of())
     train = rows_of(windows, 0, N)
     network = network_of(name, windows)
@@ -78,19 +78,19 @@ def test_network_learns_what_is_there(name: str) -> None:
     assert mean_loss(network, windows, train, RULE) < before / 2
 
 
-def test_early_stopping_gives_back_the_best_weights_not_the_last() -> None:
+def test_early_stopping_returns_the_best_weights_not_the_last() -> None:
     windows = windows_of(block_of())
     train, valid = rows_of(windows, 0, 30), rows_of(windows, 30, N)
-    # Valid labels that training works against: after some epochs every step makes them worse.
+    # Valid labels opposed to the train labels: after some epochs every step increases their loss.
     against = TrainingRows(valid.index, -valid.label + 1.0, valid.mask)
     kept: dict[int, dict[str, torch.Tensor]] = {}
     network = network_of("mlp", windows)
 
-    def keep(progress: TrainingProgress) -> None:
+    def save(progress: TrainingProgress) -> None:
         kept[progress.epoch] = dict(progress.state["weights"])
 
     rule = FitRule(epochs=30, batch=8, patience=3, learning_rate=1e-2)
-    done = fit_network(network, windows, train, against, rule, seed=1, keep=keep)
+    done = fit_network(network, windows, train, against, rule, seed=1, save=save)
     losses = [entry.valid_loss for entry in done.history]
     assert done.best_epoch == losses.index(min(losses)) + 1
     assert done.epoch == done.best_epoch + rule.patience < rule.epochs
@@ -116,7 +116,7 @@ def test_same_seed_gives_same_bits_and_another_does_not(name: str) -> None:
     train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
 
     def run(seed: int) -> TrainingProgress:
-        torch.rand(seed)  # what else drew from the process must not matter
+        torch.rand(seed)  # other draws of the process must not matter
         return fit_network(network_of(name, windows), windows, train, valid, RULE, seed=seed)
 
     first, second, other = run(1), run(1), run(2)
@@ -131,7 +131,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(name: str, tm
     train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
     whole = fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1)
 
-    def keep_then_die(progress: TrainingProgress) -> None:
+    def save_then_die(progress: TrainingProgress) -> None:
         save_checkpoint(
             tmp_path,
             stamp_of(),
@@ -144,7 +144,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(name: str, tm
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1, keep=keep_then_die)
+        fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1, save=save_then_die)
     saved = load_checkpoint(tmp_path, expect=stamp_of().expectations())
     assert saved.cursor["epoch"] == 2
     resume = TrainingProgress.resume(saved.cursor, best=saved.weights, state=saved.state)
@@ -163,15 +163,15 @@ def test_training_leaves_the_processs_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_asking_drops_nothing_out_and_keeps_no_graph() -> None:
+def test_prediction_uses_no_dropout_and_keeps_no_graph() -> None:
     windows = windows_of(block_of())
     network = network_of("mlp", windows)
     fit_network(network, windows, rows_of(windows, 0, 40), None, RULE, seed=1)
     network.train()
-    first, second = (ask_network(network, windows, torch.arange(N)) for _ in range(2))
+    first, second = (predict_network(network, windows, torch.arange(N)) for _ in range(2))
     assert torch.equal(first, second)
     assert not first.requires_grad
-    assert len(ask_network(network, windows, torch.arange(0))) == 0
+    assert len(predict_network(network, windows, torch.arange(0))) == 0
 
 
 def test_unknown_network_is_refused_with_the_names() -> None:
@@ -179,13 +179,13 @@ def test_unknown_network_is_refused_with_the_names() -> None:
         make_network("gru", window_bars=4, n_features=2, seed=0)
 
 
-def test_device_that_is_not_there_is_refused() -> None:
+def test_unavailable_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(SettingsError, match=r"training.device is 'cuda'.*cpu"):
         prepare_device("cuda")
 
 
-def test_seeds_differ_by_what_they_are_for() -> None:
+def test_seeds_differ_by_the_names_of_the_draw() -> None:
     seeds = {derive_seed(7, model, fold) for model in ("mlp", "lstm") for fold in range(5)}
     assert len(seeds) == 10

@@ -1,4 +1,4 @@
-"""A model on a pinned snapshot: whatever comes into the lake later, it can be trained again to the same bits."""
+"""A night on a pinned snapshot: equal bits on a second run, whatever rows arrive later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import torch
 from ingest.replay.rebuild import find_sources, rebuild
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime
-from storage.contracts.tables import BARS, FUNDING
+from storage.contracts.tables import BARS, FEES, FUNDING
+from storage.errors import SettingsError
 from storage.lake.lake import Lake
 from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import diff_rows, held_snapshots, snapshot_ids
@@ -52,9 +53,9 @@ batch = 128
 min_fills = 1
 """
 BLIND = (300, 301, 302)
-"""Minutes of the first instrument that nobody watched, in the middle of what the model learns from."""
+"""Unobserved minutes of the first instrument, in the middle of the training rows."""
 LATE = 200
-"""A minute of which a print came long after its close."""
+"""A minute with a print that arrived long after its close."""
 EMPTY = dict.fromkeys(("open", "high", "low", "close", "volume", "buy_volume", "notional", "vwap", "trades"))
 
 
@@ -71,7 +72,7 @@ def minute(step: int, *, name: str = "C0", **changes: Any) -> dict[str, Any]:
 
 @dataclass
 class World:
-    """A lake, the night that was trained on it, and what came later."""
+    """A lake, the night that was trained on it, and the rows that arrived later."""
 
     settings: Settings
     night: str
@@ -96,7 +97,7 @@ def run_night(settings: Settings, *, at: int | None = None) -> str:
 
 
 def files_of(folder: NightArtifacts) -> dict[str, bytes]:
-    """Return every file of a night but its timings."""
+    """Return every file of a night except its timings."""
     return {
         str(path.relative_to(folder.path)): path.read_bytes()
         for path in sorted(folder.path.rglob("*"))
@@ -115,7 +116,7 @@ def land(lake: Lake, world: World, table: str, batch_id: str, rows: list[dict[st
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Train a night; then let live data, a late print and two backfills land over its range."""
+    """Train a night, then add live data, a late print and a backfill over its range."""
     settings = settings_in(Path(tmp_path_factory.mktemp("world")))
     fill_lake(settings, walk(instruments=2, steps=STEPS, seed=3, signal=0.8, volatility=5e-3), but={0: BLIND})
     with Lake.open(settings) as lake:
@@ -135,11 +136,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def test_every_bar_that_landed_is_named_by_the_difference_and_no_other(
+def test_lake_diff_lists_exactly_the_bars_that_arrived_later(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert len(world.landed) == 60 + 1 + len(BLIND)
-    # What was blind, and what was revised, has its next revision; nothing was edited.
+    # Blind and revised bars have their next revision; no row was edited.
     assert sorted(revision for _, _, revision in world.landed) == [0] * 60 + [1] * 4
     with Lake.open(world.settings, read_only=True) as lake:
         rows = diff_rows(lake, world.pinned, lake.snapshot(), "bars").to_pylist()
@@ -148,24 +149,24 @@ def test_every_bar_that_landed_is_named_by_the_difference_and_no_other(
     monkeypatch.chdir(tmp_path)
     asked = ("lake", "diff", str(world.pinned), str(newest), "--table", "bars", "--format", "json")
     cli.main(["--home", str(world.settings.home), *asked])
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [
-        (row["instrument"], datetime.fromisoformat(row["ts_open"]), row["revision"]) for row in told
+        (row["instrument"], datetime.fromisoformat(row["ts_open"]), row["revision"]) for row in shown
     ] == sorted(world.landed)
 
 
-def test_a_registered_model_holds_its_own_snapshot(world: World) -> None:
+def test_a_registered_version_keeps_its_snapshot(world: World) -> None:
     version = world.folder.read("verdict.json")["version"]
     with Lake.open(world.settings, read_only=True) as lake:
         assert held_snapshots(lake) == {world.pinned: (world.night, f"version {version}")}
 
 
-def test_on_the_newest_snapshot_it_is_another_night(world: World) -> None:
+def test_the_newest_snapshot_makes_another_night(world: World) -> None:
     night = run_night(world.settings)
     assert night != world.night
     before, after = world.folder, NightArtifacts.find(world.settings, night)
     assert before.facts["content_hash"] != after.facts["content_hash"]
-    # What was filled in is seen, and what came too late for a live system is not.
+    # The backfilled bars are visible, and the print that came too late for a live system is not.
     close = [folder.read_data().panel.column("close")[0] for folder in (before, after)]
     is_other = torch.isnan(close[0]) & ~torch.isnan(close[1][:STEPS])
     assert torch.nonzero(is_other).flatten().tolist() == list(BLIND)
@@ -178,7 +179,7 @@ def test_on_the_newest_snapshot_it_is_another_night(world: World) -> None:
     assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_funding_that_lands_over_its_range_makes_another_night(world: World) -> None:
+def test_funding_that_arrives_later_makes_another_night(world: World) -> None:
     recipe = str(world.settings.home / "least.toml")
     with Lake.open(world.settings) as lake:
         without = lake.snapshot()
@@ -190,7 +191,46 @@ def test_funding_that_lands_over_its_range_makes_another_night(world: World) -> 
     assert open_night(world.settings, recipe=recipe) != open_night(world.settings, recipe=recipe, at=without)
 
 
-def test_on_its_pinned_snapshot_every_bit_comes_again_after_upkeep_too(world: World) -> None:
+def test_fees_in_force_are_part_of_the_identity_and_later_ones_are_not(world: World) -> None:
+    recipe = str(world.settings.home / "least.toml")
+    facts = world.folder.facts
+    assert [row["bps"] for row in facts["fees"]["rows"]] == [3.5]
+    with Lake.open(world.settings) as lake:
+        before = lake.snapshot()
+        row = {"venue": "hyperliquid", "kind": "perp", "dex": "", "tier": "base", "role": "taker"}
+        row |= {"ts_from": START_NS // 1000, "ts_to": None, "source": "made"}
+        late_ns = START_NS + 10 * STEPS * MINUTE_NS
+        lake.commit({"fees": FEES.rows([row | {"bps": 9.0, "ts_knowable_ns": late_ns}])}, batch_id="late fee")
+    known = open_night(world.settings, recipe=recipe, at=before)
+    assert open_night(world.settings, recipe=recipe) == known
+    with Lake.open(world.settings) as lake:
+        lake.commit({"fees": FEES.rows([row | {"bps": 5.0, "ts_knowable_ns": START_NS}])}, batch_id="fee")
+    changed = open_night(world.settings, recipe=recipe)
+    assert changed != known
+    rows = NightArtifacts.find(world.settings, changed).facts["fees"]["rows"]
+    assert [row["bps"] for row in rows] == [5.0]
+
+
+def test_snapshot_without_fees_is_refused_unless_the_recipe_sets_its_own(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    fill_lake(settings, walk(instruments=1, steps=STEPS, seed=3))
+    with Lake.open(settings) as lake:
+        before = lake.snapshot()
+    recipe = tmp_path / "least.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(
+        SettingsError, match=r"no taker fee of hyperliquid\|perp\|C0.*tickwalk reference seed"
+    ):
+        open_night(settings, recipe=str(recipe), at=before)
+    recipe.write_text(RECIPE + "[costs]\ntaker_fee_bps = 2.0\n", encoding="utf-8")
+    own = NightArtifacts.find(settings, open_night(settings, recipe=str(recipe), at=before))
+    assert own.fees.rows == ()
+    recipe.write_text(RECIPE, encoding="utf-8")
+    night = open_night(settings, recipe=str(recipe))  # writes the missing fees first
+    assert [row.bps for row in NightArtifacts.find(settings, night).fees.rows] == [3.5]
+
+
+def test_a_pinned_night_repeats_to_the_bit_after_maintenance(world: World) -> None:
     with Lake.open(world.settings) as lake:
         compact(lake, now_ns=LATER_NS)
         gone = expire(lake, now_ns=LATER_NS, dry_run=False)
@@ -218,8 +258,8 @@ def harm(path: Path) -> None:
 
 
 @pytest.mark.parametrize("found", ["full", "damaged", "empty"])
-def test_no_file_of_a_night_tells_what_had_been_made_before(world: World, found: str) -> None:
-    """Panels and days of features that lie in the home save work; what is damaged is made again."""
+def test_no_file_of_a_night_depends_on_the_cache(world: World, found: str) -> None:
+    """Cached panels and days of features save work; damaged ones are rebuilt."""
     kept = sorted(world.settings.features_dir.rglob("*.safetensors"))
     assert len({path.parent for path in kept}) == 2, "panels, and days of one set"
     if found == "damaged":
@@ -240,10 +280,8 @@ def test_no_file_of_a_night_tells_what_had_been_made_before(world: World, found:
     assert [name for name, body in again.items() if body != world.files[name]] == []
 
 
-def test_in_a_lake_that_was_made_anew_a_night_finds_its_rows_by_their_hash(
-    world: World, tmp_path: Path
-) -> None:
-    """Another range than the newest night's: its pin is set where its own rows read the same, or not at all."""
+def test_a_rebuilt_lake_pins_a_night_by_the_hash_of_its_rows(world: World, tmp_path: Path) -> None:
+    """A night of another range than the newest: its pin moves to a snapshot with equal rows."""
     settings = world.settings
     done = rebuild(
         settings,

@@ -1,4 +1,4 @@
-"""Against what is a night's health judged, where a champion serves?"""
+"""The reference window of a night's drift: the bars that the champion was trained on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.lake.lake import Lake
 from tests.training.builders import settings_in
 from tests.training.night.test_registry import FIRST
 from training.night.artifacts import NightArtifacts
-from training.night.preparation import learned_by_champion, learned_facts
+from training.night.preparation import champion_training_window, training_facts
 from training.night.registry import append_events
 from training.recipe import RECIPES, Recipe
 
@@ -44,35 +44,35 @@ def serve(lake: Lake, **inputs: Any) -> None:
     )
 
 
-def test_it_is_what_the_champion_learned_from(home: tuple[Path, Lake]) -> None:
+def test_it_is_the_training_window_of_the_champion(home: tuple[Path, Lake]) -> None:
     nights, lake = home
     night = night_of(nights, "demo-2")
-    assert learned_by_champion(night, lake) is None
-    serve(lake, **learned_facts(night_of(nights, "demo-1")))
+    assert champion_training_window(night, lake) is None
+    serve(lake, **training_facts(night_of(nights, "demo-1")))
     expected = TrainingWindow("mlp-demo-1", 7, 50, frozenset({BTC}))
-    assert learned_by_champion(night, lake) == expected
+    assert champion_training_window(night, lake) == expected
     (nights / "demo-1" / "night.json").unlink()
-    assert learned_by_champion(night, lake) == expected, (
-        "the ledger says it, whether or not its night is here"
+    assert champion_training_window(night, lake) == expected, (
+        "the registry suffices, whether or not the night's folder exists"
     )
 
 
 @pytest.mark.parametrize("changed", [{"width": "5m"}, {"feature_set": "candles"}])
-def test_a_champion_of_other_features_under_the_same_name_is_none(
+def test_a_champion_with_another_feature_set_or_width_has_none(
     home: tuple[Path, Lake], changed: dict[str, Any]
 ) -> None:
     nights, lake = home
-    serve(lake, **learned_facts(night_of(nights, "demo-1", replace(DEMO, **changed))))
-    assert learned_by_champion(night_of(nights, "demo-2"), lake) is None
+    serve(lake, **training_facts(night_of(nights, "demo-1", replace(DEMO, **changed))))
+    assert champion_training_window(night_of(nights, "demo-2"), lake) is None
 
 
 @pytest.mark.parametrize("is_here", [True, False])
-def test_of_a_champion_that_the_ledger_says_too_little_of_its_night_is_asked(
+def test_keys_missing_in_the_registry_come_from_the_champions_night(
     home: tuple[Path, Lake], is_here: bool
 ) -> None:
     nights, lake = home
     serve(lake)
     if is_here:
         night_of(nights, "demo-1")
-    found = learned_by_champion(night_of(nights, "demo-2"), lake)
+    found = champion_training_window(night_of(nights, "demo-2"), lake)
     assert found == (TrainingWindow("mlp-demo-1", 7, 50, frozenset({BTC})) if is_here else None)

@@ -1,4 +1,4 @@
-"""The ledger of versions: what serves, rollback, and that a batch counts once."""
+"""The registry of versions: the champion, rollback, and idempotent batches."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         yield opened
 
 
-def test_a_version_lives(lake: Lake) -> None:
-    """One story in order, since an append-only ledger is one."""
+def test_life_cycle_of_a_version(lake: Lake) -> None:
+    """One sequence of events, since the registry is append-only."""
     assert current_champion(lake, "demo") is None
     append_events(lake, [FIRST, replace(FIRST, event="champion", reason="all rules hold")], batch_id="v1")
     append_events(lake, [FIRST, replace(FIRST, event="champion", reason="all rules hold")], batch_id="v1")
@@ -67,9 +67,11 @@ def test_a_version_lives(lake: Lake) -> None:
     with pytest.raises(GateError, match="lstm-demo-2 serves demo already"):
         promote_version(lake, "lstm-demo-2", reason="again", now_ns=31)
 
-    # Rollback is one more row, and so is retirement.
+    # Rollback and retirement are one more row each.
     promote_version(lake, "mlp-demo-1", reason="rollback", now_ns=40)
-    with pytest.raises(GateError, match=r"lstm-demo-2 does not serve demo \(what does: mlp-demo-1\)"):
+    with pytest.raises(
+        GateError, match=r"lstm-demo-2 does not serve demo \(the version that serves is mlp-demo-1\)"
+    ):
         retire_version(lake, "lstm-demo-2", reason="old", now_ns=45)
     retire_version(lake, "mlp-demo-1", reason="venue changed", now_ns=50)
     assert current_champion(lake, "demo") is None

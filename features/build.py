@@ -83,7 +83,7 @@ def compute(panel: Panel, features: tuple[Feature, ...]) -> tuple[Tensor, Tensor
         with torch.inference_mode():
             _fill(leaves, made, lookbacks, values, mask, part)
 
-    with on_one_core(), ThreadPoolExecutor(len(parts)) as pool:
+    with single_thread(), ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(fill, parts))
     device = panel.status.device
     return torch.from_numpy(values).to(device), torch.from_numpy(mask).to(device)
@@ -133,7 +133,7 @@ def _parts(steps: int, least: int, threads: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def on_one_core() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Compute on one thread inside.
 
     Passes over a block take well under a millisecond, and two threads that wait for each other at every one of

@@ -17,7 +17,7 @@ import torch
 
 from features.feature import deepest_lookback
 from features.live import LiveFeatures, LiveRow
-from features.panel.panel import UNKNOWN, Panel, no_bar_of, no_bars
+from features.panel.panel import UNKNOWN, Panel, missing_instrument_error, no_bars_error
 from features.sets import columns_of, get_set
 from features.store.manifest import StoreKey
 from features.store.panel_cache import load_stretch
@@ -79,7 +79,11 @@ class Follower:
             _ENDS, (question.width, list(question.origins), asked is None, list(asked or ()))
         ).to_pylist()
         if ends["last_us"] is None:
-            raise no_bar_of(asked[0]) if asked else no_bars(question.width, question.origins, None, None)
+            raise (
+                missing_instrument_error(asked[0])
+                if asked
+                else no_bars_error(question.width, question.origins, None, None)
+            )
         first_ns, last_ns = ends["first_us"] * US_NS, ends["last_us"] * US_NS
         if first_ns == last_ns:
             raise RangeError(
@@ -91,7 +95,7 @@ class Follower:
         # A store begins at the start of a day (features/store/store.py).
         follower = cls(question, lake, begin_ns=floor_ns(first_ns, DAY_NS), next_ns=next_ns)
         if not follower.instruments:
-            raise no_bars(question.width, question.origins, next_ns - follower._lookback_ns, next_ns)
+            raise no_bars_error(question.width, question.origins, next_ns - follower._lookback_ns, next_ns)
         follower.newest_ns = last_ns
         return follower
 
@@ -149,7 +153,7 @@ class Follower:
         asked = self._question.instruments
         panel = _read(lake, self._question, asked, start_ns, self.next_ns + self._width_ns)
         if absent := sorted(set(asked or ()) - set(self.instruments or panel.instruments)):
-            raise no_bar_of(absent[0])
+            raise missing_instrument_error(absent[0])
         self.instruments = tuple(sorted(asked)) if asked else panel.instruments
         self._live = LiveFeatures.after(
             _spread(panel, self.instruments).steps(0, -1), self._question.feature_set

@@ -21,7 +21,7 @@ from torch.fx.node import map_aggregate
 from features.engine import interpreter as machine
 from features.engine.compiler import Call, Program, Ref
 from features.engine.executor import Executor
-from features.engine.memory_planner import Arena, MemoryPlanner, ProgramSegment, homes_of, segments_of
+from features.engine.memory_planner import Arena, MemoryPlanner, ProgramSegment, buffers_of, segments_of
 
 TILE_CELLS: Final = 12_800
 """Cells (S * T) of a tile: few calls of torch, and what they read and write still fits the cache."""
@@ -50,7 +50,7 @@ class BlockExecutor(Executor):
         self._tile_rows = min(tile_rows or max(TILE_CELLS // steps, 1), rows)
         self._segments = segments_of(program)
         arena = Arena()
-        self._homes = homes_of(
+        self._homes = buffers_of(
             program, self._segments, arena, tile_cells=self._tile_rows * steps, block_cells=rows * steps
         )
         coder = MemoryPlanner(program, self._homes, arena, steps=steps)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from features.engine.block_executor import BlockExecutor
 from features.engine.compiler import Program, compile_graph
-from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
+from features.engine.sample_panel import SAMPLE_INSTRUMENTS, sample_panel
 from features.engine.stream_executor import StreamExecutor
 from features.engine.tracing import trace
 from features.feature import Feature, deepest_lookback, evaluate
@@ -46,22 +46,22 @@ def _compare(made: Program, features: tuple[Feature, ...]) -> None:
     It cannot where a feature reaches for other steps by itself (`cumsum`, `unfold`, a slice): such a function
     would see a block and take it for the panel.
     """
-    panel = compared_on(features)
+    panel = comparison_panel(features)
     with torch.inference_mode():
         expected = evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
         tiles, rings = (
-            BlockExecutor(made, DRAWN_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
-            StreamExecutor(made, DRAWN_INSTRUMENTS),
+            BlockExecutor(made, SAMPLE_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
+            StreamExecutor(made, SAMPLE_INSTRUMENTS),
         )
         for got in (_run(tiles, panel, _CHECK_BLOCK), _run(rings, panel, 1)):
             for item, (value, mask), raw in zip(features, expected, got, strict=True):
                 _refuse_others(item, raw, value, mask)
 
 
-def compared_on(features: tuple[Feature, ...]) -> Panel:
+def comparison_panel(features: tuple[Feature, ...]) -> Panel:
     """Return the drawn panel on which a program of these features is compared: a few whole blocks."""
     deepest = deepest_lookback(features)
-    return drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
+    return sample_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
 
 
 def _run(run: StreamExecutor | BlockExecutor, panel: Panel, steps: int) -> list[Tensor]:

@@ -19,7 +19,15 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from features.engine import interpreter as machine
-from features.engine.operators import OPERATIONS, Kind, Shape, function_of, is_zeros, note_kinds, scheduled
+from features.engine.operators import (
+    OPERATIONS,
+    Kind,
+    Shape,
+    classify_nodes,
+    function_of,
+    is_zeros,
+    schedule_nodes,
+)
 from features.engine.tracing import placeholders
 from features.ops.rolling import shift
 from storage.errors import ContractError
@@ -150,9 +158,9 @@ class _Compiler:
         self._found: dict[fx.Node, Operand] = {}
         self._constants: dict[str, int] = {}
         self._code: list[Instruction] = []
-        note_kinds(graph)
+        classify_nodes(graph)
         *nodes, output = graph.nodes
-        for node in scheduled(nodes):
+        for node in schedule_nodes(nodes):
             self._take(node)
         self.program.outputs = [self._value_of(node) for node in output.args[0]]
         self._flush()

@@ -134,7 +134,7 @@ def segments_of(program: Program) -> list[ProgramSegment]:
     return segments
 
 
-def homes_of(
+def buffers_of(
     program: Program, segments: list[ProgramSegment], arena: Arena, *, tile_cells: int, block_cells: int
 ) -> dict[int, Buffer]:
     """Return the homes of all values that need one, and note with the segments which leaves are in their tiles."""

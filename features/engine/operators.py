@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from features.engine import interpreter as machine
-from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
+from features.engine.sample_panel import SAMPLE_INSTRUMENTS, sample_panel
 from features.inputs import leaves_of
 from features.ops.rolling import shift
 
@@ -40,9 +40,9 @@ _EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
 """What float64 holds exactly; integers here are counts and codes, which do not overflow."""
 
 
-def note_kinds(graph: fx.Graph) -> None:
+def classify_nodes(graph: fx.Graph) -> None:
     """Note on each node who computes it, and the type and shape of its value, as seen on a small panel."""
-    leaves = leaves_of(drawn_panel(7))
+    leaves = leaves_of(sample_panel(7))
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -55,7 +55,7 @@ def note_kinds(graph: fx.Graph) -> None:
             )
             value = function_of(node)(*args, **kwargs)
         values[node] = value
-        shapes: dict[Any, Shape] = {(DRAWN_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
+        shapes: dict[Any, Shape] = {(SAMPLE_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
         if isinstance(value, Tensor) and value.dtype in _EXACT and tuple(value.shape) in shapes:
             node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
         node.meta["kind"] = _kind_of(node)
@@ -73,7 +73,7 @@ def is_zeros(node: fx.Node) -> bool:
     return node.target is torch.zeros_like and node.meta.get("dtype") == torch.float64
 
 
-def scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
+def schedule_nodes(nodes: list[fx.Node]) -> list[fx.Node]:
     """Return the nodes in an order in which calls interrupt the machine seldom, and calls across most seldom."""
     waiting, done, order = nodes, set[fx.Node](), list[fx.Node]()
 

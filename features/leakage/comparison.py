@@ -25,7 +25,7 @@ def evaluate_on(panel: Panel, features: Sequence[Feature]) -> Results:
     return evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
 
 
-def first_move(
+def first_difference(
     before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], seen: slice = ALL
 ) -> tuple[int, int] | None:
     """Return instrument and step of the earliest value in `seen` whose bits or mask differ, if any."""
@@ -38,7 +38,7 @@ def first_move(
     return int(row), int(step) + (seen.start or 0)
 
 
-def leak(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: str) -> LeakError:
+def leak_error(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: str) -> LeakError:
     """Return the error for a value that moved; it names the feature, the instrument and the bar.
 
     Args:
@@ -62,7 +62,7 @@ def leak(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: 
     )
 
 
-def blind(check: str, canary: str) -> LeakError:
+def missed_canary_error(check: str, canary: str) -> LeakError:
     """Return the error for a check that did not catch what was planted for it."""
     return LeakError(
         f"the proof is blind: its check of the {check} did not catch {canary}",

@@ -11,8 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from features.build import build_features, on_one_core
-from features.leakage.comparison import evaluate_on, first_move, leak
+from features.build import build_features, single_thread
+from features.leakage.comparison import evaluate_on, first_difference, leak_error
 from features.live import LiveFeatures
 from features.panel.panel import Panel
 from features.sets import get_set
@@ -20,7 +20,7 @@ from features.sets import get_set
 _LIVE_STEPS: Final = 24
 
 
-def made_as_proven(panel: Panel, feature_set: str) -> dict[str, int]:
+def check_parity(panel: Panel, feature_set: str) -> dict[str, int]:
     """Return how many known values were compared of each way in which a set is made.
 
     - `build`: the block that `build_features` makes.
@@ -50,12 +50,12 @@ def _compare(
 ) -> int:
     """Compare what was made of the steps from `start` on with the functions."""
     features, compared = get_set(feature_set), 0
-    with torch.inference_mode(), on_one_core():
+    with torch.inference_mode(), single_thread():
         proven = evaluate_on(panel, features)
     for place, (item, (value, known)) in enumerate(zip(features, proven, strict=True)):
         expected = (value[:, start:].to(torch.float32), known[:, start:])
-        moved = first_move(expected, (values[:, :, place], mask[:, :, place]))
+        moved = first_difference(expected, (values[:, :, place], mask[:, :, place]))
         if moved is not None:
-            raise leak(check, item, panel, (moved[0], moved[1] + start), told)
+            raise leak_error(check, item, panel, (moved[0], moved[1] + start), told)
         compared += int(expected[1].sum())
     return compared

@@ -15,11 +15,18 @@ from typing import Final
 
 import torch
 
-from features.build import on_one_core
+from features.build import single_thread
 from features.feature import Feature, deepest_lookback
 from features.leakage.canaries import canary_looks_ahead, canary_reaches_back, canary_remembers
-from features.leakage.comparison import ALL, Results, blind, evaluate_on, first_move, leak
-from features.leakage.parity import made_as_proven
+from features.leakage.comparison import (
+    ALL,
+    Results,
+    evaluate_on,
+    first_difference,
+    leak_error,
+    missed_canary_error,
+)
+from features.leakage.parity import check_parity
 from features.panel.panel import COLUMNS, PRINTED, Panel
 from features.sets import get_set
 from features.versioning.fingerprint import fingerprint
@@ -76,7 +83,7 @@ def prove(panel: Panel, feature_set: str, *, seed: int) -> ProofResult:
     """
     panel = panel.steps(-PROOF_STEPS, None)
     result = prove_features(panel, get_set(feature_set), seed=seed, feature_set=feature_set)
-    return replace(result, compared=result.compared | made_as_proven(panel, feature_set))
+    return replace(result, compared=result.compared | check_parity(panel, feature_set))
 
 
 def prove_features(
@@ -101,7 +108,7 @@ def prove_features(
         RangeError: the panel is shorter than the deepest lookback.
     """
     panel = panel.steps(-PROOF_STEPS, None)
-    with torch.inference_mode(), on_one_core():
+    with torch.inference_mode(), single_thread():
         proof = _Proof(panel, tuple(features), seed)
         compared = {
             "future": proof.future(),
@@ -202,13 +209,13 @@ class _Proof:
         for i, item in enumerate(items):
             joined = [torch.cat([part[i][side] for part in found], dim=1) for side in (0, 1)]
             before = (whole[i][0][:, seen], whole[i][1][:, seen])
-            place = first_move(before, (joined[0], joined[1]))
+            place = first_difference(before, (joined[0], joined[1]))
             if item is canary_remembers:
                 if place is None:
-                    raise blind(check, item.name)
+                    raise missed_canary_error(check, item.name)
                 self.caught += 1
             elif place is not None:
-                raise leak(check, item, self._panel, (place[0], place[1] + spans[0][0]), told)
+                raise leak_error(check, item, self._panel, (place[0], place[1] + spans[0][0]), told)
             else:
                 compared += int(before[1].sum())
         return compared
@@ -246,15 +253,15 @@ class _Proof:
         for i, new in zip(places, after, strict=True):
             if from_lookback:
                 seen = slice(self._features[i].lookback_bars, None)
-            if (place := first_move(before[i], new, seen)) is not None:
-                raise leak(check, self._features[i], changed, place, told)
+            if (place := first_difference(before[i], new, seen)) is not None:
+                raise leak_error(check, self._features[i], changed, place, told)
             compared += int(before[i][1][:, seen].sum())
         return compared
 
     def _must_catch(self, check: str, canary: Feature, changed: Panel, seen: slice) -> None:
         before, after = evaluate_on(self._panel, [canary]), evaluate_on(changed, [canary])
-        if first_move(before[0], after[0], seen) is None:
-            raise blind(check, canary.name)
+        if first_difference(before[0], after[0], seen) is None:
+            raise missed_canary_error(check, canary.name)
         self.caught += 1
 
     def _replace(self, start: int, stop: int) -> Panel:

@@ -19,10 +19,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from features.build import on_one_core
+from features.build import single_thread
 from features.feature import Feature
 from features.inputs import InputView, leaves_of
-from features.leakage.comparison import Results, blind, evaluate_on, first_move, leak
+from features.leakage.comparison import (
+    Results,
+    evaluate_on,
+    first_difference,
+    leak_error,
+    missed_canary_error,
+)
 from features.panel.panel import PRINTED, Panel
 from storage.clock import iso
 from storage.errors import InstrumentError, LeakError, RangeError
@@ -91,7 +97,7 @@ class PointInTimeLake:
         return getattr(self._lake, name)
 
 
-def prove_hindsight(
+def prove_point_in_time(
     lake: Lake, load: Load, features: Sequence[Feature], *, grace_ns: int, seed: int
 ) -> PointInTimeResult:
     """Prove that nothing at or before a bar reads a row of the lake that became knowable after its grace.
@@ -114,7 +120,7 @@ def prove_hindsight(
     """
     panel = load(lake)
     random = torch.Generator().manual_seed(seed)
-    with torch.inference_mode(), on_one_core():
+    with torch.inference_mode(), single_thread():
         before, planted = evaluate_on(panel, features), _with_label(panel)
         cuts, compared, caught = [], 0, 0
         for cut in _steps_to_cut(panel, random):
@@ -156,9 +162,9 @@ def _must_hold(panel: Panel, before: Results, known: Panel, features: Sequence[F
         # A panel that begins later because its first rows are hidden is masked where the lookback is missing.
         seen = slice(item.lookback_bars if start else 0, stop - start)
         held = (whole[0][rows, start:stop], whole[1][rows, start:stop])
-        place = first_move((held[0][:, seen], held[1][:, seen]), (new[0][:, seen], new[1][:, seen]))
+        place = first_difference((held[0][:, seen], held[1][:, seen]), (new[0][:, seen], new[1][:, seen]))
         if place is not None:
-            raise leak("hindsight", item, known, (place[0], place[1] + seen.start), told)
+            raise leak_error("hindsight", item, known, (place[0], place[1] + seen.start), told)
         compared += int(held[1][:, seen].sum())
     return compared
 
@@ -178,8 +184,8 @@ def _must_catch(planted: Panel, known: Panel, cut: int) -> None:
     whole = planted.column("open_interest")[rows, start:stop]
     left = known.column("open_interest")[:, : stop - start]
     held, found = ((torch.nan_to_num(part), torch.isfinite(part)) for part in (whole, left))
-    if first_move(held, found) is None:
-        raise blind("lake", "a label that was merged into a column")
+    if first_difference(held, found) is None:
+        raise missed_canary_error("lake", "a label that was merged into a column")
 
 
 # What foretells too well.

@@ -34,8 +34,8 @@ AMOUNTS: Final = ("volume", "buy_volume", "notional", "trades")
 QUOTES: Final = ("bid", "ask", "bid_size", "ask_size")
 CONTEXTS: Final = ("funding_rate", "open_interest", "oracle", "mark")
 AGES: Final = ("quote_age_ms", "context_age_ms", "observed_ms")
-SAID: Final = ("session", "trades_applicable")
-_BAR_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES, *SAID)
+ATTRIBUTES: Final = ("session", "trades_applicable")
+_BAR_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES, *ATTRIBUTES)
 COLUMNS: Final[tuple[str, ...]] = (*_BAR_COLUMNS, *JOINED)
 """The columns that a panel carries as numbers: those of `bars` (`session` as its index in `SESSIONS`), and those
 that are joined as of the close (features/panel/asof_join.py)."""
@@ -196,7 +196,11 @@ def load_panel(
         _SELECT, (width, *bounds_us, list(origins), instruments is None, wanted, grace_ns), at=at
     )
     if bars.num_rows == 0:
-        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
+        raise (
+            missing_instrument_error(wanted[0])
+            if wanted
+            else no_bars_error(width, origins, since_ns, until_ns)
+        )
     panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
     return with_joined(panel, lake, joined, at=at)
 
@@ -208,7 +212,9 @@ def open_bounds_us(since_ns: int | None, until_ns: int | None) -> tuple[int, int
     return first_us, last_us
 
 
-def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None) -> RangeError:
+def no_bars_error(
+    width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None
+) -> RangeError:
     """Return what is said where no bar fits a question."""
     return RangeError(
         f"no {width} bar of origin {' or '.join(origins)} opens "
@@ -218,7 +224,7 @@ def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: 
     )
 
 
-def no_bar_of(instrument: str) -> InstrumentError:
+def missing_instrument_error(instrument: str) -> InstrumentError:
     """Return what is said where an instrument that was asked for has no bar that fits."""
     return InstrumentError(
         f"{instrument} has no bar in the range that was asked for",
@@ -316,7 +322,7 @@ def _instrument_index(
     found: list[str] = coded.dictionary.to_pylist()
     names = tuple(sorted(set(found) if instruments is None else set(instruments)))
     if absent := sorted(set(names) - set(found)):
-        raise no_bar_of(absent[0])
+        raise missing_instrument_error(absent[0])
     if extra := sorted(set(found) - set(names)):
         raise ContractError(f"rows of {extra[0]} were given, which was not asked for")
     place = np.array([names.index(name) for name in found], dtype=np.int64)

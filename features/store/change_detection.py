@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from features.panel.panel import no_bar_of, no_bars, open_bounds_us
+from features.panel.panel import missing_instrument_error, no_bars_error, open_bounds_us
 from features.store.manifest import Manifest, StoreKey
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, width_ns
 
@@ -41,7 +41,7 @@ _OLDER: Final = "SELECT count(*) AS batches FROM batches WHERE ts_ingested_ns < 
 _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER BY batch_id"
 
 
-def look_for_new(
+def find_changes(
     lake: Lake, question: StoreKey, held: Manifest, since_ns: int | None, until_ns: int | None, at: int
 ) -> tuple[Manifest, set[int]]:
     """Ask the lake for what is new since a store was updated; return the new manifest, still without its days.
@@ -68,10 +68,10 @@ def look_for_new(
     if question.instruments is not None and not is_same:
         named = lake.query(_NAMED, (*asked[:2], *asked[3:6]), at=at)["instrument"].to_pylist()
         if absent := sorted(set(question.instruments) - set(named)):
-            raise no_bar_of(absent[0])
+            raise missing_instrument_error(absent[0])
     found = lake.query(_TOUCHED, asked, at=at).to_pylist()
     if not found and not is_same:
-        raise no_bars(question.width, question.origins, since_ns, until_ns)
+        raise no_bars_error(question.width, question.origins, since_ns, until_ns)
     mark_ns = max([row["mark_ns"] for row in found] + [held.mark_ns] * is_same)
     seen = lake.query(_BATCHES, (mark_ns - _OVERLAP_NS,), at=at)
     new = Manifest(

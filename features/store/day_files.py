@@ -29,7 +29,7 @@ from features.sets import FEATURE_SETS, get_set
 from features.store.atomic_files import note_used, remove
 from features.store.serialization import read_block, write_block
 from features.versioning.fingerprint import fingerprint
-from features.versioning.source_hash import room_code
+from features.versioning.source_hash import features_code_hash
 from storage.clock import DAY_NS, iso
 from storage.errors import ContractError
 from storage.logs import get_logger
@@ -157,7 +157,7 @@ class DayFiles:
         )
 
 
-def runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
+def consecutive_runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
     """Yield runs of days that follow each other, at most `most` of them."""
     run: list[PanelDay] = []
     for day in days:
@@ -169,7 +169,7 @@ def runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
         yield run
 
 
-def most_days(step_ns: int, instruments: int) -> int:
+def max_days(step_ns: int, instruments: int) -> int:
     """Return how many days are read or built at a time."""
     return max(1, STRETCH_CELLS * step_ns // (DAY_NS * max(instruments, 1)))
 
@@ -209,7 +209,7 @@ def _folder_name(feature_set: str, width: str) -> str:
     """Return a name for the days of a set, a width, and all else that their bits depend on."""
     told = [
         fingerprint(get_set(feature_set)),
-        room_code(),
+        features_code_hash(),
         # Another release or another processor may round a logarithm otherwise.
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),

@@ -14,7 +14,7 @@ from features.build import block_of
 from features.feature import FeatureBlock
 from features.panel.panel import Panel
 from features.sets import get_set
-from features.store.day_files import DayFiles, PanelDay, index_of, most_days, runs
+from features.store.day_files import DayFiles, PanelDay, consecutive_runs, index_of, max_days
 from features.store.eviction import LIMIT_BYTES, trim_days
 from storage.clock import DAY_NS, floor_ns
 from storage.errors import ContractError
@@ -50,7 +50,7 @@ def built_block(
         there = list(pool.map(partial(_take, days, made), asked))
     missing = [day for day, is_there in zip(asked, there, strict=True) if not is_there]
     keep = _keeper(days)
-    for run in runs(missing, most_days(panel.width_ns, panel.n_instruments)):
+    for run in consecutive_runs(missing, max_days(panel.width_ns, panel.n_instruments)):
         for day, part in days.build(panel, run):
             _place(made, day, part)
             keep(day, part)

@@ -28,15 +28,15 @@ from features.panel.panel import (
     Panel,
     content_hash,
     load_panel,
-    no_bar_of,
-    no_bars,
+    missing_instrument_error,
+    no_bars_error,
     open_bounds_us,
 )
 from features.store.atomic_files import note_used, remove
 from features.store.day_files import STRETCH_CELLS
 from features.store.eviction import trim_files
 from features.store.serialization import file_sum, panel_writer, read_panel
-from features.versioning.source_hash import room_code
+from features.versioning.source_hash import features_code_hash
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -102,7 +102,7 @@ def cached_panel(
             sorted(joined),
             grace_ns,
         ],
-        "code": room_code(),
+        "code": features_code_hash(),
     }
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
     folder, stem = root / "panels", f"{width}-{digest[:16]}"
@@ -154,10 +154,14 @@ def _resolve(
         _HELD, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
     ).to_pylist()
     if not held:
-        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
+        raise (
+            missing_instrument_error(wanted[0])
+            if wanted
+            else no_bars_error(width, origins, since_ns, until_ns)
+        )
     names = tuple(row["instrument"] for row in held)
     if absent := sorted(set(wanted or ()) - set(names)):
-        raise no_bar_of(absent[0])
+        raise missing_instrument_error(absent[0])
     step_ns = width_ns(width)
     start_ns, stop_ns = (None if t_ns is None else t_ns + -t_ns % step_ns for t_ns in (since_ns, until_ns))
     first_ns, last_ns = (

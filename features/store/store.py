@@ -25,8 +25,8 @@ from features.feature import FeatureBlock
 from features.panel.panel import Nanoseconds, Panel
 from features.sets import columns_of, get_set
 from features.store.atomic_files import FileWriter
-from features.store.change_detection import look_for_new
-from features.store.day_files import DayFiles, PanelDay, day_name, most_days, runs
+from features.store.change_detection import find_changes
+from features.store.day_files import DayFiles, PanelDay, consecutive_runs, day_name, max_days
 from features.store.eviction import LIMIT_BYTES, trim_days
 from features.store.manifest import (
     Manifest,
@@ -107,7 +107,7 @@ def update(
     days = question.days(root)
     at = lake.snapshot() if at is None else at
     held = read_started(days.folder, question) or read_manifest(days.folder, question) or Manifest()
-    new, touched = look_for_new(lake, question, held, since_ns, until_ns, at)
+    new, touched = find_changes(lake, question, held, since_ns, until_ns, at)
 
     # Read the days that may have changed, and build those that are not there.
     doubtful = _doubtful(held, new, touched, days)
@@ -116,11 +116,11 @@ def update(
     rows = 0
     done = 0
     on_day(done, len(doubtful), rows)
-    for run in _stretches(sorted(doubtful), most_days(width_ns(question.width), new.instruments)):
+    for run in _stretches(sorted(doubtful), max_days(width_ns(question.width), new.instruments)):
         panel = _load(lake, question, new.span(run[0] - days.lookback_ns, run[-1] + DAY_NS), at)
         looked = [days.look(panel, open_ns) for open_ns in run]
         fresh = [day for day in looked if not days.has(day.file)]
-        for part in runs(fresh, len(run)):
+        for part in consecutive_runs(fresh, len(run)):
             for day, block in days.build(panel, part):
                 days.write(day, block)
                 rows += block.mask.shape[0] * block.mask.shape[1]
@@ -253,5 +253,5 @@ def _doubtful(held: Manifest, new: Manifest, touched: Set[int], days: DayFiles) 
 
 def _stretches(days: Sequence[int], most: int) -> Iterator[list[int]]:
     """Yield days that follow each other, at most `most` at a time."""
-    for run in runs([PanelDay(open_ns, "", ()) for open_ns in days], most):
+    for run in consecutive_runs([PanelDay(open_ns, "", ()) for open_ns in days], most):
         yield [day.open_ns for day in run]

@@ -70,11 +70,11 @@ def edition_of(features: Sequence[Feature], *, feature_set: str = "") -> dict[st
 def reached_of(item: Feature) -> dict[str, str]:
     """Return the source of every function, class and constant that a feature reaches, its inputs' included."""
     functions: list[Callable[..., object]] = [item.function, evaluate]
-    functions += [found.function for found in inputs_of(item)]
+    functions += [found.function for found in ordered_inputs_of(item)]
     return reached_sources(functions)
 
 
-def inputs_of(item: Feature) -> list[Input]:
+def ordered_inputs_of(item: Feature) -> list[Input]:
     """Return every input that a feature is made from, those first that it names itself."""
     found, waiting = [], list(item.inputs)
     while waiting:

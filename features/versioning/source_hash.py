@@ -31,7 +31,7 @@ def reached_sources(roots: Iterable[Callable[..., object]]) -> dict[str, str]:
     return walk.sources
 
 
-def room_code() -> str:
+def features_code_hash() -> str:
     """Return a hash of this room's source: whoever changes how features are made must not meet what was made before."""
     return sources_hash("features")
 

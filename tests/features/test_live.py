@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from features.build import build_features
-from features.engine.checked import checked_program, compared_on
+from features.engine.checked import checked_program, comparison_panel
 from features.feature import evaluate, feature
 from features.inputs import InputView, leaves_of
 from features.live import LiveFeatures
@@ -98,7 +98,7 @@ def returns_places(volume: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_what_a_program_is_compared_on_knows_every_feature(name: str) -> None:
     features = get_set(name)
-    panel = compared_on(features)
+    panel = comparison_panel(features)
     found = evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
     known = {item.name: int(mask.sum()) for item, (_, mask) in zip(features, found, strict=True)}
     assert min(known.values()) > 8, known

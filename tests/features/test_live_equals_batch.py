@@ -18,7 +18,7 @@ import torch
 from features.build import build_features
 from features.feature import FeatureBlock
 from features.leakage.perturbation import prove
-from features.leakage.point_in_time import PointInTimeLake, prove_hindsight
+from features.leakage.point_in_time import PointInTimeLake, prove_point_in_time
 from features.panel.panel import Panel, content_hash, load_panel
 from features.sets import get_set
 from ingest.recorder.recorder import Recorder
@@ -198,7 +198,7 @@ def test_the_day_is_proven_from_its_lake(day: Day) -> None:
     result = prove(day.panel, SET, seed=0)
     assert min(result.compared.values()) > 1_000
     with Lake.open(day.settings, read_only=True) as lake:
-        found = prove_hindsight(lake, day.load, get_set(SET), grace_ns=day.settings.bars.grace_ns, seed=0)
+        found = prove_point_in_time(lake, day.load, get_set(SET), grace_ns=day.settings.bars.grace_ns, seed=0)
     assert found.compared > 5_000
     assert len(found.cuts) == 3
 

@@ -18,7 +18,7 @@ import pytest
 
 from features.build import build_features
 from features.leakage.perturbation import prove
-from features.leakage.point_in_time import prove_hindsight
+from features.leakage.point_in_time import prove_point_in_time
 from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import UNKNOWN, Panel, load_panel, panel_from_table
 from features.sets import get_set
@@ -211,7 +211,7 @@ def check_capture(settings: Settings, lake: Lake, page: Path) -> dict[str, int]:
     blind = panel.status == STATUSES.index("blind")
     assert int(blind.all(dim=0).sum()) >= 16, "the disconnect of 18 s"
     result = prove(panel, "live", seed=3)
-    found = prove_hindsight(lake, load, get_set("live"), grace_ns=grace_ns, seed=3)
+    found = prove_point_in_time(lake, load, get_set("live"), grace_ns=grace_ns, seed=3)
     assert found.suspects == ()
     assert len(found.cuts) == 3
     health = judged(panel, "live")

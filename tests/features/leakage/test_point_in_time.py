@@ -18,7 +18,7 @@ from features.leakage.point_in_time import (
     Load,
     PointInTimeLake,
     log_mid,
-    prove_hindsight,
+    prove_point_in_time,
     rank_correlation,
 )
 from features.panel.panel import Panel, load_panel
@@ -120,7 +120,7 @@ def spread(panel: Panel, rows: pa.Table) -> torch.Tensor:
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("seed", range(2))
 def test_every_set_is_proven_from_the_lake(lake: Lake, name: str, seed: int) -> None:
-    result = prove_hindsight(lake, load, get_set(name), grace_ns=GRACE_NS, seed=seed)
+    result = prove_point_in_time(lake, load, get_set(name), grace_ns=GRACE_NS, seed=seed)
     assert len(result.cuts) == result.canaries_caught == 3
     assert result.compared > 2_000
     assert result.foretold > 20_000
@@ -129,7 +129,7 @@ def test_every_set_is_proven_from_the_lake(lake: Lake, name: str, seed: int) -> 
 
 def test_a_label_that_was_joined_into_a_column_is_caught_and_named(lake: Lake) -> None:
     with pytest.raises(LeakError) as caught:
-        prove_hindsight(lake, shifted(5), get_set("live"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, shifted(5), get_set("live"), grace_ns=GRACE_NS, seed=0)
     facts = caught.value.facts
     assert (facts["check"], facts["feature"]) == ("hindsight", "funding_level")
     told = f"feature funding_level of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
@@ -149,14 +149,14 @@ def test_a_loader_that_reads_later_revisions_is_caught(lake: Lake) -> None:
         return load(lake, grace_ns=3_600_000_000_000)
 
     with pytest.raises(LeakError, match=r"feature .* moved at bar .* hidden in the lake"):
-        prove_hindsight(lake, improved, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, improved, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
 def test_a_later_listing_moves_nothing_before_it(lake: Lake) -> None:
     """A cut before the third instrument began leaves a panel of two; ranks and residuals do not move."""
     cuts = set()
     for seed in range(4):
-        cuts |= set(prove_hindsight(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts)
+        cuts |= set(prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts)
     assert min(cuts) < iso(START_NS + LISTED_AT * MINUTE_NS)
 
 
@@ -165,7 +165,7 @@ def test_a_loader_that_insists_on_an_instrument_is_cut_where_it_was_there(lake: 
         return load(lake, instruments=NAMES)
 
     with_all = [
-        prove_hindsight(lake, insisting, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts
+        prove_point_in_time(lake, insisting, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts
         for seed in (0, 1)
     ]
     assert all(cut >= iso(START_NS + LISTED_AT * MINUTE_NS) for cuts in with_all for cut in cuts)
@@ -174,7 +174,7 @@ def test_a_loader_that_insists_on_an_instrument_is_cut_where_it_was_there(lake: 
 def test_a_label_that_lies_about_when_it_was_known_is_caught_by_what_it_foretells(tmp_path: Path) -> None:
     for lake in lake_of(tmp_path, drawn_rows(lie_bars=5)):
         with pytest.raises(LeakError) as caught:
-            prove_hindsight(lake, load, get_set("live"), grace_ns=GRACE_NS, seed=0)
+            prove_point_in_time(lake, load, get_set("live"), grace_ns=GRACE_NS, seed=0)
     assert (caught.value.facts["check"], caught.value.facts["feature"]) == ("foretold", "funding_level")
     assert "is the return of the 5 bars after it" in caught.value.message
     assert caught.value.facts["instrument"] in NAMES
@@ -200,7 +200,7 @@ def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features.leakage.point_in_time, "LakeAsKnown", Unhidden)
         patch.setattr(features.leakage.point_in_time, "_must_catch", lambda *given: None)
-        result = prove_hindsight(lake, noisy, get_set("live"), grace_ns=GRACE_NS, seed=0)
+        result = prove_point_in_time(lake, noisy, get_set("live"), grace_ns=GRACE_NS, seed=0)
     assert [item[:2] for item in result.suspects] == [("funding_level", 5)]
     assert SUSPECT < abs(result.suspects[0][2]) < 0.99
 
@@ -208,7 +208,7 @@ def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
 def test_a_proof_that_hides_nothing_is_blind(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features.leakage.point_in_time, "LakeAsKnown", lambda lake, known_at_ns: lake)
     with pytest.raises(LeakError, match="the proof is blind: its check of the lake did not catch a label"):
-        prove_hindsight(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
 def test_a_loader_of_nothing_is_refused(lake: Lake) -> None:
@@ -216,7 +216,7 @@ def test_a_loader_of_nothing_is_refused(lake: Lake) -> None:
         return load(lake, since_ns=START_NS + (STEPS - 1) * MINUTE_NS)
 
     with pytest.raises(RangeError, match="nothing is left of 1 steps to prove from the lake"):
-        prove_hindsight(lake, late, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, late, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
 def test_ranks_agree_as_scipy_says() -> None:

@@ -161,7 +161,7 @@ def test_days_of_other_code_are_not_met(
     tmp_path: Path, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built_block(tmp_path, WHOLE, SET)
-    monkeypatch.setattr(features.store.day_files, "room_code", lambda: "another line somewhere")
+    monkeypatch.setattr(features.store.day_files, "features_code_hash", lambda: "another line somewhere")
     built_block(tmp_path, WHOLE, SET)
     assert built == [DAYS * STEPS] * 2
     assert len({path.parent for path in days_of(tmp_path)}) == 2

@@ -11,7 +11,13 @@ import pytest
 from features.inputs import INPUTS
 from features.sets import get_set
 from features.versioning.fingerprint import fingerprint
-from features.versioning.set_diff import differences, edition_of, edition_path, inputs_of, read_edition
+from features.versioning.set_diff import (
+    differences,
+    edition_of,
+    edition_path,
+    ordered_inputs_of,
+    read_edition,
+)
 from storage.errors import ContractError
 from tests.features.test_sets import load_feature
 
@@ -58,7 +64,7 @@ def test_a_changed_limit_of_an_input_is_told_for_those_who_read_it(monkeypatch: 
 
 def test_inputs_are_followed_to_the_leaves() -> None:
     item = next(item for item in get_set("live") if item.name == "log_return_1")
-    names = [found.name for found in inputs_of(item)]
+    names = [found.name for found in ordered_inputs_of(item)]
     assert names[:2] == ["log_price", "observed"]
     assert set(names) == {"log_price", "observed", "close", "quiet", "printed"}
     assert all(name in INPUTS for name in names)

@@ -1,4 +1,4 @@
-"""A small panel of drawn values, to compare compiled programs with torch."""
+"""A small random panel, on which compiled programs are compared with torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SAMPLE_INSTRUMENTS: Final = 4
 
 
 def sample_panel(steps: int) -> Panel:
-    """Return a panel of noise in which every input is known: most bars printed, some quiet, some missing.
+    """Return a random panel in which every input occurs: most bars printed, some quiet, some missing.
 
-    Both leaders are among its instruments, and both cadences among its books.
+    It has both leaders among its instruments and both cadences among its books.
     """
     random = torch.Generator().manual_seed(0)
     shape = (SAMPLE_INSTRUMENTS, steps)

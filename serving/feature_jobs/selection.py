@@ -139,7 +139,9 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
     if proof.unproven:
         lines.append(f"nowhere known on these bars, so not proven: {', '.join(proof.unproven)}")
     for name, ahead, agreed in hindsight.suspects:
-        lines.append(f"look at {name}: it foretells the return of {ahead} bars to {agreed:+.2f}")
+        lines.append(
+            f"check {name}: it predicts the return of {ahead} bars with a rank correlation of {agreed:+.2f}"
+        )
     return lines
 
 

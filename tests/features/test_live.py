@@ -107,9 +107,9 @@ def test_what_a_program_is_compared_on_knows_every_feature(name: str) -> None:
 @pytest.mark.parametrize(
     ("planted", "told"),
     [
-        (returns_places, "a feature returns a type or a shape that a table does not hold"),
+        (returns_places, "a feature returns a type or a shape that a table cannot hold"),
         (looks_back_by_itself, "looks_back_by_itself gives other values block by block"),
-        (chooses_by_value, "chooses_by_value cannot be written down as a graph"),
+        (chooses_by_value, "chooses_by_value cannot be traced to a graph"),
         (writes_into_its_input, "calls add_ on a tensor"),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_loader_of_nothing_is_refused(lake: Lake) -> None:
     def late(lake: Lake) -> Panel:
         return load(lake, since_ns=START_NS + (STEPS - 1) * MINUTE_NS)
 
-    with pytest.raises(RangeError, match="nothing is left of 1 steps to prove from the lake"):
+    with pytest.raises(RangeError, match="none of 1 steps can be proven from the lake"):
         prove_point_in_time(lake, late, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 

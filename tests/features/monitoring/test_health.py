@@ -110,8 +110,8 @@ def test_a_feature_whose_source_stopped_is_refused() -> None:
     health = health_of(died)
     [(verdict, what)] = said(health, "funding_level")
     assert verdict == "refuse"
-    assert "missing on 95% or more of the watched bars of late" in what
-    with pytest.raises(ContractError, match=r"not fit to learn from: funding_level of \S+\|perp\|") as caught:
+    assert "missing on 95% or more of the recent watched bars" in what
+    with pytest.raises(ContractError, match=r"not fit for training: funding_level of \S+\|perp\|") as caught:
         health.refuse()
     assert caught.value.hint.endswith("tickwalk features health live")
 
@@ -125,7 +125,7 @@ def test_a_feature_that_stopped_on_one_instrument_of_four_is_a_warning() -> None
 
 
 def test_an_outage_is_not_held_against_the_features() -> None:
-    """Nobody watched of late: everything is missing, and no source stopped."""
+    """The recent bars were not watched: everything is missing, and no source stopped."""
     status = PANEL.status.clone()
     status[:, SPLIT:] = CODE["blind"]
     dark = replace(PANEL, status=status)
@@ -135,7 +135,8 @@ def test_an_outage_is_not_held_against_the_features() -> None:
 def test_another_unit_is_refused() -> None:
     health = health_of(changed("relative_spread", value=lambda old: old * 1e4))
     assert ("refuse", True) in [
-        (verdict, "times all that training saw" in what) for verdict, what in said(health, "relative_spread")
+        (verdict, "times its whole range in training" in what)
+        for verdict, what in said(health, "relative_spread")
     ]
 
 
@@ -147,7 +148,7 @@ def test_a_range_within_the_lookback_is_refused() -> None:
         assert bool(health.refusals) == is_refused
         if is_refused:
             with pytest.raises(
-                ContractError, match=f"looks back on {steps} bars, and the range holds {steps}"
+                ContractError, match=f"has a lookback of {steps} bars, and the range has {steps}"
             ):
                 health.refuse()
 

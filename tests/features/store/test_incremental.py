@@ -140,7 +140,7 @@ def test_a_damaged_day_is_built_again(tmp_path: Path, built: list[int], harm: st
     path.write_bytes(harmed.get(harm, b""))
     if harm == "another block":  # sound, but not what its name says
         days, alone = DayFiles.of(tmp_path, SET, QUARTER_NS), WHOLE.select([3])
-        day = replace(days.look(alone, MIDNIGHT_NS + DAY_NS), file=path.name)
+        day = replace(days.identify(alone, MIDNIGHT_NS + DAY_NS), file=path.name)
         days.write(*next(days.build(alone, [day])))
     assert_same(built_block(tmp_path, WHOLE, SET), build_features(WHOLE, SET))
     assert built[-1] == STEPS + 96, "the day and as much of the first as there is"

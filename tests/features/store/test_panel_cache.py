@@ -122,7 +122,7 @@ def test_where_the_disk_is_full_the_lake_is_read(
 
 
 def test_an_instrument_without_a_bar_is_refused(lake: Lake, tmp_path: Path) -> None:
-    with pytest.raises(InstrumentError, match="nobody has no bar in the range that was asked for"):
+    with pytest.raises(InstrumentError, match="nobody has no bar in the requested range"):
         cached_panel(tmp_path, lake, **ASKED, instruments=[PANEL.instruments[0], "nobody"])
 
 

@@ -200,7 +200,7 @@ def test_a_file_that_is_gone_or_damaged_is_built_again(home: Home) -> None:
     body = bytearray(harmed.read_bytes())
     body[-7] ^= 4
     harmed.write_bytes(body)
-    with pytest.raises(ContractError, match="is damaged: it does not have its own checksums"):
+    with pytest.raises(ContractError, match="is damaged: its content does not match its checksums"):
         read(home.root, QUESTION)
     assert days(home.update()) == [3]
     assert home.compare() > 20_000

@@ -48,7 +48,7 @@ class Follower:
     """Features of the bars of a growing lake.
 
     Args:
-        question: which bars, and which features.
+        key: which bars, and which features.
         lake: holds the bars before the first followed one.
         begin_ns: open of the first bar; the lookback starts no earlier, as in a build.
         next_ns: open of the next bar to process.
@@ -59,50 +59,50 @@ class Follower:
         newest_ns: open of the newest bar in the lake at the start.
     """
 
-    def __init__(self, question: StoreKey, lake: Lake, *, begin_ns: int, next_ns: int) -> None:
+    def __init__(self, key: StoreKey, lake: Lake, *, begin_ns: int, next_ns: int) -> None:
         self.next_ns = self.newest_ns = next_ns
-        self._question, self._width_ns, self._begin_ns = question, width_ns(question.width), begin_ns
+        self._key, self._width_ns, self._begin_ns = key, width_ns(key.width), begin_ns
         self.instruments: tuple[str, ...] = ()
         self._reload_lookback(lake)
         self._expected = _listed(self._present(lake, next_ns - self._width_ns))
 
     @classmethod
-    def begin(cls, lake: Lake, question: StoreKey) -> Self:
+    def begin(cls, lake: Lake, key: StoreKey) -> Self:
         """Start following at the first bar of the lake that may still be incomplete.
 
         Raises:
             RangeError: the lake holds no matching bar, or only one.
             InstrumentError: a requested instrument has no bar.
         """
-        requested, step_ns = question.instruments, width_ns(question.width)
+        requested, step_ns = key.instruments, width_ns(key.width)
         [ends] = lake.query(
-            _ENDS, (question.width, list(question.origins), requested is None, list(requested or ()))
+            _ENDS, (key.width, list(key.origins), requested is None, list(requested or ()))
         ).to_pylist()
         if ends["last_us"] is None:
             raise (
                 missing_instrument_error(requested[0])
                 if requested
-                else no_bars_error(question.width, question.origins, None, None)
+                else no_bars_error(key.width, key.origins, None, None)
             )
         first_ns, last_ns = ends["first_us"] * US_NS, ends["last_us"] * US_NS
         if first_ns == last_ns:
             raise RangeError(
-                f"the lake holds only one {question.width} bar so far, that of {iso(first_ns)}, and none before it for "
+                f"the lake holds only one {key.width} bar so far, that of {iso(first_ns)}, and none before it for "
                 "the lookback",
-                hint=f"run this again when the next bar has closed, in {question.width}",
+                hint=f"run this again when the next bar has closed, in {key.width}",
             )
         next_ns = max(last_ns - -(-_SETTLED_NS // step_ns) * step_ns, first_ns + step_ns)
         # A store begins at the start of a day (features/store/store.py).
-        follower = cls(question, lake, begin_ns=floor_ns(first_ns, DAY_NS), next_ns=next_ns)
+        follower = cls(key, lake, begin_ns=floor_ns(first_ns, DAY_NS), next_ns=next_ns)
         if not follower.instruments:
-            raise no_bars_error(question.width, question.origins, next_ns - follower._lookback_ns, next_ns)
+            raise no_bars_error(key.width, key.origins, next_ns - follower._lookback_ns, next_ns)
         follower.newest_ns = last_ns
         return follower
 
     @property
     def due_ns(self) -> int:
         """Earliest time at which the next bar can be complete: its close plus the grace."""
-        return self.next_ns + self._width_ns + self._question.grace_ns
+        return self.next_ns + self._width_ns + self._key.grace_ns
 
     def step(self, lake: Lake, *, is_overdue: bool = False) -> LiveRow | None:
         """Return the features of the next bar, or None while a row is missing that may still arrive.
@@ -122,25 +122,25 @@ class Follower:
         if not listed <= self._expected:
             self._reload_lookback(lake)
         stop_ns = self.next_ns + self._width_ns
-        requested = self._question.instruments
-        bar = _reindex(_read(lake, self._question, requested, self.next_ns, stop_ns), self.instruments)
+        requested = self._key.instruments
+        bar = _reindex(_read(lake, self._key, requested, self.next_ns, stop_ns), self.instruments)
         self.next_ns, self._expected = stop_ns, listed
         return self._live.step(bar)
 
     @property
     def _lookback_ns(self) -> int:
-        lookback_bars = deepest_lookback(get_set(self._question.feature_set))
+        lookback_bars = deepest_lookback(get_set(self._key.feature_set))
         return max(lookback_bars, 1) * self._width_ns
 
     def _present(self, lake: Lake, open_ns: int) -> dict[str, bool]:
         """Return the instruments with a row for a bar, and whether each is listed."""
-        requested = self._question.instruments
+        requested = self._key.instruments
         found = lake.query(
             _PRESENT,
             (
-                self._question.width,
+                self._key.width,
                 open_ns // US_NS,
-                list(self._question.origins),
+                list(self._key.origins),
                 requested is None,
                 list(requested or ()),
             ),
@@ -150,14 +150,12 @@ class Follower:
     def _reload_lookback(self, lake: Lake) -> None:
         """Rebuild the live state from the bars before the next one, as the lake has them now."""
         start_ns = max(self.next_ns - self._lookback_ns, self._begin_ns)
-        requested = self._question.instruments
-        panel = _read(lake, self._question, requested, start_ns, self.next_ns + self._width_ns)
+        requested = self._key.instruments
+        panel = _read(lake, self._key, requested, start_ns, self.next_ns + self._width_ns)
         if absent := sorted(set(requested or ()) - set(self.instruments or panel.instruments)):
             raise missing_instrument_error(absent[0])
         self.instruments = tuple(sorted(requested)) if requested else panel.instruments
-        self._live = LiveFeatures.after(
-            _reindex(panel, self.instruments).steps(0, -1), self._question.feature_set
-        )
+        self._live = LiveFeatures.after(_reindex(panel, self.instruments).steps(0, -1), self._key.feature_set)
 
 
 def _listed(present: dict[str, bool]) -> set[str]:
@@ -165,18 +163,18 @@ def _listed(present: dict[str, bool]) -> set[str]:
 
 
 def _read(
-    lake: Lake, question: StoreKey, instruments: tuple[str, ...] | None, start_ns: int, stop_ns: int
+    lake: Lake, key: StoreKey, instruments: tuple[str, ...] | None, start_ns: int, stop_ns: int
 ) -> Panel:
     return load_stretch(
         lake,
-        width=question.width,
+        width=key.width,
         start_ns=start_ns,
         stop_ns=stop_ns,
         instruments=instruments,
-        origins=question.origins,
-        joined=columns_of(get_set(question.feature_set)),
+        origins=key.origins,
+        joined=columns_of(get_set(key.feature_set)),
         at=None,  # a named snapshot stays attached as long as the connection lives
-        grace_ns=question.grace_ns,
+        grace_ns=key.grace_ns,
     )
 
 

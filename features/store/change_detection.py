@@ -42,7 +42,7 @@ _BATCHES: Final = "SELECT batch_id FROM batches WHERE ts_ingested_ns >= ? ORDER 
 
 
 def find_changes(
-    lake: Lake, question: StoreKey, manifest: Manifest, since_ns: int | None, until_ns: int | None, at: int
+    lake: Lake, key: StoreKey, manifest: Manifest, since_ns: int | None, until_ns: int | None, at: int
 ) -> tuple[Manifest, set[int]]:
     """Find rows added since the last update; return a new manifest, still without days, and the changed days.
 
@@ -56,24 +56,24 @@ def find_changes(
     is_same = manifest.asked == [since_ns, until_ns] and manifest.snapshot <= at and manifest.mark_ns >= 0
     is_same = is_same and _older(lake, manifest.mark_ns, at) == manifest.older
     params = (
-        question.width,
-        list(question.origins),
-        question.instruments is None,
-        list(question.instruments or ()),
+        key.width,
+        list(key.origins),
+        key.instruments is None,
+        list(key.instruments or ()),
         *open_bounds_us(since_ns, until_ns),
-        question.grace_ns,
+        key.grace_ns,
         manifest.mark_ns - _OVERLAP_NS if is_same else 0,
         manifest.batches if is_same else [],
     )
-    if question.instruments is not None and not is_same:
+    if key.instruments is not None and not is_same:
         present = lake.query(_PRESENT_INSTRUMENTS, (*params[:2], *params[3:6]), at=at)[
             "instrument"
         ].to_pylist()
-        if absent := sorted(set(question.instruments) - set(present)):
+        if absent := sorted(set(key.instruments) - set(present)):
             raise missing_instrument_error(absent[0])
     found = lake.query(_CHANGED_DAYS, params, at=at).to_pylist()
     if not found and not is_same:
-        raise no_bars_error(question.width, question.origins, since_ns, until_ns)
+        raise no_bars_error(key.width, key.origins, since_ns, until_ns)
     mark_ns = max([row["mark_ns"] for row in found] + [manifest.mark_ns] * is_same)
     seen = lake.query(_BATCHES, (mark_ns - _OVERLAP_NS,), at=at)
     new = Manifest(
@@ -82,8 +82,7 @@ def find_changes(
             [floor_ns(row["first_us"] * US_NS, DAY_NS) for row in found] + [manifest.start_ns] * is_same
         ),
         stop_ns=max(
-            [row["last_us"] * US_NS + width_ns(question.width) for row in found]
-            + [manifest.stop_ns] * is_same
+            [row["last_us"] * US_NS + width_ns(key.width) for row in found] + [manifest.stop_ns] * is_same
         ),
         mark_ns=mark_ns,
         batches=[str(row["batch_id"]) for row in seen.to_pylist()],

@@ -107,26 +107,26 @@ class Manifest:
         return {f"{day}-{digest}.safetensors" for day, digest in self.days.items()}
 
 
-def read_manifest(folder: Path, question: StoreKey) -> Manifest | None:
+def read_manifest(folder: Path, key: StoreKey) -> Manifest | None:
     """Return the manifest of a store, or None if nothing was built yet."""
-    return _read(folder / f"{question.name}.json")
+    return _read(folder / f"{key.name}.json")
 
 
-def read_started(folder: Path, question: StoreKey) -> Manifest | None:
+def read_started(folder: Path, key: StoreKey) -> Manifest | None:
     """Return the progress of an interrupted update, or None if there is none."""
-    return _read(folder / f"{question.name}{_STARTED}")
+    return _read(folder / f"{key.name}{_STARTED}")
 
 
-def write_started(folder: Path, question: StoreKey, manifest: Manifest) -> None:
+def write_started(folder: Path, key: StoreKey, manifest: Manifest) -> None:
     """Record the progress of an update."""
-    write_text(folder / f"{question.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
+    write_text(folder / f"{key.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
 
 
-def write_manifest(folder: Path, question: StoreKey, manifest: Manifest) -> None:
+def write_manifest(folder: Path, key: StoreKey, manifest: Manifest) -> None:
     """Publish the new days, then remove the key's earlier files that no manifest lists any more."""
-    before = [read_manifest(folder, question), read_started(folder, question)]
-    write_text(folder / f"{question.name}.json", json.dumps(asdict(manifest), sort_keys=True))
-    (folder / f"{question.name}{_STARTED}").unlink(missing_ok=True)
+    before = [read_manifest(folder, key), read_started(folder, key)]
+    write_text(folder / f"{key.name}.json", json.dumps(asdict(manifest), sort_keys=True))
+    (folder / f"{key.name}{_STARTED}").unlink(missing_ok=True)
     obsolete = {file for old in before if old is not None for file in old.files()}
     for file in obsolete - named_files(folder):
         remove(folder / file)

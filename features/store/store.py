@@ -76,7 +76,7 @@ class UpdateReport:
 def update(
     root: Path,
     lake: Lake,
-    question: StoreKey,
+    key: StoreKey,
     *,
     since_ns: int | None = None,
     until_ns: int | None = None,
@@ -92,7 +92,7 @@ def update(
     Args:
         root: the home's folder of features (`Settings.features_dir`).
         lake: the bars.
-        question: which features of which bars.
+        key: which features of which bars.
         since_ns, until_ns: bounds of the bars' open (default: the first and last bar).
         at: a snapshot of the lake (default: the newest).
         on_day: called with the number of days done, the number that may have changed, and the number of bars built.
@@ -102,10 +102,10 @@ def update(
         InstrumentError: a requested instrument has no bar.
         SettingsError: there is no such set or width.
     """
-    days = question.days(root)
+    days = key.days(root)
     at = lake.snapshot() if at is None else at
-    manifest = read_started(days.folder, question) or read_manifest(days.folder, question) or Manifest()
-    new, changed = find_changes(lake, question, manifest, since_ns, until_ns, at)
+    manifest = read_started(days.folder, key) or read_manifest(days.folder, key) or Manifest()
+    new, changed = find_changes(lake, key, manifest, since_ns, until_ns, at)
 
     # Read the days that may have changed, and build those without a matching file.
     candidates = _candidates(manifest, new, changed, days)
@@ -114,8 +114,8 @@ def update(
     rows = 0
     done = 0
     on_day(done, len(candidates), rows)
-    for run in _stretches(sorted(candidates), max_days(width_ns(question.width), new.instruments)):
-        panel = _load(lake, question, new.span(run[0] - days.lookback_ns, run[-1] + DAY_NS), at)
+    for run in _stretches(sorted(candidates), max_days(width_ns(key.width), new.instruments)):
+        panel = _load(lake, key, new.span(run[0] - days.lookback_ns, run[-1] + DAY_NS), at)
         identified = [days.identify(panel, open_ns) for open_ns in run]
         fresh = [day for day in identified if not days.has(day.file)]
         for part in consecutive_runs(fresh, len(run)):
@@ -129,8 +129,8 @@ def update(
             new.name_file(day.open_ns, day.file)
         done += len(identified) - len(fresh)
         on_day(done, len(candidates), rows)
-        write_started(days.folder, question, new)
-    write_manifest(days.folder, question, new)
+        write_started(days.folder, key, new)
+    write_manifest(days.folder, key, new)
     if built:
         trim_days(root, limit_bytes=LIMIT_BYTES)
     report = UpdateReport(
@@ -150,7 +150,7 @@ def update(
 
 def read(
     root: Path,
-    question: StoreKey,
+    key: StoreKey,
     *,
     instruments: Sequence[str] | None = None,
     since_ns: int | None = None,
@@ -160,7 +160,7 @@ def read(
     """Return the contents of a store as one block, memory-mapped.
 
     Args:
-        root, question: as for `update`.
+        root, key: as for `update`.
         instruments: ids (default: every instrument of the store in the range). One without bars gets the values of
             clock features, and nothing else.
         since_ns, until_ns: bounds of the bars' open.
@@ -171,13 +171,13 @@ def read(
         ContractError: nothing was built yet, or a file of the store is damaged.
         RangeError: the store has no bar in the range.
     """
-    days = question.days(root)
-    manifest = read_manifest(days.folder, question)
+    days = key.days(root)
+    manifest = read_manifest(days.folder, key)
     if manifest is None:
         raise ContractError(
             f"nothing was built in {days.folder} yet", hint=f"run: tickwalk features build {days.feature_set}"
         )
-    step_ns = width_ns(question.width)
+    step_ns = width_ns(key.width)
     start_ns = manifest.start_ns if since_ns is None else since_ns + (-since_ns) % step_ns
     start_ns, stop_ns = manifest.span(start_ns, manifest.stop_ns if until_ns is None else until_ns)
     clock: Nanoseconds = np.arange(start_ns, stop_ns, step_ns, dtype=np.int64)
@@ -187,7 +187,7 @@ def read(
     blocks = [read_block(days.folder / file) for file in files]
     names = sorted({name for block in blocks for name in block.instruments})
     names = names if instruments is None else list(instruments)
-    path = into or days.folder / f"{question.name}.safetensors"
+    path = into or days.folder / f"{key.name}.safetensors"
     with block_writer(path, replace(blocks[0], instruments=tuple(names)), clock) as writer:
         for file in files:
             _gather(writer, days.read(file), names, clock, days, manifest)
@@ -221,17 +221,17 @@ def _gather(
             writer.put(name, row, step=step, rows=blank)
 
 
-def _load(lake: Lake, question: StoreKey, span: tuple[int, int], at: int) -> Panel:
+def _load(lake: Lake, key: StoreKey, span: tuple[int, int], at: int) -> Panel:
     return load_stretch(
         lake,
-        width=question.width,
+        width=key.width,
         start_ns=span[0],
         stop_ns=span[1],
-        instruments=question.instruments,
-        origins=question.origins,
-        joined=columns_of(get_set(question.feature_set)),
+        instruments=key.instruments,
+        origins=key.origins,
+        joined=columns_of(get_set(key.feature_set)),
         at=at,
-        grace_ns=question.grace_ns,
+        grace_ns=key.grace_ns,
     )
 
 

@@ -229,12 +229,12 @@ def test_in_another_users_folder_days_are_taken_and_stay(
 
 def test_days_that_nobody_names_go_beyond_the_limit_and_the_longest_unused_first(tmp_path: Path) -> None:
     built_block(tmp_path, WHOLE, SET)
-    question = StoreKey(SET, "15m", 0)
+    key = StoreKey(SET, "15m", 0)
     folder = DayFiles.of(tmp_path, SET, QUARTER_NS).folder
     kept = days_of(tmp_path)
     manifest = Manifest(start_ns=MIDNIGHT_NS, stop_ns=MIDNIGHT_NS + DAY_NS)
     manifest.name_file(MIDNIGHT_NS, kept[0].name)
-    write_manifest(folder, question, manifest)
+    write_manifest(folder, key, manifest)
     for age, path in enumerate(kept):
         os.utime(path, (2_000_000_000 - age, 2_000_000_000 - age))
     # The first is named; of the other four the last was unused the longest.

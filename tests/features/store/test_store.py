@@ -33,7 +33,7 @@ STEPS = 96
 """Quarters of an hour in a day; the sets look back a day and a half."""
 DAYS = 7
 MIDNIGHT_NS = floor_ns(START_NS, DAY_NS)
-QUESTION = StoreKey("live", "15m", GRACE_NS)
+KEY = StoreKey("live", "15m", GRACE_NS)
 
 
 def quarters(steps: int, *, seed: int = 3, first: int = 0) -> Panel:
@@ -60,15 +60,15 @@ class Home:
         rows = stored_rows(panel, lag_ms=lag_ms)
         assert self.lake.commit({"bars": rows}, batch_id=f"batch {self.batches}").refused == 0
 
-    def update(self, question: StoreKey = QUESTION, **bounds: int) -> UpdateReport:
-        return update(self.root, self.lake, question, **bounds)
+    def update(self, key: StoreKey = KEY, **bounds: int) -> UpdateReport:
+        return update(self.root, self.lake, key, **bounds)
 
-    def compare(self, question: StoreKey = QUESTION) -> int:
+    def compare(self, key: StoreKey = KEY) -> int:
         """Compare the store with a build of all that the lake holds; return how many values are known."""
-        held = read(self.root, question)
+        held = read(self.root, key)
         since_ns, until_ns = int(held.ts_open_ns[0]), int(held.ts_open_ns[-1]) + QUARTER_NS
         panel = load_panel(self.lake, width="15m", grace_ns=GRACE_NS, since_ns=since_ns, until_ns=until_ns)
-        assert_same(held, build_features(panel, question.feature_set))
+        assert_same(held, build_features(panel, key.feature_set))
         return int(held.mask.sum())
 
 
@@ -194,14 +194,14 @@ def test_a_stretch_without_bars_is_built_too(home: Home, monkeypatch: pytest.Mon
 def test_a_file_that_is_gone_or_damaged_is_built_again(home: Home) -> None:
     home.add(WHOLE)
     home.update()
-    gone, harmed = sorted(QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))[2:4]
+    gone, harmed = sorted(KEY.days(home.root).folder.glob("*-*-*-*.safetensors"))[2:4]
     gone.unlink()
     assert days(home.update()) == [2]
     body = bytearray(harmed.read_bytes())
     body[-7] ^= 4
     harmed.write_bytes(body)
     with pytest.raises(ContractError, match="is damaged: its content does not match its checksums"):
-        read(home.root, QUESTION)
+        read(home.root, KEY)
     assert days(home.update()) == [3]
     assert home.compare() > 20_000
 
@@ -213,7 +213,7 @@ def test_with_a_damaged_manifest_the_days_that_are_there_are_found(
 ) -> None:
     home.add(WHOLE)
     home.update()
-    (QUESTION.days(home.root).folder / f"{QUESTION.name}{which}").write_bytes(body)
+    (KEY.days(home.root).folder / f"{KEY.name}{which}").write_bytes(body)
     report = home.update()
     assert (report.built, len(report.compared)) == ((), DAYS if which == ".json" else 0)
     assert home.compare() > 20_000
@@ -243,15 +243,13 @@ def test_cut_short_it_goes_on_behind_the_days_that_it_finished(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        update(home.root, home.lake, QUESTION, on_day=stop)
-    assert read(home.root, QUESTION).values.shape[1] == STEPS, (
-        "who reads meanwhile sees what was there before"
-    )
+        update(home.root, home.lake, KEY, on_day=stop)
+    assert read(home.root, KEY).values.shape[1] == STEPS, "who reads meanwhile sees what was there before"
     told: list[tuple[int, int, int]] = []
-    report = update(home.root, home.lake, QUESTION, on_day=lambda *figures: told.append(figures))
+    report = update(home.root, home.lake, KEY, on_day=lambda *figures: told.append(figures))
     assert len(days(report)) + len(report.compared) == told[-1][0] == told[-1][1] < DAYS
     assert home.compare() > 20_000
-    files = sorted(path.name for path in QUESTION.days(home.root).folder.iterdir())
+    files = sorted(path.name for path in KEY.days(home.root).folder.iterdir())
     assert len(files) == DAYS + 2, "the days, the manifest and what was gathered"
 
 
@@ -260,7 +258,7 @@ def test_a_new_instrument_leaves_older_days_alone(home: Home) -> None:
     home.update()
     home.add(WHOLE.steps(5 * STEPS, 6 * STEPS))
     assert days(home.update()) == [5]
-    block = read(home.root, QUESTION)
+    block = read(home.root, KEY)
     assert len(block.instruments) == 4
     # The calendar is known of what has no bars; nothing else is.
     known = block.mask[3, : 5 * STEPS].any(dim=0).tolist()
@@ -276,34 +274,34 @@ def test_an_older_snapshot_is_compared_day_by_day(home: Home) -> None:
     home.update()
     report = home.update(at=first)
     assert (report.built, len(report.compared)) == ((), 4)
-    assert read(home.root, QUESTION).values.shape[1] == 4 * STEPS
+    assert read(home.root, KEY).values.shape[1] == 4 * STEPS
 
 
 def test_bounds_cut_what_is_built_and_what_is_read(home: Home) -> None:
     home.add(WHOLE)
     report = home.update(since_ns=MIDNIGHT_NS + DAY_NS + 5, until_ns=MIDNIGHT_NS + 3 * DAY_NS)
     assert days(report) == [1, 2]
-    held = read(home.root, QUESTION)
+    held = read(home.root, KEY)
     piece = read(
-        home.root, QUESTION, instruments=held.instruments[2:0:-1],
+        home.root, KEY, instruments=held.instruments[2:0:-1],
         since_ns=MIDNIGHT_NS + DAY_NS + QUARTER_NS - 1, until_ns=MIDNIGHT_NS + 3 * DAY_NS - QUARTER_NS,
     )  # fmt: skip
     assert piece.instruments == held.instruments[2:0:-1]
     assert torch.equal(piece.values, held.values[[2, 1], 1:-1])
     with pytest.raises(RangeError, match="holds no bar from"):
-        read(home.root, QUESTION, since_ns=MIDNIGHT_NS + 5 * DAY_NS)
+        read(home.root, KEY, since_ns=MIDNIGHT_NS + 5 * DAY_NS)
     with pytest.raises(RangeError, match="no 1h bar of origin"):
-        home.update(replace(QUESTION, width="1h"))
+        home.update(replace(KEY, width="1h"))
 
 
 def test_other_features_lie_apart_and_nothing_is_left_over(home: Home) -> None:
     home.add(WHOLE.steps(0, 2 * STEPS))
-    names = {home.update(replace(QUESTION, feature_set=name)).folder.name for name in ("live", "candles")}
+    names = {home.update(replace(KEY, feature_set=name)).folder.name for name in ("live", "candles")}
     assert len(names) == 2
     home.add(WHOLE.steps(2 * STEPS, 2 * STEPS + 10))
     home.add(WHOLE.steps(2 * STEPS + 10, 2 * STEPS + 20))
     home.update()
-    files = sorted(path.name[:10] for path in QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))
+    files = sorted(path.name[:10] for path in KEY.days(home.root).folder.glob("*-*-*-*.safetensors"))
     assert len(files) == len(set(files)) == 3
     with pytest.raises(ContractError, match="nothing was built"):
-        read(home.root, replace(QUESTION, grace_ns=5))
+        read(home.root, replace(KEY, grace_ns=5))

@@ -1,4 +1,4 @@
-"""Nothing in a panel comes from rows that were not yet knowable, and a label in the data is caught and named."""
+"""The point-in-time proof: it passes for every set, and names a label in the data."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     yield from lake_of(tmp_path_factory.mktemp("honest"), drawn_rows())
 
 
-def load(lake: Lake, **asked: Any) -> Panel:
-    return load_panel(lake, **({"width": "1m", "grace_ns": GRACE_NS} | asked))
+def load(lake: Lake, **options: Any) -> Panel:
+    return load_panel(lake, **({"width": "1m", "grace_ns": GRACE_NS} | options))
 
 
 def shifted(bars: int) -> Load:
-    """Return a loader that joins the close of `bars` bars later into a column, as a wrong sign of a shift does."""
+    """Return a loader that joins the close of `bars` bars later into a column, as a shift of the wrong sign does."""
 
     def with_join(lake: Lake) -> Panel:
         panel = load(lake)
@@ -132,12 +132,14 @@ def test_a_label_that_was_joined_into_a_column_is_caught_and_named(lake: Lake) -
         prove_point_in_time(lake, shifted(5), get_set("live"), grace_ns=GRACE_NS, seed=0)
     facts = caught.value.facts
     assert (facts["check"], facts["feature"]) == ("hindsight", "funding_level")
-    told = f"feature funding_level of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
-    assert told in caught.value.message
+    prefix = (
+        f"feature funding_level of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
+    )
+    assert prefix in caught.value.message
     assert "became knowable" in caught.value.message
 
 
-def test_the_panel_proof_alone_does_not_see_that_label(lake: Lake) -> None:
+def test_the_panel_proof_alone_misses_that_label(lake: Lake) -> None:
     """Why there are two proofs."""
     from features.leakage.perturbation import prove
 
@@ -152,15 +154,15 @@ def test_a_loader_that_reads_later_revisions_is_caught(lake: Lake) -> None:
         prove_point_in_time(lake, improved, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
-def test_a_later_listing_moves_nothing_before_it(lake: Lake) -> None:
-    """A cut before the third instrument began leaves a panel of two; ranks and residuals do not move."""
+def test_a_later_listing_changes_nothing_before_it(lake: Lake) -> None:
+    """A cut before the third instrument began leaves a panel of two; ranks and residuals do not change."""
     cuts = set()
     for seed in range(4):
         cuts |= set(prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts)
     assert min(cuts) < iso(START_NS + LISTED_AT * MINUTE_NS)
 
 
-def test_a_loader_that_insists_on_an_instrument_is_cut_where_it_was_there(lake: Lake) -> None:
+def test_a_loader_that_requires_an_instrument_skips_cuts_before_its_listing(lake: Lake) -> None:
     def insisting(lake: Lake) -> Panel:
         return load(lake, instruments=NAMES)
 
@@ -171,7 +173,7 @@ def test_a_loader_that_insists_on_an_instrument_is_cut_where_it_was_there(lake: 
     assert all(cut >= iso(START_NS + LISTED_AT * MINUTE_NS) for cuts in with_all for cut in cuts)
 
 
-def test_a_label_that_lies_about_when_it_was_known_is_caught_by_what_it_foretells(tmp_path: Path) -> None:
+def test_a_label_with_a_wrong_knowable_time_is_caught_by_its_correlation(tmp_path: Path) -> None:
     for lake in lake_of(tmp_path, drawn_rows(lie_bars=5)):
         with pytest.raises(LeakError) as caught:
             prove_point_in_time(lake, load, get_set("live"), grace_ns=GRACE_NS, seed=0)
@@ -180,7 +182,7 @@ def test_a_label_that_lies_about_when_it_was_known_is_caught_by_what_it_foretell
     assert caught.value.facts["instrument"] in NAMES
 
 
-def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
+def test_a_highly_predictive_feature_is_reported_as_suspect(lake: Lake) -> None:
     def noisy(lake: Lake) -> Panel:
         panel = load(lake)
         price = log_mid(panel)
@@ -192,7 +194,7 @@ def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
         )
 
     class Unhidden(PointInTimeLake):
-        """Hides nothing, so that only the comparison with later returns is left."""
+        """Hides nothing, which leaves only the comparison with later returns."""
 
         def query(self, sql: str, params: Sequence[object] = (), *, at: int | None = None) -> pa.Table:
             return self._lake.query(sql, params, at=at)
@@ -205,7 +207,7 @@ def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
     assert SUSPECT < abs(result.suspects[0][2]) < 0.99
 
 
-def test_a_proof_that_hides_nothing_is_blind(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proof_that_hides_nothing_fails(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features.leakage.point_in_time, "LakeAsKnown", lambda lake, known_at_ns: lake)
     with pytest.raises(LeakError, match="the proof is blind: its check of the lake did not catch a label"):
         prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
@@ -219,7 +221,7 @@ def test_a_loader_of_nothing_is_refused(lake: Lake) -> None:
         prove_point_in_time(lake, late, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
-def test_ranks_agree_as_scipy_says() -> None:
+def test_rank_correlation_agrees_with_scipy() -> None:
     from scipy.stats import spearmanr
 
     draw = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""Returns of Bitcoin and Ether, and how an instrument lead_correlation them.
+"""Returns of Bitcoin and Ether, and how an instrument follows them.
 
 The leaders are those of the instrument's own venue (`features.inputs.leader_rows`), read from the panel itself; if the
 panel lacks one, its features are missing. For the leader itself the formulas apply unchanged: its own return, a beta of

@@ -83,9 +83,9 @@ def cached_panel(
     Returns:
         The panel, and the hash of its rows (`features.panel.panel.content_hash`), computed from the returned panel.
 
-        Raises:
-            RangeError: no bar matches.
-            InstrumentError: a requested instrument has no bar.
+    Raises:
+        RangeError: no bar matches.
+        InstrumentError: a requested instrument has no bar.
     """
     at = lake.snapshot() if at is None else at
     resolved = _resolve(

@@ -166,7 +166,7 @@ def stored_rows(panel: Panel, *, lag_ms: int = 0) -> pa.Table:
     cells = table_of(panel).filter(pa.array((panel.status != CODE["unknown"]).numpy().ravel()))
     opens = cells["ts_open"].cast(pa.int64())
     close_us = opens.to_numpy() + panel.width_ns // US_NS
-    columns = {name: cells[name] for name in cells.column_names} | {
+    given = {name: cells[name] for name in cells.column_names} | {
         "ts_close": pa.array(close_us),
         "ts_knowable_ns": pa.array(close_us * US_NS + lag_ms * 1_000_000),
     }
@@ -176,7 +176,7 @@ def stored_rows(panel: Panel, *, lag_ms: int = 0) -> pa.Table:
     }  # fmt: skip
     columns = []
     for item in BARS.schema:
-        column = columns.get(item.name, pa.array([base.get(item.name)] * cells.num_rows, item.type))
+        column = given.get(item.name, pa.array([base.get(item.name)] * cells.num_rows, item.type))
         if pa.types.is_integer(item.type) and item.name in COLUMNS:
             column = pc.floor(column)
         columns.append(column.cast(item.type))

@@ -183,7 +183,7 @@ def test_a_live_step_that_differs_from_the_proven_values_is_caught(monkeypatch: 
                 self._run = LiveFeatures(get_set("candles"), PANEL.instruments, PANEL.width_ns)._run
             return row
 
-    monkeypatch.setattr(features.leakage.parity, "Live", Forgetful)
+    monkeypatch.setattr(features.leakage.parity, "LiveFeatures", Forgetful)
     with pytest.raises(
         LeakError, match=r"feature log_return_1 of \S+ moved .*\(step 401\) when it was stepped live"
     ):

@@ -200,15 +200,15 @@ def test_a_highly_predictive_feature_is_reported_as_suspect(lake: Lake) -> None:
             return self._lake.query(sql, params, at=at)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features.leakage.point_in_time, "LakeAsKnown", Unhidden)
-        patch.setattr(features.leakage.point_in_time, "_must_catch", lambda *given: None)
+        patch.setattr(features.leakage.point_in_time, "PointInTimeLake", Unhidden)
+        patch.setattr(features.leakage.point_in_time, "_require_caught", lambda *given: None)
         result = prove_point_in_time(lake, noisy, get_set("live"), grace_ns=GRACE_NS, seed=0)
     assert [item[:2] for item in result.suspects] == [("funding_level", 5)]
     assert SUSPECT < abs(result.suspects[0][2]) < 0.99
 
 
 def test_a_proof_that_hides_nothing_fails(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features.leakage.point_in_time, "LakeAsKnown", lambda lake, known_at_ns: lake)
+    monkeypatch.setattr(features.leakage.point_in_time, "PointInTimeLake", lambda lake, known_at_ns: lake)
     with pytest.raises(LeakError, match="the proof is blind: its check of the lake did not catch a label"):
         prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 

@@ -1,1 +1,1 @@
-"""Panel features that look back only: one definition from training to serving."""
+"""Backward-looking panel features, with one definition for training and serving."""

@@ -1,4 +1,4 @@
-"""How does a panel become a block of features?"""
+"""Block-wise, multi-threaded computation of a feature set over a panel."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from features.sets import get_set
 from features.versioning.fingerprint import fingerprint
 
 _BLOCK_CELLS: Final = 102_400
-"""Cells (S * T) of a block at most: what is written once a block then still fits the outer cache."""
+"""Maximum cells (S * T) of a block, so that what is written once per block still fits the outer cache."""
 _BLOCK_STEPS: Final = (256, 2_048)
-"""A block has at least and at most about so many steps: what is remembered is moved once a block, and the bars of one
-instrument should fit the innermost cache."""
-_LEAST_LOOKBACKS: Final = 3
-"""A thread is worth its warm-up when it computes so many times what it must look back."""
+"""Approximate minimum and maximum steps of a block: history is copied once per block, and the bars of one instrument
+should fit the innermost cache."""
+_MIN_LOOKBACKS: Final = 3
+"""A thread pays for its warm-up when it computes at least this many times the lookback."""
 
 
 def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
-    """Compute a set over a panel, block by block; torch's threads share the time axis among them.
+    """Compute a set over a panel, block by block, with the time axis split across torch's number of threads.
 
-    Neither the blocks nor the threads can be seen in the result (tests/features/test_build.py).
+    The result depends neither on the block size nor on the number of threads (tests/features/test_build.py).
 
     Args:
         panel: (S, T).
@@ -54,7 +54,7 @@ def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
 
 
 def block_of(panel: Panel, feature_set: str, values: Tensor, mask: Tensor) -> FeatureBlock:
-    """Return values and mask of a panel, (S, T, F), as a block of this code's features."""
+    """Wrap values and mask of a panel, (S, T, F), in a `FeatureBlock` with the current code's fingerprint."""
     features = get_set(feature_set)
     return FeatureBlock(
         names=tuple(item.name for item in features),
@@ -75,83 +75,83 @@ def compute(panel: Panel, features: tuple[Feature, ...]) -> tuple[Tensor, Tensor
     values = np.empty((rows, steps, len(features)), dtype=np.float32)
     mask = np.empty(values.shape, dtype=np.bool_)
     lookbacks = np.array([item.lookback_bars for item in features])
-    least = max(_LEAST_LOOKBACKS * int(lookbacks.max()), _BLOCK_STEPS[0])
-    parts = _parts(steps, least, torch.get_num_threads())
-    leaves, made = leaves_of(panel), checked_program(features)
+    min_steps = max(_MIN_LOOKBACKS * int(lookbacks.max()), _BLOCK_STEPS[0])
+    spans = _split_steps(steps, min_steps, torch.get_num_threads())
+    leaves, program = leaves_of(panel), checked_program(features)
 
-    def fill(part: tuple[int, int]) -> None:
+    def fill(span: tuple[int, int]) -> None:
         with torch.inference_mode():
-            _fill(leaves, made, lookbacks, values, mask, part)
+            _fill(leaves, program, lookbacks, values, mask, span)
 
-    with on_one_core(), ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(fill, parts))
+    with single_thread(), ThreadPoolExecutor(len(spans)) as pool:
+        list(pool.map(fill, spans))
     device = panel.status.device
     return torch.from_numpy(values).to(device), torch.from_numpy(mask).to(device)
 
 
 def block_steps_of(rows: int, steps: int) -> int:
-    """Return how many steps a block has, so that a few of one length make up the steps."""
-    least, most = _BLOCK_STEPS
-    wanted = min(max(_BLOCK_CELLS // max(rows, 1), least), most)
+    """Return the number of steps per block, such that blocks of equal length cover all steps."""
+    fewest, most = _BLOCK_STEPS
+    wanted = min(max(_BLOCK_CELLS // max(rows, 1), fewest), most)
     blocks = max(-(-steps // wanted), 1)
     return max(-(-steps // blocks), 1)
 
 
 def _fill(
     leaves: dict[str, Tensor],
-    made: Program,
+    program: Program,
     lookbacks: machine.Numbers,
     values: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
-    part: tuple[int, int],
+    span: tuple[int, int],
 ) -> None:
-    """Compute the steps of one part, from as far before it as the features look back."""
+    """Compute the steps of one span, starting one lookback before it."""
     if not values.size:
         return
-    start, stop = part
+    start, stop = span
     first = max(start - int(lookbacks.max()), 0)
     block = block_steps_of(values.shape[0], stop - first)
-    run = BlockExecutor(made, values.shape[0], block)
+    run = BlockExecutor(program, values.shape[0], block)
     for at in range(first, stop, block):
-        run.push([_cut(leaves[name], at, block) for name in made.leaves])
-        span = max(start - at, 0), min(stop - at, block)
-        if span[0] < span[1]:
-            run.write_out(span, at + span[0], lookbacks, values, mask)
+        run.push([_cut(leaves[name], at, block) for name in program.leaves])
+        inside = max(start - at, 0), min(stop - at, block)
+        if inside[0] < inside[1]:
+            run.write_out(inside, at + inside[0], lookbacks, values, mask)
 
 
 def _cut(leaf: Tensor, start: int, block: int) -> Tensor:
-    """Return a block of a leaf; the last one is filled up behind, which nothing before it can read."""
+    """Return one block of a leaf; the last block is padded at its end, which no earlier step can read."""
     piece = leaf[..., start : start + block]
     return piece if piece.shape[-1] == block else pad(piece, (0, block - piece.shape[-1]))
 
 
-def _parts(steps: int, least: int, threads: int) -> list[tuple[int, int]]:
-    """Cut the steps into as many stretches as there are threads, but none shorter than `least`."""
-    count = max(1, min(threads, steps // max(least, 1)))
+def _split_steps(steps: int, min_steps: int, threads: int) -> list[tuple[int, int]]:
+    """Split the steps into one span per thread, none shorter than `min_steps`."""
+    count = max(1, min(threads, steps // max(min_steps, 1)))
     edges = [steps * place // count for place in range(count + 1)]
     return list(pairwise(edges))
 
 
 @contextmanager
-def on_one_core() -> Iterator[None]:
-    """Compute on one thread inside.
+def single_thread() -> Iterator[None]:
+    """Limit torch to one thread inside the context.
 
-    Passes over a block take well under a millisecond, and two threads that wait for each other at every one of
-    them lose: on two cores shared with others a proof took 10 s on two threads and 0.9 s on one (measured
-    2026-11-23).
+    A pass over a block takes well under a millisecond, so the synchronization of two threads costs more than it
+    gains: on two shared cores a proof took 10 s with two threads and 0.9 s with one (measured 2026-11-23).
     """
     with _LOCK:
-        threads = _FOUND[0] if _FOUND else torch.get_num_threads()
-        _FOUND.append(threads)
+        threads = _SAVED_THREADS[0] if _SAVED_THREADS else torch.get_num_threads()
+        _SAVED_THREADS.append(threads)
         torch.set_num_threads(1)
     try:
         yield
     finally:
         with _LOCK:
-            _FOUND.pop()
+            _SAVED_THREADS.pop()
             torch.set_num_threads(threads)
 
 
 _LOCK: Final = Lock()
-_FOUND: Final[list[int]] = []
-"""How many threads there were, once for each that is inside: who comes second finds one, and must not leave it so."""
+_SAVED_THREADS: Final[list[int]] = []
+"""The original number of threads, one entry per active context: a second, nested or concurrent context would read 1
+from torch and must not restore that."""

@@ -1,8 +1,8 @@
-"""What is a feature, and what is a block of them?
+"""Feature declarations and blocks of computed features.
 
 A feature is a small pure torch function over inputs (features/inputs.py). It returns float64 of shape (S, T),
-or (T,) where it reads the clock alone, with NaN where it does not know. It is declared with how far back it
-reads, its unit and where it comes from; its docstring says the formula and what missing bars do to it:
+or (T,) where it reads only the clock, with NaN where the value is unknown. Its declaration gives the lookback,
+unit and source; its docstring gives the formula and how missing bars affect it:
 
     @feature(lookback_bars=0, inputs=("bid", "ask"), unit="bp", source="...")
     def relative_spread(bid: Tensor, ask: Tensor) -> Tensor:
@@ -37,11 +37,11 @@ class Feature:
 
     Args:
         name: unique among all features; a family's members end in their window.
-        function: takes the tensors of `inputs` in order, then `params`; pure, and it looks back only.
+        function: called with the tensors of `inputs` in order, then `params`; pure and backward-looking.
         inputs: names in `features.inputs.INPUTS`.
-        own_lookback_bars: how many bars before its own the function itself reads.
+        own_lookback_bars: number of earlier bars that the function itself reads.
         unit: of the value.
-        source: paper, or page of a venue.
+        source: paper or venue documentation.
         summary, formula, missing: from the docstring.
         params: keyword arguments of `function`.
     """
@@ -59,18 +59,18 @@ class Feature:
 
     @property
     def lookback_bars(self) -> int:
-        """How many bars before its own can move it, its inputs' own lookback included."""
+        """Number of earlier bars that can affect a value, including the lookback of the inputs."""
         return self.own_lookback_bars + lookback_of(self.inputs)
 
     @property
     def is_clock(self) -> bool:
-        """Whether it declares an input that is made from the time."""
+        """Whether an input is derived from the clock."""
         return reads_clock(self.inputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureBlock:
-    """Features of S instruments on T steps.
+    """Computed features of S instruments on T steps.
 
     Args:
         names: (F,) names, in the order of the set.
@@ -78,8 +78,8 @@ class FeatureBlock:
         mask: (S, T, F) bool, true where the value is known.
         instruments: (S,) ids.
         width_ns: width of a bar.
-        ts_open_ns: (T,) int64, rising by `width_ns`.
-        fingerprint: version of the code that made it (`features.sets.fingerprint`).
+        ts_open_ns: (T,) int64, increasing by `width_ns`.
+        fingerprint: version of the code that computed it (`features.versioning.fingerprint`).
         feature_set: name of the set.
         lookback_bars: the deepest lookback of the set; earlier steps of the panel are invalid.
     """
@@ -98,10 +98,10 @@ class FeatureBlock:
 def feature(
     *, lookback_bars: int, inputs: tuple[str, ...], unit: str, source: str
 ) -> Callable[[Callable[..., Tensor]], Feature]:
-    """Declare a function as a feature of its own name.
+    """Declare a function as a feature with the function's name.
 
     Args:
-        lookback_bars: how many bars before its own the function reads of its inputs.
+        lookback_bars: number of earlier bars that the function reads of its inputs.
         inputs: names in `features.inputs.INPUTS`, in the order of the function's arguments.
         unit, source: as in `Feature`.
 
@@ -123,15 +123,15 @@ def family(
     unit: str,
     source: str,
 ) -> Callable[[Callable[..., Tensor]], dict[int, Feature]]:
-    """Declare one function as a feature for each window; it takes the window as `bars`.
+    """Declare one feature per window; the function receives the window as `bars`.
 
     Args:
-        bars: the windows; each makes a feature called `name_window`.
-        lookback_bars: from the window, how many bars before its own the function reads of its inputs.
+        bars: the windows; each gives a feature named `NAME_WINDOW`.
+        lookback_bars: maps a window to the number of earlier bars that the function reads of its inputs.
         inputs, unit, source: as in `feature`.
 
     Returns:
-        From the decorator: the features by window.
+        A decorator, which returns the features by window.
     """
 
     def declare(function: Callable[..., Tensor]) -> dict[int, Feature]:
@@ -146,30 +146,30 @@ def family(
 
 
 def deepest_lookback(features: Iterable[Feature]) -> int:
-    """Return how many bars before its own can move the feature that looks back farthest."""
+    """Return the largest lookback of these features, in bars."""
     return max(item.lookback_bars for item in features)
 
 
 def evaluate(
     view: InputView, features: Iterable[Feature], *, shape: tuple[int, int]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return value and mask of each feature.
+    """Compute value and mask of each feature.
 
-    A step whose lookback reaches before the panel is invalid, so that no value depends on where the panel
-    was cut: the last bar of a short panel and of a long one agree to the bit, or the short one is invalid.
+    A step whose lookback reaches before the start of the panel is invalid, so that no value depends on where the panel
+    begins: the last bar of a short and of a long panel agree to the bit, or the short one's is invalid.
 
     Args:
         view: the inputs.
         shape: (S, T) of the panel.
 
     Returns:
-        For each feature the value, (S, T) float64, 0.0 where invalid; and the mask, (S, T) bool.
+        For each feature its value, (S, T) float64, 0.0 where invalid, and its mask, (S, T) bool.
     """
     results = []
     for item in features:
         raw = item.function(*(view[name] for name in item.inputs), **dict(item.params)).expand(shape)
         step = torch.arange(shape[1], device=raw.device)
-        # A number that float32 cannot hold is no number to whoever reads the table.
+        # Blocks are stored as float32, so a value that overflows float32 is invalid.
         mask = torch.isfinite(raw.to(torch.float32)) & (step >= item.lookback_bars)
         results.append((torch.where(mask, raw, 0.0), mask))
     return results
@@ -189,12 +189,12 @@ def _declare(
     if lookback_bars < 0:
         raise ValueError(f"feature {name} declares a lookback of {lookback_bars} bars; a feature looks back")
     paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(function) or "").split("\n\n")]
-    told = {}
+    sections = {}
     for section in _SECTIONS:
         found = [part for part in paragraphs if part.startswith(f"{section}:")]
         if not found:
             raise ValueError(f"feature {name} has no paragraph '{section}: ...' in its docstring")
-        told[section] = found[0].removeprefix(f"{section}:").strip()
+        sections[section] = found[0].removeprefix(f"{section}:").strip()
     return Feature(
         name=name,
         function=function,
@@ -203,7 +203,7 @@ def _declare(
         unit=unit,
         source=source,
         summary=paragraphs[0],
-        formula=told["Formula"],
-        missing=told["Missing"],
+        formula=sections["Formula"],
+        missing=sections["Missing"],
         params=params,
     )

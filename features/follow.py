@@ -1,11 +1,11 @@
-"""What are the features of each bar as it closes, beside the recorder?
+"""Features of each bar as it closes, computed from the lake while the recorder writes it.
 
-A follower reads the lake that the recorder writes, bar after bar, and takes a live step (features/live.py) with each.
-A recorder gives every instrument a row for every bar, printed or not, in one commit with all else that it had heard by
-then. So a bar is whole once every instrument that had the bar before has this one too, however many recorders there
-are; what is computed then is what a build makes of the same bars on any later day, to the bit
-(tests/features/test_follow.py). One that had no bar before and has one now, because it was listed, or its recorder is
-back with what it missed, makes the follower look back anew.
+A follower reads the recorder's lake bar by bar and takes one live step (features/live.py) per bar. A recorder writes a
+row for every instrument and bar, whether or not anything printed, and commits it together with everything else that it
+had received by then. So a bar is complete once every instrument that had the previous bar has this one too, however
+many recorders there are, and what is computed then equals a later build of the same bars to the bit
+(tests/features/test_follow.py). When an instrument appears that had no previous bar, because it was listed or because
+its recorder came back, the follower reloads its lookback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from features.feature import deepest_lookback
 from features.live import LiveFeatures, LiveRow
-from features.panel.panel import UNKNOWN, Panel, no_bar_of, no_bars
+from features.panel.panel import UNKNOWN, Panel, missing_instrument_error, no_bars_error
 from features.sets import columns_of, get_set
 from features.store.manifest import StoreKey
 from features.store.panel_cache import load_stretch
@@ -34,126 +34,128 @@ _ENDS: Final = """
 SELECT epoch_us(min(ts_open)) AS first_us, epoch_us(max(ts_open)) AS last_us FROM bars
 WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
 """
-# Who has a row for a bar, whenever that became known; the newest revision says whether it is still listed.
+# Instruments with a row for a bar, whenever it became known; the newest revision shows whether they are still listed.
 _PRESENT: Final = """
 SELECT instrument, arg_max(status, revision) <> 'unlisted' AS is_listed FROM bars
 WHERE width = ? AND ts_open = make_timestamptz(?) AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
 GROUP BY instrument
 """
 _SETTLED_NS: Final = 10 * NS
-"""A follower begins this long before the newest bar, in whole bars: one recorder may commit later than another."""
+"""A follower starts this long before the newest bar, in whole bars: one recorder may commit later than another."""
 
 
 class Follower:
-    """Features of the bars of a lake that grows.
+    """Features of the bars of a growing lake.
 
     Args:
-        question: which bars, and which features.
-        lake: holds the bars before the first that is followed.
-        begin_ns: open of the first bar; a panel begins there at the earliest, as that of a build does.
-        next_ns: open of the bar whose turn is next.
+        key: which bars, and which features.
+        lake: holds the bars before the first followed one.
+        begin_ns: open of the first bar; the lookback starts no earlier, as in a build.
+        next_ns: open of the next bar to process.
 
     Attributes:
-        instruments: (S,) ids; those that have a bar in what is looked back on, or all that were asked for.
-        next_ns: open of the bar whose turn is next.
-        newest_ns: open of the newest bar that the lake held at the beginning.
+        instruments: (S,) ids; the requested ones, or those with a bar within the lookback.
+        next_ns: open of the next bar to process.
+        newest_ns: open of the newest bar in the lake at the start.
     """
 
-    def __init__(self, question: StoreKey, lake: Lake, *, begin_ns: int, next_ns: int) -> None:
+    def __init__(self, key: StoreKey, lake: Lake, *, begin_ns: int, next_ns: int) -> None:
         self.next_ns = self.newest_ns = next_ns
-        self._question, self._width_ns, self._begin_ns = question, width_ns(question.width), begin_ns
+        self._key, self._width_ns, self._begin_ns = key, width_ns(key.width), begin_ns
         self.instruments: tuple[str, ...] = ()
-        self._look_back(lake)
-        self._awaited = _listed(self._present(lake, next_ns - self._width_ns))
+        self._reload_lookback(lake)
+        self._expected = _listed(self._present(lake, next_ns - self._width_ns))
 
     @classmethod
-    def begin(cls, lake: Lake, question: StoreKey) -> Self:
-        """Follow a lake from its newest bars on: from the first that may still have been incomplete when it was read.
+    def begin(cls, lake: Lake, key: StoreKey) -> Self:
+        """Start following at the first bar of the lake that may still be incomplete.
 
         Raises:
-            RangeError: the lake holds no bar that fits, or only one.
-            InstrumentError: an instrument that was asked for has none.
+            RangeError: the lake holds no matching bar, or only one.
+            InstrumentError: a requested instrument has no bar.
         """
-        asked, step_ns = question.instruments, width_ns(question.width)
+        requested, step_ns = key.instruments, width_ns(key.width)
         [ends] = lake.query(
-            _ENDS, (question.width, list(question.origins), asked is None, list(asked or ()))
+            _ENDS, (key.width, list(key.origins), requested is None, list(requested or ()))
         ).to_pylist()
         if ends["last_us"] is None:
-            raise no_bar_of(asked[0]) if asked else no_bars(question.width, question.origins, None, None)
+            raise (
+                missing_instrument_error(requested[0])
+                if requested
+                else no_bars_error(key.width, key.origins, None, None)
+            )
         first_ns, last_ns = ends["first_us"] * US_NS, ends["last_us"] * US_NS
         if first_ns == last_ns:
             raise RangeError(
-                f"the lake holds one {question.width} bar so far, that of {iso(first_ns)}, and none before it to look "
-                "back on",
-                hint=f"run this again when the next has closed, in {question.width}",
+                f"the lake holds only one {key.width} bar so far, that of {iso(first_ns)}, and none before it for "
+                "the lookback",
+                hint=f"run this again when the next bar has closed, in {key.width}",
             )
         next_ns = max(last_ns - -(-_SETTLED_NS // step_ns) * step_ns, first_ns + step_ns)
         # A store begins at the start of a day (features/store/store.py).
-        follower = cls(question, lake, begin_ns=floor_ns(first_ns, DAY_NS), next_ns=next_ns)
+        follower = cls(key, lake, begin_ns=floor_ns(first_ns, DAY_NS), next_ns=next_ns)
         if not follower.instruments:
-            raise no_bars(question.width, question.origins, next_ns - follower._lookback_ns, next_ns)
+            raise no_bars_error(key.width, key.origins, next_ns - follower._lookback_ns, next_ns)
         follower.newest_ns = last_ns
         return follower
 
     @property
     def due_ns(self) -> int:
-        """When the next bar's turn comes at the earliest: its close plus the grace."""
-        return self.next_ns + self._width_ns + self._question.grace_ns
+        """Earliest time at which the next bar can be complete: its close plus the grace."""
+        return self.next_ns + self._width_ns + self._key.grace_ns
 
     def step(self, lake: Lake, *, is_overdue: bool = False) -> LiveRow | None:
-        """Return the features of the next bar; nothing while a row is missing that may still come.
+        """Return the features of the next bar, or None while a row is missing that may still arrive.
 
         Args:
-            lake: the tables, as they are now.
-            is_overdue: do not wait; what is not there is unknown, and is not waited for again until it is back.
+            lake: the tables in their current state.
+            is_overdue: do not wait; missing instruments count as unknown and are not waited for until they return.
         """
         present = self._present(lake, self.next_ns)
-        if not is_overdue and (not present or not self._awaited <= set(present)):
+        if not is_overdue and (not present or not self._expected <= set(present)):
             return None
         listed = _listed(present)
-        if missing := sorted(self._awaited - set(present)):
+        if missing := sorted(self._expected - set(present)):
             logger.warning(
                 "bar waited out", ts_open=iso(self.next_ns), missing=len(missing), first=missing[:3]
             )
-        if not listed <= self._awaited:
-            self._look_back(lake)
+        if not listed <= self._expected:
+            self._reload_lookback(lake)
         stop_ns = self.next_ns + self._width_ns
-        asked = self._question.instruments
-        bar = _spread(_read(lake, self._question, asked, self.next_ns, stop_ns), self.instruments)
-        self.next_ns, self._awaited = stop_ns, listed
+        requested = self._key.instruments
+        bar = _reindex(_read(lake, self._key, requested, self.next_ns, stop_ns), self.instruments)
+        self.next_ns, self._expected = stop_ns, listed
         return self._live.step(bar)
 
     @property
     def _lookback_ns(self) -> int:
-        lookback_bars = deepest_lookback(get_set(self._question.feature_set))
+        lookback_bars = deepest_lookback(get_set(self._key.feature_set))
         return max(lookback_bars, 1) * self._width_ns
 
     def _present(self, lake: Lake, open_ns: int) -> dict[str, bool]:
-        """Return who has a row for a bar, and whether it is listed."""
-        asked = self._question.instruments
+        """Return the instruments with a row for a bar, and whether each is listed."""
+        requested = self._key.instruments
         found = lake.query(
             _PRESENT,
             (
-                self._question.width,
+                self._key.width,
                 open_ns // US_NS,
-                list(self._question.origins),
-                asked is None,
-                list(asked or ()),
+                list(self._key.origins),
+                requested is None,
+                list(requested or ()),
             ),
         )
         return {row["instrument"]: row["is_listed"] for row in found.to_pylist()}
 
-    def _look_back(self, lake: Lake) -> None:
-        """Begin a new state with the bars before the next, as the lake has them now."""
+    def _reload_lookback(self, lake: Lake) -> None:
+        """Rebuild the live state from the bars before the next one, as the lake has them now."""
         start_ns = max(self.next_ns - self._lookback_ns, self._begin_ns)
-        asked = self._question.instruments
-        panel = _read(lake, self._question, asked, start_ns, self.next_ns + self._width_ns)
-        if absent := sorted(set(asked or ()) - set(self.instruments or panel.instruments)):
-            raise no_bar_of(absent[0])
-        self.instruments = tuple(sorted(asked)) if asked else panel.instruments
-        self._live = LiveFeatures.after(
-            _spread(panel, self.instruments).steps(0, -1), self._question.feature_set
-        )
+        requested = self._key.instruments
+        panel = _read(lake, self._key, requested, start_ns, self.next_ns + self._width_ns)
+        if absent := sorted(set(requested or ()) - set(self.instruments or panel.instruments)):
+            raise missing_instrument_error(absent[0])
+        self.instruments = tuple(sorted(requested)) if requested else panel.instruments
+        self._live = LiveFeatures.after(_reindex(panel, self.instruments).steps(0, -1), self._key.feature_set)
 
 
 def _listed(present: dict[str, bool]) -> set[str]:
@@ -161,23 +163,23 @@ def _listed(present: dict[str, bool]) -> set[str]:
 
 
 def _read(
-    lake: Lake, question: StoreKey, instruments: tuple[str, ...] | None, start_ns: int, stop_ns: int
+    lake: Lake, key: StoreKey, instruments: tuple[str, ...] | None, start_ns: int, stop_ns: int
 ) -> Panel:
     return load_stretch(
         lake,
-        width=question.width,
+        width=key.width,
         start_ns=start_ns,
         stop_ns=stop_ns,
         instruments=instruments,
-        origins=question.origins,
-        joined=columns_of(get_set(question.feature_set)),
-        at=None,  # a snapshot that is named is attached for as long as the connection lasts
-        grace_ns=question.grace_ns,
+        origins=key.origins,
+        joined=columns_of(get_set(key.feature_set)),
+        at=None,  # a named snapshot stays attached as long as the connection lives
+        grace_ns=key.grace_ns,
     )
 
 
-def _spread(panel: Panel, instruments: tuple[str, ...]) -> Panel:
-    """Return the panel of these instruments; one that it lacks is unknown."""
+def _reindex(panel: Panel, instruments: tuple[str, ...]) -> Panel:
+    """Return the panel reindexed to these instruments; absent ones are unknown."""
     place = {name: row for row, name in enumerate(panel.instruments)}
     rows = torch.tensor([row for row, name in enumerate(instruments) if name in place], dtype=torch.int64)
     found = torch.tensor([place[name] for name in instruments if name in place], dtype=torch.int64)

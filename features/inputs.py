@@ -1,17 +1,17 @@
-"""What may a feature read, and what does a missing print look like to it?
+"""Inputs of features: panel columns with missing bars masked, and values derived from them.
 
-Features name their inputs; nothing else of the panel reaches them. An input is a column as the status of its
-bar allows it to be read, or something that many features derive from columns, such as the last price.
+Features name their inputs; nothing else of the panel reaches them. An input is a column masked by the status of its
+bars, or a derived value that many features share, such as the last price.
 
 - A bar is *observed* where it is `printed` or `quiet`; any other status (`blind`, `unknown`, `halted`,
-  `unlisted`) is missing throughout, even where some of it was seen.
-- A quiet bar is proven silence: its volume, flow and prints are zeros, and it has no price of its own. The
-  last price is carried through quiet bars only, never over a hole, and `price_age` says for how long. Where the
-  venue has no trade feed (GaiaEx) silence says nothing: volume, flow and prints are missing.
-- A state as of the close (quote, context, book, last payment, relay lag) is missing once it is known to be older
-  than its limit, and its age is an input of its own.
-- A missing value is NaN, not a value with a mask beside it: arithmetic passes it on by itself, an exported
-  graph has half the inputs, and a mask that somebody forgot shows as a hole instead of as a zero.
+  `unlisted`) counts as missing altogether, even if part of the bar was observed.
+  - In a quiet bar provably nothing traded: volume, flow and prints are zeros, and the bar has no price of its own. The
+    last price is carried through quiet bars only, never across a hole, and `price_age` gives its age. Where
+      the venue has no trade feed (GaiaEx) silence proves nothing: volume, flow and prints are missing.
+  - A state as of the close (quote, context, book, last payment, relay lag) is missing once it is known to be older
+    than its limit; its age is a separate input.
+  - A missing value is NaN, not a value with a separate mask: arithmetic propagates it, an exported graph has half the
+    inputs, and a forgotten mask shows up as a hole instead of as a zero.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from features.panel.panel import AMOUNTS, COLUMNS, CONTEXTS, PRICES, PRINTED, QU
 from storage.clock import DAY_NS, MS_NS, NS
 
 CARRY_BARS: Final = 32
-"""A last price is carried at most `CARRY_BARS - 1` bars; a power of two."""
+"""A last price is carried forward at most `CARRY_BARS - 1` bars; a power of two."""
 QUOTE_LIMIT_MS: Final = 300_000
-"""A quote that did not change for longer is missing: a venue sends one at each change, and books move."""
+"""A quote unchanged for longer is missing: venues send one at each change, and active books keep changing."""
 CONTEXT_LIMIT_MS: Final = 120_000
 """A context older than this is missing: venues send one every few seconds."""
 CADENCES: Final = {"fast": (0.0, 1_000.0, 5_000.0), "slow": (2_500.0, 10_000.0, 30_000.0)}
-"""Cadences of books by name: least and most milliseconds between two, and the age from which one is missing.
-Hyperliquid sent 20 levels every 0.5 s until 2026-06 and its archive still does, as `fast` books of 5 levels do;
-its slow books come every 5 s since 2026-07-25."""
+"""Book cadences by name: minimum and maximum milliseconds between two books, and the age from which one is missing.
+Hyperliquid sent 20 levels every 0.5 s until 2026-06; its archive and the `fast` books of 5 levels still come at that
+rate; its slow books come every 5 s since 2026-07-25."""
 
 LEADERS: Final = {"btc": "BTC", "eth": "ETH"}
-"""The symbols that others are said to follow, by name of input."""
+"""Symbols that other instruments may follow, by the prefix of their inputs."""
 _RELAYED: Final = {"gaiaex": "hyperliquid"}
-"""Venues that show another's books, and so follow its leaders."""
+"""Venues that relay another venue's books, and therefore follow its leaders."""
 
 _HOUR_NS: Final = 3_600 * NS
 _WEEK_NS: Final = 7 * DAY_NS
@@ -58,18 +58,18 @@ LEAVES: Final = (
     *(f"panel.{name}" for name in COLUMNS),
     *(f"panel.{name}_row" for name in LEADERS),
 )
-"""What a panel itself holds, as it holds it; features read the inputs made from these."""
+"""Unprocessed contents of a panel; features read the inputs derived from these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something that features read.
+    """A value that features can read.
 
     Args:
-        name: what features call it.
-        function: takes the tensors of `inputs` in order, then `params`; pure.
+        name: its name in feature declarations.
+        function: called with the tensors of `inputs` in order, then `params`; pure.
         inputs: names of leaves or of other inputs.
-        lookback_bars: how many bars before its own the function itself reads.
+        lookback_bars: number of earlier bars that the function itself reads.
         params: keyword arguments of `function`.
     """
 
@@ -81,12 +81,12 @@ class Input:
 
 
 def printed(status: Tensor) -> Tensor:
-    """Return where something printed while we watched, (S, T) bool."""
+    """Return where a watched bar has prints, (S, T) bool."""
     return status == PRINTED
 
 
 def quiet(status: Tensor) -> Tensor:
-    """Return where nothing printed while we watched, (S, T) bool."""
+    """Return where a watched bar has no prints, (S, T) bool."""
     return status == QUIET
 
 
@@ -96,7 +96,7 @@ def observed(printed: Tensor, quiet: Tensor) -> Tensor:
 
 
 def silent(quiet: Tensor, trades_applicable: Tensor) -> Tensor:
-    """Return where it is proven that nothing printed, (S, T) bool; a venue without a trade feed proves nothing."""
+    """Return where provably nothing printed, (S, T) bool; false everywhere at a venue without a trade feed."""
     return quiet & (trades_applicable != 0.0)
 
 
@@ -106,22 +106,22 @@ def taped(printed: Tensor, silent: Tensor) -> Tensor:
 
 
 def where_observed(x: Tensor, observed: Tensor) -> Tensor:
-    """Return what is so whether or not anything printed, where we watched."""
+    """Return a value that does not depend on prints, masked where the bar was not watched."""
     return torch.where(observed, x, math.nan)
 
 
 def where_printed(x: Tensor, printed: Tensor) -> Tensor:
-    """Return a price: it exists where something printed."""
+    """Return a price, masked where nothing printed."""
     return torch.where(printed, x, math.nan)
 
 
 def zero_where_silent(x: Tensor, printed: Tensor, silent: Tensor) -> Tensor:
-    """Return an amount: what printed, and a proven zero where nothing did."""
+    """Return an amount, zero where provably nothing printed and masked where that is unknown."""
     return torch.where(silent, 0.0, torch.where(printed, x, math.nan))
 
 
 def while_fresh(x: Tensor, observed: Tensor, age_ms: Tensor, *, limit_ms: float) -> Tensor:
-    """Return a state as of the close, where the bar was watched and the state is not known to be stale."""
+    """Return a state as of the close, masked where the bar was not watched or the state is known to be stale."""
     return torch.where(observed & ~(age_ms > limit_ms), x, math.nan)
 
 
@@ -135,18 +135,18 @@ def while_in_cadence(
     most_ms: float,
     limit_ms: float,
 ) -> Tensor:
-    """Return a state of the book as of the close, where books come as often as a feature needs them."""
+    """Return a book state as of the close, masked where books arrive at another cadence."""
     is_regime = (cadence_ms >= least_ms) & (cadence_ms <= most_ms)
     return torch.where(observed & is_regime & (age_ms <= limit_ms), x, math.nan)
 
 
 def last_log_price(close: Tensor, quiet: Tensor) -> Tensor:
-    """Return the log of the last print's price, carried through quiet bars."""
+    """Return the log price of the last print, carried through quiet bars."""
     return carry(torch.log(close), quiet, CARRY_BARS)
 
 
 def last_price_age(close: Tensor, quiet: Tensor) -> Tensor:
-    """Return how many bars ago the last price printed; 0 where it printed in this bar."""
+    """Return the number of bars since the last print; 0 where this bar printed."""
     return carry(torch.where(torch.isnan(close), close, 0.0), quiet, CARRY_BARS, ageing=1.0)
 
 
@@ -156,10 +156,10 @@ def step_change(x: Tensor) -> Tensor:
 
 
 def of_leader(x: Tensor, row: Tensor) -> Tensor:
-    """Return what each instrument's leader has, (S, T) float64; NaN where the panel lacks the leader.
+    """Return the leader's value for each instrument, (S, T) float64; NaN where the panel lacks the leader.
 
     Args:
-        row: (S, T) int64, the leader's place among the instruments; -1: the panel lacks it.
+        row: (S, T) int64, the leader's index among the instruments; -1 where the panel lacks it.
     """
     return torch.where(row >= 0, torch.gather(x, 0, torch.clamp(row, min=0)), math.nan)
 
@@ -170,10 +170,10 @@ def is_leader_observed(observed: Tensor, row: Tensor) -> Tensor:
 
 
 def share_of(ts_close_ns: Tensor, *, span_ns: float) -> Tensor:
-    """Return which share of the UTC hour, day or week has passed at each close, (T,) float64 in [0, 1).
+    """Return the elapsed share of the UTC hour, day or week at each close, (T,) float64 in [0, 1).
 
     Args:
-        span_ns: how long it is; whole ones of each began at the first Sunday, and a week begins on one.
+        span_ns: length of the hour, day or week; weeks begin on Sunday.
     """
     return ((ts_close_ns - _SUNDAY_NS) % int(span_ns)).to(torch.float64) / span_ns
 
@@ -237,7 +237,7 @@ INPUTS: Final[dict[str, Input]] = {item.name: item for item in _declared()}
 
 
 def lookback_of(names: Iterable[str]) -> int:
-    """Return how many bars before its own the deepest of these inputs reads, through all that it is made of."""
+    """Return the largest lookback of these inputs in bars, including their own inputs."""
     deepest = 0
     for name in names:
         if name not in LEAVES:
@@ -247,12 +247,12 @@ def lookback_of(names: Iterable[str]) -> int:
 
 
 def reads_clock(names: Iterable[str]) -> bool:
-    """Return whether any of these inputs is made from the time of day or date."""
+    """Return whether any of these inputs is derived from the clock."""
     return any(name == CLOCK or (name in INPUTS and reads_clock(INPUTS[name].inputs)) for name in names)
 
 
 def leaves_of(panel: Panel) -> dict[str, Tensor]:
-    """Return what inputs are made from, by name."""
+    """Return the leaves of a panel, by name."""
     leaves = {f"panel.{name}": panel.column(name) for name in COLUMNS}
     leaves[STATUS] = panel.status
     leaves[CLOCK] = torch.from_numpy(panel.ts_close_ns).to(panel.status.device)
@@ -264,10 +264,10 @@ def leaves_of(panel: Panel) -> dict[str, Tensor]:
 
 @lru_cache
 def leader_rows(instruments: tuple[str, ...], symbol: str) -> Tensor:
-    """Return where among the instruments the leader of each stands, (S,) int64; -1 where it is not there.
+    """Return the index of each instrument's leader among the instruments, (S,) int64; -1 where it is absent.
 
-    It is the perp, or else the spot pair, of that symbol at the instrument's own venue; at the one that is relayed,
-    where the venue relays. So who else is in a panel does not decide who leads.
+    The leader is the perp, or else the spot pair, of that symbol at the instrument's own venue, or at the relayed venue
+    if the instrument's venue is a relay. The other instruments in a panel do not affect which one leads.
 
     >>> leader_rows(("bitfinex|spot|BTC", "gaiaex|perp|SOL", "hyperliquid|perp|BTC", "hyperliquid|spot|@1"), "BTC")
     tensor([0, 2, 2, 2])
@@ -282,17 +282,17 @@ def leader_rows(instruments: tuple[str, ...], symbol: str) -> Tensor:
 
 
 class InputView:
-    """The inputs of one panel, each made once, when first asked for.
+    """Lazily computed, cached inputs of one panel.
 
     Args:
         leaves: as `leaves_of` returns them.
     """
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
-        self._made: dict[str, Tensor] = dict(leaves)
+        self._computed: dict[str, Tensor] = dict(leaves)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._made:
+        if name not in self._computed:
             item = INPUTS[name]
-            self._made[name] = item.function(*(self[part] for part in item.inputs), **dict(item.params))
-        return self._made[name]
+            self._computed[name] = item.function(*(self[part] for part in item.inputs), **dict(item.params))
+        return self._computed[name]

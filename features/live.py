@@ -1,8 +1,8 @@
-"""What are the features of the bar that just closed?
+"""Incremental features of the newest bar.
 
-Live, features are computed from what is remembered of the bars before, and not from a window: a step costs the same
-however long the windows are and however long it has run. It is the same program as the build's, on blocks of one
-bar, and its values are equal to the build's to the bit (tests/features/test_live.py).
+Live features are computed from stored history instead of from a window, so a step costs the same however long the
+windows are and however long it has run. It is the build's program on blocks of one bar, and its values equal the
+build's to the bit (tests/features/test_live.py).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LiveRow:
 
 
 class LiveFeatures:
-    """Features of S instruments, bar after bar.
+    """Stateful features of S instruments, one bar at a time.
 
     Args:
         features: the set's features, in order.
@@ -57,7 +57,7 @@ class LiveFeatures:
 
     @classmethod
     def after(cls, panel: Panel, feature_set: str) -> Self:
-        """Return a state that has seen the newest bars of a panel, as many as the set looks back."""
+        """Return a state warmed up with the newest bars of a panel, as many as the set's lookback."""
         features = get_set(feature_set)
         live = cls(features, panel.instruments, panel.width_ns)
         for at in range(max(panel.n_steps - deepest_lookback(features), 0), panel.n_steps):
@@ -65,27 +65,27 @@ class LiveFeatures:
         return live
 
     def step(self, bar: Panel) -> LiveRow:
-        """Take the next bar and return its features.
+        """Append the next bar and return its features.
 
-        A bar that nobody saw is a bar too, of status `unknown`; a step of the clock is never left out.
+        Every step of the clock must be given; a bar that nobody observed has the status `unknown`.
 
         Args:
             bar: a panel of one step.
 
         Raises:
-            ContractError: the bar is not the next one, or its instruments are others.
+            ContractError: the bar is not the next one, or has other instruments.
         """
         ts_open_ns = int(bar.ts_open_ns[0])
         if bar.instruments != self._instruments or bar.n_steps != 1:
             raise ContractError(
                 f"a live step takes one bar of the {len(self._instruments)} instruments it began with, "
                 f"not {bar.n_steps} of {bar.n_instruments}",
-                hint="begin a new state when instruments come or go",
+                hint="start a new state when instruments are added or removed",
             )
         if ts_open_ns != (self._next_ns if self._next_ns is not None else ts_open_ns):
             raise ContractError(
                 f"the next bar opens at {iso(self._next_ns or 0)}, not at {iso(ts_open_ns)}",
-                hint="give every step of the clock once; one without rows has the status unknown",
+                hint="pass every step of the clock once; one without rows has the status unknown",
             )
         with torch.inference_mode():
             leaves = leaves_of(bar)

@@ -1,4 +1,4 @@
-"""Which features does a set hold, in which order, and by which version of the code?"""
+"""Named, ordered feature sets."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ _WIDE: Final = (
 )
 
 FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE, "wide": _WIDE}
-"""Sets by name; the order is that of a block's last axis, and part of the fingerprint."""
+"""Sets by name. The order is that of a block's last axis, and is part of the fingerprint."""
 
 
 def get_set(name: str) -> tuple[Feature, ...]:
@@ -168,6 +168,6 @@ def get_set(name: str) -> tuple[Feature, ...]:
 
 
 def columns_of(features: Iterable[Feature]) -> frozenset[str]:
-    """Return which columns of a panel the features are made from."""
+    """Return the panel columns that the features are derived from."""
     leaves = {leaf for item in inputs_of(features).values() for leaf in item.inputs if leaf in LEAVES}
     return frozenset(leaf.removeprefix("panel.") for leaf in leaves) & frozenset(COLUMNS)

@@ -1,9 +1,10 @@
-"""How does a program run over blocks of many bars, at the speed of the cache?
+"""Cache-friendly executor of a program over blocks of many bars.
 
-A block is computed tile by tile, a few instruments each, and within a tile instrument by instrument: all instructions
-between two calls run over the bars of one instrument before they run over the next, in a few slots of memory that
-stay in the innermost cache. A slot has room before its bars for those of earlier blocks, so what is read some bars
-back is the same slot, read some places earlier. Only what calls need, or features are, lies in memory as a whole.
+A block is computed in tiles of a few instruments, and within a tile instrument by instrument: all instructions between
+two torch calls run over the bars of one instrument before the next, in a few memory slots that stay in the innermost
+cache. A slot has room before its first bar for bars of earlier blocks, so reading a value some bars back is reading the
+same slot at an earlier address. Only operands of torch calls and the features themselves are kept for the whole tile or
+block.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from torch.fx.node import map_aggregate
 from features.engine import interpreter as machine
 from features.engine.compiler import Call, Program, Ref
 from features.engine.executor import Executor
-from features.engine.memory_planner import Arena, MemoryPlanner, ProgramSegment, homes_of, segments_of
+from features.engine.memory_planner import Arena, MemoryPlanner, ProgramSegment, buffers_of, segments_of
 
 TILE_CELLS: Final = 12_800
-"""Cells (S * T) of a tile: few calls of torch, and what they read and write still fits the cache."""
+"""Cells (S * T) of a tile: large enough for few torch calls, small enough that their operands fit the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """What is done for some instruments of a block: leaves that are copied to where they belong, and what then runs."""
+    """The work for some instruments of a block: leaves to copy to their buffers, then functions to run."""
 
     rows: slice
     leaves: list[tuple[int, Tensor]]
@@ -40,9 +41,9 @@ class BlockExecutor(Executor):
     """A program with its memory, for blocks of many bars.
 
     Args:
-        program: what to run.
+        program: the program to run.
         rows, steps: S and T of every block.
-        tile_rows: S of a tile; by default what makes `TILE_CELLS`.
+        tile_rows: S of a tile (default: from `TILE_CELLS`).
     """
 
     def __init__(self, program: Program, rows: int, steps: int, tile_rows: int | None = None) -> None:
@@ -50,13 +51,13 @@ class BlockExecutor(Executor):
         self._tile_rows = min(tile_rows or max(TILE_CELLS // steps, 1), rows)
         self._segments = segments_of(program)
         arena = Arena()
-        self._homes = homes_of(
+        self._buffers = buffers_of(
             program, self._segments, arena, tile_cells=self._tile_rows * steps, block_cells=rows * steps
         )
-        coder = MemoryPlanner(program, self._homes, arena, steps=steps)
-        self._bases = np.array([self._homes[value].base for value in program.outputs])
-        coded = [
-            [part if isinstance(part, Call) else coder.code_of(part) for part in segment.parts]
+        planner = MemoryPlanner(program, self._buffers, arena, steps=steps)
+        self._bases = np.array([self._buffers[value].base for value in program.outputs])
+        planned = [
+            [part if isinstance(part, Call) else planner.code_of(part) for part in segment.parts]
             for segment in self._segments
         ]
         arena.finish(rows)
@@ -69,11 +70,11 @@ class BlockExecutor(Executor):
                 self._tile(segment, parts, first, bases + first * tile_strides)
                 for first in range(0, rows, self._tile_rows)
             ]
-            for segment, parts in zip(self._segments, coded, strict=True)
+            for segment, parts in zip(self._segments, planned, strict=True)
         ]
 
     def push(self, leaves: Sequence[Tensor]) -> None:
-        """Run once over the next block."""
+        """Run the program over the next block."""
         for place in self._shared:
             self.put(self.program.inputs[place], leaves[place])
         for segment, tiles in zip(self._segments, self._tiles, strict=True):
@@ -93,12 +94,12 @@ class BlockExecutor(Executor):
         values: npt.NDArray[np.float32],
         mask: npt.NDArray[np.bool_],
     ) -> None:
-        """Write what the last push computed to a table; see `features.engine.interpreter.write_out`."""
+        """Write the values of the last push to a table; see `features.engine.interpreter.write_out`."""
         machine.write_out(self.arena, self._bases, self._steps, span, at, lookbacks, values, mask)
 
     def block(self, value: int) -> Tensor:
-        """Return where a value lies, (S, T)."""
-        return self._stretch(self._homes[value].base, self._rows)
+        """Return a view of a value's memory, (S, T)."""
+        return self._stretch(self._buffers[value].base, self._rows)
 
     def _tile(
         self,
@@ -107,14 +108,14 @@ class BlockExecutor(Executor):
         first: int,
         starts: machine.Numbers,
     ) -> _Tile:
-        """Return all that is done for the tile of a segment that begins at an instrument."""
+        """Return the tile of a segment that begins at instrument `first`."""
         rows = min(self._tile_rows, self._rows - first)
 
         def view(item: Any) -> Any:
             if not isinstance(item, Ref):
                 return item
-            home = self._homes[item.value]
-            return self._stretch(home.base + (0 if home.is_tile else first * self._steps), rows)
+            buffer = self._buffers[item.value]
+            return self._stretch(buffer.base + (0 if buffer.is_tile else first * self._steps), rows)
 
         runs: list[Callable[[], object]] = []
         for part in parts:

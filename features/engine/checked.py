@@ -1,7 +1,7 @@
-"""Does a program give the bits of the functions that it was made of?
+"""Compiled programs, checked bit by bit against their feature functions.
 
-Every program is run once, over blocks and bar by bar, on a drawn panel, and compared with the functions as they stand
-(`features.feature.evaluate`). So a set that cannot be computed block after block is refused before it is used.
+Every program is run once on a random panel, in blocks and bar by bar, and compared with the functions themselves
+(`features.feature.evaluate`). So a set that cannot be computed block by block is refused before it is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from features.engine.block_executor import BlockExecutor
 from features.engine.compiler import Program, compile_graph
-from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
+from features.engine.sample_panel import SAMPLE_INSTRUMENTS, sample_panel
 from features.engine.stream_executor import StreamExecutor
 from features.engine.tracing import trace
 from features.feature import Feature, deepest_lookback, evaluate
@@ -29,43 +29,42 @@ _CHECK_BLOCK: Final = 64
 
 @lru_cache
 def checked_program(features: tuple[Feature, ...]) -> Program:
-    """Return the program of these features, made and compared once a process.
+    """Return the checked program of these features, compiled once per process.
 
     Raises:
-        ContractError: a feature cannot be written down as a graph, or looks back by other means than
-            `features.ops.rolling`.
+        ContractError: a feature cannot be traced to a graph, or looks back by other means than `features.ops.rolling`.
     """
-    made = compile_graph(trace(features))
-    _compare(made, features)
-    return made
+    program = compile_graph(trace(features))
+    _compare(program, features)
+    return program
 
 
-def _compare(made: Program, features: tuple[Feature, ...]) -> None:
-    """Refuse a program that does not give the bits of the functions it was made of, by blocks and bar by bar.
+def _compare(program: Program, features: tuple[Feature, ...]) -> None:
+    """Raise unless the program reproduces the bits of its functions, in blocks and bar by bar.
 
-    It cannot where a feature reaches for other steps by itself (`cumsum`, `unfold`, a slice): such a function
-    would see a block and take it for the panel.
+    It cannot where a feature reads other steps by itself (`cumsum`, `unfold`, a slice): such a function would take a
+    block for the whole panel.
     """
-    panel = compared_on(features)
+    panel = comparison_panel(features)
     with torch.inference_mode():
         expected = evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
         tiles, rings = (
-            BlockExecutor(made, DRAWN_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
-            StreamExecutor(made, DRAWN_INSTRUMENTS),
+            BlockExecutor(program, SAMPLE_INSTRUMENTS, _CHECK_BLOCK, tile_rows=3),
+            StreamExecutor(program, SAMPLE_INSTRUMENTS),
         )
         for got in (_run(tiles, panel, _CHECK_BLOCK), _run(rings, panel, 1)):
             for item, (value, mask), raw in zip(features, expected, got, strict=True):
-                _refuse_others(item, raw, value, mask)
+                _require_equal(item, raw, value, mask)
 
 
-def compared_on(features: tuple[Feature, ...]) -> Panel:
-    """Return the drawn panel on which a program of these features is compared: a few whole blocks."""
+def comparison_panel(features: tuple[Feature, ...]) -> Panel:
+    """Return the random panel, a few whole blocks, on which a program of these features is compared."""
     deepest = deepest_lookback(features)
-    return drawn_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
+    return sample_panel(-(-(deepest + _CHECK_STEPS) // _CHECK_BLOCK) * _CHECK_BLOCK)
 
 
 def _run(run: StreamExecutor | BlockExecutor, panel: Panel, steps: int) -> list[Tensor]:
-    """Return the raw values of each feature, (S, T), block after block."""
+    """Return the raw values of each feature, (S, T), computed block by block."""
     blocks = []
     for start in range(0, panel.n_steps, steps):
         leaves = leaves_of(panel.steps(start, start + steps))
@@ -74,13 +73,13 @@ def _run(run: StreamExecutor | BlockExecutor, panel: Panel, steps: int) -> list[
     return [torch.cat(parts, 1) for parts in zip(*blocks, strict=True)]
 
 
-def _refuse_others(item: Feature, raw: Tensor, value: Tensor, mask: Tensor) -> None:
+def _require_equal(item: Feature, raw: Tensor, value: Tensor, mask: Tensor) -> None:
     raw, value, mask = (part[:, item.lookback_bars :] for part in (raw, value, mask))
     is_same = torch.where(mask, raw, 0.0).view(torch.int64) == value.contiguous().view(torch.int64)
     if not bool((is_same & (mask == torch.isfinite(raw.to(torch.float32)))).all()):
         raise ContractError(
             f"feature {item.name} gives other values block by block than over a whole panel",
-            hint="look back by features.ops.rolling alone (shift, sum_over, carry, ...), declare the lookback that the "
-            "function has, and use no function of torch whose last bit depends on where in a tensor a number stands "
+            hint="look back only with features.ops.rolling (shift, sum_over, carry, ...), declare the function's true "
+            "lookback, and use no torch function whose last bit depends on the position in the tensor "
             "(sigmoid, pow, exp2, sinh, hypot, atan2, logaddexp)",
         )

@@ -1,9 +1,9 @@
-"""How does a plan become instructions?
+"""Compiler from traced graphs to programs.
 
-A program is a plan (features/engine/tracing.py) as lists of instructions for the compiled loop
-(features/engine/interpreter.py), between which torch is called. Its values have numbers and no places:
-features/engine/block_executor.py lays them out for blocks of many bars, features/engine/stream_executor.py for one bar
-after another. A shift is no instruction; it is an operand that is read some bars back.
+A program is a graph (features/engine/tracing.py) as lists of instructions for the compiled loop
+(features/engine/interpreter.py), with torch calls in between. Its values are numbered and have no addresses:
+features/engine/block_executor.py lays them out for blocks of many bars, features/engine/stream_executor.py for single
+bars. A shift is not an instruction but an operand that is read some bars back.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from features.engine import interpreter as machine
-from features.engine.operators import OPERATIONS, Kind, Shape, function_of, is_zeros, note_kinds, scheduled
+from features.engine.operators import (
+    OPERATIONS,
+    Kind,
+    Shape,
+    classify_nodes,
+    function_of,
+    is_zeros,
+    schedule_nodes,
+)
 from features.engine.tracing import placeholders
 from features.ops.rolling import shift
 from storage.errors import ContractError
 
 History: TypeAlias = tuple[int, str]
-"""What has to be remembered: a value, and what stands before its first bar."""
+"""Required history: a value, and its content before the first bar."""
 
 
 class Operand(NamedTuple):
-    """A value as an instruction reads it: `bars` back, and before the first bar what `before` says."""
+    """A value as an instruction reads it: `bars` back, and `before` where that lies before the first bar."""
 
     value: int
     bars: int = 0
@@ -37,12 +45,12 @@ class Operand(NamedTuple):
 
     @property
     def history(self) -> History:
-        """What has to be remembered for it."""
+        """The history that it requires."""
         return self.value, self.before
 
 
 class Instruction(NamedTuple):
-    """One operation of the machine on whole blocks."""
+    """One operation of the interpreter on whole blocks."""
 
     op: int
     out: int
@@ -51,7 +59,7 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A value among the arguments of a call, and the type and shape of the tensor that torch knows."""
+    """A value among the arguments of a call, with its tensor's type and shape in torch."""
 
     value: int
     dtype: torch.dtype | None = None
@@ -60,7 +68,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation through torch; it is `pointwise`, or looks `across` instruments."""
+    """One torch operation, either `pointwise` or `across` instruments."""
 
     function: Callable[..., Any]
     args: Any
@@ -83,11 +91,11 @@ Part: TypeAlias = list[Instruction] | Call
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a number stands for.
+    """Description of a numbered value.
 
     Args:
-        is_box: it is a thing of torch's own, which float64 does not hold.
-        constant: what it is everywhere, if it is.
+        is_box: it is an object of torch that the float64 memory cannot hold.
+        constant: its value, if it is the same everywhere.
     """
 
     is_box: bool = False
@@ -96,14 +104,14 @@ class Value:
 
 @dataclass(slots=True)
 class Program:
-    """A plan as lists of instructions, between which torch is called.
+    """Lists of instructions with torch calls in between.
 
     Args:
-        leaves: what it reads, by name.
+        leaves: names of the leaves that it reads.
         inputs: the value of each leaf.
         outputs: the raw value of each feature.
         parts: instructions and calls, in order.
-        values: what each number stands for.
+        values: description of each numbered value.
     """
 
     leaves: tuple[str, ...] = ()
@@ -113,12 +121,12 @@ class Program:
     values: list[Value] = field(default_factory=list)
 
     def depths(self) -> dict[History, int]:
-        """Return how many bars back each history is read."""
+        """Return the required length of each history, in bars."""
         return depths_of(operand for part in self.parts for operand in operands_of(part))
 
 
 def depths_of(operands: Iterable[Operand]) -> dict[History, int]:
-    """Return how many bars back these operands read each history."""
+    """Return the length in bars of each history that these operands require."""
     found: dict[History, int] = {}
     for operand in operands:
         if operand.bars:
@@ -127,44 +135,44 @@ def depths_of(operands: Iterable[Operand]) -> dict[History, int]:
 
 
 def operands_of(part: Part) -> list[Operand]:
-    """Return all that a part reads, in order."""
+    """Return all operands of a part, in order."""
     if isinstance(part, Call):
         return [Operand(value) for value in part.reads]
     return [operand for instruction in part for operand in instruction.operands]
 
 
 def compile_graph(graph: fx.Graph) -> Program:
-    """Return the program of a graph.
+    """Compile a graph.
 
     Raises:
-        ContractError: a feature returns what float64 does not hold, or another shape.
+        ContractError: a feature returns a type that float64 cannot hold, or an unsupported shape.
     """
     return _Compiler(graph).program
 
 
 class _Compiler:
-    """Turns a graph into a program; each node becomes a value, or a value read some bars back."""
+    """Translates a graph; each node becomes a value, or a value read some bars back."""
 
     def __init__(self, graph: fx.Graph) -> None:
         self.program = Program(leaves=placeholders(graph))
         self._found: dict[fx.Node, Operand] = {}
         self._constants: dict[str, int] = {}
         self._code: list[Instruction] = []
-        note_kinds(graph)
+        classify_nodes(graph)
         *nodes, output = graph.nodes
-        for node in scheduled(nodes):
-            self._take(node)
+        for node in schedule_nodes(nodes):
+            self._add_node(node)
         self.program.outputs = [self._value_of(node) for node in output.args[0]]
         self._flush()
         _drop_unread(self.program)
         for value in self.program.outputs:
             if self.program.values[value].is_box:
                 raise ContractError(
-                    "a feature returns a type or a shape that a table does not hold",
+                    "a feature returns a type or a shape that a table cannot hold",
                     hint="return float64 of shape (S, T), (1, T) or (T,)",
                 )
 
-    def _take(self, node: fx.Node) -> None:
+    def _add_node(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             self._found[node] = Operand(self._new(node))
             self.program.inputs.append(self._found[node].value)
@@ -174,19 +182,19 @@ class _Compiler:
             self._call(node)
         elif node.target is shift:
             source, bars = node.args
-            # What stands before the panel is of the value's own type: a truth, or a whole number.
+            # The fill has the value's own type, such as a bool or an integer.
             fill = torch.tensor(node.kwargs["fill"]).to(node.meta["dtype"])
             self._found[node] = Operand(self._value_of(source), bars, repr(float(fill)))  # type: ignore[arg-type]
-        elif node.op == "call_method":  # a change of type, of what float64 holds anyway
+        elif node.op == "call_method":  # a conversion between types that float64 represents exactly
             self._found[node] = self._found[node.all_input_nodes[0]]
         elif node.target is operator.truediv and not isinstance(node.args[0], fx.Node):
-            # torch divides a bare number by a tensor as the number times the inverse, which is rounded twice.
+            # torch divides a Python number by a tensor as the number times the reciprocal, which is rounded twice.
             number, divisor = (self._operand(argument) for argument in node.args)
-            self._put(node, machine.DIV, (self._operand(1.0), divisor))
-            self._put(node, machine.MUL, (self._found[node], number))
+            self._emit(node, machine.DIV, (self._operand(1.0), divisor))
+            self._emit(node, machine.MUL, (self._found[node], number))
         else:
             op, arguments = _fused(node)
-            self._put(node, op, tuple(self._operand(argument) for argument in arguments))
+            self._emit(node, op, tuple(self._operand(argument) for argument in arguments))
 
     def _call(self, node: fx.Node) -> None:
         sources = {
@@ -194,29 +202,29 @@ class _Compiler:
             for source in node.all_input_nodes
         }
         self._flush()
-        args, kwargs = (_with(side, sources) for side in (node.args, node.kwargs))
+        args, kwargs = (_substitute(side, sources) for side in (node.args, node.kwargs))
         self._found[node] = Operand(self._new(node))
         call = Call(function_of(node), args, kwargs, self._found[node].value, node.meta["kind"])
         self.program.parts.append(call)
 
-    def _put(self, node: fx.Node, op: int, operands: tuple[Operand, ...]) -> None:
+    def _emit(self, node: fx.Node, op: int, operands: tuple[Operand, ...]) -> None:
         self._found[node] = Operand(self._new(node))
         self._code.append(Instruction(op, self._found[node].value, operands))
 
     def _operand(self, argument: Any) -> Operand:
         if isinstance(argument, fx.Node):
             return self._found[argument]
-        told = repr(float(argument))
-        if told not in self._constants:
-            self._constants[told] = len(self.program.values)
+        key = repr(float(argument))
+        if key not in self._constants:
+            self._constants[key] = len(self.program.values)
             self.program.values.append(Value(constant=float(argument)))
-        return Operand(self._constants[told])
+        return Operand(self._constants[key])
 
     def _value_of(self, node: Any) -> int:
-        """Return the value of a node; what is a constant, or read some bars back, gets a value of its own."""
+        """Return the value of a node; a constant or an operand read some bars back is copied to a value of its own."""
         found = self._found[node]
         if found.bars or self.program.values[found.value].constant is not None:
-            self._put(node, machine.COPY, (found,))
+            self._emit(node, machine.COPY, (found,))
         return self._found[node].value
 
     def _new(self, node: fx.Node) -> int:
@@ -229,25 +237,25 @@ class _Compiler:
             self._code = []
 
 
-def _with(side: Any, values: Mapping[Any, Any]) -> Any:
-    """Return arguments of a node with values in place of nodes."""
+def _substitute(side: Any, values: Mapping[Any, Any]) -> Any:
+    """Return arguments of a node with nodes replaced by values."""
     return map_aggregate(side, lambda item: values[item] if isinstance(item, fx.Node) else item)
 
 
 def _fused(node: fx.Node) -> tuple[int, Sequence[Any]]:
-    """Return the operation of a node, and what it is done to; some that often follow each other are one.
+    """Return the operation of a node and its arguments, fusing some common sequences into one operation.
 
-    What is then read by nobody is dropped later.
+    Nodes that are no longer read are dropped later.
     """
     first, *others = node.args
     if node.target is operator.invert and _is(first, torch.isnan):
         return machine.IS_NUMBER, first.args  # type: ignore[union-attr]
     if node.target is torch.where and _is(first, operator.ge) and _is(others[0], operator.truediv):
-        # A mean of what is there, where enough is: torch.where(count >= least, total / count, nan)
-        count, least = first.args  # type: ignore[union-attr]
+        # A mean of the present values, where enough are: torch.where(count >= minimum, total / count, nan)
+        count, minimum = first.args  # type: ignore[union-attr]
         total, divisor = others[0].args  # type: ignore[union-attr]
-        if count is divisor and not _is_number(total) and _is_number(least) and _is_nan(others[1]):
-            return machine.MEAN, (total, count, least)
+        if count is divisor and not _is_number(total) and _is_number(minimum) and _is_nan(others[1]):
+            return machine.MEAN, (total, count, minimum)
     return OPERATIONS[node.target], node.args
 
 
@@ -264,7 +272,7 @@ def _is_nan(argument: Any) -> bool:
 
 
 def _drop_unread(program: Program) -> None:
-    """Leave out instructions, calls and leaves whose values nobody reads."""
+    """Remove instructions, calls and leaves whose values are not read."""
     read = set(program.outputs)
     parts: list[Part] = []
     for part in reversed(program.parts):
@@ -273,14 +281,14 @@ def _drop_unread(program: Program) -> None:
                 read.update(part.reads)
                 parts.append(part)
             continue
-        kept: list[Instruction] = []
+        live: list[Instruction] = []
         for instruction in reversed(part):
             if instruction.out in read:
-                kept.append(instruction)
+                live.append(instruction)
                 read.update(operand.value for operand in instruction.operands)
-        if kept:
-            parts.append(kept[::-1])
+        if live:
+            parts.append(live[::-1])
     program.parts = parts[::-1]
-    kept_leaves = [at for at, value in enumerate(program.inputs) if value in read]
-    program.leaves = tuple(program.leaves[at] for at in kept_leaves)
-    program.inputs = [program.inputs[at] for at in kept_leaves]
+    live_leaves = [at for at, value in enumerate(program.inputs) if value in read]
+    program.leaves = tuple(program.leaves[at] for at in live_leaves)
+    program.inputs = [program.inputs[at] for at in live_leaves]

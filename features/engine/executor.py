@@ -1,4 +1,4 @@
-"""How does a program call torch, between what the compiled loop does?"""
+"""Base class of program executors: calls of torch functions on the program's memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from features.engine.kernels import KERNELS
 
 
 class Executor(ABC):
-    """What a program's values are to torch: blocks of its memory, or things of torch's own.
+    """Executes a program whose values are views of its memory, or objects of torch.
 
     Args:
-        program: what is run.
+        program: the program to run.
         arena: its memory.
     """
 
@@ -31,18 +31,18 @@ class Executor(ABC):
 
     @abstractmethod
     def push(self, leaves: Sequence[Tensor]) -> None:
-        """Run once over the next block."""
+        """Run the program over the next block."""
 
     def raw(self) -> list[Tensor]:
-        """Return the raw value of each feature on the last block, (S, T) each; they hold until the next push."""
+        """Return the raw value of each feature on the last block, (S, T) each; valid until the next push."""
         return [self.block(value) for value in self.program.outputs]
 
     @abstractmethod
     def block(self, value: int) -> Tensor:
-        """Return where a value lies in the memory, (S, T) float64."""
+        """Return a view of a value's memory, (S, T) float64."""
 
     def call(self, call: Call) -> None:
-        """Call one of torch's functions on whole blocks, or what gives the same bits faster."""
+        """Call a torch function on whole blocks, or its bit-identical kernel."""
         args = map_aggregate(call.args, self._get)
         kernel = KERNELS.get(call.function)
         if kernel and args[0].dtype == torch.float64 and args[0].shape == self.block(call.out).shape:
@@ -51,15 +51,15 @@ class Executor(ABC):
             self.put(call.out, call.function(*args, **map_aggregate(call.kwargs, self._get)))
 
     def put(self, value: int, found: Any) -> None:
-        """Take what a leaf holds or a call returned."""
+        """Store the value of a leaf or the result of a call."""
         if not self.program.values[value].is_box:
             self.block(value).copy_(found)
         else:
-            is_plain = type(found) in (tuple, list)  # and not a tuple whose parts have names
+            is_plain = type(found) in (tuple, list)  # and not a named tuple
             self._boxes[value] = map_aggregate(found, self._own) if is_plain else self._own(found)
 
     def _own(self, item: Any) -> Any:
-        """Return a copy of what is a view of a block: that changes when another value takes its place."""
+        """Copy an item if it is a view of the memory, which a later value would overwrite."""
         is_view = isinstance(item, Tensor) and item.untyped_storage().data_ptr() == self.memory.data_ptr()
         return item.clone() if is_view else item
 

@@ -1,10 +1,10 @@
-"""How are simple operations run over a block without the cost of a call for each?
+"""Compiled interpreter for element-wise operations over blocks of float64.
 
-A set of features is thousands of additions, comparisons and choices on a few hundred numbers each; called one by one
-through torch, a call costs ten times the work. This is one compiled loop over a list of them, on one arena of float64.
-Only operations are here that IEEE 754 or their definition fix to the last bit, so whoever computes them gets the same;
-roots, logarithms and what runs across instruments stay with torch (features/engine/operators.py): torch's own root is
-one bit off the rounded one now and then, so it is not the processor's.
+A feature set is thousands of additions, comparisons and selections on a few hundred numbers each; called one by one
+through torch, the call overhead is ten times the work. This is one compiled loop over a list of instructions, on one
+arena of float64. It implements only operations whose result IEEE 754 or their definition fixes to the last bit. Roots,
+logarithms and functions across instruments stay with torch (features/engine/operators.py): torch's root is sometimes
+one bit off the correctly rounded one, so it is not the processor's instruction.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from storage.jit import compiled
 
 ADD, SUB, MUL, DIV, WHERE, OR, NOT, NEG, ABS, MAX, MIN, MEAN, COPY = range(13)
 IS_NAN, IS_NUMBER, EQ, NE, GE, GT, LE, LT = range(13, 21)
-"""Truth is 1.0 and falsehood 0.0, so `and` is MUL."""
+"""True is 1.0 and false 0.0, so `and` is MUL."""
 
 Numbers = npt.NDArray[np.int64]
 FIELDS: Final = 6
-"""Of an instruction: operation, how many numbers, output, and three operands; one that an operation does not have is
-its first."""
+"""Fields of an instruction: operation, number of cells, output, three operands; unused operands repeat the first."""
 _U: Final = np.uint64
 _WRITTEN_STEPS: Final = 32
-"""Steps that are put in order at a time, so few that they stay in the innermost cache."""
+"""Number of steps transposed at a time, few enough to stay in the innermost cache."""
 
 
 def instruction(op: int, cells: int, out: int, *operands: int) -> list[int]:
-    """Return the fields of an instruction, `FIELDS` of them."""
+    """Return the `FIELDS` fields of an instruction."""
     return [op, cells, out, *operands, *[operands[0]] * (FIELDS - 3 - len(operands))]
 
 
 @compiled(nogil=True, error_model="numpy")
 def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
-    """Run all instructions for the first row, then all for the next: what a row needs stays in the cache.
+    """Run all instructions for one row after another, so that a row's data stays in the cache.
 
     Args:
         code: (n, FIELDS) int64; outputs and operands are indices into `places`.
-        places: where in the arena each begins for the first row.
-        strides: how much later it begins for the next.
-        arena: float64; what an instruction writes never overlaps what it reads.
-        rows: how often the list is run.
+        places: offset in the arena of each place, for the first row.
+        strides: distance to the next row, for each place.
+        arena: float64; the output of an instruction never overlaps its operands.
+        rows: number of rows.
     """
     for row in range(rows):
         for at in range(code.shape[0]):
             op, at_o, at_x, at_y, at_z = code[at, 0], code[at, 2], code[at, 3], code[at, 4], code[at, 5]
-            # An index that may be negative to the compiler costs fivefold, and so do slices: it counts who holds them.
+            # Signed indices, which the compiler must check for negative values, cost fivefold, and so do slices, which
+            # are reference-counted.
             cells, o = _U(code[at, 1]), _U(places[at_o] + row * strides[at_o])
             x = _U(places[at_x] + row * strides[at_x])
             y = _U(places[at_y] + row * strides[at_y])
@@ -66,10 +66,10 @@ def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
                 for i in range(cells):
                     arena[o + i] = arena[x + i] / arena[y + i]
             elif op == WHERE:
-                for i in range(cells):  # both are read, or the loop has a branch in it
+                for i in range(cells):  # read both, which keeps the loop free of branches
                     yes, no = arena[y + i], arena[z + i]
                     arena[o + i] = yes if arena[x + i] != 0.0 else no
-            elif op == MEAN:  # of x over y of them, where y is at least z
+            elif op == MEAN:  # x / y where y >= z
                 for i in range(cells):
                     mean = arena[x + i] / arena[y + i]
                     arena[o + i] = mean if arena[y + i] >= arena[z + i] else np.nan
@@ -85,7 +85,7 @@ def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
             elif op == ABS:
                 for i in range(cells):
                     arena[o + i] = abs(arena[x + i])
-            elif op == MAX:  # NaN where either is; of a zero and a negative zero torch fixes neither
+            elif op == MAX:  # NaN where either is; torch does not define the sign of max(0.0, -0.0)
                 for i in range(cells):
                     one, other = arena[x + i], arena[y + i]
                     arena[o + i] = one if one != one or one > other else other
@@ -126,15 +126,15 @@ def run(code: Any, places: Any, strides: Any, arena: Any, rows: int) -> None:
 def write_out(
     arena: Any, bases: Any, stride: int, span: Any, at: int, lookbacks: Any, values: Any, mask: Any
 ) -> None:
-    """Write raw values to the order on disk, features last, as float32; what is not known as 0.0 and a mask.
+    """Write raw values to a table with features last, as float32; unknown ones as 0.0 with the mask false.
 
     Args:
         arena: float64, not finite where unknown.
-        bases: (F,) where each feature's first row begins.
-        stride: how much later the next row begins.
-        span: the first step of a row that is written, and the first that is not.
-        at: the step of the table to which the first goes.
-        lookbacks: (F,) how many of the table's first steps are unknown whatever is there.
+        bases: (F,) offset of each feature's first row.
+        stride: distance to the next row.
+        span: half-open range of steps to write.
+        at: step of the table at which the span begins.
+        lookbacks: (F,) number of initial steps of the table that are always unknown.
         values, mask: (S, T, F), the table.
     """
     rows, _, features = values.shape
@@ -150,11 +150,13 @@ def write_out(
                     wide[step, place] = np.nan
             cells = steps * features
             raw_cells = wide[:steps].reshape(cells)
-            kept, known = (
+            out_values, out_mask = (
                 values[row, to : to + steps].reshape(cells),
                 mask[row, to : to + steps].reshape(cells),
             )
             for cell in range(cells):
-                kept[cell] = raw_cells[cell] if raw_cells[cell] - raw_cells[cell] == 0.0 else np.float32(0.0)
+                out_values[cell] = (
+                    raw_cells[cell] if raw_cells[cell] - raw_cells[cell] == 0.0 else np.float32(0.0)
+                )
             for cell in range(cells):
-                known[cell] = raw_cells[cell] - raw_cells[cell] == 0.0
+                out_mask[cell] = raw_cells[cell] - raw_cells[cell] == 0.0

@@ -1,11 +1,12 @@
-"""Which functions across instruments have a faster twin that gives the same bits?
+"""Compiled, bit-identical kernels for functions across instruments.
 
-A feature is written in torch, and exported as such; a twin here is only ever a shorter way to the same numbers, and a
-program that does not give the bits of the functions is refused (features/engine/checked.py). Ranks are exact halves,
-and sums over instruments are sums of integers, so no order of the instruments and no algorithm can show in the last
-bit.
+A feature is written in torch, and exported as such; a kernel is only a faster implementation, and a program that does
+not reproduce the bits of the feature functions is refused (features/engine/checked.py). Ranks are multiples of one
+half, and sums over instruments are sums of integers, so neither the order of the instruments nor the algorithm affects
+the last bit.
 
-Constants of other files are arguments of the loops: what was compiled is kept until this file changes, and no other.
+Constants of other files are passed to the loops as arguments, because the compiled code is cached until this file
+changes, and is not invalidated by changes elsewhere.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from storage.jit import compiled
 
 
 def fast_rank(x: Tensor, *, out: Tensor) -> None:
-    """Write what `features.library.cross_section.rank_of` returns."""
+    """Write the result of `features.ops.cross_section.rank_of` to `out`."""
     across = np.empty(x.shape[::-1])
     _across(x.numpy(), across)
     _ranks(across, np.argsort(across, axis=1), MIN_INSTRUMENTS, out.numpy())
 
 
 def fast_market(x: Tensor, *, out: Tensor) -> None:
-    """Write what `features.library.cross_section.market_of` returns, once for each instrument."""
+    """Write the result of `features.ops.cross_section.market_of` to every row of `out`."""
     _means(x.numpy(), FIXED, MIN_INSTRUMENTS, out.numpy())
 
 
@@ -38,9 +39,9 @@ KERNELS: Final[dict[Callable[..., Any], Callable[..., None]]] = {rank_of: fast_r
 
 @compiled(nogil=True, error_model="numpy")
 def _across(x: Any, across: Any) -> None:
-    """Lay the instruments of each step side by side, what is missing as infinite: it sorts behind everything."""
+    """Transpose to (T, S); missing values become infinite, so that they sort last."""
     rows, steps = x.shape
-    for start in range(0, steps, _TURNED_STEPS):  # so few that what is written stays in the innermost cache
+    for start in range(0, steps, _TURNED_STEPS):  # few enough that the output stays in the innermost cache
         for row in range(rows):
             for step in range(start, min(start + _TURNED_STEPS, steps)):
                 value = x[row, step]
@@ -48,8 +49,8 @@ def _across(x: Any, across: Any) -> None:
 
 
 @compiled(nogil=True, error_model="numpy")
-def _ranks(across: Any, order: Any, least: int, out: Any) -> None:
-    """Give each the rank of its place; equal ones stand in a run, and get the middle of its first and last place."""
+def _ranks(across: Any, order: Any, min_count: int, out: Any) -> None:
+    """Write the rank of each value; ties form a run, and get the middle of its first and last place."""
     steps, rows = across.shape
     ranks = np.empty((_TURNED_STEPS, rows))
     for start in range(0, steps, _TURNED_STEPS):
@@ -61,7 +62,7 @@ def _ranks(across: Any, order: Any, least: int, out: Any) -> None:
                 count += values[row] != np.inf
             for row in range(rows):
                 ranked[row] = np.nan
-            first = 0 if count >= least else count
+            first = 0 if count >= min_count else count
             while first < count:
                 last = first
                 while last + 1 < count and values[places[last + 1]] == values[places[first]]:
@@ -76,7 +77,7 @@ def _ranks(across: Any, order: Any, least: int, out: Any) -> None:
 
 
 @compiled(nogil=True, error_model="numpy")
-def _means(x: Any, fixed: float, least: int, out: Any) -> None:
+def _means(x: Any, fixed: float, min_count: int, out: Any) -> None:
     rows, steps = x.shape
     total, count = np.zeros(steps, dtype=np.int64), np.zeros(steps, dtype=np.int64)
     for row in range(rows):
@@ -86,6 +87,6 @@ def _means(x: Any, fixed: float, least: int, out: Any) -> None:
                 total[step] += np.int64(np.rint(value * fixed))
                 count[step] += 1
     for step in range(steps):
-        mean = np.float64(total[step]) / fixed / count[step] if count[step] >= least else np.nan
+        mean = np.float64(total[step]) / fixed / count[step] if count[step] >= min_count else np.nan
         for row in range(rows):
             out[row, step] = mean

@@ -1,8 +1,9 @@
-"""What is each value of a plan, and who can compute it: the compiled loop, a call a tile, or a call over all?
+"""Classification of graph nodes by what executes them: the compiled loop, one call per tile, or one call per block.
 
-- The *machine* (features/engine/interpreter.py) computes what IEEE 754 or its definition fixes to the last bit.
-- A *pointwise* call is torch's own function of each number by itself, such as a logarithm: any tile of a block will do.
-- Everything else may look across instruments, and is called once a block, on all of it.
+- The *machine* (features/engine/interpreter.py) runs operations whose result is fixed to the last bit by IEEE 754 or
+  by definition.
+- A *pointwise* call is an element-wise torch function, such as a logarithm, which can run on any tile of a block.
+- Everything else may look across instruments, and is called once per block, on all of it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, fx
 
 from features.engine import interpreter as machine
-from features.engine.sample_panel import DRAWN_INSTRUMENTS, drawn_panel
+from features.engine.sample_panel import SAMPLE_INSTRUMENTS, sample_panel
 from features.inputs import leaves_of
 from features.ops.rolling import shift
 
 Shape: TypeAlias = Literal["full", "row", "flat"]
-"""(S, T), (1, T) or (T,). In a program's memory every value is full: a row is written out once for each instrument."""
+"""(S, T), (1, T) or (T,). In a program's memory every value is full: a row is repeated for each instrument."""
 Kind: TypeAlias = Literal["machine", "pointwise", "across"]
 
 OPERATIONS: Final[dict[Any, int]] = {
@@ -34,15 +35,15 @@ OPERATIONS: Final[dict[Any, int]] = {
     torch.abs: machine.ABS, torch.maximum: machine.MAX, torch.minimum: machine.MIN,
 }  # fmt: skip
 POINTWISE: Final = (torch.sqrt, torch.log, torch.log1p, torch.exp, torch.sign, torch.clamp)
-"""Functions of one number each that write into a tensor they are given; torch's bits do not depend on the tile."""
+"""Element-wise functions with an `out` argument whose bits do not depend on the tile."""
 _LOGICAL: Final = (operator.and_, operator.or_, operator.invert)
 _EXACT: Final = (torch.float64, torch.bool, torch.int32, torch.uint8)
-"""What float64 holds exactly; integers here are counts and codes, which do not overflow."""
+"""Types that float64 represents exactly; integers here are counts and codes, which do not overflow."""
 
 
-def note_kinds(graph: fx.Graph) -> None:
-    """Note on each node who computes it, and the type and shape of its value, as seen on a small panel."""
-    leaves = leaves_of(drawn_panel(7))
+def classify_nodes(graph: fx.Graph) -> None:
+    """Annotate each node with its kind and the type and shape of its value, found by running it on a small panel."""
+    leaves = leaves_of(sample_panel(7))
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -55,7 +56,7 @@ def note_kinds(graph: fx.Graph) -> None:
             )
             value = function_of(node)(*args, **kwargs)
         values[node] = value
-        shapes: dict[Any, Shape] = {(DRAWN_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
+        shapes: dict[Any, Shape] = {(SAMPLE_INSTRUMENTS, 7): "full", (1, 7): "row", (7,): "flat"}
         if isinstance(value, Tensor) and value.dtype in _EXACT and tuple(value.shape) in shapes:
             node.meta |= {"dtype": value.dtype, "shape": shapes[tuple(value.shape)]}
         node.meta["kind"] = _kind_of(node)
@@ -64,32 +65,32 @@ def note_kinds(graph: fx.Graph) -> None:
 
 
 def function_of(node: fx.Node) -> Any:
-    """Return what a node calls."""
+    """Return the function that a node calls."""
     return getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
 
 
 def is_zeros(node: fx.Node) -> bool:
-    """Say whether a node is zeros in the shape of another."""
+    """Return whether a node is a tensor of zeros shaped like another."""
     return node.target is torch.zeros_like and node.meta.get("dtype") == torch.float64
 
 
-def scheduled(nodes: list[fx.Node]) -> list[fx.Node]:
-    """Return the nodes in an order in which calls interrupt the machine seldom, and calls across most seldom."""
-    waiting, done, order = nodes, set[fx.Node](), list[fx.Node]()
+def schedule_nodes(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Return the nodes in an order with few calls between instructions, and as few calls across as possible."""
+    pending, done, order = nodes, set[fx.Node](), list[fx.Node]()
 
     def take(kind: Kind) -> bool:
-        nonlocal waiting
+        nonlocal pending
         left = []
-        for node in waiting:
+        for node in pending:
             if node.meta["kind"] == kind and done.issuperset(node.all_input_nodes):
                 done.add(node)
                 order.append(node)
             else:
                 left.append(node)
-        has_taken, waiting = len(left) < len(waiting), left
+        has_taken, pending = len(left) < len(pending), left
         return has_taken
 
-    while waiting:
+    while pending:
         while take("machine") | take("pointwise"):
             pass
         take("across")
@@ -107,29 +108,34 @@ def _kind_of(node: fx.Node) -> Kind:
 
 
 def _is_simple(node: fx.Node) -> bool:
-    """Say whether the machine computes a node: it knows the operation, and float64 holds all that takes part."""
+    """Return whether the interpreter can compute a node: it has the operation, and float64 holds all values exactly."""
     sources = node.all_input_nodes
     if not sources or any(item.meta.get("dtype") not in _EXACT for item in (node, *sources)):
         return False
     if node.target is shift or is_zeros(node):
         return True
-    made, read = node.meta["dtype"], {item.meta["dtype"] for item in sources}
+    result_type, source_types = node.meta["dtype"], {item.meta["dtype"] for item in sources}
     if node.op == "call_method":
-        is_same_number = made in (torch.float64, torch.int32) or read == {torch.bool}
+        is_same_number = result_type in (torch.float64, torch.int32) or source_types == {torch.bool}
         return (
-            node.target == "to" and node.args[1:] == (made,) and is_same_number and torch.float64 not in read
+            node.target == "to"
+            and node.args[1:] == (result_type,)
+            and is_same_number
+            and torch.float64 not in source_types
         )
-    # Bytes overflow, and torch's sum of two truths is a truth.
-    if made == torch.uint8 or (made == torch.bool and OPERATIONS.get(node.target) == machine.ADD):
+    # Bytes overflow, and torch's sum of two bools is a bool.
+    if result_type == torch.uint8 or (
+        result_type == torch.bool and OPERATIONS.get(node.target) == machine.ADD
+    ):
         return False
-    if node.target in _LOGICAL and made != torch.bool:
+    if node.target in _LOGICAL and result_type != torch.bool:
         return False
     is_plain = all(isinstance(item, fx.Node | bool | int | float) for item in node.args)
     return node.target in OPERATIONS and is_plain and not node.kwargs
 
 
 def _rounded(node: fx.Node) -> tuple[Any, ...]:
-    """Return the arguments of a node as torch reads them: a bare number beside integers has the bits of float32."""
+    """Return the arguments of a node as torch reads them: a Python float next to integer tensors becomes a float32."""
     if torch.float64 in (item.meta["dtype"] for item in node.all_input_nodes):
         return node.args
     return tuple(

@@ -1,4 +1,4 @@
-"""A small panel of drawn values, to compare compiled programs with torch."""
+"""A small random panel, on which compiled programs are compared with torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from features.panel.panel import AMOUNTS, COLUMNS, PRINTED, Panel
 from storage.clock import NS
 from storage.contracts.tables import SESSIONS, STATUSES
 
-DRAWN_INSTRUMENTS: Final = 4
+SAMPLE_INSTRUMENTS: Final = 4
 
 
-def drawn_panel(steps: int) -> Panel:
-    """Return a panel of noise in which every input is known: most bars printed, some quiet, some missing.
+def sample_panel(steps: int) -> Panel:
+    """Return a random panel in which every input occurs: most bars printed, some quiet, some missing.
 
-    Both leaders are among its instruments, and both cadences among its books.
+    It has both leaders among its instruments and both cadences among its books.
     """
     random = torch.Generator().manual_seed(0)
-    shape = (DRAWN_INSTRUMENTS, steps)
+    shape = (SAMPLE_INSTRUMENTS, steps)
     values = {name: torch.exp(torch.randn(shape, generator=random, dtype=torch.float64)) for name in COLUMNS}
     drawn = torch.rand(shape, generator=random)
     for name in AMOUNTS:

@@ -1,7 +1,7 @@
-"""How does a program run for one bar after another?
+"""Streaming executor of a program, one bar at a time.
 
-What is read some bars back has a ring of places, one for each bar that may still be asked for, and takes the next one
-at each bar. So nothing is moved, and a step costs the same however long the windows are.
+A value that is read some bars back has a ring buffer with one place per bar that may still be read, and is written to
+the next place at each bar. So nothing is copied, and a step costs the same however long the windows are.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class StreamExecutor(Executor):
     """A program with its memory, for blocks of one bar.
 
     Args:
-        program: what to run.
+        program: the program to run.
         rows: S of every block.
     """
 
     def __init__(self, program: Program, rows: int) -> None:
-        plan = _Plan(program, rows)
+        plan = _StreamPlan(program, rows)
         super().__init__(program, np.repeat(np.array(plan.fills), rows))
         self._rows, self._pushes = rows, 0
         self._bases, self._rings, self._backs = np.array(plan.places, dtype=np.int64).T
@@ -34,7 +34,7 @@ class StreamExecutor(Executor):
         self._now, self._parts = plan.now, plan.parts
 
     def push(self, leaves: Sequence[Tensor]) -> None:
-        """Run once over the next bar."""
+        """Run the program over the next bar."""
         self._pushes += 1
         self._starts = (self._bases + (self._pushes - self._backs) % self._rings) * self._rows
         for value, leaf in zip(self.program.inputs, leaves, strict=True):
@@ -46,22 +46,22 @@ class StreamExecutor(Executor):
                 machine.run(part, self._starts, self._still, self.arena, 1)
 
     def block(self, value: int) -> Tensor:
-        """Return where a value lies, (S, 1)."""
+        """Return a view of a value's memory, (S, 1)."""
         return self.memory.as_strided((self._rows, 1), (1, 1), int(self._starts[self._now[value]]))
 
 
-class _Plan:
-    """Which place each value has.
+class _StreamPlan:
+    """Memory layout and code of a program for streaming.
 
     Args:
-        program: what is run.
+        program: the program to run.
         rows: S of every block.
 
     Attributes:
-        fills: what stands in each place before the first bar; constants stay there.
-        places: (first of a ring, how many, how many bars ago) of each place that is spoken of.
-        now: the place of each value at this bar.
-        parts: calls, and code for the machine.
+        fills: initial contents of each place; constants keep theirs.
+        places: (offset of the ring, its length, bars back) of each address that code refers to.
+        now: address of each value at the current bar.
+        parts: calls, and code for the interpreter.
     """
 
     def __init__(self, program: Program, rows: int) -> None:
@@ -76,60 +76,60 @@ class _Plan:
         self._free: list[int] = []
         self._readers = Counter(operand.value for part in program.parts for operand in operands_of(part))
         self._readers.update(program.outputs)
-        for value, told in enumerate(program.values):
-            if told.constant is not None:
-                self.now[value] = self._place(self._begin([told.constant]), 1, 0)
-                self._readers[value] += 1  # it is never let go
+        for value, info in enumerate(program.values):
+            if info.constant is not None:
+                self.now[value] = self._place(self._allocate([info.constant]), 1, 0)
+                self._readers[value] += 1  # never released
         for value in program.inputs:
-            self._make(value)
-            self._remember(value)
+            self._assign(value)
+            self._write_history(value)
         for part in program.parts:
-            self._take(part)
+            self._add_part(part)
         self._flush()
 
-    def _take(self, part: Part) -> None:
+    def _add_part(self, part: Part) -> None:
         if isinstance(part, Call):
             self._flush()
-            self._make(part.out)
+            self._assign(part.out)
             self.parts.append(part)
-            self._remember(part.out)
-            self._let_go(operands_of(part))
+            self._write_history(part.out)
+            self._release(operands_of(part))
             return
         for op, out, operands in part:
-            self._make(out)
+            self._assign(out)
             read = [self._read(operand) for operand in operands]
-            self._put(op, self.now[out], *read)
-            self._remember(out)
-            self._let_go(operands)
+            self._emit(op, self.now[out], *read)
+            self._write_history(out)
+            self._release(operands)
 
-    def _make(self, value: int) -> None:
-        """Give a value its place: in its ring, if it has one, or in a place that is free."""
+    def _assign(self, value: int) -> None:
+        """Assign a value its address: in its ring, if it has one, or a free place."""
         if self._program.values[value].is_box:
             return
         if histories := self._histories(value):
-            self.now[value] = self._begin_ring(histories[0])
+            self.now[value] = self._allocate_ring(histories[0])
         elif self._free:
             self.now[value] = self._free.pop()
         else:
-            self.now[value] = self._place(self._begin([0.0]), 1, 0)
+            self.now[value] = self._place(self._allocate([0.0]), 1, 0)
 
-    def _remember(self, value: int) -> None:
-        """Write a value into its other rings, where what stands before the first bar differs."""
+    def _write_history(self, value: int) -> None:
+        """Write a value to its further rings, which have another initial value."""
         for history in self._histories(value)[1:]:
-            self._put(machine.COPY, self._begin_ring(history), self.now[value])
+            self._emit(machine.COPY, self._allocate_ring(history), self.now[value])
 
-    def _put(self, op: int, out: int, *read: int) -> None:
+    def _emit(self, op: int, out: int, *read: int) -> None:
         self._code.append(machine.instruction(op, self._rows, out, *read))
 
     def _histories(self, value: int) -> list[History]:
         return [history for history in self._depths if history[0] == value]
 
-    def _begin_ring(self, history: History) -> int:
+    def _allocate_ring(self, history: History) -> int:
         count = self._depths[history] + 1
-        self._rings[history] = self._begin([float(history[1])] * count), count
+        self._rings[history] = self._allocate([float(history[1])] * count), count
         return self._place(*self._rings[history], 0)
 
-    def _begin(self, fills: list[float]) -> int:
+    def _allocate(self, fills: list[float]) -> int:
         self.fills += fills
         return len(self.fills) - len(fills)
 
@@ -138,7 +138,7 @@ class _Plan:
             return self._place(*self._rings[operand.history], operand.bars)
         return self.now[operand.value]
 
-    def _let_go(self, operands: Sequence[Operand]) -> None:
+    def _release(self, operands: Sequence[Operand]) -> None:
         for operand in operands:
             self._readers[operand.value] -= 1
             place = self.now.get(operand.value)

@@ -1,10 +1,10 @@
-"""What is computed for a set of features, with nothing computed twice?
+"""Tracing of a feature set into one graph without repeated work.
 
-A plan is a set's functions, run once on placeholders (torch.fx) instead of tensors, and written down as one graph from
-the leaves of a panel to the raw values. What several features have in common is one node of it. The only operation in
-a plan that looks at another step is `features.ops.rolling.shift`, since all windows are built of it; every other one
-reads the steps that it is asked for. So a plan can be run over any stretch of time, one bar included, by whoever
-remembers what was shifted (features/engine/block_executor.py, features/engine/stream_executor.py), with the bits of
+The set's functions are run once on torch.fx placeholders instead of tensors, which records one graph from the leaves of
+a panel to the raw values. Work shared by several features is one node. The only operation that reads other steps is
+`features.ops.rolling.shift`, from which all windows are built; every other operation is local to a step. So a graph can
+be run over any range of steps, even a single bar, by an executor that keeps the history of shifted values
+(features/engine/block_executor.py, features/engine/stream_executor.py), with the same bits as
 `features.feature.evaluate`.
 """
 
@@ -24,8 +24,8 @@ from storage.errors import ContractError
 def trace(features: Sequence[Feature]) -> fx.Graph:
     """Return the graph of these features.
 
-    Its placeholders are leaves (`features.inputs.LEAVES`), in their order, without those that nobody reads; its
-    output is a tuple with the raw value of each feature, (S, T) or (T,) float64, NaN where unknown.
+    Its placeholders are the leaves that are read (`features.inputs.LEAVES`), in order; its output is a tuple with the
+    raw value of each feature, (S, T) or (T,) float64, NaN where unknown.
 
     Raises:
         ContractError: a function cannot be run on placeholders, or changes a tensor in place.
@@ -37,19 +37,19 @@ def trace(features: Sequence[Feature]) -> fx.Graph:
     for item in features:
         try:
             raw: Any = item.function(*(view[name] for name in item.inputs), **dict(item.params))
-        except Exception as error:  # whatever torch or the function says to a placeholder
+        except Exception as error:  # torch or the function may raise anything on a placeholder
             raise ContractError(
-                f"feature {item.name} cannot be written down as a graph: {error}",
+                f"feature {item.name} cannot be traced to a graph: {error}",
                 hint="use torch functions and features.ops.rolling, and no if, loop or number that depends on values",
             ) from error
         outputs.append(raw.node)
     graph.output(tuple(outputs))
     _refuse_in_place(graph)
-    return _without_repeats(graph)
+    return _deduplicate(graph)
 
 
 def placeholders(graph: fx.Graph) -> tuple[str, ...]:
-    """Return the leaves that a graph reads, in the order of its placeholders."""
+    """Return the leaves read by a graph, in the order of its placeholders."""
     return tuple(node.meta["leaf"] for node in graph.nodes if node.op == "placeholder")
 
 
@@ -59,21 +59,21 @@ def _placeholder(graph: fx.Graph, leaf: str) -> fx.Node:
     return node
 
 
-def _without_repeats(graph: fx.Graph) -> fx.Graph:
-    """Return the graph in which every node is needed, and no two do the same to the same."""
-    kept: dict[str, fx.Node] = {}
+def _deduplicate(graph: fx.Graph) -> fx.Graph:
+    """Return the graph without dead nodes and common subexpressions."""
+    unique: dict[str, fx.Node] = {}
     slim = fx.Graph()
     place: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node.op == "output":
             slim.output(fx.map_arg(node.args[0], lambda old: place[old]))
             break
-        # Nodes are printed by their name, which is unique, so this says what is done and to what.
+        # Nodes are printed by their unique name, so this identifies the operation and its arguments.
         args, kwargs = (fx.map_arg(part, lambda old: place[old]) for part in (node.args, node.kwargs))
-        told = f"{node.op} {node.target if isinstance(node.target, str) else id(node.target)} {args!r} {kwargs!r}"
-        if node.op == "placeholder" or told not in kept:
-            kept[told] = slim.node_copy(node, lambda old: place[old])
-        place[node] = kept[told]
+        signature = f"{node.op} {node.target if isinstance(node.target, str) else id(node.target)} {args!r} {kwargs!r}"
+        if node.op == "placeholder" or signature not in unique:
+            unique[signature] = slim.node_copy(node, lambda old: place[old])
+        place[node] = unique[signature]
     slim.eliminate_dead_code()
     for node in slim.nodes:
         if node.op == "placeholder" and not node.users:

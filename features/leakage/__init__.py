@@ -1,1 +1,1 @@
-"""Proofs that no feature looks ahead."""
+"""Proofs that no feature looks ahead, and that built and live values equal the proven ones."""

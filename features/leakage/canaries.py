@@ -1,6 +1,6 @@
-"""Which leaks does the proof plant, and must catch each time it runs?
+"""Canaries: features with planted leaks that every run of the proof must catch.
 
-A proof that does not catch them is itself broken, and fails.
+A proof that misses one is itself broken, and fails.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from features.feature import feature
 from features.ops.rolling import shift
 
 
-@feature(lookback_bars=15, inputs=("log_price",), unit="log", source="planted: it must be caught")
+@feature(lookback_bars=15, inputs=("log_price",), unit="log", source="planted leak, must be caught")
 def canary_looks_ahead(log_price: Tensor) -> Tensor:
-    """Mean log price of a window centred on the bar.
+    """Mean log price over a window centred on the bar.
 
     Formula: mean of ln p over t-15..t+15
 
@@ -27,9 +27,9 @@ def canary_looks_ahead(log_price: Tensor) -> Tensor:
     return ahead.nanmean(dim=2)
 
 
-@feature(lookback_bars=0, inputs=("log_price",), unit="log", source="planted: it must be caught")
+@feature(lookback_bars=0, inputs=("log_price",), unit="log", source="planted leak, must be caught")
 def canary_reaches_back(log_price: Tensor) -> Tensor:
-    """Log price one bar before the lookback that is declared.
+    """Log price one bar beyond the declared lookback.
 
     Formula: ln p[t-32], where 31 bars are declared
 
@@ -38,9 +38,9 @@ def canary_reaches_back(log_price: Tensor) -> Tensor:
     return shift(log_price, canary_reaches_back.lookback_bars + 1)
 
 
-@feature(lookback_bars=5, inputs=("volume",), unit="base", source="planted: it must be caught")
+@feature(lookback_bars=5, inputs=("volume",), unit="base", source="planted leak, must be caught")
 def canary_remembers(volume: Tensor) -> Tensor:
-    """Volume of five bars as the difference of two running sums, which carry their rounding from the first bar on.
+    """Volume of five bars as the difference of two running sums, whose rounding depends on the first bar of the panel.
 
     Formula: c[t] - c[t-5], c the running sum of volume from the first bar of the panel on
 

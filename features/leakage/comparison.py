@@ -1,4 +1,4 @@
-"""Which value moved first, and how is that told?"""
+"""Bitwise comparison of feature values, and the errors that report a difference."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ ALL: Final = slice(0, None)
 
 
 def evaluate_on(panel: Panel, features: Sequence[Feature]) -> Results:
-    """Return value and mask of each feature on a panel, in float64, before anything is rounded."""
+    """Return value and mask of each feature on a panel, in float64, before rounding to float32."""
     return evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
 
 
-def first_move(
+def first_difference(
     before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], seen: slice = ALL
 ) -> tuple[int, int] | None:
-    """Return instrument and step of the earliest value in `seen` whose bits or mask differ, if any."""
-    whole = torch.int64 if before[0].dtype == torch.float64 else torch.int32
-    bits = [value.contiguous().view(whole) for value in (before[0], after[0])]
-    moved = ((bits[0] != bits[1]) | (before[1] != after[1]))[:, seen]
-    if not bool(moved.any()):
+    """Return instrument and step of the earliest value in the steps `seen` whose bits or mask differ, if any."""
+    bits_type = torch.int64 if before[0].dtype == torch.float64 else torch.int32
+    bits = [value.contiguous().view(bits_type) for value in (before[0], after[0])]
+    differs = ((bits[0] != bits[1]) | (before[1] != after[1]))[:, seen]
+    if not bool(differs.any()):
         return None
-    step, row = moved.t().nonzero()[0].tolist()
+    step, row = differs.t().nonzero()[0].tolist()
     return int(row), int(step) + (seen.start or 0)
 
 
-def leak(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: str) -> LeakError:
-    """Return the error for a value that moved; it names the feature, the instrument and the bar.
+def leak_error(check: str, item: Feature, panel: Panel, place: tuple[int, int], event: str) -> LeakError:
+    """Return the error for a value that differs; it names the feature, the instrument and the bar.
 
     Args:
-        check: which check of the proof found it.
+        check: name of the check that found it.
         item: the feature.
-        panel: whose axes `place` counts.
+        panel: the panel to which `place` refers.
         place: instrument and step.
-        told: what was done that must not matter.
+        event: the change that must not matter, such as "the panel was cut to steps 3 to 9".
     """
     row, step = place
     instrument, ts_open_ns = panel.instruments[row], int(panel.ts_open_ns[step])
     return LeakError(
-        f"feature {item.name} of {instrument} moved at bar {iso(ts_open_ns)} (step {step}) when {told}",
+        f"feature {item.name} of {instrument} moved at bar {iso(ts_open_ns)} (step {step}) when {event}",
         hint=f"it declares a lookback of {item.lookback_bars} bars of {', '.join(item.inputs)}; "
-        "mend the function or its declaration",
+        "fix the function or its declaration",
         check=check,
         feature=item.name,
         instrument=instrument,
@@ -62,11 +62,11 @@ def leak(check: str, item: Feature, panel: Panel, place: tuple[int, int], told: 
     )
 
 
-def blind(check: str, canary: str) -> LeakError:
-    """Return the error for a check that did not catch what was planted for it."""
+def missed_canary_error(check: str, canary: str) -> LeakError:
+    """Return the error for a check that did not catch its canary."""
     return LeakError(
         f"the proof is blind: its check of the {check} did not catch {canary}",
-        hint="mend features/leakage/perturbation.py before anything else; until then nothing is proven",
+        hint="fix features/leakage/perturbation.py before anything else; until then nothing is proven",
         check=check,
         feature=canary,
     )

@@ -1,8 +1,7 @@
-"""Does any feature look ahead, or depend on what it did not declare?
+"""Perturbation proof that no feature looks ahead or depends on undeclared data.
 
-The proof changes what must not matter and compares every bit of what must not move, in float64, before
-anything is rounded. It plants features that break the rule (canaries) among the real ones; a proof that does
-not catch them is itself broken, and fails.
+The proof changes data that must not matter and compares the features bit by bit, in float64, before rounding to
+float32. It adds features that break the rule (canaries); a proof that misses one is itself broken, and fails.
 """
 
 from __future__ import annotations
@@ -15,11 +14,18 @@ from typing import Final
 
 import torch
 
-from features.build import on_one_core
+from features.build import single_thread
 from features.feature import Feature, deepest_lookback
 from features.leakage.canaries import canary_looks_ahead, canary_reaches_back, canary_remembers
-from features.leakage.comparison import ALL, Results, blind, evaluate_on, first_move, leak
-from features.leakage.parity import made_as_proven
+from features.leakage.comparison import (
+    ALL,
+    Results,
+    evaluate_on,
+    first_difference,
+    leak_error,
+    missed_canary_error,
+)
+from features.leakage.parity import check_parity
 from features.panel.panel import COLUMNS, PRINTED, Panel
 from features.sets import get_set
 from features.versioning.fingerprint import fingerprint
@@ -31,7 +37,7 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 PROOF_STEPS: Final = 2000
-"""A longer panel is proven on its newest steps."""
+"""Number of newest steps of a longer panel that are used."""
 _CUTS: Final = 4
 _MARGIN_STEPS: Final = 8
 _NIGHTS: Final = 5
@@ -40,16 +46,16 @@ _LIVE_STEPS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class ProofResult:
-    """What was proven, and on how much.
+    """Outcome of a proof.
 
     Args:
-        feature_set: the set; empty for a list of features that has no name.
-        fingerprint: the version of the code that was proven.
-        seed: of every draw.
-        instruments, steps: the size of the panel.
-        compared: valid values compared, by check.
-        canaries_caught: how often a planted leak was caught; the proof fails where one was missed.
-        unproven: features that were nowhere valid on this panel, so that nothing but their mask was compared.
+        feature_set: the set; empty for an unnamed list of features.
+        fingerprint: version of the proven code.
+        seed: seed of all random choices.
+        instruments, steps: size of the panel.
+        compared: number of valid values compared, by check.
+        canaries_caught: number of times a planted leak was caught; the proof fails if one is missed.
+        unproven: features without a valid value on this panel, of which only the mask was compared.
     """
 
     feature_set: str
@@ -67,16 +73,15 @@ class ProofResult:
 
 
 def prove(panel: Panel, feature_set: str, *, seed: int) -> ProofResult:
-    """Prove a set on a panel (`prove_features`), and that built and served values equal the proven ones (parity.py).
+    """Prove a set on a panel (`prove_features`), and check the parity of built and live values (parity.py).
 
     Raises:
-        LeakError: a value moved, or was made otherwise; it names the feature, the instrument and the bar. Or a
-            canary was missed.
+        LeakError: a value changed or differs; it names the feature, the instrument and the bar. Or a canary was missed.
         RangeError: the panel is shorter than the deepest lookback.
     """
     panel = panel.steps(-PROOF_STEPS, None)
     result = prove_features(panel, get_set(feature_set), seed=seed, feature_set=feature_set)
-    return replace(result, compared=result.compared | made_as_proven(panel, feature_set))
+    return replace(result, compared=result.compared | check_parity(panel, feature_set))
 
 
 def prove_features(
@@ -84,24 +89,24 @@ def prove_features(
 ) -> ProofResult:
     """Prove that features read what they declare, and nothing else.
 
-    - `future`: everything after a bar is replaced; nothing at or before it moves.
-    - `past`: everything older than a feature's lookback is replaced; nothing from the bar on moves.
-    - `cut`: a piece of the panel gives the same bits as the whole.
-    - `blocks`: so do nights one after another, each from its own new bars and the lookback before them.
-    - `stream`: so does bar after bar, each from the lookback before it: what a live scorer sees.
+    - `future`: everything after a bar is replaced; no value at or before it changes.
+    - `past`: everything older than a feature's lookback is replaced; no value from the bar on changes.
+    - `cut`: a part of the panel gives the same bits as the whole.
+    - `blocks`: so do consecutive nights, each computed from its own new bars and the lookback before them.
+    - `stream`: so do single bars, each computed from itself and the lookback before it, as in live scoring.
     - `shuffle`: instruments in another order give the same values in that order.
-    - `shift`: the clock moved by whole days moves nothing that did not declare the clock.
+    - `shift`: moving the clock by whole days changes only features that declare the clock.
 
     Args:
         panel: real bars; its newest `PROOF_STEPS` steps are used.
-        seed: of the cuts, the order and what replaces values.
+        seed: seed of the cuts, the order and the replacement values.
 
     Raises:
-        LeakError: a value moved; it names the feature, the instrument and the bar. Or a canary was missed.
+        LeakError: a value changed; it names the feature, the instrument and the bar. Or a canary was missed.
         RangeError: the panel is shorter than the deepest lookback.
     """
     panel = panel.steps(-PROOF_STEPS, None)
-    with torch.inference_mode(), on_one_core():
+    with torch.inference_mode(), single_thread():
         proof = _Proof(panel, tuple(features), seed)
         compared = {
             "future": proof.future(),
@@ -129,7 +134,7 @@ def prove_features(
 
 
 class _Proof:
-    """The checks on one panel; each returns how many valid values it compared."""
+    """Checks on one panel; each returns the number of valid values compared."""
 
     def __init__(self, panel: Panel, features: tuple[Feature, ...], seed: int) -> None:
         canaries = (canary_looks_ahead, canary_reaches_back, canary_remembers)
@@ -138,7 +143,7 @@ class _Proof:
             raise RangeError(
                 f"a panel of {panel.n_instruments} instruments and {panel.n_steps} steps is too small to prove "
                 f"features that reach {deepest} bars back; at least {deepest + 2 * _MARGIN_STEPS} steps are needed",
-                hint="take a longer range",
+                hint="use a longer range",
             )
         self.caught = 0
         self._panel = panel
@@ -152,21 +157,21 @@ class _Proof:
         compared = 0
         for cut in self._cuts:
             changed = self._replace(cut + 1, self._panel.n_steps)
-            seen, told = slice(0, cut + 1), f"everything after step {cut} was replaced"
-            compared += self._must_hold("future", changed, told, seen=seen)
-            self._must_catch("future", canary_looks_ahead, changed, seen)
+            seen, event = slice(0, cut + 1), f"everything after step {cut} was replaced"
+            compared += self._require_unchanged("future", changed, event, seen=seen)
+            self._require_caught("future", canary_looks_ahead, changed, seen)
         return compared
 
     def past(self) -> int:
         compared = 0
         for lookback in sorted({item.lookback_bars for item in self._features}):
             cut = self._draw(lookback + 1, self._panel.n_steps - _MARGIN_STEPS)
-            told = f"everything more than {lookback} bars before step {cut} was replaced"
-            alike = [i for i, item in enumerate(self._features) if item.lookback_bars == lookback]
+            event = f"everything more than {lookback} bars before step {cut} was replaced"
+            indices = [i for i, item in enumerate(self._features) if item.lookback_bars == lookback]
             changed = self._replace(0, cut - lookback)
-            compared += self._must_hold("past", changed, told, seen=slice(cut, None), places=alike)
+            compared += self._require_unchanged("past", changed, event, seen=slice(cut, None), places=indices)
         cut, reach = self._cuts[0], canary_reaches_back.lookback_bars
-        self._must_catch("past", canary_reaches_back, self._replace(0, cut - reach), slice(cut, None))
+        self._require_caught("past", canary_reaches_back, self._replace(0, cut - reach), slice(cut, None))
         return compared
 
     def cut(self) -> int:
@@ -174,9 +179,9 @@ class _Proof:
         for length in self._cuts:
             start = self._draw(1, self._panel.n_steps - length)
             stop = start + length
-            piece, told = self._panel.steps(start, stop), f"the panel was cut to steps {start} to {stop}"
+            piece, event = self._panel.steps(start, stop), f"the panel was cut to steps {start} to {stop}"
             whole = [(value[:, start:stop], mask[:, start:stop]) for value, mask in self.before]
-            compared += self._must_hold("cut", piece, told, before=whole, from_lookback=True)
+            compared += self._require_unchanged("cut", piece, event, before=whole, from_lookback=True)
         return compared
 
     def blocks(self) -> int:
@@ -189,7 +194,7 @@ class _Proof:
         spans = [(step, step + 1) for step in range(max(newest - _LIVE_STEPS, self._deepest), newest)]
         return self._piecewise("stream", spans, "it was computed bar by bar")
 
-    def _piecewise(self, check: str, spans: Sequence[tuple[int, int]], told: str) -> int:
+    def _piecewise(self, check: str, spans: Sequence[tuple[int, int]], event: str) -> int:
         """Compare spans of steps, each computed from its own bars and the lookback before them, with the whole."""
         items = [*self._features, canary_remembers]
         found = []
@@ -202,65 +207,65 @@ class _Proof:
         for i, item in enumerate(items):
             joined = [torch.cat([part[i][side] for part in found], dim=1) for side in (0, 1)]
             before = (whole[i][0][:, seen], whole[i][1][:, seen])
-            place = first_move(before, (joined[0], joined[1]))
+            place = first_difference(before, (joined[0], joined[1]))
             if item is canary_remembers:
                 if place is None:
-                    raise blind(check, item.name)
+                    raise missed_canary_error(check, item.name)
                 self.caught += 1
             elif place is not None:
-                raise leak(check, item, self._panel, (place[0], place[1] + spans[0][0]), told)
+                raise leak_error(check, item, self._panel, (place[0], place[1] + spans[0][0]), event)
             else:
                 compared += int(before[1].sum())
         return compared
 
     def shuffle(self) -> int:
-        # Each takes the place of the next in a ring, so that none can keep its own by chance.
+        # A cyclic permutation of a random order, so that no instrument keeps its place by chance.
         ring = torch.randperm(self._panel.n_instruments, generator=self._random)
         order = torch.empty_like(ring)
         order[ring] = ring.roll(1)
         before = [(value[order], mask[order]) for value, mask in self.before]
-        told = "the instruments were put in another order"
-        return self._must_hold("shuffle", self._panel.select(order.tolist()), told, before=before)
+        event = "the instruments were put in another order"
+        return self._require_unchanged("shuffle", self._panel.select(order.tolist()), event, before=before)
 
     def shift(self) -> int:
         days = self._draw(1, 400)
         moved = replace(self._panel, ts_open_ns=self._panel.ts_open_ns + days * DAY_NS)
         timeless = [i for i, item in enumerate(self._features) if not item.is_clock]
-        return self._must_hold("shift", moved, f"the clock was moved by {days} days", places=timeless)
+        return self._require_unchanged("shift", moved, f"the clock was moved by {days} days", places=timeless)
 
-    def _must_hold(
+    def _require_unchanged(
         self,
         check: str,
         changed: Panel,
-        told: str,
+        event: str,
         *,
         before: Results | None = None,
         seen: slice = ALL,
         from_lookback: bool = False,
         places: Sequence[int] | None = None,
     ) -> int:
-        """Compare features on the changed panel with what they were; return how many valid values there were."""
+        """Compare features on the changed panel with the original; return the number of valid values compared."""
         places = range(len(self._features)) if places is None else places
         before, compared = before or self.before, 0
         after = evaluate_on(changed, [self._features[i] for i in places])
         for i, new in zip(places, after, strict=True):
             if from_lookback:
                 seen = slice(self._features[i].lookback_bars, None)
-            if (place := first_move(before[i], new, seen)) is not None:
-                raise leak(check, self._features[i], changed, place, told)
+            if (place := first_difference(before[i], new, seen)) is not None:
+                raise leak_error(check, self._features[i], changed, place, event)
             compared += int(before[i][1][:, seen].sum())
         return compared
 
-    def _must_catch(self, check: str, canary: Feature, changed: Panel, seen: slice) -> None:
+    def _require_caught(self, check: str, canary: Feature, changed: Panel, seen: slice) -> None:
         before, after = evaluate_on(self._panel, [canary]), evaluate_on(changed, [canary])
-        if first_move(before[0], after[0], seen) is None:
-            raise blind(check, canary.name)
+        if first_difference(before[0], after[0], seen) is None:
+            raise missed_canary_error(check, canary.name)
         self.caught += 1
 
     def _replace(self, start: int, stop: int) -> Panel:
-        """Return the panel with everything in the steps `start` to `stop` drawn anew.
+        """Return the panel with everything in the steps `start` to `stop` replaced by random values.
 
-        Both edges print, so that whoever reads one bar too far meets a price that moved.
+        Both edges are printed bars, so that reading one bar too far finds a changed price.
         """
         panel, shape = self._panel, (self._panel.n_instruments, stop - start)
         values = {}

@@ -1,8 +1,8 @@
-"""Where does an instrument stand among the others at the same step?
+"""Cross-sectional features: ranks among instruments, and market returns.
 
-What is summed over instruments here is summed in integers, so that neither the order of the instruments nor
-the width of a vector register can show in the last bit. A plan sees `rank_of` and `market_of` as one step each, as it
-sees a shift (features/ops/rolling.py), and features/engine/kernels.py has a faster twin of both.
+Sums over instruments are sums of integers, so that neither the order of the instruments nor the width of a vector
+register affects the last bit. Tracing records `rank_of` and `market_of` as single nodes, like a shift
+(features/ops/rolling.py), and features/engine/kernels.py has a faster kernel for each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from features.ops.rolling import mean_over, shift
     "k - 1 for k, so that the ends are reached",
 )
 def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Rank of the n-bar return among the instruments; 0.5 has the highest.
+    """Rank of the n-bar return among the instruments; the highest has 0.5.
 
     Formula: (instruments with a lower return + half the others with an equal one) / (k - 1) - 1/2, k the
     instruments that have an n-bar return at this step
@@ -46,9 +46,9 @@ def return_rank(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     "J. Financial Economics 14(1), market-adjusted returns",
 )
 def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Return over n bars beyond that of the market.
+    """Return over n bars in excess of the market's.
 
-    Formula: r[t] - mean of r[t] over the instruments that have one, itself among them, r the n-bar log return, rounded
+    Formula: r[t] - mean of r[t] over the instruments that have one, itself included, r the n-bar log return, rounded
     to 2^-40 (1e-12) for the mean
 
     Missing: this instrument has no n-bar return, or fewer than 3 instruments have.
@@ -66,7 +66,7 @@ def market_residual(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor
     "J. Financial Economics 14(1), equally weighted index",
 )
 def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Return of the market over n bars, beside every instrument.
+    """Market return over n bars, the same for every instrument.
 
     Formula: mean of r[t] over the instruments that have one, r the n-bar log return, rounded to 2^-40 (1e-12)
 
@@ -85,10 +85,10 @@ def market_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     "Pied Piper, Financial Analysts Journal 51(4), take the standard deviation",
 )
 def market_dispersion(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """How far the instruments' n-bar returns lie apart.
+    """Cross-sectional dispersion of the instruments' n-bar returns.
 
     Formula: mean of |r[t] - m[t]| over the instruments that have a return, r the n-bar log return and m its mean;
-    what is averaged is rounded to 2^-40 (1e-12), both times
+    in both means the summands are rounded to 2^-40 (1e-12)
 
     Missing: the instrument's own bar was not observed, or fewer than 3 instruments have an n-bar return.
     """
@@ -123,7 +123,7 @@ def volatility_rank(step_return: Tensor, *, bars: int) -> Tensor:
     "day among the instrument's own days",
 )
 def volume_rank(volume: Tensor, *, bars: int) -> Tensor:
-    """Rank of the volume of this bar, against the bars before it, among the instruments.
+    """Rank among the instruments of this bar's volume relative to the mean of the bars before it.
 
     Formula: as `return_rank`, of volume[t] / mean of volume over t-n..t-1
 

@@ -1,7 +1,7 @@
-"""What does holding the perp cost, how many hold it, and how far is it from what it tracks?
+"""Funding, basis and open interest of perpetuals.
 
-HIP-3 perps make their premium by another formula, with a multiplier of their own, so their funding is not of one
-measure with that of the first dex (Hyperliquid docs, Trading / Funding, as of 2026-08-22).
+HIP-3 perps compute their premium by another formula, with a multiplier of their own, so their funding is not comparable
+with that of the first dex (Hyperliquid docs, Trading / Funding, as of 2026-08-22).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from features.ops.rolling import shift
     source="Hyperliquid docs, Trading / Funding, and activeAssetCtx `funding` (as of 2026-08-22)",
 )
 def funding_level(funding_rate: Tensor) -> Tensor:
-    """Predicted funding of the coming hour; positive means that longs pay shorts.
+    """Predicted funding of the next hour; positive if longs pay shorts.
 
     Formula: 1e4 funding_rate, as of the close
 
@@ -38,7 +38,7 @@ def funding_level(funding_rate: Tensor) -> Tensor:
     source="Hyperliquid docs, HyperCore / Oracle and Trading / Robust price indices (as of 2026-08-22)",
 )
 def mark_basis(mark: Tensor, oracle: Tensor) -> Tensor:
-    """Distance of the mark price from the oracle; positive above it.
+    """Distance of the mark price from the oracle price; positive above it.
 
     Formula: 1e4 ln(mark / oracle), as of the close
 
@@ -51,10 +51,10 @@ def mark_basis(mark: Tensor, oracle: Tensor) -> Tensor:
     lookback_bars=0,
     inputs=("context_age_ms",),
     unit="ln(1 + s)",
-    source="Hyperliquid docs, WebSocket / Subscriptions, `activeAssetCtx` (as of 2026-08-22), which tell no cadence",
+    source="Hyperliquid docs, WebSocket / Subscriptions, `activeAssetCtx` (as of 2026-08-22), which state no cadence",
 )
 def context_age(context_age_ms: Tensor) -> Tensor:
-    """Age of the context: of predicted funding, open interest, mark and oracle.
+    """Age of the context, which carries predicted funding, open interest, mark and oracle price.
 
     Formula: ln(1 + seconds since the context was received), as of the close
 
@@ -87,11 +87,11 @@ def funding_change(funding_rate: Tensor, *, bars: int) -> Tensor:
     source="Hyperliquid docs, Info endpoint / Perpetuals, `fundingHistory` (as of 2026-08-22)",
 )
 def funding_paid(paid_rate: Tensor) -> Tensor:
-    """Funding as last paid; positive means that longs paid shorts.
+    """Last paid funding; positive if longs paid shorts.
 
     Formula: 1e4 funding_rate / interval_h of the newest payment that was knowable at the close
 
-    Missing: none within 9 h, or a bar that was not observed.
+    Missing: no payment within 9 h, or a bar that was not observed.
     """
     return 1e4 * paid_rate
 
@@ -103,11 +103,11 @@ def funding_paid(paid_rate: Tensor) -> Tensor:
     source="Hyperliquid docs, Info endpoint / Perpetuals, `fundingHistory` (as of 2026-08-22)",
 )
 def funding_paid_age(paid_age_ms: Tensor) -> Tensor:
-    """Age of the last payment.
+    """Age of the last funding payment.
 
     Formula: hours since the newest payment became knowable, as of the close
 
-    Missing: none within 9 h, or a bar that was not observed.
+    Missing: no payment within 9 h, or a bar that was not observed.
     """
     return paid_age_ms / 3_600_000.0
 
@@ -120,10 +120,10 @@ def funding_paid_age(paid_age_ms: Tensor) -> Tensor:
     "until 2023-06-08, as recorded payments show (docs/backfill.md)",
 )
 def funding_due(hour_share: Tensor) -> Tensor:
-    """Time to the next payment.
+    """Time to the next funding payment.
 
-    Formula: 1 - x, x the share of the UTC hour that has passed at the close; at a payment itself 1. It counts to the
-    full hour at any date
+    Formula: 1 - x, x the share of the UTC hour that has passed at the close; 1 at a payment itself. It counts to the
+    full hour on any date
 
     Missing: never.
     """
@@ -138,7 +138,7 @@ def funding_due(hour_share: Tensor) -> Tensor:
     "prices",
 )
 def mid_basis(bid: Tensor, ask: Tensor, oracle: Tensor) -> Tensor:
-    """Distance of the mid from the oracle; positive above it.
+    """Distance of the mid from the oracle price; positive above it.
 
     Formula: 1e4 ln(mid / oracle), mid = (bid + ask) / 2, as of the close
 
@@ -155,7 +155,7 @@ def mid_basis(bid: Tensor, ask: Tensor, oracle: Tensor) -> Tensor:
     source="Hyperliquid docs, Trading / Robust price indices (as of 2026-08-22)",
 )
 def mark_gap(bid: Tensor, ask: Tensor, mark: Tensor) -> Tensor:
-    """Distance of the mid from the mark price, by which positions are liquidated; positive above it.
+    """Distance of the mid from the mark price, which determines liquidations; positive above it.
 
     Formula: 1e4 ln(mid / mark), mid = (bid + ask) / 2, as of the close
 
@@ -175,7 +175,7 @@ def mark_gap(bid: Tensor, ask: Tensor, mark: Tensor) -> Tensor:
     "base units",
 )
 def open_interest_change(open_interest: Tensor, *, bars: int) -> Tensor:
-    """Growth of the open interest over n bars.
+    """Log growth of the open interest over n bars.
 
     Formula: ln(open_interest[t] / open_interest[t-n]), each as of its close
 

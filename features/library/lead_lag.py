@@ -1,7 +1,7 @@
-"""Where do Bitcoin and Ether go, and does an instrument follow them?
+"""Returns of Bitcoin and Ether, and how an instrument follows them.
 
-The leaders are those of the instrument's own venue (`features.inputs.leader_rows`), read from the panel itself; where
-it lacks one, its features are missing. For the leader itself they are what the formulas say: its own return, a beta of
+The leaders are those of the instrument's own venue (`features.inputs.leader_rows`), read from the panel itself; if the
+panel lacks one, its features are missing. For the leader itself the formulas apply unchanged: its own return, a beta of
 one.
 """
 
@@ -25,10 +25,10 @@ _FOLLOWING: Final = (
 _BETA_BARS: Final = 120
 
 
-def follows(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tensor:
-    """Return the correlation of one-bar returns with the leader's of the bar before, over `bars - 1` pairs."""
-    covariance, variance, of_leader = moments_over(step_return, shift(leader_step_return, 1), bars - 1)
-    return covariance / torch.sqrt(variance * of_leader)
+def lead_correlation(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tensor:
+    """Return the correlation of one-bar returns with the leader's previous one-bar return, over `bars - 1` pairs."""
+    covariance, variance, leader_variance = moments_over(step_return, shift(leader_step_return, 1), bars - 1)
+    return covariance / torch.sqrt(variance * leader_variance)
 
 
 @family(
@@ -39,11 +39,11 @@ def follows(step_return: Tensor, leader_step_return: Tensor, bars: int) -> Tenso
     source=_FOLLOWING,
 )
 def btc_return(observed: Tensor, btc_log_price: Tensor, btc_observed: Tensor, *, bars: int) -> Tensor:
-    """Return of Bitcoin over n bars, beside every instrument.
+    """Return of Bitcoin over n bars, the same for every instrument of a venue.
 
     Formula: ln p[t] - ln p[t-n], p the last print's price of BTC at the instrument's venue
 
-    Missing: the instrument's own bar was not observed, the panel lacks BTC, or that has no n-bar return.
+    Missing: the instrument's own bar was not observed, the panel lacks BTC, or BTC has no n-bar return.
     """
     return torch.where(observed, log_change(btc_log_price, btc_observed, bars), math.nan)
 
@@ -56,11 +56,11 @@ def btc_return(observed: Tensor, btc_log_price: Tensor, btc_observed: Tensor, *,
     source=_FOLLOWING,
 )
 def eth_return(observed: Tensor, eth_log_price: Tensor, eth_observed: Tensor, *, bars: int) -> Tensor:
-    """Return of Ether over n bars, beside every instrument.
+    """Return of Ether over n bars, the same for every instrument of a venue.
 
     Formula: ln p[t] - ln p[t-n], p the last print's price of ETH at the instrument's venue
 
-    Missing: the instrument's own bar was not observed, the panel lacks ETH, or that has no n-bar return.
+    Missing: the instrument's own bar was not observed, the panel lacks ETH, or ETH has no n-bar return.
     """
     return torch.where(observed, log_change(eth_log_price, eth_observed, bars), math.nan)
 
@@ -73,13 +73,13 @@ def eth_return(observed: Tensor, eth_log_price: Tensor, eth_observed: Tensor, *,
     source=_FOLLOWING,
 )
 def btc_lead(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tensor:
-    """Whether an instrument does what Bitcoin did one bar before.
+    """Correlation of the instrument's one-bar returns with Bitcoin's of the previous bar.
 
     Formula: corr(r[i], b[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, b those of BTC
 
     Missing: the panel lacks BTC, fewer than 80 % of the n - 1 pairs exist, or either price never moved in them.
     """
-    return follows(step_return, btc_step_return, bars)
+    return lead_correlation(step_return, btc_step_return, bars)
 
 
 @family(
@@ -90,13 +90,13 @@ def btc_lead(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tens
     source=_FOLLOWING,
 )
 def eth_lead(step_return: Tensor, eth_step_return: Tensor, *, bars: int) -> Tensor:
-    """Whether an instrument does what Ether did one bar before.
+    """Correlation of the instrument's one-bar returns with Ether's of the previous bar.
 
     Formula: corr(r[i], e[i-1]) over the pairs that exist in t-n+2..t, r the one-bar log returns, e those of ETH
 
     Missing: the panel lacks ETH, fewer than 80 % of the n - 1 pairs exist, or either price never moved in them.
     """
-    return follows(step_return, eth_step_return, bars)
+    return lead_correlation(step_return, eth_step_return, bars)
 
 
 @family(
@@ -108,14 +108,14 @@ def eth_lead(step_return: Tensor, eth_step_return: Tensor, *, bars: int) -> Tens
     "rate",
 )
 def btc_beta(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tensor:
-    """How far an instrument moves with Bitcoin.
+    """Beta of the instrument's one-bar returns to Bitcoin's.
 
     Formula: cov(r, b) / var(b) over the returns that both have in t-n+1..t, r the one-bar log returns, b those of BTC
 
     Missing: the panel lacks BTC, fewer than 80 % of the n pairs exist, or either price never moved in them.
     """
-    covariance, own, of_leader = moments_over(step_return, btc_step_return, bars)
-    return torch.where(torch.isnan(own), own, covariance / of_leader)
+    covariance, own, leader_variance = moments_over(step_return, btc_step_return, bars)
+    return torch.where(torch.isnan(own), own, covariance / leader_variance)
 
 
 @family(
@@ -123,7 +123,7 @@ def btc_beta(step_return: Tensor, btc_step_return: Tensor, *, bars: int) -> Tens
     lookback_bars=lambda bars: max(bars, _BETA_BARS - 1),
     inputs=("log_price", "observed", "btc_log_price", "btc_observed", "step_return", "btc_step_return"),
     unit="log",
-    source="the market model of Sharpe (1964), J. Finance 19(3), without its constant; why it may be caught up with: "
+    source="the market model of Sharpe (1964), J. Finance 19(3), without its constant; on why the lag may be made up: "
     "Chan (1993), Imperfect Information and Cross-Autocorrelation among Stock Prices, J. Finance 48(4)",
 )
 def btc_residual(
@@ -136,14 +136,14 @@ def btc_residual(
     *,
     bars: int,
 ) -> Tensor:
-    """Return over n bars beyond what Bitcoin's return explains: below 0 it lags behind, and may still catch up.
+    """Return over n bars beyond what Bitcoin's return explains; if negative, the instrument lags and may catch up.
 
     Formula: r - beta b, r and b the n-bar log returns of the instrument and of BTC, beta = cov / var as in `btc_beta`,
     of the one-bar returns that both have in t-119..t
 
-    Missing: either n-bar return is, fewer than 80 % of the 120 pairs exist, or BTC's price never moved in them. Where
-    the instrument's own never moved, beta is 0.
+    Missing: either n-bar return is missing, fewer than 80 % of the 120 pairs exist, or BTC's price never moved in them.
+    If the instrument's own price never moved, beta is 0.
     """
-    covariance, _, of_leader = moments_over(step_return, btc_step_return, _BETA_BARS)
-    led = log_change(btc_log_price, btc_observed, bars)
-    return log_change(log_price, observed, bars) - covariance / of_leader * led
+    covariance, _, leader_variance = moments_over(step_return, btc_step_return, _BETA_BARS)
+    leader_change = log_change(btc_log_price, btc_observed, bars)
+    return log_change(log_price, observed, bars) - covariance / leader_variance * leader_change

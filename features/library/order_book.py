@@ -1,9 +1,9 @@
-"""What stands in the book behind the best quotes?
+"""Depth features of the order book.
 
-A depth adds up the first five levels of a side, as of the close. Books come at different cadences: every half second
-from the archive and as fast books, every five seconds as slow ones. What a book of five seconds ago says is another
-thing than what one of half a second ago says, so there is one feature for each cadence, named for it, and it is
-missing where books come at another (`features.inputs.CADENCES`).
+A depth is the sum over the first five levels of a side, as of the close. Books come at different cadences: every half
+second from the archive and as fast books, every five seconds as slow ones. A book from five seconds ago has another
+meaning than one from half a second ago, so there is one feature per cadence, named after it, which is missing where
+books come at another cadence (`features.inputs.CADENCES`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CADENCE: Final = (
 
 
 def each_cadence(item: Feature) -> dict[str, Feature]:
-    """Return the feature for each cadence, called `name_cadence`; it is declared on the fast books' inputs."""
+    """Return the feature for each cadence, named `NAME_CADENCE`; the declaration uses the fast books' inputs."""
     return {
         cadence: replace(
             item,
@@ -45,12 +45,12 @@ def each_cadence(item: Feature) -> dict[str, Feature]:
     "J. Futures Markets 29(1), over five levels together in place of each" + _CADENCE,
 )
 def depth_imbalance(bid_depth: Tensor, ask_depth: Tensor) -> Tensor:
-    """Which side of the book is deeper; above 0: the bid's.
+    """Imbalance of the depth on five levels; positive if the bid side is deeper.
 
     Formula: (B - A) / (B + A), B and A the base units on five levels of bid and ask
 
-    Missing: a side is empty, the bar was not observed, or the book is frozen or of another cadence: `fast` is at most
-    1 s between books, the newest not older than 5 s; `slow` is 2.5 to 10 s, and not older than 30 s.
+    Missing: a side is empty, the bar was not observed, or the book is frozen or of another cadence: `fast` means at
+    most 1 s between books and the newest not older than 5 s; `slow` means 2.5 to 10 s and not older than 30 s.
     """
     both = bid_depth + ask_depth
     return torch.where(both > 0.0, (bid_depth - ask_depth) / both, math.nan)
@@ -65,10 +65,10 @@ def depth_imbalance(bid_depth: Tensor, ask_depth: Tensor) -> Tensor:
     "their dollar depth, on five levels in place of one" + _CADENCE,
 )
 def book_depth(bid_depth: Tensor, ask_depth: Tensor, bid: Tensor, ask: Tensor) -> Tensor:
-    """How much stands in the book.
+    """Notional value of the book on five levels.
 
     Formula: ln(B bid + A ask), B and A the base units on five levels of bid and ask, all of a side valued at its best
-    price, which is the quote's
+    quoted price
 
     Missing: as `depth_imbalance`, or the quotes are missing or known to be older than 300 s.
     """
@@ -85,7 +85,7 @@ def book_depth(bid_depth: Tensor, ask_depth: Tensor, bid: Tensor, ask: Tensor) -
     "J. Financial Markets 9(4), a ratio of depths in place of their slope" + _CADENCE,
 )
 def depth_behind(bid_depth: Tensor, ask_depth: Tensor, bid_size: Tensor, ask_size: Tensor) -> Tensor:
-    """How many times the best queues the book holds.
+    """Depth on five levels relative to the size of the best quotes.
 
     Formula: ln((B + A) / (bid_size + ask_size)), B and A the base units on five levels of bid and ask
 
@@ -104,7 +104,7 @@ def depth_behind(bid_depth: Tensor, ask_depth: Tensor, bid_size: Tensor, ask_siz
     source="`ts_knowable` of the table `books`" + _CADENCE,
 )
 def book_age(book_age_ms: Tensor) -> Tensor:
-    """Age of the book that the depths read.
+    """Age of the book that the depth features read.
 
     Formula: ln(1 + seconds since the newest book became knowable), as of the close
 

@@ -1,4 +1,4 @@
-"""Who traded, how much, how often, and at what price beside the last?"""
+"""Order flow, volume, trade intensity and distance from the volume-weighted price."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from features.feature import family
 from features.ops.rolling import mean_over, means_over, shift
 from features.ops.rolling_stats import moments_over
 
-# Below this share of the squared mean, a variance is what rounding left of a constant.
+# Below this share of the squared mean, a variance is rounding error of a constant.
 _CONSTANT: Final = 1e-10
 _USUAL_BARS: Final = 120
 
@@ -26,11 +26,11 @@ _USUAL_BARS: Final = 120
     "J. Financial Economics 72(3), in base units; the aggressor's side is the venue's own (WsTrade.side), not inferred",
 )
 def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Volume bought less volume sold by aggressors, as a share of the volume of n bars: 1 all bought, -1 all sold.
+    """Aggressor buy volume less sell volume, as a share of the volume of n bars: 1 if all bought, -1 if all sold.
 
     Formula: 2 (sum of buy_volume / sum of volume) - 1, over the bars in t-n+1..t where both are known
 
-    Missing: side and volume known for fewer than 80 % of the n bars, or no volume at all (a share of nothing).
+    Missing: side and volume known for fewer than 80 % of the n bars, or no volume at all.
     A quiet bar adds zero to both sums.
     """
     bought, traded = means_over([buy_volume, volume], bars)
@@ -47,10 +47,10 @@ def flow_imbalance(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     "not inferred",
 )
 def signed_flow(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Volume bought less volume sold by aggressors over n bars, against the usual volume of a bar; above 0: bought.
+    """Aggressor buy volume less sell volume over n bars, in units of the mean volume of a bar.
 
     Formula: n x / m, x the mean of 2 buy_volume - volume over the bars in t-n+1..t where both are known, m the mean of
-    volume over the bars in t-119..t where it is
+    volume over the bars in t-119..t where it is known
 
     Missing: side and volume known for fewer than 80 % of the n bars, volume for fewer than 80 % of the 120, or no
     volume in them at all. A quiet bar adds zero.
@@ -70,13 +70,14 @@ def signed_flow(buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
     "46(1), with last prices for quotes and without lags",
 )
 def price_impact(step_return: Tensor, buy_volume: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """How far the price moves with one usual bar's volume of net buying.
+    """Price impact of net buying equal to one bar's mean volume.
 
     Formula: 1e4 m cov(r, x) / var(x), r the one-bar log return, x = 2 buy_volume - volume, m the mean of volume;
-    over the bars in t-n+1..t where r and x exist, m over those where volume is known; positive where the price goes
+    over the bars in t-n+1..t where r and x exist, m over those where volume is known; positive where the price moves
     with the flow
 
-    Missing: r and x exist for fewer than 80 % of the n bars, or x does not vary. A price that never moved has 0.
+    Missing: r and x exist for fewer than 80 % of the n bars, or x does not vary. If the price never moved, the value
+    is 0.
     """
     signed = 2.0 * buy_volume - volume
     covariance, _, variance = moments_over(step_return, signed, bars)
@@ -93,12 +94,12 @@ def price_impact(step_return: Tensor, buy_volume: Tensor, volume: Tensor, *, bar
     "J. Royal Statistical Society 3(1)",
 )
 def volume_score(volume: Tensor, *, bars: int) -> Tensor:
-    """Volume of this bar against the n bars before it; above 0: more than usual.
+    """Volume of this bar relative to the n bars before it, as a standard score of its square root.
 
-    Formula: (y[t] - mean(y)) / sd(y), y = sqrt(volume), mean and sd (by the count, not one less) over the bars in
-    t-n..t-1 where volume is known
+    Formula: (y[t] - mean(y)) / sd(y), y = sqrt(volume), mean and sd (divisor count, not count - 1) over the bars
+    in t-n..t-1 where volume is known
 
-    Missing: this bar's volume, or fewer than 80 % of the n before it; also where those do not vary. A quiet
+    Missing: this bar's volume, or fewer than 80 % of the n before it; also if those do not vary. A quiet
     bar counts as zero.
     """
     root = torch.sqrt(volume)
@@ -116,7 +117,7 @@ def volume_score(volume: Tensor, *, bars: int) -> Tensor:
     "over n bars in place of their day",
 )
 def vwap_distance(log_price: Tensor, notional: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Distance of the last price from the volume-weighted price of n bars; positive above it.
+    """Log distance of the last price from the volume-weighted price of n bars; positive above it.
 
     Formula: ln p[t] - ln(sum of notional / sum of volume), over the bars in t-n+1..t where both are known
 
@@ -136,7 +137,7 @@ def vwap_distance(log_price: Tensor, notional: Tensor, volume: Tensor, *, bars: 
     "their time between prints",
 )
 def print_rate(trades: Tensor, *, bars: int) -> Tensor:
-    """How often it printed over n bars.
+    """Trade frequency over n bars.
 
     Formula: ln(1 + mean of trades), over the bars in t-n+1..t where prints are counted
 
@@ -154,11 +155,11 @@ def print_rate(trades: Tensor, *, bars: int) -> Tensor:
     "merely no change of price",
 )
 def empty_share(silent: Tensor, taped: Tensor, *, bars: int) -> Tensor:
-    """Share of n bars in which nothing printed while we watched.
+    """Share of the observed bars among n that had no trade.
 
     Formula: quiet bars / observed bars, of t-n+1..t
 
-    Missing: fewer than 80 % of the n bars observed, or the venue has no trade feed. A bar that nobody watched is
-    not an empty one.
+    Missing: fewer than 80 % of the n bars observed, or the venue has no trade feed. An unobserved bar does
+    not count as empty.
     """
     return mean_over(torch.where(taped, silent.to(torch.float64), math.nan), bars)

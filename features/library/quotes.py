@@ -1,7 +1,7 @@
-"""What do the best bid and ask say at the close, now and against what is usual?
+"""Features of the best bid and ask at the close.
 
-A crossed pair of quotes (ask below bid) is missing where a spread or a mid is made of it: the two sides were not of
-one moment. What reads sizes, or each side by itself, takes them as they are.
+Features that compute a spread or a mid treat crossed quotes (ask below bid) as missing, since the two sides were not
+quoted at the same moment. Features that read only sizes, or each side by itself, use them unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from features.ops.rolling import mean_over, shift
     source="Amihud and Mendelson (1986), Asset Pricing and the Bid-Ask Spread, J. Financial Economics 17(2)",
 )
 def relative_spread(bid: Tensor, ask: Tensor) -> Tensor:
-    """Spread of the best quotes over their mid.
+    """Spread of the best quotes, relative to their mid.
 
     Formula: 1e4 (ask - bid) / ((bid + ask) / 2)
 
@@ -39,7 +39,7 @@ def relative_spread(bid: Tensor, ask: Tensor) -> Tensor:
     "Market Microstructure and Liquidity 2(2)",
 )
 def queue_imbalance(bid_size: Tensor, ask_size: Tensor) -> Tensor:
-    """Which of the best queues is longer; above 0: the bid's.
+    """Imbalance of the sizes at the best quotes; positive if the bid's is larger.
 
     Formula: (bid_size - ask_size) / (bid_size + ask_size)
 
@@ -58,7 +58,7 @@ def queue_imbalance(bid_size: Tensor, ask_size: Tensor) -> Tensor:
     "the weighted mid that it improves on, not its micro-price",
 )
 def microprice_distance(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor) -> Tensor:
-    """Distance of the size-weighted mid from the mid; above 0: the bid's queue is longer.
+    """Distance of the size-weighted mid from the mid; positive if the bid's size is larger.
 
     Formula: 1e4 (w - mid) / mid, w = (bid ask_size + ask bid_size) / (bid_size + ask_size)
 
@@ -79,7 +79,7 @@ def microprice_distance(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Te
     "2026-08-22); GaiaEx's are renewed with each book",
 )
 def quote_age(quote_age_ms: Tensor) -> Tensor:
-    """Age of the quotes.
+    """Age of the best quotes.
 
     Formula: ln(1 + seconds from the newest quote, by the venue's clock, to the close)
 
@@ -97,11 +97,12 @@ def quote_age(quote_age_ms: Tensor) -> Tensor:
     "follow the spread's changes from day to day",
 )
 def spread_ratio(bid: Tensor, ask: Tensor, *, bars: int) -> Tensor:
-    """Spread against what is usual; above 0: wider.
+    """Spread relative to its mean over n bars; positive if wider.
 
     Formula: ln(s[t] / mean of s over the closes in t-n+1..t that have one), s the spread over the mid
 
-    Missing: no spread now, or one of zero, or a spread at fewer than 80 % of the n closes; crossed quotes have none.
+    Missing: no spread now, or a spread of zero, or a spread at fewer than 80 % of the n closes; crossed quotes have
+    none.
     """
     spread = torch.where(ask >= bid, (ask - bid) / (bid + ask), math.nan)
     return torch.where(spread > 0.0, torch.log(spread / mean_over(spread, bars)), math.nan)
@@ -116,14 +117,14 @@ def spread_ratio(bid: Tensor, ask: Tensor, *, bars: int) -> Tensor:
     "12(1), from close to close in place of event to event, over the depth",
 )
 def quote_flow(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor, *, bars: int) -> Tensor:
-    """Order flow imbalance of the best quotes over n bars; above 0: added to the bid or taken from the ask.
+    """Order flow imbalance of the best quotes over n bars; positive if size was added to the bid or taken from the ask.
 
     Formula: n x / d, x the mean of e[i] and d the mean of (bid_size[i] + ask_size[i]) / 2, over the bars in t-n+1..t
     that have quotes at both ends; e[i] = bid_size[i] (where bid[i] >= bid[i-1]) - bid_size[i-1] (where
     bid[i] <= bid[i-1]) - ask_size[i] (where ask[i] <= ask[i-1]) + ask_size[i-1] (where ask[i] >= ask[i-1])
 
-    Missing: quotes at both ends of fewer than 80 % of the n bars, or empty queues; what came and went within a bar
-    is not seen.
+    Missing: quotes at both ends of fewer than 80 % of the n bars, or empty queues. Changes that
+    revert within a bar are not seen.
     """
     rose = _side_flow(bid, bid_size)
     fell = _side_flow(-ask, ask_size)
@@ -133,7 +134,9 @@ def quote_flow(bid: Tensor, ask: Tensor, bid_size: Tensor, ask_size: Tensor, *, 
 
 
 def _side_flow(price: Tensor, size: Tensor) -> Tensor:
-    """Return what was added at the best price of one side; a better price is a greater one."""
-    before, held = shift(price, 1), shift(size, 1)
-    flow = torch.where(price >= before, size, 0.0) - torch.where(price <= before, held, 0.0)
-    return torch.where(torch.isnan(price - before) | torch.isnan(size) | torch.isnan(held), math.nan, flow)
+    """Return the size added at the best price of one side, where a better price is a greater one."""
+    before, size_before = shift(price, 1), shift(size, 1)
+    flow = torch.where(price >= before, size, 0.0) - torch.where(price <= before, size_before, 0.0)
+    return torch.where(
+        torch.isnan(price - before) | torch.isnan(size) | torch.isnan(size_before), math.nan, flow
+    )

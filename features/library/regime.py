@@ -1,8 +1,8 @@
-"""In which state is the market: calm or wild, easy or hard to trade in?
+"""Volatility and illiquidity regimes.
 
-The filter is causal and finite: means whose weights halve every 8 and every 40 bars, each cut off after n bars. It has
-no memory beyond those, unlike a Markov filter or an exponential mean that runs on, whose state would depend on where
-the panel begins; and it has no hysteresis, so a state is a function of its window.
+The filter is causal and finite: exponentially weighted means with half-lives of 8 and 40 bars, cut off after n bars.
+Unlike a Markov filter or an unbounded exponential mean, its state does not depend on where the panel begins; and it has
+no hysteresis, so a state is a function of its window.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from features.ops.rolling_stats import decayed_means_over
 _SHORT: Final = 8.0
 _LONG: Final = 40.0
 _STATE: Final = math.log(1.25)
-"""Beyond this log ratio it is another state. On normal returns of one volatility the log ratio of the volatilities has
-a standard deviation of 0.10, so 3 % of bars are called calm or wild by chance. That of the illiquidities has 0.11 (5 %)
-where every bar trades the same volume, and 0.21 (28 %) where the logs of the volumes are normal with a deviation of 1
-(measured over 50 x 4000 bars)."""
+"""Log ratio beyond which the state differs from usual. On normal returns of constant volatility the log ratio of the
+volatilities has a standard deviation of 0.10, so 3 % of bars are classified as calm or volatile by chance. That of the
+illiquidities has 0.11 (5 %) with constant volume, and 0.21 (28 %) with log-normal volumes whose logs have a standard
+deviation of 1 (measured over 50 x 4000 bars)."""
 
 _VOLATILITY: Final = (
     "after RiskMetrics Technical Document (fourth edition, 1996), section 5.2, exponential weights, cut off after n "
@@ -35,14 +35,14 @@ _LIQUIDITY: Final = (
 
 
 def volatility_ratio(step_return: Tensor, bars: int) -> Tensor:
-    """Return the log of the short over the long volatility, (S, T)."""
+    """Return the log ratio of short-term to long-term volatility, (S, T)."""
     square = [step_return * step_return]
     [short], [long] = decayed_means_over(square, bars, _SHORT), decayed_means_over(square, bars, _LONG)
     return torch.where((short > 0.0) & (long > 0.0), torch.log(short / long) / 2.0, math.nan)
 
 
 def illiquidity_ratio(step_return: Tensor, log_price: Tensor, volume: Tensor, bars: int) -> Tensor:
-    """Return the log of the short over the long illiquidity, (S, T)."""
+    """Return the log ratio of short-term to long-term illiquidity, (S, T)."""
     pair = [torch.abs(step_return), torch.exp(log_price) * volume]
     (moved, traded), (moved_long, traded_long) = (decayed_means_over(pair, bars, h) for h in (_SHORT, _LONG))
     ratio = moved / traded / (moved_long / traded_long)
@@ -50,7 +50,7 @@ def illiquidity_ratio(step_return: Tensor, log_price: Tensor, volume: Tensor, ba
 
 
 def state_of(ratio: Tensor) -> Tensor:
-    """Return -1 below the lower bound, 1 above the upper one, 0 between; NaN where the ratio is."""
+    """Return -1 below the lower bound, 1 above the upper one and 0 in between; NaN where the ratio is NaN."""
     return torch.where(torch.abs(ratio) > _STATE, torch.sign(ratio), 0.0 * ratio)
 
 
@@ -62,12 +62,12 @@ def state_of(ratio: Tensor) -> Tensor:
     source=_VOLATILITY,
 )
 def volatility_regime(step_return: Tensor, *, bars: int) -> Tensor:
-    """Volatility now against that of the window; above 0: wilder.
+    """Short-term relative to long-term volatility; positive if volatility is elevated.
 
     Formula: ln(V8 / V40) / 2, Vh the mean of r[i]^2 over the returns that exist in t-n+1..t, weighted by
     2^(-age / h)
 
-    Missing: less than 80 % of either weight belongs to returns that exist, or the price did not move.
+    Missing: existing returns carry less than 80 % of either total weight, or the price did not move.
     """
     return volatility_ratio(step_return, bars)
 
@@ -80,7 +80,7 @@ def volatility_regime(step_return: Tensor, *, bars: int) -> Tensor:
     source=_VOLATILITY,
 )
 def volatility_state(step_return: Tensor, *, bars: int) -> Tensor:
-    """Whether the market is calm (-1), as usual (0) or wild (1).
+    """Volatility state: calm (-1), usual (0) or volatile (1).
 
     Formula: the sign of `volatility_regime` where it is beyond ln 1.25, 0 elsewhere
 
@@ -97,12 +97,12 @@ def volatility_state(step_return: Tensor, *, bars: int) -> Tensor:
     source=_LIQUIDITY,
 )
 def illiquidity_regime(step_return: Tensor, log_price: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """How far the price moves for what is traded, now against the window; above 0: harder to trade.
+    """Short-term relative to long-term illiquidity (price move per notional traded); positive if harder to trade.
 
     Formula: ln(L8 / L40), Lh = mean of |r[i]| / mean of p[i] volume[i] over the bars that have both in t-n+1..t,
     each weighted by 2^(-age / h), p the last print's price
 
-    Missing: less than 80 % of either weight belongs to bars that have both, the price did not move, or nothing was
+    Missing: bars that have both carry less than 80 % of either total weight, the price did not move, or nothing was
     traded.
     """
     return illiquidity_ratio(step_return, log_price, volume, bars)
@@ -116,7 +116,7 @@ def illiquidity_regime(step_return: Tensor, log_price: Tensor, volume: Tensor, *
     source=_LIQUIDITY,
 )
 def illiquidity_state(step_return: Tensor, log_price: Tensor, volume: Tensor, *, bars: int) -> Tensor:
-    """Whether it is easy (-1), as usual (0) or hard (1) to trade.
+    """Liquidity state: easy (-1), usual (0) or hard (1) to trade.
 
     Formula: the sign of `illiquidity_regime` where it is beyond ln 1.25, 0 elsewhere
 

@@ -1,8 +1,8 @@
-"""How far does a relayed book run behind the one that it relays?
+"""Features of the lag of a relayed order book.
 
-GaiaEx shows Hyperliquid's books, so the distance between the two is no opportunity but a delay. The recorder measures
-it where the relay shows the same best prices as Hyperliquid's own quotes did before (table `lags`, channel
-`gaiaex relay`): over all relayed books together, minute by minute, so every relayed instrument has the same.
+GaiaEx shows Hyperliquid's books, so a difference between the two is a delay and not an arbitrage opportunity. The
+recorder measures the lag whenever the relay shows the same best prices as Hyperliquid's own quotes did before (table
+`lags`, channel `gaiaex relay`), per minute over all relayed books, so every relayed instrument has the same value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SOURCE: Final = "GaiaEx docs, ws-public (undated, read 2026-11-23); measured by
 
 @feature(lookback_bars=0, inputs=("relay_lag_ms",), unit="ln(1 + ms)", source=_SOURCE)
 def relay_lag(relay_lag_ms: Tensor) -> Tensor:
-    """How long after Hyperliquid the relay shows a change.
+    """Delay of the relay behind Hyperliquid's quotes.
 
     Formula: ln(1 + m), m the median in milliseconds of the lags that are not negative, in the newest measured minute
     that was knowable at the close
@@ -31,7 +31,7 @@ def relay_lag(relay_lag_ms: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("relay_age_ms",), unit="s", source=_SOURCE)
 def relay_lag_age(relay_age_ms: Tensor) -> Tensor:
-    """Age of the relay's lag.
+    """Age of the lag measurement.
 
     Formula: seconds since the newest measured minute became knowable, as of the close
 

@@ -1,4 +1,4 @@
-"""How far has the price come, and how old is it?"""
+"""Returns, momentum, range position and price age."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.ops.rolling_stats import max_over
 
 
 def log_change(log_price: Tensor, observed: Tensor, bars: int) -> Tensor:
-    """Return the change of the log price over `bars` bars of the clock, where enough of them was observed.
+    """Return the change of the log price over `bars` bars of the clock, where enough of them were observed.
 
     Args:
         log_price: (S, T) float64, NaN where there is no price.
@@ -31,12 +31,12 @@ def log_change(log_price: Tensor, observed: Tensor, bars: int) -> Tensor:
     source="Campbell, Lo and MacKinlay (1997), The Econometrics of Financial Markets, section 1.4",
 )
 def log_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Return of the last price over n bars; positive where it rose.
+    """Log return of the last price over n bars.
 
     Formula: ln p[t] - ln p[t-n], p the last print's price, carried through quiet bars up to 31 bars
 
-    Missing: no price at either end, or fewer than 80 % of the n bars observed. A shorter hole inside is spanned, and
-    its bars count: n are steps of the clock and not prints.
+    Missing: no price at either end, or fewer than 80 % of the n bars observed. Shorter holes inside the
+    window are spanned and their bars counted: n counts steps of the clock, not prints.
     """
     return log_change(log_price, observed, bars)
 
@@ -50,12 +50,12 @@ def log_return(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     "plain volatility of the same bars for their exponentially weighted one of the time before",
 )
 def momentum(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Return over n bars, in units of what the volatility of those bars would make of it.
+    """Return over n bars, scaled by the volatility of the same bars.
 
     Formula: (ln p[t] - ln p[t-n]) / (s sqrt(n)), s = sqrt(mean of r[i]^2 over the returns that exist in t-n+1..t),
     r[i] = ln p[i] - ln p[i-1]; where all exist it lies within -sqrt(n) and sqrt(n)
 
-    Missing: the n-bar return is, or fewer than 80 % of the one-bar returns exist, or the price never moved.
+    Missing: the n-bar return is missing, or fewer than 80 % of the one-bar returns exist, or the price never moved.
     """
     step = log_price - shift(log_price, 1)
     spread = torch.sqrt(bars * mean_over(step * step, bars))
@@ -71,7 +71,7 @@ def momentum(log_price: Tensor, observed: Tensor, *, bars: int) -> Tensor:
     "over high; the low beside the high, in logs, as in Lane's stochastic %K",
 )
 def range_position(log_price: Tensor, high: Tensor, low: Tensor, observed: Tensor, *, bars: int) -> Tensor:
-    """Where the last price stands between the lowest (0) and the highest (1) print of n bars.
+    """Position of the last price between the lowest (0) and the highest (1) print of n bars.
 
     Formula: (ln p[t] - ln L) / (ln H - ln L), L the least low and H the greatest high of the bars that printed
     in t-n+1..t
@@ -92,13 +92,13 @@ def range_position(log_price: Tensor, high: Tensor, low: Tensor, observed: Tenso
     "Studies 1(1), overlapping returns, q = 5, without their mean return and without their correction for bias",
 )
 def variance_ratio(log_price: Tensor, *, bars: int) -> Tensor:
-    """Whether five-bar returns vary more (above 0: trend) or less (below 0: reversal) than one-bar returns tell.
+    """Variance ratio of five-bar to one-bar returns, less 1: above 0 suggests trend, below 0 reversal.
 
     Formula: mean of q[i]^2 / (5 mean of r[i]^2) - 1, q[i] = ln p[i] - ln p[i-5] over t-n+5..t, r[i] = ln p[i] -
     ln p[i-1] over t-n+1..t
 
-    Missing: fewer than 80 % of either kind exist, or the price never moved. Either kind needs a price at its own two
-    ends only, so a five-bar return may span a hole of up to four bars.
+    Missing: fewer than 80 % of the one-bar or of the five-bar returns exist, or the price never moved. A return needs
+    a price only at its two ends, so a five-bar return may span a hole of up to four bars.
     """
     one, five = log_price - shift(log_price, 1), log_price - shift(log_price, 5)
     single = mean_over(one * one, bars)
@@ -117,6 +117,6 @@ def price_age(price_age: Tensor) -> Tensor:
 
     Formula: bars since the last print, 0 where this bar printed; every bar since was quiet
 
-    Missing: in a hole, after one until the next print, and beyond 31 bars.
+    Missing: inside a hole, after a hole until the next print, and beyond 31 bars.
     """
     return price_age

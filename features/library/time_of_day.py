@@ -1,4 +1,4 @@
-"""What time of day and week is it when the bar closes, and in which trading session?"""
+"""Features of the time of day and week at the close, and of the trading session."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SESSION: Final = (
 
 @feature(lookback_bars=0, inputs=("day_share",), unit="-1 to 1", source=_SOURCE)
 def hour_sin(day_share: Tensor) -> Tensor:
-    """Hour of the UTC day on a circle, sine.
+    """Sine of the UTC time of day, on a 24-hour circle.
 
     Formula: sin(2 pi x), x the share of the UTC day that has passed at the close
 
@@ -38,7 +38,7 @@ def hour_sin(day_share: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("day_share",), unit="-1 to 1", source=_SOURCE)
 def hour_cos(day_share: Tensor) -> Tensor:
-    """Hour of the UTC day on a circle, cosine.
+    """Cosine of the UTC time of day, on a 24-hour circle.
 
     Formula: cos(2 pi x), x the share of the UTC day that has passed at the close
 
@@ -49,7 +49,7 @@ def hour_cos(day_share: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("week_share",), unit="-1 to 1", source=_WEEK)
 def week_sin(week_share: Tensor) -> Tensor:
-    """Time of the UTC week on a circle, sine.
+    """Sine of the UTC time of the week, on a seven-day circle.
 
     Formula: sin(2 pi x), x the share of the week that has passed at the close since Sunday 00:00 UTC
 
@@ -60,7 +60,7 @@ def week_sin(week_share: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("week_share",), unit="-1 to 1", source=_WEEK)
 def week_cos(week_share: Tensor) -> Tensor:
-    """Time of the UTC week on a circle, cosine.
+    """Cosine of the UTC time of the week, on a seven-day circle.
 
     Formula: cos(2 pi x), x the share of the week that has passed at the close since Sunday 00:00 UTC
 
@@ -71,18 +71,18 @@ def week_cos(week_share: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("session",), unit="0 or 1", source=_SESSION)
 def session_regular(session: Tensor) -> Tensor:
-    """Whether the outside market of the instrument is in its regular hours.
+    """Whether the instrument's external market is in its regular hours.
 
     Formula: 1 where the bar's session is `regular`, 0 where it is another
 
-    Missing: the bar was not observed. An instrument without outside hours (`always`) has 0 in all three.
+    Missing: the bar was not observed. An instrument without external hours (`always`) has 0 in all three.
     """
     return _is_session(session, "regular")
 
 
 @feature(lookback_bars=0, inputs=("session",), unit="0 or 1", source=_SESSION)
 def session_extended(session: Tensor) -> Tensor:
-    """Whether the outside market of the instrument trades outside of its regular hours.
+    """Whether the instrument's external market is in extended hours.
 
     Formula: 1 where the bar's session is `extended`, 0 where it is another
 
@@ -93,7 +93,7 @@ def session_extended(session: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("session",), unit="0 or 1", source=_SESSION)
 def session_internal(session: Tensor) -> Tensor:
-    """Whether the outside market of the instrument is closed, so that the venue prices it by its own book.
+    """Whether the instrument's external market is closed, so that the venue prices it from its own book.
 
     Formula: 1 where the bar's session is `internal`, 0 where it is another
 

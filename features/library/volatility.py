@@ -1,4 +1,4 @@
-"""How much has the price moved about?"""
+"""Volatility estimators and jump features."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _BIPOWER: Final = (
 
 _JUMP_BARS: Final = 60
 _JUMP_LIMIT: Final = 4.0
-"""A return is a jump beyond so many times the volatility before it; of 10^4 normal returns about three are, by chance
-(measured over 50 x 4000; 0.6 if the volatility were known and not measured from 60 returns)."""
+"""A return is a jump if it exceeds this multiple of the preceding volatility. About three in 10^4 normal returns do so
+by chance (measured over 50 x 4000; 0.6 if the volatility were known and not estimated from 60 returns)."""
 
 
 def bipower_variance(step_return: Tensor, bars: int) -> Tensor:
-    """Return the variance of a bar from products of neighbouring returns, which a single jump does not move.
+    """Return the bipower variance per bar: a mean of products of neighbouring returns, robust to single jumps.
 
     Args:
         step_return: (S, T) float64, NaN where missing.
-        bars: how many returns; they have `bars - 1` pairs of neighbours.
+        bars: number of returns, which form `bars - 1` pairs of neighbours.
     """
     size = torch.abs(step_return)
     return math.pi / 2.0 * mean_over(size * shift(size, 1), bars - 1)
@@ -46,8 +46,8 @@ def realised_volatility(log_price: Tensor, *, bars: int) -> Tensor:
 
     Formula: sqrt(mean of r[i]^2 over the returns that exist in t-n+1..t), r[i] = ln p[i] - ln p[i-1]
 
-    Missing: fewer than 80 % of the n returns exist; a return needs a price at both of its own ends, so the
-    move over a hole is left out. A quiet bar returns zero.
+    Missing: fewer than 80 % of the n returns exist; a return needs a price at both of its ends, so moves
+    across a hole are left out. The return of a quiet bar is zero.
     """
     change = log_price - shift(log_price, 1)
     return torch.sqrt(mean_over(change * change, bars))
@@ -62,13 +62,13 @@ def realised_volatility(log_price: Tensor, *, bars: int) -> Tensor:
     "J. Business 53(1)",
 )
 def parkinson_volatility(high: Tensor, low: Tensor, silent: Tensor, *, bars: int) -> Tensor:
-    """Volatility from the ranges of n bars.
+    """Parkinson volatility from the high-low ranges of n bars.
 
     Formula: sqrt(m / (4 ln 2)), m the mean of ln(high/low)^2 over the bars observed in t-n+1..t
 
-    Missing: fewer than 80 % of the n bars observed, or the venue has no trade feed. A quiet bar has no range: zero.
-    With few prints in a bar it is too low, and what the price moves from one bar's last print to the next bar's first
-    is left out.
+    Missing: fewer than 80 % of the n bars observed, or the venue has no trade feed. A quiet bar counts as a
+    range of zero. The estimate is too low with few prints per bar, and ignores moves between one bar's last print and
+    the next bar's first.
     """
     log_range = torch.where(silent, 0.0, torch.log(high / low))
     return torch.sqrt(mean_over(log_range * log_range, bars) / (4.0 * math.log(2.0)))
@@ -82,7 +82,7 @@ def parkinson_volatility(high: Tensor, low: Tensor, silent: Tensor, *, bars: int
     source=_BIPOWER + ", as a mean per pair",
 )
 def bipower_volatility(step_return: Tensor, *, bars: int) -> Tensor:
-    """Volatility of n one-bar returns without their jumps.
+    """Bipower volatility of n one-bar returns, which excludes jumps.
 
     Formula: sqrt((pi / 2) m), m the mean of |r[i]| |r[i-1]| over the pairs that exist, i in t-n+2..t, r the one-bar
     log returns
@@ -102,7 +102,7 @@ def bipower_volatility(step_return: Tensor, *, bars: int) -> Tensor:
     "Variance, J. Financial Econometrics 3(4), cut off at zero",
 )
 def jump_share(step_return: Tensor, *, bars: int) -> Tensor:
-    """Share of the variance of n bars that came in jumps.
+    """Share of the variance of n bars due to jumps.
 
     Formula: max(V - B, 0) / V, V the mean of r[i]^2 over the returns that exist in t-n+1..t, B the square of
     the bipower volatility of the same bars
@@ -123,13 +123,13 @@ def jump_share(step_return: Tensor, *, bars: int) -> Tensor:
     "Review of Financial Studies 21(6): their ratio with the volatility scaled by pi / 2, and a bound of 4 for theirs",
 )
 def jump_balance(step_return: Tensor, *, bars: int) -> Tensor:
-    """Jumps up less jumps down in n bars.
+    """Number of upward less downward jumps in n bars.
 
     Formula: n times the mean of j[i] over the bars in t-n+1..t that have both r[i] and b[i-1]; j[i] = sign(r[i]) where
-    |r[i]| > 4 b[i-1] and 0 elsewhere, b[i-1] the bipower volatility of the 60 returns up to i-1; not whole where bars
+    |r[i]| > 4 b[i-1] and 0 elsewhere, b[i-1] the bipower volatility of the 60 returns up to i-1; not an integer if bars
     are missing
 
-    Missing: fewer than 80 % of the n bars have both a return and a volatility to judge it by.
+    Missing: fewer than 80 % of the n bars have both a return and a volatility to compare it with.
     """
     usual = shift(torch.sqrt(bipower_variance(step_return, _JUMP_BARS)), 1)
     jump = torch.where(torch.abs(step_return) > _JUMP_LIMIT * usual, torch.sign(step_return), 0.0)
@@ -146,7 +146,7 @@ def jump_balance(step_return: Tensor, *, bars: int) -> Tensor:
     "Volatility, Bad Volatility, and the Cross Section of Stock Returns, JFQA 55(3)",
 )
 def semivariance_balance(step_return: Tensor, *, bars: int) -> Tensor:
-    """Whether the variance of n bars came from rises (above 0) or from falls (below 0).
+    """Semivariance of rises less that of falls, as a share of the variance of n bars.
 
     Formula: (sum of r[i]^2 where r[i] > 0, less where r[i] < 0) / sum of r[i]^2, over the returns that exist in
     t-n+1..t

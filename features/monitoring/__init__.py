@@ -1,1 +1,1 @@
-"""Health, drift and limits of features."""
+"""Health, drift and limit checks of features."""

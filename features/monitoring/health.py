@@ -1,9 +1,9 @@
-"""Is a block of features fit to learn from: how much is known, what never varies, what drifted since training?
+"""Health of a feature block: coverage, missing and constant values, and drift since training.
 
-Every figure is of one feature and one instrument. A block is split at an instant: what lies after it is what a model
-meets, and it is compared with a training window before it: what the model that serves learned from, where that is told
-(`TrainingWindow`), and else all that lies before the split. Limits (features/monitoring/checks.py) refuse what no model
-should be trained on, and warn of what a person should know.
+Every figure is for one feature and one instrument. A block is split at an instant: the recent window after it is
+compared with a training window before it, which is the champion's training data, if given (`TrainingWindow`), or else
+everything before the split. Limits (features/monitoring/checks.py) refuse blocks that no model should be trained on,
+and warn about findings that a person should know.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from features.feature import FeatureBlock
 from features.monitoring.checks import HealthFinding, find
-from features.monitoring.drift import LEAST_TRAINED, Figures, drift
+from features.monitoring.drift import MIN_TRAINED, Figures, drift
 from features.panel.panel import PRINTED, QUIET, Panel
 from features.sets import FEATURE_SETS
 from storage.contracts.tables import STATUSES
@@ -26,20 +26,20 @@ from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-LEAST_HELD: Final = 0.5
-"""With less of what the serving model learned from, the range says more of what is usual than that remnant."""
-_LEAST_KNOWN: Final = 100
+MIN_TRAINED_SHARE: Final = 0.5
+"""Minimum share of the champion's training window in the range; with less, everything before the split is used."""
+_MIN_KNOWN: Final = 100
 _UNLISTED: Final = STATUSES.index("unlisted")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingWindow:
-    """What the model that serves learned from.
+    """Training data of the serving model.
 
     Args:
-        version: which model.
-        since_ns, until_ns: open of the first bar, and the end of the last label.
-        instruments: of whose bars; the features are those of the block.
+        version: version of the model.
+        since_ns, until_ns: open of the first bar, and end of the last label.
+        instruments: ids of the instruments trained on; the features are those of the block.
     """
 
     version: str
@@ -50,22 +50,22 @@ class TrainingWindow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureHealth:
-    """The health of a block; figures are (F, S), NaN where there is nothing to say.
+    """Health of a block; figures are (F, S), NaN where undefined.
 
     Args:
         feature_set, fingerprint: of the block.
         names, instruments: the axes.
-        since_ns, until_ns: the block.
-        split_ns: where the recent window begins; it ends with the block.
+        since_ns, until_ns: range of the block.
+        split_ns: start of the recent window, which ends with the block.
         trained_since_ns, trained_until_ns: the training window that it is compared with.
-        champion: the version that learned from that window; empty where it is just what lies before the split, as it
-            is for instruments that the champion has not learned from.
-        coverage: share of the bars since the listing on which it is known.
+        champion: the version trained on that window; empty if the window is everything before the split, which is
+            always used for instruments that the champion was not trained on.
+        coverage: share of the bars since listing on which the feature is known.
         nulls: share of the watched bars (printed or quiet) on which it is missing.
-        constant: 1.0 where it never varies.
-        psi, ks: how far the recent window is from the training window.
-        usual: the largest PSI of a quarter of the training window from the whole of it.
-        findings: what the limits say.
+        constant: 1.0 if it never varies.
+        psi, ks: drift of the recent window against the training window.
+        usual: the largest PSI of a quarter of the training window against the whole of it.
+        findings: refusals and warnings.
     """
 
     feature_set: str
@@ -92,7 +92,7 @@ class FeatureHealth:
         return tuple(item for item in self.findings if item.verdict == "refuse")
 
     def refuse(self) -> None:
-        """Refuse the block, where a limit says so.
+        """Raise if a limit refuses the block.
 
         Raises:
             ContractError: it names the feature and the instruments.
@@ -101,32 +101,32 @@ class FeatureHealth:
             return
         first, more = self.refusals[0], len(self.refusals) - 1
         raise ContractError(
-            f"features of set {self.feature_set} are not fit to learn from: {first.feature} of "
+            f"features of set {self.feature_set} are not fit for training: {first.feature} of "
             f"{', '.join(first.instruments[:3])} {first.what}" + (f"; and {more} more" if more else ""),
-            hint=f"{first.reason}; see all of it: tickwalk features health {self.feature_set}",
+            hint=f"{first.reason}; see all findings: tickwalk features health {self.feature_set}",
             findings=[asdict(item) for item in self.refusals],
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the health for JSON; null where there is nothing to say."""
-        plain = {name: getattr(self, name) for name in _TOLD}
+        """Return the health for JSON, with null for undefined figures."""
+        plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
         figures = {name: _plain(getattr(self, name)) for name in _FIGURES}
         return plain | figures | {"findings": [asdict(item) for item in self.findings]}
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> FeatureHealth:
-        """Return the health that `to_dict` described."""
-        earlier = {"trained_since_ns": told["since_ns"], "trained_until_ns": told["split_ns"], "champion": ""}
-        held: dict[str, Any] = {name: (earlier | told)[name] for name in _TOLD}
-        held |= {name: tuple(told[name]) for name in ("names", "instruments")}
-        held |= {name: np.array(told[name], dtype=np.float64) for name in _FIGURES}
+    def from_dict(cls, data: dict[str, Any]) -> FeatureHealth:
+        """Return the health from the result of `to_dict`."""
+        earlier = {"trained_since_ns": data["since_ns"], "trained_until_ns": data["split_ns"], "champion": ""}
+        fields: dict[str, Any] = {name: (earlier | data)[name] for name in _PLAIN_FIELDS}
+        fields |= {name: tuple(data[name]) for name in ("names", "instruments")}
+        fields |= {name: np.array(data[name], dtype=np.float64) for name in _FIGURES}
         findings = (
-            HealthFinding(**item | {"instruments": tuple(item["instruments"])}) for item in told["findings"]
+            HealthFinding(**item | {"instruments": tuple(item["instruments"])}) for item in data["findings"]
         )
-        return cls(**held, findings=tuple(findings))
+        return cls(**fields, findings=tuple(findings))
 
 
-_TOLD: Final = (
+_PLAIN_FIELDS: Final = (
     "feature_set", "fingerprint", "names", "instruments", "since_ns", "split_ns", "until_ns",
     "trained_since_ns", "trained_until_ns", "champion",
 )  # fmt: skip
@@ -136,26 +136,28 @@ _FIGURES: Final = ("coverage", "nulls", "constant", "psi", "ks", "usual")
 def check_health(
     block: FeatureBlock, panel: Panel, *, split_ns: int, learned: TrainingWindow | None = None
 ) -> FeatureHealth:
-    """Return the health of a block.
+    """Compute the health of a block.
 
-    Steps whose lookback reaches before the block are left out: nobody can know them. Features of the clock do not
-    drift: what they say is known for ever.
+    Steps whose lookback reaches before the block are excluded, since they are always masked. Drift is not computed for
+    clock features, which are deterministic.
 
     Args:
         block: features.
         panel: the bars that they were built from, on the same axes.
-        split_ns: where the newest share begins, which is compared with what lies before.
-        learned: what the model that serves learned from. Where the block holds `LEAST_HELD` of that before the split,
-            the newest share is compared with exactly those steps; that of an instrument it never learned from still
-            with all that lies before.
+        split_ns: start of the recent window, which is compared with earlier steps.
+        learned: training data of the serving model. If the block has at least `MIN_TRAINED_SHARE` of it before the
+            split, the recent window is compared with exactly those steps, except for instruments that the model was
+            not trained on, which are compared with everything before the split.
 
     Raises:
         ContractError: block and panel do not have the same axes.
     """
     if block.instruments != panel.instruments or not np.array_equal(block.ts_open_ns, panel.ts_open_ns):
-        raise ContractError("a block and the panel it is judged by must have the same instruments and clock")
+        raise ContractError("a block and its panel must have the same instruments and clock")
     shape = (len(block.names), len(block.instruments))
-    figures = {name: np.full(shape, math.nan) for name in (*_FIGURES, "ago", "of_late", "rescaled")}
+    figures = {
+        name: np.full(shape, math.nan) for name in (*_FIGURES, "nulls_trained", "nulls_recent", "rescaled")
+    }
     status = panel.status.cpu().numpy()
     watched = (status == PRINTED) | (status == QUIET)
     listed = status != _UNLISTED
@@ -173,9 +175,9 @@ def check_health(
             found = {
                 "coverage": _share(known & counted, counted),
                 "nulls": _share(~known & seen, seen),
-                "ago": _share(~known & seen & usual, seen & usual),
-                "of_late": _share(~known & seen & recent, seen & recent),
-                "constant": float(known.sum() >= _LEAST_KNOWN and np.ptp(value[known]) == 0.0),
+                "nulls_trained": _share(~known & seen & usual, seen & usual),
+                "nulls_recent": _share(~known & seen & recent, seen & recent),
+                "constant": float(known.sum() >= _MIN_KNOWN and np.ptp(value[known]) == 0.0),
             }
             if name not in clocks:
                 found |= drift(value[known & inside & usual], value[known & inside & recent])
@@ -207,20 +209,20 @@ def check_health(
 def _training_window(
     block: FeatureBlock, split_ns: int, learned: TrainingWindow | None
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """Return which steps the newest share is compared with, and which version learned from them.
+    """Return the steps with which the recent window is compared, and the version trained on them.
 
-    Steps of the newest share are not compared with themselves, even where the model has learned from them too.
+    The recent window itself is excluded, even if the model was trained on it too.
     """
     before: npt.NDArray[np.bool_] = block.ts_open_ns < split_ns
     if learned is None:
         return before, ""
-    held = before & (block.ts_open_ns >= learned.since_ns)
-    held &= block.ts_open_ns + block.width_ns <= learned.until_ns
-    asked = (learned.until_ns - learned.since_ns) // block.width_ns
-    counted = int((held[block.lookback_bars :]).sum())
-    if counted < max(LEAST_HELD * asked, LEAST_TRAINED):
+    trained = before & (block.ts_open_ns >= learned.since_ns)
+    trained &= block.ts_open_ns + block.width_ns <= learned.until_ns
+    wanted = (learned.until_ns - learned.since_ns) // block.width_ns
+    counted = int((trained[block.lookback_bars :]).sum())
+    if counted < max(MIN_TRAINED_SHARE * wanted, MIN_TRAINED):
         return before, ""
-    return held, learned.version
+    return trained, learned.version
 
 
 def _share(part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> float:

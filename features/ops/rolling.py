@@ -1,12 +1,12 @@
-"""How is something summed, counted or carried over the last n bars, with the same bits wherever the panel is cut?
+"""Rolling sums, counts, means and forward fills over the last n bars, bit-identical wherever the panel begins.
 
-Every window here is built by doubling: a sum over 2n bars is two sums over n bars, so the order of the
-additions depends on the window alone. A running sum (`cumsum`) would carry its rounding from the first bar of
-the panel into every later one, and a cut panel would differ from a whole one in the last bits.
-It also costs little: log2(n) passes for a window of n bars.
+Every window is built by doubling: a sum over 2n bars is two sums over n bars, so the order of the additions depends
+on the window alone. A running sum (`cumsum`) would carry its rounding from the first bar of the panel into every later
+one, and a part of a panel would differ from the whole in the last bits. Doubling is also cheap: log2(n) passes for a
+window of n bars.
 
-Tensors are symbol-major, `(S, T)`. A missing value is NaN, so arithmetic passes it on by itself; a mask that
-is forgotten then shows as a hole and not as a zero. Nothing here looks ahead.
+Tensors are symbol-major, `(S, T)`. A missing value is NaN, which arithmetic propagates, so a forgotten mask shows up as
+a hole and not as a zero. Nothing here looks ahead.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from torch.nn.functional import pad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 MIN_SHARE: Final = 0.8
-"""A window counts as observed where at least this share of its bars was."""
+"""A window counts as observed if at least this share of its bars was."""
 
 
 def shift(x: Tensor, bars: int, *, fill: float = math.nan) -> Tensor:
-    """Return what `x` was `bars` bars earlier; `fill` where that lies before the panel.
+    """Return the values of `x` from `bars` bars earlier; `fill` where that lies before the panel.
 
-    Everything here that looks back does it by this function, and through torch's own protocol: so whoever writes a
-    plan (features/engine/tracing.py) sees a shift as one step, and a live stream can remember instead of computing
-    again.
+    Every function here that looks back uses this one, which supports torch's function protocol: tracing
+    (features/engine/tracing.py) records a shift as a single node, so a live stream can keep history instead of
+    recomputing.
 
     Args:
         x: (S, T), any dtype.
@@ -45,14 +45,14 @@ def shift(x: Tensor, bars: int, *, fill: float = math.nan) -> Tensor:
 
 
 def sum_over(x: Tensor, bars: int) -> Tensor:
-    """Return the sum over each bar and the `bars - 1` before it; what lies before the panel counts as zero.
+    """Return the rolling sum over `bars` bars, this one included; bars before the panel count as zero.
 
     Args:
         x: (S, T), without NaN.
         bars: at least 1.
     """
-    # `part` is the sum over the `span` bars up to each bar. The window is made of such parts, the shortest first
-    # in time; `covered` of its bars are in `total`.
+    # `part` is the sum over the `span` bars up to each bar. The window is composed of such parts, the shortest being
+    # the oldest; `covered` counts the bars already in `total`.
     part, total, covered, span = x, None, 0, 1
     while True:
         if bars & span:
@@ -66,7 +66,7 @@ def sum_over(x: Tensor, bars: int) -> Tensor:
 
 
 def count_over(mask: Tensor, bars: int) -> Tensor:
-    """Return how many of each bar and the `bars - 1` before it are true.
+    """Return the rolling count of true bars over `bars` bars, this one included.
 
     Args:
         mask: (S, T) bool.
@@ -78,52 +78,52 @@ def count_over(mask: Tensor, bars: int) -> Tensor:
 
 
 def observed_over(observed: Tensor, bars: int) -> Tensor:
-    """Return whether at least `MIN_SHARE` of each bar and the `bars - 1` before it was observed.
+    """Return whether at least `MIN_SHARE` of the last `bars` bars, this one included, was observed.
 
     Args:
         observed: (S, T) bool.
     """
-    return count_over(observed, bars) >= _least(bars)
+    return count_over(observed, bars) >= _min_count(bars)
 
 
 def mean_over(x: Tensor, bars: int) -> Tensor:
-    """Return the mean of what is there of each bar and the `bars - 1` before it.
+    """Return the rolling mean of the present values over `bars` bars, this one included.
 
     Args:
         x: (S, T) float64, NaN where missing.
 
     Returns:
-        (S, T) float64; NaN where fewer than `MIN_SHARE` of the bars are there.
+        (S, T) float64; NaN where fewer than `MIN_SHARE` of the bars are present.
     """
     return means_over([x], bars)[0]
 
 
 def means_over(parts: Sequence[Tensor], bars: int) -> list[Tensor]:
-    """Return the means of each bar and the `bars - 1` before it, over the bars where all parts are there.
+    """Return the rolling means of several tensors over `bars` bars, using only bars where all are present.
 
     Args:
         parts: each (S, T) float64, NaN where missing.
 
     Returns:
-        Of each part (S, T) float64; NaN where all are there on fewer than `MIN_SHARE` of the bars.
+        For each part (S, T) float64; NaN where all are present on fewer than `MIN_SHARE` of the bars.
     """
-    there = reduce(and_, (~torch.isnan(part) for part in parts))
-    count = count_over(there, bars)
-    sums = (sum_over(torch.where(there, part, 0.0), bars) for part in parts)
-    return [torch.where(count >= _least(bars), part / count, math.nan) for part in sums]
+    present = reduce(and_, (~torch.isnan(part) for part in parts))
+    count = count_over(present, bars)
+    sums = (sum_over(torch.where(present, part, 0.0), bars) for part in parts)
+    return [torch.where(count >= _min_count(bars), part / count, math.nan) for part in sums]
 
 
 def carry(x: Tensor, through: Tensor, bars: int, *, ageing: float = 0.0) -> Tensor:
-    """Return the last value within `bars` bars, provided that every bar since lets it through.
+    """Forward-fill the last value for up to `bars` bars, through bars that allow it.
 
-    This is how a last price survives quiet bars and nothing else: at a bar that is neither priced nor quiet
-    the chain ends, and a later quiet bar has no price either.
+    A last price is carried through quiet bars and nothing else: a bar that is neither priced nor quiet ends the chain,
+    and later quiet bars have no price either.
 
     Args:
         x: (S, T) float64, NaN where there is no value.
-        through: (S, T) bool; true where nothing can have changed (and `x` is NaN).
-        bars: how many bars may be looked at, this one among them; a power of two.
-        ageing: what a value gains for each bar that it is carried.
+        through: (S, T) bool; true where the value cannot have changed (and `x` is NaN).
+        bars: length of the window, this bar included; a power of two.
+        ageing: increment added per carried bar.
     """
     span = 1
     while span < bars:
@@ -134,5 +134,5 @@ def carry(x: Tensor, through: Tensor, bars: int, *, ageing: float = 0.0) -> Tens
     return x
 
 
-def _least(bars: int) -> int:
+def _min_count(bars: int) -> int:
     return math.ceil(MIN_SHARE * bars)

@@ -1,7 +1,7 @@
-"""What is the decayed mean, the extreme or the co-movement of the last n bars, in the same bits however panels are cut?
+"""Rolling decayed means, maxima and covariances, bit-identical wherever the panel begins.
 
-As in features/ops/rolling.py everything is made by doubling, and ends after n bars: an exponential filter that ran on
-for ever would carry the first bar of the panel into every later one.
+As in features/ops/rolling.py, windows are built by doubling and end after n bars: an unbounded exponential filter
+would carry the first bar of the panel into every later one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from features.ops.rolling import MIN_SHARE, count_over, shift, sum_over
 
-# Below this share of the squared mean, a variance is what rounding left of a constant.
+# Below this share of the squared mean, a variance is rounding error of a constant.
 _CONSTANT: Final = 1e-10
 
 
 def decayed_sum_over(x: Tensor, bars: int, half_life: float) -> Tensor:
-    """Return the sum over each bar and the `bars - 1` before it, weighted by 2^(-age / half_life).
+    """Return the rolling sum over `bars` bars, weighted by 2^(-age / half_life).
 
     Args:
         x: (S, T) float64, without NaN.
@@ -40,50 +40,50 @@ def decayed_sum_over(x: Tensor, bars: int, half_life: float) -> Tensor:
 
 
 def decayed_means_over(parts: Sequence[Tensor], bars: int, half_life: float) -> list[Tensor]:
-    """Return the means of each bar and the `bars - 1` before it, the newer the heavier, over where all parts exist.
+    """Return exponentially weighted rolling means over `bars` bars, using only bars where all parts are present.
 
     Args:
         parts: each (S, T) float64, NaN where missing.
 
     Returns:
-        Of each part (S, T) float64; NaN where less than `MIN_SHARE` of the whole window's weight is there.
+        For each part (S, T) float64; NaN where less than `MIN_SHARE` of the window's total weight is present.
     """
-    there = ~torch.isnan(sum(parts[1:], parts[0]))
-    known = [there.to(torch.float64), *(torch.where(there, part, 0.0) for part in parts)]
+    present = ~torch.isnan(sum(parts[1:], parts[0]))
+    known = [present.to(torch.float64), *(torch.where(present, part, 0.0) for part in parts)]
     weight, *sums = (decayed_sum_over(part, bars, half_life) for part in known)
     whole = math.fsum(2.0 ** (-age / half_life) for age in range(bars))
-    # A hair below, so that the order of the additions cannot decide at the limit itself.
+    # Slightly below the limit, so that the order of the additions cannot decide at the limit itself.
     is_enough = weight >= (MIN_SHARE - 1e-9) * whole
     return [torch.where(is_enough, part / weight, math.nan) for part in sums]
 
 
 def max_over(x: Tensor, bars: int) -> Tensor:
-    """Return the greatest of what is there of each bar and the `bars - 1` before it.
+    """Return the rolling maximum of the present values over `bars` bars, this one included.
 
     Args:
         x: (S, T) float64, NaN where missing.
 
     Returns:
-        (S, T) float64; -inf where nothing is there, or all lies before the panel.
+        (S, T) float64; -inf where nothing is present, or the window lies before the panel.
     """
     part = torch.where(torch.isnan(x), -math.inf, x)
     span = 1
     while 2 * span <= bars:
         part = torch.maximum(part, shift(part, span, fill=-math.inf))
         span *= 2
-    # Two spans that overlap: a maximum may count a bar twice.
+    # Two overlapping spans: a maximum may count a bar twice.
     return torch.maximum(part, shift(part, bars - span, fill=-math.inf))
 
 
 def moments_over(x: Tensor, y: Tensor, bars: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return covariance and both variances of the pairs that exist in each bar and the `bars - 1` before it.
+    """Return the rolling covariance and both variances of the complete pairs over `bars` bars, this one included.
 
     Args:
         x, y: (S, T) float64, NaN where missing; either may be (1, T).
 
     Returns:
-        cov(x, y), var(x), var(y), each (S, T) float64; NaN where fewer than `MIN_SHARE` of the pairs exist, or
-        a variance is no more than rounding.
+        cov(x, y), var(x), var(y), each (S, T) float64; NaN where fewer than `MIN_SHARE` of the pairs are complete, or
+        where a variance is only rounding error.
     """
     both = ~torch.isnan(x) & ~torch.isnan(y)
     x, y = torch.where(both, x, 0.0), torch.where(both, y, 0.0)

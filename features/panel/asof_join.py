@@ -1,9 +1,9 @@
-"""What else than bars was known of each instrument at each close?
+"""As-of joins of books, funding payments and relay lags to the bars of a panel.
 
-Joins in time go through `asof_join`, so "knowable" has one meaning: at a close the newest row counts that was
-knowable by then, `ts_knowable <= ts_close`, and its age runs from when it was.
-A row counts for a stated time only, so that no value depends on where a panel begins; who reads it may want it
-younger (features/inputs.py).
+All joins in time use `asof_join`, so "knowable" has one meaning: each close gets the newest row with
+`ts_knowable <= ts_close`, and the row's age is counted from its `ts_knowable`.
+A row expires after a fixed time, so that no value depends on where a panel begins; features/inputs.py may apply
+stricter limits.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ BOOK_COLUMNS: Final = ("bid_depth", "ask_depth", "book_age_ms", "book_cadence_ms
 PAID_COLUMNS: Final = ("paid_rate", "paid_age_ms")
 RELAY_COLUMNS: Final = ("relay_lag_ms", "relay_age_ms")
 JOINED: Final = (*BOOK_COLUMNS, *PAID_COLUMNS, *RELAY_COLUMNS)
-"""Columns of a panel that are no columns of `bars`."""
+"""Panel columns that are not columns of `bars`."""
 
 DEPTH_LEVELS: Final = 5
-"""How many levels a depth adds up: as many as a fast book has."""
+"""Number of levels summed into a depth: as many as a fast book has."""
 CADENCE_NS: Final = 60 * NS
-"""Over how long it is counted how often books come."""
+"""Length of the window in which books are counted to find their cadence."""
 _TABLES: Final = (BOOK_COLUMNS, PAID_COLUMNS, RELAY_COLUMNS)
 _MODES: Final = ("fast", "slow", "relay")
 PAID_NS: Final = 9 * 3_600 * NS
-"""How long a payment of funding counts: they came every 8 hours once."""
+"""Expiry of a funding payment: payments used to come every 8 hours."""
 RELAY_NS: Final = 300 * NS
-"""How long a relay's lag counts."""
+"""Expiry of a relay lag."""
 _RELAYS: Final = "gaiaex|"
 _RELAY_CHANNEL: Final = "gaiaex relay"
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
-# Of all books that became known within one step only the last can be the newest at a close; the others are counted.
+# Of all books that became known within one step only the last can be the newest at a close; the rest is only counted.
 _BOOKS: Final = f"""
 WITH known AS (
     SELECT instrument, mode, ts_knowable_ns, ts_event, frame, bid_sz, ask_sz, is_stale,
@@ -82,11 +82,11 @@ ORDER BY ts_knowable_ns, ts_from, journal
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The instruments and closes that rows are joined to.
+    """Instruments and closes that rows are joined to.
 
     Args:
         instruments: (S,) ids.
-        ts_close_ns: (T,) int64, rising by `width_ns`; at least one.
+        ts_close_ns: (T,) int64, increasing by `width_ns`; at least one.
         width_ns: the width of a bar.
     """
 
@@ -95,17 +95,17 @@ class Grid:
     width_ns: int
 
     def steps_in(self, span_ns: int) -> int:
-        """Return how many steps hold a span."""
+        """Return the number of steps that cover a span, rounded up."""
         return -(-span_ns // self.width_ns)
 
     def window(self, span_ns: int) -> tuple[int, int]:
-        """Return after and until when the rows were knowable that count: a span, in whole steps, before the first."""
+        """Return the range (after, until) of `ts_knowable` to read, from a span, in whole steps, before the grid."""
         first_open_ns = int(self.ts_close_ns[0]) - self.width_ns
         return first_open_ns - self.steps_in(span_ns) * self.width_ns, int(self.ts_close_ns[-1])
 
 
 def joined_with(columns: Collection[str]) -> tuple[str, ...]:
-    """Return which columns `join_columns` returns for these."""
+    """Return the columns that `join_columns` returns for these: all columns of each table involved."""
     return tuple(name for names in _TABLES if set(names) & set(columns) for name in names)
 
 
@@ -114,11 +114,11 @@ def join_columns(lake: Lake, columns: Collection[str], grid: Grid, *, at: int | 
 
     Args:
         lake: the tables.
-        columns: names of `JOINED`; a table is read where one of its columns is named.
-        at: a snapshot of the lake; the newest where it is None.
+        columns: names of `JOINED`; a table is read if one of its columns is named.
+        at: a snapshot of the lake (default: the newest).
 
     Returns:
-        name -> (S, T) float64, NaN where nothing was known; all the columns of each table that was read.
+        name -> (S, T) float64, NaN where nothing was known; all columns of each table that was read.
     """
     joined: dict[str, Numbers] = {}
     for names, join in zip(_TABLES, (_books, _paid, _relay_lag), strict=True):
@@ -138,16 +138,16 @@ def asof_join(
     """Return the newest row of each instrument that was knowable at each instant.
 
     Args:
-        rows: `instrument`, `ts_knowable_ns` and `columns`, ordered by instrument and then as they became known;
-            of rows of one instant the last counts.
-        columns: what to return of a row.
+        rows: `instrument`, `ts_knowable_ns` and `columns`, ordered by instrument and then by `ts_knowable_ns`;
+            of rows with equal times the last one wins.
+        columns: columns to return.
         instruments: (S,) ids.
-        at_ns: (T,) int64, rising.
-        oldest_ns: a row counts while it has been knowable for less than this.
+        at_ns: (T,) int64, increasing.
+        oldest_ns: a row expires once it has been knowable for this long.
 
     Returns:
-        name -> (S, T) float64, NaN where no row was known or it says nothing; and the age of the row in
-        milliseconds, (S, T) float64, NaN where there is none.
+        name -> (S, T) float64, NaN where no row was known or its value is null; and the age of the row in
+        milliseconds, (S, T) float64, NaN where there is no row.
     """
     shape = (len(instruments), len(at_ns))
     found = {name: np.full(shape, np.nan) for name in columns}
@@ -169,45 +169,45 @@ def asof_join(
 
 
 def _books(lake: Lake, grid: Grid, at: int | None) -> dict[str, Numbers]:
-    """Return depth, age and cadence of the books that come most often; a tie goes to the first of `_MODES`."""
+    """Return depth, age and cadence of the most frequent kind of book; ties go to the first of `_MODES`."""
     rows = lake.query(_BOOKS, (*grid.window(CADENCE_NS), list(grid.instruments), grid.width_ns), at=at)
     span_ns = grid.steps_in(CADENCE_NS) * grid.width_ns
-    told, counts = [], []
+    joined, counts = [], []
     for mode in _MODES:
         part = rows.filter(pc.equal(rows["mode"], pa.scalar(mode)))
-        told.append(_joined(part, ("bid_depth", "ask_depth"), "book_age_ms", grid, span_ns))
+        joined.append(_joined(part, ("bid_depth", "ask_depth"), "book_age_ms", grid, span_ns))
         counts.append(_count_back(part, grid))
     count = np.stack(counts)
     often = np.argmax(count, axis=0)[None]
     chosen = {
-        name: np.take_along_axis(np.stack([of_mode[name] for of_mode in told]), often, axis=0)[0]
-        for name in told[0]
+        name: np.take_along_axis(np.stack([of_mode[name] for of_mode in joined]), often, axis=0)[0]
+        for name in joined[0]
     }
     most = count.max(axis=0)
     return chosen | {"book_cadence_ms": np.where(most > 0, span_ns / MS_NS / np.maximum(most, 1), np.nan)}
 
 
 def _count_back(rows: pa.Table, grid: Grid) -> npt.NDArray[np.int64]:
-    """Return how many books became known within `CADENCE_NS` up to each close, in whole steps, (S, T)."""
+    """Return the number of books that became known within `CADENCE_NS` before each close, in whole steps, (S, T)."""
     back_steps = grid.steps_in(CADENCE_NS)
     names, code = _coded(rows["instrument"])
     places = np.array([grid.instruments.index(name) for name in names], dtype=np.int64)
     counted = np.zeros((len(grid.instruments), back_steps + len(grid.ts_close_ns)), dtype=np.int64)
     counted[places[code], rows["step"].to_numpy()] = rows["books"].to_numpy()
-    # Whole numbers: a running sum of them is exact wherever it begins.
+    # Integers: a running sum is exact wherever it begins.
     total = np.pad(counted.cumsum(axis=1), ((0, 0), (1, 0)))
     recent: npt.NDArray[np.int64] = total[:, 1 + back_steps :] - total[:, 1:-back_steps]
     return recent
 
 
 def _paid(lake: Lake, grid: Grid, at: int | None) -> dict[str, Numbers]:
-    """Return the last payment of funding, for an hour, and its age."""
+    """Return the last funding payment, per hour, and its age."""
     rows = lake.query(_PAID, (*grid.window(PAID_NS), list(grid.instruments)), at=at)
     return _joined(rows, ("paid_rate",), "paid_age_ms", grid, PAID_NS)
 
 
 def _relay_lag(lake: Lake, grid: Grid, at: int | None) -> dict[str, Numbers]:
-    """Return the lag of all relayed books together, for the instruments that are relayed; NaN for others."""
+    """Return the lag over all relayed books, for relayed instruments; NaN for others."""
     rows = lake.query(_RELAY, (*grid.window(RELAY_NS), _RELAY_CHANNEL), at=at)
     whole = replace(grid, instruments=(_RELAY_CHANNEL,))
     found = _joined(rows, ("relay_lag_ms",), "relay_age_ms", whole, RELAY_NS)
@@ -225,7 +225,7 @@ def _joined(
 
 
 def _coded(column: pa.ChunkedArray[Any]) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
-    """Return the code of each id of an ordered column, and the codes, which rise."""
+    """Dictionary-encode an ordered column; return the code of each id, and the ascending codes of the rows."""
     coded: Any = column.cast(pa.string()).combine_chunks().dictionary_encode()
     names = {name: code for code, name in enumerate(coded.dictionary.to_pylist())}
     return names, coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -1,7 +1,7 @@
-"""What was known of every instrument at every step of one clock?
+"""Dense panels of bars: every instrument at every step of one clock, point-in-time.
 
-A panel is dense: every instrument has every step of the clock, and a step without a row is `unknown`.
-It holds, for each bar, the last revision that a live system would have had: `ts_knowable <= ts_close + grace`.
+A step without a row has the status `unknown`. Each bar holds the last revision that a live system would have had:
+`ts_knowable <= ts_close + grace`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ AMOUNTS: Final = ("volume", "buy_volume", "notional", "trades")
 QUOTES: Final = ("bid", "ask", "bid_size", "ask_size")
 CONTEXTS: Final = ("funding_rate", "open_interest", "oracle", "mark")
 AGES: Final = ("quote_age_ms", "context_age_ms", "observed_ms")
-SAID: Final = ("session", "trades_applicable")
-_BAR_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES, *SAID)
+ATTRIBUTES: Final = ("session", "trades_applicable")
+_BAR_COLUMNS: Final = (*PRICES, *AMOUNTS, *QUOTES, *CONTEXTS, *AGES, *ATTRIBUTES)
 COLUMNS: Final[tuple[str, ...]] = (*_BAR_COLUMNS, *JOINED)
-"""The columns that a panel carries as numbers: those of `bars` (`session` as its index in `SESSIONS`), and those
-that are joined as of the close (features/panel/asof_join.py)."""
+"""Numeric columns of a panel: those of `bars` (`session` as its index in `SESSIONS`), and those joined as of the close
+(features/panel/asof_join.py)."""
 
 ORIGINS: Final = ("live", "venue_replay", "candle")
-"""Origins that a live system, or the import of history, writes; `recent` and `archive` are repairs."""
+"""Origins written by a live system or by importing history; `recent` and `archive` are repairs."""
 
 _CODES: Final = {status: code for code, status in enumerate(STATUSES)}
 PRINTED: Final = _CODES["printed"]
@@ -71,15 +71,15 @@ class Panel:
     """Bars of S instruments on T steps of one clock.
 
     Args:
-        instruments: (S,) ids, sorted as `load_panel` makes them.
+        instruments: (S,) ids, sorted as by `load_panel`.
         width_ns: the width of a bar.
-        ts_open_ns: (T,) int64, rising by exactly `width_ns`.
-        values: name -> (S, T) float64, NaN where null; names are those of `COLUMNS`. One that is absent
-            counts as wholly missing.
+        ts_open_ns: (T,) int64, increasing by exactly `width_ns`.
+        values: name -> (S, T) float64, NaN where null; names are those of `COLUMNS`. An absent column counts as all
+            NaN.
         status: (S, T) uint8, index into `storage.contracts.tables.STATUSES`.
 
     Raises:
-        ContractError: shapes, types or the clock do not fit.
+        ContractError: shapes, types or the clock are inconsistent.
     """
 
     instruments: tuple[str, ...]
@@ -106,35 +106,35 @@ class Panel:
 
     @property
     def n_instruments(self) -> int:
-        """S."""
+        """Number of instruments, S."""
         return len(self.instruments)
 
     @property
     def n_steps(self) -> int:
-        """T."""
+        """Number of steps, T."""
         return len(self.ts_open_ns)
 
     @property
     def ts_close_ns(self) -> Nanoseconds:
-        """(T,) the instant at which each bar ends, exclusive."""
+        """(T,) exclusive end of each bar."""
         return self.ts_open_ns + self.width_ns
 
     @property
     def printed(self) -> Tensor:
-        """(S, T) bool: watched throughout, and something printed."""
+        """(S, T) bool, true where the bar was watched throughout and has prints."""
         return self.status == PRINTED
 
     def column(self, name: str) -> Tensor:
-        """Return a column as (S, T) float64; NaN throughout where the panel does not carry it."""
+        """Return a column as (S, T) float64; all NaN if the panel does not carry it."""
         if name not in COLUMNS:
             raise ContractError(f"panel column {name!r} is none of {', '.join(COLUMNS)}")
         if name in self.values:
             return self.values[name]
-        nothing = torch.full((), torch.nan, dtype=torch.float64, device=self.status.device)
-        return nothing.expand(self.status.shape)
+        missing = torch.full((), torch.nan, dtype=torch.float64, device=self.status.device)
+        return missing.expand(self.status.shape)
 
     def steps(self, start: int | None = None, stop: int | None = None) -> Panel:
-        """Return the steps `start` to `stop` by index, as a Python slice reads them; no data is copied."""
+        """Return the steps `start` to `stop` by index, with the semantics of a Python slice; no data is copied."""
         cut = slice(start, stop)
         return Panel(
             instruments=self.instruments,
@@ -150,7 +150,7 @@ class Panel:
         return self.steps(int(start), int(stop))
 
     def select(self, order: Sequence[int]) -> Panel:
-        """Return the instruments at these indices, in this order."""
+        """Return a panel of the instruments at these indices, in this order."""
         index = torch.tensor(list(order), dtype=torch.int64)
         return Panel(
             instruments=tuple(self.instruments[i] for i in order),
@@ -173,61 +173,67 @@ def load_panel(
     at: int | None = None,
     grace_ns: int,
 ) -> Panel:
-    """Read the bars that open in `[since_ns, until_ns)`, each as it would have been served.
+    """Read the bars that open in `[since_ns, until_ns)`, each as a live system would have served it.
 
     Args:
         lake: the tables.
         width: bar width, such as `1m`.
-        since_ns, until_ns: bounds of `ts_open`; an open one ends at the first or last bar there is.
-        instruments: ids; by default every one that has a bar in the range.
-        origins: how a row may have reached us.
-        joined: what to join beside the bars, names of `JOINED`: what a feature set reads (`features.sets.columns_of`).
-        at: a snapshot of the lake; by default the newest.
-        grace_ns: a revision counts that was knowable this long after its bar's close.
+        since_ns, until_ns: bounds of `ts_open` (default: the first and last bar).
+        instruments: ids (default: every instrument with a bar in the range).
+        origins: accepted origins of a row.
+        joined: columns of other tables to join, names of `JOINED`, as a feature set needs (`features.sets.columns_of`).
+        at: a snapshot of the lake (default: the newest).
+        grace_ns: a revision is used if it was knowable by this long after its bar's close.
 
     Raises:
-        RangeError: no bar fits.
-        InstrumentError: an instrument that was asked for has none.
+        RangeError: no bar matches.
+        InstrumentError: a requested instrument has no bar.
     """
-    width_ns(width)  # an unknown width is refused here, not found to have no bars
+    width_ns(width)  # an unknown width is an error of its own, not a range without bars
     wanted = sorted(set(instruments)) if instruments is not None else []
     bounds_us = open_bounds_us(since_ns, until_ns)
     bars = lake.query(
         _SELECT, (width, *bounds_us, list(origins), instruments is None, wanted, grace_ns), at=at
     )
     if bars.num_rows == 0:
-        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
+        raise (
+            missing_instrument_error(wanted[0])
+            if wanted
+            else no_bars_error(width, origins, since_ns, until_ns)
+        )
     panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
     return with_joined(panel, lake, joined, at=at)
 
 
 def open_bounds_us(since_ns: int | None, until_ns: int | None) -> tuple[int, int]:
-    """Return bounds of bars' open in microseconds, as tables have them; an open one lies beyond every bar."""
+    """Return bounds of `ts_open` in microseconds, the unit of the tables; an open bound lies beyond every bar."""
     first_us = -(2**62) // US_NS if since_ns is None else -(-since_ns // US_NS)
     last_us = 2**62 // US_NS if until_ns is None else -(-until_ns // US_NS)
     return first_us, last_us
 
 
-def no_bars(width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None) -> RangeError:
-    """Return what is said where no bar fits a question."""
+def no_bars_error(
+    width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None
+) -> RangeError:
+    """Return the error for a query that no bar matches."""
     return RangeError(
         f"no {width} bar of origin {' or '.join(origins)} opens "
-        f"from {_said(since_ns, 'the beginning')} to {_said(until_ns, 'the end')}",
-        hint='see what there is: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
+        f"from {_iso_or(since_ns, 'the beginning')} to {_iso_or(until_ns, 'the end')}",
+        hint='see what the lake holds: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
         'FROM bars GROUP BY ALL"',
     )
 
 
-def no_bar_of(instrument: str) -> InstrumentError:
-    """Return what is said where an instrument that was asked for has no bar that fits."""
+def missing_instrument_error(instrument: str) -> InstrumentError:
+    """Return the error for a requested instrument without a matching bar."""
     return InstrumentError(
-        f"{instrument} has no bar in the range that was asked for",
-        hint='list what there is: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
+        f"{instrument} has no bar in the requested range",
+        hint='list the instruments: tickwalk sql "SELECT DISTINCT instrument FROM bars"',
     )
 
 
 def with_joined(panel: Panel, lake: Lake, joined: Collection[str], *, at: int | None) -> Panel:
-    """Return a panel with what a lake knew beside its bars; see `features.panel.asof_join.join_columns`."""
+    """Return a panel with columns joined from other tables (`features.panel.asof_join.join_columns`)."""
     grid = Grid(panel.instruments, panel.ts_close_ns, panel.width_ns)
     return replace(panel, values=panel.values | join_columns(lake, joined, grid, at=at))
 
@@ -240,19 +246,19 @@ def panel_from_table(
     until_ns: int | None = None,
     instruments: Sequence[str] | None = None,
 ) -> Panel:
-    """Spread rows over a dense grid; a step without a row is `unknown`, and its numbers are NaN.
+    """Arrange rows on a dense grid; a step without a row is `unknown`, and its numbers are NaN.
 
     Args:
-        bars: `instrument`, `ts_open`, `status` and any of `COLUMNS`; one row a bar, all within the bounds.
-        since_ns, until_ns: bounds of the grid; an open one ends at the first or last row.
+        bars: `instrument`, `ts_open`, `status` and any of `COLUMNS`; one row per bar, all within the bounds.
+        since_ns, until_ns: bounds of the grid (default: the first and last row).
 
     Raises:
-        ContractError: two rows for one bar, a row off the grid, or a status that does not exist.
-        InstrumentError: an instrument that was asked for has no row.
-        RangeError: there are no rows, or the bounds hold no step.
+        ContractError: two rows for one bar, a row off the grid, or an unknown status.
+        InstrumentError: a requested instrument has no row.
+        RangeError: there are no rows, or the bounds contain no step.
     """
     if bars.num_rows == 0:
-        raise RangeError("a panel was asked for of no bars at all")
+        raise RangeError("a panel cannot be made of an empty table of bars")
     step_ns = width_ns(width)
     opens_ns = bars["ts_open"].cast(pa.int64()).to_numpy() * US_NS
     names, row = _instrument_index(bars["instrument"], instruments)
@@ -271,7 +277,7 @@ def panel_from_table(
     cell = row * n_steps + offset // step_ns
     status = np.full(len(names) * n_steps, UNKNOWN, dtype=np.uint8)
     if np.bincount(cell).max() > 1:
-        raise ContractError("two rows stand for one bar; choose a revision before spreading them")
+        raise ContractError("two rows stand for one bar; choose one revision per bar first")
     status[cell] = _status_codes(bars["status"])
 
     values = {}
@@ -290,7 +296,7 @@ def panel_from_table(
 
 
 def content_hash(panel: Panel) -> str:
-    """Return a hash of every row that the panel holds: equal rows, equal hash, in any lake and on any day."""
+    """Return a hash of all rows of the panel; equal rows give equal hashes, whatever the lake and the day."""
     digest = hashlib.sha256()
     digest.update(json.dumps([panel.instruments, panel.width_ns, COLUMNS, STATUSES]).encode())
     digest.update(np.ascontiguousarray(panel.ts_open_ns, dtype="<i8").data)
@@ -300,7 +306,7 @@ def content_hash(panel: Panel) -> str:
     for name in COLUMNS:
         if name in panel.values:
             np.copyto(data, panel.values[name].cpu().numpy())
-            # One pattern of bits for every NaN.
+            # The same bit pattern for every NaN.
             np.copyto(data, np.nan, where=np.isnan(data, out=is_nan))
         else:
             data.fill(np.nan)
@@ -311,14 +317,14 @@ def content_hash(panel: Panel) -> str:
 def _instrument_index(
     column: pa.ChunkedArray[Any], instruments: Sequence[str] | None
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Return the sorted ids, and for each row the index of its own among them."""
+    """Return the sorted ids, and for each row the index of its id."""
     coded: Any = column.cast(pa.string()).combine_chunks().dictionary_encode()
     found: list[str] = coded.dictionary.to_pylist()
     names = tuple(sorted(set(found) if instruments is None else set(instruments)))
     if absent := sorted(set(names) - set(found)):
-        raise no_bar_of(absent[0])
+        raise missing_instrument_error(absent[0])
     if extra := sorted(set(found) - set(names)):
-        raise ContractError(f"rows of {extra[0]} were given, which was not asked for")
+        raise ContractError(f"the table has rows of {extra[0]}, which was not requested")
     place = np.array([names.index(name) for name in found], dtype=np.int64)
     return names, place[coded.indices.to_numpy(zero_copy_only=False)]
 
@@ -332,7 +338,7 @@ def _status_codes(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _numbers(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float64]:
-    """Return a column as numbers; the session, which is text, as its index in `SESSIONS`."""
+    """Return a column as float64; the session, which is text, as its index in `SESSIONS`."""
     if pa.types.is_string(column.type):
         return pc.index_in(column, value_set=pa.array(SESSIONS)).cast(pa.float64()).to_numpy(False)
     return column.cast(pa.float64()).to_numpy()
@@ -342,5 +348,5 @@ def _ceil_ns(t_ns: int, step_ns: int) -> int:
     return floor_ns(t_ns + step_ns - 1, step_ns)
 
 
-def _said(t_ns: int | None, otherwise: str) -> str:
+def _iso_or(t_ns: int | None, otherwise: str) -> str:
     return otherwise if t_ns is None else iso(t_ns)

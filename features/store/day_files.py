@@ -1,11 +1,11 @@
-"""Which days of features were built already, of bars just like these?
+"""Content-addressed files of built features, one per UTC day.
 
-A day file holds the features of one UTC day. Its name ends in a hash of all that its values are made from: the bars
-of the day, and those before it that the set looks back on, as far as the panel reaches. So it is found by whoever has
-the same bars, at any snapshot and in any range, and a day whose lookback reaches before the panel is another file
-than the same day with its whole past. Its folder is named by the code that made it.
+The name of a day file ends in a hash of everything that its values are derived from: the bars of the day, and those of
+the lookback before it, as far as the panel reaches. So a file is found for the same bars at any snapshot and in any
+range, and a day whose lookback reaches before the panel is a different file from the same day with its full history.
+The folder is named by the code that built the file.
 
-A file that is missing, damaged or of something else is built again and never trusted.
+A file that is missing, damaged or of other content is rebuilt and never trusted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from features.sets import FEATURE_SETS, get_set
 from features.store.atomic_files import note_used, remove
 from features.store.serialization import read_block, write_block
 from features.versioning.fingerprint import fingerprint
-from features.versioning.source_hash import room_code
+from features.versioning.source_hash import features_code_hash
 from storage.clock import DAY_NS, iso
 from storage.errors import ContractError
 from storage.logs import get_logger
@@ -37,7 +37,7 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 STRETCH_CELLS: Final = 2_000_000
-"""Bars that are read, or built, at a time: a week of 200 instruments, about 2 GB while the lake answers."""
+"""Bars read or built at a time: a week of 200 instruments, about 2 GB during the lake query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class PanelDay:
     Args:
         open_ns: its midnight.
         file: the name of its file.
-        rows: which instruments of the panel have a bar in it, or in what it looks back on; all others have the same
-            values, and none of them moves the others (tests/features/test_build.py).
+        rows: indices of the instruments with a bar in the day or its lookback; all others have the same values, and do
+            not affect those with bars (tests/features/test_build.py).
     """
 
     open_ns: int
@@ -58,12 +58,12 @@ class PanelDay:
 
 @dataclass(frozen=True, slots=True)
 class DayFiles:
-    """The days that were built of one set and width, by one code.
+    """The day files of one set, width and code version.
 
     Args:
-        folder: where they lie.
+        folder: their folder.
         feature_set: name in `features.sets.FEATURE_SETS`.
-        lookback_ns: how far a day reaches back.
+        lookback_ns: lookback of a day.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class DayFiles:
 
     @classmethod
     def of(cls, root: Path, feature_set: str, step_ns: int) -> DayFiles:
-        """Return the days below a home's folder of features, of a width in nanoseconds.
+        """Return the day files in a home's folder of features, for a width in nanoseconds.
 
         Raises:
             SettingsError: there is no such set.
@@ -82,19 +82,19 @@ class DayFiles:
             root / _folder_name(feature_set, width_name(step_ns)), feature_set, lookback_bars * step_ns
         )
 
-    def look(self, panel: Panel, open_ns: int) -> PanelDay:
-        """Return what a day of a panel is called; the panel must reach back as far as there are bars."""
+    def identify(self, panel: Panel, open_ns: int) -> PanelDay:
+        """Identify a day of a panel, which must reach back over the lookback or to the first bar there is."""
         seen = panel.slice(open_ns - self.lookback_ns, open_ns + DAY_NS)
-        rows = _present(seen)
+        rows = _rows_with_bars(seen)
         digest = content_hash(seen if len(rows) == seen.n_instruments else seen.select(rows))
         return PanelDay(open_ns, file_name(open_ns, digest[:16]), tuple(rows))
 
     def build(self, panel: Panel, run: Sequence[PanelDay]) -> Iterator[tuple[PanelDay, FeatureBlock]]:
-        """Yield the features of days in a row, of the instruments that have bars."""
+        """Build consecutive days, each for the instruments that have bars."""
         seen = panel.slice(run[0].open_ns - self.lookback_ns, run[-1].open_ns + DAY_NS)
         if seen.n_instruments:
             block = build_features(seen, self.feature_set)
-        else:  # a stretch in which nothing is listed
+        else:  # no instrument has bars
             first_ns = int(seen.ts_open_ns[0])
             none = self.blank(seen.width_ns, first_ns, int(seen.ts_close_ns[-1]), first_ns=first_ns)
             block = replace(none, values=none.values[:0], mask=none.mask[:0], instruments=())
@@ -113,24 +113,24 @@ class DayFiles:
             )
 
     def write(self, day: PanelDay, part: FeatureBlock) -> None:
-        """Write a day; a reader sees it whole or not at all."""
+        """Write a day atomically."""
         write_block(self.folder / day.file, part, with_sums=True)
 
     def has(self, file: str) -> bool:
-        """Say whether there is a file of that name."""
+        """Return whether a file of that name exists."""
         return (self.folder / file).exists()
 
     def read(self, file: str) -> FeatureBlock:
-        """Return a day, memory-mapped and compared with its sums; one that is damaged is removed.
+        """Return a day, memory-mapped and verified against its checksums; remove a damaged file.
 
         Raises:
-            ContractError: there is none, or it was damaged.
+            ContractError: the file is missing or damaged.
         """
         path = self.folder / file
         try:
             block = read_block(path, with_sums=True)
             note_used(path)
-        except FileNotFoundError as error:  # removed a moment ago
+        except FileNotFoundError as error:  # removed concurrently
             raise ContractError(f"{path} is gone", hint="build it again") from error
         except ContractError as error:
             if path.exists():
@@ -140,12 +140,12 @@ class DayFiles:
         return block
 
     def blank(self, step_ns: int, start_ns: int, stop_ns: int, *, first_ns: int) -> FeatureBlock:
-        """Return what an instrument without any bar gets on the steps from `start_ns` to `stop_ns`.
+        """Return the features of an instrument without any bars on the steps from `start_ns` to `stop_ns`.
 
         Args:
             step_ns: the width of a bar.
-            start_ns, stop_ns: open of the first step, and the end of the last.
-            first_ns: where the bars begin that the others were built of.
+            start_ns, stop_ns: open of the first step, and end of the last.
+            first_ns: open of the first bar from which the other instruments were built.
         """
         begin_ns = max(start_ns - self.lookback_ns, first_ns)
         clock = np.arange(begin_ns, stop_ns, step_ns, dtype=np.int64)
@@ -157,8 +157,8 @@ class DayFiles:
         )
 
 
-def runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
-    """Yield runs of days that follow each other, at most `most` of them."""
+def consecutive_runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
+    """Yield runs of at most `most` consecutive days."""
     run: list[PanelDay] = []
     for day in days:
         if run and (day.open_ns != run[-1].open_ns + DAY_NS or len(run) == most):
@@ -169,49 +169,49 @@ def runs(days: Sequence[PanelDay], most: int) -> Iterator[list[PanelDay]]:
         yield run
 
 
-def most_days(step_ns: int, instruments: int) -> int:
-    """Return how many days are read or built at a time."""
+def max_days(step_ns: int, instruments: int) -> int:
+    """Return the number of days to read or build at a time."""
     return max(1, STRETCH_CELLS * step_ns // (DAY_NS * max(instruments, 1)))
 
 
 def day_name(open_ns: int) -> str:
-    """Return a day as it is written."""
+    """Format a day as `2026-01-31`."""
     return iso(open_ns)[:10]
 
 
 def file_name(open_ns: int, digest: str) -> str:
-    """Return what a day's file is called."""
+    """Return the name of a day's file."""
     return f"{day_name(open_ns)}-{digest}.safetensors"
 
 
-def _present(panel: Panel) -> list[int]:
-    """Return which instruments have a bar."""
-    there = (panel.status != UNKNOWN).any(dim=1)
+def _rows_with_bars(panel: Panel) -> list[int]:
+    """Return the indices of the instruments that have a bar."""
+    has_bar = (panel.status != UNKNOWN).any(dim=1)
     for value in panel.values.values():
-        if bool(there.all()):
+        if bool(has_bar.all()):
             break
-        there |= (~torch.isnan(value)).any(dim=1)
-    return [row for row, is_there in enumerate(there.tolist()) if is_there]
+        has_bar |= (~torch.isnan(value)).any(dim=1)
+    return [row for row, is_present in enumerate(has_bar.tolist()) if is_present]
 
 
 def index_of(rows: Sequence[int], count: int) -> slice | Tensor:
-    """Return an index of these rows: a slice, which copies nothing, where they are all there are."""
+    """Return an index of these rows, which is a slice, to avoid a copy, if they are all rows."""
     return slice(None) if len(rows) == count else torch.tensor(rows, dtype=torch.int64)
 
 
 def is_current(folder: Path) -> bool:
-    """Say whether a folder's days are what the code as it stands here would build."""
+    """Return whether the days of a folder were built by the current code."""
     feature_set, width, *_ = [*folder.name.rsplit("-", 2), "", ""]
     return feature_set in FEATURE_SETS and folder.name == _folder_name(feature_set, width)
 
 
 def _folder_name(feature_set: str, width: str) -> str:
-    """Return a name for the days of a set, a width, and all else that their bits depend on."""
-    told = [
+    """Return the folder name for a set and a width, with a hash of everything else that the bits depend on."""
+    versions = [
         fingerprint(get_set(feature_set)),
-        room_code(),
-        # Another release or another processor may round a logarithm otherwise.
+        features_code_hash(),
+        # Another torch release or processor may round a logarithm differently.
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),
     ]
-    return f"{feature_set}-{width}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+    return f"{feature_set}-{width}-{hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:12]}"

@@ -1,8 +1,8 @@
-"""Which days of features are needed no more?
+"""Least-recently-used eviction of cached files.
 
-Days that a store names (features/store/manifest.py) stay while its code is the one that stands here. All others, a
-night's and those of other code, go beyond a limit, the longest unused first; whoever asks for one again builds it
-again.
+Days that a store refers to (features/store/manifest.py) stay as long as its code is current. All others, such as those
+of nightly runs and of other code, are evicted beyond a size limit, the least recently used first, and rebuilt when
+needed again.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 LIMIT_BYTES: Final = 32 * 1024**3
-"""What days that no store names may take on the disk; a month of 200 instruments and 79 features takes 3.4 GB."""
+"""Disk space for days that no store refers to; a month of 200 instruments and 79 features takes 3.4 GB."""
 MANIFESTS: Final = "question-*.json"
-"""What a store's manifests are called; the days that they name stay."""
+"""Glob pattern of a store's manifests; the days that they name stay."""
 _FILES: Final = "????-??-??-*.safetensors"
 _ABANDONED_NS: Final = DAY_NS
-"""A part of a file that is so old was left by a process that was killed."""
+"""A partial file older than this was left by a killed process."""
 
 
 def trim_days(root: Path, *, limit_bytes: int, keep: Collection[Path] = ()) -> None:
-    """Remove days that no store of this code names until the rest is within a limit, the longest unused first.
+    """Remove days that no current store refers to, least recently used first, until the rest is within a limit.
 
     Args:
         root: the home's folder of features.
-        limit_bytes: what they may take together, those of `keep` included.
-        keep: files that stay.
+        limit_bytes: total size, including the files of `keep`.
+        keep: files that are never removed.
     """
     found: list[Path] = []
     for folder in {path.parent for path in root.glob(f"*/{_FILES}")}:
@@ -43,20 +43,20 @@ def trim_days(root: Path, *, limit_bytes: int, keep: Collection[Path] = ()) -> N
         found += [path for path in folder.glob(_FILES) if path.name not in named]
     trim_files(found, limit_bytes=limit_bytes, keep=keep)
     for path in root.glob("*/.*.part"):
-        if _Used(path).used_ns < time.time_ns() - _ABANDONED_NS:
+        if _FileUse(path).used_ns < time.time_ns() - _ABANDONED_NS:
             remove(path)
 
 
 def trim_files(found: Iterable[Path], *, limit_bytes: int, keep: Collection[Path]) -> None:
-    """Remove files that can be made again until the rest is within a limit, the longest unused first.
+    """Remove reproducible files, least recently used first, until the rest is within a limit.
 
     Args:
         found: the files.
-        limit_bytes: what they may take together.
-        keep: those of them that stay.
+        limit_bytes: their total size.
+        keep: files among them that are never removed.
     """
     size = 0
-    for item in sorted(map(_Used, found), key=lambda item: (item.path not in keep, -item.used_ns)):
+    for item in sorted(map(_FileUse, found), key=lambda item: (item.path not in keep, -item.used_ns)):
         size += item.size
         if size > limit_bytes and item.path not in keep:
             size -= item.size
@@ -64,20 +64,20 @@ def trim_files(found: Iterable[Path], *, limit_bytes: int, keep: Collection[Path
                 logger.info("unused file removed", path=str(item.path))
 
 
-class _Used:
-    """A file, its size and when it was last used; one that is gone by now is as if it had no size."""
+class _FileUse:
+    """A file with its size and time of last use; a vanished file has size zero."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self.used_ns = path, 0, time.time_ns()
         try:
-            told = path.stat()
+            stat = path.stat()
         except FileNotFoundError:
             return
-        self.size, self.used_ns = told.st_size, told.st_mtime_ns
+        self.size, self.used_ns = stat.st_size, stat.st_mtime_ns
 
 
 def named_files(folder: Path) -> set[str]:
-    """Return the files that the manifests of a folder name."""
+    """Return the names of the files that the manifests of a folder refer to."""
     found: set[str] = set()
     for path in folder.glob(MANIFESTS):
         try:

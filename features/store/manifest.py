@@ -1,8 +1,8 @@
-"""What does a store of features hold, and which question does it answer?
+"""Manifests of feature stores, and the keys that identify them.
 
-A manifest names the day files (features/store/day_files.py) that answer one question, and says up to where the lake
-was seen. It is written when an update has ended; while one goes on, what it has done stands in a second file, which
-the next update begins with if this one is cut short.
+A manifest lists the day files (features/store/day_files.py) of one key, and records up to where the lake was read. It
+is written at the end of an update; while one runs, its progress is in a second file, from which the next update
+continues if this one is interrupted.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _STARTED: Final = ".started.json"
 
 @dataclass(frozen=True, slots=True)
 class StoreKey:
-    """Which bars features are built of, and which features.
+    """Identity of a store: which features, of which bars.
 
     Args:
         feature_set: name in `features.sets.FEATURE_SETS`.
         width: width of the bars.
         grace_ns: as in `load_panel`.
         origins: likewise.
-        instruments: ids, or `None` for every one that has bars.
+        instruments: ids, or `None` for every instrument that has bars.
     """
 
     feature_set: str
@@ -47,28 +47,28 @@ class StoreKey:
 
     @property
     def name(self) -> str:
-        """The name of its files; those that `features.store.eviction.MANIFESTS` finds."""
+        """Stem of its files, which `features.store.eviction.MANIFESTS` matches."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"question-{digest[:12]}"
 
     def days(self, root: Path) -> DayFiles:
-        """Return the days that it is answered from, below a home's folder of features."""
+        """Return its day files in a home's folder of features."""
         return DayFiles.of(root, self.feature_set, width_ns(self.width))
 
 
 @dataclass(slots=True)
 class Manifest:
-    """What a store says about itself.
+    """Contents of a store.
 
     Args:
-        asked: the bounds that were asked for.
+        asked: the requested bounds.
         start_ns, stop_ns: open of the first day, and close of the last bar.
-        mark_ns: when the newest row was ingested that was seen; -1: none was.
-        batches: those seen that the lake stamped in the hour up to then.
-        older: how many batches it had stamped before that hour; more of them later were stamped by a clock set back.
-        snapshot: of the lake that was read last.
-        instruments: the most that a day holds.
-        days: by day, the hash of all that it was made from.
+        mark_ns: ingestion time of the newest row seen; -1 if none was.
+        batches: batches seen that the lake stamped in the hour before `mark_ns`.
+        older: number of batches stamped before that hour; a later increase means that a clock was set back.
+        snapshot: snapshot of the lake that was read last.
+        instruments: maximum number of instruments on a day.
+        days: by day, the hash of everything that it was built from.
     """
 
     asked: list[int | None] = field(default_factory=lambda: [None, None])
@@ -83,57 +83,57 @@ class Manifest:
 
     @property
     def opens(self) -> list[int]:
-        """When each of its days opens."""
+        """Open of each of its days."""
         return list(range(self.start_ns, self.stop_ns, DAY_NS))
 
     def span(self, start_ns: int, stop_ns: int) -> tuple[int, int]:
-        """Cut a span to what the store holds."""
+        """Clip a span to the range of the store."""
         return max(start_ns, self.start_ns), min(stop_ns, self.stop_ns)
 
     def holds(self, day_ns: int) -> bool:
-        """Say whether it names a file of a day."""
+        """Return whether it lists a file for a day."""
         return day_name(day_ns) in self.days
 
     def file(self, day_ns: int) -> str:
-        """The name of a day's file."""
+        """Return the name of a day's file."""
         return file_name(day_ns, self.days[day_name(day_ns)])
 
     def name_file(self, day_ns: int, file: str) -> None:
-        """Remember a day's file."""
+        """Record a day's file."""
         self.days[day_name(day_ns)] = file.removesuffix(".safetensors").rpartition("-")[2]
 
     def files(self) -> set[str]:
-        """The names of all its files."""
+        """Return the names of all its files."""
         return {f"{day}-{digest}.safetensors" for day, digest in self.days.items()}
 
 
-def read_manifest(folder: Path, question: StoreKey) -> Manifest | None:
-    """Return what a store holds; None where nothing was built yet."""
-    return _read(folder / f"{question.name}.json")
+def read_manifest(folder: Path, key: StoreKey) -> Manifest | None:
+    """Return the manifest of a store, or None if nothing was built yet."""
+    return _read(folder / f"{key.name}.json")
 
 
-def read_started(folder: Path, question: StoreKey) -> Manifest | None:
-    """Return what an update had done that was cut short; None where none was."""
-    return _read(folder / f"{question.name}{_STARTED}")
+def read_started(folder: Path, key: StoreKey) -> Manifest | None:
+    """Return the progress of an interrupted update, or None if there is none."""
+    return _read(folder / f"{key.name}{_STARTED}")
 
 
-def write_started(folder: Path, question: StoreKey, manifest: Manifest) -> None:
-    """Remember what an update has done so far."""
-    write_text(folder / f"{question.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
+def write_started(folder: Path, key: StoreKey, manifest: Manifest) -> None:
+    """Record the progress of an update."""
+    write_text(folder / f"{key.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
 
 
-def write_manifest(folder: Path, question: StoreKey, manifest: Manifest) -> None:
-    """Show the new days, then remove the files that this question named before and that none names any more."""
-    before = [read_manifest(folder, question), read_started(folder, question)]
-    write_text(folder / f"{question.name}.json", json.dumps(asdict(manifest), sort_keys=True))
-    (folder / f"{question.name}{_STARTED}").unlink(missing_ok=True)
-    gone = {file for old in before if old is not None for file in old.files()}
-    for file in gone - named_files(folder):
+def write_manifest(folder: Path, key: StoreKey, manifest: Manifest) -> None:
+    """Publish the new days, then remove the key's earlier files that no manifest lists any more."""
+    before = [read_manifest(folder, key), read_started(folder, key)]
+    write_text(folder / f"{key.name}.json", json.dumps(asdict(manifest), sort_keys=True))
+    (folder / f"{key.name}{_STARTED}").unlink(missing_ok=True)
+    obsolete = {file for old in before if old is not None for file in old.files()}
+    for file in obsolete - named_files(folder):
         remove(folder / file)
 
 
 def _read(path: Path) -> Manifest | None:
-    """Return a manifest; a damaged one is as none, and days that are there are found again."""
+    """Return a manifest, or None if it is missing or damaged; its day files will be found again by their hashes."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Which panels were read from the lake before, so that they need not be read again?
+"""Disk cache of panels read from the lake.
 
-A panel that was asked for is kept as a file under the home, named by all that it depends on (the lake's snapshot, the
-question, and the code that reads) and by its checksum. The same question is then that file, memory-mapped; one that
-does not have its checksum any more is removed, and the lake is read again. A panel is read and written in stretches of
-time, so it may be larger than memory. Files beyond a limit go, the longest unused first.
+A panel is stored as a file under the home, named by a hash of everything that it depends on (the lake's snapshot, the
+query, and the code that reads) and by its checksum. The same query then memory-maps that file; if the checksum does not
+match, the file is removed and the lake is read again. A panel is read and written in stretches of time, so it may be
+larger than memory. Beyond a size limit, the least recently used files are removed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from features.panel.panel import (
     Panel,
     content_hash,
     load_panel,
-    no_bar_of,
-    no_bars,
+    missing_instrument_error,
+    no_bars_error,
     open_bounds_us,
 )
 from features.store.atomic_files import note_used, remove
 from features.store.day_files import STRETCH_CELLS
 from features.store.eviction import trim_files
 from features.store.serialization import file_sum, panel_writer, read_panel
-from features.versioning.source_hash import room_code
+from features.versioning.source_hash import features_code_hash
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LIMIT_BYTES: Final = 32 * 1024**3
-"""What panels may take on the disk; a year of 200 instruments at one minute takes 18 GB."""
-_HELD: Final = """
+"""Disk space for panels; a year of 200 instruments at one minute takes 18 GB."""
+_INSTRUMENTS: Final = """
 SELECT instrument, epoch_us(min(ts_open)) AS first_us, epoch_us(max(ts_open)) AS last_us
 FROM bars
 WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
@@ -56,7 +56,9 @@ WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrume
   AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
 GROUP BY instrument ORDER BY instrument
 """
-_MADE: Final = "SELECT epoch_us(snapshot_time) AS made_us FROM lake.snapshots() WHERE snapshot_id = ?"
+_SNAPSHOT_TIME: Final = (
+    "SELECT epoch_us(snapshot_time) AS made_us FROM lake.snapshots() WHERE snapshot_id = ?"
+)
 
 
 def cached_panel(
@@ -72,55 +74,55 @@ def cached_panel(
     at: int | None = None,
     grace_ns: int,
 ) -> tuple[Panel, str]:
-    """Return what `load_panel` returns, memory-mapped, from the file of an earlier call where there is one.
+    """Return the same panel as `load_panel`, memory-mapped from the cache, filling the cache if needed.
 
     Args:
-        root: the home's folder of features (`Settings.features_dir`); panels lie in `panels` below it.
+        root: the home's folder of features (`Settings.features_dir`); panels are in its subfolder `panels`.
         lake, width, since_ns, until_ns, instruments, origins, joined, at, grace_ns: as in `load_panel`.
 
     Returns:
-        The panel, and the hash of its rows (`features.panel.panel.content_hash`), taken from what is returned.
+        The panel, and the hash of its rows (`features.panel.panel.content_hash`), computed from the returned panel.
 
     Raises:
-        RangeError: no bar fits.
-        InstrumentError: an instrument that was asked for has none.
+        RangeError: no bar matches.
+        InstrumentError: a requested instrument has no bar.
     """
     at = lake.snapshot() if at is None else at
-    asked = _resolve(
+    resolved = _resolve(
         lake, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments, origins=origins, at=at,
         grace_ns=grace_ns,
     )  # fmt: skip
-    question = {
-        # A lake that was made anew counts its snapshots from 0 again, but at another time.
-        "snapshot": [at, *lake.query(_MADE, (at,))["made_us"].to_pylist()],
+    query = {
+        # A recreated lake counts its snapshots from 0 again, but with other creation times.
+        "snapshot": [at, *lake.query(_SNAPSHOT_TIME, (at,))["made_us"].to_pylist()],
         "asked": [
             width,
-            asked.names,
-            asked.start_ns,
-            asked.stop_ns,
+            resolved.names,
+            resolved.start_ns,
+            resolved.stop_ns,
             sorted(origins),
             sorted(joined),
             grace_ns,
         ],
-        "code": room_code(),
+        "code": features_code_hash(),
     }
-    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(query, sort_keys=True).encode()).hexdigest()
     folder, stem = root / "panels", f"{width}-{digest[:16]}"
     for path in folder.glob(f"{stem}-*.safetensors"):
         if (panel := _read(path)) is not None:
             return panel, content_hash(panel)
     fresh = folder / f".{stem}.{os.getpid()}.part"
     try:
-        _write(fresh, lake, asked, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
+        _write(fresh, lake, resolved, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
         path = fresh.rename(folder / f"{stem}-{file_sum(fresh):08x}.safetensors")
-    except OSError as error:  # the disk is full, or not ours to write to
+    except OSError as error:  # the disk is full or not writable
         logger.warning("panel not kept", folder=str(folder), reason=str(error))
         panel = load_panel(
             lake,
             width=width,
-            since_ns=asked.start_ns,
-            until_ns=asked.stop_ns,
-            instruments=asked.names,
+            since_ns=resolved.start_ns,
+            until_ns=resolved.stop_ns,
+            instruments=resolved.names,
             origins=origins,
             joined=joined,
             at=at,
@@ -129,14 +131,14 @@ def cached_panel(
         return panel, content_hash(panel)
     finally:
         fresh.unlink(missing_ok=True)
-    panel = read_panel(path)  # what is open stays readable, whoever removes it
+    panel = read_panel(path)  # an open file stays readable even if it is removed
     trim_files(folder.glob("*.safetensors"), limit_bytes=LIMIT_BYTES, keep={path})
     return panel, content_hash(panel)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question without open ends: the instruments, open of the first step, and the end of the last."""
+class _ResolvedQuery:
+    """A fully resolved query: the instruments, open of the first step, and end of the last."""
 
     names: tuple[str, ...]
     start_ns: int
@@ -146,35 +148,39 @@ class _Asked:
 def _resolve(
     lake: Lake, *, width: str, since_ns: int | None, until_ns: int | None, instruments: Sequence[str] | None,
     origins: Sequence[str], at: int, grace_ns: int,
-) -> _Asked:  # fmt: skip
-    """Close the open ends of a question, so that the same panel is the same question whoever asks."""
+) -> _ResolvedQuery:  # fmt: skip
+    """Resolve default bounds and instruments, so that equal panels have equal queries."""
     wanted = None if instruments is None else sorted(set(instruments))
     bounds = (*open_bounds_us(since_ns, until_ns), grace_ns)
-    held: list[dict[str, Any]] = lake.query(
-        _HELD, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
+    found: list[dict[str, Any]] = lake.query(
+        _INSTRUMENTS, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
     ).to_pylist()
-    if not held:
-        raise no_bar_of(wanted[0]) if wanted else no_bars(width, origins, since_ns, until_ns)
-    names = tuple(row["instrument"] for row in held)
+    if not found:
+        raise (
+            missing_instrument_error(wanted[0])
+            if wanted
+            else no_bars_error(width, origins, since_ns, until_ns)
+        )
+    names = tuple(row["instrument"] for row in found)
     if absent := sorted(set(wanted or ()) - set(names)):
-        raise no_bar_of(absent[0])
+        raise missing_instrument_error(absent[0])
     step_ns = width_ns(width)
     start_ns, stop_ns = (None if t_ns is None else t_ns + -t_ns % step_ns for t_ns in (since_ns, until_ns))
     first_ns, last_ns = (
-        side(row[f"{name}_us"] for row in held) * US_NS for side, name in ((min, "first"), (max, "last"))
+        side(row[f"{name}_us"] for row in found) * US_NS for side, name in ((min, "first"), (max, "last"))
     )
-    return _Asked(
+    return _ResolvedQuery(
         names, first_ns if start_ns is None else start_ns, last_ns + step_ns if stop_ns is None else stop_ns
     )
 
 
 def _read(path: Path) -> Panel | None:
-    """Return a panel; None where the file is not what was written, or was removed a moment ago."""
+    """Return a panel, or None if the file is damaged or was removed concurrently."""
     try:
         if path.stem.endswith(f"-{file_sum(path):08x}"):
             note_used(path)
             return read_panel(path)
-    except OSError:  # removed a moment ago, or not ours to read
+    except OSError:  # removed concurrently, or not readable
         return None
     logger.warning("damaged panel removed", path=str(path))
     remove(path)
@@ -193,11 +199,11 @@ def load_stretch(
     at: int | None,
     grace_ns: int,
 ) -> Panel:
-    """Return the bars of a stretch of time; it may hold none, or not of every instrument that is asked for."""
+    """Return the bars of a range, which may contain none, or lack some of the requested instruments."""
     bounds = (start_ns // US_NS, stop_ns // US_NS, grace_ns)
     if instruments is not None:
-        held = lake.query(_HELD, (width, list(origins), False, list(instruments), *bounds), at=at)
-        instruments = [str(name) for name in held["instrument"].to_pylist()]
+        found = lake.query(_INSTRUMENTS, (width, list(origins), False, list(instruments), *bounds), at=at)
+        instruments = [str(name) for name in found["instrument"].to_pylist()]
     try:
         if instruments is None or instruments:
             return load_panel(
@@ -212,16 +218,16 @@ def load_stretch(
                 grace_ns=grace_ns,
             )
     except RangeError:
-        logger.info("a stretch without bars", width=width, start_ns=start_ns, stop_ns=stop_ns)
+        logger.info("range without bars", width=width, start_ns=start_ns, stop_ns=stop_ns)
     clock = np.arange(start_ns, stop_ns, width_ns(width), dtype=np.int64)
     return Panel((), width_ns(width), clock, {}, torch.zeros((0, len(clock)), dtype=torch.uint8))
 
 
 def _write(
-    path: Path, lake: Lake, asked: _Asked, *, width: str, joined: Collection[str], **more: Any
+    path: Path, lake: Lake, resolved: _ResolvedQuery, *, width: str, joined: Collection[str], **more: Any
 ) -> None:
-    """Write a panel stretch by stretch; what no stretch holds is unknown."""
-    step_ns, names, start_ns, stop_ns = width_ns(width), asked.names, asked.start_ns, asked.stop_ns
+    """Write a panel stretch by stretch; bars without a row are unknown."""
+    step_ns, names, start_ns, stop_ns = width_ns(width), resolved.names, resolved.start_ns, resolved.stop_ns
     columns = tuple(name for name in COLUMNS if name not in JOINED or name in joined_with(joined))
     clock = np.arange(start_ns, stop_ns, step_ns, dtype=np.int64)
     days = max(1, STRETCH_CELLS * step_ns // (DAY_NS * len(names)))

@@ -1,9 +1,9 @@
-"""How do a panel and a block of features lie on disk?
+"""File format of panels and feature blocks.
 
-Files are safetensors, opened memory-mapped: a reader pays for the pages that it touches. What the numbers are
-(instruments, clock, names, fingerprint) is JSON in the file's own header, under the key `tickwalk`. Both are
-symbol-major, so what one instrument did over a stretch of time lies together. A block or panel that does not fit
-into memory is written in pieces of time (`FileWriter`); either way a reader sees the old file or the new one.
+Files are safetensors, opened memory-mapped, so a reader loads only the pages that it uses. The metadata (instruments,
+clock, names, fingerprint) is JSON in the file's own header, under the key `tickwalk`. Arrays are symbol-major, so one
+instrument's consecutive bars are contiguous. A block or panel that does not fit into memory is written in pieces of
+time (`FileWriter`); in any case a reader sees the old file or the new one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def block_writer(
     *,
     sums: Mapping[str, int] | None = None,
 ) -> FileWriter:
-    """Return a writer of a block; `like` tells all about it but its numbers and its clock.
+    """Return a writer of a block.
 
     Args:
         path: the file.
-        like: instruments, names and the rest.
+        like: a block with the same metadata, except for the clock.
         ts_open_ns: the clock.
-        sums: by tensor, what `_sum` says of it, where it is known beforehand.
+        sums: checksums by tensor (`_sum`), if known beforehand.
     """
     shape = (len(like.instruments), len(ts_open_ns), len(like.names))
     header = {
@@ -59,13 +59,12 @@ def block_writer(
 
 
 def write_block(path: Path, block: FeatureBlock, *, with_sums: bool = False) -> None:
-    """Write a block; a reader sees the old file or the new one, never a part.
+    """Write a block atomically.
 
     Args:
         path: the file.
-        block: what it will hold.
-        with_sums: whether its checksums are written too, so that who reads it can tell damage from features; then
-            nobody waits for the disk.
+        block: its content.
+        with_sums: store checksums, so that a reader can detect damage; the write is then not synced to disk.
     """
     sums = {name: _sum(getattr(block, name)) for name in ("values", "mask")} if with_sums else None
     with block_writer(path, block, block.ts_open_ns, sums=sums) as file:
@@ -78,22 +77,24 @@ def read_block(path: Path, *, with_sums: bool = False) -> FeatureBlock:
 
     Args:
         path: the file.
-        with_sums: whether all of it is read and compared with the checksums that were written with it.
+        with_sums: read all of it and verify its stored checksums.
 
     Raises:
-        ContractError: the file is missing, damaged, or holds no features.
+        ContractError: the file is missing, damaged, or not a block of features.
     """
     tensors, header = _read(path, "features")
-    told = header.pop("sums", None)
-    named = header.get("file", path.name)
-    if with_sums and told != {
+    sums = header.pop("sums", None)
+    stored_name = header.get("file", path.name)
+    if with_sums and sums != {
         **{name: _sum(tensors[name]) for name in tensors},
         "header": _header_sum(header),
     }:
-        raise ContractError(f"{path} is damaged: it does not have its own checksums", hint="build it again")
-    if with_sums and named != path.name:
         raise ContractError(
-            f"{path} was written as {named}, and is not what its name says", hint="build it again"
+            f"{path} is damaged: its content does not match its checksums", hint="build it again"
+        )
+    if with_sums and stored_name != path.name:
+        raise ContractError(
+            f"{path} was written as {stored_name} and has been renamed", hint="build it again"
         )
     return FeatureBlock(
         names=tuple(header["names"]),
@@ -117,7 +118,7 @@ def panel_writer(
     columns: tuple[str, ...],
     is_synced: bool = True,
 ) -> FileWriter:
-    """Return a writer of a panel that carries these columns."""
+    """Return a writer of a panel with these columns."""
     shape = (len(instruments), len(ts_open_ns))
     tensors = dict.fromkeys(columns, (torch.float64, shape)) | {"status": (torch.uint8, shape)}
     header = {"kind": "panel"} | _axes(instruments, width_ns, ts_open_ns)
@@ -125,7 +126,7 @@ def panel_writer(
 
 
 def write_panel(path: Path, panel: Panel) -> None:
-    """Write a panel; a reader sees the old file or the new one, never a part."""
+    """Write a panel atomically."""
     with panel_writer(
         path,
         instruments=panel.instruments,
@@ -142,7 +143,7 @@ def read_panel(path: Path) -> Panel:
     """Open a panel, memory-mapped.
 
     Raises:
-        ContractError: the file is missing, damaged, or holds no panel.
+        ContractError: the file is missing, damaged, or not a panel.
     """
     tensors, header = _read(path, "panel")
     return Panel(
@@ -171,7 +172,7 @@ def _clock(header: dict[str, Any]) -> npt.NDArray[np.int64]:
 
 
 def _sum(value: Tensor) -> int:
-    """Return the CRC-32 of a tensor's bytes; it tells damage (2.3 GB/s of one core, measured 2026-11-26)."""
+    """Return the CRC-32 of a tensor's bytes (2.3 GB/s on one core, measured 2026-11-26)."""
     data = value.detach().cpu().contiguous()
     return zlib.crc32((data.view(torch.uint8) if data.dtype == torch.bool else data).numpy().data)
 

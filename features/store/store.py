@@ -1,14 +1,13 @@
-"""Which features were built already of all that a lake holds, and which days must be built anew?
+"""Incrementally updated store of the features of a lake.
 
-A store answers one question (set, code, width, origins, grace, instruments) from day files
-(features/store/day_files.py), each named by a hash of all that it is made from. So a day is built anew exactly where
-one of the bars changed that it reads, and the result cannot differ from building everything again
-(tests/features/store/test_store.py).
+A store serves one key (set, code, width, origins, grace, instruments) from day files (features/store/day_files.py),
+each named by a hash of everything that it is built from. So a day is rebuilt exactly if one of the bars that it reads
+changed, and the result cannot differ from a full rebuild (tests/features/store/test_store.py).
 
-What can change a bar that was built already? Never a late print, repair or certification: a panel holds the last
-revision that was knowable by the bar's close plus the grace, and what comes later is later. Rows may still enter the
-lake afterwards that were knowable in time: imported history, and a journal that is replayed. Days that got rows
-since the last update are therefore read again and compared; all others are not even read.
+Late prints, repairs and certifications never change a bar that was built: a panel holds the last revision that was
+knowable by the bar's close plus the grace, and theirs are knowable later. But rows that were knowable in time may still
+enter the lake afterwards, from imported history or a replayed journal. Therefore days that received rows since the last
+update are read again and compared; all others are not read at all.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from features.feature import FeatureBlock
 from features.panel.panel import Nanoseconds, Panel
 from features.sets import columns_of, get_set
 from features.store.atomic_files import FileWriter
-from features.store.change_detection import look_for_new
-from features.store.day_files import DayFiles, PanelDay, day_name, most_days, runs
+from features.store.change_detection import find_changes
+from features.store.day_files import DayFiles, PanelDay, consecutive_runs, day_name, max_days
 from features.store.eviction import LIMIT_BYTES, trim_days
 from features.store.manifest import (
     Manifest,
@@ -50,17 +49,17 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What an update did.
+    """Outcome of an update.
 
     Args:
-        folder: where the days lie.
-        snapshot: of the lake that was read.
-        since_ns, until_ns: what the store holds now: open of its first bar, close of its last.
+        folder: folder of the day files.
+        snapshot: snapshot of the lake that was read.
+        since_ns, until_ns: range of the store: open of its first bar, close of its last.
         built: days that were built, as `2026-01-31`; sorted.
-        compared: days that were read again and not built, as their file was there.
-        kept: how many days were not touched.
-        rows: bars in the days that were built.
-        instruments: the most that a day holds.
+        compared: days that were read again but had a matching file.
+        kept: number of days that were not read.
+        rows: number of bars in the built days.
+        instruments: maximum number of instruments on a day.
     """
 
     folder: Path
@@ -77,62 +76,61 @@ class UpdateReport:
 def update(
     root: Path,
     lake: Lake,
-    question: StoreKey,
+    key: StoreKey,
     *,
     since_ns: int | None = None,
     until_ns: int | None = None,
     at: int | None = None,
     on_day: Callable[[int, int, int], None] = lambda *_: None,
 ) -> UpdateReport:
-    """Bring a store up to what the lake holds; whoever reads meanwhile sees the old days or the new ones.
+    """Update a store to the state of the lake; concurrent readers see the old days or the new ones.
 
-    Cut short, it keeps the days that it finished; called again, it goes on behind them.
+    An interrupted update keeps its finished days, and the next call continues after them.
 
-    A store begins at the start of a UTC day. One that was begun later than `since_ns`, or is asked to end earlier
-    than before, keeps the days that are asked for.
+    A store begins at the start of a UTC day. If its bounds change, days within the new bounds are kept.
 
     Args:
         root: the home's folder of features (`Settings.features_dir`).
         lake: the bars.
-        question: which features of which bars.
-        since_ns, until_ns: bounds of the bars' open; open ones end where the bars do.
-        at: a snapshot of the lake; by default the newest.
-        on_day: told how many days are done, of how many that may have changed, and how many bars were built.
+        key: which features of which bars.
+        since_ns, until_ns: bounds of the bars' open (default: the first and last bar).
+        at: a snapshot of the lake (default: the newest).
+        on_day: called with the number of days done, the number that may have changed, and the number of bars built.
 
     Raises:
-        RangeError: no bar fits.
-        InstrumentError: an instrument that was asked for has none.
+        RangeError: no bar matches.
+        InstrumentError: a requested instrument has no bar.
         SettingsError: there is no such set or width.
     """
-    days = question.days(root)
+    days = key.days(root)
     at = lake.snapshot() if at is None else at
-    held = read_started(days.folder, question) or read_manifest(days.folder, question) or Manifest()
-    new, touched = look_for_new(lake, question, held, since_ns, until_ns, at)
+    manifest = read_started(days.folder, key) or read_manifest(days.folder, key) or Manifest()
+    new, changed = find_changes(lake, key, manifest, since_ns, until_ns, at)
 
-    # Read the days that may have changed, and build those that are not there.
-    doubtful = _doubtful(held, new, touched, days)
-    new.days = {day_name(at): held.days[day_name(at)] for at in new.opens if at not in doubtful}
+    # Read the days that may have changed, and build those without a matching file.
+    candidates = _candidates(manifest, new, changed, days)
+    new.days = {day_name(at): manifest.days[day_name(at)] for at in new.opens if at not in candidates}
     built: list[int] = []
     rows = 0
     done = 0
-    on_day(done, len(doubtful), rows)
-    for run in _stretches(sorted(doubtful), most_days(width_ns(question.width), new.instruments)):
-        panel = _load(lake, question, new.span(run[0] - days.lookback_ns, run[-1] + DAY_NS), at)
-        looked = [days.look(panel, open_ns) for open_ns in run]
-        fresh = [day for day in looked if not days.has(day.file)]
-        for part in runs(fresh, len(run)):
+    on_day(done, len(candidates), rows)
+    for run in _stretches(sorted(candidates), max_days(width_ns(key.width), new.instruments)):
+        panel = _load(lake, key, new.span(run[0] - days.lookback_ns, run[-1] + DAY_NS), at)
+        identified = [days.identify(panel, open_ns) for open_ns in run]
+        fresh = [day for day in identified if not days.has(day.file)]
+        for part in consecutive_runs(fresh, len(run)):
             for day, block in days.build(panel, part):
                 days.write(day, block)
                 rows += block.mask.shape[0] * block.mask.shape[1]
                 built.append(day.open_ns)
                 done += 1
-                on_day(done, len(doubtful), rows)
-        for day in looked:
+                on_day(done, len(candidates), rows)
+        for day in identified:
             new.name_file(day.open_ns, day.file)
-        done += len(looked) - len(fresh)
-        on_day(done, len(doubtful), rows)
-        write_started(days.folder, question, new)
-    write_manifest(days.folder, question, new)
+        done += len(identified) - len(fresh)
+        on_day(done, len(candidates), rows)
+        write_started(days.folder, key, new)
+    write_manifest(days.folder, key, new)
     if built:
         trim_days(root, limit_bytes=LIMIT_BYTES)
     report = UpdateReport(
@@ -141,8 +139,8 @@ def update(
         since_ns=new.start_ns,
         until_ns=new.stop_ns,
         built=tuple(day_name(open_ns) for open_ns in built),
-        compared=tuple(day_name(open_ns) for open_ns in sorted(doubtful - set(built))),
-        kept=len(new.opens) - len(doubtful),
+        compared=tuple(day_name(open_ns) for open_ns in sorted(candidates - set(built))),
+        kept=len(new.opens) - len(candidates),
         rows=rows,
         instruments=new.instruments,
     )
@@ -152,47 +150,47 @@ def update(
 
 def read(
     root: Path,
-    question: StoreKey,
+    key: StoreKey,
     *,
     instruments: Sequence[str] | None = None,
     since_ns: int | None = None,
     until_ns: int | None = None,
     into: Path | None = None,
 ) -> FeatureBlock:
-    """Return what a store holds as one block, memory-mapped.
+    """Return the contents of a store as one block, memory-mapped.
 
     Args:
-        root, question: as `update` was given them.
-        instruments: ids; by default every one that the store knows in the range. One that has no bar gets what a
-            panel without its bars would give: values of the clock, and nothing else.
+        root, key: as for `update`.
+        instruments: ids (default: every instrument of the store in the range). One without bars gets the values of
+            clock features, and nothing else.
         since_ns, until_ns: bounds of the bars' open.
-        into: the file to gather the days in, one at a time; by default one in the store's own folder, which the
-            next reader overwrites and this one keeps.
+        into: file to collect the days in, one at a time (default: one in the store's folder, which the next call
+            replaces; the returned block stays readable).
 
     Raises:
         ContractError: nothing was built yet, or a file of the store is damaged.
-        RangeError: the store holds nothing of the range.
+        RangeError: the store has no bar in the range.
     """
-    days = question.days(root)
-    held = read_manifest(days.folder, question)
-    if held is None:
+    days = key.days(root)
+    manifest = read_manifest(days.folder, key)
+    if manifest is None:
         raise ContractError(
             f"nothing was built in {days.folder} yet", hint=f"run: tickwalk features build {days.feature_set}"
         )
-    step_ns = width_ns(question.width)
-    start_ns = held.start_ns if since_ns is None else since_ns + (-since_ns) % step_ns
-    start_ns, stop_ns = held.span(start_ns, held.stop_ns if until_ns is None else until_ns)
+    step_ns = width_ns(key.width)
+    start_ns = manifest.start_ns if since_ns is None else since_ns + (-since_ns) % step_ns
+    start_ns, stop_ns = manifest.span(start_ns, manifest.stop_ns if until_ns is None else until_ns)
     clock: Nanoseconds = np.arange(start_ns, stop_ns, step_ns, dtype=np.int64)
     if not len(clock):
         raise RangeError(f"{days.folder.name} holds no bar from {iso(start_ns)} to {iso(stop_ns)}")
-    files = [held.file(day) for day in held.opens if day < stop_ns and day + DAY_NS > start_ns]
-    told = [read_block(days.folder / file) for file in files]
-    names = sorted({name for block in told for name in block.instruments})
+    files = [manifest.file(day) for day in manifest.opens if day < stop_ns and day + DAY_NS > start_ns]
+    blocks = [read_block(days.folder / file) for file in files]
+    names = sorted({name for block in blocks for name in block.instruments})
     names = names if instruments is None else list(instruments)
-    path = into or days.folder / f"{question.name}.safetensors"
-    with block_writer(path, replace(told[0], instruments=tuple(names)), clock) as writer:
+    path = into or days.folder / f"{key.name}.safetensors"
+    with block_writer(path, replace(blocks[0], instruments=tuple(names)), clock) as writer:
         for file in files:
-            _gather(writer, days.read(file), names, clock, days, held)
+            _gather(writer, days.read(file), names, clock, days, manifest)
     return read_block(path)
 
 
@@ -202,9 +200,9 @@ def _gather(
     names: Sequence[str],
     clock: Nanoseconds,
     days: DayFiles,
-    held: Manifest,
+    manifest: Manifest,
 ) -> None:
-    """Write what a day holds of these instruments and this clock."""
+    """Write the part of a day that belongs to these instruments and this clock."""
     step_ns = block.width_ns
     inside = np.flatnonzero((block.ts_open_ns >= clock[0]) & (block.ts_open_ns <= clock[-1]))
     cut = slice(int(inside[0]), int(inside[-1]) + 1)
@@ -217,41 +215,41 @@ def _gather(
     for name in ("values", "mask"):
         writer.put(name, getattr(block, name)[index, cut], step=step, rows=known)
     if len(blank):
-        nothing = days.blank(step_ns, int(opens[0]), int(opens[-1]) + step_ns, first_ns=held.start_ns)
+        empty = days.blank(step_ns, int(opens[0]), int(opens[-1]) + step_ns, first_ns=manifest.start_ns)
         for name in ("values", "mask"):
-            row = getattr(nothing, name).expand(len(blank), -1, -1)
+            row = getattr(empty, name).expand(len(blank), -1, -1)
             writer.put(name, row, step=step, rows=blank)
 
 
-def _load(lake: Lake, question: StoreKey, span: tuple[int, int], at: int) -> Panel:
+def _load(lake: Lake, key: StoreKey, span: tuple[int, int], at: int) -> Panel:
     return load_stretch(
         lake,
-        width=question.width,
+        width=key.width,
         start_ns=span[0],
         stop_ns=span[1],
-        instruments=question.instruments,
-        origins=question.origins,
-        joined=columns_of(get_set(question.feature_set)),
+        instruments=key.instruments,
+        origins=key.origins,
+        joined=columns_of(get_set(key.feature_set)),
         at=at,
-        grace_ns=question.grace_ns,
+        grace_ns=key.grace_ns,
     )
 
 
-def _doubtful(held: Manifest, new: Manifest, touched: Set[int], days: DayFiles) -> set[int]:
-    """Return the days that may not be what they were, by their open."""
-    moved = {day for day in new.opens if day in touched or not held.holds(day)}
-    if held.stop_ns != new.stop_ns:  # a day that was not over, or is not any more
-        moved |= {floor_ns(min(held.stop_ns, new.stop_ns), DAY_NS)}
+def _candidates(manifest: Manifest, new: Manifest, changed: Set[int], days: DayFiles) -> set[int]:
+    """Return the days that may have changed, by their open."""
+    dirty = {day for day in new.opens if day in changed or not manifest.holds(day)}
+    if manifest.stop_ns != new.stop_ns:  # the last day was, or becomes, incomplete
+        dirty |= {floor_ns(min(manifest.stop_ns, new.stop_ns), DAY_NS)}
     reach = -(-days.lookback_ns // DAY_NS)
-    found = {day + DAY_NS * after for day in moved for after in range(reach + 1)}
-    if held.start_ns != new.start_ns:  # the first steps are masked, as far as the set looks back
-        first_ns = max(held.start_ns, new.start_ns)
+    found = {day + DAY_NS * after for day in dirty for after in range(reach + 1)}
+    if manifest.start_ns != new.start_ns:  # the first steps are masked over the set's lookback
+        first_ns = max(manifest.start_ns, new.start_ns)
         found |= {day for day in new.opens if first_ns <= day < first_ns + days.lookback_ns}
-    found |= {day for day in new.opens if held.holds(day) and not days.has(held.file(day))}
+    found |= {day for day in new.opens if manifest.holds(day) and not days.has(manifest.file(day))}
     return found & set(new.opens)
 
 
 def _stretches(days: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield days that follow each other, at most `most` at a time."""
-    for run in runs([PanelDay(open_ns, "", ()) for open_ns in days], most):
+    """Yield runs of at most `most` consecutive days."""
+    for run in consecutive_runs([PanelDay(open_ns, "", ()) for open_ns in days], most):
         yield [day.open_ns for day in run]

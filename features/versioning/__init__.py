@@ -1,1 +1,1 @@
-"""Versions of feature sets: source hashes and differences."""
+"""Versions of feature sets: fingerprints, source hashes and differences."""

@@ -1,4 +1,4 @@
-"""Fingerprint of a feature set: its declarations and all code that its functions reach."""
+"""Fingerprint of a feature set: a hash of its declarations and of all code that its functions reach."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from features.versioning.source_hash import reached_sources
 def fingerprint(features: tuple[Feature, ...]) -> str:
     """Return the version of these features, as a hash.
 
-    It covers names, order, inputs, lookbacks and windows, and the source text of every function that they
-    reach, with the constants those read: a changed line is a changed version.
+    It covers names, order, inputs, lookbacks and windows, the source text of every function that they reach, and the
+    constants that those read: any changed line changes the version.
     """
     inputs = inputs_of(features)
     declared = [
@@ -32,12 +32,12 @@ def fingerprint(features: tuple[Feature, ...]) -> str:
 
 
 def inputs_of(features: Iterable[Feature]) -> dict[str, Input]:
-    """Return every input that the features are made from, down to the leaves, by name."""
+    """Return every direct and indirect input of the features, by name."""
     found: dict[str, Input] = {}
-    waiting = [name for item in features for name in item.inputs]
-    while waiting:
-        name = waiting.pop()
+    pending = [name for item in features for name in item.inputs]
+    while pending:
+        name = pending.pop()
         if name in INPUTS and name not in found:
             found[name] = INPUTS[name]
-            waiting += INPUTS[name].inputs
+            pending += INPUTS[name].inputs
     return dict(sorted(found.items()))

@@ -1,8 +1,8 @@
-"""Which features came, went or changed since a block or a night was made, and through which function?
+"""Editions of a feature set, and the differences between two of them.
 
-An edition is what the code of a set says at one moment: each feature's declaration, and the functions, classes and
-constants that it reaches, each by a hash of its source. It is written beside what was built from it, so that a
-fingerprint that no longer fits can be told in names.
+An edition describes the code of a set at one moment: each feature's declaration, and the functions, classes and
+constants that it reaches, each with a hash of its source. It is stored next to what was built with it, so that a
+fingerprint mismatch can be explained by the names of what changed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from features.versioning.source_hash import reached_sources
 from storage.errors import ContractError
 
 EDITION: Final = "edition.json"
-"""What a night's is called in its folder."""
+"""Name of the file in a night's folder."""
 SUFFIX: Final = ".edition.json"
-"""What the edition of a block in `x.safetensors` is called: `x.edition.json`."""
+"""Suffix of a block's edition: that of `x.safetensors` is `x.edition.json`."""
 
 Change = Literal["came", "went", "moved", "declared otherwise", "changed code"]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One feature that is not what it was.
+    """One feature that differs between two editions.
 
     Args:
         feature: its name.
-        change: what became of it; the first that holds of came, went, declared otherwise, changed code, moved.
-        what: the declaration's parts, or the functions and constants, that differ; or the places in the set.
+        change: the first that applies of came, went, declared otherwise, changed code, moved.
+        what: the parts of the declaration, or the functions and constants, that differ; or the places in the set.
     """
 
     feature: str
@@ -44,13 +44,13 @@ class Difference:
 
 
 def edition_of(features: Sequence[Feature], *, feature_set: str = "") -> dict[str, Any]:
-    """Return what the code of these features says now, for JSON."""
+    """Return the current edition of these features, for JSON."""
     sources: dict[str, str] = {}
-    told = []
+    described = []
     for item in features:
         reached = reached_of(item)
         sources |= {name: _hash(text) for name, text in reached.items()}
-        told.append(
+        described.append(
             {
                 "name": item.name,
                 "inputs": list(item.inputs),
@@ -62,31 +62,31 @@ def edition_of(features: Sequence[Feature], *, feature_set: str = "") -> dict[st
     return {
         "feature_set": feature_set,
         "fingerprint": fingerprint(tuple(features)),
-        "features": told,
+        "features": described,
         "sources": dict(sorted(sources.items())),
     }
 
 
 def reached_of(item: Feature) -> dict[str, str]:
-    """Return the source of every function, class and constant that a feature reaches, its inputs' included."""
+    """Return the source of every function, class and constant that a feature and its inputs reach."""
     functions: list[Callable[..., object]] = [item.function, evaluate]
-    functions += [found.function for found in inputs_of(item)]
+    functions += [found.function for found in ordered_inputs_of(item)]
     return reached_sources(functions)
 
 
-def inputs_of(item: Feature) -> list[Input]:
-    """Return every input that a feature is made from, those first that it names itself."""
-    found, waiting = [], list(item.inputs)
-    while waiting:
-        name = waiting.pop(0)
+def ordered_inputs_of(item: Feature) -> list[Input]:
+    """Return every direct and indirect input of a feature, direct ones first."""
+    found, pending = [], list(item.inputs)
+    while pending:
+        name = pending.pop(0)
         if name in INPUTS and INPUTS[name] not in found:
             found.append(INPUTS[name])
-            waiting += INPUTS[name].inputs
+            pending += INPUTS[name].inputs
     return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """Return what differs between two editions, in the order of the new one, then what went."""
+    """Return the differences between two editions in the order of the new one, removed features last."""
     found = []
     before = {item["name"]: item for item in old["features"]}
     places = {name: place for place, name in enumerate(before)}
@@ -96,8 +96,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
         if then is None:
             found.append(Difference(name, "came", f"place {place}"))
         elif declared := [key for key in ("inputs", "lookback_bars", "params") if then[key] != now[key]]:
-            said = ", ".join(f"{key} {_said(then[key])} to {_said(now[key])}" for key in declared)
-            found.append(Difference(name, "declared otherwise", said))
+            what = ", ".join(f"{key} {_format(then[key])} to {_format(now[key])}" for key in declared)
+            found.append(Difference(name, "declared otherwise", what))
         elif changed := _changed(old["sources"], new["sources"], {*then["reaches"], *now["reaches"]}):
             found.append(Difference(name, "changed code", ", ".join(changed)))
         elif places[name] != place:
@@ -106,33 +106,33 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
 
 
 def edition_path(block: Path) -> Path:
-    """Return where the edition of a block lies: beside it."""
+    """Return the path of a block's edition, in the same folder."""
     return block.with_name(block.name.removesuffix(".safetensors") + SUFFIX)
 
 
 def read_edition(path: Path) -> dict[str, Any]:
-    """Return an edition.
+    """Read an edition.
 
     Raises:
-        ContractError: the file is missing or holds none.
+        ContractError: the file is missing or is not an edition.
     """
     try:
-        told: dict[str, Any] = json.loads(path.read_bytes())
+        edition: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ContractError(
             f"{path} cannot be read as an edition of features: {error}",
-            hint="it is written beside a block by: tickwalk features build",
+            hint="it is written next to a block by: tickwalk features build",
         ) from error
-    if not {"feature_set", "features", "sources", "fingerprint"} <= told.keys():
+    if not {"feature_set", "features", "sources", "fingerprint"} <= edition.keys():
         raise ContractError(f"{path} holds no edition of features")
-    return told
+    return edition
 
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str], names: set[str]) -> list[str]:
     return sorted(name for name in names if old.get(name) != new.get(name))
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

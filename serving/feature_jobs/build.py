@@ -12,7 +12,7 @@ from features.feature import FeatureBlock, deepest_lookback
 from features.monitoring.health import FeatureHealth
 from features.multi_width import join_wider
 from features.sets import get_set
-from features.store.day_files import most_days
+from features.store.day_files import max_days
 from features.store.serialization import write_block
 from features.store.store import UpdateReport, read, update
 from features.versioning.set_diff import EDITION, edition_path
@@ -63,7 +63,7 @@ def judge_days(bars: BarSelection, done: UpdateReport, *, newest: float) -> tupl
         newest: the share of those days that is held against the rest of them.
     """
     days = range(floor_ns(done.since_ns, DAY_NS), done.until_ns, DAY_NS)
-    judged = days[-most_days(width_ns(bars.width), done.instruments) :]
+    judged = days[-max_days(width_ns(bars.width), done.instruments) :]
     with Lake.open(bars.settings, read_only=True) as lake:
         asked = replace(bars, until_ns=done.until_ns, at=done.snapshot)
         panel = asked.load_from(lake, since_ns=max(judged[0], done.since_ns))

@@ -11,7 +11,7 @@ from features.feature import Feature, deepest_lookback
 from features.inputs import CLOCK, LEAVES, STATUS
 from features.sets import FEATURE_SETS, get_set
 from features.versioning.fingerprint import fingerprint
-from features.versioning.set_diff import inputs_of, reached_of
+from features.versioning.set_diff import ordered_inputs_of, reached_of
 from storage.errors import SettingsError
 
 
@@ -67,7 +67,7 @@ def describe(name: str, *, with_code: bool) -> Iterator[str]:
     for key, value in told.items():
         yield f"  {key:12} {value}"
     yield "inputs:"
-    for found in inputs_of(item):
+    for found in ordered_inputs_of(item):
         limits = ", ".join(f"{key} {value:g}" for key, value in found.params)
         yield f"  {found.name:12} from {', '.join(found.inputs)}" + (f" ({limits})" if limits else "")
     yield "code:"
@@ -94,5 +94,5 @@ def find_feature(name: str) -> Feature:
 
 def leaves_read(item: Feature) -> list[str]:
     """Return the panel's columns that a feature is made from."""
-    named = {part for found in inputs_of(item) for part in found.inputs}
+    named = {part for found in ordered_inputs_of(item) for part in found.inputs}
     return [leaf.removeprefix("panel.") for leaf in LEAVES if leaf in named and leaf not in (CLOCK, STATUS)]

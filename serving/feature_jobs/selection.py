@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from features.feature import FeatureBlock
 from features.leakage.perturbation import PROOF_STEPS, prove
-from features.leakage.point_in_time import prove_hindsight
+from features.leakage.point_in_time import prove_point_in_time
 from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import Panel, load_panel
 from features.sets import columns_of, get_set
@@ -124,7 +124,7 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
         panel = bars.load_from(lake, since_ns=bars.since_ns).steps(-PROOF_STEPS, None)
         proof = prove(panel, feature_set, seed=seed)
         load = partial(bars.load_from, since_ns=int(panel.ts_open_ns[0]))
-        hindsight = prove_hindsight(
+        hindsight = prove_point_in_time(
             lake, load, get_set(feature_set), grace_ns=bars.settings.bars.grace_ns, seed=seed
         )
     told = {"passed": True} | proof.to_dict() | {"hindsight": hindsight.to_dict()}
@@ -139,7 +139,9 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
     if proof.unproven:
         lines.append(f"nowhere known on these bars, so not proven: {', '.join(proof.unproven)}")
     for name, ahead, agreed in hindsight.suspects:
-        lines.append(f"look at {name}: it foretells the return of {ahead} bars to {agreed:+.2f}")
+        lines.append(
+            f"check {name}: it predicts the return of {ahead} bars with a rank correlation of {agreed:+.2f}"
+        )
     return lines
 
 

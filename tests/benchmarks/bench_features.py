@@ -27,7 +27,7 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from features.build import build_features, compute, on_one_core
+from features.build import build_features, compute, single_thread
 from features.feature import Feature, FeatureBlock
 from features.live import LiveFeatures
 from features.panel.panel import COLUMNS, PRINTED, Panel
@@ -273,7 +273,7 @@ def live_step() -> Iterator[Figure]:
     for history in (500, 20_000):
         live = LiveFeatures(features, panel.instruments, MINUTE_NS)
         cpu_s, wall_s = [], []
-        with on_one_core():
+        with single_thread():
             for at in range(history + len(bars)):
                 bar = bars[at % len(bars)]
                 bar = Panel(

@@ -1,1 +1,1 @@
-"""Laws of the features room."""
+"""Tests of the features package."""

@@ -1,4 +1,4 @@
-"""One thread of torch: these tensors are small, and threads that wait for each other only cost."""
+"""Fixture that limits torch to one thread: for small tensors, synchronization costs more than it gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels and rows of bars for these tests; drawn from a seed, with every kind of hole in them."""
+"""Random panels and rows of bars for tests, with every kind of hole."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def random_panel(
 
 
 def _names(count: int) -> list[str]:
-    """Return sorted names, the two that lead among them."""
+    """Return sorted names that include the two leaders."""
     return sorted(["BTC", "ETH", *(f"C{i:02d}" for i in range(2, count))][:count])
 
 
 def _joined(
     draw: np.random.Generator, shape: tuple[int, int]
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Return what is joined as of the close: books of every cadence, in stretches; payments; a relay's lag."""
+    """Return the columns joined as of the close: books of every cadence, in stretches; payments; a relay's lag."""
     cadence_ms = draw.choice([500.0, 1_500.0, 5_000.0], (shape[0], shape[1] // 40 + 1)).repeat(40, axis=1)
     joined = {
         "bid_depth": draw.exponential(50.0, shape),
@@ -112,7 +112,7 @@ def _statuses(draw: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[A
 
 
 def bar_rows(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return rows of `bars`; what a test does not name is a plain printed bar of venue|perp|A.
+    """Return rows of `bars`; defaults describe a plain printed bar of venue|perp|A.
 
     `step` places a row on the grid, `lag_ms` says how long after its close it was knowable.
     """
@@ -166,7 +166,7 @@ def stored_rows(panel: Panel, *, lag_ms: int = 0) -> pa.Table:
     cells = table_of(panel).filter(pa.array((panel.status != CODE["unknown"]).numpy().ravel()))
     opens = cells["ts_open"].cast(pa.int64())
     close_us = opens.to_numpy() + panel.width_ns // US_NS
-    told = {name: cells[name] for name in cells.column_names} | {
+    given = {name: cells[name] for name in cells.column_names} | {
         "ts_close": pa.array(close_us),
         "ts_knowable_ns": pa.array(close_us * US_NS + lag_ms * 1_000_000),
     }
@@ -176,7 +176,7 @@ def stored_rows(panel: Panel, *, lag_ms: int = 0) -> pa.Table:
     }  # fmt: skip
     columns = []
     for item in BARS.schema:
-        column = told.get(item.name, pa.array([base.get(item.name)] * cells.num_rows, item.type))
+        column = given.get(item.name, pa.array([base.get(item.name)] * cells.num_rows, item.type))
         if pa.types.is_integer(item.type) and item.name in COLUMNS:
             column = pc.floor(column)
         columns.append(column.cast(item.type))

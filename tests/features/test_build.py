@@ -1,4 +1,4 @@
-"""A block holds what its features say, the same wherever the panel was cut, and survives the disk."""
+"""Building of feature blocks: equality for any slicing and number of threads, and round trips to disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", FEATURE_SETS)
-def test_a_block_is_zero_exactly_where_it_is_invalid_or_says_zero(name: str) -> None:
+def test_a_block_is_zero_exactly_where_it_is_invalid_or_zero(name: str) -> None:
     block = BLOCKS[name]
     assert block.names == tuple(item.name for item in get_set(name))
     assert tuple(block.values.shape) == tuple(block.mask.shape) == (7, 700, len(block.names))
@@ -68,7 +68,7 @@ def test_any_slicing_agrees_to_the_bit(name: str, start: int, length: int) -> No
 
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_the_last_bars_alone_agree_with_the_long_panel(name: str) -> None:
-    """What a live scorer computes from its last bars is what the training table holds."""
+    """A live scorer's values from its last bars equal those of the training table."""
     depth = BLOCKS[name].lookback_bars + 1
     for stop in range(depth, WHOLE.n_steps, 37):
         window = build_features(WHOLE.steps(stop - depth, stop), name)
@@ -77,7 +77,7 @@ def test_the_last_bars_alone_agree_with_the_long_panel(name: str) -> None:
 
 
 @pytest.mark.parametrize("cells", [1, 7 * 160, 7 * 333])
-def test_blocks_of_time_cannot_be_seen(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_affect_the_result(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features.build, "_BLOCK_CELLS", cells)
     built = build_features(WHOLE, "live")
     assert same_bits(built.values, BLOCKS["live"].values)
@@ -86,7 +86,7 @@ def test_blocks_of_time_cannot_be_seen(cells: int, monkeypatch: pytest.MonkeyPat
 
 @contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """Let torch have so many threads inside."""
+    """Set torch's number of threads inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -95,8 +95,8 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def test_threads_cannot_be_seen() -> None:
-    """A build calls torch on one thread; an exported graph may run on as many as its host has."""
+def test_torch_threads_do_not_affect_the_result() -> None:
+    """A build calls torch on one thread; an exported graph may use all threads of its host."""
     panel, features = random_panel(12, 5_000), get_set("candles")
 
     def bits(threads: int) -> list[torch.Tensor]:
@@ -110,7 +110,7 @@ def test_threads_cannot_be_seen() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_threads_of_a_build_cannot_be_seen(threads: int) -> None:
+def test_build_threads_do_not_affect_the_result(threads: int) -> None:
     panel = random_panel(3, 2_400, seed=4)
     whole = build_features(panel, "live")
     assert panel.n_steps > 4 * 3 * whole.lookback_bars, "four threads had nothing to share"
@@ -120,7 +120,7 @@ def test_threads_of_a_build_cannot_be_seen(threads: int) -> None:
     assert same_bits(again.mask, whole.mask)
 
 
-def test_builds_at_once_give_the_same_and_leave_the_threads_as_they_found_them() -> None:
+def test_concurrent_builds_agree_and_restore_the_thread_count() -> None:
     with on_threads(2), ThreadPoolExecutor(4) as pool:
         built = list(pool.map(lambda _: build_features(WHOLE, "live"), range(8)))
         # Another thread has what the process has; this one keeps what it had.
@@ -129,7 +129,7 @@ def test_builds_at_once_give_the_same_and_leave_the_threads_as_they_found_them()
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(0, 100), (2, 0), (0, 0)])
-def test_a_panel_of_nothing_has_no_features(rows: int, steps: int) -> None:
+def test_an_empty_panel_has_no_features(rows: int, steps: int) -> None:
     block = build_features(WHOLE.select(range(rows)).steps(0, steps), "live")
     assert tuple(block.values.shape) == tuple(block.mask.shape) == (rows, steps, len(block.names))
 

@@ -1,4 +1,4 @@
-"""What is computed beside the recorder, bar by bar, is what a build makes of the same bars afterwards."""
+"""Features followed bar by bar next to a recorder, compared with a later build."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.features.test_live_equals_batch import SET, Day, make_day
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """Four and a half hours with an outage of seven minutes, silence, and prints that come after their bar."""
+    """Four and a half hours with an outage of seven minutes, silence, and prints that arrive after their bar."""
     return make_day(tmp_path_factory.mktemp("day"), 4.5)
 
 
 def compare(row: LiveRow, block: FeatureBlock, *, mask: bool) -> int:
-    """Refuse a bar that a build makes otherwise; return how many of its values are known."""
+    """Check that a bar equals the build's; return the number of its known values."""
     step = int(np.searchsorted(block.ts_open_ns, row.ts_open_ns))
     assert row.ts_open_ns == block.ts_open_ns[step]
     if mask:
@@ -45,14 +45,12 @@ def compare(row: LiveRow, block: FeatureBlock, *, mask: bool) -> int:
     return int(row.mask.sum())
 
 
-def question_of(
-    settings: Settings, width: str = "1m", instruments: tuple[str, ...] | None = None
-) -> StoreKey:
+def key_of(settings: Settings, width: str = "1m", instruments: tuple[str, ...] | None = None) -> StoreKey:
     return StoreKey(SET, width, settings.bars.grace_ns, instruments=instruments)
 
 
-def test_each_bar_is_given_in_its_turn_and_is_the_batch(day: Day) -> None:
-    """The lake as it was known at every instant: what came later, a revision for one, is not there yet."""
+def test_bars_come_in_order_and_equal_the_batch(day: Day) -> None:
+    """The lake is viewed as known at every instant: later rows, such as revisions, are not visible yet."""
     first = day.block.lookback_bars + 2
     compared, rows = 0, []
     with Lake.open(day.settings, read_only=True) as lake:
@@ -60,10 +58,10 @@ def test_each_bar_is_given_in_its_turn_and_is_the_batch(day: Day) -> None:
         def known_at(t_ns: int) -> Lake:
             return cast("Lake", PointInTimeLake(lake, t_ns))
 
-        follower = Follower.begin(known_at(int(day.panel.ts_close_ns[first])), question_of(day.settings))
+        follower = Follower.begin(known_at(int(day.panel.ts_close_ns[first])), key_of(day.settings))
         assert follower.instruments == day.panel.instruments
         for number, close_ns in enumerate(day.panel.ts_close_ns[first + 1 :].tolist()):
-            # Now and then it is asked too early.
+            # Sometimes it is called too early.
             for t_ns in (close_ns + day.settings.bars.grace_ns + 10 * NS, close_ns)[
                 :: -1 if number % 8 == 0 else 2
             ]:
@@ -76,9 +74,9 @@ def test_each_bar_is_given_in_its_turn_and_is_the_batch(day: Day) -> None:
     assert compared > 20_000
 
 
-def test_a_bar_that_is_overdue_is_unknown_where_nothing_came(day: Day) -> None:
+def test_an_overdue_bar_is_unknown_where_rows_are_missing(day: Day) -> None:
     with Lake.open(day.settings, read_only=True) as lake:
-        follower = Follower.begin(lake, question_of(day.settings))
+        follower = Follower.begin(lake, key_of(day.settings))
         for ts_open_ns in day.panel.ts_open_ns[-2:].tolist():
             newest = follower.step(lake)
             assert newest is not None
@@ -97,23 +95,23 @@ def test_a_bar_that_is_overdue_is_unknown_where_nothing_came(day: Day) -> None:
 def test_some_instruments_are_followed_and_one_that_is_not_there_is_refused(day: Day) -> None:
     names = day.panel.instruments
     with Lake.open(day.settings, read_only=True) as lake:
-        follower = Follower.begin(lake, question_of(day.settings, instruments=names[2:4]))
+        follower = Follower.begin(lake, key_of(day.settings, instruments=names[2:4]))
         assert follower.instruments == names[2:4]
         row = follower.step(lake, is_overdue=True)
         assert row is not None
         assert row.values.shape == (2, len(day.block.names))
         with pytest.raises(InstrumentError, match=r"hyperliquid\|perp\|NONE has no bar"):
-            Follower.begin(lake, question_of(day.settings, instruments=("hyperliquid|perp|NONE",)))
+            Follower.begin(lake, key_of(day.settings, instruments=("hyperliquid|perp|NONE",)))
 
 
 @pytest.fixture
 def lake(settings: Settings) -> Iterator[Lake]:
-    with Lake.open(settings) as held:
-        yield held
+    with Lake.open(settings) as opened:
+        yield opened
 
 
 def shards(panel: Panel) -> tuple[Panel, Panel]:
-    """Return what each of two recorders records."""
+    """Split a panel between two recorders."""
     return panel.select(range(0, 4, 2)), panel.select(range(1, 4, 2))
 
 
@@ -130,7 +128,7 @@ def steady_panel(*, venue: str = "hyperliquid", steps: int = 80) -> Panel:
 
 
 def commit(lake: Lake, *parts: Panel, trades: str = "") -> None:
-    """Take bars into the lake as a recorder does, whose trades go on beyond their grace."""
+    """Commit bars to the lake like a recorder whose trades continue beyond the grace."""
     for part in parts:
         close_ns = int(part.ts_close_ns[-1])
         tables = {"bars": stored_rows(part, lag_ms=2_000)}
@@ -149,7 +147,7 @@ def commit(lake: Lake, *parts: Panel, trades: str = "") -> None:
 
 
 def built(lake: Lake, settings: Settings) -> FeatureBlock:
-    """Return what a build makes of all that the lake holds by now, from the start of the day on as a store does."""
+    """Build everything that the lake holds, from the start of the day on, as a store does."""
     since_ns = START_NS - START_NS % DAY_NS
     panel = load_panel(
         lake,
@@ -163,58 +161,56 @@ def built(lake: Lake, settings: Settings) -> FeatureBlock:
 
 @pytest.mark.parametrize("venue", ["hyperliquid", "gaiaex"])
 def test_a_bar_waits_for_each_of_several_recorders(lake: Lake, settings: Settings, venue: str) -> None:
-    """One recorder is heard beyond the grace, on the same venue, while the other's commit is still on its way."""
+    """One recorder commits beyond the grace, on the same venue, while the other's commit is still pending."""
     panel = steady_panel(venue=venue)
     one, other = shards(panel)
     commit(lake, one.steps(0, 70), other.steps(0, 70))
-    follower = Follower.begin(lake, question_of(settings))
-    told = []
+    follower = Follower.begin(lake, key_of(settings))
+    rows = []
     for step in range(70, 80):
         commit(lake, one.steps(step, step + 1), trades=one.instruments[0])
         while (row := follower.step(lake)) is not None:
-            told.append(row)
+            rows.append(row)
         assert follower.next_ns == panel.ts_open_ns[step]
         commit(lake, other.steps(step, step + 1))
-    assert len(told) == 11
+    assert len(rows) == 11
     block = built(lake, settings)
-    assert sum(compare(row, block, mask=True) for row in told) > 1_000
+    assert sum(compare(row, block, mask=True) for row in rows) > 1_000
 
 
 def test_an_instrument_that_is_delisted_is_not_waited_for(lake: Lake, settings: Settings) -> None:
     panel = steady_panel()
     panel.status[3, 70] = STATUSES.index("unlisted")
     commit(lake, panel.steps(0, 71), panel.select(range(3)).steps(71, 73))
-    follower = Follower.begin(lake, question_of(settings))
-    told = []
+    follower = Follower.begin(lake, key_of(settings))
+    rows = []
     while (row := follower.step(lake)) is not None:
-        told.append(row)
-    assert [row.ts_open_ns for row in told] == panel.ts_open_ns[71:73].tolist()
-    assert all(compare(row, built(lake, settings), mask=True) for row in told)
+        rows.append(row)
+    assert [row.ts_open_ns for row in rows] == panel.ts_open_ns[71:73].tolist()
+    assert all(compare(row, built(lake, settings), mask=True) for row in rows)
 
 
-def test_an_instrument_that_is_listed_moves_the_others_as_in_a_build(lake: Lake, settings: Settings) -> None:
-    """Ranks and market returns are taken among all there are."""
+def test_a_new_listing_affects_others_as_in_a_build(lake: Lake, settings: Settings) -> None:
+    """Ranks and market returns are computed over all instruments."""
     panel = steady_panel()
     commit(lake, panel.select(range(3)).steps(0, 72))
-    follower = Follower.begin(lake, question_of(settings))
+    follower = Follower.begin(lake, key_of(settings))
     assert len(follower.instruments) == 3
     commit(lake, panel.steps(72, 80))
-    told = []
+    rows = []
     while (row := follower.step(lake)) is not None:
-        told.append(row)
+        rows.append(row)
     assert follower.instruments == panel.instruments
-    assert told[-1].ts_open_ns == panel.ts_open_ns[-1]
+    assert rows[-1].ts_open_ns == panel.ts_open_ns[-1]
     block = built(lake, settings)
-    assert sum(compare(row, block, mask=True) for row in told if len(row.mask) == 4) > 500
+    assert sum(compare(row, block, mask=True) for row in rows if len(row.mask) == 4) > 500
 
 
-def test_what_was_missed_while_a_recorder_was_down_counts_once_it_is_back(
-    lake: Lake, settings: Settings
-) -> None:
+def test_rows_missed_by_a_stopped_recorder_count_after_its_return(lake: Lake, settings: Settings) -> None:
     panel = steady_panel()
     one, other = shards(panel)
     commit(lake, one.steps(0, 70), other.steps(0, 70))
-    follower = Follower.begin(lake, question_of(settings))
+    follower = Follower.begin(lake, key_of(settings))
     while follower.step(lake) is not None:
         pass
     commit(lake, one.steps(70, 71))
@@ -223,20 +219,20 @@ def test_what_was_missed_while_a_recorder_was_down_counts_once_it_is_back(
     assert blind is not None
     assert not blind.mask[1].all()
     commit(lake, one.steps(71, 72))
-    assert follower.step(lake) is not None, "who is gone is waited for once"
+    assert follower.step(lake) is not None, "an absent instrument is waited for once"
     commit(lake, other.steps(70, 73), one.steps(72, 73))
     back = follower.step(lake)
     assert back is not None
     assert compare(back, built(lake, settings), mask=True) > 100
     commit(lake, one.steps(73, 74))
-    assert follower.step(lake) is None, "who is back is waited for again"
+    assert follower.step(lake) is None, "a returned instrument is waited for again"
 
 
-def test_nothing_is_kept_open_of_the_bars_that_were_read(lake: Lake, settings: Settings) -> None:
+def test_no_snapshot_stays_attached_after_reading(lake: Lake, settings: Settings) -> None:
     """A named snapshot stays attached for as long as a connection lasts: 86,400 of them a day at bars of a second."""
     panel = steady_panel()
     commit(lake, panel.steps(0, 70))
-    follower = Follower.begin(lake, question_of(settings))
+    follower = Follower.begin(lake, key_of(settings))
     attached = []
     for step in range(70, 75):
         commit(lake, panel.steps(step, step + 1))
@@ -247,11 +243,11 @@ def test_nothing_is_kept_open_of_the_bars_that_were_read(lake: Lake, settings: S
 
 def test_a_lake_with_one_bar_is_refused(lake: Lake, settings: Settings) -> None:
     commit(lake, steady_panel().steps(0, 1))
-    with pytest.raises(RangeError, match="one 1m bar so far") as told:
-        Follower.begin(lake, question_of(settings))
-    assert "run this again" in told.value.hint
+    with pytest.raises(RangeError, match="one 1m bar so far") as caught:
+        Follower.begin(lake, key_of(settings))
+    assert "run this again" in caught.value.hint
 
 
 def test_an_empty_lake_is_refused(settings: Settings) -> None:
     with Lake.open(settings) as lake, pytest.raises(RangeError, match="no 1m bar"):
-        Follower.begin(lake, question_of(settings))
+        Follower.begin(lake, key_of(settings))

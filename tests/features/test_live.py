@@ -1,4 +1,4 @@
-"""A live step gives what the build gives, bar for bar, whenever it began."""
+"""Live steps, equal to the build bar by bar whenever they began."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from features.build import build_features
-from features.engine.checked import checked_program, compared_on
+from features.engine.checked import checked_program, comparison_panel
 from features.feature import evaluate, feature
 from features.inputs import InputView, leaves_of
 from features.live import LiveFeatures
@@ -32,7 +32,7 @@ def test_every_step_has_the_bits_of_the_build(name: str) -> None:
     assert block.mask.any(dim=1).any(dim=0).all()
 
 
-def test_a_state_that_begins_late_goes_on_as_if_it_had_always_run() -> None:
+def test_a_state_started_late_equals_one_that_always_ran() -> None:
     block = build_features(PANEL, "live")
     live = LiveFeatures.after(PANEL.steps(0, 300), "live")
     for at in range(300, 330):
@@ -41,7 +41,7 @@ def test_a_state_that_begins_late_goes_on_as_if_it_had_always_run() -> None:
         assert torch.equal(row.values, block.values[:, at])
 
 
-def test_a_bar_left_out_or_of_others_is_refused() -> None:
+def test_a_skipped_bar_or_other_instruments_are_refused() -> None:
     live = LiveFeatures.after(PANEL.steps(0, 20), "candles")
     with pytest.raises(ContractError, match=r"the next bar opens at 2025-.*, not at 2025-"):
         live.step(PANEL.steps(21, 22))
@@ -64,7 +64,7 @@ def looks_back_by_itself(volume: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
 def chooses_by_value(volume: Tensor) -> Tensor:
-    """Volume, if there is any.
+    """Volume, if any is positive.
 
     Formula: v
 
@@ -86,7 +86,7 @@ def writes_into_its_input(volume: Tensor) -> Tensor:
 
 @feature(lookback_bars=0, inputs=("volume",), unit="base", source="planted")
 def returns_places(volume: Tensor) -> Tensor:
-    """Where the volume stands among the instruments' volumes.
+    """Position of the volume among the instruments' volumes.
 
     Formula: argsort(v)
 
@@ -96,23 +96,23 @@ def returns_places(volume: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FEATURE_SETS)
-def test_what_a_program_is_compared_on_knows_every_feature(name: str) -> None:
+def test_every_feature_is_known_on_the_comparison_panel(name: str) -> None:
     features = get_set(name)
-    panel = compared_on(features)
+    panel = comparison_panel(features)
     found = evaluate(InputView(leaves_of(panel)), features, shape=(panel.n_instruments, panel.n_steps))
     known = {item.name: int(mask.sum()) for item, (_, mask) in zip(features, found, strict=True)}
     assert min(known.values()) > 8, known
 
 
 @pytest.mark.parametrize(
-    ("planted", "told"),
+    ("planted", "message"),
     [
-        (returns_places, "a feature returns a type or a shape that a table does not hold"),
+        (returns_places, "a feature returns a type or a shape that a table cannot hold"),
         (looks_back_by_itself, "looks_back_by_itself gives other values block by block"),
-        (chooses_by_value, "chooses_by_value cannot be written down as a graph"),
+        (chooses_by_value, "chooses_by_value cannot be traced to a graph"),
         (writes_into_its_input, "calls add_ on a tensor"),
     ],
 )
-def test_a_feature_that_cannot_be_streamed_is_refused_by_name(planted: object, told: str) -> None:
-    with pytest.raises(ContractError, match=told):
+def test_a_feature_that_cannot_be_streamed_is_refused_by_name(planted: object, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
         checked_program((planted,))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Live = replay = batch = incremental: the same bits, over a day with disconnects and late prints."""
+"""Bitwise equality of live, replayed, batch and incremental features over a day with disconnects and late prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from features.build import build_features
 from features.feature import FeatureBlock
 from features.leakage.perturbation import prove
-from features.leakage.point_in_time import PointInTimeLake, prove_hindsight
+from features.leakage.point_in_time import PointInTimeLake, prove_point_in_time
 from features.panel.panel import Panel, content_hash, load_panel
 from features.sets import get_set
 from ingest.recorder.recorder import Recorder
@@ -34,7 +34,7 @@ SET = "live"
 
 
 def faults(span_s: float) -> list[Fault]:
-    """Disconnects short and long, a coin that falls silent, prints twice, and prints that come after their bar."""
+    """Return short and long disconnects, a silent coin, duplicated prints, and prints that arrive after their bar."""
     return [
         Disconnect(at_s=0.55 * span_s, outage_s=12.0),
         Disconnect(at_s=0.70 * span_s, outage_s=420.0),
@@ -69,7 +69,7 @@ async def record(settings: Settings, span_s: float) -> Settings:
 
 @dataclass
 class Day:
-    """A recorded market, its replay in another home, and what is built of the whole of it."""
+    """A recorded market, its replay in another home, and the features built from all of it."""
 
     settings: Settings
     replayed: Settings
@@ -90,12 +90,12 @@ def make_day(folder: Path, hours: float) -> Day:
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """Four and a half hours, of which the first two and a half are what the deepest features look back on."""
+    """Four and a half hours, of which the first two and a half are the longest lookback."""
     return make_day(tmp_path_factory.mktemp("day"), 4.5)
 
 
 def compare(one: FeatureBlock, other: FeatureBlock) -> int:
-    """Check that two blocks hold the same bits; return how many values were known."""
+    """Check that two blocks have the same bits; return the number of known values."""
     assert (one.names, one.instruments) == (other.names, other.instruments)
     assert np.array_equal(one.ts_open_ns, other.ts_open_ns)
     assert torch.equal(one.mask, other.mask)
@@ -104,15 +104,15 @@ def compare(one: FeatureBlock, other: FeatureBlock) -> int:
 
 
 def check_faults(day: Day) -> dict[str, int]:
-    """Check that the day went as ill as it was ordered to; return how ill."""
+    """Check that the injected faults took effect; return their counts."""
     with Lake.open(day.settings, read_only=True) as lake:
         found = lake.query(
             "SELECT count(*) FILTER (status = 'blind') AS blind, count(*) FILTER (status = 'quiet') AS quiet, "
             "count(*) FILTER (revision > 0) AS revised FROM bars"
         ).to_pylist()[0]
-    told = {name: int(count) for name, count in found.items()}
-    assert all(count > 0 for count in told.values()), told
-    return told
+    counts = {name: int(count) for name, count in found.items()}
+    assert all(count > 0 for count in counts.values()), counts
+    return counts
 
 
 def check_replay(day: Day) -> int:
@@ -123,18 +123,18 @@ def check_replay(day: Day) -> int:
 
 
 def joined(pieces: Iterator[FeatureBlock]) -> FeatureBlock:
-    """Return blocks that follow each other as one."""
-    held = list(pieces)
+    """Concatenate consecutive blocks."""
+    parts = list(pieces)
     return dataclasses.replace(
-        held[0],
-        values=torch.cat([piece.values for piece in held], dim=1),
-        mask=torch.cat([piece.mask for piece in held], dim=1),
-        ts_open_ns=np.concatenate([piece.ts_open_ns for piece in held]),
+        parts[0],
+        values=torch.cat([piece.values for piece in parts], dim=1),
+        mask=torch.cat([piece.mask for piece in parts], dim=1),
+        ts_open_ns=np.concatenate([piece.ts_open_ns for piece in parts]),
     )
 
 
 def piecewise(day: Day, edges: list[int]) -> Iterator[FeatureBlock]:
-    """Yield blocks between edges, each from the lake's bars of its own and of the lookback before."""
+    """Yield the blocks between edges, each computed from its own bars and the lookback before them."""
     opens = day.panel.ts_open_ns
     with Lake.open(day.settings, read_only=True) as lake:
         for start, stop in itertools.pairwise(edges):
@@ -153,7 +153,7 @@ def piecewise(day: Day, edges: list[int]) -> Iterator[FeatureBlock]:
 
 
 def check_live(day: Day, steps: list[int]) -> int:
-    """Compare bars as they were computed when they closed: from what the lake held that was knowable by then."""
+    """Compare bars with their live computation, from the rows of the lake that were knowable at their close."""
     opens, compared = day.panel.ts_open_ns, 0
     with Lake.open(day.settings, read_only=True) as lake:
         for step in steps:
@@ -161,7 +161,7 @@ def check_live(day: Day, steps: list[int]) -> int:
             known = cast("Lake", PointInTimeLake(lake, now_ns))
             since_ns = int(opens[step - day.block.lookback_bars])
             block = build_features(day.load(known, since_ns=since_ns, instruments=day.panel.instruments), SET)
-            assert block.ts_open_ns[-1] == opens[step], "nothing later was there yet"
+            assert block.ts_open_ns[-1] == opens[step], "no later bar was known yet"
             assert torch.equal(block.mask[:, -1], day.block.mask[:, step])
             assert torch.equal(
                 block.values[:, -1].contiguous().view(torch.int32),
@@ -198,7 +198,7 @@ def test_the_day_is_proven_from_its_lake(day: Day) -> None:
     result = prove(day.panel, SET, seed=0)
     assert min(result.compared.values()) > 1_000
     with Lake.open(day.settings, read_only=True) as lake:
-        found = prove_hindsight(lake, day.load, get_set(SET), grace_ns=day.settings.bars.grace_ns, seed=0)
+        found = prove_point_in_time(lake, day.load, get_set(SET), grace_ns=day.settings.bars.grace_ns, seed=0)
     assert found.compared > 5_000
     assert len(found.cuts) == 3
 
@@ -208,7 +208,7 @@ def test_the_day_is_proven_from_its_lake(day: Day) -> None:
 def test_a_whole_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     began_s = time.monotonic()
     whole = make_day(tmp_path, 24.0)
-    ill = check_faults(whole)
+    faults_seen = check_faults(whole)
     steps = whole.panel.n_steps
     assert steps >= 24 * 60 - 1
     counts = {
@@ -218,8 +218,8 @@ def test_a_whole_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     }
     assert min(counts.values()) > 5_000
     with capsys.disabled():
-        told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        summary = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         print(
-            f"\na day of {steps} bars x {whole.panel.n_instruments} ({ill}): equal known values by {told}; "
+            f"\na day of {steps} bars x {whole.panel.n_instruments} ({faults_seen}): equal known values by {summary}; "
             f"{time.monotonic() - began_s:.0f} s"
         )

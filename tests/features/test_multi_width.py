@@ -1,4 +1,4 @@
-"""Wider bars are known from their close on, and not before."""
+"""Features of wider bars joined to narrower ones, point-in-time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BLOCK, WIDE_BLOCK = build_features(NARROW, "candles"), build_features(WIDE, "can
 JOINED = join_wider(BLOCK, WIDE_BLOCK)
 
 
-def test_each_close_has_the_last_hour_that_was_over() -> None:
+def test_each_close_has_the_last_completed_hour() -> None:
     count, compared = len(BLOCK.names), 0
     assert JOINED.names[count:] == (*(f"{name}@1h" for name in WIDE_BLOCK.names), "age@1h")
     assert torch.equal(JOINED.values[:, :, :count], BLOCK.values)
@@ -58,8 +58,8 @@ def test_each_close_has_the_last_hour_that_was_over() -> None:
 
 @examples(max_examples=20, deadline=None)
 @given(step=st.integers(0, 899))
-def test_an_hour_that_is_not_over_moves_nothing(step: int) -> None:
-    """Replace every hour that closes after a minute's close: nothing at or before that minute moves."""
+def test_an_incomplete_hour_changes_nothing(step: int) -> None:
+    """Replace every hour that closes after a minute's close: no value at or before that minute changes."""
     close_ns = int(BLOCK.ts_open_ns[step]) + MINUTE_NS
     over = int((WIDE.ts_close_ns <= close_ns).sum())
     other = hours(seed=2)
@@ -75,7 +75,7 @@ def test_an_hour_that_is_not_over_moves_nothing(step: int) -> None:
         assert not torch.equal(changed.values, JOINED.values), "what comes later must come through"
 
 
-def test_before_the_first_hour_there_is_none() -> None:
+def test_before_the_first_completed_hour_values_are_missing() -> None:
     late = replace(WIDE_BLOCK, ts_open_ns=WIDE_BLOCK.ts_open_ns + 165 * HOUR_NS)
     joined = join_wider(BLOCK, late)
     assert not joined.mask[:, : 30 + 6 * 60 - 1, len(BLOCK.names) :].any()

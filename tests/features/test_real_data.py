@@ -1,4 +1,4 @@
-"""On real candles of two venues and a real capture: features are built, proven, sane, judged and drawn."""
+"""Features of real data: candles of two venues and a recorded capture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from features.build import build_features
 from features.leakage.perturbation import prove
-from features.leakage.point_in_time import prove_hindsight
+from features.leakage.point_in_time import prove_point_in_time
 from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import UNKNOWN, Panel, load_panel, panel_from_table
 from features.sets import get_set
@@ -34,7 +34,7 @@ CANDLES = "hyperliquid/candles_5m_to_20250520.parquet"
 BITFINEX = "bitfinex/candles_1m_20180101_20180430.parquet"
 FOUR_COINS = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 SOME_FRAMES = 32_000
-"""Fourteen minutes, the disconnect of 19:58:11 among them."""
+"""Fourteen minutes, including the disconnect of 19:58:11."""
 CLOCK_FEATURES = ("hour_sin", "hour_cos")
 
 
@@ -92,8 +92,8 @@ def test_features_of_real_candles_are_sane(panel: Panel) -> None:
             assert values.std() == pytest.approx(1.0 / math.sqrt(2.0), rel=1e-2)
 
 
-def judged(panel: Panel, name: str, *, newest: float = 0.2) -> FeatureHealth:
-    """Build a set and judge it; no real data here is refused."""
+def healthy(panel: Panel, name: str, *, newest: float = 0.2) -> FeatureHealth:
+    """Build a set and check its health; no real data here is refused."""
     block = build_features(panel, name)
     assert np.isfinite(block.values.numpy()).all()
     health = check_health(block, panel, split_ns=int(panel.ts_open_ns[int(panel.n_steps * (1.0 - newest))]))
@@ -101,8 +101,8 @@ def judged(panel: Panel, name: str, *, newest: float = 0.2) -> FeatureHealth:
     return health
 
 
-def assert_drawn(health: FeatureHealth, path: Path) -> str:
-    """Write the page, and check that each feature stands on it with its figures; return its text."""
+def assert_rendered(health: FeatureHealth, path: Path) -> str:
+    """Write the page, and check that it lists each feature with its figures; return its text."""
     text = write_features(path, health).read_text(encoding="utf-8")
     assert len(text) < 400_000
     assert "fit to learn from" in text
@@ -115,9 +115,9 @@ def known(health: FeatureHealth, feature: str) -> float:
     return float(np.nanmean(health.coverage[health.names.index(feature)]))
 
 
-def test_health_of_real_candles_is_drawn(panel: Panel, tmp_path: Path) -> None:
-    health = judged(panel, "candles", newest=0.1)
-    text = assert_drawn(health, tmp_path / "candles.html")
+def test_health_page_of_real_candles(panel: Panel, tmp_path: Path) -> None:
+    health = healthy(panel, "candles", newest=0.1)
+    text = assert_rendered(health, tmp_path / "candles.html")
     assert known(health, "log_return_5") > 0.95
     # Volatility of the last week of it had left what two months of training saw; returns had not.
     drifted = {item.feature for item in health.findings if item.what.startswith("drifted")}
@@ -126,8 +126,8 @@ def test_health_of_real_candles_is_drawn(panel: Panel, tmp_path: Path) -> None:
     assert "drifted: PSI up to" in text
 
 
-def test_a_set_that_candles_cannot_carry_is_told_column_by_column(panel: Panel) -> None:
-    health = judged(panel, "live")
+def test_features_that_candles_cannot_provide_are_reported_as_never_known(panel: Panel) -> None:
+    health = healthy(panel, "live")
     never = {item.feature for item in health.findings if item.what == "is never known"}
     assert {"flow_imbalance_5", "relative_spread", "funding_level", "mark_basis"} <= never
     assert "log_return_1" not in never
@@ -156,7 +156,7 @@ def bitfinex() -> Panel:
     return replace(panel, status=status)
 
 
-def test_bitfinex_candles_are_proven_judged_and_drawn(bitfinex: Panel, tmp_path: Path) -> None:
+def test_bitfinex_candles_pass_proof_and_health_check(bitfinex: Panel, tmp_path: Path) -> None:
     assert bitfinex.n_instruments == 7
     assert bitfinex.n_steps > 30_000
     silent = (bitfinex.status == STATUSES.index("quiet")).double().mean(dim=1)
@@ -165,8 +165,8 @@ def test_bitfinex_candles_are_proven_judged_and_drawn(bitfinex: Panel, tmp_path:
     assert min(result.compared.values()) > 1_500
     # A spot venue has no perp that others could follow.
     assert not [name for name in result.unproven if not name.startswith(("btc_", "eth_"))]
-    health = judged(bitfinex, "candles")
-    assert_drawn(health, tmp_path / "bitfinex.html")
+    health = healthy(bitfinex, "candles")
+    assert_rendered(health, tmp_path / "bitfinex.html")
     assert known(health, "empty_share_30") == 1.0
     assert known(health, "log_return_1") > 0.9
     # What is silent is known to be silent, and its share is what the panel holds.
@@ -200,7 +200,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings
 
 
 def check_capture(settings: Settings, lake: Lake, page: Path) -> dict[str, int]:
-    """Prove, judge and draw a capture's features; return what was compared."""
+    """Prove a capture's features, check their health and write the page; return the number of compared values."""
     grace_ns = settings.bars.grace_ns
 
     def load(lake: Lake) -> Panel:
@@ -211,11 +211,11 @@ def check_capture(settings: Settings, lake: Lake, page: Path) -> dict[str, int]:
     blind = panel.status == STATUSES.index("blind")
     assert int(blind.all(dim=0).sum()) >= 16, "the disconnect of 18 s"
     result = prove(panel, "live", seed=3)
-    found = prove_hindsight(lake, load, get_set("live"), grace_ns=grace_ns, seed=3)
+    found = prove_point_in_time(lake, load, get_set("live"), grace_ns=grace_ns, seed=3)
     assert found.suspects == ()
     assert len(found.cuts) == 3
-    health = judged(panel, "live")
-    assert_drawn(health, page)
+    health = healthy(panel, "live")
+    assert_rendered(health, page)
     for feature, least in (("relative_spread", 0.95), ("log_return_1", 0.95), ("queue_imbalance", 0.95)):
         assert known(health, feature) > least, feature
     assert known(health, "funding_level") == 0.0, "the capture holds no contexts"
@@ -228,7 +228,7 @@ def check_capture(settings: Settings, lake: Lake, page: Path) -> dict[str, int]:
     return result.compared | {"lake": found.compared, "foretold": found.foretold}
 
 
-def test_a_real_capture_is_proven_judged_and_drawn(capture: tuple[Settings, Lake], tmp_path: Path) -> None:
+def test_a_real_capture_passes_proof_and_health_check(capture: tuple[Settings, Lake], tmp_path: Path) -> None:
     compared = check_capture(*capture, tmp_path / "capture.html")
     assert min(compared.values()) > 1_000
 

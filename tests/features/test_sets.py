@@ -1,4 +1,4 @@
-"""A set's fingerprint is a version of its code, and its page is current."""
+"""Feature sets: fingerprints, declarations and the generated page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def helper(x):
 
 @feature(lookback_bars={lookback}, inputs=("log_price",), unit="log", source="a test")
 def strange(log_price):
-    """A strange feature.
+    """An odd feature.
 
     Formula: {formula}
 
@@ -44,10 +44,10 @@ def strange(log_price):
 
 
 def load_feature(folder: Path, **changed: object) -> Feature:
-    """Import the file above with these changes, as a fresh process would."""
+    """Write and import the file above with these changes, as a fresh process would."""
     path = folder / "strange_room.py"
-    told = {"factor": "3.0", "lookback": 3, "comment": "as it was", "formula": "x"} | changed
-    path.write_text(FEATURE_FILE.format(**told))
+    params = {"factor": "3.0", "lookback": 3, "comment": "as it was", "formula": "x"} | changed
+    path.write_text(FEATURE_FILE.format(**params))
     linecache.checkcache()
     spec = importlib.util.spec_from_file_location("strange_room", path)
     assert spec is not None
@@ -124,7 +124,7 @@ def test_every_function_that_is_reached_is_in_the_version(tmp_path: Path) -> Non
     assert across["features.ops.cross_section.MIN_INSTRUMENTS"] == "3"
 
 
-def test_a_function_whose_results_are_kept_is_in_the_version() -> None:
+def test_a_cached_function_is_in_the_version() -> None:
     sources = reached_sources([leader_rows])
     assert "relayed" in sources["features.inputs.leader_rows"]
     assert sources["features.inputs._RELAYED['gaiaex']"] == "'hyperliquid'"
@@ -135,7 +135,7 @@ def test_a_version_is_the_same_in_another_process() -> None:
         "from features.sets import get_set; from features.versioning.fingerprint import fingerprint; "
         "print(fingerprint(get_set('live')), end='')"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
         env={"PYTHONHASHSEED": "99"},
@@ -143,7 +143,7 @@ def test_a_version_is_the_same_in_another_process() -> None:
         text=True,
         check=True,
     )
-    assert told.stdout == fingerprint(get_set("live"))
+    assert result.stdout == fingerprint(get_set("live"))
 
 
 def test_every_feature_states_what_it_is() -> None:
@@ -155,7 +155,7 @@ def test_every_feature_states_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "lookback", "doc", "told"),
+    ("inputs", "lookback", "doc", "message"),
     [
         (("tomorrow",), 0, "X.\n\nFormula: x\n\nMissing: y", "reads 'tomorrow', which is none of"),
         (("close",), -1, "X.\n\nFormula: x\n\nMissing: y", "a lookback of -1 bars"),
@@ -163,14 +163,14 @@ def test_every_feature_states_what_it_is() -> None:
         (("close",), 0, "X.\n\nFormula: y", "no paragraph 'Missing: ...'"),
     ],
 )
-def test_a_declaration_that_says_too_little_is_refused(
-    inputs: tuple[str, ...], lookback: int, doc: str, told: str
+def test_an_incomplete_declaration_is_refused(
+    inputs: tuple[str, ...], lookback: int, doc: str, message: str
 ) -> None:
     def odd(x: object) -> object:
         return x
 
     odd.__doc__ = doc
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         feature(lookback_bars=lookback, inputs=inputs, unit="1", source="a test")(odd)  # type: ignore[arg-type]
 
 

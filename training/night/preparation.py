@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from features.leakage.perturbation import PROOF_STEPS, prove
-from features.leakage.point_in_time import Load, prove_hindsight
+from features.leakage.point_in_time import Load, prove_point_in_time
 from features.monitoring.health import TrainingWindow, check_health
 from features.panel.panel import Panel
 from features.sets import get_set
@@ -197,7 +197,7 @@ def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, load: Load, *, grac
     facts, recipe = folder.facts, folder.recipe
     try:
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
-        hindsight = prove_hindsight(
+        hindsight = prove_point_in_time(
             lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"]
         )
     except LeakError as error:

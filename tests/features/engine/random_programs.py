@@ -1,4 +1,4 @@
-"""Features made of a few drawn steps each, and panels of odd numbers, for the law that programs are held to."""
+"""Random features and panels of unusual numbers for property tests of compiled programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BARS = st.one_of(st.integers(1, 9), st.integers(10, 140))
 SCALARS = st.sampled_from((0.0, -0.0, 1.0, -2.0, 0.1, 3, math.inf, math.nan))
 
 FLOAT, BOOL, INT, BYTE, ROW, FLAT, PLACE = "float", "bool", "int", "byte", "row", "flat", "place"
-"""What a node is: (S, T) of four types, (1, T) or (T,) float64, or (S, T) int64."""
+"""Type of a node: (S, T) of four types, (1, T) or (T,) float64, or (S, T) int64."""
 INPUTS = {
     "panel.close": FLOAT, "panel.volume": FLOAT, "volume": FLOAT, "log_price": FLOAT, "btc_log_price": FLOAT,
     "observed": BOOL, "btc_observed": BOOL, "panel.status": BYTE, "hour_share": FLAT, "panel.btc_row": PLACE,
@@ -37,7 +37,7 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a drawn feature may do.
+    """One operation of a random feature.
 
     Args:
         function: takes tensors of the kinds `takes`, then what is drawn from `knobs`.
@@ -76,7 +76,7 @@ def _windows() -> list[Step]:
         Step(observed_over, (BOOL,), BOOL, (BARS,), within),
         Step(mean_over, (FLOAT,), FLOAT, (BARS,), within),
         Step(lambda x, y, n: means_over([x, y], n)[1], (FLOAT, FLOAT), FLOAT, (BARS,), within),
-        # Of a zero and a negative zero neither is the greater; there is none here.
+        # The maximum of a zero and a negative zero is ambiguous; neither occurs here.
         Step(lambda x, n: max_over(x + 0.0, n), (FLOAT,), FLOAT, (BARS,), within),
         Step(lambda x, n: decayed_sum_over(x, n, 4.0), (FLOAT,), FLOAT, (BARS,), within),
         Step(lambda x, y, n: decayed_means_over([x, y], n, 9.0)[0], (FLOAT, FLOAT), FLOAT, (BARS,), within),
@@ -167,9 +167,9 @@ STEPS = (*_windows(), *_numbers(), *_kinds(), *_across())
 
 @st.composite
 def drawn_features(draw: st.DrawFn) -> tuple[Feature, ...]:
-    """Return features made of a few steps each, which share what they are made of."""
+    """Return features of a few operations each, which share intermediate results."""
     kinds, backs = list(INPUTS.values()), [lookback_of([name]) for name in INPUTS]
-    made: list[tuple[Step, list[int], list[Any]]] = []
+    nodes: list[tuple[Step, list[int], list[Any]]] = []
     for _ in range(draw(st.integers(0, 10))):
         step = draw(st.sampled_from([item for item in STEPS if set(item.takes) <= set(kinds)]))
         chosen = []
@@ -177,32 +177,32 @@ def drawn_features(draw: st.DrawFn) -> tuple[Feature, ...]:
             places = [place for place, known in enumerate(kinds) if known == kind]
             chosen.append(draw(st.sampled_from(places[::-1])))
         knobs = [draw(knob) for knob in step.knobs]
-        made.append((step, chosen, knobs))
+        nodes.append((step, chosen, knobs))
         kinds.append(step.makes)
         backs.append(max(backs[place] for place in chosen) + step.back(*knobs))
 
     def output(place: int) -> Callable[..., Tensor]:
         def function(*inputs: Tensor) -> Tensor:
             found = list(inputs)
-            for step, chosen, knobs in made[: max(place - len(INPUTS) + 1, 0)]:
+            for step, chosen, knobs in nodes[: max(place - len(INPUTS) + 1, 0)]:
                 found.append(step.function(*(found[at] for at in chosen), *knobs))
             return found[place]
 
         return function
 
     open_to = [place for place, kind in enumerate(kinds) if kind != PLACE][::-1]
-    # What is made last is made of most; what is made first may be a bare input.
+    # The last nodes depend on the most others; the first ones may be plain inputs.
     output_places = st.one_of(st.sampled_from(open_to[:4]), st.sampled_from(open_to))
     outputs = draw(st.lists(output_places, min_size=1, max_size=4))
-    told = str([(STEPS.index(step), chosen, knobs) for step, chosen, knobs in made])
+    formula = str([(STEPS.index(step), chosen, knobs) for step, chosen, knobs in nodes])
     return tuple(
-        Feature(f"drawn_{place}", output(place), tuple(INPUTS), backs[place], "", "", "", told, "")
+        Feature(f"drawn_{place}", output(place), tuple(INPUTS), backs[place], "", "", "", formula, "")
         for place in outputs
     )
 
 
 def odd_panel(rows: int, steps: int, seed: int) -> Panel:
-    """Return a panel of odd numbers and plain ones, of blind stretches, and of an instrument that never prints."""
+    """Return a panel with unusual and plain numbers, blind stretches, and an instrument that never prints."""
     draw = np.random.default_rng(seed)
     shape = (rows, steps)
     values = {}

@@ -1,4 +1,4 @@
-"""A program gives the bits of the functions, whatever they are made of and however the panel is cut into blocks."""
+"""Compiled programs, compared bit by bit with random feature functions for any division into blocks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.features.engine.random_programs import drawn_features, odd_panel
 
 
 def by_functions(features: Sequence[Feature], panel: Panel) -> list[Tensor]:
-    """What the functions say of the whole panel, raw."""
+    """Return the functions' raw values on the whole panel."""
     view, shape = InputView(leaves_of(panel)), (panel.n_instruments, panel.n_steps)
     return [item.function(*(view[name] for name in item.inputs)).expand(shape) for item in features]
 
 
 def by_blocks(run: BlockExecutor | StreamExecutor, panel: Panel, steps: int) -> list[Tensor]:
-    """What a program says of whole blocks, one after another; the last one is filled up with anything."""
+    """Return a program's raw values over consecutive blocks; the last block is padded."""
     got: list[list[Tensor]] = [[torch.empty(panel.n_instruments, 0)] for _ in run.program.outputs]
     for start in range(0, panel.n_steps, steps):
         leaves = leaves_of(panel.steps(start, start + steps))
@@ -44,7 +44,7 @@ def by_blocks(run: BlockExecutor | StreamExecutor, panel: Panel, steps: int) -> 
 
 
 def same_from(features: Sequence[Feature], expected: list[Tensor], got: list[Tensor], *, cut: int) -> int:
-    """Refuse other bits than the functions', and return how many numbers were known; `cut` was the first step.
+    """Check that the bits equal the functions', and return the number of known values; `cut` was the first step.
 
     A run that began with the panel has what stands before it as well, so nothing of it is left out.
     """
@@ -94,7 +94,7 @@ def collide(x: Tensor) -> Tensor:
 
 
 def view_apart(x: Tensor) -> Tensor:
-    """A tuple of views of a value whose place another one takes."""
+    """Return a tuple of views of a value whose memory another one reuses."""
     parts = (x * 2.0).unbind(0)
     return (x + 1.0) * (x - 1.0) + parts[0]
 
@@ -129,7 +129,7 @@ NAMED: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize(("rows", "block", "tile_rows"), [(5, 16, 2), (1, 300, 1), (4, 1, 4)])
-def test_what_was_wrong_once(name: str, rows: int, block: int, tile_rows: int) -> None:
+def test_earlier_bugs_stay_fixed(name: str, rows: int, block: int, tile_rows: int) -> None:
     item = Feature("named", NAMED[name], ("panel.volume",), 0, "", "", "", "", "")
     panel, program = odd_panel(rows, 100, 1), program_of([item])
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""A whole set exports as one graph, for any number of instruments, with the same bits."""
+"""Export of a whole set as one graph for any number of instruments, with the same bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 160
 
 
 class Graph(nn.Module):
-    """Features, from the leaves of a panel to its last step's values and masks."""
+    """Module that maps the leaves of a panel to its last step's values and masks."""
 
     def __init__(self, features: tuple[Feature, ...]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The compiled loop does to every number what torch does to it."""
+"""The interpreter's operations, compared bit by bit with torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CELLS = ROWS * STEPS
 
 
 def on_machine(op: int, *operands: torch.Tensor) -> torch.Tensor:
-    """What the loop makes of blocks, row by row."""
+    """Return the loop's result on blocks, row by row."""
     arena = np.full(4 * CELLS, 5.0)
     for place, operand in enumerate(operands):
         arena[place * CELLS : (place + 1) * CELLS] = operand.to(torch.float64).flatten().numpy()
@@ -45,7 +45,7 @@ def test_an_operation_has_torchs_bits_for_every_kind_of_number(function: Any) ->
     assert_same(expected, got, zeros=function.__name__ not in ("maximum", "minimum"))
 
 
-def test_operations_in_one_have_the_bits_of_both() -> None:
+def test_fused_operations_have_the_bits_of_separate_ones() -> None:
     x, y = PAIRS[:, 0].reshape(ROWS, STEPS), PAIRS[:, 1].reshape(ROWS, STEPS)
     assert_same(~torch.isnan(x), on_machine(machine.IS_NUMBER, x))
     least = torch.full_like(x, 0.1)
@@ -53,7 +53,7 @@ def test_operations_in_one_have_the_bits_of_both() -> None:
 
 
 def assert_same(expected: torch.Tensor, got: torch.Tensor, *, zeros: bool = True, least: int = 80) -> None:
-    """Refuse other bits; of a zero and a negative zero, torch's own greatest depends on the lane."""
+    """Check for equal bits; torch's maximum of a zero and a negative zero depends on the vector lane."""
     expected = expected.to(torch.float64)
     assert torch.equal(torch.isnan(expected), torch.isnan(got))
     known = ~torch.isnan(expected)

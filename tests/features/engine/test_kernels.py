@@ -1,4 +1,4 @@
-"""A faster twin of what looks across instruments has its bits, whatever it is given."""
+"""Compiled kernels across instruments, compared bit by bit with the torch functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCKS = st.tuples(st.integers(0, 9), st.integers(0, 40)).flatmap(
 
 
 def assert_same(function: Any, x: torch.Tensor) -> int:
-    """Refuse other bits than the function's, and return how many numbers there are."""
+    """Check that the bits equal the function's, and return the number of finite values."""
     expected, got = function(x).expand(x.shape), torch.full_like(x, 5.0)
     KERNELS[function](x, out=got)
     nan = torch.isnan(expected)
@@ -33,12 +33,12 @@ def assert_same(function: Any, x: torch.Tensor) -> int:
 @pytest.mark.parametrize("function", KERNELS)
 @settings(max_examples=60, deadline=None)
 @given(block=BLOCKS)
-def test_a_twin_has_the_bits_for_ties_holes_and_odd_numbers(function: Any, block: Any) -> None:
+def test_a_kernel_has_equal_bits_for_ties_holes_and_unusual_numbers(function: Any, block: Any) -> None:
     assert_same(function, torch.from_numpy(block))
 
 
 @pytest.mark.parametrize("function", KERNELS)
 @pytest.mark.parametrize(("rows", "known"), [(0, 0), (1, 0), (2, 0), (3, 3 * 50), (200, 200 * 50)])
-def test_a_twin_knows_as_much(function: Any, rows: int, known: int) -> None:
+def test_a_kernel_knows_the_same_values(function: Any, rows: int, known: int) -> None:
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(rows, 50)))
     assert assert_same(function, x) == known

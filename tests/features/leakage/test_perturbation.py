@@ -1,4 +1,4 @@
-"""The proof passes for every set, and fails for every kind of leak, naming it."""
+"""The perturbation proof: it passes for every set, and names every kind of leak."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PANEL = random_panel(5, 420, seed=2)
 
 
 def planted(function: object, *, lookback_bars: int = 0, inputs: tuple[str, ...] = ("log_price",)) -> Feature:
-    """Declare a function that breaks a rule."""
+    """Declare a function that breaks a rule as a feature."""
     function.__doc__ = "Planted.\n\nFormula: none\n\nMissing: never"
     return feature(lookback_bars=lookback_bars, inputs=inputs, unit="1", source="a test")(function)  # type: ignore[arg-type]
 
@@ -122,18 +122,18 @@ def test_a_planted_leak_is_caught_and_named(
     assert (facts["check"], facts["feature"]) == (check, leak.name)
     assert facts["instrument"] in PANEL.instruments
     assert facts["ts_open_ns"] in PANEL.ts_open_ns
-    told = f"feature {leak.name} of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
-    assert told in caught.value.message
+    prefix = f"feature {leak.name} of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
+    assert prefix in caught.value.message
 
 
 def test_a_float_sum_over_instruments_is_caught() -> None:
-    """Its last bits show the order of the instruments, or the place in a vector register."""
+    """Its last bits depend on the order of the instruments, or on the position in a vector register."""
     with pytest.raises(LeakError) as caught:
         prove_features(PANEL, [planted(unordered_sum)], seed=0)
     assert caught.value.facts["check"] in ("cut", "shuffle")
 
 
-def test_a_lookback_that_says_enough_is_not_a_leak() -> None:
+def test_a_sufficient_lookback_is_not_a_leak() -> None:
     prove_features(PANEL, [planted(understated_lookback, lookback_bars=10, inputs=("volume",))], seed=0)
 
 
@@ -155,23 +155,25 @@ def test_a_feature_that_is_not_pure_is_caught() -> None:
         prove_features(PANEL, [planted(lambda volume: volume + next(calls), inputs=("volume",))], seed=0)
 
 
-def test_a_block_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_differs_from_the_proven_values_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """One bit of one cell of 50,000, and one mask."""
     for part in ("values", "mask"):
 
         def nudged(panel: Panel, feature_set: str, part: str = part) -> FeatureBlock:
             block = build_features(panel, feature_set)
-            held = getattr(block, part).clone()
+            changed = getattr(block, part).clone()
             cell = (1, 300, block.names.index("log_return_5"))
-            held[cell] = torch.nextafter(held[cell], torch.tensor(1.0)) if part == "values" else ~held[cell]
-            return replace(block, **{part: held})
+            changed[cell] = (
+                torch.nextafter(changed[cell], torch.tensor(1.0)) if part == "values" else ~changed[cell]
+            )
+            return replace(block, **{part: changed})
 
         monkeypatch.setattr(features.leakage.parity, "build_features", nudged)
         with pytest.raises(LeakError, match=r"log_return_5 of \S+ moved .*\(step 300\) when it was built"):
             prove(PANEL, "candles", seed=0)
 
 
-def test_a_live_step_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_step_that_differs_from_the_proven_values_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that forgets one bar."""
 
     class Forgetful(LiveFeatures):
@@ -181,14 +183,14 @@ def test_a_live_step_that_is_not_what_was_proven_is_caught(monkeypatch: pytest.M
                 self._run = LiveFeatures(get_set("candles"), PANEL.instruments, PANEL.width_ns)._run
             return row
 
-    monkeypatch.setattr(features.leakage.parity, "Live", Forgetful)
+    monkeypatch.setattr(features.leakage.parity, "LiveFeatures", Forgetful)
     with pytest.raises(
         LeakError, match=r"feature log_return_1 of \S+ moved .*\(step 401\) when it was stepped live"
     ):
         prove(PANEL, "candles", seed=0)
 
 
-def test_a_proof_that_changes_nothing_is_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proof_that_changes_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         features.leakage.perturbation._Proof, "_replace", lambda self, start, stop: self._panel
     )

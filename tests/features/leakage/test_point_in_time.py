@@ -1,4 +1,4 @@
-"""Nothing in a panel comes from rows that were not yet knowable, and a label in the data is caught and named."""
+"""The point-in-time proof: it passes for every set, and names a label in the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from features.leakage.point_in_time import (
     Load,
     PointInTimeLake,
     log_mid,
-    prove_hindsight,
+    prove_point_in_time,
     rank_correlation,
 )
 from features.panel.panel import Panel, load_panel
@@ -88,12 +88,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     yield from lake_of(tmp_path_factory.mktemp("honest"), drawn_rows())
 
 
-def load(lake: Lake, **asked: Any) -> Panel:
-    return load_panel(lake, **({"width": "1m", "grace_ns": GRACE_NS} | asked))
+def load(lake: Lake, **options: Any) -> Panel:
+    return load_panel(lake, **({"width": "1m", "grace_ns": GRACE_NS} | options))
 
 
 def shifted(bars: int) -> Load:
-    """Return a loader that joins the close of `bars` bars later into a column, as a wrong sign of a shift does."""
+    """Return a loader that joins the close of `bars` bars later into a column, as a shift of the wrong sign does."""
 
     def with_join(lake: Lake) -> Panel:
         panel = load(lake)
@@ -120,7 +120,7 @@ def spread(panel: Panel, rows: pa.Table) -> torch.Tensor:
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("seed", range(2))
 def test_every_set_is_proven_from_the_lake(lake: Lake, name: str, seed: int) -> None:
-    result = prove_hindsight(lake, load, get_set(name), grace_ns=GRACE_NS, seed=seed)
+    result = prove_point_in_time(lake, load, get_set(name), grace_ns=GRACE_NS, seed=seed)
     assert len(result.cuts) == result.canaries_caught == 3
     assert result.compared > 2_000
     assert result.foretold > 20_000
@@ -129,15 +129,17 @@ def test_every_set_is_proven_from_the_lake(lake: Lake, name: str, seed: int) -> 
 
 def test_a_label_that_was_joined_into_a_column_is_caught_and_named(lake: Lake) -> None:
     with pytest.raises(LeakError) as caught:
-        prove_hindsight(lake, shifted(5), get_set("live"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, shifted(5), get_set("live"), grace_ns=GRACE_NS, seed=0)
     facts = caught.value.facts
     assert (facts["check"], facts["feature"]) == ("hindsight", "funding_level")
-    told = f"feature funding_level of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
-    assert told in caught.value.message
+    prefix = (
+        f"feature funding_level of {facts['instrument']} moved at bar {iso(int(str(facts['ts_open_ns'])))}"
+    )
+    assert prefix in caught.value.message
     assert "became knowable" in caught.value.message
 
 
-def test_the_panel_proof_alone_does_not_see_that_label(lake: Lake) -> None:
+def test_the_panel_proof_alone_misses_that_label(lake: Lake) -> None:
     """Why there are two proofs."""
     from features.leakage.perturbation import prove
 
@@ -149,38 +151,38 @@ def test_a_loader_that_reads_later_revisions_is_caught(lake: Lake) -> None:
         return load(lake, grace_ns=3_600_000_000_000)
 
     with pytest.raises(LeakError, match=r"feature .* moved at bar .* hidden in the lake"):
-        prove_hindsight(lake, improved, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, improved, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
-def test_a_later_listing_moves_nothing_before_it(lake: Lake) -> None:
-    """A cut before the third instrument began leaves a panel of two; ranks and residuals do not move."""
+def test_a_later_listing_changes_nothing_before_it(lake: Lake) -> None:
+    """A cut before the third instrument began leaves a panel of two; ranks and residuals do not change."""
     cuts = set()
     for seed in range(4):
-        cuts |= set(prove_hindsight(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts)
+        cuts |= set(prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts)
     assert min(cuts) < iso(START_NS + LISTED_AT * MINUTE_NS)
 
 
-def test_a_loader_that_insists_on_an_instrument_is_cut_where_it_was_there(lake: Lake) -> None:
+def test_a_loader_that_requires_an_instrument_skips_cuts_before_its_listing(lake: Lake) -> None:
     def insisting(lake: Lake) -> Panel:
         return load(lake, instruments=NAMES)
 
     with_all = [
-        prove_hindsight(lake, insisting, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts
+        prove_point_in_time(lake, insisting, get_set("candles"), grace_ns=GRACE_NS, seed=seed).cuts
         for seed in (0, 1)
     ]
     assert all(cut >= iso(START_NS + LISTED_AT * MINUTE_NS) for cuts in with_all for cut in cuts)
 
 
-def test_a_label_that_lies_about_when_it_was_known_is_caught_by_what_it_foretells(tmp_path: Path) -> None:
+def test_a_label_with_a_wrong_knowable_time_is_caught_by_its_correlation(tmp_path: Path) -> None:
     for lake in lake_of(tmp_path, drawn_rows(lie_bars=5)):
         with pytest.raises(LeakError) as caught:
-            prove_hindsight(lake, load, get_set("live"), grace_ns=GRACE_NS, seed=0)
+            prove_point_in_time(lake, load, get_set("live"), grace_ns=GRACE_NS, seed=0)
     assert (caught.value.facts["check"], caught.value.facts["feature"]) == ("foretold", "funding_level")
     assert "is the return of the 5 bars after it" in caught.value.message
     assert caught.value.facts["instrument"] in NAMES
 
 
-def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
+def test_a_highly_predictive_feature_is_reported_as_suspect(lake: Lake) -> None:
     def noisy(lake: Lake) -> Panel:
         panel = load(lake)
         price = log_mid(panel)
@@ -192,34 +194,34 @@ def test_a_feature_that_foretells_well_is_named_as_suspect(lake: Lake) -> None:
         )
 
     class Unhidden(PointInTimeLake):
-        """Hides nothing, so that only the comparison with later returns is left."""
+        """Hides nothing, which leaves only the comparison with later returns."""
 
         def query(self, sql: str, params: Sequence[object] = (), *, at: int | None = None) -> pa.Table:
             return self._lake.query(sql, params, at=at)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features.leakage.point_in_time, "LakeAsKnown", Unhidden)
-        patch.setattr(features.leakage.point_in_time, "_must_catch", lambda *given: None)
-        result = prove_hindsight(lake, noisy, get_set("live"), grace_ns=GRACE_NS, seed=0)
+        patch.setattr(features.leakage.point_in_time, "PointInTimeLake", Unhidden)
+        patch.setattr(features.leakage.point_in_time, "_require_caught", lambda *given: None)
+        result = prove_point_in_time(lake, noisy, get_set("live"), grace_ns=GRACE_NS, seed=0)
     assert [item[:2] for item in result.suspects] == [("funding_level", 5)]
     assert SUSPECT < abs(result.suspects[0][2]) < 0.99
 
 
-def test_a_proof_that_hides_nothing_is_blind(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features.leakage.point_in_time, "LakeAsKnown", lambda lake, known_at_ns: lake)
+def test_a_proof_that_hides_nothing_fails(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features.leakage.point_in_time, "PointInTimeLake", lambda lake, known_at_ns: lake)
     with pytest.raises(LeakError, match="the proof is blind: its check of the lake did not catch a label"):
-        prove_hindsight(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+        prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
 def test_a_loader_of_nothing_is_refused(lake: Lake) -> None:
     def late(lake: Lake) -> Panel:
         return load(lake, since_ns=START_NS + (STEPS - 1) * MINUTE_NS)
 
-    with pytest.raises(RangeError, match="nothing is left of 1 steps to prove from the lake"):
-        prove_hindsight(lake, late, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+    with pytest.raises(RangeError, match="none of 1 steps can be proven from the lake"):
+        prove_point_in_time(lake, late, get_set("candles"), grace_ns=GRACE_NS, seed=0)
 
 
-def test_ranks_agree_as_scipy_says() -> None:
+def test_rank_correlation_agrees_with_scipy() -> None:
     from scipy.stats import spearmanr
 
     draw = np.random.default_rng(3)

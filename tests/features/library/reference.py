@@ -1,4 +1,4 @@
-"""The same features as plain loops over one cell at a time: slow, and written from the formulas alone.
+"""Reference implementations of all features: slow loops over cells, written from the formulas alone.
 
 A loop has the name of the feature's function, and lies in the file of its family in tests/features/loops.
 """

@@ -1,4 +1,4 @@
-"""docs/adding-a-feature.md is followed: its function and its test are taken from the page, and really work."""
+"""The code of docs/adding-a-feature.md, extracted from the page and executed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "roll_spread_60"
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The page's two blocks of Python, as modules of a package of their own."""
+    """The page's two Python blocks, as modules of a temporary package."""
     function, loop = re.findall(
         r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
@@ -46,7 +46,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[M
 
 @pytest.fixture
 def added(package: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Feature:
-    """The feature, put into the set `candles` and among the references, as the page says."""
+    """The feature, added to the set `candles` and to the references, as the page describes."""
     [item] = package[0].roll_spread.values()
     assert isinstance(item, Feature)
     monkeypatch.setitem(FEATURE_SETS, "candles", (*get_set("candles"), item))
@@ -60,7 +60,7 @@ def test_the_feature_of_the_page_agrees_with_the_loop_of_the_page(added: Feature
     tests.features.library.test_library.test_feature_agrees_with_a_slow_loop(added.name)
 
 
-def test_a_loop_that_says_otherwise_fails_it(
+def test_a_wrong_reference_loop_fails(
     added: Feature, package: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = package[1].roll_spread
@@ -85,7 +85,7 @@ def test_the_feature_of_the_page_is_proven_and_built(added: Feature) -> None:
     assert 1e-5 < float(block.values[:, :, -1].max()) < 0.1
 
 
-def test_its_set_is_another_version_and_its_page_says_so(added: Feature) -> None:
+def test_its_set_and_the_generated_page_change(added: Feature) -> None:
     now = get_set("candles")
     assert fingerprint(now) != fingerprint(now[:-1])
     [difference] = differences(edition_of(now[:-1]), edition_of(now))

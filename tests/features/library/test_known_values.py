@@ -1,4 +1,4 @@
-"""Features where the answer is known beforehand: from a theorem, or from bars made so that arithmetic gives it.
+"""Features on data with known answers, from a theorem or from constructed bars.
 
 The slow loops of tests/features/loops follow the same formulas as the features, so a formula that is wrong would be
 wrong in both. Nothing here repeats one.
@@ -28,9 +28,9 @@ EXACT = 1e-9
 
 
 def panel_of(*, blind: Sequence[int] = (), names: Sequence[str] = (), **columns: object) -> Panel:
-    """Return a panel in which everything printed but the `blind` steps; a column is a number, (T,) or (S, T)."""
-    held = np.broadcast_arrays(*(np.atleast_2d(np.asarray(x, dtype=np.float64)) for x in columns.values()))
-    shape = held[0].shape if held[0].shape[1] > 1 else (held[0].shape[0], STEPS)
+    """Return a panel in which every bar printed except the `blind` steps; a column is a number, (T,) or (S, T)."""
+    arrays = np.broadcast_arrays(*(np.atleast_2d(np.asarray(x, dtype=np.float64)) for x in columns.values()))
+    shape = arrays[0].shape if arrays[0].shape[1] > 1 else (arrays[0].shape[0], STEPS)
     status = torch.full(shape, CODE["printed"], dtype=torch.uint8)
     status[:, list(blind)] = CODE["blind"]
     return Panel(
@@ -39,7 +39,7 @@ def panel_of(*, blind: Sequence[int] = (), names: Sequence[str] = (), **columns:
         ts_open_ns=MINUTE_NS * np.arange(shape[1], dtype=np.int64),
         values={
             name: torch.from_numpy(np.broadcast_to(x, shape).copy())
-            for name, x in zip(columns, held, strict=True)
+            for name, x in zip(columns, arrays, strict=True)
         },
         status=status,
     )
@@ -69,7 +69,7 @@ def zigzag(size: float = 1e-3, steps: int = STEPS) -> Numbers:
     return np.where(np.arange(steps) % 2 == 0, size, -size)
 
 
-# What theorems say of random walks.
+# Theorems about random walks.
 
 
 def test_parkinson_finds_the_volatility_of_a_brownian_motion_from_its_ranges() -> None:
@@ -106,10 +106,10 @@ def test_variance_ratio_of_an_autoregression(phi: float) -> None:
     )
 
 
-# What arithmetic says of bars made for it.
+# Constructed bars with arithmetic answers.
 
 
-def test_a_trend_and_a_zigzag_are_the_ends_of_what_returns_can_say() -> None:
+def test_a_trend_and_a_zigzag_reach_the_extreme_values() -> None:
     trend, turning = panel_of(close=closes(np.full(STEPS, 1e-3))), panel_of(close=closes(zigzag()))
     # Five returns of c are 25 c^2 against 5 c^2; five that alternate are c^2.
     assert only(trend, "variance_ratio_120") == pytest.approx(4.0, rel=EXACT)
@@ -221,17 +221,17 @@ def test_each_event_of_the_best_quotes_has_its_sign(
     assert only(panel_of(**quotes), "quote_flow_5") == pytest.approx(event / depth, rel=EXACT)
 
 
-def test_equal_ones_share_the_middle_of_their_places() -> None:
+def test_ties_share_the_mean_rank() -> None:
     moves = np.zeros((5, STEPS))
     moves[:, -1] = [1e-3, 2e-3, 2e-3, 3e-3, 9e-3]
     close = closes(moves)
-    close[4] = np.nan  # it printed nothing that is known, so nobody counts it
+    close[4] = np.nan  # its price is unknown, so it does not count
     ranks = newest(panel_of(close=close), "return_rank_5")
     assert ranks[:4].tolist() == [-0.5, 0.0, 0.0, 0.5]
     assert math.isnan(ranks[4])
 
 
-def test_three_that_rise_stay_and_fall_are_two_thirds_of_the_move_apart() -> None:
+def test_dispersion_of_a_rise_a_fall_and_no_move_is_two_thirds() -> None:
     """The mean absolute deviation; the standard deviation would be the move itself, or sqrt(2 / 3) of it."""
     moves = np.zeros((3, STEPS))
     moves[:, -1] = [6e-3, 0.0, -6e-3]
@@ -252,13 +252,13 @@ def test_beta_and_residual_of_a_pair_made_with_a_beta() -> None:
     beta, rest = newest(panel, "btc_beta_120"), newest(panel, "btc_residual_5")
     assert beta[:2] == pytest.approx([1.0, 1.5], rel=EXACT)
     assert rest[:2] == pytest.approx([0.0, own[-5:].sum()], abs=1e-11)
-    # What never moved has no beta, and lags behind by nothing.
+    # An instrument that never moved has no beta, and a residual of zero.
     assert math.isnan(beta[2])
     assert rest[2] == 0.0
 
 
 @pytest.mark.parametrize("ago", [4, 16])
-def test_what_doubled_some_bars_ago_is_weighed_by_its_half_lives(ago: int) -> None:
+def test_a_doubling_some_bars_ago_is_weighted_by_the_half_lives(ago: int) -> None:
     """The last m bars have (1 - 2^(-m / h)) / (1 - 2^(-120 / h)) of all the weight: a geometric sum."""
     short, long = ((1.0 - 2.0 ** (-ago / h)) / (1.0 - 2.0 ** (-120.0 / h)) for h in (8.0, 40.0))
     is_new = np.arange(STEPS) >= STEPS - ago

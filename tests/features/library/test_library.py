@@ -1,4 +1,4 @@
-"""Each feature says what its formula says, and is missing where its policy says so."""
+"""Every feature against its reference loop, and the missing-data policies."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_a_column_that_the_panel_lacks_is_missing_throughout() -> None:
     assert series(panel, "mark") == [NAN, NAN]
 
 
-def test_where_there_is_no_trade_feed_silence_says_nothing() -> None:
-    """GaiaEx sends books only: a bar that was watched throughout has quotes, and no zeros for prints."""
+def test_without_a_trade_feed_silence_is_missing() -> None:
+    """GaiaEx sends books only: a fully watched bar has quotes, but no zeros for prints."""
     panel = bars(
         volume=[0.0, None],
         bid=[1.0, 1.0],
@@ -142,7 +142,7 @@ def last(panel: Panel, name: str, row: int = 0) -> float:
     return float(value[row, -1])
 
 
-def test_a_jump_is_told_from_volatility() -> None:
+def test_a_jump_is_distinguished_from_volatility() -> None:
     status = ["printed"] * 400
     calm = bars(close=walk(), status=status)
     jumped = bars(close=walk(jumps={390: 0.02, 395: -0.02, 398: -0.02}), status=status)
@@ -168,7 +168,7 @@ def test_a_market_that_turns_wild_or_calm_changes_its_state() -> None:
 
 
 def follower(lag: int) -> Panel:
-    """Return Bitcoin, one that does the same `lag` bars later and twice as far, and Ether, which is on its own."""
+    """Return Bitcoin, an instrument that follows `lag` bars later and moves twice as far, and an independent Ether."""
     draw = np.random.default_rng(1)
     led, own = draw.normal(0.0, 1e-3, 300), draw.normal(0.0, 1e-3, 300)
     moves = np.stack([led, 2.0 * np.roll(led, lag), own])
@@ -182,7 +182,7 @@ def follower(lag: int) -> Panel:
     )
 
 
-def test_one_that_follows_is_told_from_one_that_goes_along() -> None:
+def test_a_follower_is_distinguished_from_a_co_mover() -> None:
     after, along = follower(1), follower(0)
     assert last(after, "btc_lead_120", row=1) == pytest.approx(1.0)
     assert abs(last(along, "btc_lead_120", row=1)) < 0.3
@@ -195,7 +195,7 @@ def test_one_that_follows_is_told_from_one_that_goes_along() -> None:
 
 
 def test_a_panel_without_a_leader_has_nothing_to_follow() -> None:
-    """Whether nobody is there, or only another venue's BTC."""
+    """Whether there is no leader at all, or only another venue's BTC."""
     panel = follower(1)
     alone = replace(panel.select([1, 0]), instruments=("hyperliquid|perp|DOGE", "bitfinex|perp|BTC"))
     led = [item for item in FEATURES.values() if item.function.__module__ == "features.library.lead_lag"]
@@ -229,7 +229,7 @@ def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:
     assert last(panel, "print_rate_30") == 0.0
 
 
-def test_one_without_bars_has_the_clock_alone_and_moves_nobody() -> None:
+def test_an_instrument_without_bars_has_only_the_clock_and_affects_no_other() -> None:
     panel = random_panel(4, 300, seed=8)
     status = panel.status.clone()
     status[1] = CODE["unknown"]
@@ -280,7 +280,7 @@ def test_a_halt_is_a_hole_and_a_recycled_name_another_instrument() -> None:
 
 
 def test_a_wholly_blind_hour_is_missing_and_passes() -> None:
-    """A window of 120 bars bears 24 that are missing; then nothing is valid but the clock, until prices are back."""
+    """A window of 120 bars tolerates 24 missing ones; then only the clock is valid, until prices are back."""
     panel = random_panel(4, 400, seed=8)
     status = panel.status.clone()
     status[:, 200:260] = CODE["blind"]
@@ -299,7 +299,7 @@ def test_a_wholly_blind_hour_is_missing_and_passes() -> None:
 
 @pytest.mark.parametrize("volume", [7.3, 0.1, 3.0, 1e-3, 12_345.678, 2e9])
 def test_volume_that_never_varies_has_no_score(volume: float) -> None:
-    """What rounding leaves of its variance is not a variance."""
+    """The rounding error of its variance is not a variance."""
     panel = bars(volume=[volume] * 200, status=["printed"] * 200)
     value, mask = cells(panel, FEATURES["volume_score_120"])
     assert not mask.any()

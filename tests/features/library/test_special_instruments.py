@@ -1,4 +1,4 @@
-"""An instrument that lists, halts, is recycled or never prints; one alone; an hour that nobody watched."""
+"""Features in special cases: listings, halts, recycled names, silent or single instruments, unwatched hours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WINDOW = 16
 
 
 def watched(*, gaps: dict[int, tuple[slice, str]] | None = None, instruments: tuple[str, ...] = ()) -> Panel:
-    """Return a panel in which everything printed, but for stretches of some rows that have another status."""
+    """Return a panel in which every bar printed, except for stretches of some rows with another status."""
     status = torch.full_like(WHOLE.status, CODE["printed"])
     values = {name: value.clone() for name, value in WHOLE.values.items()}
     values["close"] = torch.nan_to_num(values["close"], nan=100.0)
@@ -41,7 +41,7 @@ def watched(*, gaps: dict[int, tuple[slice, str]] | None = None, instruments: tu
 
 
 def built(panel: Panel, name: str) -> FeatureBlock:
-    """Build a set, and check what holds of every block: finite, and zero where masked."""
+    """Build a set and check the invariants of every block: finite values, and zero where masked."""
     block = build_features(panel, name)
     assert torch.isfinite(block.values).all()
     assert not block.values[~block.mask].any()
@@ -50,7 +50,7 @@ def built(panel: Panel, name: str) -> FeatureBlock:
 
 
 def own(name: str) -> list[int]:
-    """Return the places of features that need the instrument's own bars: no clock, no figure of the whole market."""
+    """Return the indices of features that need the instrument's own bars: no clock or whole-market features."""
     alone = build_features(WHOLE.select([0]), name)
     return [
         place
@@ -60,7 +60,7 @@ def own(name: str) -> list[int]:
 
 
 def known_in(block: FeatureBlock, name: str, row: int, hole: slice, places: list[int]) -> list[str]:
-    """Return the features that are known in a hole for longer than a window bears that has four fifths of its bars."""
+    """Return the features that stay known in a hole for longer than a window that needs four fifths of its bars."""
     features = get_set(name)
     found = []
     for place in places:
@@ -79,7 +79,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("status", ["unlisted", "halted", "blind", "unknown"])
-def test_a_stretch_that_says_nothing_is_masked_and_not_stitched(name: str, status: str) -> None:
+def test_a_stretch_without_information_is_masked_and_not_bridged(name: str, status: str) -> None:
     block = built(watched(gaps={2: (HOLE, status)}), name)
     places = own(name)
     assert len(places) > 8
@@ -110,7 +110,7 @@ def test_an_instrument_that_lists_is_known_from_its_own_bars_on(name: str) -> No
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_recycled_name_knows_nothing_of_its_forerunner(name: str) -> None:
+def test_a_recycled_name_ignores_its_predecessor(name: str) -> None:
     names = ("hyperliquid|perp|X", "hyperliquid|perp|X~2", *(f"hyperliquid|perp|C{row}" for row in range(3)))
     gaps = {0: (slice(250, STEPS), "unlisted"), 1: (slice(0, 260), "unlisted")}
     panel = watched(gaps=gaps, instruments=names)
@@ -170,7 +170,7 @@ def test_a_panel_of_one_instrument_has_its_own_features_and_no_market(name: str)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_an_hour_that_nobody_watched_is_masked_and_no_window_is_stitched_over_it(name: str) -> None:
+def test_an_unwatched_hour_is_masked_and_no_window_bridges_it(name: str) -> None:
     panel = watched(gaps=dict.fromkeys(range(5), (HOLE, "blind")))
     block = built(panel, name)
     clocks = [place for place, item in enumerate(get_set(name)) if item.is_clock]
@@ -184,8 +184,8 @@ def test_an_hour_that_nobody_watched_is_masked_and_no_window_is_stitched_over_it
     rows = torch.ones(block.mask.shape[:2], dtype=torch.bool)
     normaliser = Normaliser.fit(block.values, block.mask, rows)
     windows = PanelWindows(block, normaliser, window_bars=WINDOW, device=torch.device("cpu"))
-    asked = torch.arange(5 * STEPS)
-    x, mask = windows.batch(asked)
+    samples = torch.arange(5 * STEPS)
+    x, mask = windows.batch(samples)
     assert torch.isfinite(x).all()
     assert x.abs().max() <= normaliser.clip
     assert not x[mask == 0.0].any()
@@ -206,7 +206,7 @@ def test_an_hour_that_nobody_watched_is_masked_and_no_window_is_stitched_over_it
     assert np.isfinite(labels.label[labels.mask].numpy()).all()
 
 
-def test_a_panel_that_is_blind_throughout_teaches_nothing_and_breaks_nothing() -> None:
+def test_a_fully_blind_panel_yields_no_training_data_and_no_error() -> None:
     panel = watched(gaps={row: (slice(0, STEPS), "blind") for row in range(5)})
     block = built(panel, "live")
     normaliser = Normaliser.fit(block.values, block.mask, torch.ones(block.mask.shape[:2], dtype=torch.bool))

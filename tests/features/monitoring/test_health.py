@@ -1,4 +1,4 @@
-"""The health of a block says what is known, what never varies and what drifted, and refuses what is not fit."""
+"""Health checks of feature blocks: figures, refusals, warnings and the training window."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def health_of(block: FeatureBlock = BLOCK, panel: Panel = PANEL) -> FeatureHealt
 def changed(
     name: str, *, rows: object = slice(None), start: int = SPLIT, value: object, known: bool = True
 ) -> FeatureBlock:
-    """Return the block with one feature replaced from a step on; `value` is a number or a function of what was."""
+    """Return the block with one feature replaced from a step on; `value` is a number or maps the old values."""
     values, mask, place = BLOCK.values.clone(), BLOCK.mask.clone(), NAMES.index(name)
     old = values[rows, start:, place]
     values[rows, start:, place] = value(old) if callable(value) else torch.full_like(old, value)
@@ -44,14 +44,14 @@ def changed(
     return replace(BLOCK, values=values, mask=mask)
 
 
-def said(health: FeatureHealth, feature: str) -> list[tuple[str, str]]:
+def findings_of(health: FeatureHealth, feature: str) -> list[tuple[str, str]]:
     return [(item.verdict, item.what) for item in health.findings if item.feature == feature]
 
 
 # Figures.
 
 
-def test_coverage_and_nulls_are_counted_as_a_loop_counts_them() -> None:
+def test_coverage_and_nulls_agree_with_a_loop() -> None:
     health = health_of()
     first = BLOCK.lookback_bars
     compared, status, mask = 0, PANEL.status.tolist(), BLOCK.mask.tolist()
@@ -68,7 +68,7 @@ def test_coverage_and_nulls_are_counted_as_a_loop_counts_them() -> None:
 
 
 @given(seed=st.integers(0, 200), n=st.integers(2, 300), m=st.integers(2, 300), tied=st.booleans())
-def test_ks_is_that_of_scipy(seed: int, n: int, m: int, tied: bool) -> None:
+def test_ks_agrees_with_scipy(seed: int, n: int, m: int, tied: bool) -> None:
     draw = np.random.default_rng(seed)
     x, y = draw.normal(size=n), draw.normal(0.5, 2.0, size=m)
     if tied:
@@ -76,7 +76,7 @@ def test_ks_is_that_of_scipy(seed: int, n: int, m: int, tied: bool) -> None:
     assert ks(x, y) == pytest.approx(ks_2samp(x, y, method="asymp").statistic, abs=1e-12)
 
 
-def test_psi_of_known_shares_is_that_of_the_formula() -> None:
+def test_psi_of_known_shares_agrees_with_the_formula() -> None:
     """Deciles of the training window; the recent one has twice the share in the lowest and none in the highest."""
     trained = np.arange(1_000, dtype=np.float64)
     recent = np.concatenate([trained[:100], trained[:900]])
@@ -85,7 +85,7 @@ def test_psi_of_known_shares_is_that_of_the_formula() -> None:
     assert psi(trained, trained) == 0.0
 
 
-def test_psi_sees_a_value_that_leaves_its_spike() -> None:
+def test_psi_detects_a_shift_away_from_a_spike() -> None:
     """Nine tenths zeros: all deciles are one value, and a shift off it must still be seen."""
     trained = np.where(np.arange(1_000) % 10 == 0, 1.0, 0.0)
     assert psi(trained, trained) == 0.0
@@ -101,31 +101,31 @@ def test_a_sound_block_is_not_refused() -> None:
     health.refuse()
     assert health.refusals == ()
     assert np.isfinite(health.psi[NAMES.index("log_return_1")]).all()
-    assert np.isnan(health.psi[NAMES.index("hour_sin")]).all(), "what a clock will say is known"
-    assert not said(health, "log_return_1")
+    assert np.isnan(health.psi[NAMES.index("hour_sin")]).all(), "clock features have no drift"
+    assert not findings_of(health, "log_return_1")
 
 
 def test_a_feature_whose_source_stopped_is_refused() -> None:
     died = changed("funding_level", value=0.0, known=False)
     health = health_of(died)
-    [(verdict, what)] = said(health, "funding_level")
+    [(verdict, what)] = findings_of(health, "funding_level")
     assert verdict == "refuse"
-    assert "missing on 95% or more of the watched bars of late" in what
-    with pytest.raises(ContractError, match=r"not fit to learn from: funding_level of \S+\|perp\|") as caught:
+    assert "missing on 95% or more of the recent watched bars" in what
+    with pytest.raises(ContractError, match=r"not fit for training: funding_level of \S+\|perp\|") as caught:
         health.refuse()
     assert caught.value.hint.endswith("tickwalk features health live")
 
 
 def test_a_feature_that_stopped_on_one_instrument_of_four_is_a_warning() -> None:
     health = health_of(changed("funding_level", rows=slice(2, 3), value=0.0, known=False))
-    assert [verdict for verdict, _ in said(health, "funding_level")] == ["warn"]
+    assert [verdict for verdict, _ in findings_of(health, "funding_level")] == ["warn"]
     assert next(item for item in health.findings if item.feature == "funding_level").instruments == (
         PANEL.instruments[2],
     )
 
 
-def test_an_outage_is_not_held_against_the_features() -> None:
-    """Nobody watched of late: everything is missing, and no source stopped."""
+def test_an_outage_does_not_refuse_features() -> None:
+    """The recent bars were not watched: everything is missing, and no source stopped."""
     status = PANEL.status.clone()
     status[:, SPLIT:] = CODE["blind"]
     dark = replace(PANEL, status=status)
@@ -135,24 +135,25 @@ def test_an_outage_is_not_held_against_the_features() -> None:
 def test_another_unit_is_refused() -> None:
     health = health_of(changed("relative_spread", value=lambda old: old * 1e4))
     assert ("refuse", True) in [
-        (verdict, "times all that training saw" in what) for verdict, what in said(health, "relative_spread")
+        (verdict, "times its whole range in training" in what)
+        for verdict, what in findings_of(health, "relative_spread")
     ]
 
 
 def test_a_range_within_the_lookback_is_refused() -> None:
-    """All of it is masked, and a page that called that fit would be believed."""
+    """Everything is masked, and must not be reported as healthy."""
     for steps, is_refused in ((BLOCK.lookback_bars, True), (BLOCK.lookback_bars + 1, False)):
         panel = PANEL.steps(0, steps)
         health = check_health(build_features(panel, "live"), panel, split_ns=int(panel.ts_open_ns[-1]))
         assert bool(health.refusals) == is_refused
         if is_refused:
             with pytest.raises(
-                ContractError, match=f"looks back on {steps} bars, and the range holds {steps}"
+                ContractError, match=f"has a lookback of {steps} bars, and the range has {steps}"
             ):
                 health.refuse()
 
 
-def test_a_value_that_is_no_number_is_refused() -> None:
+def test_a_non_finite_value_is_refused() -> None:
     for value, known in ((math.nan, True), (3.0, False)):
         health = health_of(
             changed("queue_imbalance", rows=slice(1, 2), start=STEPS - 1, value=value, known=known)
@@ -161,38 +162,38 @@ def test_a_value_that_is_no_number_is_refused() -> None:
         assert (first.feature, first.instruments) == ("queue_imbalance", PANEL.instruments[1:2])
 
 
-def test_a_drift_beyond_what_training_saw_is_a_warning_and_noise_is_none() -> None:
+def test_drift_beyond_training_is_a_warning_and_noise_is_not() -> None:
     health = health_of(changed("log_return_5", value=lambda old: old * 4.0))
-    [(verdict, what)] = said(health, "log_return_5")
+    [(verdict, what)] = findings_of(health, "log_return_5")
     assert verdict == "warn"
     assert what.startswith("drifted: PSI up to")
-    assert said(health_of(), "log_return_5") == []
+    assert findings_of(health_of(), "log_return_5") == []
 
 
-def test_a_feature_that_always_wanders_as_far_is_not_told_as_drifting() -> None:
-    """A slow level is far from itself in every quarter of the training window too."""
+def test_a_feature_that_always_wanders_is_not_reported_as_drifting() -> None:
+    """A slowly changing level differs from the whole in every quarter of the training window too."""
     place = NAMES.index("mark_basis")
     values, mask = BLOCK.values.clone(), BLOCK.mask.clone()
     values[:, :, place] = torch.sin(torch.arange(STEPS) / STEPS * 40.0).round(decimals=1)
     mask[:, :, place] = True
-    assert said(health_of(replace(BLOCK, values=values, mask=mask)), "mark_basis") == []
+    assert findings_of(health_of(replace(BLOCK, values=values, mask=mask)), "mark_basis") == []
 
 
-def test_what_is_never_known_or_never_varies_is_a_warning() -> None:
+def test_never_known_or_constant_features_are_warnings() -> None:
     health = health_of(changed("print_rate_30", start=0, value=0.0, known=False))
-    assert said(health, "print_rate_30") == [("warn", "is never known")]
+    assert findings_of(health, "print_rate_30") == [("warn", "is never known")]
     health = health_of(changed("print_rate_30", start=0, value=0.25))
-    assert ("warn", "never varies") in said(health, "print_rate_30")
+    assert ("warn", "never varies") in findings_of(health, "print_rate_30")
 
 
-def test_a_window_too_short_says_nothing_about_drift() -> None:
+def test_a_short_window_has_no_drift_figures() -> None:
     health = check_health(BLOCK, PANEL, split_ns=int(PANEL.ts_open_ns[STEPS - 50]))
     assert np.isnan(health.psi).all()
     assert np.isfinite(health.coverage).all()
 
 
 def learned(start: int, stop: int) -> TrainingWindow:
-    """What a champion learned that saw these steps."""
+    """Return the training window of a champion trained on these steps."""
     first_ns = int(PANEL.ts_open_ns[0])
     return TrainingWindow(
         "mlp-night",
@@ -202,55 +203,55 @@ def learned(start: int, stop: int) -> TrainingWindow:
     )
 
 
-def test_the_newest_share_is_compared_with_exactly_what_the_champion_learned_from() -> None:
-    """Since then something happened that the range before the newest share holds and the champion never saw."""
+def test_the_recent_window_is_compared_with_the_champions_training_data() -> None:
+    """The range before the recent window contains a change that the champion never saw."""
     block = changed("log_return_5", start=1_000, value=lambda old: old * 4.0)
     place = NAMES.index("log_return_5")
-    told = check_health(block, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
-    assert (told.champion, told.trained_since_ns, told.trained_until_ns) == (
+    health = check_health(block, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
+    assert (health.champion, health.trained_since_ns, health.trained_until_ns) == (
         "mlp-night", PANEL.ts_open_ns[100], PANEL.ts_open_ns[1_000],
     )  # fmt: skip
     for row in range(4):
         known, value = block.mask[row, :, place].numpy(), block.values[row, :, place].double().numpy()
         first = max(block.lookback_bars, 100)
         expected = drift(value[first:1_000][known[first:1_000]], value[SPLIT:][known[SPLIT:]])
-        assert (told.psi[place, row], told.ks[place, row]) == (expected["psi"], expected["ks"])
-    assert np.nanmin(told.psi[place]) > 0.5
-    assert [verdict for verdict, _ in said(told, "log_return_5")] == ["warn"]
-    # Beside the whole range it is nothing new.
-    assert said(health_of(block), "log_return_5") == []
+        assert (health.psi[place, row], health.ks[place, row]) == (expected["psi"], expected["ks"])
+    assert np.nanmin(health.psi[place]) > 0.5
+    assert [verdict for verdict, _ in findings_of(health, "log_return_5")] == ["warn"]
+    # Compared with the whole range it is not new.
+    assert findings_of(health_of(block), "log_return_5") == []
 
 
 @pytest.mark.parametrize(
-    ("start", "stop", "held"),
+    ("start", "stop", "is_used"),
     [
-        (0, 1_300, True),  # it has seen some of the newest share too, which is not compared with itself
-        (-1_500, 1_000, False),  # most of what it learned from lies before the range
-        (200, 560, False),  # too short to say anything
+        (0, 1_300, True),  # trained on a part of the recent window too, which is not compared with itself
+        (-1_500, 1_000, False),  # most of the training data lies before the range
+        (200, 560, False),  # too short for statistics
     ],
 )
-def test_with_too_little_of_that_the_range_is_what_is_usual(start: int, stop: int, held: bool) -> None:
-    told = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(start, stop))
-    assert told.champion == ("mlp-night" if held else "")
-    assert told.trained_until_ns == SPLIT_NS
-    if not held:
-        np.testing.assert_array_equal(told.psi, health_of().psi)
+def test_with_too_little_champion_data_the_whole_range_is_used(start: int, stop: int, is_used: bool) -> None:
+    health = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(start, stop))
+    assert health.champion == ("mlp-night" if is_used else "")
+    assert health.trained_until_ns == SPLIT_NS
+    if not is_used:
+        np.testing.assert_array_equal(health.psi, health_of().psi)
 
 
-def test_an_instrument_that_the_champion_never_learned_from_is_compared_with_its_own_past() -> None:
-    """A coin that was listed since has nothing in the champion's window, and would never be judged."""
+def test_an_instrument_unknown_to_the_champion_is_compared_with_its_own_past() -> None:
+    """A coin listed since then has no values in the champion's window, and would otherwise never be checked."""
     whole = learned(100, 1_000)
-    told = check_health(
+    health = check_health(
         BLOCK, PANEL, split_ns=SPLIT_NS, learned=replace(whole, instruments=frozenset(PANEL.instruments[:2]))
     )
     of_champion, of_past = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=whole), health_of()
-    assert told.champion == "mlp-night"
-    np.testing.assert_array_equal(told.psi[:, :2], of_champion.psi[:, :2])
-    np.testing.assert_array_equal(told.psi[:, 2:], of_past.psi[:, 2:])
+    assert health.champion == "mlp-night"
+    np.testing.assert_array_equal(health.psi[:, :2], of_champion.psi[:, :2])
+    np.testing.assert_array_equal(health.psi[:, 2:], of_past.psi[:, 2:])
     assert not np.array_equal(of_champion.psi[:, 2:], of_past.psi[:, 2:], equal_nan=True)
 
 
-def test_health_that_was_written_before_there_was_a_champion_is_read() -> None:
+def test_health_written_before_champions_existed_is_read() -> None:
     plain = health_of().to_dict()
     for name in ("champion", "trained_since_ns", "trained_until_ns"):
         del plain[name]

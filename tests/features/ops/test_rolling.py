@@ -1,4 +1,4 @@
-"""Windows are exact, and their bits depend on the window alone."""
+"""Rolling operations: exact results, and bits that depend on the window alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_sum_has_the_same_bits_in_any_piece(bars: int, start: int, length: int
 
 
 def test_a_running_sum_would_not_have_the_same_bits() -> None:
-    """Why windows are doubled: the obvious way depends on where the panel begins."""
+    """Why windows are built by doubling: a running sum depends on where the panel begins."""
     x = noise(600)
 
     def running(part: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_a_window_needs_four_fifths() -> None:
     assert observed_over(observed, 5).tolist() == [[False, False, False, True, True, False]]
 
 
-def test_a_mean_is_over_what_is_there() -> None:
+def test_a_mean_uses_only_present_values() -> None:
     x = torch.tensor([[1.0, 2.0, math.nan, 4.0, 5.0, math.nan]], dtype=torch.float64)
     assert mean_over(x, 5)[0].tolist() == pytest.approx([math.nan] * 4 + [3.0, math.nan], nan_ok=True)
 
@@ -65,7 +65,7 @@ def test_a_shift_longer_than_the_panel_is_all_missing() -> None:
 
 
 @given(seed=st.integers(0, 50), power=st.integers(0, 6))
-def test_a_carried_value_is_the_last_one_through_open_bars(seed: int, power: int) -> None:
+def test_a_carried_value_is_the_last_one_within_the_window(seed: int, power: int) -> None:
     draw = np.random.default_rng(seed)
     kind = draw.choice(3, size=(2, 90), p=[0.15, 0.75, 0.1])  # a value, let through, stopped
     x = torch.from_numpy(np.where(kind == 0, draw.normal(size=kind.shape), np.nan))

@@ -1,4 +1,4 @@
-"""What stands beside the bars is what was knowable at each close, and nothing that came later."""
+"""As-of joins of other tables: only rows that were knowable at each close."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load(lake: Lake, *, first: int = 0, joined: tuple[str, ...] = JOINED) -> Pan
     return load_panel(lake, width="1m", since_ns=since_ns, until_ns=until_ns, joined=joined, grace_ns=2 * NS)
 
 
-def book(known_ns: int, **said: Any) -> dict[str, Any]:
+def book(known_ns: int, **fields: Any) -> dict[str, Any]:
     """Return a row of `books` with six levels a side; a depth of five is 15 bid and 30 ask."""
     row = {
         "instrument": A,
@@ -62,7 +62,7 @@ def book(known_ns: int, **said: Any) -> dict[str, Any]:
         "journal": "a-recording",
         "frame": known_ns - START_NS + 3_600 * NS,
     }
-    return row | said
+    return row | fields
 
 
 def row_of(panel: Panel, name: str, instrument: str = A) -> list[float]:
@@ -110,13 +110,13 @@ def test_a_book_counts_from_the_close_by_which_it_was_knowable(lake: Lake) -> No
     assert row_of(panel, "ask_depth") == [30.0, NAN, 30.0, NAN, 30.0, NAN]
     ages_ms = row_of(panel, "book_age_ms")
     assert ages_ms == pytest.approx([0.0, np.nan, 60_000.0 - 1e-6, np.nan, 20_000.0, np.nan], nan_ok=True)
-    # One book in a minute is no cadence.
+    # One book per minute has no valid cadence.
     view = InputView(leaves_of(panel))
     assert all(torch.isnan(view[f"{cadence}_bid_depth"]).all() for cadence in ("fast", "slow"))
 
 
 def test_depths_are_missing_where_books_come_at_another_cadence(lake: Lake) -> None:
-    """Slow books throughout, and fast ones beside them from the third bar on; the fifth is frozen."""
+    """Slow books throughout, and fast ones in addition from the third bar on; the fifth is frozen."""
     rows = [book(START_NS + at * 5 * NS + 1) for at in range(STEPS * 12)]
     rows += [
         book(
@@ -138,7 +138,7 @@ def test_depths_are_missing_where_books_come_at_another_cadence(lake: Lake) -> N
     assert torch.isnan(view["fast_bid_depth"][1 - place]).all(), "the books of another instrument"
 
 
-def test_where_a_panel_begins_changes_nothing_that_is_joined(lake: Lake) -> None:
+def test_joined_values_do_not_depend_on_the_start_of_the_panel(lake: Lake) -> None:
     draw = np.random.default_rng(0)
     known_ns = (
         np.sort(draw.choice((STEPS + 2) * 60_000, 600, replace=False)) * MS_NS + START_NS - 2 * MINUTE_NS
@@ -210,7 +210,7 @@ def lags() -> pa.Table:
     return LAGS.rows(rows)
 
 
-def test_a_relays_lag_stands_beside_the_relayed_alone(lake: Lake) -> None:
+def test_a_relay_lag_is_joined_to_relayed_instruments_only(lake: Lake) -> None:
     lake.commit({"lags": lags()}, batch_id="lags")
     panel = load(lake)
     assert row_of(panel, "relay_lag_ms", GAIA) == [120.0, 120.0, 120.0, 250.0, 250.0, 250.0]

@@ -1,4 +1,4 @@
-"""A panel is dense, and holds each bar as a live system would have had it."""
+"""Dense, point-in-time panels of bars."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def lake(tmp_path: Path) -> Iterator[Lake]:
         yield opened
 
 
-def load(lake: Lake, **asked: object) -> Panel:
-    return load_panel(lake, **({"width": "1m", "grace_ns": GRACE_NS} | asked))  # type: ignore[arg-type]
+def load(lake: Lake, **options: object) -> Panel:
+    return load_panel(lake, **({"width": "1m", "grace_ns": GRACE_NS} | options))  # type: ignore[arg-type]
 
 
 def close_of(panel: Panel, row: int = 0) -> list[float]:
@@ -64,15 +64,15 @@ def test_bounds_make_the_grid_longer_than_the_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([{}, {}], "two rows stand for one bar"),
         ([{"ts_open": START_NS // 1000 + 1}, {}], "does not open on the 1m grid"),
         ([{"status": "asleep"}], "'asleep' is none of"),
     ],
 )
-def test_rows_that_make_no_panel_are_refused(rows: list[dict[str, object]], told: str) -> None:
-    with pytest.raises(ContractError, match=told):
+def test_rows_that_make_no_panel_are_refused(rows: list[dict[str, object]], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
         panel_from_table(bar_rows(rows), width="1m")
 
 
@@ -123,7 +123,7 @@ def test_range_width_and_instruments_select(lake: Lake) -> None:
     assert panel.printed.all()
 
 
-def test_an_empty_range_says_what_was_asked_for(lake: Lake) -> None:
+def test_an_empty_range_names_the_query(lake: Lake) -> None:
     lake.commit({"bars": bar_rows([{"step": 0}])}, batch_id="one")
     with pytest.raises(RangeError, match=r"no 1m bar of origin live or venue_replay or candle opens from 20"):
         load(lake, since_ns=START_NS + MINUTE_NS)

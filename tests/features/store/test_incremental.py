@@ -1,4 +1,4 @@
-"""A block that is put together from days built before is the block that is built at once, to the bit."""
+"""Incremental builds from day files, equal to a full build to the bit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SET = "candles"
 
 
 def rare(panel: Panel) -> Panel:
-    """Return a panel in which the second instrument comes on the third day, and the third goes on the second."""
+    """Return a panel in which the second instrument appears on day three, and the third disappears on day two."""
     status, values = panel.status.clone(), {name: value.clone() for name, value in panel.values.items()}
     for row, cut in ((1, slice(0, 2 * STEPS + 11)), (2, slice(STEPS + 40, None))):
         status[row, cut] = UNKNOWN
@@ -51,7 +51,7 @@ WHOLE = rare(quarters(DAYS * STEPS))
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many steps were built, each time, lookback included."""
+    """Number of steps of each build, including the lookback."""
     seen: list[int] = []
 
     def count(panel: Panel, feature_set: str) -> FeatureBlock:
@@ -78,13 +78,13 @@ ASKED = st.lists(
 
 
 @examples(max_examples=8, deadline=None)
-@given(asked=ASKED)
-def test_whatever_was_built_before_the_block_is_that_of_a_fresh_build(
-    asked: list[tuple[tuple[int, int], list[int]]],
+@given(requests=ASKED)
+def test_the_block_equals_a_fresh_build_whatever_was_cached(
+    requests: list[tuple[tuple[int, int], list[int]]],
 ) -> None:
-    """Nights of any ranges and instruments share their days; none sees that there were others."""
+    """Nights with any ranges and instruments share day files without affecting each other."""
     with TemporaryDirectory() as folder:
-        for (start, stop), rows in asked:
+        for (start, stop), rows in requests:
             panel = WHOLE.steps(start, stop).select(rows)
             assert_same(built_block(Path(folder), panel, SET), build_features(panel, SET))
 
@@ -92,25 +92,25 @@ def test_whatever_was_built_before_the_block_is_that_of_a_fresh_build(
 def test_the_next_night_builds_the_new_day_and_the_head(tmp_path: Path, built: list[int]) -> None:
     built_block(tmp_path, WHOLE.steps(0, 4 * STEPS), SET)
     assert built == [4 * STEPS]
-    # A range that grows: the new day, and what it looks back on.
+    # A growing range: the new day and its lookback.
     growing = built_block(tmp_path, WHOLE, SET)
     assert built[1:] == [STEPS + 151]
     assert_same(growing, build_features(WHOLE, SET))
-    # A range that moves: of the first two days some steps cannot be known any more.
+    # A moving range: some steps of the first two days are not known any more.
     moved = WHOLE.steps(STEPS, None)
     assert_same(built_block(tmp_path, moved, SET), build_features(moved, SET))
     assert built[2:] == [2 * STEPS]
     built_block(tmp_path, moved, SET)
     built_block(tmp_path, WHOLE, SET)
     assert len(built) == 3
-    # One bar that changed moves its day and those that look back on it.
+    # One changed bar affects its day and those whose lookback reaches it.
     other = replace(WHOLE, values=WHOLE.values | {"volume": WHOLE.column("volume").clone()})
     other.values["volume"][0, 2 * STEPS + 90] += 1.0
     assert_same(built_block(tmp_path, other, SET), build_features(other, SET))
     assert built[3:] == [3 * STEPS + 151]
 
 
-def test_steps_that_a_longer_past_made_known_are_not_known_to_a_shorter_one(tmp_path: Path) -> None:
+def test_steps_known_from_a_longer_history_are_masked_with_a_shorter_one(tmp_path: Path) -> None:
     built_block(tmp_path, WHOLE, SET)
     late = WHOLE.steps(2 * STEPS, None)
     block = built_block(tmp_path, late, SET)
@@ -138,17 +138,17 @@ def test_a_damaged_day_is_built_again(tmp_path: Path, built: list[int], harm: st
     harmed = {"a bit": bytes(body), "the end": bytes(body[:-100]), "all of it": b""}
     harmed["its clock"] = re.sub(rb"(start_ns[^0-9]*[0-9]{6})[0-9]", rb"\g<1>9", whole[path], count=1)
     path.write_bytes(harmed.get(harm, b""))
-    if harm == "another block":  # sound, but not what its name says
+    if harm == "another block":  # undamaged, but under another day's name
         days, alone = DayFiles.of(tmp_path, SET, QUARTER_NS), WHOLE.select([3])
-        day = replace(days.look(alone, MIDNIGHT_NS + DAY_NS), file=path.name)
+        day = replace(days.identify(alone, MIDNIGHT_NS + DAY_NS), file=path.name)
         days.write(*next(days.build(alone, [day])))
     assert_same(built_block(tmp_path, WHOLE, SET), build_features(WHOLE, SET))
     assert built[-1] == STEPS + 96, "the day and as much of the first as there is"
     assert path.read_bytes() == whole[path]
 
 
-def test_a_day_under_the_name_of_another_is_built_again(tmp_path: Path) -> None:
-    """It is sound and of the same instruments: only what it was written as tells it apart."""
+def test_a_day_under_the_name_of_another_is_rebuilt(tmp_path: Path) -> None:
+    """The file is undamaged and has the same instruments: only its stored name differs."""
     built_block(tmp_path, WHOLE, SET)
     path, other = days_of(tmp_path)[3:5]
     whole = path.read_bytes()
@@ -157,11 +157,11 @@ def test_a_day_under_the_name_of_another_is_built_again(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_days_of_other_code_are_not_met(
+def test_days_of_other_code_are_not_used(
     tmp_path: Path, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built_block(tmp_path, WHOLE, SET)
-    monkeypatch.setattr(features.store.day_files, "room_code", lambda: "another line somewhere")
+    monkeypatch.setattr(features.store.day_files, "features_code_hash", lambda: "another line somewhere")
     built_block(tmp_path, WHOLE, SET)
     assert built == [DAYS * STEPS] * 2
     assert len({path.parent for path in days_of(tmp_path)}) == 2
@@ -186,7 +186,7 @@ built_block(Path(sys.argv[1]), WHOLE, SET)
 """
 
 
-def test_killed_while_writing_it_leaves_whole_days_only(tmp_path: Path, built: list[int]) -> None:
+def test_a_killed_build_leaves_only_complete_days(tmp_path: Path, built: list[int]) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, cwd=Path.cwd())
     assert done.returncode == -signal.SIGKILL
     assert len(days_of(tmp_path)) == 0 or all(path.stat().st_size for path in days_of(tmp_path))
@@ -209,10 +209,10 @@ def test_where_the_disk_is_full_the_night_goes_on(tmp_path: Path, monkeypatch: p
     assert days_of(tmp_path) == []
 
 
-def test_in_another_users_folder_days_are_taken_and_stay(
+def test_days_in_another_users_folder_are_used_and_kept(
     tmp_path: Path, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a person built is not a night's to touch or to remove, where Airflow runs as somebody else."""
+    """A night must not change or remove files of another user, if Airflow runs under its own account."""
     built_block(tmp_path, WHOLE, SET)
     built.clear()
 
@@ -227,25 +227,25 @@ def test_in_another_users_folder_days_are_taken_and_stay(
     assert len(days_of(tmp_path)) == DAYS
 
 
-def test_days_that_nobody_names_go_beyond_the_limit_and_the_longest_unused_first(tmp_path: Path) -> None:
+def test_unreferenced_days_are_evicted_least_recently_used_first(tmp_path: Path) -> None:
     built_block(tmp_path, WHOLE, SET)
-    question = StoreKey(SET, "15m", 0)
+    key = StoreKey(SET, "15m", 0)
     folder = DayFiles.of(tmp_path, SET, QUARTER_NS).folder
     kept = days_of(tmp_path)
     manifest = Manifest(start_ns=MIDNIGHT_NS, stop_ns=MIDNIGHT_NS + DAY_NS)
     manifest.name_file(MIDNIGHT_NS, kept[0].name)
-    write_manifest(folder, question, manifest)
+    write_manifest(folder, key, manifest)
     for age, path in enumerate(kept):
         os.utime(path, (2_000_000_000 - age, 2_000_000_000 - age))
-    # The first is named; of the other four the last was unused the longest.
+    # The first is in the manifest; of the other four the last is the least recently used.
     trim_days(tmp_path, limit_bytes=3 * max(path.stat().st_size for path in kept))
     assert days_of(tmp_path) == kept[:4]
-    # What a night has just put together stays, however little is allowed.
+    # Files of the current build stay, however small the limit.
     built_block(tmp_path, WHOLE, SET, limit_bytes=0)
     assert days_of(tmp_path) == kept
     built_block(tmp_path, WHOLE.steps(0, 10), SET, limit_bytes=0)
     assert [path for path in days_of(tmp_path) if path in kept] == kept[:1]
-    # Of other code nothing is named any more.
+    # Manifests of other code do not count.
     shutil.copytree(folder, old := tmp_path / f"{SET}-15m-000000000000")
     trim_days(tmp_path, limit_bytes=0)
     assert days_of(tmp_path) == kept[:1]
@@ -265,12 +265,12 @@ def digest(block: FeatureBlock) -> str:
     return hashlib.sha256(block.values.numpy().tobytes() + block.mask.numpy().tobytes()).hexdigest()
 
 
-def test_two_nights_at_once_get_the_same_block(tmp_path: Path) -> None:
+def test_concurrent_nights_get_the_same_block(tmp_path: Path) -> None:
     both = [
         subprocess.Popen([sys.executable, "-c", AT_ONCE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [one.communicate()[0].splitlines()[-1] for one in both]
-    assert said == [digest(build_features(WHOLE, SET))] * 2
+    digests = [one.communicate()[0].splitlines()[-1] for one in both]
+    assert digests == [digest(build_features(WHOLE, SET))] * 2
     assert len(days_of(tmp_path)) == DAYS
     assert list(tmp_path.glob("*/.*.part")) == []

@@ -1,4 +1,4 @@
-"""A store is what building everything would give, and builds no more than what changed."""
+"""The feature store: equal to a full build, and rebuilding only what changed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.features.panels import START_NS, random_panel, stored_rows
 GRACE_NS = 2 * NS
 QUARTER_NS = 900 * NS
 STEPS = 96
-"""Quarters of an hour in a day; the sets look back a day and a half."""
+"""Quarters of an hour in a day; the sets have a lookback of a day and a half."""
 DAYS = 7
 MIDNIGHT_NS = floor_ns(START_NS, DAY_NS)
-QUESTION = StoreKey("live", "15m", GRACE_NS)
+KEY = StoreKey("live", "15m", GRACE_NS)
 
 
 def quarters(steps: int, *, seed: int = 3, first: int = 0) -> Panel:
@@ -46,7 +46,7 @@ WHOLE = quarters(DAYS * STEPS)
 
 
 class Home:
-    """A lake whose clock moves by an hour with each batch, and a store beside it."""
+    """A lake whose clock advances by an hour with each batch, and a store."""
 
     def __init__(self, path: Path) -> None:
         self.clock = ManualTime(START_NS)
@@ -60,16 +60,16 @@ class Home:
         rows = stored_rows(panel, lag_ms=lag_ms)
         assert self.lake.commit({"bars": rows}, batch_id=f"batch {self.batches}").refused == 0
 
-    def update(self, question: StoreKey = QUESTION, **bounds: int) -> UpdateReport:
-        return update(self.root, self.lake, question, **bounds)
+    def update(self, key: StoreKey = KEY, **bounds: int) -> UpdateReport:
+        return update(self.root, self.lake, key, **bounds)
 
-    def compare(self, question: StoreKey = QUESTION) -> int:
-        """Compare the store with a build of all that the lake holds; return how many values are known."""
-        held = read(self.root, question)
-        since_ns, until_ns = int(held.ts_open_ns[0]), int(held.ts_open_ns[-1]) + QUARTER_NS
+    def compare(self, key: StoreKey = KEY) -> int:
+        """Compare the store with a build of the whole lake; return the number of known values."""
+        stored = read(self.root, key)
+        since_ns, until_ns = int(stored.ts_open_ns[0]), int(stored.ts_open_ns[-1]) + QUARTER_NS
         panel = load_panel(self.lake, width="15m", grace_ns=GRACE_NS, since_ns=since_ns, until_ns=until_ns)
-        assert_same(held, build_features(panel, question.feature_set))
-        return int(held.mask.sum())
+        assert_same(stored, build_features(panel, key.feature_set))
+        return int(stored.mask.sum())
 
 
 def assert_same(a: FeatureBlock, b: FeatureBlock) -> None:
@@ -82,13 +82,13 @@ def assert_same(a: FeatureBlock, b: FeatureBlock) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    made = Home(tmp_path)
-    with made.lake:
-        yield made
+    new = Home(tmp_path)
+    with new.lake:
+        yield new
 
 
 def days(report: UpdateReport) -> list[int]:
-    """Which days were built, counted from the first."""
+    """Return the built days, counted from the first."""
     return [
         (np.datetime64(day) - np.datetime64(MIDNIGHT_NS, "ns").astype("M8[D]")).astype(int)
         for day in report.built
@@ -126,15 +126,15 @@ def test_nothing_new_builds_nothing(home: Home) -> None:
     assert sorted(path.name for path in home.root.rglob("*")) == before
 
 
-def test_history_that_comes_late_moves_its_day_and_those_that_look_back_on_it(home: Home) -> None:
+def test_late_history_rebuilds_its_day_and_those_that_look_back_on_it(home: Home) -> None:
     home.add(WHOLE.select([0, 1]))
     home.update()
     home.add(WHOLE.select([2]).steps(2 * STEPS + 60, 2 * STEPS + 61))
-    assert days(home.update()) == [2, 3, 4], "the set looks back 151 quarters"
+    assert days(home.update()) == [2, 3, 4], "the set has a lookback of 151 quarters"
     assert home.compare() > 10_000
 
 
-def test_a_revision_that_came_too_late_moves_nothing(home: Home) -> None:
+def test_a_revision_after_the_grace_changes_nothing(home: Home) -> None:
     home.add(WHOLE)
     home.update()
     late = WHOLE.steps(STEPS, STEPS + 3)
@@ -145,8 +145,8 @@ def test_a_revision_that_came_too_late_moves_nothing(home: Home) -> None:
     assert home.compare() > 20_000
 
 
-def test_a_revision_that_was_known_in_time_is_found_whenever_it_comes(home: Home) -> None:
-    """A journal that is replayed a week later may hold what was knowable then."""
+def test_a_revision_knowable_in_time_is_found_whenever_it_arrives(home: Home) -> None:
+    """A journal replayed a week later may contain rows that were knowable then."""
     home.add(WHOLE)
     home.update()
     revised = WHOLE.steps(3 * STEPS, 3 * STEPS + 50)
@@ -156,8 +156,8 @@ def test_a_revision_that_was_known_in_time_is_found_whenever_it_comes(home: Home
     assert home.compare() > 20_000
 
 
-def test_payments_that_come_late_have_their_days_read_again(home: Home) -> None:
-    """Other tables are joined to the bars; where one got rows, the days that may read them are compared."""
+def test_late_payments_cause_their_days_to_be_read_again(home: Home) -> None:
+    """Other tables are joined to the bars; if one received rows, the days that may read them are compared."""
     home.add(WHOLE)
     home.update()
     paid_ns = MIDNIGHT_NS + 2 * DAY_NS + 3600 * NS
@@ -169,17 +169,17 @@ def test_payments_that_come_late_have_their_days_read_again(home: Home) -> None:
     home.lake.commit({"funding": FUNDING.rows([row])}, batch_id="paid")
     report = home.update()
     assert len(report.built) + len(report.compared) == 4, (
-        "the day, the next, and those that look back on them"
+        "the day, the next, and those whose lookback reaches them"
     )
     assert home.update().compared == ()
 
 
-def test_days_before_the_first_move_the_head(home: Home) -> None:
+def test_earlier_days_rebuild_the_masked_head(home: Home) -> None:
     home.add(WHOLE.steps(3 * STEPS, 6 * STEPS))
     home.update()
     home.add(WHOLE.steps(0, STEPS + 7))
     report = home.update()
-    assert days(report) == [0, 1, 2, 3, 4], "two days without bars are days too"
+    assert days(report) == [0, 1, 2, 3, 4], "days without bars are built too"
     assert home.compare() > 10_000
 
 
@@ -191,35 +191,33 @@ def test_a_stretch_without_bars_is_built_too(home: Home, monkeypatch: pytest.Mon
     assert home.compare() > 300
 
 
-def test_a_file_that_is_gone_or_damaged_is_built_again(home: Home) -> None:
+def test_a_missing_or_damaged_file_is_rebuilt(home: Home) -> None:
     home.add(WHOLE)
     home.update()
-    gone, harmed = sorted(QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))[2:4]
+    gone, harmed = sorted(KEY.days(home.root).folder.glob("*-*-*-*.safetensors"))[2:4]
     gone.unlink()
     assert days(home.update()) == [2]
     body = bytearray(harmed.read_bytes())
     body[-7] ^= 4
     harmed.write_bytes(body)
-    with pytest.raises(ContractError, match="is damaged: it does not have its own checksums"):
-        read(home.root, QUESTION)
+    with pytest.raises(ContractError, match="is damaged: its content does not match its checksums"):
+        read(home.root, KEY)
     assert days(home.update()) == [3]
     assert home.compare() > 20_000
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"days": 1}', b'{"days": {"2025-09-04": 7}}', b"\xff"])
 @pytest.mark.parametrize("which", [".json", ".started.json"])
-def test_with_a_damaged_manifest_the_days_that_are_there_are_found(
-    home: Home, body: bytes, which: str
-) -> None:
+def test_with_a_damaged_manifest_existing_days_are_found(home: Home, body: bytes, which: str) -> None:
     home.add(WHOLE)
     home.update()
-    (QUESTION.days(home.root).folder / f"{QUESTION.name}{which}").write_bytes(body)
+    (KEY.days(home.root).folder / f"{KEY.name}{which}").write_bytes(body)
     report = home.update()
     assert (report.built, len(report.compared)) == ((), DAYS if which == ".json" else 0)
     assert home.compare() > 20_000
 
 
-def test_rows_of_a_clock_that_was_set_back_by_days_are_found(home: Home) -> None:
+def test_rows_stamped_by_a_clock_set_back_by_days_are_found(home: Home) -> None:
     home.add(WHOLE.steps(0, 5 * STEPS))
     home.update()
     home.clock = ManualTime(START_NS - 3 * DAY_NS)
@@ -230,7 +228,7 @@ def test_rows_of_a_clock_that_was_set_back_by_days_are_found(home: Home) -> None
     assert home.update().built == ()
 
 
-def test_cut_short_it_goes_on_behind_the_days_that_it_finished(
+def test_an_interrupted_update_continues_after_its_finished_days(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 2 * 4 * STEPS)  # two days at a time
@@ -243,16 +241,14 @@ def test_cut_short_it_goes_on_behind_the_days_that_it_finished(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        update(home.root, home.lake, QUESTION, on_day=stop)
-    assert read(home.root, QUESTION).values.shape[1] == STEPS, (
-        "who reads meanwhile sees what was there before"
-    )
-    told: list[tuple[int, int, int]] = []
-    report = update(home.root, home.lake, QUESTION, on_day=lambda *figures: told.append(figures))
-    assert len(days(report)) + len(report.compared) == told[-1][0] == told[-1][1] < DAYS
+        update(home.root, home.lake, KEY, on_day=stop)
+    assert read(home.root, KEY).values.shape[1] == STEPS, "concurrent readers see the earlier state"
+    progress: list[tuple[int, int, int]] = []
+    report = update(home.root, home.lake, KEY, on_day=lambda *figures: progress.append(figures))
+    assert len(days(report)) + len(report.compared) == progress[-1][0] == progress[-1][1] < DAYS
     assert home.compare() > 20_000
-    files = sorted(path.name for path in QUESTION.days(home.root).folder.iterdir())
-    assert len(files) == DAYS + 2, "the days, the manifest and what was gathered"
+    files = sorted(path.name for path in KEY.days(home.root).folder.iterdir())
+    assert len(files) == DAYS + 2, "the days, the manifest and the collected block"
 
 
 def test_a_new_instrument_leaves_older_days_alone(home: Home) -> None:
@@ -260,9 +256,9 @@ def test_a_new_instrument_leaves_older_days_alone(home: Home) -> None:
     home.update()
     home.add(WHOLE.steps(5 * STEPS, 6 * STEPS))
     assert days(home.update()) == [5]
-    block = read(home.root, QUESTION)
+    block = read(home.root, KEY)
     assert len(block.instruments) == 4
-    # The calendar is known of what has no bars; nothing else is.
+    # Without bars, only clock features are known.
     known = block.mask[3, : 5 * STEPS].any(dim=0).tolist()
     assert known == [item.is_clock for item in get_set("live")]
     assert any(known)
@@ -276,34 +272,34 @@ def test_an_older_snapshot_is_compared_day_by_day(home: Home) -> None:
     home.update()
     report = home.update(at=first)
     assert (report.built, len(report.compared)) == ((), 4)
-    assert read(home.root, QUESTION).values.shape[1] == 4 * STEPS
+    assert read(home.root, KEY).values.shape[1] == 4 * STEPS
 
 
-def test_bounds_cut_what_is_built_and_what_is_read(home: Home) -> None:
+def test_bounds_limit_what_is_built_and_read(home: Home) -> None:
     home.add(WHOLE)
     report = home.update(since_ns=MIDNIGHT_NS + DAY_NS + 5, until_ns=MIDNIGHT_NS + 3 * DAY_NS)
     assert days(report) == [1, 2]
-    held = read(home.root, QUESTION)
+    stored = read(home.root, KEY)
     piece = read(
-        home.root, QUESTION, instruments=held.instruments[2:0:-1],
+        home.root, KEY, instruments=stored.instruments[2:0:-1],
         since_ns=MIDNIGHT_NS + DAY_NS + QUARTER_NS - 1, until_ns=MIDNIGHT_NS + 3 * DAY_NS - QUARTER_NS,
     )  # fmt: skip
-    assert piece.instruments == held.instruments[2:0:-1]
-    assert torch.equal(piece.values, held.values[[2, 1], 1:-1])
+    assert piece.instruments == stored.instruments[2:0:-1]
+    assert torch.equal(piece.values, stored.values[[2, 1], 1:-1])
     with pytest.raises(RangeError, match="holds no bar from"):
-        read(home.root, QUESTION, since_ns=MIDNIGHT_NS + 5 * DAY_NS)
+        read(home.root, KEY, since_ns=MIDNIGHT_NS + 5 * DAY_NS)
     with pytest.raises(RangeError, match="no 1h bar of origin"):
-        home.update(replace(QUESTION, width="1h"))
+        home.update(replace(KEY, width="1h"))
 
 
-def test_other_features_lie_apart_and_nothing_is_left_over(home: Home) -> None:
+def test_sets_have_separate_folders_without_stale_files(home: Home) -> None:
     home.add(WHOLE.steps(0, 2 * STEPS))
-    names = {home.update(replace(QUESTION, feature_set=name)).folder.name for name in ("live", "candles")}
+    names = {home.update(replace(KEY, feature_set=name)).folder.name for name in ("live", "candles")}
     assert len(names) == 2
     home.add(WHOLE.steps(2 * STEPS, 2 * STEPS + 10))
     home.add(WHOLE.steps(2 * STEPS + 10, 2 * STEPS + 20))
     home.update()
-    files = sorted(path.name[:10] for path in QUESTION.days(home.root).folder.glob("*-*-*-*.safetensors"))
+    files = sorted(path.name[:10] for path in KEY.days(home.root).folder.glob("*-*-*-*.safetensors"))
     assert len(files) == len(set(files)) == 3
     with pytest.raises(ContractError, match="nothing was built"):
-        read(home.root, replace(QUESTION, grace_ns=5))
+        read(home.root, replace(KEY, grace_ns=5))

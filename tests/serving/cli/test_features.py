@@ -170,7 +170,7 @@ def test_a_block_that_is_not_fit_is_not_written(tmp_path: Path, capsys: pytest.C
     path = tmp_path / "block.safetensors"
     assert run(tmp_path, "features", "build", "live", "--to", str(path)) == 2
     text = said(capsys)
-    assert "not fit to learn from: funding_level of venue|perp|" in text
+    assert "not fit for training: funding_level of venue|perp|" in text
     assert "its source stopped" in text
     assert not path.exists()
     assert run(tmp_path, "features", "health", "live") == 1
@@ -242,7 +242,7 @@ def test_prove_ends_with_one_and_names_feature_instrument_and_bar(
     assert found is not None, text
     assert found[1] in NAMES
     assert iso(START_NS) <= found[2] < iso(START_NS + STEPS * MINUTE_NS)
-    assert "mend the function or its declaration" in text
+    assert "fix the function or its declaration" in text
 
 
 def test_prove_finds_a_label_that_lies_in_the_lake(

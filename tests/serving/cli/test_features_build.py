@@ -123,7 +123,7 @@ def test_days_that_are_not_fit_end_with_1_and_stay(
     assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
     text = said(capsys)
     assert "refuse: " in text
-    assert "its source stopped: a model would learn from what it will never see again" in text
+    assert "its source stopped: a model would be trained on data that it will not get any more" in text
     assert f"judged the newest {DAYS} of its days: refused" in text
     assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
     assert "0 days built" in said(capsys)

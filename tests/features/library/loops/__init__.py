@@ -1,1 +1,1 @@
-"""Features once more, as plain loops over one cell at a time; tests/features/library/reference.py gathers them."""
+"""Reference implementations of features as plain loops over cells, collected by tests/features/library/reference.py."""

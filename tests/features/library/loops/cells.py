@@ -1,4 +1,4 @@
-"""What may a slow loop read of a panel, and what do the loops share?"""
+"""Access to a panel's cells, and helpers shared by the reference loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CARRIED_BARS = 31
 
 
 class Rows:
-    """A panel as lists, with the rules of what may be read."""
+    """A panel as lists, with the rules for what may be read."""
 
     def __init__(self, panel: Panel) -> None:
         self.instruments = panel.instruments
@@ -123,7 +123,7 @@ def ratio_of(above: Cell, below: Cell) -> Cell:
 
 
 def moments_of(pairs: list[tuple[Cell, Cell]]) -> tuple[float, float, float] | None:
-    """Return covariance and both variances of the pairs that exist, where enough do; a variance may be zero."""
+    """Return covariance and both variances of the complete pairs, if there are enough; a variance may be zero."""
     known = [(x, y) for x, y in pairs if x is not None and y is not None]
     if not enough(len(known), len(pairs)):
         return None

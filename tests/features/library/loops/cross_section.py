@@ -1,4 +1,4 @@
-"""Where does an instrument stand among the others, and does it follow the leaders, one cell at a time?"""
+"""Reference loops for cross-sectional and lead-lag features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who traded, how much and how often, one cell at a time?"""
+"""Reference loops for order flow and volume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was returned, how much did it move, and in which state is the market, one cell at a time?"""
+"""Reference loops for returns, volatility and regimes."""
 
 from __future__ import annotations
 

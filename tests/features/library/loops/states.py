@@ -1,4 +1,4 @@
-"""What do quotes, books, contexts, payments, relays and the clock say, one cell at a time?"""
+"""Reference loops for quotes, books, contexts, funding, relays and the clock."""
 
 from __future__ import annotations
 

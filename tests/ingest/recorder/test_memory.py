@@ -11,7 +11,7 @@ import pytest
 from tests.paths import ROOT
 
 SCRIPT = """
-from ingest import dedupe
+from ingest.pipeline import dedupe
 from ingest.recorder.memory import keep_small, release_starters
 from ingest.venues.hyperliquid.scanner import warm_up
 from ingest.recorder.status import resident_bytes
@@ -22,7 +22,7 @@ before = resident_bytes()
 released = release_starters()
 after = resident_bytes()
 # What was compiled still runs, and something new can still be compiled.
-assert dedupe.SeenPrints().judge("A", 1, 1, (1.0, 1.0, 1), 1) == dedupe.NEW
+assert dedupe.TradeDeduplicator().judge("A", 1, 1, (1.0, 1.0, 1), 1) == dedupe.NEW
 import numba
 assert numba.njit(lambda x: x + 1)(2) == 3
 print(released, before - after)

@@ -215,7 +215,7 @@ async def live(
     time = LoopTime(START_NS + round(start_s * NS))
     # Recorder and venue read one clock; what is done once a second is done about once a second of that.
     monkeypatch.setattr("ingest.recorder.drivers.SteadyTime", lambda: time)
-    monkeypatch.setattr("ingest.feed.connection_pool._LOOK_S", 4 * _TURN_S)
+    monkeypatch.setattr("ingest.feed.connection_pool._CHECK_S", 4 * _TURN_S)
     monkeypatch.setattr("ingest.simulator.server.publisher._LONGEST_NAP_S", _TURN_S)
     served = SimulatedVenue(
         source or market(span_s=None, start_ns=time.now_ns()),

@@ -19,8 +19,8 @@ from ingest.simulator.faults.faults import (
     RelayStale,
 )
 from ingest.simulator.market.spec import WHOLE_VENUE, MarketSpec
-from ingest.simulator.server.gaiaex_relay import Generation
 from ingest.simulator.venue import SimulatedVenue
+from ingest.venues.gaiaex.messages import Generation
 from storage.clock import NS
 from storage.errors import SettingsError
 from tests.ingest.simulator.clients import Heard, Rerun, client, connected, listen, subscribe

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["promoted", "refused", "unfinished"]
 
-_TIME: Final[pa.DataType] = pa.timestamp("us", tz="UTC")
+_TIME: Final[pa.DataType] = pa.timestamp("us", tz="Etc/UTC")  # as DuckDB names it
 _SCHEMA: Final = pa.schema(
     [
         ("night", pa.string()),

@@ -134,6 +134,13 @@ class Lake:
                     lake._connect_checked()
         except duckdb.Error as error:
             raise LakeError(f"the lake's catalog cannot be opened: {redacted(str(error))}") from None
+        except OSError as error:
+            if not read_only:
+                raise
+            raise LakeError(
+                f"a lock file of the lake cannot be opened: {error.filename}: {error.strerror}",
+                hint="readers and maintenance take turns by these files, so their folder must be writable",
+            ) from error
         return lake
 
     def _connect_checked(self) -> None:

@@ -196,6 +196,13 @@ def test_where_there_is_no_home_or_no_lake_the_error_says_so(tmp_path: Path, set
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def test_a_lake_whose_locks_cannot_be_opened_is_refused(small: Settings) -> None:
+    (small.lake_dir / "door.lock").unlink()
+    (small.lake_dir / "door.lock").mkdir()
+    with pytest.raises(LakeError, match=r"a lock file of the lake cannot be opened: .*door\.lock.*writable"):
+        tickwalk.open(small.home)
+
+
 def test_the_home_is_the_setting_where_none_is_named(
     shared_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

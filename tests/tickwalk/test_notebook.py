@@ -32,6 +32,7 @@ def execute(folder: Path, home: Path) -> nbformat.NotebookNode:
         page, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     variables = os.environ | {"PYTHONPATH": str(ROOT), "TICKWALK_HOME": str(home), "IPYTHONDIR": str(folder)}
+    variables["OMP_NUM_THREADS"] = "1"  # torch's threads would spin
     done: nbformat.NotebookNode = client.execute(env=variables)
     return done
 
@@ -61,9 +62,11 @@ async def test_the_notebook_runs_beside_a_recorder(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     home = unpack_home(tmp_path)
     settings = load_settings(overrides={"home": home}, environ={})
-    async with SimulatedVenue(live_market(coins=tuple(BY_NAME), activity=3.0), clock="wall") as venue:
-        record = {"coins": COINS, "channels": ("trades", "bbo"), "commit_s": 1.0}
-        async with running(quick(settings, port_of(venue), record=record), name="beside") as at_work:
+    async with SimulatedVenue(live_market(coins=tuple(BY_NAME), activity=2.0), clock="wall") as venue:
+        record = {"coins": COINS, "channels": ("trades",), "commit_s": 1.0}
+        async with running(
+            quick(settings, port_of(venue), record=record, bars={"widths": ("1m",)}), name="beside"
+        ) as at_work:
             await at_work.until(lambda vitals: vitals.commit_age_s is not None)
             began_ns = time.time_ns()
             page = await asyncio.to_thread(execute, tmp_path, home)

@@ -25,7 +25,7 @@ COPY . ./
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --editable . \
-    && python -m compileall -q dags features ingest serving storage training
+    && python -m compileall -q dags features ingest serving storage tickwalk training
 
 # A new named volume takes over these folders' owner, so the services can write without being root.
 RUN useradd --uid 1000 --create-home tickwalk \

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-ROOMS: Final = ("storage", "ingest", "features", "training", "serving")
+ROOMS: Final = ("storage", "ingest", "features", "training", "serving", "tickwalk")
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 

@@ -21,9 +21,10 @@ ARROWS: Final[dict[str, frozenset[str]]] = {
     "features": frozenset({"storage"}),
     "training": frozenset({"features", "storage"}),
     "serving": frozenset({"storage", "ingest", "features", "training"}),
+    "tickwalk": frozenset({"storage", "ingest", "features", "training", "serving"}),
     "dags": frozenset({"storage", "ingest", "features", "training", "serving"}),
 }
-"""What each package may import beside itself. Nothing imports `dags` or `tests`."""
+"""What each package may import beside itself. Nothing imports `tickwalk`, `dags` or `tests`."""
 
 UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
     "storage": {
@@ -73,6 +74,9 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "explain": "feature_jobs",
         "feature_jobs": "report",
         "nightly": "report",
+    },
+    "tickwalk": {
+        "home": "instants nights result",
     },
 }
 """What each unit of a package may import from other units of the same package.

@@ -21,7 +21,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings, known_keys
 from tests.pages import BLOCKS, ROOT, with_block
 
-ROOMS: Final = ("storage", "ingest", "features", "training", "serving", "dags")
+ROOMS: Final = ("storage", "ingest", "features", "training", "serving", "tickwalk", "dags")
 PAGES: Final = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
 )

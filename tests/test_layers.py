@@ -37,9 +37,10 @@ def test_every_import_follows_an_arrow() -> None:
 
 
 def test_every_arrow_is_used() -> None:
-    """An arrow that no import uses is a rule without effect; `dags` may import any package."""
+    """An arrow that no import uses is a rule without effect; `dags` and `tickwalk` may import any package."""
     used = {(item.file.partition("/")[0], item.package) for item in all_imports(read_packages())}
-    assert {(package, other) for package in PACKAGES for other in ARROWS[package]} <= used
+    below = [package for package in PACKAGES if package != "tickwalk"]
+    assert {(package, other) for package in below for other in ARROWS[package]} <= used
 
 
 def test_every_import_between_units_follows_an_arrow() -> None:

@@ -14,7 +14,8 @@ from ingest.journal.reader import find_records
 from ingest.journal.records import Record
 from ingest.journal.retention import REMOVED
 from storage.clock import MS_NS, NS, US_NS, floor_ns, iso, width_ns
-from storage.errors import InstrumentError, RangeError
+from storage.errors import RangeError
+from storage.lake.instrument_names import resolve_instrument
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
@@ -94,31 +95,19 @@ def explain(lake: Lake, settings: Settings, *, name: str, at_ns: int, width: str
 
 def find_instrument(lake: Lake, name: str, width: str, open_ns: int) -> str:
     """Return the id of the instrument whose bar it is."""
-    held = lake.query(
-        """SELECT instrument, epoch_us(min(ts_open)) * 1000 AS from_ns, epoch_us(max(ts_close)) * 1000 AS to_ns,
+    instrument = resolve_instrument(lake, name, width=width)
+    found = lake.query(
+        """SELECT epoch_us(min(ts_open)) * 1000 AS from_ns, epoch_us(max(ts_close)) * 1000 AS to_ns,
                   bool_or(ts_open = make_timestamptz(?)) AS is_there FROM bars
-           WHERE width = ? AND (instrument = ? OR split_part(instrument, '|', 3) = ?)
-           GROUP BY instrument ORDER BY instrument""",
-        [open_ns // US_NS, width, name, name],
-    ).to_pylist()
-    if not held:
-        raise InstrumentError(
-            f"the lake holds no {width} bar of {name!r}",
-            hint='names are byte-exact; see: tickwalk sql "SELECT DISTINCT instrument, width FROM bars"',
-        )
-    if len(held) > 1:
-        names = ", ".join(row["instrument"] for row in held)
-        raise InstrumentError(
-            f"{name!r} is {len(held)} instruments: {names}", hint="name one of them in full"
-        )
-    found = held[0]
+           WHERE width = ? AND instrument = ?""",
+        [open_ns // US_NS, width, instrument],
+    ).to_pylist()[0]
     if not found["is_there"]:
         raise RangeError(
-            f"{found['instrument']} has no {width} bar at {iso(open_ns)}; its bars lie between "
+            f"{instrument} has no {width} bar at {iso(open_ns)}; its bars lie between "
             f"{iso(found['from_ns'])} and {iso(found['to_ns'])}",
             hint="a bar exists from the first subscription on; times are UTC",
         )
-    instrument: str = found["instrument"]
     return instrument
 
 

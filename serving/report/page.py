@@ -48,7 +48,7 @@ def write_report(settings: Settings, night: str) -> str:
     """
     page = render(read_facts(settings, night)).encode()
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
-    path = settings.reports_dir / f"{night}.html"
+    path = settings.report_path(night)
     for target in (path, settings.reports_dir / LATEST):
         _write_whole(target, page)
     logger.info("report written", night=night, path=str(path), size_bytes=len(page))

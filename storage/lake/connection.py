@@ -56,7 +56,9 @@ def scratch() -> duckdb.DuckDBPyConnection:
 
 def _settle(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among rows
+    # It would go to standard output, among rows. Notebooks without ipywidgets have none, and refuse the setting.
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() != [(False,)]:
+        connection.execute("SET enable_progress_bar = false")
 
 
 def _with_extensions(names: Sequence[str]) -> duckdb.DuckDBPyConnection:

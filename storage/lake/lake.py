@@ -124,18 +124,32 @@ class Lake:
                 f"there is no lake in {settings.lake_dir}",
                 hint="make one with: tickwalk replay FILE, tickwalk import candles FILE, or tickwalk record",
             )
-        settings.ensure_home()
         try:
-            with lake.exclusive():  # of two that open a new lake, one makes it
-                lake._connection = lake._connect()
-                try:
-                    bring_to_layout(lake._connection, now_ns=lake._clock.now_ns(), read_only=read_only)
-                except BaseException:
-                    lake.close()
-                    raise
+            if read_only:  # makes no folder, and holds up no commit
+                with lake._turns.opening():
+                    retry(lake._connect_checked)
+            else:
+                settings.ensure_home()
+                with lake.exclusive():  # of two that open a new lake, one makes it
+                    lake._connect_checked()
         except duckdb.Error as error:
             raise LakeError(f"the lake's catalog cannot be opened: {redacted(str(error))}") from None
+        except OSError as error:
+            if not read_only:
+                raise
+            raise LakeError(
+                f"a lock file of the lake cannot be opened: {error.filename}: {error.strerror}",
+                hint="readers and maintenance take turns by these files, so their folder must be writable",
+            ) from error
         return lake
+
+    def _connect_checked(self) -> None:
+        self._connection = self._connect()
+        try:
+            bring_to_layout(self._connection, now_ns=self._clock.now_ns(), read_only=bool(self._mode))
+        except BaseException:
+            self.close()
+            raise
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         connection = connect(self._settings.lake, self._catalog)

@@ -33,6 +33,15 @@ class LakeLocks:
         return locked(self._commit, patience_s)
 
     @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Open for reading: after a writer that may be making the lake, and without keeping any writer waiting."""
+        if self._commit.exists():
+            with locked(self._commit, shared=True):
+                pass
+        with self.reading():
+            yield
+
+    @contextmanager
     def alone(self, patience_s: float) -> Iterator[None]:
         """Hold the commit lock while nobody reads; see `Lake.alone`."""
         if not self._readers_wait:

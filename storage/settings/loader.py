@@ -85,6 +85,10 @@ class Settings:
         """One page a night."""
         return self.home / "reports"
 
+    def report_path(self, night: str) -> Path:
+        """Return where a night's page lies, or would lie."""
+        return self.reports_dir / f"{night}.html"
+
     def ensure_home(self) -> None:
         """Make the home's folders.
 

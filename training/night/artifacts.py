@@ -86,6 +86,11 @@ class NightArtifacts:
             raise GateError(f"no night is called {night!r}", hint="open one with: tickwalk nightly")
         return folder
 
+    @staticmethod
+    def ids(settings: Settings) -> list[str]:
+        """Return the ids of all nights that were opened, sorted."""
+        return sorted(path.parent.name for path in (settings.models_dir / "nights").glob("*/night.json"))
+
     @property
     def facts(self) -> dict[str, Any]:
         """The content of `night.json`."""

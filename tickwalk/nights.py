@@ -1,0 +1,157 @@
+"""Retraining nights and the champion, as the models folder and the version ledger have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pyarrow as pa
+
+from storage.clock import US_NS
+from storage.errors import GateError
+from training.night.artifacts import NightArtifacts
+from training.night.registry import VersionEvent, read_versions, serving_after
+
+if TYPE_CHECKING:
+    from storage.lake.lake import Lake
+    from storage.settings import Settings
+
+Outcome = Literal["promoted", "refused", "unfinished"]
+
+_TIME: Final[pa.DataType] = pa.timestamp("us", tz="Etc/UTC")  # as DuckDB names it
+_SCHEMA: Final = pa.schema(
+    [
+        ("night", pa.string()),
+        ("recipe", pa.string()),
+        ("since", _TIME),
+        ("until", _TIME),
+        ("instruments", pa.int64()),
+        ("snapshot", pa.int64()),
+        ("outcome", pa.string()),
+        ("version", pa.string()),
+        ("model", pa.string()),
+        ("reason", pa.string()),
+        ("judged", _TIME),
+        ("ic", pa.float64()),
+        ("net", pa.float64()),
+        ("sharpe", pa.float64()),
+        ("deflated_sharpe", pa.float64()),
+        ("fills", pa.int64()),
+        ("leaks", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NightDetails:
+    """One retraining night.
+
+    Args:
+        night: its id.
+        outcome: `promoted`, `refused`, or `unfinished` while a step is missing.
+        manifest: what it was made from (`night.json`): recipe, range, snapshot, hashes, seed, code.
+        verdict: version, challenger, champion before it, reason and rules; empty while unfinished.
+        figures: the challenger's on the test rows of all folds: `test` (rows, ic, rank_ic, r2, hit_rate), `traded`
+            (gross, fee, spread, impact, funding, net as shares of capital; fills, sharpe, deflated_sharpe) and more;
+            empty while unfinished.
+        models: the same figures of every model and control, by name.
+        rules: the gate's, each with name, passed, value, limit and reason.
+        leaks: leaked rows over all folds; `None` before the folds were planned.
+        folder: where its files lie.
+        report: its page; `None` where none was written.
+    """
+
+    night: str
+    outcome: Outcome
+    manifest: Mapping[str, Any]
+    verdict: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+    rules: tuple[Mapping[str, Any], ...]
+    leaks: int | None
+    folder: Path
+    report: Path | None
+
+
+def read_night(settings: Settings, night: str) -> NightDetails:
+    """Return a night by its id.
+
+    Raises:
+        GateError: there is no such night.
+    """
+    folder = NightArtifacts.find(settings, night)
+    verdict: dict[str, Any] = folder.read("verdict.json") if folder.has("verdict.json") else {}
+    models: dict[str, Any] = folder.read("summary.json")["models"] if folder.has("summary.json") else {}
+    page = settings.report_path(night)
+    outcome: Outcome = "unfinished" if not verdict else "promoted" if verdict["promoted"] else "refused"
+    return NightDetails(
+        night=night,
+        outcome=outcome,
+        manifest=folder.facts,
+        verdict=verdict,
+        figures=models.get(verdict.get("challenger", ""), {}),
+        models=models,
+        rules=tuple(verdict.get("rules", ())),
+        leaks=folder.read("folds.json")["leaks"] if folder.has("folds.json") else None,
+        folder=folder.path,
+        report=page if page.exists() else None,
+    )
+
+
+def list_nights(settings: Settings, lake: Lake) -> pa.Table:
+    """Return one row a night that was opened; see `HomeReader.nights`."""
+    judged_ns: dict[str, int] = {}
+    for event in read_versions(lake):
+        judged_ns.setdefault(event.night, event.ts_knowable_ns)
+    rows = [_row(read_night(settings, night), judged_ns.get(night)) for night in NightArtifacts.ids(settings)]
+    rows.sort(key=lambda row: (row["judged"] is None, row["judged"] or 0, row["night"]))
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _row(details: NightDetails, judged_ns: int | None) -> dict[str, Any]:
+    manifest, test, traded = (
+        details.manifest,
+        details.figures.get("test", {}),
+        details.figures.get("traded", {}),
+    )
+    return {
+        "night": details.night,
+        "recipe": manifest["recipe"]["name"],
+        "since": manifest["since_ns"] // US_NS,
+        "until": manifest["until_ns"] // US_NS,
+        "instruments": len(manifest["instruments"]),
+        "snapshot": manifest["snapshot"],
+        "outcome": details.outcome,
+        "version": details.verdict.get("version"),
+        "model": details.verdict.get("challenger"),
+        "reason": details.verdict.get("reason"),
+        "judged": None if judged_ns is None else judged_ns // US_NS,
+        "ic": test.get("ic", {}).get("value"),
+        **{name: traded.get(name) for name in ("net", "sharpe", "deflated_sharpe", "fills")},
+        "leaks": details.leaks,
+    }
+
+
+def find_champion(lake: Lake, recipe: str | None) -> VersionEvent | None:
+    """Return what serves a recipe, or the only recipe that has a champion.
+
+    Raises:
+        GateError: no recipe was named, and several have a champion.
+    """
+    events = sorted(
+        read_versions(lake, recipe=recipe), key=lambda event: event.recipe
+    )  # stable: oldest first in each
+    serving = [
+        champion
+        for _, of_recipe in groupby(events, key=lambda event: event.recipe)
+        if (champion := serving_after(of_recipe)) is not None
+    ]
+    if len(serving) > 1:
+        names = ", ".join(event.recipe for event in serving)
+        raise GateError(
+            f"{len(serving)} recipes have a champion: {names}", hint="name one: champion(recipe=...)"
+        )
+    return serving[0] if serving else None

@@ -7,16 +7,23 @@ import io
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer.main
 
 from serving import cli
+from serving.cli.lazy import COMMANDS, CommandEntry
 from storage.errors import SettingsError
 from tests.paths import ROOT
 
+HEAVY_MODULES: Final = frozenset(
+    {"torch", "pyarrow", "pandera", "duckdb", "pandas", "numba", "polars", "lightgbm", "airflow", "numpy"}
+)
 PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1","time":%d,"tid":%d}]}'
 
 
@@ -39,7 +46,8 @@ def capture(folder: Path) -> Path:
     return file
 
 
-def test_help_answers_at_once_and_names_every_command() -> None:
+def test_help_names_every_command_and_loads_no_heavy_module() -> None:
+    """In a fresh process, since this one has loaded them all."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "serving.cli", "--help"],
         capture_output=True,
@@ -47,9 +55,30 @@ def test_help_answers_at_once_and_names_every_command() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0
-    for name in ("record", "replay", "import", "sql", "nightly", "demo", "airflow", "models", "serve-tape"):
-        assert name in done.stdout
-    assert "| torch\n" not in done.stderr, "help must not wait for torch"
+    assert len(COMMANDS) == 25
+    for name in (entry.name for entry in COMMANDS):
+        assert f" {name} " in done.stdout
+    for panel in ("Record", "Lake", "Features", "Train", "Operate"):
+        assert f"─ {panel} ─" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "serving.cli" in loaded
+    assert loaded & HEAVY_MODULES == set()
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_summary_in_the_top_level_help_is_the_first_line_of_the_command(entry: CommandEntry) -> None:
+    command = typer.main.get_command(cli.app).get_command(None, entry.name)  # type: ignore[attr-defined]
+    assert command.help.partition("\n\n")[0].replace("\n", " ") == entry.summary
+
+
+def test_misspelt_command_suggests_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("reprot") == 2
+    assert "Did you mean 'report'" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == version("tickwalk")
 
 
 def test_replay_then_sql_in_every_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,8 @@ from features.store.day_files import most_days
 from features.store.serialization import write_block
 from features.store.store import UpdateReport, read, update
 from features.versioning.set_diff import EDITION, edition_path
+from serving import formatting
 from serving.feature_jobs.selection import BarSelection, health_of, write_edition
-from serving.report import formatting as words
 from storage.clock import DAY_NS, floor_ns, width_ns
 from storage.errors import ContractError
 from storage.lake.lake import Lake
@@ -45,11 +45,11 @@ def build_days(bars: BarSelection, *, on_day: Callable[[int, int, int], None]) -
     return done
 
 
-def told_days(done: UpdateReport) -> str:
+def summarize_days(done: UpdateReport) -> str:
     """Return what was done to a store, for people."""
     return (
         f"{done.folder.resolve()}: {len(done.built)} days built ({done.rows:,} bars), {len(done.compared)} read again "
-        f"and unchanged, {done.kept} kept; {words.span(done.since_ns, done.until_ns)} UTC"
+        f"and unchanged, {done.kept} kept; {formatting.span(done.since_ns, done.until_ns)} UTC"
     )
 
 

@@ -21,7 +21,7 @@ from features.sets import columns_of, get_set
 from features.store.atomic_files import write_text
 from features.store.manifest import StoreKey
 from features.versioning.set_diff import EDITION, SUFFIX, edition_of, edition_path, read_edition
-from serving.report import formatting as words
+from serving import formatting
 from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
 from storage.lake.lake import Lake
@@ -128,11 +128,11 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
             lake, load, get_set(feature_set), grace_ns=bars.settings.bars.grace_ns, seed=seed
         )
     told = {"passed": True} | proof.to_dict() | {"hindsight": hindsight.to_dict()}
-    reach = words.span(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]))
+    reach = formatting.span(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]))
     lines = [
         f"set {feature_set}, {len(get_set(feature_set))} features, code {proof.fingerprint[:12]}: nothing looks ahead",
         f"on {proof.instruments} instruments x {proof.steps:,} {bars.width} bars, {reach} UTC",
-        *(f"  {said:52} {count:>14} values, none moved" for said, count in words.proven(told)[:-1]),
+        *(f"  {said:52} {count:>14} values, none moved" for said, count in formatting.proven(told)[:-1]),
         f"  {'beside the returns that came after':52} {hindsight.foretold:>14,} pairs, none is one",
         f"  {'planted leaks':52} {proof.canaries_caught + hindsight.canaries_caught:>14} caught, all of them",
     ]

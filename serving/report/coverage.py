@@ -9,8 +9,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.lake_queries import SIMULATED, BarCount, CoverageRow, Discrepancy
 from serving.report.night_data import DataGap, NightReport
 from storage.clock import NS
@@ -130,7 +130,7 @@ def make_coverage(facts: NightReport) -> CoverageSection:
     """Return the section."""
     night, recorded = facts.night, facts.recorded
     axis = svg.TimeAxis(night["since_ns"], night["until_ns"])
-    names = words.short_names(night["instruments"])
+    names = formatting.short_names(night["instruments"])
     by_instrument = {name: [item for item in recorded.bars if item.instrument == name] for name in names}
     # With more rows than fit, those that lack the most are shown.
     shown = sorted(names, key=lambda name: sum(i.bars for i in by_instrument[name] if i.status in _SOUND))
@@ -143,7 +143,7 @@ def make_coverage(facts: NightReport) -> CoverageSection:
         rows=tuple(_heat_row(facts, axis, name, names[name], by_instrument[name]) for name in shown),
         left_out=len(names) - len(shown),
         axis=svg.time_ticks(axis),
-        bin=words.length(recorded.bin_ns),
+        bin=formatting.length(recorded.bin_ns),
         keys=_keys(facts),
         gaps=tuple(gaps),
         gaps_left_out=gaps_left_out,
@@ -151,7 +151,7 @@ def make_coverage(facts: NightReport) -> CoverageSection:
         holes_left_out=len(holes) - len(by_length),
         unlike=tuple(unlike[:_MOST_GAPS]),
         unlike_left_out=max(len(unlike) - _MOST_GAPS, 0),
-        certified=f"{words.count(recorded.certified)} of {words.count(recorded.whole)}",
+        certified=f"{formatting.count(recorded.certified)} of {formatting.count(recorded.whole)}",
         sources=_sources(facts),
         has_live=any(origin != "candle" for origin in recorded.origins),
     )
@@ -177,9 +177,9 @@ def _heat_row(
             label=f"{name}: {_shares_text(_tally(counted, steps))}",
             class_="heat",
         ),
-        vouched=words.percent(sound / steps),
-        watched=words.percent(watched_ms * 1_000_000 / (axis.stop_ns - axis.start_ns)),
-        prints=words.count(sum(item.prints or 0 for item in counted) if is_counted else None),
+        vouched=formatting.percent(sound / steps),
+        watched=formatting.percent(watched_ms * 1_000_000 / (axis.stop_ns - axis.start_ns)),
+        prints=formatting.count(sum(item.prints or 0 for item in counted) if is_counted else None),
     )
 
 
@@ -197,7 +197,7 @@ def _cells(
     for _, run in groupby(cells, key=lambda cell: (_rounded(cell[2]), cell[3])):
         members = list(run)
         (start_ns, _, tally, causes), stop_ns = members[0], members[-1][1]
-        said = f"{name}, {words.span(start_ns, stop_ns)}: {_shares_text(tally)}{causes}"
+        said = f"{name}, {formatting.span(start_ns, stop_ns)}: {_shares_text(tally)}{causes}"
         yield svg.el("g", svg.el("title", said), *_stack(axis.share(start_ns), axis.share(stop_ns), tally))
 
 
@@ -239,7 +239,7 @@ def _stack(start: float, stop: float, tally: dict[str, float]) -> Iterable[Marku
 
 
 def _shares_text(tally: dict[str, float]) -> str:
-    return ", ".join(f"{status} {words.percent(share)}" for status, share in tally.items()) or "nothing"
+    return ", ".join(f"{status} {formatting.percent(share)}" for status, share in tally.items()) or "nothing"
 
 
 def _keys(facts: NightReport) -> tuple[LegendEntry, ...]:
@@ -249,7 +249,10 @@ def _keys(facts: NightReport) -> tuple[LegendEntry, ...]:
     order = ("printed", "quiet", "blind", "unknown", "halted", "unlisted")
     return tuple(
         LegendEntry(
-            status, words.count(counts[status]), words.percent(counts[status] / total), meaning[status]
+            status,
+            formatting.count(counts[status]),
+            formatting.percent(counts[status] / total),
+            meaning[status],
         )
         for status in order
     )
@@ -270,9 +273,9 @@ def _gap_rows(gaps: Sequence[CoverageRow], names: dict[str, str]) -> tuple[list[
         start_ns, stop_ns = min(gap.from_ns for gap in found), max(gap.to_ns for gap in found)
         struck = sorted({names[gap.instrument] for gap in found})
         row = GapRow(
-            start=words.clock(start_ns, seconds=True),
-            length=words.length(stop_ns - start_ns),
-            instruments="all" if len(struck) == len(names) else words.listed(struck),
+            start=formatting.clock(start_ns, seconds=True),
+            length=formatting.length(stop_ns - start_ns),
+            instruments="all" if len(struck) == len(names) else formatting.listed(struck),
             cause=cause,
             proof="bridged: resent prints prove that nothing was missed"
             if is_bridged
@@ -287,11 +290,11 @@ def _gap_rows(gaps: Sequence[CoverageRow], names: dict[str, str]) -> tuple[list[
 
 def _hole_row(hole: DataGap, names: dict[str, str]) -> HoleRow:
     return HoleRow(
-        start=words.clock(hole.from_ns),
-        stop=words.clock(hole.to_ns),
+        start=formatting.clock(hole.from_ns),
+        stop=formatting.clock(hole.to_ns),
         instrument=names[hole.instrument],
         status=hole.status,
-        bars=words.count(hole.bars),
+        bars=formatting.count(hole.bars),
     )
 
 
@@ -303,7 +306,9 @@ def _unlike_rows(unlike: Sequence[Discrepancy], names: dict[str, str]) -> list[D
         said = [f"{item.differs} {_figure(item.ours)} against {_figure(item.theirs)}" for item in found]
         looks = ", ".join(sorted({item.checked for item in found}))
         rows.append(
-            DiscrepancyRow(names.get(instrument, instrument), words.clock(open_ns), "; ".join(said), looks)
+            DiscrepancyRow(
+                names.get(instrument, instrument), formatting.clock(open_ns), "; ".join(said), looks
+            )
         )
     return rows
 
@@ -328,10 +333,10 @@ def _sources(facts: NightReport) -> tuple[BarSource, ...]:
             kind = "capture without control frames: holes are inferred"
         if journal.startswith(SIMULATED):
             kind = "recording of a simulated venue"
-        reach = words.span(min(s.from_ns for s in spans), max(s.to_ns for s in spans))
+        reach = formatting.span(min(s.from_ns for s in spans), max(s.to_ns for s in spans))
         found.append(BarSource(journal, kind, reach, of(len({s.instrument for s in spans}))))
     for file in recorded.files:
-        reach = words.span(file.from_ns, file.to_ns + facts.bar_ns)
-        kind = f"{words.count(file.rows)} candles, imported: nobody watched a socket"
+        reach = formatting.span(file.from_ns, file.to_ns + facts.bar_ns)
+        kind = f"{formatting.count(file.rows)} candles, imported: nobody watched a socket"
         found.append(BarSource(file.source, kind, reach, of(file.instruments)))
     return tuple(found)

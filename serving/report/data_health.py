@@ -7,8 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 14.0
@@ -50,17 +50,21 @@ def make_health(facts: NightReport) -> DataHealthSection:
     return DataHealthSection(
         basis=_basis(panel["basis"], total),
         basis_said=tuple(
-            (name, words.count(n), f"{words.percent(n / total) if total else words.NOTHING}: {_BASIS[name]}")
+            (
+                name,
+                formatting.count(n),
+                f"{formatting.percent(n / total) if total else formatting.NOTHING}: {_BASIS[name]}",
+            )
             for name, n in panel["basis"].items()
         ),
-        labelled=words.count(panel["rows"]),
-        labelled_share=words.percent(panel["rows"] / cells),
+        labelled=formatting.count(panel["rows"]),
+        labelled_share=formatting.percent(panel["rows"] / cells),
         funding="none in the range, so funding is left out of every return"
         if share is None
-        else f"known for {words.percent(share)} of instrument-hours",
-        origins=tuple((name, words.count(n)) for name, n in recorded.origins.items()),
+        else f"known for {formatting.percent(share)} of instrument-hours",
+        origins=tuple((name, formatting.count(n)) for name, n in recorded.origins.items()),
         refused=tuple(
-            QuarantineRow(item.table_name, item.reason, words.count(item.rows))
+            QuarantineRow(item.table_name, item.reason, formatting.count(item.rows))
             for item in recorded.refused[:_MOST_REASONS]
         ),
         refused_more=sum(item.rows for item in recorded.refused[_MOST_REASONS:]),

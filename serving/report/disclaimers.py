@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
 
@@ -35,7 +35,7 @@ def _caveats(facts: NightReport) -> list[str]:
     recorded, recipe = facts.recorded, facts.recipe
     start_ns, stop_ns = facts.folds[0]["test"][0], facts.folds[-1]["test"][1]
     caveats = [
-        f"Not a forecast: one rule over {words.length(stop_ns - start_ns)} of a past that need not come again.",
+        f"Not a forecast: one rule over {formatting.length(stop_ns - start_ns)} of a past that need not come again.",
         "Not what was earned: nobody traded. Orders fill whole, at the price of a bar's close, for a modelled impact.",
     ]
     if stop_ns - start_ns < 90 * DAY_NS:

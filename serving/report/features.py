@@ -14,8 +14,8 @@ from markupsafe import Markup
 from features.monitoring.checks import PSI_MUCH, PSI_SOME, HealthFinding
 from features.monitoring.drift import Figures
 from features.monitoring.health import FeatureHealth
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 
 _ROW_PX: Final = 14.0
 _MOST_INSTRUMENTS: Final = 40
@@ -79,7 +79,7 @@ def make_features(health: FeatureHealth, *, checks: Sequence[tuple[str, str]] = 
         health: of the block.
         checks: what the proof did, and how many values it compared.
     """
-    names = words.short_names(health.instruments)
+    names = formatting.short_names(health.instruments)
     shown = _shown(health)
     findings = _told(health, names)
     return FeaturesSection(
@@ -87,11 +87,11 @@ def make_features(health: FeatureHealth, *, checks: Sequence[tuple[str, str]] = 
         names=_names([list(names.values())[row] for row in shown]),
         left_out=len(names) - len(shown),
         axis=svg.value_ticks(_PSI_AXIS, [(_bent(at), text) for at, text in _LABELS]),
-        trained=words.span(health.trained_since_ns, health.trained_until_ns),
+        trained=formatting.span(health.trained_since_ns, health.trained_until_ns),
         learned_by=f"what the champion {health.champion} learned from"
         if health.champion
         else "the range before the newest bars",
-        recent=words.span(health.split_ns, health.until_ns),
+        recent=formatting.span(health.split_ns, health.until_ns),
         findings=tuple(findings[:_MOST_FINDINGS]),
         findings_left_out=max(len(findings) - _MOST_FINDINGS, 0),
         checks=tuple(checks),
@@ -108,7 +108,7 @@ def _told(health: FeatureHealth, names: dict[str, str]) -> list[FeatureNote]:
     order = {alike(item): place for place, item in reversed(list(enumerate(health.findings)))}
     ranked = sorted(health.findings, key=lambda item: (item.verdict != "refuse", order[alike(item)]))
     for (is_warning, what, reason, instruments), run in groupby(ranked, key=alike):
-        told = words.listed([names[name] for name in instruments], _MOST_NAMED)
+        told = formatting.listed([names[name] for name in instruments], _MOST_NAMED)
         rows.append(
             FeatureNote(
                 is_refusal=not is_warning,
@@ -136,13 +136,13 @@ def _row(health: FeatureHealth, place: int, shown: Sequence[int], names: Sequenc
     return FeatureRow(
         name=feature,
         heat=_heat(feature, [(names[row], float(coverage[row])) for row in shown]),
-        known=words.percent(mean),
-        least=words.NOTHING if least is None else words.percent(float(coverage[least])),
+        known=formatting.percent(mean),
+        least=formatting.NOTHING if least is None else formatting.percent(float(coverage[least])),
         least_on="" if least is None else "all alike" if are_alike else names[least],
         bars=_bars(feature, psi, health.usual[place]),
-        psi=words.NOTHING if farthest is None else words.plain(float(psi[farthest])),
+        psi=formatting.NOTHING if farthest is None else formatting.plain(float(psi[farthest])),
         psi_on="" if farthest is None else names[farthest],
-        ks=words.NOTHING if farthest is None else words.plain(float(health.ks[place][farthest])),
+        ks=formatting.NOTHING if farthest is None else formatting.plain(float(health.ks[place][farthest])),
         is_far=farthest is not None and float(psi[farthest]) > PSI_MUCH,
     )
 
@@ -156,7 +156,9 @@ def _heat(feature: str, cells: Sequence[tuple[str, float]]) -> Markup:
         members = list(run)
         start, stop = at / len(cells), (at + len(members)) / len(cells)
         at += len(members)
-        said = words.listed([f"{name} {words.percent(share)}" for name, share in members], _MOST_NAMED)
+        said = formatting.listed(
+            [f"{name} {formatting.percent(share)}" for name, share in members], _MOST_NAMED
+        )
         drawn.append(
             svg.el(
                 "g",
@@ -171,7 +173,7 @@ def _heat(feature: str, cells: Sequence[tuple[str, float]]) -> Markup:
     if len(cells) <= _MOST_NAMES:
         drawn += _ticks((n / len(cells) for n in range(1, len(cells))), class_="seam")
     return svg.picture(
-        *drawn, height=_ROW_PX, label=f"{feature}: known on {words.percent(mean)}", class_="heat"
+        *drawn, height=_ROW_PX, label=f"{feature}: known on {formatting.percent(mean)}", class_="heat"
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 22.0
@@ -51,9 +51,9 @@ def make_folds(facts: NightReport) -> FoldsSection:
         rows=tuple(_row(fold, axis, facts.label_span_ns) for fold in facts.folds),
         axis=svg.time_ticks(axis),
         boundary=_boundary(last["test"][0], facts.label_span_ns, last["embargo_ns"]),
-        boundary_at=words.clock(last["test"][0]),
-        label_span=words.length(facts.label_span_ns),
-        embargo=words.length(last["embargo_ns"]),
+        boundary_at=formatting.clock(last["test"][0]),
+        label_span=formatting.length(facts.label_span_ns),
+        embargo=formatting.length(last["embargo_ns"]),
         scheme=facts.recipe.folds.scheme,
         leaks=facts.leaks,
     )
@@ -68,22 +68,24 @@ def _row(fold: dict[str, Any], axis: svg.TimeAxis, label_span_ns: int) -> FoldRo
             top=0,
             height=_ROW_PX,
             class_=f"f-{part}",
-            title=f"fold {index}, {part}: {words.span(*fold[part])}, {words.count(rows[part])} rows",
+            title=f"fold {index}, {part}: {formatting.span(*fold[part])}, {formatting.count(rows[part])} rows",
         )
         for part in _PARTS
     ]
     for boundary_ns in (fold["valid"][0], fold["test"][0]):
         at = axis.share(boundary_ns)
-        drawn.append(_zone(at, axis.share(boundary_ns - label_span_ns), "purge", words.length(label_span_ns)))
+        drawn.append(
+            _zone(at, axis.share(boundary_ns - label_span_ns), "purge", formatting.length(label_span_ns))
+        )
         if fold["embargo_ns"]:
             after = axis.share(boundary_ns + fold["embargo_ns"])
-            drawn.append(_zone(at, after, "embargo", words.length(fold["embargo_ns"])))
-    said = ", ".join(f"{part} {words.span(*fold[part])}" for part in _PARTS)
-    counts = tuple((name, words.count(rows[name])) for name in (*_PARTS, "purged", "embargoed"))
+            drawn.append(_zone(at, after, "embargo", formatting.length(fold["embargo_ns"])))
+    said = ", ".join(f"{part} {formatting.span(*fold[part])}" for part in _PARTS)
+    counts = tuple((name, formatting.count(rows[name])) for name in (*_PARTS, "purged", "embargoed"))
     return FoldRow(
         index=index,
         picture=svg.picture(*drawn, height=_ROW_PX, label=f"fold {index}: {said}"),
-        test=words.span(*fold["test"]),
+        test=formatting.span(*fold["test"]),
         rows=counts,
         leaks=sum(leaks.values()),
         leaks_said=", ".join(f"{name} {found}" for name, found in sorted(leaks.items())),
@@ -108,8 +110,8 @@ def _boundary(at_ns: int, label_span_ns: int, embargo_ns: int) -> Markup:
         svg.block(embargo, 1, top=26, height=26, class_="f-test"),
         _text(0.0, 44, "valid", "start", "on-valid"),
         _text(1.0, 44, "test", "end", "on-test"),
-        _text(0.5, 18, f"purge {words.length(label_span_ns)} ", "end", dx=-6),
-        _text(0.5, 18, f"embargo {words.length(embargo_ns)}", "start", dx=6),
+        _text(0.5, 18, f"purge {formatting.length(label_span_ns)} ", "end", dx=-6),
+        _text(0.5, 18, f"embargo {formatting.length(embargo_ns)}", "start", dx=6),
         svg.el("line", x1="50%", x2="50%", y1=6.0, y2=112.0, class_="boundary"),
         *_label(kept, 70, "kept"),
         *_label(cut, 94, "purged"),

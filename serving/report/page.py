@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from features.monitoring.checks import PSI_MUCH, PSI_SOME
 from features.monitoring.health import FeatureHealth
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.coverage import make_coverage
 from serving.report.data_health import make_health
 from serving.report.disclaimers import make_claims
@@ -64,7 +64,7 @@ def render(facts: NightReport) -> str:
         .render(
             night=night["night"],
             recipe=facts.recipe.name,
-            reach=words.span(night["since_ns"], night["until_ns"]),
+            reach=formatting.span(night["since_ns"], night["until_ns"]),
             width=facts.recipe.width,
             instruments=len(night["instruments"]),
             costs_named=COSTS,
@@ -75,7 +75,7 @@ def render(facts: NightReport) -> str:
             learning=make_learning(facts),
             skill=make_skill(facts),
             money=make_money(facts),
-            features=make_features(facts.health, checks=words.proven(facts.proof)),
+            features=make_features(facts.health, checks=formatting.proven(facts.proof)),
             health=make_health(facts),
             provenance=make_provenance(facts),
         )

@@ -7,8 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 COSTS: Final = ("fee", "spread", "impact", "funding")
@@ -64,8 +64,8 @@ def make_money(facts: NightReport) -> PnlSection:
     position, costs = facts.recipe.position, facts.recipe.costs
     rule = (
         f"A position opens where the predicted move exceeds {position.threshold:g} times the cost of going in and "
-        f"out, each instrument gets {words.percent(position.gross_share / len(facts.night['instruments']))} "
-        f"of {words.plain(costs.capital_usd, 0)} USD, and is held for {position.hold_bars} bars of "
+        f"out, each instrument gets {formatting.percent(position.gross_share / len(facts.night['instruments']))} "
+        f"of {formatting.plain(costs.capital_usd, 0)} USD, and is held for {position.hold_bars} bars of "
         f"{facts.recipe.width}."
     )
     return PnlSection(
@@ -99,14 +99,14 @@ def _equity(facts: NightReport, classes: dict[str, str]) -> tuple[Markup, Markup
         svg.path(
             [(axis.share(at), down(value)) for at, value in zip(times, nets[name], strict=True)],
             class_=classes[name],
-            title=f"{name}: {words.earned(ends[name])} after costs",
+            title=f"{name}: {formatting.earned(ends[name])} after costs",
         )
         for name in order
     ]
     marks = [(down(at), text) for at, text in _ticks(scale, 6)]
     starts = [axis.share(fold["test"][0]) for fold in facts.folds]
     label = "after-cost equity over all tests: " + ", ".join(
-        f"{name} {words.earned(end)}" for name, end in ends.items()
+        f"{name} {formatting.earned(end)}" for name, end in ends.items()
     )
     picture = svg.picture(
         *(_fold_band(axis, fold, n) for n, fold in enumerate(facts.folds)),
@@ -130,7 +130,7 @@ def _fold_band(axis: svg.TimeAxis, fold: dict[str, list[int]], number: int) -> M
         top=0,
         height=_HEIGHT,
         class_=f"band b{number % 2}",
-        title=f"test of fold {fold['index']}: {words.span(*fold['test'])}",
+        title=f"test of fold {fold['index']}: {formatting.span(*fold['test'])}",
     )
 
 
@@ -180,15 +180,15 @@ def _costs(facts: NightReport, classes: dict[str, str]) -> tuple[tuple[CostRow, 
             class_=classes[name],
             is_challenger=name == facts.challenger,
             picture=_waterfall(name, told, scale),
-            gross=words.earned(told["gross"]),
+            gross=formatting.earned(told["gross"]),
             costs=tuple(
-                (cost, words.earned(-told[cost] if has_funding or cost != "funding" else None))
+                (cost, formatting.earned(-told[cost] if has_funding or cost != "funding" else None))
                 for cost in COSTS
             ),
-            net=words.earned(told["net"]),
-            fills=words.count(told["fills"]),
-            sharpe=words.signed(told["sharpe"], 3),
-            deflated=words.percent(told["deflated_sharpe"] if told["fills"] else None),
+            net=formatting.earned(told["net"]),
+            fills=formatting.count(told["fills"]),
+            sharpe=formatting.signed(told["sharpe"], 3),
+            deflated=formatting.percent(told["deflated_sharpe"] if told["fills"] else None),
         )
         for name, told in traded.items()
     )
@@ -197,8 +197,8 @@ def _costs(facts: NightReport, classes: dict[str, str]) -> tuple[tuple[CostRow, 
 
 def _ticks(scale: svg.Linear, most: int) -> list[tuple[float, str]]:
     values = scale.ticks(most)
-    digits = words.digits_of(100 * value for value in values)
-    return [(value, words.earned(value, digits)) for value in values]
+    digits = formatting.digits_of(100 * value for value in values)
+    return [(value, formatting.earned(value, digits)) for value in values]
 
 
 def _steps(told: dict[str, float]) -> list[tuple[str, float, float]]:
@@ -223,14 +223,14 @@ def _waterfall(model: str, told: dict[str, float], scale: svg.Linear) -> Markup:
                 top=4 if is_gross else 11,
                 height=6 if is_gross else 9,
                 class_=f"cost-{name}",
-                title=f"{model}, {name}: {words.earned(stop - start)}",
+                title=f"{model}, {name}: {formatting.earned(stop - start)}",
             )
         )
     net = svg.percent(scale.share(told["net"]))
     drawn.append(svg.el("line", x1=net, x2=net, y1=2.0, y2=_ROW_PX - 2, class_="net"))
-    label = f"{model}: gross {words.earned(told['gross'])}, " + ", ".join(
-        f"{cost} {words.earned(-told[cost])}" for cost in COSTS
+    label = f"{model}: gross {formatting.earned(told['gross'])}, " + ", ".join(
+        f"{cost} {formatting.earned(-told[cost])}" for cost in COSTS
     )
     return svg.picture(
-        *drawn, height=_ROW_PX, label=f"{label}, net {words.earned(told['net'])}", class_="costs"
+        *drawn, height=_ROW_PX, label=f"{label}, net {formatting.earned(told['net'])}", class_="costs"
     )

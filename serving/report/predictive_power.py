@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 26.0
@@ -64,7 +64,7 @@ def make_skill(facts: NightReport) -> PredictivePowerSection:
         _panel(
             facts,
             f"Fold {fold['index']}",
-            words.span(*fold["test"]),
+            formatting.span(*fold["test"]),
             {name: models[name]["folds"][number] for name in facts.models},
             scale,
         )
@@ -78,9 +78,10 @@ def make_skill(facts: NightReport) -> PredictivePowerSection:
         folds=folds,
         axis=_axis(scale, 6),
         short_axis=_axis(scale, 3),
-        seeds=tuple(words.signed(ic) for ic in facts.summary["seed_ic"]),
+        seeds=tuple(formatting.signed(ic) for ic in facts.summary["seed_ic"]),
         valid=tuple(
-            (name, words.signed(sum(ics) / len(facts.folds) if ics else None)) for name, ics in valid.items()
+            (name, formatting.signed(sum(ics) / len(facts.folds) if ics else None))
+            for name, ics in valid.items()
         ),
         has_intervals=any(item["low"] is not None for item in estimates),
     )
@@ -88,7 +89,9 @@ def make_skill(facts: NightReport) -> PredictivePowerSection:
 
 def _axis(scale: svg.Linear, most: int) -> Markup:
     values = scale.ticks(most)
-    return svg.value_ticks(scale, [(at, words.signed(at, words.digits_of(values))) for at in values])
+    return svg.value_ticks(
+        scale, [(at, formatting.signed(at, formatting.digits_of(values))) for at in values]
+    )
 
 
 def _panel(
@@ -101,7 +104,7 @@ def _panel(
 
 def _row(facts: NightReport, model: str, figure: dict[str, Any], scale: svg.Linear) -> PredictivePowerRow:
     ic, rank = figure["ic"], figure["rank_ic"]
-    ic_said, rank_said = words.signed(ic["value"]), words.signed(rank["value"])
+    ic_said, rank_said = formatting.signed(ic["value"]), formatting.signed(rank["value"])
     said = f"{model}: IC {ic_said} {_interval(ic)}; rank IC {rank_said} {_interval(rank)}"
     role = facts.summary["models"][model]["role"]
     is_challenger = model == facts.challenger
@@ -121,9 +124,9 @@ def _row(facts: NightReport, model: str, figure: dict[str, Any], scale: svg.Line
         ic_interval=_interval(ic),
         rank_ic=rank_said,
         rank_interval=_interval(rank),
-        r2=words.signed(figure["r2"]),
-        hit_rate=words.percent(figure["hit_rate"]),
-        rows=words.count(figure["rows"]),
+        r2=formatting.signed(figure["r2"]),
+        hit_rate=formatting.percent(figure["hit_rate"]),
+        rows=formatting.count(figure["rows"]),
     )
 
 
@@ -147,4 +150,6 @@ def _whisker(estimate: dict[str, float | None], scale: svg.Linear, down: float, 
 
 def _interval(estimate: dict[str, float | None]) -> str:
     low, high = estimate["low"], estimate["high"]
-    return "" if low is None or high is None else f"[{words.signed(low, 3)}, {words.signed(high, 3)}]"
+    return (
+        "" if low is None or high is None else f"[{formatting.signed(low, 3)}, {formatting.signed(high, 3)}]"
+    )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.night_data import NightReport
 
 # How a rule's value must stand to its limit; rules that compare two figures have both as value and limit.
@@ -86,23 +86,23 @@ def _rule(rule: dict[str, object]) -> RuleRow:
         name=name,
         passed=bool(rule["passed"]),
         value=_write(kind, value),
-        limit=f"{sign} {said}".strip() if said != words.NOTHING else said,
+        limit=f"{sign} {said}".strip() if said != formatting.NOTHING else said,
         reason=str(rule["reason"]),
     )
 
 
 def _write(kind: str, value: float) -> str:
     if not math.isfinite(value):
-        return words.NOTHING
+        return formatting.NOTHING
     if kind == "steps":
-        return f"{words.count(int(value))} steps"
+        return f"{formatting.count(int(value))} steps"
     if kind in ("leaks", "fills"):
-        return words.count(int(value))
+        return formatting.count(int(value))
     if kind == "feature proof":
         return "proven" if value else "not proven"
     if kind.startswith("beats"):
-        return words.earned(value)
-    return words.signed(value) if kind == "ic" else words.plain(value, 3)
+        return formatting.earned(value)
+    return formatting.signed(value) if kind == "ic" else formatting.plain(value, 3)
 
 
 def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
@@ -114,27 +114,27 @@ def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
     total = sum(status.values())
     start_ns, stop_ns = facts.folds[0]["test"][0], facts.folds[-1]["test"][1]
     interval = (
-        f"95% interval {words.signed(ic['low'])} to {words.signed(ic['high'])}"
+        f"95% interval {formatting.signed(ic['low'])} to {formatting.signed(ic['high'])}"
         if ic["low"] is not None
         else "too few blocks of time for an interval"
     )
     return (
-        FigureTile("Information coefficient on test rows", words.signed(ic["value"]), interval),
+        FigureTile("Information coefficient on test rows", formatting.signed(ic["value"]), interval),
         FigureTile(
             "Return after costs, share of capital",
-            words.earned(traded["net"]),
-            f"best control: {best}, {words.earned(best_net)}",
+            formatting.earned(traded["net"]),
+            f"best control: {best}, {formatting.earned(best_net)}",
         ),
-        FigureTile("Rows that break a law of the folds", words.count(facts.leaks), _proof(facts)),
+        FigureTile("Rows that break a law of the folds", formatting.count(facts.leaks), _proof(facts)),
         FigureTile(
             "Bars that somebody vouches for",
-            words.percent((status["printed"] + status["quiet"]) / total if total else None),
-            f"printed or proven quiet, of {words.count(total)}",
+            formatting.percent((status["printed"] + status["quiet"]) / total if total else None),
+            f"printed or proven quiet, of {formatting.count(total)}",
         ),
         FigureTile(
             "Time under test",
-            words.length(stop_ns - start_ns),
-            f"{words.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
+            formatting.length(stop_ns - start_ns),
+            f"{formatting.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
         ),
     )
 
@@ -143,7 +143,7 @@ def _proof(facts: NightReport) -> str:
     if not facts.proof["passed"]:
         return f"feature proof failed: {facts.proof['reason']}"
     caught = facts.proof["canaries_caught"] + facts.proof["hindsight"]["canaries_caught"]
-    return f"features proven to look back only; {words.count(caught)} planted leaks were all caught"
+    return f"features proven to look back only; {formatting.count(caught)} planted leaks were all caught"
 
 
 def _float(value: object) -> float:

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import iso
 from training.recipe import RECIPES
@@ -39,7 +39,9 @@ def make_provenance(facts: NightReport) -> ProvenanceSection:
     told = (
         ProvenanceLine("night", night["night"], "named by recipe, rows, features, seed and training code"),
         ProvenanceLine("recipe", f"{facts.recipe.name}: {', '.join(facts.models)}", "in full below"),
-        ProvenanceLine("range", words.span(night["since_ns"], night["until_ns"]) + " UTC", "of the bars"),
+        ProvenanceLine(
+            "range", formatting.span(night["since_ns"], night["until_ns"]) + " UTC", "of the bars"
+        ),
         ProvenanceLine("snapshot", str(night["snapshot"]), "of the lake; pinned, so it does not expire"),
         ProvenanceLine("content hash", night["content_hash"], "of the panel's rows, in any lake"),
         ProvenanceLine("feature set", f"{night['feature_set']}, {len(night['feature_names'])} features", ""),
@@ -55,7 +57,7 @@ def make_provenance(facts: NightReport) -> ProvenanceSection:
         ),
         ProvenanceLine(
             "refit on",
-            f"{words.count(facts.deploy['rows'])} rows up to {words.clock(facts.deploy['cutoff_ns'])} UTC",
+            f"{formatting.count(facts.deploy['rows'])} rows up to {formatting.clock(facts.deploy['cutoff_ns'])} UTC",
             "every labelled row up to the cut-off; it saw the test rows, so the figures above are not its own",
         ),
     )

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _HEIGHT: Final = 104.0
@@ -92,7 +92,7 @@ def _model(facts: NightReport, model: str, folds: tuple[int, ...]) -> ModelCurve
         pad=0.12,
     )
     epochs = max(entry["epoch"] for entry in entries)
-    parameters = words.count(facts.metrics[folds[0], model]["parameters"])
+    parameters = formatting.count(facts.metrics[folds[0], model]["parameters"])
     curves = tuple(_curve(model, fold, by_fold[fold], scale, epochs) for fold in folds)
     return ModelCurves(model, parameters, curves)
 
@@ -101,8 +101,8 @@ def _curve(
     model: str, fold: int, histories: list[list[dict[str, Any]]], scale: svg.Linear, epochs: int
 ) -> Curve:
     ticks = scale.ticks(3)
-    digits = words.digits_of(ticks)
-    marks = [(_down(scale, at), words.plain(at, digits)) for at in ticks]
+    digits = formatting.digits_of(ticks)
+    marks = [(_down(scale, at), formatting.plain(at, digits)) for at in ticks]
     drawn = [
         svg.rules_across(at for at, _ in marks),
         svg.stretched(
@@ -119,7 +119,9 @@ def _curve(
     if best is None:
         said = "no epoch was better than none"
     else:
-        said = f"best: epoch {best['epoch']} of {len(histories[0])}, {words.plain(best['valid_loss'], 4)}"
+        said = (
+            f"best: epoch {best['epoch']} of {len(histories[0])}, {formatting.plain(best['valid_loss'], 4)}"
+        )
         at = {"cx": svg.percent(_across(best["epoch"], epochs)), "cy": _down(scale, best["valid_loss"])}
         drawn.append(svg.el("circle", svg.el("title", said), **at, r=4.5, class_="best"))
     label = f"{model}, fold {fold}: {said}"
@@ -153,6 +155,8 @@ def _budget(facts: NightReport, member: str, folds: tuple[int, ...], *, is_netwo
     return EpochBudget(
         member=member,
         unit="epochs" if is_network else "rounds",
-        chosen=tuple(words.count(facts.metrics[fold, member]["budget"]) for fold in folds),
-        deployed=words.count(facts.deploy["budget"]) if member == facts.deploy["model"] else words.NOTHING,
+        chosen=tuple(formatting.count(facts.metrics[fold, member]["budget"]) for fold in folds),
+        deployed=formatting.count(facts.deploy["budget"])
+        if member == facts.deploy["model"]
+        else formatting.NOTHING,
     )

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from serving import formatting
 from serving.report import charts as svg
 from serving.report import features
-from serving.report import formatting as words
 from serving.report import lake_queries as recorded
 from serving.report import pnl as money
 from storage.clock import DAY_NS, NS
@@ -40,7 +40,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("module", [features, money, recorded, svg, words])
+@pytest.mark.parametrize("module", [features, money, recorded, svg, formatting])
 def test_examples_in_docstrings_hold(module: object) -> None:
     done = doctest.testmod(module)  # type: ignore[arg-type]
     assert done.attempted > 0
@@ -88,17 +88,17 @@ def test_names_of_lines_do_not_overlap(wanted: list[float]) -> None:
 
 @given(st.floats(0, 1, allow_nan=False))
 def test_only_all_is_called_all_and_only_nothing_nothing(share: float) -> None:
-    assert (words.percent(share) == "100%") == (share == 1.0)
-    assert (words.percent(share) == "0%") == (share == 0.0)
-    assert words.percent(share) not in ("100.0%", "0.0%")
+    assert (formatting.percent(share) == "100%") == (share == 1.0)
+    assert (formatting.percent(share) == "0%") == (share == 0.0)
+    assert formatting.percent(share) not in ("100.0%", "0.0%")
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_figures_are_never_written_as_nan_or_negative_zero(value: float) -> None:
-    for said in (words.signed(value), words.plain(value), words.earned(value)):
+    for said in (formatting.signed(value), formatting.plain(value), formatting.earned(value)):
         assert "nan" not in said
         assert "inf" not in said
-        assert said.strip("%").removeprefix(words.MINUS) != "0.00" or words.MINUS not in said
+        assert said.strip("%").removeprefix(formatting.MINUS) != "0.00" or formatting.MINUS not in said
         assert "-" not in said
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from features.monitoring.health import FeatureHealth, check_health
-from serving.report import formatting as words
+from serving import formatting
 from serving.report import write_report
 from serving.report.coverage import make_coverage
 from serving.report.features import make_features
@@ -441,8 +441,8 @@ def test_the_section_says_which_window_the_newest_bars_are_held_against() -> Non
     health = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
     section = make_features(health)
     assert section.learned_by == "what the champion mlp-night learned from"
-    assert section.trained == words.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
+    assert section.trained == formatting.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
     assert "learned from" in render_features(health)
     plain = make_features(check_health(BLOCK, PANEL, split_ns=SPLIT_NS))
     assert plain.learned_by == "the range before the newest bars"
-    assert plain.trained == words.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)
+    assert plain.trained == formatting.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)

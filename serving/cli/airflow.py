@@ -66,7 +66,7 @@ def status(context: typer.Context) -> None:
 
 def _print(stack: StackStatus) -> None:
     for daemon in stack.daemons:
-        state = "healthy" if daemon.is_well else "running, unhealthy" if daemon.pid else "stopped"
+        state = "healthy" if daemon.is_healthy else "running, unhealthy" if daemon.pid else "stopped"
         console.print(f"{daemon.name:14} {state:18} {daemon.log}", highlight=False, soft_wrap=True)
     if stack.is_up:
         console.print(f"UI:    {stack.url}", highlight=False)

@@ -56,16 +56,16 @@ def check(
 
     Example: `tickwalk alert check --tell`
     """
-    from serving.monitoring.alerting import judge_home, look_once
+    from serving.monitoring.alerting import check_home, check_once
     from storage.clock import WallTime
 
     settings, now_ns = settings_of(context), WallTime().now_ns()
-    check_home = look_once if tell else judge_home
-    troubles = check_home(settings, now_ns=now_ns)
-    for trouble in troubles:
-        whose = f" (shard {trouble.shard})" if trouble.shard else ""
-        console.print(f"{trouble.kind}{whose}: {trouble.detail}", highlight=False, markup=False)
-    if troubles:
+    check_home = check_once if tell else check_home
+    issues = check_home(settings, now_ns=now_ns)
+    for issue in issues:
+        shard = f" (shard {issue.shard})" if issue.shard else ""
+        console.print(f"{issue.kind}{shard}: {issue.detail}", highlight=False, markup=False)
+    if issues:
         raise typer.Exit(1)
     console.print("all well", highlight=False)
 

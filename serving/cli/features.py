@@ -97,11 +97,11 @@ def diff(
     import pyarrow as pa
 
     from features.versioning.set_diff import differences
-    from serving.feature_jobs.selection import edition_now, find_edition
+    from serving.feature_jobs.selection import current_edition, find_edition
 
     settings = settings_of(context)
     old = find_edition(settings, what)
-    new = find_edition(settings, other) if other else edition_now(old["feature_set"])
+    new = find_edition(settings, other) if other else current_edition(old["feature_set"])
     found = differences(old, new)
     if not found:
         console.print(f"no difference: {len(new['features'])} features with the same code", highlight=False)
@@ -147,10 +147,10 @@ def build(
     Example: `tickwalk features build live --width 1m --since 2026-11-01`
     """
     from serving.feature_jobs.build import build_to
-    from serving.feature_jobs.selection import BarSelection, refuse_share
+    from serving.feature_jobs.selection import BarSelection, check_share
 
     settings = settings_of(context)
-    refuse_share(newest)
+    check_share(newest)
     bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
@@ -168,7 +168,7 @@ def build(
 
 def _build_days(bars: BarSelection, *, newest: float, anyway: bool) -> None:
     """Build the days of a home's store, and print what was built and the health findings."""
-    from serving.feature_jobs.build import build_days, judge_days, summarize_days
+    from serving.feature_jobs.build import build_days, check_days, summarize_days
 
     days = 0
     try:
@@ -186,7 +186,7 @@ def _build_days(bars: BarSelection, *, newest: float, anyway: bool) -> None:
         raise
     console.print(summarize_days(built), highlight=False, soft_wrap=True)
     with notes.status("checking the health of the newest days"):
-        judged, health = judge_days(bars, built, newest=newest)
+        judged, health = check_days(bars, built, newest=newest)
     _print_findings(health)
     refused = len(health.refusals)
     outcome = "refused" if refused else "fit for training"
@@ -297,11 +297,11 @@ def health(
     Example: `tickwalk features health live --page health.html`
     """
     from features.build import build_features
-    from serving.feature_jobs.selection import BarSelection, health_of, health_rows, refuse_share
+    from serving.feature_jobs.selection import BarSelection, check_share, health_of, health_rows
     from serving.report.page import write_features
 
     settings = settings_of(context)
-    refuse_share(newest)
+    check_share(newest)
     bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )

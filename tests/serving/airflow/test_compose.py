@@ -105,7 +105,7 @@ def test_every_command_is_one_that_make_up_starts(services: dict[str, Any]) -> N
     assert commands == {service.name: service.command for service in SERVICES}
 
 
-@pytest.mark.parametrize("name", [service.name for service in SERVICES if not service.asked])
+@pytest.mark.parametrize("name", [service.name for service in SERVICES if not service.is_optional])
 def test_airflow_is_told_the_same_as_by_make_up(services: dict[str, Any], name: str) -> None:
     environment = services[name]["environment"]
     assert {key: environment.get(key) for key in COMMON_ENV} == COMMON_ENV

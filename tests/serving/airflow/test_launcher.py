@@ -215,4 +215,4 @@ def test_down_and_status_of_what_never_ran_change_nothing(tmp_path: Path) -> Non
 
 
 def test_the_recorder_starts_only_where_asked() -> None:
-    assert [service.name for service in DAEMONS if service.asked] == ["recorder"]
+    assert [service.name for service in DAEMONS if service.is_optional] == ["recorder"]

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from ingest.recorder.heartbeat import write_heartbeat
 from serving import cli
-from serving.monitoring.alerting import Alert, AlertManager, look_once, send
+from serving.monitoring.alerting import Alert, AlertManager, check_once, send
 from serving.monitoring.checks import HealthIssue
 from storage.clock import NS
 from storage.settings import Settings, load_settings
@@ -83,7 +83,7 @@ class Ears:
 
 def play(deadman: AlertManager, ears: Ears, script: list[tuple[int, bool]]) -> None:
     for second, is_ill in script:
-        deadman.look([SILENT] if is_ill else [], second * NS, ears)
+        deadman.update([SILENT] if is_ill else [], second * NS, ears)
 
 
 def test_an_alert_is_told_once_again_in_time_and_when_it_is_over() -> None:
@@ -119,7 +119,7 @@ def test_the_same_alert_is_never_told_more_often_than_allowed(
     ears, deadman, second = Ears(), AlertManager(limits), 0
     for after_s, is_ill in steps:
         second += after_s
-        deadman.look([SILENT] if is_ill else [], second * NS, ears)
+        deadman.update([SILENT] if is_ill else [], second * NS, ears)
         if restarts:
             deadman = AlertManager(limits, deadman.told)
     since_over = [at_ns for event, at_ns in ears.heard if event == "alert"]
@@ -142,15 +142,15 @@ def test_a_look_tells_a_command_and_a_webhook(settings: Settings, tmp_path: Path
     with webhook() as (url, heard):
         settings = with_alert(settings, command=command, webhook=url, settle_s=60.0)
         write_heartbeat(settings, vitals(unsent_batches=40), beat_ns=NOW_NS)
-        assert [trouble.kind for trouble in look_once(settings, now_ns=NOW_NS)] == ["lake"]
+        assert [trouble.kind for trouble in check_once(settings, now_ns=NOW_NS)] == ["lake"]
         first = heard.get(timeout=5)
         assert json.loads(heard_by_command.read_text()) == first
         assert first["text"] == "tickwalk ALERT: lake: 40 batches wait for the lake"
         assert (first["event"], first["kind"], first["home"]) == ("alert", "lake", str(settings.home))
-        look_once(settings, now_ns=NOW_NS + 20 * NS)
+        check_once(settings, now_ns=NOW_NS + 20 * NS)
         write_heartbeat(settings, vitals(), beat_ns=NOW_NS + 30 * NS)
-        look_once(settings, now_ns=NOW_NS + 30 * NS)
-        assert look_once(settings, now_ns=NOW_NS + 90 * NS) == []
+        check_once(settings, now_ns=NOW_NS + 30 * NS)
+        assert check_once(settings, now_ns=NOW_NS + 90 * NS) == []
         assert heard.get(timeout=5)["event"] == "over"
         assert heard.empty(), "each look is a watcher of its own, and nothing is told twice"
 
@@ -168,7 +168,7 @@ def test_a_command_that_fails_is_a_warning(
 ) -> None:
     settings = with_alert(settings, command=command, timeout_s=0.3)
     assert not send(Alert("alert", "disk", "", "full", 0, 0), settings)
-    assert "alert not told" in capsys.readouterr().err
+    assert "alert not sent" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/hook?key=s3cr3t", "http://s3cr3t.invalid:0/x"])
@@ -185,7 +185,7 @@ def test_the_webhooks_address_is_never_shown(
     cli.main(["settings"])
     send(Alert("alert", "disk", "", "full", 0, 0), with_alert(settings, command="env", webhook=""))
     out = capsys.readouterr()
-    assert "alert not told" in out.err
+    assert "alert not sent" in out.err
     assert "(set, not shown)" in out.out
     assert "s3cr3t" not in out.out + out.err + repr(settings)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.monitoring.checks import judge
+from serving.monitoring.checks import check_recorders
 from storage.clock import NS
 from storage.settings.services import AlertSettings
 from tests.serving.monitoring.recorder_statuses import NOW_NS, beat, poorly_watched
@@ -15,7 +15,7 @@ LIMITS = AlertSettings()
 
 
 def kinds(*beats: Any) -> list[str]:
-    return [trouble.kind for trouble in judge(beats, NOW_NS, LIMITS)]
+    return [trouble.kind for trouble in check_recorders(beats, NOW_NS, LIMITS)]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def kinds(*beats: Any) -> list[str]:
 def test_each_trouble_is_found_alone_and_told_with_its_values(
     changes: dict[str, Any], kind: str, says: str
 ) -> None:
-    (trouble,) = judge([beat(**changes)], NOW_NS, LIMITS)
+    (trouble,) = check_recorders([beat(**changes)], NOW_NS, LIMITS)
     assert trouble.kind == kind
     assert says.split(" .* ")[0] in trouble.detail
     assert says.split(" .* ")[-1] in trouble.detail
@@ -54,5 +54,5 @@ def test_no_heartbeat_is_silence_and_nothing_else_is_said_of_it() -> None:
 
 
 def test_every_shard_is_judged_alone() -> None:
-    troubles = judge([beat(shard="1/2"), beat(100, shard="2/2")], NOW_NS, LIMITS)
+    troubles = check_recorders([beat(shard="1/2"), beat(100, shard="2/2")], NOW_NS, LIMITS)
     assert [(trouble.kind, trouble.shard) for trouble in troubles] == [("silent", "2/2")]

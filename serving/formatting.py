@@ -27,10 +27,10 @@ _CHECKS: Final = {
 """Description of each check of the leakage test."""
 
 
-def plain(value: float | None, digits: int = 2) -> str:
+def decimal(value: float | None, digits: int = 2) -> str:
     """Return a number with a fixed number of decimals, or a dash where it is undefined.
 
-    >>> plain(1234.5, 1), plain(None)
+    >>> decimal(1234.5, 1), decimal(None)
     ('1,234.5', '–')
     """
     if value is None or not math.isfinite(value):
@@ -67,10 +67,10 @@ def percent(share: float | None, digits: int = 1) -> str:
     return _minus(f"{share * 100:.{digits}f}%", digits)
 
 
-def earned(share: float | None, digits: int = 2) -> str:
+def signed_percent(share: float | None, digits: int = 2) -> str:
     """Return a share of the capital in percent, with its sign.
 
-    >>> earned(0.0123), earned(0.0)
+    >>> signed_percent(0.0123), signed_percent(0.0)
     ('+1.23%', '0.00%')
     """
     if share is None or not math.isfinite(share):
@@ -78,10 +78,10 @@ def earned(share: float | None, digits: int = 2) -> str:
     return signed(share * 100, digits) + "%"
 
 
-def digits_of(values: Iterable[float]) -> int:
+def needed_digits(values: Iterable[float]) -> int:
     """Return the number of decimals that these values need, at most 6.
 
-    >>> digits_of([-2.5, 0.0, 5.0]), digits_of([10.0, 20.0])
+    >>> needed_digits([-2.5, 0.0, 5.0]), needed_digits([10.0, 20.0])
     (1, 0)
     """
     numbers = list(values)
@@ -131,13 +131,13 @@ def short_names(instruments: Sequence[str]) -> dict[str, str]:
     return {name: name.rpartition("|")[2] if len(prefixes) == 1 else name for name in instruments}
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
+def join_names(names: Sequence[str], most: int = 8) -> str:
     """Return names joined by commas, cut to `most` with the number of the rest."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def proven(proof: Mapping[str, Any]) -> list[tuple[str, str]]:
+def leakage_checks(proof: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return each check of a passed leakage test (`proof.json`) with its number of values; empty if it failed."""
     if not proof["passed"]:
         return []

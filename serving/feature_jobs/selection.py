@@ -134,7 +134,7 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
         f"on {proof.instruments} instruments x {proof.steps:,} {bars.width} bars, {time_range} UTC",
         *(
             f"  {check:52} {count:>14} values, none changed"
-            for check, count in formatting.proven(result)[:-1]
+            for check, count in formatting.leakage_checks(result)[:-1]
         ),
         f"  {'correlated with the returns that follow':52} {hindsight.foretold:>14,} pairs, none suspicious",
         f"  {'planted leaks':52} {proof.canaries_caught + hindsight.canaries_caught:>14} caught, all of them",

@@ -1,4 +1,4 @@
-"""How was time cut: which rows taught, chose and judged, and what was dropped between them?"""
+"""Report section on the train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _PARTS: Final = ("train", "valid", "test")
 
 @dataclass(frozen=True, slots=True)
 class FoldRow:
-    """One fold, drawn and counted."""
+    """Row of one fold: picture and row counts."""
 
     index: int
     picture: Markup
     test: str
     rows: tuple[tuple[str, str], ...]
     leaks: int
-    leaks_said: str
+    leaks_title: str
 
 
 @dataclass(frozen=True, slots=True)
 class FoldsSection:
-    """The section."""
+    """Values of the section's template."""
 
     rows: tuple[FoldRow, ...]
     axis: Markup
@@ -80,24 +80,24 @@ def _row(fold: dict[str, Any], axis: svg.TimeAxis, label_span_ns: int) -> FoldRo
         if fold["embargo_ns"]:
             after = axis.share(boundary_ns + fold["embargo_ns"])
             drawn.append(_zone(at, after, "embargo", formatting.length(fold["embargo_ns"])))
-    said = ", ".join(f"{part} {formatting.span(*fold[part])}" for part in _PARTS)
+    spans = ", ".join(f"{part} {formatting.span(*fold[part])}" for part in _PARTS)
     counts = tuple((name, formatting.count(rows[name])) for name in (*_PARTS, "purged", "embargoed"))
     return FoldRow(
         index=index,
-        picture=svg.picture(*drawn, height=_ROW_PX, label=f"fold {index}: {said}"),
+        picture=svg.picture(*drawn, height=_ROW_PX, label=f"fold {index}: {spans}"),
         test=formatting.span(*fold["test"]),
         rows=counts,
         leaks=sum(leaks.values()),
-        leaks_said=", ".join(f"{name} {found}" for name, found in sorted(leaks.items())),
+        leaks_title=", ".join(f"{name} {found}" for name, found in sorted(leaks.items())),
     )
 
 
-def _zone(at: float, reach: float, name: str, said: str) -> Markup:
-    return svg.sliver(at, reach, top=0, height=_ROW_PX, class_=f"f-{name}", title=f"{name}: {said}")
+def _zone(at: float, stop: float, name: str, length: str) -> Markup:
+    return svg.sliver(at, stop, top=0, height=_ROW_PX, class_=f"f-{name}", title=f"{name}: {length}")
 
 
 def _boundary(at_ns: int, label_span_ns: int, embargo_ns: int) -> Markup:
-    """Return one boundary under the glass: what is dropped on either side, and a label on either side of it."""
+    """Return one boundary magnified, with the purge and embargo zones and two example labels."""
     reach_ns = round(2.2 * max(label_span_ns, embargo_ns, 1))
     axis = svg.TimeAxis(at_ns - reach_ns, at_ns + reach_ns)
     purge, embargo = axis.share(at_ns - label_span_ns), axis.share(at_ns + embargo_ns)
@@ -119,25 +119,25 @@ def _boundary(at_ns: int, label_span_ns: int, embargo_ns: int) -> Markup:
     return svg.picture(
         *drawn,
         height=118,
-        label="the last boundary between valid and test: rows whose label reaches past it are purged, "
-        "rows decided within the embargo after it are dropped",
+        label="last boundary between validation and test: rows whose label crosses it are purged, rows decided "
+        "within the embargo after it are dropped",
     )
 
 
-def _label(span: tuple[float, float], down: float, word: str) -> list[Markup]:
-    """Return a decision and the span of its label, with what becomes of the row."""
+def _label(span: tuple[float, float], down: float, outcome: str) -> list[Markup]:
+    """Return a decision, the span of its label, and the outcome for the row."""
     start, stop = (svg.percent(share) for share in span)
-    kind = "label-kept" if word == "kept" else "label-cut"
+    kind = "label-kept" if outcome == "kept" else "label-cut"
     return [
         svg.el("line", x1=start, x2=stop, y1=down, y2=down, class_=kind),
         svg.el("circle", cx=start, cy=down, r=3.5, class_=kind),
         svg.el("line", x1=stop, x2=stop, y1=down - 5, y2=down + 5, class_=kind),
-        _text(span[0], down + 4, word, "end", dx=-10),
+        _text(span[0], down + 4, outcome, "end", dx=-10),
     ]
 
 
-def _text(share: float, down: float, said: str, anchor: str, class_: str = "tick", dx: float = 0) -> Markup:
+def _text(share: float, down: float, text: str, anchor: str, class_: str = "tick", dx: float = 0) -> Markup:
     nudge = dx or (6 if anchor == "start" else -6)
     return svg.el(
-        "text", said, x=svg.percent(share), y=float(down), dx=float(nudge), text_anchor=anchor, class_=class_
+        "text", text, x=svg.percent(share), y=float(down), dx=float(nudge), text_anchor=anchor, class_=class_
     )

@@ -1,4 +1,4 @@
-"""What was decided, by which rules, and on what figures?"""
+"""Report head: the promotion decision, its rules and key figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from serving import formatting
 from serving.report.night_data import NightReport
 
-# How a rule's value must stand to its limit; rules that compare two figures have both as value and limit.
+# Required relation of a rule's value to its limit.
 _SIGNS: Final = {
     "leaks": "=",
     "feature proof": "=",
@@ -23,7 +23,7 @@ _SIGNS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class RuleRow:
-    """One rule of the gate, as written."""
+    """Rule of the gate, formatted."""
 
     name: str
     passed: bool
@@ -34,7 +34,7 @@ class RuleRow:
 
 @dataclass(frozen=True, slots=True)
 class FigureTile:
-    """One figure to see first."""
+    """Key figure at the top of the page."""
 
     label: str
     value: str
@@ -43,7 +43,7 @@ class FigureTile:
 
 @dataclass(frozen=True, slots=True)
 class PromotionSection:
-    """The page's head."""
+    """Values of the head's template."""
 
     is_promoted: bool
     challenger: str
@@ -53,22 +53,22 @@ class PromotionSection:
     tiles: tuple[FigureTile, ...]
 
 
-def make_verdict(facts: NightReport) -> PromotionSection:
+def make_promotion(facts: NightReport) -> PromotionSection:
     """Return the head of the page."""
-    told = facts.verdict
-    rules = tuple(_rule(rule) for rule in told["rules"])
+    verdict = facts.verdict
+    rules = tuple(_rule(rule) for rule in verdict["rules"])
     failed = [rule.name for rule in rules if not rule.passed]
-    serving = told["champion"]
-    if told["promoted"]:
-        sentence = f"All {len(rules)} rules hold. It serves from now on"
-        sentence += f", in place of {serving}." if serving else ": nothing served before."
+    serving = verdict["champion"]
+    if verdict["promoted"]:
+        sentence = f"All {len(rules)} rules pass. It serves from now on"
+        sentence += f", replacing {serving}." if serving else "; no model was serving before."
     else:
-        sentence = f"{len(failed)} of {len(rules)} rules do not hold: {', '.join(failed)}. "
-        sentence += f"{serving} goes on serving." if serving else "Nothing serves under this recipe."
+        sentence = f"{len(failed)} of {len(rules)} rules fail: {', '.join(failed)}. "
+        sentence += f"{serving} keeps serving." if serving else "No model is serving for this recipe."
     return PromotionSection(
-        is_promoted=bool(told["promoted"]),
+        is_promoted=bool(verdict["promoted"]),
         challenger=facts.challenger,
-        version=str(told["version"]),
+        version=str(verdict["version"]),
         sentence=sentence,
         rules=rules,
         tiles=_tiles(facts),
@@ -78,15 +78,15 @@ def make_verdict(facts: NightReport) -> PromotionSection:
 def _rule(rule: dict[str, object]) -> RuleRow:
     name = str(rule["name"])
     value, limit = _float(rule["value"]), _float(rule["limit"])
-    # Where too few steps are new to the champion, the rule counts steps; else it compares returns.
+    # If too few steps are new to the champion, the rule counts steps; otherwise it compares returns.
     kind = "steps" if name == "beats champion" and limit >= 1 and limit == int(limit) else name
     sign = _SIGNS.get(kind, ">" if name.startswith("beats") else "")
-    said = _write(kind, limit)
+    limit_text = _write(kind, limit)
     return RuleRow(
         name=name,
         passed=bool(rule["passed"]),
         value=_write(kind, value),
-        limit=f"{sign} {said}".strip() if said != formatting.NOTHING else said,
+        limit=f"{sign} {limit_text}".strip() if limit_text != formatting.NOTHING else limit_text,
         reason=str(rule["reason"]),
     )
 
@@ -99,10 +99,10 @@ def _write(kind: str, value: float) -> str:
     if kind in ("leaks", "fills"):
         return formatting.count(int(value))
     if kind == "feature proof":
-        return "proven" if value else "not proven"
+        return "passed" if value else "failed"
     if kind.startswith("beats"):
-        return formatting.earned(value)
-    return formatting.signed(value) if kind == "ic" else formatting.plain(value, 3)
+        return formatting.signed_percent(value)
+    return formatting.signed(value) if kind == "ic" else formatting.decimal(value, 3)
 
 
 def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
@@ -116,23 +116,23 @@ def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
     interval = (
         f"95% interval {formatting.signed(ic['low'])} to {formatting.signed(ic['high'])}"
         if ic["low"] is not None
-        else "too few blocks of time for an interval"
+        else "too few blocks of time for a confidence interval"
     )
     return (
         FigureTile("Information coefficient on test rows", formatting.signed(ic["value"]), interval),
         FigureTile(
-            "Return after costs, share of capital",
-            formatting.earned(traded["net"]),
-            f"best control: {best}, {formatting.earned(best_net)}",
+            "Return after costs, percent of capital",
+            formatting.signed_percent(traded["net"]),
+            f"best control: {best}, {formatting.signed_percent(best_net)}",
         ),
-        FigureTile("Rows that break a law of the folds", formatting.count(facts.leaks), _proof(facts)),
+        FigureTile("Leaked rows", formatting.count(facts.leaks), _proof(facts)),
         FigureTile(
-            "Bars that somebody vouches for",
+            "Verified bars",
             formatting.percent((status["printed"] + status["quiet"]) / total if total else None),
-            f"printed or proven quiet, of {formatting.count(total)}",
+            f"printed or verified quiet, of {formatting.count(total)}",
         ),
         FigureTile(
-            "Time under test",
+            "Test period",
             formatting.length(stop_ns - start_ns),
             f"{formatting.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
         ),
@@ -141,9 +141,9 @@ def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
 
 def _proof(facts: NightReport) -> str:
     if not facts.proof["passed"]:
-        return f"feature proof failed: {facts.proof['reason']}"
+        return f"feature leakage test failed: {facts.proof['reason']}"
     caught = facts.proof["canaries_caught"] + facts.proof["hindsight"]["canaries_caught"]
-    return f"features proven to look back only; {formatting.count(caught)} planted leaks were all caught"
+    return f"no look-ahead in the features; all {formatting.count(caught)} planted leaks were caught"
 
 
 def _float(value: object) -> float:

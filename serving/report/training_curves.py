@@ -1,4 +1,4 @@
-"""How did training go: losses by epoch, and the epochs or rounds that validation chose?"""
+"""Report section on training: loss curves, and the epochs or rounds chosen on validation rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _HEIGHT: Final = 104.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One model on one fold, with every seed."""
+    """Loss curves of one model on one fold, with all seeds."""
 
     fold: int
     picture: Markup
-    said: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCurves:
-    """One network over all folds; every picture has the same axes."""
+    """Loss curves of one network on all folds, with equal axes."""
 
     model: str
     parameters: str
@@ -34,7 +34,7 @@ class ModelCurves:
 
 @dataclass(frozen=True, slots=True)
 class EpochBudget:
-    """What validation chose for one member, fold by fold."""
+    """Epochs or rounds chosen for one member on each fold."""
 
     member: str
     unit: str
@@ -44,7 +44,7 @@ class EpochBudget:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurvesSection:
-    """The section."""
+    """Values of the section's template."""
 
     models: tuple[ModelCurves, ...]
     budgets: tuple[EpochBudget, ...]
@@ -52,7 +52,7 @@ class TrainingCurvesSection:
     has_seeds: bool
 
 
-def make_learning(facts: NightReport) -> TrainingCurvesSection:
+def make_training_curves(facts: NightReport) -> TrainingCurvesSection:
     """Return the section."""
     folds = tuple(entry["index"] for entry in facts.folds)
     members = list(dict.fromkeys(name for _, name in facts.metrics))
@@ -101,8 +101,8 @@ def _curve(
     model: str, fold: int, histories: list[list[dict[str, Any]]], scale: svg.Linear, epochs: int
 ) -> Curve:
     ticks = scale.ticks(3)
-    digits = formatting.digits_of(ticks)
-    marks = [(_down(scale, at), formatting.plain(at, digits)) for at in ticks]
+    digits = formatting.needed_digits(ticks)
+    marks = [(_down(scale, at), formatting.decimal(at, digits)) for at in ticks]
     drawn = [
         svg.rules_across(at for at, _ in marks),
         svg.stretched(
@@ -117,15 +117,15 @@ def _curve(
     ]
     best = next((entry for entry in histories[0] if entry["epoch"] == histories[0][-1]["best_epoch"]), None)
     if best is None:
-        said = "no epoch was better than none"
+        note = "no epoch improved the validation loss"
     else:
-        said = (
-            f"best: epoch {best['epoch']} of {len(histories[0])}, {formatting.plain(best['valid_loss'], 4)}"
+        note = (
+            f"best: epoch {best['epoch']} of {len(histories[0])}, {formatting.decimal(best['valid_loss'], 4)}"
         )
         at = {"cx": svg.percent(_across(best["epoch"], epochs)), "cy": _down(scale, best["valid_loss"])}
-        drawn.append(svg.el("circle", svg.el("title", said), **at, r=4.5, class_="best"))
-    label = f"{model}, fold {fold}: {said}"
-    return Curve(fold, svg.picture(*drawn, height=_HEIGHT, label=label), said)
+        drawn.append(svg.el("circle", svg.el("title", note), **at, r=4.5, class_="best"))
+    label = f"{model}, fold {fold}: {note}"
+    return Curve(fold, svg.picture(*drawn, height=_HEIGHT, label=label), note)
 
 
 def _lines(history: list[dict[str, Any]], scale: svg.Linear, epochs: int, number: int) -> list[Markup]:

@@ -95,7 +95,7 @@ def test_only_all_is_called_all_and_only_nothing_nothing(share: float) -> None:
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_figures_are_never_written_as_nan_or_negative_zero(value: float) -> None:
-    for said in (formatting.signed(value), formatting.plain(value), formatting.earned(value)):
+    for said in (formatting.signed(value), formatting.decimal(value), formatting.signed_percent(value)):
         assert "nan" not in said
         assert "inf" not in said
         assert said.strip("%").removeprefix(formatting.MINUS) != "0.00" or formatting.MINUS not in said

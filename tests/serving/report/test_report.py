@@ -18,7 +18,7 @@ from serving.report import write_report
 from serving.report.coverage import make_coverage
 from serving.report.features import make_features
 from serving.report.lake_queries import BarCount, CoverageRow, choose_bin_ns
-from serving.report.night_data import NightReport, read_facts
+from serving.report.night_data import NightReport, read_night
 from serving.report.page import LATEST, POLICY, render, render_features
 from storage.contracts.tables import BARS, COVERAGE, STATUSES
 from storage.errors import GateError
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def facts(judged: tuple[Settings, str]) -> NightReport:
-    return read_facts(*judged)
+    return read_night(*judged)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_bar_revised_after_its_close_is_counted_as_it_was_served(
         at = lake.snapshot()
     night = open_night(settings, recipe=str(settings.home / "small.toml"), at=at)
     assert night == facts.night["night"]
-    assert read_facts(settings, night).panel["status"]["blind"] == facts.panel["status"]["blind"]
+    assert read_night(settings, night).panel["status"]["blind"] == facts.panel["status"]["blind"]
 
 
 def test_cells_are_filled_to_the_top_and_trouble_is_never_invisible(facts: NightReport) -> None:

@@ -1,17 +1,11 @@
 """Retrain all models on the data known at the end of a day, and compare the best with the champion.
 
-For the person on call:
-
-- **If it fails, nothing stops.** The champion keeps serving, one day older. DAGs that wait for the asset
-  `model_versions` keep waiting.
-- **Normal:** the verdict "keep the champion"; folds that run one after another (pool `gpu`); a second attempt of
-  `train_fold` that resumes from its checkpoint.
-- **Not normal:** an error that names the data, the recipe or a setting. It is not retried: fix the cause and clear the
-  task. After a `LeakError` do not promote a model by hand.
-- **Schedule:** day D (the partition key) runs at D+1 00:20 UTC. A run may be cleared and repeated: a night is
-  identified by its content, and finished work is kept.
-- **Manual runs:** "Trigger" accepts `until` or a partition key; without either it uses the whole lake. Without Airflow:
-  `tickwalk nightly`.
+For the person on call: **if it fails, nothing stops.** The champion keeps serving, one day older; DAGs that wait for
+the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
+`gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
+data, the recipe or a setting (never retried); after a `LeakError` do not promote by hand. Day D (the partition key)
+runs at D+1 00:20 UTC and may be cleared and repeated: finished work is kept. "Trigger" accepts `until` or a partition
+key; without either it uses the whole lake. Without Airflow: `tickwalk nightly`.
 """
 
 from datetime import date, timedelta
@@ -30,12 +24,8 @@ from storage.settings import load_settings
     default_args=TASK_DEFAULTS,
     params={
         "recipe": Param("demo", type="string", minLength=1, description="Models, features and folds."),
-        "since": Param(None, type=["null", "string"], description="Start of the bars, UTC."),
-        "until": Param(
-            None,
-            type=["null", "string"],
-            description="End of the bars, UTC, exclusive; default: the end of the day.",
-        ),
+        "since": Param(None, type=["null", "string"], description="Start, UTC."),
+        "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
     },
     doc_md=__doc__,
     tags=["training"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -53,15 +53,27 @@ def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, Any]])
 
 def print_table(rows: pa.Table, form: Format) -> None:
     """Print rows as a table for people, as CSV, or as one JSON object per line."""
+    import pyarrow as pa
+
+    numeric = {
+        field.name
+        for field in rows.schema
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    }
+    print_rows(rows.to_pylist(), form, columns=rows.column_names, numeric=numeric)
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, object]], form: Format, *, columns: Sequence[str], numeric: Set[str]
+) -> None:
+    """Print rows as `print_table` does; it is for rows that are not in Arrow, since `pa.array` imports pandas."""
     import csv
     import io
     import json
     import sys
 
-    import pyarrow as pa
-
     if form == "json":
-        for row in rows.to_pylist():
+        for row in rows:
             sys.stdout.write(
                 json.dumps({name: _plain(value) for name, value in row.items()}, default=str) + "\n"
             )
@@ -69,8 +81,8 @@ def print_table(rows: pa.Table, form: Format) -> None:
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(rows.column_names)
-        writer.writerows([_plain(value) for value in row.values()] for row in rows.to_pylist())
+        writer.writerow(columns)
+        writer.writerows([_plain(value) for value in row.values()] for row in rows)
         sys.stdout.write(text.getvalue())
         return
 
@@ -78,13 +90,12 @@ def print_table(rows: pa.Table, form: Format) -> None:
     from rich.text import Text
 
     table = Table(show_edge=False, header_style="bold")
-    for field in rows.schema:
-        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
-    for row in rows.to_pylist():
+    for name in columns:
+        table.add_column(name, justify="right" if name in numeric else "left", overflow="fold")
+    for row in rows:
         table.add_row(*(Text("" if value is None else str(_plain(value))) for value in row.values()))
     console.print(table)
-    console.print(f"{rows.num_rows:,} row{'' if rows.num_rows == 1 else 's'}", style="dim", highlight=False)
+    console.print(f"{len(rows):,} row{'' if len(rows) == 1 else 's'}", style="dim", highlight=False)
 
 
 def _plain(value: object) -> object:

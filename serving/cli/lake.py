@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from serving.cli import rebuild
-from serving.cli.context import Format, console, notes, print_table, settings_of
+from serving.cli.context import Format, console, notes, print_rows, print_table, settings_of
 from serving.cli.progress import step_progress
 
 group = typer.Typer(
@@ -32,8 +32,6 @@ def show_status(
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
     """Show rows, files, bytes, snapshots and pins, and what maintenance would free."""
-    import pyarrow as pa
-
     from storage.clock import WallTime, iso
     from storage.lake.lake import Lake
     from storage.lake.maintenance import status
@@ -50,7 +48,8 @@ def show_status(
         }
         for item in found.tables
     ]
-    print_table(pa.Table.from_pylist(rows), form)
+    columns = ("table", "rows", "files", "mb", "after_compact")
+    print_rows(rows, form, columns=columns, numeric={*columns[1:]})
     if form != "table":
         return
     files, small = sum(item.files for item in found.tables), sum(max(0, t.small - 1) for t in found.tables)

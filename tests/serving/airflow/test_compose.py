@@ -147,7 +147,7 @@ def test_written_env_is_private_complete_and_not_overwritten(tmp_path: Path) -> 
     Fernet(values["AIRFLOW_FERNET_KEY"])  # raises where Airflow would refuse the key
     again = make_env(tmp_path)
     assert again.returncode == 1
-    assert "there already" in again.stderr
+    assert "already exists" in again.stderr
     assert read_env(path) == values
 
 

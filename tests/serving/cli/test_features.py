@@ -128,7 +128,7 @@ def test_build_without_a_file_keeps_days_in_the_home_and_builds_only_what_is_new
     assert "0 days built" in said(capsys)
     [folder] = (tmp_path / "features").iterdir()
     assert run(tmp_path, "features", "diff", str(folder)) == 0
-    assert "by the same code" in said(capsys)
+    assert "with the same code" in said(capsys)
     question = StoreKey("candles", "1m", 2_000_000_000)
     with Lake.open(Settings(home=tmp_path), read_only=True) as lake:
         expected = build_features(load(lake), "candles")
@@ -192,7 +192,7 @@ def test_health_is_printed_and_drawn(home: Path, tmp_path: Path, capsys: pytest.
     assert text.count("known on") > len(get_set("live"))
     assert "fit to learn from" in text
     assert run(home, "features", "health", "live", "--newest", "1.5") == 2
-    assert "--newest is 1.5; it is a share between 0 and 1" in said(capsys)
+    assert "--newest is 1.5; it must be between 0 and 1" in said(capsys)
 
 
 # Proof.
@@ -270,7 +270,7 @@ def test_diff_tells_a_block_from_the_code_as_it_stands(
     FEATURE_SETS["candles"] = (*get_set("candles")[:-1], load_feature(tmp_path))
     assert run(home, "features", "build", "candles", "--to", str(path)) == 0
     assert run(home, "features", "diff", str(path)) == 0
-    assert f"the same {len(get_set('candles'))} features, by the same code" in said(capsys)
+    assert f"no difference: {len(get_set('candles'))} features with the same code" in said(capsys)
     FEATURE_SETS["candles"] = (
         *get_set("candles")[1:-1],
         load_feature(tmp_path, factor="9.0"),
@@ -283,7 +283,7 @@ def test_diff_tells_a_block_from_the_code_as_it_stands(
     assert rows["log_return_1"]["change"] == "went"
     assert rows[get_set("live")[-1].name]["change"] == "came"
     assert run(home, "features", "diff", str(path), str(tmp_path / "week.edition.json")) == 0
-    assert "by the same code" in said(capsys)
+    assert "with the same code" in said(capsys)
 
 
 def test_diff_tells_a_night_and_its_checkpoints(
@@ -340,8 +340,8 @@ def test_a_missing_cell_says_what_its_policy_is_and_what_its_window_held(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "\n".join(explained(home, capsys, 20, "log_return_5"))
-    assert "mask 0, it is missing" in text
-    assert "more lie before the lake's first bar, so it is missing" in text
+    assert "mask 0 (missing)" in text
+    assert "more would be before the lake's first bar, so the value is missing" in text
     assert "fewer than 80 % of the n bars observed" in text
 
 
@@ -349,7 +349,9 @@ def test_a_cell_across_instruments_says_that_it_reads_the_others(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "\n".join(explained(home, capsys, STEPS - 1, "return_rank_5"))
-    assert "it reads the 2 other instruments of the panel too; alone it would say nothing" in text
+    assert (
+        "it also reads the 2 other instruments of the panel; without them the value would be missing" in text
+    )
 
 
 def test_a_cell_that_does_not_exist_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,18 +31,18 @@ def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
         return capsys.readouterr().out
 
     status = said("lake", "status")
-    assert "would let go 0 snapshots" in status
+    assert "would remove 0 snapshots" in status
     rows = [json.loads(line) for line in said("lake", "status", "--format", "json").splitlines()]
     assert {row["table"]: row["rows"] for row in rows}["trades"] == 9
-    assert "mine holds snapshot" in said("lake", "pin", "mine")
-    assert "trades: 3 files became 1" in said("lake", "compact")
+    assert "mine pins snapshot" in said("lake", "pin", "mine")
+    assert "trades: merged 3 files into 1" in said("lake", "compact")
     assert said("--set", "lake.keep_snapshots_days=0", "lake", "expire").startswith(
         "8 snapshots would expire"
     )
     assert "8 snapshots expired" in said("--set", "lake.keep_snapshots_days=0", "lake", "expire", "--yes")
     assert said("lake", "verify") == ""
     assert "known" not in said("sql", "SELECT count(*) AS n FROM trades", "--known-at", "1970-01-01")
-    assert "no longer holds snapshot" in said("lake", "unpin", "mine")
+    assert "no longer pins snapshot" in said("lake", "unpin", "mine")
     assert run(settings, "lake", "pin", "gone", "--at", "0") == 2
     assert "snapshot 0 does not exist or has expired" in capsys.readouterr().err
 
@@ -55,7 +55,7 @@ def test_a_lake_is_made_anew_only_when_it_is_asked_for(
     before = sorted(path.name for path in settings.home.iterdir())
     assert run(settings, "lake", "rebuild") == 0
     said = capsys.readouterr()
-    assert "carried over: no journal holds it" in " ".join(said.out.split())
+    assert "copied: no journal holds it" in " ".join(said.out.split())
     assert "nothing was done; to do it: tickwalk lake rebuild --yes" in said.err
     assert sorted(path.name for path in settings.home.iterdir()) == before
     assert run(settings, "lake", "pin", "mine") == 0
@@ -75,7 +75,7 @@ def test_a_lake_is_made_anew_only_when_it_is_asked_for(
         "3 x other: 14 rows carried over, 1 rows are lost with the old lake's files (no journal holds it"
         in told
     )
-    assert "pin mine of snapshot 4 is not set again: no snapshot holds the same rows" in told
+    assert "pin mine of snapshot 4 was not transferred: no snapshot holds the same rows" in told
     assert "the old lake is kept in" in told
     assert len(list(settings.home.glob("lake-before-*"))) == 1
     assert run(settings, "lake", "verify") == 0

@@ -89,9 +89,7 @@ def test_a_journal_that_is_gone_is_said_to_be(replayed: Home, tmp_path: Path) ->
         assert "its journal is not on this disk" in told((settings, lake))
         (settings.journal_dir / "removed.ndjson").write_text(json.dumps(note) + "\n")
         text = told((settings, lake))
-    assert (
-        "left this disk on 2026-01-01T00:00:00.000Z (keep.journal_days); its copy is in s3://vault/x" in text
-    )
+    assert "was deleted on 2026-01-01T00:00:00.000Z (keep.journal_days); a copy is in s3://vault/x" in text
     assert "prints in the lake give the same numbers" in text
 
 
@@ -100,7 +98,7 @@ def test_what_is_not_there_is_said_with_what_is(replayed: Home) -> None:
         told(replayed, "btc")
     with pytest.raises(InstrumentError, match="no 5m bar of 'BTC'"):
         told(replayed, width="5m")
-    match = r"no 1m bar at 2026-01-01T00:00:00.000Z; its bars lie between 2025-09-04T19:46:00.000Z and"
+    match = r"no 1m bar at 2026-01-01T00:00:00.000Z; its bars range from 2025-09-04T19:46:00.000Z and"
     with pytest.raises(RangeError, match=match):
         told(replayed, at="2026-01-01")
 
@@ -159,7 +157,7 @@ def test_a_bar_without_prints_behind_it_shows_its_candle(settings: Settings) -> 
     with Lake.open(settings) as lake:
         import_candles(file, settings, lake, width="1m")
         text = told((settings, lake), at="2026-01-05")
-    assert "derived from the venue's candle below: there are no prints behind it" in text
+    assert "derived from the venue's candle below, not from prints" in text
     assert "open 100, high 100, low 100, close 100, volume 2, trades 2; some.parquet#" in text
 
 

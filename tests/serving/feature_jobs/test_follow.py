@@ -62,7 +62,7 @@ class Running:
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time here is what `Running` says; nobody waits for it."""
-    monkeypatch.setattr("serving.feature_jobs.follow._LOOK_S", 0.0)
+    monkeypatch.setattr("serving.feature_jobs.follow._POLL_S", 0.0)
     monkeypatch.setattr("serving.feature_jobs.follow._IDLE_S", 0.0)
 
 

@@ -121,7 +121,7 @@ def test_the_same_alert_is_never_told_more_often_than_allowed(
         second += after_s
         deadman.update([SILENT] if is_ill else [], second * NS, ears)
         if restarts:
-            deadman = AlertManager(limits, deadman.told)
+            deadman = AlertManager(limits, deadman.sent)
     since_over = [at_ns for event, at_ns in ears.heard if event == "alert"]
     repeats = [at_ns for event, at_ns in ears.heard if event in ("alert", "repeat")]
     for before, after in pairwise(repeats):
@@ -145,7 +145,7 @@ def test_a_look_tells_a_command_and_a_webhook(settings: Settings, tmp_path: Path
         assert [trouble.kind for trouble in check_once(settings, now_ns=NOW_NS)] == ["lake"]
         first = heard.get(timeout=5)
         assert json.loads(heard_by_command.read_text()) == first
-        assert first["text"] == "tickwalk ALERT: lake: 40 batches wait for the lake"
+        assert first["text"] == "tickwalk ALERT: lake: 40 batches are waiting for the lake"
         assert (first["event"], first["kind"], first["home"]) == ("alert", "lake", str(settings.home))
         check_once(settings, now_ns=NOW_NS + 20 * NS)
         write_heartbeat(settings, vitals(), beat_ns=NOW_NS + 30 * NS)
@@ -221,7 +221,7 @@ def test_a_killed_recorder_is_noticed_by_another_process_and_its_return_too(sett
     """One real process beats and is killed; another real process notices, and tells a real webhook."""
     beats = (
         "import dataclasses, os, threading\n"
-        "from ingest.recorder.status import write_heartbeat\nfrom storage.settings import load_settings\n"
+        "from ingest.recorder.heartbeat import write_heartbeat\nfrom storage.settings import load_settings\n"
         "from tests.serving.monitoring.recorder_statuses import vitals\n"
         "settings, rest = load_settings(), threading.Event()\n"
         "while not rest.wait(0.05):\n"
@@ -260,4 +260,4 @@ def test_watching_without_anybody_to_tell_is_refused(settings: Settings) -> None
     watcher = tickwalk(settings, "alert", "watch")
     _, said = watcher.communicate(timeout=60)
     assert watcher.returncode == 2
-    assert "nobody would be told" in said
+    assert "nobody would be alerted" in said

@@ -61,7 +61,7 @@ def test_the_newest_bars_are_never_cut_off() -> None:
 def test_the_last_gap_is_told_with_its_cause_and_an_open_one_as_open() -> None:
     text = text_of(beat(instruments=poorly_watched()), width=140)
     assert "23:50:00 for 18 s, connection lost" in line_with(text, "BTC")
-    assert "23:58:25 and on, silent for 30 s" in line_with(text, "ETH")
+    assert "23:58:25 until now, silent for 30 s" in line_with(text, "ETH")
     assert "never" in line_with(text, "xyz:AAPL")
 
 
@@ -75,7 +75,7 @@ def test_of_many_instruments_the_worst_watched_are_shown() -> None:
     many["hyperliquid|perp|Z"] = InstrumentStatus(observed_share=0.97)
     text = text_of(beat(instruments=many), rows=5)
     assert line_with(text, "Z")
-    assert "and 196 more, none watched less than these" in text
+    assert "and 196 more with at least this coverage" in text
     assert len(text.splitlines()) < 35
 
 

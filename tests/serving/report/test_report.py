@@ -149,7 +149,7 @@ def test_every_rule_stands_with_value_limit_and_reason(facts: NightReport, writt
     rules = facts.verdict["rules"]
     assert len(rules) == 10
     assert all(rule["reason"] in page.text for rule in rules)
-    assert page.text.count("\N{CHECK MARK} holds") == sum(rule["passed"] for rule in rules)
+    assert page.text.count("\N{CHECK MARK} passed") == sum(rule["passed"] for rule in rules)
     assert page.text.count("\N{BALLOT X} fails") == sum(not rule["passed"] for rule in rules)
 
 
@@ -159,7 +159,7 @@ def test_verdict_is_the_first_thing_said(facts: NightReport, is_promoted: bool) 
     told = facts.verdict | {"promoted": is_promoted, "rules": rules, "champion": "lstm-before"}
     page = render(dataclasses.replace(facts, verdict=told))
     head = Page(page[: page.index("</header>")]).text
-    word, fate = ("Promoted", "in place of") if is_promoted else ("Refused", "goes on serving")
+    word, fate = ("Promoted", "replacing") if is_promoted else ("Refused", "keeps serving")
     assert f"{word}: {facts.challenger}" in " ".join(head.split())
     assert fate in head
     assert "lstm-before" in head
@@ -173,7 +173,9 @@ def test_champion_without_enough_new_steps_is_told_in_steps(facts: NightReport) 
 
 
 def test_simulated_recording_is_told_before_any_figure(facts: NightReport, written: str) -> None:
-    banner = "Simulated data with a planted signal: proves plumbing, never model quality."
+    banner = (
+        "Simulated data with a planted signal: it tests the pipeline and says nothing about model quality."
+    )
     spans = tuple(
         dataclasses.replace(span, journal=f"simulated-{span.journal}") for span in facts.recorded.spans
     )
@@ -184,7 +186,7 @@ def test_simulated_recording_is_told_before_any_figure(facts: NightReport, writt
 
 
 def test_candle_history_is_told_to_be_no_recording(facts: NightReport, written: str) -> None:
-    said = "Not a recording: these bars were derived from the venue"
+    said = "Not recorded: these bars were derived from the venue"
     bars = tuple(dataclasses.replace(item, origin="candle") for item in facts.recorded.bars)
     page = render(
         dataclasses.replace(facts, recorded=dataclasses.replace(facts.recorded, bars=bars, spans=()))
@@ -269,7 +271,7 @@ def test_whole_bars_that_a_candle_contradicts_are_listed_figure_by_figure(
     facts: NightReport, written: str
 ) -> None:
     found = make_coverage(facts)
-    assert [(row.instrument, row.differs, row.checked) for row in found.unlike] == [
+    assert [(row.instrument, row.differs, row.checked) for row in found.discrepancies] == [
         ("ETH", "trades 3 against 4; volume 2.5 against 3.5", "T+1h")
     ]
     assert found.certified.startswith("0 of ")
@@ -433,16 +435,16 @@ def _spread(health: FeatureHealth, names: list[str]) -> FeatureHealth:
 
 def test_recipe_in_full_is_the_recipe(facts: NightReport, written: str) -> None:
     text = Page(written).text
-    told = text[text.index("The recipe in full") + len("The recipe in full") :]
+    told = text[text.index("Full recipe") + len("Full recipe") :]
     assert json.JSONDecoder().raw_decode(told.strip())[0] == facts.night["recipe"]
 
 
 def test_the_section_says_which_window_the_newest_bars_are_held_against() -> None:
     health = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
     section = make_features(health)
-    assert section.learned_by == "what the champion mlp-night learned from"
+    assert section.training_source == "the training window of champion mlp-night"
     assert section.trained == formatting.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
     assert "learned from" in render_features(health)
     plain = make_features(check_health(BLOCK, PANEL, split_ns=SPLIT_NS))
-    assert plain.learned_by == "the range before the newest bars"
+    assert plain.training_source == "the range before the newest bars"
     assert plain.trained == formatting.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)

@@ -105,7 +105,7 @@ def test_a_price_a_refusal_a_run_and_a_second_run(
     assert run(tmp_path / "home", *asked) == 0, "what is held has no price"
     said_again = capsys.readouterr()
     assert "nothing to do: all 1 steps are in the lake" in said_again.err
-    assert said_again.out.splitlines() == ["steps     0 taken, 1 were in the lake", "new rows  nothing"]
+    assert said_again.out.splitlines() == ["steps     0 done, 1 were in the lake", "new rows  nothing"]
     settings = load_settings(overrides={"home": tmp_path / "home"}, environ={})
     with Lake.open(settings, read_only=True) as lake:
         assert lake.query(f"FROM {kind}").num_rows == {"trades": 181, "books": 9, "contexts": 7}[kind]

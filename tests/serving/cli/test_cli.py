@@ -1,4 +1,4 @@
-"""The command line: it teaches, prints what programs can read, and ends mistakes with a next step."""
+"""Command line: help, output formats, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_replay_then_sql_in_every_format(here: Path, capsys: pytest.CaptureFixtu
         (["--home", "/proc/none", "replay", "x"], "cannot be made", "TICKWALK_HOME"),
     ],
 )
-def test_a_mistake_ends_with_its_message_and_the_next_step(
+def test_known_error_prints_its_message_and_the_next_step(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, hint: str
 ) -> None:
     assert run(*arguments) == 2
@@ -131,9 +131,7 @@ def test_sql_cannot_write(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "read-only" in capsys.readouterr().err
 
 
-def test_candles_are_imported_with_absent_ones_as_asked(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_absent_candles_get_the_requested_status(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     minutes = [0, 1, 3, 4]
     table = pa.table(
         {
@@ -162,7 +160,7 @@ def test_candles_are_imported_with_absent_ones_as_asked(
     ]
 
 
-def test_rooms_of_some_other_package_are_refused(
+def test_packages_of_another_distribution_are_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = here / "features"
@@ -174,7 +172,7 @@ def test_rooms_of_some_other_package_are_refused(
         cli.refuse_foreign_rooms()
 
 
-def test_values_that_json_and_terminals_cannot_take_are_printed_all_the_same(
+def test_values_that_json_or_terminals_cannot_show_are_converted(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("replay", str(capture(here))) == 0
@@ -189,14 +187,12 @@ def test_values_that_json_and_terminals_cannot_take_are_printed_all_the_same(
 
 
 @pytest.mark.parametrize("arguments", [["sql", ""], ["--log-level", "loud", "settings"]])
-def test_an_empty_query_and_an_unknown_level_are_mistakes_and_not_crashes(
-    here: Path, arguments: list[str]
-) -> None:
+def test_empty_query_and_unknown_log_level_are_known_errors(here: Path, arguments: list[str]) -> None:
     assert run("replay", str(capture(here))) == 0
     assert run(*arguments) == 2
 
 
-def test_an_interrupt_that_duckdb_tells_as_an_error_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_reported_by_duckdb_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(**_: object) -> None:
         raise RuntimeError("Query interrupted") from KeyboardInterrupt()
 

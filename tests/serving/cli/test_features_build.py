@@ -1,4 +1,4 @@
-"""`tickwalk features build`: days are judged and survive Ctrl-C, and wider bars are joined into a file."""
+"""Command `features build`: health checks, Ctrl-C, and features of wider bars."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join((found.out + found.err).split())
 
 
-def test_days_are_judged_when_they_are_built_and_whenever_they_are_asked_for(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_health_is_checked_after_every_build(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for built in (DAYS, 0):
         assert run(home, "features", "build", "candles", *QUARTERS) == 0
         text = said(capsys)
@@ -61,7 +59,7 @@ def test_days_are_judged_when_they_are_built_and_whenever_they_are_asked_for(
         assert f"health of the newest {DAYS} days: fit for training, 0 refusals" in text
 
 
-def test_no_more_days_are_judged_than_are_built_at_a_time(
+def test_health_check_covers_no_more_days_than_one_build_step(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 2 * 4 * STEPS)
@@ -86,7 +84,7 @@ def test_no_more_days_are_judged_than_are_built_at_a_time(
     ],
 )
 @pytest.mark.parametrize("command", ["build", "health"])
-def test_what_is_wrong_is_said_before_anything_is_built(
+def test_invalid_options_are_refused_before_anything_is_built(
     home: Path,
     capsys: pytest.CaptureFixture[str],
     command: str,
@@ -99,7 +97,7 @@ def test_what_is_wrong_is_said_before_anything_is_built(
     assert not list((home / "features").rglob("*.safetensors"))
 
 
-def test_where_the_disk_is_full_it_says_what_to_do(
+def test_full_disk_is_reported_with_the_next_step(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -112,9 +110,7 @@ def test_where_the_disk_is_full_it_says_what_to_do(
     assert "free space or fix the permissions" in text
 
 
-def test_days_that_are_not_fit_end_with_1_and_stay(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unhealthy_days_exit_with_1_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     silent = WHOLE.column("volume").clone()
     silent[:, -STEPS:] = torch.nan  # the newest fifth
     panel = replace(WHOLE, values=WHOLE.values | {"volume": silent})
@@ -130,7 +126,7 @@ def test_days_that_are_not_fit_end_with_1_and_stay(
     assert run(tmp_path, "features", "build", "candles", *QUARTERS, "--anyway") == 0
 
 
-def test_ctrl_c_keeps_the_days_that_are_done_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_days_and_prints_how_to_continue(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 1)

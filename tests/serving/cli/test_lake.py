@@ -1,14 +1,18 @@
-"""The lake's commands: they say what is, do only what is asked, and what a program reads is all they print."""
+"""Commands `lake ...`: output for people and programs, and nothing done without consent."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from serving import cli
 from storage.settings import Settings
+from tests.paths import ROOT
+from tests.serving.cli.test_cli import HEAVY_MODULES
 from tests.storage.lake.lakes import filled, make_old
 
 
@@ -20,7 +24,7 @@ def run(settings: Settings, *arguments: str) -> int:
     return 0
 
 
-def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
+def test_status_pin_compact_expire_and_verify(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -47,7 +51,18 @@ def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
     assert "snapshot 0 does not exist or has expired" in capsys.readouterr().err
 
 
-def test_a_lake_is_made_anew_only_when_it_is_asked_for(
+def test_status_loads_no_heavy_module_but_arrow_and_duckdb(settings: Settings) -> None:
+    """In a fresh process. DuckDB imports pandas to bind a parameter, and Arrow does to convert a list."""
+    filled(settings)
+    command = ["-X", "importtime", "-m", "serving.cli", "--home", str(settings.home), "lake", "status"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert " trades " in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert loaded & HEAVY_MODULES == {"pyarrow", "duckdb", "numpy"}
+
+
+def test_rebuild_runs_only_with_yes_or_to(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +108,7 @@ READ_ONLY = (
 )
 
 
-def test_every_command_that_only_reads_says_that_a_lake_is_too_old_and_what_to_do(
+def test_read_only_commands_refuse_an_old_layout_with_the_next_step(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

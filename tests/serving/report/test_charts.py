@@ -1,4 +1,4 @@
-"""Do the page's pictures and words keep their laws for any data?"""
+"""Properties of charts and formatting for any data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_examples_in_docstrings_hold(module: object) -> None:
 
 
 @given(st.text().filter(lambda text: "\r" not in text and "\x00" not in text))
-def test_any_text_stays_text(text: str) -> None:
+def test_text_is_escaped(text: str) -> None:
     read = Reader(svg.el("text", text, aria_label=text))
     assert read.tags == ["text"]
     assert read.attributes == [("aria-label", text)]
@@ -66,7 +66,7 @@ def test_ticks_are_few_round_and_within_the_scale(low: float, high: float, most:
 
 
 @given(st.lists(FINITE, max_size=20))
-def test_scale_holds_every_value_and_zero(values: list[float]) -> None:
+def test_scale_covers_every_value_and_zero(values: list[float]) -> None:
     scale = svg.Linear.around([*values, math.nan], include=(0.0,))
     assert all(0.0 <= scale.share(value) <= 1.0 for value in (*values, 0.0))
 
@@ -87,7 +87,7 @@ def test_names_of_lines_do_not_overlap(wanted: list[float]) -> None:
 
 
 @given(st.floats(0, 1, allow_nan=False))
-def test_only_all_is_called_all_and_only_nothing_nothing(share: float) -> None:
+def test_only_exact_0_and_1_are_shown_as_0_and_100_percent(share: float) -> None:
     assert (formatting.percent(share) == "100%") == (share == 1.0)
     assert (formatting.percent(share) == "0%") == (share == 0.0)
     assert formatting.percent(share) not in ("100.0%", "0.0%")

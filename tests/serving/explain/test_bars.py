@@ -98,7 +98,7 @@ def test_missing_bar_is_refused_with_the_existing_range(replayed: Home) -> None:
         told(replayed, "btc")
     with pytest.raises(InstrumentError, match="no 5m bar of 'BTC'"):
         told(replayed, width="5m")
-    match = r"no 1m bar at 2026-01-01T00:00:00.000Z; its bars range from 2025-09-04T19:46:00.000Z and"
+    match = r"no 1m bar at 2026-01-01T00:00:00.000Z; its bars range from 2025-09-04T19:46:00.000Z to"
     with pytest.raises(RangeError, match=match):
         told(replayed, at="2026-01-01")
 

@@ -273,7 +273,7 @@ def test_discrepancies_with_candles_are_listed_by_figure(facts: NightReport, wri
         ("ETH", "trades 3 against 4; volume 2.5 against 3.5", "T+1h")
     ]
     assert found.certified.startswith("0 of ")
-    assert "Whole bars that the venue's own candles contradict" in written
+    assert "Complete bars that differ from the venue's candles" in written
     assert "volume 2.5 against 3.5" in written
 
 

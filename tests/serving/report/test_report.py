@@ -440,7 +440,7 @@ def test_feature_section_names_the_training_window() -> None:
     section = make_features(health)
     assert section.training_source == "the training window of champion mlp-night"
     assert section.trained == formatting.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
-    assert "learned from" in render_features(health)
+    assert "training window of champion mlp-night" in render_features(health)
     plain = make_features(check_health(BLOCK, PANEL, split_ns=SPLIT_NS))
     assert plain.training_source == "the range before the newest bars"
     assert plain.trained == formatting.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)

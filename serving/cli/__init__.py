@@ -74,7 +74,7 @@ def _common(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; print a known error as message and hint, and exit with code 2."""
     try:
-        refuse_foreign_rooms()
+        refuse_foreign_packages()
         code = app(args=arguments, standalone_mode=False)
         if isinstance(code, int) and code:  # `typer.Exit`, where Click does not end the process itself
             sys.exit(code)
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(int(getattr(error, "exit_code", 1)))
 
 
-def refuse_foreign_rooms() -> None:
+def refuse_foreign_packages() -> None:
     """Refuse to run where another distribution installed a package with one of our generic names.
 
     Raises:
@@ -115,12 +115,12 @@ def refuse_foreign_rooms() -> None:
     from storage.code_version import ROOMS
 
     root = Path(__file__).resolve().parents[2]
-    for room in ROOMS:
-        spec = importlib.util.find_spec(room)
+    for package in ROOMS:
+        spec = importlib.util.find_spec(package)
         parent = Path(spec.origin).resolve().parent.parent if spec and spec.origin else None
         if parent != root:
             raise SettingsError(
-                f"the package {room!r} belongs to something else: {parent}",
+                f"the package {package!r} belongs to something else: {parent}",
                 hint="install tickwalk into an environment of its own, as `make setup` does",
             )
 

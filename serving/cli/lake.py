@@ -8,7 +8,6 @@ import typer
 
 from serving.cli import rebuild
 from serving.cli.context import Format, console, notes, print_rows, print_table, settings_of
-from serving.cli.progress import step_progress
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -122,6 +121,7 @@ def set_pin(
 
     Every night pins its own snapshot. Example: `tickwalk lake pin before-migration`
     """
+    from serving.cli.progress import step_progress
     from storage.clock import WallTime
     from storage.contracts.tables import CONTRACTS
     from storage.lake.lake import Lake
@@ -159,6 +159,7 @@ def merge_files(context: typer.Context) -> None:
 
     Every snapshot still reads the same rows. It is safe beside a running recorder; run it daily.
     """
+    from serving.cli.progress import step_progress
     from storage.clock import WallTime
     from storage.contracts.tables import CONTRACTS
     from storage.lake.lake import Lake
@@ -181,6 +182,7 @@ def expire_snapshots(context: typer.Context, yes: Yes = False) -> None:
 
     Example: `tickwalk lake expire --yes`
     """
+    from serving.cli.progress import step_progress
     from storage.clock import WallTime
     from storage.lake.lake import Lake
     from storage.lake.maintenance import expirable, expire, expiry_steps
@@ -215,6 +217,7 @@ def verify_lake(
     """
     import pyarrow as pa
 
+    from serving.cli.progress import step_progress
     from storage.clock import WallTime
     from storage.lake.integrity import verify, verify_steps
     from storage.lake.lake import Lake

@@ -12,6 +12,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -93,3 +94,18 @@ def paced_progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=notes, transient=True, speed_estimate_period=120) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
+
+
+@contextlib.contextmanager
+def rebuild_progress(
+    total_bytes: int, steps: int
+) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """Show bytes of sources read and the last source or table finished; yield the functions that advance both."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        read = progress.add_task(f"reading {total_bytes / 1e6:,.1f} MB of sources", total=total_bytes)
+        step = progress.add_task("building and comparing", total=steps)
+        yield (
+            lambda size: progress.advance(read, size),
+            lambda name: progress.update(step, advance=1, description=f"done: {name}"),
+        )

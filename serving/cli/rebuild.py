@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serving.cli.context import Format, notes, print_table, settings_of
-from serving.cli.progress import byte_progress
 
 if TYPE_CHECKING:
     from ingest.replay.lineage import LineageSource
@@ -53,6 +49,7 @@ def make_anew(
     """
     from ingest.replay.lineage import journal_bytes
     from ingest.replay.rebuild import find_sources, rebuild
+    from serving.cli.progress import byte_progress, rebuild_progress
     from storage.errors import LakeError
     from storage.lake.lake_diff import compared_tables
 
@@ -68,7 +65,7 @@ def make_anew(
         return
     total_bytes = sum(source.size_bytes for source in sources)
     try:
-        with _progress(total_bytes, len(sources) + len(compared_tables())) as (read, step):
+        with rebuild_progress(total_bytes, len(sources) + len(compared_tables())) as (read, step):
             done = rebuild(
                 settings,
                 sources,
@@ -92,19 +89,6 @@ def _reads_same(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | Non
     from training.night.pinned_inputs import reads_as_pinned
 
     return reads_as_pinned(settings, pin, lake, at)
-
-
-@contextlib.contextmanager
-def _progress(total_bytes: int, steps: int) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    """Show bytes of sources read and the last source or table finished; yield the functions that advance both."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=notes, transient=True) as progress:
-        read = progress.add_task(f"reading {total_bytes / 1e6:,.1f} MB of sources", total=total_bytes)
-        step = progress.add_task("building and comparing", total=steps)
-        yield (
-            lambda size: progress.advance(read, size),
-            lambda name: progress.update(step, advance=1, description=f"done: {name}"),
-        )
 
 
 def _show_sources(sources: list[LineageSource], form: Format) -> None:

@@ -169,7 +169,7 @@ def test_packages_of_another_distribution_are_refused(
     monkeypatch.delitem(sys.modules, "features", raising=False)
     monkeypatch.syspath_prepend(str(here))
     with pytest.raises(SettingsError, match=r"'features' belongs to something else.*environment of its own"):
-        cli.refuse_foreign_rooms()
+        cli.refuse_foreign_packages()
 
 
 def test_values_that_json_or_terminals_cannot_show_are_converted(

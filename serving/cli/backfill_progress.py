@@ -48,7 +48,7 @@ def describe_plan(plan: BackfillPlan) -> list[str]:
     if not plan.steps:
         return [f"nothing to do: all {plan.held} steps are in the lake"]
     first, last, cost = plan.steps[0][1], plan.steps[-1][1], plan.cost
-    lines = [f"{len(plan.steps)} steps, {plan.held} more are already in the lake"]
+    lines = [f"{len(plan.steps)} steps, {plan.held} more are in the lake already"]
     lines += [f"  first     {first.about}", f"  last      {last.about}"]
     if plan.weight:
         wait = f"about {plan.minutes:,.0f} minutes" if plan.minutes else "less than a minute"

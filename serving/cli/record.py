@@ -80,7 +80,7 @@ def record(
     with _display(settings, watch=watch) as draw:
 
         async def work(stop: asyncio.Event) -> RecordingResult:
-            def begins(coins: list[str]) -> None:
+            def on_start(coins: list[str]) -> None:
                 _print_estimate(settings, coins)
                 if seconds is not None:
                     asyncio.get_running_loop().call_later(seconds, stop.set)
@@ -90,7 +90,7 @@ def record(
                     settings,
                     lake,
                     on_vitals=draw,
-                    on_wanted=begins,
+                    on_wanted=on_start,
                 )
                 async with MetricsServer(settings, lambda: recorder.vitals):
                     return await recorder.run(stop)

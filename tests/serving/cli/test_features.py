@@ -190,7 +190,7 @@ def test_health_is_printed_and_drawn(home: Path, tmp_path: Path, capsys: pytest.
     assert spread["least_known"] == pytest.approx((STEPS - LISTED_AT) / (STEPS - 151), abs=1e-4)
     text = page.read_text(encoding="utf-8")
     assert text.count("known on") > len(get_set("live"))
-    assert "fit to learn from" in text
+    assert "fit for training" in text
     assert run(home, "features", "health", "live", "--newest", "1.5") == 2
     assert "--newest is 1.5; it must be between 0 and 1" in said(capsys)
 
@@ -203,7 +203,7 @@ def test_prove_prints_what_was_compared(home: Path, capsys: pytest.CaptureFixtur
     assert run(home, "features", "prove", name) == 0
     text = said(capsys)
     assert f"set {name}, {len(get_set(name))} features" in text
-    counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none moved", text)]
+    counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none changed", text)]
     assert len(counts) == 10
     assert min(counts) > 400
     assert re.search(r"planted leaks \d+ caught, all of them", text)

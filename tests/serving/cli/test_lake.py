@@ -79,7 +79,7 @@ def test_rebuild_runs_only_with_yes_or_to(
     capsys.readouterr()
     assert run(settings, "lake", "verify") == 1
     assert "its 1 rows are gone" in capsys.readouterr().out
-    # Nothing in the home gives that row again: it is told, and the pin that covered it is not set again.
+    # That row cannot be rebuilt: it is reported, and the pin that covered it is not transferred.
     assert run(settings, "lake", "rebuild", "--yes", "--format", "json") == 0
     said = capsys.readouterr()
     rows = {row["table"]: row for row in map(json.loads, said.out.splitlines())}
@@ -87,7 +87,7 @@ def test_rebuild_runs_only_with_yes_or_to(
     assert (rows["funding"]["equal"], rows["funding"]["files_lost"]) == (2, 1)
     told = " ".join(said.err.split())
     assert (
-        "3 x other: 14 rows carried over, 1 rows are lost with the old lake's files (no journal holds it"
+        "3 x other: 14 rows copied, 1 rows are lost with files missing from the old lake (no journal holds it"
         in told
     )
     assert "pin mine of snapshot 4 was not transferred: no snapshot holds the same rows" in told

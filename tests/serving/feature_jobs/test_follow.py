@@ -63,7 +63,7 @@ class Running:
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time here is what `Running` says; nobody waits for it."""
     monkeypatch.setattr("serving.feature_jobs.follow._POLL_S", 0.0)
-    monkeypatch.setattr("serving.feature_jobs.follow._IDLE_S", 0.0)
+    monkeypatch.setattr("serving.feature_jobs.follow._IDLE_POLL_S", 0.0)
 
 
 def test_rebuilt_lake_is_followed(settings: Settings, tmp_path: Path) -> None:

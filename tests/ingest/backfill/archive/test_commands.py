@@ -87,7 +87,7 @@ def test_a_price_a_refusal_a_run_and_a_second_run(
     assert said[1] == f"  first     {step}"
     assert said[3] == f"  download  about {size / 1e6:,.1f} MB"
     assert said[4].startswith(
-        f"  price     about {size / 1e3:,.2f} USD for the reader, at archive.usd_per_gb"
+        f"  price     about {size / 1e3:,.2f} USD, paid by you, at archive.usd_per_gb"
     )
 
     if kind == "trades":

@@ -1,11 +1,11 @@
-"""Retrain every model on all that was known when a day ended, and judge the best against the champion.
+"""Retrain all models on the data known at the end of a day, and compare the best with the champion.
 
-For the person on call. **If this fails nothing stops**: the champion keeps serving, a day older; DAGs that wait for
-the asset `model_versions` wait on. **Normal:** the verdict "keep the champion"; folds one after another (pool `gpu`);
-a second attempt of `train_fold` that takes up its checkpoint. **Not normal:** an error that names the data, the
-recipe or a setting (never retried); after a `LeakError` promote nothing by hand. Day D (the partition key) runs at
-D+1 00:20 UTC and may be cleared and run again: a night is named by its content and keeps finished work. "Trigger"
-takes `until` or a partition key; with neither it takes the whole lake. Without Airflow: `tickwalk nightly`.
+For the person on call: **if it fails, nothing stops.** The champion keeps serving, one day older; DAGs that wait for
+the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
+`gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
+data, the recipe or a setting (never retried); after a `LeakError` do not promote by hand. Day D (the partition key)
+runs at D+1 00:20 UTC and may be cleared and repeated: finished work is kept. "Trigger" accepts `until` or a partition
+key; without either it uses the whole lake. Without Airflow: `tickwalk nightly`.
 """
 
 from datetime import date, timedelta
@@ -24,7 +24,7 @@ from storage.settings import load_settings
     default_args=TASK_DEFAULTS,
     params={
         "recipe": Param("demo", type="string", minLength=1, description="Models, features and folds."),
-        "since": Param(None, type=["null", "string"], description="First bar, UTC."),
+        "since": Param(None, type=["null", "string"], description="Start, UTC."),
         "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
     },
     doc_md=__doc__,
@@ -35,10 +35,10 @@ def retrain_nightly() -> None:
     def open_night(params: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
         from training.night.steps import open_night
 
-        asked = params or {}
+        chosen = params or {}
         day = date.fromisoformat(partition_key) + timedelta(days=1) if partition_key else None
-        until = asked["until"] or (day and str(day))
-        return open_night(load_settings(), recipe=asked["recipe"], since=asked["since"], until=until)
+        until = chosen["until"] or (day and str(day))
+        return open_night(load_settings(), recipe=chosen["recipe"], since=chosen["since"], until=until)
 
     @task
     def build_panel(night: str) -> dict[str, Any]:

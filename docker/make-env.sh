@@ -1,14 +1,14 @@
 #!/bin/sh
-# Write .env for docker-compose.yml with fresh secrets, readable by its owner only. An .env that is there stays.
+# Write .env for docker-compose.yml with new secrets, readable by its owner only. An existing .env is kept.
 set -eu
 cd "${1:-$(dirname "$0")/..}"
 if [ -e .env ]; then
-    echo ".env is there already; remove it for new secrets (stored connections become unreadable)" >&2
+    echo ".env already exists; remove it for new secrets (stored connections become unreadable)" >&2
     exit 1
 fi
 umask 077
 hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
-# Fernet asks for 32 bytes in the URL-safe alphabet of base64.
+# Fernet needs 32 bytes in URL-safe base64.
 fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; }
 cat >.env.partial <<EOF
 POSTGRES_PASSWORD=$(hex 24)

@@ -1,1 +1,1 @@
-"""The doors: what people and other programs touch."""
+"""User interfaces: command line, report, monitoring, Airflow."""

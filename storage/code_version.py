@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +16,8 @@ def code_version() -> str:
 
     Outside a git checkout (an image, an installed wheel) it is `<version>+s<hash of the rooms' sources>`.
     """
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         release = version("tickwalk")
     except PackageNotFoundError:
@@ -33,6 +32,8 @@ def code_version() -> str:
 @lru_cache(maxsize=1)
 def lock_hash() -> str:
     """Return a hash of the locked environment, or `none` where the lock is not installed beside the code."""
+    import hashlib
+
     lock = ROOT / "requirements.lock"
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none"
 
@@ -45,6 +46,8 @@ def sources_hash(*packages: str, root: Path = ROOT) -> str:
         packages: folders below the root, such as `features`.
         root: the folder that holds them (default: the one this code runs from).
     """
+    import hashlib
+
     digest = hashlib.sha256()
     for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -54,6 +57,8 @@ def sources_hash(*packages: str, root: Path = ROOT) -> str:
 def _git(*arguments: str) -> str:
     if not (ROOT / ".git").exists():
         return ""
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True

@@ -72,8 +72,9 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "cli": "airflow demo explain feature_jobs monitoring nightly report",
         "demo": "nightly",
         "explain": "feature_jobs",
-        "feature_jobs": "report",
+        "feature_jobs": "formatting",
         "nightly": "report",
+        "report": "formatting",
     },
     "tickwalk": {
         "home": "instants nights result",

@@ -119,7 +119,7 @@ def misuse(words: list[str]) -> str:
             name = word.strip(".,:)")
             if name not in command.commands:
                 return f"{path} has no command {name}"
-            command, path = command.commands[name], f"{path} {name}"
+            command, path = command.get_command(None, name), f"{path} {name}"
     return ""
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from storage.clock import US_NS
 from storage.errors import GateError
 from training.night.artifacts import NightArtifacts
-from training.night.registry import VersionEvent, read_versions, serving_after
+from training.night.registry import VersionEvent, champion_after, read_versions
 
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
@@ -147,7 +147,7 @@ def find_champion(lake: Lake, recipe: str | None) -> VersionEvent | None:
     serving = [
         champion
         for _, of_recipe in groupby(events, key=lambda event: event.recipe)
-        if (champion := serving_after(of_recipe)) is not None
+        if (champion := champion_after(of_recipe)) is not None
     ]
     if len(serving) > 1:
         names = ", ".join(event.recipe for event in serving)

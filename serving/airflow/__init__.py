@@ -1,1 +1,1 @@
-"""Where does Airflow meet tickwalk: what its daemons run, and how a local set of them starts and stops."""
+"""Airflow on one machine: its services, and how they start and stop."""

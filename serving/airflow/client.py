@@ -1,4 +1,4 @@
-"""What does a running Airflow say: is it well, does it see a DAG, and what may we ask of it?"""
+"""Client of Airflow's REST API."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ HEALTH_PATH = "/api/v2/monitor/health"
 
 
 class NoAnswerError(TickwalkError):
-    """Nothing answers at Airflow's address, or not in time."""
+    """Airflow does not answer, or not in time."""
 
 
 class AirflowClient:
-    """Airflow's REST interface as the user `admin`; a context manager.
+    """Airflow's REST API as the user `admin`; a context manager.
 
     Args:
-        url: the address without a path, such as `http://127.0.0.1:8080`.
-        password: of the user `admin`; only `health` works without it.
-        timeout_s: how long one answer may take.
+        url: base address without a path, such as `http://127.0.0.1:8080`.
+        password: password of `admin`; only `health` works without it.
+        timeout_s: timeout of one request.
     """
 
     def __init__(self, url: str, *, password: str = "", timeout_s: float = 30.0) -> None:
         self.url = url
         self._password = password
-        # A proxy in the environment is no way to a service on this machine.
+        # The service is on this machine, so ignore proxies in the environment.
         self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False)
 
     def __enter__(self) -> AirflowClient:
@@ -40,7 +40,7 @@ class AirflowClient:
     def health(self) -> dict[str, float]:
         """Return the healthy components, each with its last heartbeat in seconds since the epoch.
 
-        `metadatabase` has no heartbeat: it is 0. Nothing at all is healthy where nothing answers.
+        `metadatabase` has no heartbeat and is 0. The result is empty if Airflow does not answer.
         """
         try:
             answer = self._http.get(HEALTH_PATH)
@@ -59,32 +59,32 @@ class AirflowClient:
 
         Raises:
             NoAnswerError: nothing answers in time.
-            TickwalkError: Airflow refuses; the message has its reason.
+            TickwalkError: Airflow rejects the request; the message has the reason.
         """
-        return self._ask("GET", path, params=params)
+        return self._request("GET", path, params=params)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the answer to `POST /api/v2/<path>`."""
-        return self._ask("POST", path, json=body)
+        return self._request("POST", path, json=body)
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         """Return the answer to `PATCH /api/v2/<path>`."""
-        return self._ask("PATCH", path, json=body)
+        return self._request("PATCH", path, json=body)
 
     def dag_ids(self) -> set[str]:
-        """Return the DAGs that Airflow has read, paused ones too."""
+        """Return the DAGs that Airflow has parsed, including paused ones."""
         return {dag["dag_id"] for dag in self.get("dags", limit="100")["dags"]}
 
     def import_errors(self) -> list[str]:
-        """Return what is wrong with the DAG files that Airflow could not read, one text a file."""
+        """Return the import errors of DAG files, one text per file."""
         found = self.get("importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace']}" for error in found]
 
     def unpause(self, dag_id: str) -> None:
-        """Let the scheduler start runs of a DAG."""
+        """Enable the schedule of a DAG."""
         self.patch(f"dags/{dag_id}", {"is_paused": False})
 
-    def _ask(self, method: str, path: str, **arguments: Any) -> Any:
+    def _request(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             if "authorization" not in self._http.headers:
                 self._http.headers["authorization"] = f"Bearer {self._token()}"

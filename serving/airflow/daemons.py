@@ -1,8 +1,8 @@
-"""Which of our daemons is running, and how does one start and stop so that nothing of it stays?
+"""Daemon processes: start, status and complete stop.
 
-A daemon leads its own session, and everything that it starts stays in that session: Airflow moves tasks to process
-groups of their own, but never to another session. So the session is what is stopped. A file beside the log keeps
-the leader's pid with its start time, since pids are used again; the file of a process that is gone counts for nothing.
+A daemon leads its own session, and every process that it starts stays in that session: Airflow moves tasks to their own
+process groups, but never to another session. So `stop` ends the whole session. A file beside the log stores the
+leader's pid with its start time, because pids are reused; the file of a process that has ended is ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 import psutil
 
-# Two readings of one process's start differ by a clock tick, and more after the clock was set.
+# Two readings of a process's start time differ by a clock tick, and by more after the clock was set.
 _SAME_START_S: Final = 2.0
 _KILL_WAIT_S: Final = 5.0
 _POLL_S: Final = 0.05
@@ -27,32 +27,32 @@ _POLL_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DaemonProcess:
-    """A daemon that was started: its pid is also its session."""
+    """A started daemon; its pid is also its session id."""
 
     pid: int
     started_s: float
-    """When it started, seconds since the epoch."""
+    """Start time, seconds since the epoch."""
 
     def leader(self) -> psutil.Process | None:
-        """Return the process while it lives; a zombie does not, nor does another that took its pid."""
+        """Return the process if it is alive; None for a zombie or another process with the same pid."""
         try:
             found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.started_s) <= _SAME_START_S
-            return found if same and _lives(found) else None
+            is_same = abs(found.create_time() - self.started_s) <= _SAME_START_S
+            return found if is_same and _is_alive(found) else None
         except psutil.NoSuchProcess:
             return None
 
     def session(self) -> list[psutil.Process]:
-        """Return every living process of its session, with or without the leader."""
+        """Return every living process of the session, with or without the leader."""
         found = []
         for candidate in psutil.process_iter():
             try:
-                # A session's number is not given out while a member lives, but may be once all are gone.
+                # A session id is not reused while a member lives, but may be afterwards.
                 is_member = os.getsid(candidate.pid) == self.pid
                 if (
                     is_member
                     and candidate.create_time() >= self.started_s - _SAME_START_S
-                    and _lives(candidate)
+                    and _is_alive(candidate)
                 ):
                     found.append(candidate)
             except (ProcessLookupError, PermissionError, psutil.Error):
@@ -61,21 +61,21 @@ class DaemonProcess:
 
 
 class DaemonFolder:
-    """The folder with each daemon's log and pid file.
+    """Folder with the log and pid file of each daemon.
 
     Args:
-        path: need not exist before `make`.
+        path: created by `make`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def make(self) -> None:
-        """Make the folder, for its owner only."""
+        """Create the folder, accessible to its owner only."""
         self.path.mkdir(exist_ok=True, mode=0o700)
 
     def log(self, name: str) -> Path:
-        """Return where the daemon's output goes; the run before lies beside it as `.log.1`."""
+        """Return the path of the daemon's log; the previous run's log is `.log.1`."""
         return self.path / f"{name}.log"
 
     def tail(self, name: str, *, lines: int = 15) -> str:
@@ -88,20 +88,20 @@ class DaemonFolder:
             return "(no log)"
 
     def find(self, name: str) -> DaemonProcess | None:
-        """Return the daemon's process as its pid file tells it, dead or alive."""
+        """Return the process recorded in the daemon's pid file, dead or alive."""
         try:
-            kept = json.loads(self._pid_file(name).read_text(encoding="utf-8"))
-            return DaemonProcess(pid=int(kept["pid"]), started_s=float(kept["started_s"]))
+            recorded = json.loads(self._pid_file(name).read_text(encoding="utf-8"))
+            return DaemonProcess(pid=int(recorded["pid"]), started_s=float(recorded["started_s"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     def is_running(self, name: str) -> bool:
-        """Does the daemon's own process live?"""
+        """Return whether the daemon's leading process is alive."""
         process = self.find(name)
         return process is not None and process.leader() is not None
 
     def run(self, name: str, command: Sequence[str], env: Mapping[str, str], *, timeout_s: float) -> int:
-        """Run a program to its end, with its output in the log, and return its status."""
+        """Run a program to its end with output to the log; return its exit code."""
         with self._fresh_log(name) as log:
             done = subprocess.run(
                 command,
@@ -115,7 +115,7 @@ class DaemonFolder:
         return done.returncode
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> DaemonProcess:
-        """Start a daemon in a session of its own and keep its pid."""
+        """Start a daemon in its own session and record its pid."""
         with self._fresh_log(name) as log:
             child = subprocess.Popen(
                 command,
@@ -134,10 +134,10 @@ class DaemonFolder:
         return process
 
     def stop(self, name: str, *, grace_s: float) -> bool:
-        """Stop a daemon and all that it started; return whether there was anything to stop.
+        """Stop a daemon and every process it started; return whether there was anything to stop.
 
-        The leader is asked first and alone, so that it can end its children in its own order. What is left after
-        `grace_s` is asked too, has a second such time (5 s at most), and is killed.
+        SIGTERM goes to the leader first, so that it can stop its children in order. Processes that remain after
+        `grace_s` get SIGTERM too, then the same time again (5 s at most), and are killed.
         """
         process = self.find(name)
         if process is None:
@@ -150,9 +150,9 @@ class DaemonFolder:
             (psutil.Process.terminate, min(grace_s, _KILL_WAIT_S)),
             (psutil.Process.kill, _KILL_WAIT_S),
         ):
-            rest = process.session()
-            _signal(rest, send)
-            _await_end(rest, wait_s)
+            remaining = process.session()
+            _signal(remaining, send)
+            _await_end(remaining, wait_s)
         self._pid_file(name).unlink(missing_ok=True)
         return bool(members)
 
@@ -167,18 +167,18 @@ class DaemonFolder:
 
 
 def exit_text(process: DaemonProcess) -> str:
-    """Return how a process that was our child ended, as far as the system still tells."""
+    """Return how a child process ended, as far as the system still knows."""
     try:
         _, status = os.waitpid(process.pid, os.WNOHANG)
     except ChildProcessError:
         return "it ended"
     code = os.waitstatus_to_exitcode(status)
-    return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with status {code}"
+    return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
-        # A process whose first thread ended already looks like a zombie while its other threads still run.
+        # A process whose main thread has ended looks like a zombie while other threads still run.
         return process.is_running() and (
             process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
         )
@@ -187,18 +187,18 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _await_end(processes: Sequence[psutil.Process], timeout_s: float) -> None:
-    """Wait until none lives; a zombie counts as ended, since the first process may take seconds to collect it."""
+    """Wait until all have ended; a zombie counts as ended, since init may take seconds to reap it."""
     deadline_s = time.monotonic() + timeout_s
-    while any(_lives(process) for process in processes) and time.monotonic() < deadline_s:
+    while any(_is_alive(process) for process in processes) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
     for process in processes:
-        _collect(process)
+        _reap(process)
 
 
-def _collect(process: psutil.Process) -> None:
-    """Take leave of a process that is our own child, if it ended."""
+def _reap(process: psutil.Process) -> None:
+    """Reap an ended process if it is our child."""
     try:
-        if process.ppid() == os.getpid() and not _lives(process):
+        if process.ppid() == os.getpid() and not _is_alive(process):
             process.wait(timeout=1.0)
     except (psutil.NoSuchProcess, psutil.TimeoutExpired):
         return

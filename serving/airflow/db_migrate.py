@@ -1,7 +1,7 @@
-"""Is Airflow's database ready for this version? Bring it up to date, with our pool and the administrator.
+"""Migration of Airflow's database, creation of the GPU pool and the administrator's password.
 
-Run before the daemons, here by `tickwalk airflow up` and in Compose by the service `migrations`, as
-`python -m serving.airflow.db_migrate`. Everything that it is told comes from the environment.
+Run before the daemons as `python -m serving.airflow.db_migrate`: by `tickwalk airflow up`, and in Compose by the
+service `migrations`. All configuration comes from the environment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PASSWORD_VARIABLE: Final = "AIRFLOW_ADMIN_PASSWORD"  # noqa: S105  (a name, not 
 
 
 def main() -> int:
-    """Migrate the database, see to the pool `gpu`, write the administrator's password, and return the exit status."""
+    """Migrate the database, create the pool `gpu`, write the administrator's password, and return the exit code."""
     password = os.environ.get(PASSWORD_VARIABLE, "")
     if not password:
         sys.stderr.write(f"{PASSWORD_VARIABLE} is empty; set it to the password of Airflow's user admin\n")
@@ -29,14 +29,14 @@ def main() -> int:
     try:
         _airflow("pools", "get", GPU_POOL)
     except SystemExit:
-        # Only where it is missing: whoever has two devices sets two slots, and keeps them.
-        _airflow("pools", "set", GPU_POOL, "1", "One device, one training at a time.")
+        # Only if it is missing, so that a pool set to two slots for two devices is kept.
+        _airflow("pools", "set", GPU_POOL, "1", "One device: one training at a time.")
     write_password(Path(conf.get("core", "simple_auth_manager_passwords_file")), password)
     return 0
 
 
 def _airflow(*words: str) -> None:
-    """Run one of Airflow's own command lines in this process; each start of its program costs 3 s."""
+    """Run an Airflow command in this process, since each start of its program costs 3 s."""
     from airflow.cli import cli_parser
 
     arguments = cli_parser.get_parser().parse_args(words)
@@ -44,7 +44,7 @@ def _airflow(*words: str) -> None:
 
 
 def write_password(path: Path, password: str) -> None:
-    """Write Airflow's file of passwords, readable by its owner only from the first byte on."""
+    """Write Airflow's password file, readable by its owner only from the first byte on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)

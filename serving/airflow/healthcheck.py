@@ -1,6 +1,6 @@
-"""Is an HTTP service well, and the component that its health page names? The status says so: 0 or 1.
+"""Health check of an HTTP service or one of its components; exit code 0 or 1.
 
-For the health checks of containers: `python -m serving.airflow.healthcheck URL [COMPONENT]`. It takes 0.1 s of a core,
+Used by the containers: `python -m serving.airflow.healthcheck URL [COMPONENT]`. It takes 0.1 s of a core,
 where `airflow jobs check` takes 4 s (measured 2026-11-23), every half minute and in two containers.
 """
 
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 
 
 def problem(url: str, component: str = "", *, timeout_s: float = 5.0) -> str:
-    """Return what is wrong, or nothing.
+    """Return what is wrong, or an empty string.
 
     Args:
-        url: answers 200 while the service is well.
-        component: a name in Airflow's health page, such as `dag_processor`; empty: the 200 is enough.
-        timeout_s: how long the answer may take.
+        url: answers 200 while the service is healthy.
+        component: a name in Airflow's health page, such as `dag_processor`; empty: only check for 200.
+        timeout_s: timeout of the request.
     """
     try:
-        # The address is our own and on this network: no proxy leads there.
+        # The service is on this network, so ignore proxies in the environment.
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             url, timeout=timeout_s
         ) as answer:
@@ -34,12 +34,12 @@ def problem(url: str, component: str = "", *, timeout_s: float = 5.0) -> str:
     return (
         ""
         if facts.get("status") == "healthy"
-        else f"{component} is {facts.get('status', 'not known')} at {url}"
+        else f"{component} is {facts.get('status', 'unknown')} at {url}"
     )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check what the command line names, say what is wrong, and return the exit status."""
+    """Check the service on the command line, print what is wrong, and return the exit code."""
     if found := problem(*arguments):
         sys.stderr.write(found + "\n")
     return 1 if found else 0

@@ -1,7 +1,7 @@
-"""How does one machine run Airflow without Docker: four daemons on SQLite, up, down, and how they are.
+"""Launcher of Airflow on one machine without Docker: four daemons on SQLite.
 
-Everything lies below `<home>/airflow`. `up` and `down` may be repeated: they start what is missing and stop what is
-there. `airflow standalone` is not used: it leaves orphans on SIGTERM and goes on without a daemon that died.
+All files are in `<home>/airflow`. `up` and `down` are idempotent: they start what is missing and stop what runs.
+`airflow standalone` is not used: it leaves orphans on SIGTERM and continues without a daemon that died.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from serving.airflow.services import (
     base_url,
     local_env,
 )
-from serving.airflow.status import StackStatus, is_well, look
+from serving.airflow.status import StackStatus, is_service_healthy, read_status
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -40,57 +40,57 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _POLL_S: Final = 0.5
-# The triggerer sometimes sleeps 10 s on a child that is gone already (seen 2026-11-23); nothing is lost by force.
+# The triggerer sometimes waits 10 s for a child that has already ended (seen 2026-11-23); killing it loses nothing.
 _SHORT_GRACE_S: Final = 4.0
 
 
 def up(
     settings: Settings, *, unpause: bool = False, record: bool = False, timeout_s: float = 300.0
 ) -> StackStatus:
-    """Start what is not running, and return once everything is well and every DAG is visible.
+    """Start what is not running, and return once everything is healthy and every DAG is visible.
 
-    DAGs begin paused: a schedule that starts by itself is something to ask for.
+    DAGs start paused, so that no schedule runs unless it was requested.
 
     Args:
-        settings: in force for the daemons and their tasks until they are started again.
-        unpause: let the DAGs' schedules run.
-        record: start the recorder too, which needs the venue's network.
-        timeout_s: how long all of it may take.
+        settings: used by the daemons and their tasks until they are restarted.
+        unpause: enable the DAGs' schedules.
+        record: start the recorder too, which needs network access to the venue.
+        timeout_s: timeout of the whole start.
 
     Raises:
         SettingsError: the port is taken, or the home cannot be written.
-        TickwalkError: something did not start; what this call started is stopped again.
+        TickwalkError: a daemon did not start; those that this call started are stopped again.
     """
     settings.ensure_home()
     airflow_home(settings).mkdir(mode=0o700, exist_ok=True)
     folder = _folder(settings)
     folder.make()
     with _only_one(folder):
-        kept = airflow_home(settings) / "secrets.json"
-        secrets, is_new = load_secrets(kept)
+        secrets_file = airflow_home(settings) / "secrets.json"
+        secrets, is_new = load_secrets(secrets_file)
         env = local_env(settings, secrets) | {PASSWORD_VARIABLE: secrets.admin_password}
         with AirflowClient(base_url(settings), password=secrets.admin_password) as client:
             start = _Start(settings, folder, client, deadline_s=time.monotonic() + timeout_s)
             try:
-                start.daemons([service for service in DAEMONS if record or not service.asked], env)
+                start.daemons([service for service in DAEMONS if record or not service.is_optional], env)
                 dags = start.await_dags()
                 for dag in dags if unpause else ():
                     client.unpause(dag)
             except BaseException:
-                start.take_back()
+                start.roll_back()
                 if is_new:
-                    kept.unlink()  # or the password would never be told
+                    secrets_file.unlink()  # or the password would never be shown
                 raise
             password = secrets.admin_password if is_new else None
-            return look(settings, folder, client, dags=dags, new_password=password)
+            return read_status(settings, folder, client, dags=dags, new_password=password)
 
 
 def down(settings: Settings, *, grace_s: float = 20.0) -> tuple[str, ...]:
-    """Stop every daemon and all that it started, in the reverse order of their start; return who was running.
+    """Stop every daemon in reverse start order; return the names of those that were running.
 
     Args:
-        settings: of the home.
-        grace_s: what a task in flight has to end; then it is stopped, and tried again after the next `up`.
+        settings: settings of the home.
+        grace_s: time for running tasks to finish; then they are stopped, and retried after the next `up`.
     """
     folder = _folder(settings)
     if not folder.path.exists():
@@ -99,18 +99,18 @@ def down(settings: Settings, *, grace_s: float = 20.0) -> tuple[str, ...]:
         return tuple(
             service.name
             for service in reversed(DAEMONS)
-            if _stop(folder, service, grace_s=grace_s if service.patient else _SHORT_GRACE_S)
+            if _stop(folder, service, grace_s=grace_s if service.has_tasks else _SHORT_GRACE_S)
         )
 
 
 def status(settings: Settings) -> StackStatus:
-    """Return how the daemons are, without changing anything."""
+    """Return the status of the daemons."""
     with AirflowClient(base_url(settings)) as client:
-        return look(settings, _folder(settings), client)
+        return read_status(settings, _folder(settings), client)
 
 
 class _Start:
-    """One `up` at work: what it started, so that it can be taken back, and until when it may take."""
+    """State of one `up`: its deadline, and the daemons it started, so that it can stop them again."""
 
     def __init__(
         self, settings: Settings, folder: DaemonFolder, client: AirflowClient, *, deadline_s: float
@@ -122,22 +122,22 @@ class _Start:
         self._started: list[Service] = []
 
     def daemons(self, wanted: Sequence[Service], env: dict[str, str]) -> None:
-        """Start what does not run, each after what it needs, and wait for all."""
+        """Start the missing daemons, each after the services it needs, and wait for all."""
         missing = [service for service in wanted if not self._folder.is_running(service.name)]
         if any(service.name == "api-server" for service in missing):
             _refuse_taken_port(self._settings.airflow.port)
         for service in [service for service in SERVICES if service.once and missing]:
             self._run_once(service, env)
         for service in missing:
-            self._await_well([daemon for daemon in wanted if daemon.name in service.needs])
-            _stop(self._folder, service, grace_s=0.0)  # what a leader that died may have left
+            self._await_healthy([daemon for daemon in wanted if daemon.name in service.needs])
+            _stop(self._folder, service, grace_s=0.0)  # children that a dead leader may have left
             self._folder.start(service.name, _argv(service), env)
             self._started.append(service)
             logger.info("daemon started", name=service.name, log=str(self._folder.log(service.name)))
-        self._await_well(wanted)
+        self._await_healthy(wanted)
 
     def await_dags(self) -> tuple[str, ...]:
-        """Return the DAGs of our folder once seen; by the house's rule each file holds the one named like it."""
+        """Wait until Airflow lists the DAGs of our folder, and return them; each file holds the DAG of its name."""
         expected = {path.stem for path in DAGS_DIR.glob("*.py")}
 
         def unseen() -> str:
@@ -145,19 +145,19 @@ class _Start:
                 missing = expected - self._client.dag_ids()
                 errors = self._client.import_errors()
             except NoAnswerError:
-                return "an answer"  # a machine at its limit; the deadline decides
+                return "an answer"  # an overloaded machine; the deadline decides
             for error in errors:
                 if any(f"{name}.py" in error for name in missing):
                     raise TickwalkError(
-                        f"a DAG cannot be read: {error}", hint="mend the file, then run: make up"
+                        f"a DAG cannot be read: {error}", hint="fix the file, then run: make up"
                     )
             return ", ".join(sorted(missing))
 
         self._await(unseen)
         return tuple(sorted(expected))
 
-    def take_back(self) -> None:
-        """Stop what was started here, last first."""
+    def roll_back(self) -> None:
+        """Stop the daemons that were started here, last first."""
         for service in reversed(self._started):
             _stop(self._folder, service, grace_s=_SHORT_GRACE_S)
 
@@ -170,18 +170,18 @@ class _Start:
             raise TickwalkError(f"{service.name} did not end in time", hint=f"see {log}") from error
         if code != 0:
             end = self._folder.tail(service.name)
-            raise TickwalkError(f"{service.name} ended with status {code}:\n{end}", hint=f"see {log}")
+            raise TickwalkError(f"{service.name} exited with code {code}:\n{end}", hint=f"see {log}")
 
-    def _await_well(self, services: Sequence[Service]) -> None:
-        def not_well() -> str:
+    def _await_healthy(self, services: Sequence[Service]) -> None:
+        def unhealthy() -> str:
             healthy = self._client.health()
             for service in services:
                 self._refuse_dead(service)
             return ", ".join(
-                service.name for service in services if not is_well(service, self._folder, healthy)
+                service.name for service in services if not is_service_healthy(service, self._folder, healthy)
             )
 
-        self._await(not_well)
+        self._await(unhealthy)
 
     def _refuse_dead(self, service: Service) -> None:
         process = self._folder.find(service.name)
@@ -192,10 +192,10 @@ class _Start:
             )
 
     def _await(self, missing: Callable[[], str]) -> None:
-        while still := missing():
+        while waiting_for := missing():
             if time.monotonic() > self._deadline_s:
                 raise TickwalkError(
-                    f"Airflow is not ready in time; still missing: {still}",
+                    f"Airflow was not ready in time; still missing: {waiting_for}",
                     hint=f"see the logs in {self._folder.path}",
                 )
             time.sleep(_POLL_S)
@@ -206,7 +206,7 @@ def _folder(settings: Settings) -> DaemonFolder:
 
 
 def _argv(service: Service) -> list[str]:
-    """Return the command line with the programs of the environment that we run in."""
+    """Return the command line with programs from the current environment."""
     program, *arguments = service.command
     found = Path(sys.executable) if program == "python" else Path(sys.executable).with_name(program)
     if not found.exists():
@@ -251,6 +251,6 @@ def _only_one(folder: DaemonFolder) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TickwalkError(
-                "another up or down of this Airflow is at work", hint="wait for it"
+                "another up or down of this Airflow is running", hint="wait until it has finished"
             ) from error
         yield

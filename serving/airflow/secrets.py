@@ -1,7 +1,7 @@
-"""Which passwords and keys does the local Airflow use, and where do they lie?
+"""Passwords and keys of the local Airflow.
 
-One file, readable by its owner only, made at the first start and never replaced: another key would end every
-session and make stored connections unreadable.
+One file, readable by its owner only, created at the first start and never replaced: a new key would end every session
+and make stored connections unreadable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from storage.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What Airflow's programs share and nobody else may know; hidden from `repr`."""
+    """Secrets shared by Airflow's programs; hidden from `repr`."""
 
     admin_password: str = field(repr=False)
     """The password of the user `admin`."""
@@ -26,17 +26,17 @@ class Secrets:
     jwt_secret: str = field(repr=False)
     """Signs the tokens of tasks and of people."""
     api_secret_key: str = field(repr=False)
-    """Signs the pages' sessions."""
+    """Signs the sessions of the web UI."""
 
 
 def load_secrets(path: Path) -> tuple[Secrets, bool]:
-    """Return the secrets in `path`, and whether they were made just now.
+    """Return the secrets in `path`, and whether they were just created.
 
     Raises:
-        SettingsError: the file is damaged, or others may read it.
+        SettingsError: the file is damaged or readable by others.
     """
     try:
-        # Exclusive: of two first starts only one makes the file, and it is never open to others, not for a moment.
+        # Exclusive: only one of two first starts creates the file, and it is never readable by others.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return _read(path), False
@@ -49,7 +49,7 @@ def load_secrets(path: Path) -> tuple[Secrets, bool]:
 
 
 def _generate() -> Secrets:
-    # Fernet asks for the padded form of 32 bytes, which `token_urlsafe` leaves off.
+    # Fernet needs the padding of 32 bytes, which `token_urlsafe` omits.
     return Secrets(
         admin_password=random.token_urlsafe(18),
         fernet_key=random.token_urlsafe(32) + "=",

@@ -1,7 +1,7 @@
-"""Which programs make up our Airflow, and what must each of them be told?
+"""Services of the Airflow stack: command lines and environment.
 
-`docker-compose.yml` starts exactly these command lines with exactly `COMMON_ENV`; a test compares them. Where the
-two differ (addresses, the database, secrets) the value is set by `local_env` here and by the file there.
+`docker-compose.yml` starts the same command lines with the same `COMMON_ENV`; a test compares them. Values that differ
+(addresses, the database, secrets) are set by `local_env` here and by the Compose file there.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ class Service:
     """One program of the stack."""
 
     name: str
-    """Its name here, in `docker-compose.yml`, and of its log."""
+    """Name here, in `docker-compose.yml`, and of the log."""
     command: tuple[str, ...]
-    """The command line, with the program by name: both doors find it in their own environment."""
+    """Command line; the program is looked up in the environment of the launcher or container."""
     component: str = ""
-    """What Airflow's health page calls it; empty where that page does not know it."""
+    """Name in Airflow's health page; empty if it is not listed there."""
     needs: tuple[str, ...] = ()
-    """Services that must be well (or done, where they run once) before this one starts."""
+    """Services that must be healthy (or finished, if they run once) before this one starts."""
     once: bool = False
-    """It runs to its end instead of staying."""
-    asked: bool = False
-    """`up` starts it only where someone asks, since it needs more than this machine."""
-    patient: bool = False
-    """It has work in flight that deserves time to end when it is stopped."""
+    """Runs to completion instead of staying up."""
+    is_optional: bool = False
+    """`up` starts it only on request, since it needs network access."""
+    has_tasks: bool = False
+    """Runs tasks, which get time to finish when it is stopped."""
 
 
-# In the order in which they start; they stop in the reverse.
+# In start order; they stop in reverse order.
 SERVICES: Final = (
     Service("migrations", ("python", "-m", "serving.airflow.db_migrate"), once=True),
     Service("api-server", ("airflow", "api-server"), component="metadatabase", needs=("migrations",)),
@@ -51,14 +51,14 @@ SERVICES: Final = (
         component="triggerer",
         needs=("migrations",),
     ),
-    # A scheduler without the API marks due tasks as failed before their code ran (measured).
+    # A scheduler without the API marks due tasks as failed before their code runs (measured).
     Service(
         "scheduler",
         ("airflow", "scheduler", "--skip-serve-logs"),
         component="scheduler",
         needs=("api-server",),
     ),
-    Service("recorder", ("tickwalk", "record"), asked=True),
+    Service("recorder", ("tickwalk", "record"), is_optional=True),
 )
 DAEMONS: Final = tuple(service for service in SERVICES if not service.once)
 
@@ -72,7 +72,7 @@ COMMON_ENV: Final[dict[str, str]] = {
     # A short outage of the API must not kill hours of training: 60 missed heartbeats, where the default is 3.
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "60",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
-    # A day, so that no token of a long training runs out (Airflow issue 67939).
+    # A day, so that the token of a long training does not expire (Airflow issue 67939).
     "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "86400",
     # Without it a cleared task finds the state of its last success and does nothing.
     "AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS": "True",
@@ -80,25 +80,25 @@ COMMON_ENV: Final[dict[str, str]] = {
 
 
 def airflow_home(settings: Settings) -> Path:
-    """Return the folder that holds everything of Airflow's: its database, logs, pid files and secrets."""
+    """Return Airflow's folder: database, logs, pid files and secrets."""
     return settings.home.resolve() / "airflow"
 
 
 def base_url(settings: Settings) -> str:
-    """Return the address of the pages and the API."""
+    """Return the address of the web UI and the API."""
     return f"http://{HOST}:{settings.airflow.port}"
 
 
 def local_env(
     settings: Settings, secrets: Secrets, *, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Return the whole environment of a service on this machine.
+    """Return the complete environment of a service on this machine.
 
-    A person's own `AIRFLOW*` variables are dropped, or another installation's database would be migrated. So is
-    `PYTHONDONTWRITEBYTECODE`: with it every start compiles Airflow again.
+    The user's own `AIRFLOW*` variables are dropped, or another installation's database would be migrated. So is
+    `PYTHONDONTWRITEBYTECODE`, with which every start would compile Airflow again.
     """
     home = airflow_home(settings)
-    kept = {
+    inherited = {
         name: value
         for name, value in environ.items()
         if not name.startswith(("AIRFLOW", "TICKWALK_")) and name != "PYTHONDONTWRITEBYTECODE"
@@ -119,11 +119,11 @@ def local_env(
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "PYTHONUNBUFFERED": "1",
     }
-    return kept | COMMON_ENV | ours | settings_env(settings)
+    return inherited | COMMON_ENV | ours | settings_env(settings)
 
 
 def settings_env(settings: Settings) -> dict[str, str]:
-    """Return the `TICKWALK_*` variables under which `load_settings` gives these settings in another process."""
+    """Return `TICKWALK_*` variables from which `load_settings` restores these settings in another process."""
     values = {"TICKWALK_HOME": str(settings.home.resolve())}
     for key in known_keys():
         section, _, name = key.partition(".")

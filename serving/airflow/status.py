@@ -1,4 +1,4 @@
-"""How is the local Airflow now: which daemons run, and which of them are well?"""
+"""Status of the local Airflow: which daemons run and are healthy."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from storage.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """One daemon as it is now."""
+    """Status of one daemon."""
 
     name: str
     pid: int | None
-    """Its process; `None` while it is stopped."""
-    is_well: bool
-    """It runs, and Airflow's health page has heard from it since it started."""
+    """Process id; `None` if it is stopped."""
+    is_healthy: bool
+    """It runs, and Airflow's health page shows a heartbeat since its start."""
     log: Path
 
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """The local Airflow as it is now."""
+    """Status of the local Airflow."""
 
     url: str
     home: Path
     daemons: tuple[DaemonStatus, ...]
     dags: tuple[str, ...] = ()
-    """The DAGs that Airflow sees; known only after `up`."""
+    """DAGs that Airflow lists; known only after `up`."""
     new_password: str | None = None
-    """The password of `admin`, told once: by the `up` that made it. It stays in `secrets.json`."""
+    """Password of `admin`, set only by the `up` that created it. It is stored in `secrets.json`."""
 
     @property
     def is_up(self) -> bool:
-        """Are all four of Airflow's daemons well? The recorder is not asked."""
-        asked = {service.name for service in DAEMONS if service.asked}
-        return all(daemon.is_well for daemon in self.daemons if daemon.name not in asked)
+        """Whether all four Airflow daemons are healthy, regardless of the recorder."""
+        optional = {service.name for service in DAEMONS if service.is_optional}
+        return all(daemon.is_healthy for daemon in self.daemons if daemon.name not in optional)
 
 
-def look(
+def read_status(
     settings: Settings,
     folder: DaemonFolder,
     client: AirflowClient,
@@ -50,14 +50,16 @@ def look(
     dags: tuple[str, ...] = (),
     new_password: str | None = None,
 ) -> StackStatus:
-    """Return the stack as the pid files and Airflow's health page show it."""
+    """Return the status according to the pid files and Airflow's health page."""
     healthy = client.health()
     daemons = []
     for service in DAEMONS:
         process = folder.find(service.name)
         pid = process.pid if process is not None and process.leader() is not None else None
-        well = is_well(service, folder, healthy)
-        daemons.append(DaemonStatus(name=service.name, pid=pid, is_well=well, log=folder.log(service.name)))
+        has_heartbeat = is_service_healthy(service, folder, healthy)
+        daemons.append(
+            DaemonStatus(name=service.name, pid=pid, is_healthy=has_heartbeat, log=folder.log(service.name))
+        )
     return StackStatus(
         url=base_url(settings),
         home=airflow_home(settings),
@@ -67,15 +69,15 @@ def look(
     )
 
 
-def is_well(service: Service, folder: DaemonFolder, healthy: dict[str, float]) -> bool:
-    """Does a service run, and has Airflow heard from it since it started?
+def is_service_healthy(service: Service, folder: DaemonFolder, healthy: dict[str, float]) -> bool:
+    """Return whether a service runs and Airflow has a heartbeat since its start.
 
     Args:
-        healthy: the answer of `AirflowClient.health`.
+        healthy: result of `AirflowClient.health`.
     """
     process = folder.find(service.name)
     if process is None or process.leader() is None:
         return False
-    # The heartbeat of a killed predecessor looks healthy for half a minute.
+    # The heartbeat of a killed predecessor still looks healthy for half a minute.
     beat_s = healthy.get(service.component, -1.0)
     return not service.component or beat_s == 0.0 or beat_s >= process.started_s

@@ -1,4 +1,4 @@
-"""How often and how long does every DAG's task try before a person is asked?"""
+"""Default retries and timeouts of DAG tasks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Final
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-# The first rule that fits decides. A locked catalog may be free in two minutes; a wrong recipe, range, table or
-# checkpoint is as wrong then as now. What is none of ours (out of memory, a lost disk) is tried again.
+# The first matching rule decides. A locked catalog may be free in two minutes, but a wrong recipe, range, table or
+# checkpoint stays wrong. Other errors (out of memory, a lost disk) are retried.
 RETRY_POLICY: Final = ExceptionRetryPolicy(
     rules=[
         RetryRule(exception="storage.errors.LakeError", action=RetryAction.RETRY),
         RetryRule(
             exception="storage.errors.TickwalkError",
             action=RetryAction.FAIL,
-            reason="tickwalk says what is wrong; trying again does not mend it",
+            reason="an error that a retry cannot fix; see the message",
         ),
     ]
 )

@@ -1,65 +1,66 @@
-"""Which command does what: the door to every room.
+"""Command line `tickwalk`: top-level options, the table of commands, and error output.
 
-Rooms are imported when their command runs, so that `tickwalk --help` answers at once.
+Modules are imported when their command runs, so that `tickwalk --help` prints at once.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from serving.cli import (
-    airflow,
-    alert,
-    backfill,
-    certify,
-    data,
-    explain,
-    features,
-    lake,
-    models,
-    probe,
-    quarantine,
-    record,
-    reference,
-    venue,
-)
-from serving.cli import journal as keep
-from serving.cli.context import CommandContext
-from storage.code_version import ROOMS
+from serving.cli.lazy import LazyGroup
 from storage.errors import SettingsError, TickwalkError
-from storage.logs import configure_logs
-from storage.settings import known_keys, load_settings, shown
 
 app = typer.Typer(
     name="tickwalk",
-    help="From exchange ticks to a retrained, proven model every night.",
-    epilog="Settings come from tickwalk.toml, then TICKWALK_* variables, then flags. `tickwalk settings` lists them.",
+    cls=LazyGroup,
+    help="Exchange ticks to bars, features and a PyTorch model that is retrained and evaluated every night.",
+    epilog=(
+        "Start here: [bold]tickwalk demo[/] runs the whole pipeline on a simulated market and writes a report.\n\n"
+        "Settings come from tickwalk.toml, then TICKWALK_* variables, then options; "
+        "[bold]tickwalk settings[/] lists them."
+    ),
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",  # "markdown" loads a parser, which would cost a tenth of the help's time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(version("tickwalk"))
+        raise typer.Exit
 
 
 @app.callback()
 def _common(
     context: typer.Context,
     home: Annotated[
-        Path | None, typer.Option(help="Folder that everything is written below; default ./var.")
+        Path | None, typer.Option(help="Folder for everything that tickwalk writes; default ./var.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file; default ./tickwalk.toml.")] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as in bars.widths=1m,5m."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one setting, such as bars.widths=1m,5m; repeatable."
+        ),
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
 ) -> None:
+    from serving.cli.context import CommandContext
+    from storage.logs import configure_logs
+    from storage.settings import load_settings
+
     configure_logs(level=log_level)
     overrides: dict[str, object] = {"home": home}
     for item in values or []:
@@ -70,42 +71,16 @@ def _common(
     context.obj = CommandContext(load_settings(config, overrides))
 
 
-@app.command("settings")
-def show_settings(context: typer.Context) -> None:
-    """List every setting with the value in force."""
-    chosen: CommandContext = context.obj
-    console = Console()
-    for key in known_keys():
-        console.print(f"{key:28} {shown(chosen.settings, key)}", highlight=False, markup=False)
-
-
-record.add_to(app)
-data.add_to(app)
-backfill.add_to(app)
-models.add_to(app)
-venue.add_to(app)
-probe.add_to(app)
-alert.add_to(app)
-keep.add_to(app)
-certify.add_to(app)
-explain.add_to(app)
-features.add_to(app)
-reference.add_to(app)
-lake.add_to(app)
-quarantine.add_to(app)
-app.add_typer(airflow.app, name="airflow")
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a mistake a person can mend ends with its message, its hint and code 2."""
+    """Run the command line; print a known error as message and hint, and exit with code 2."""
     try:
-        refuse_foreign_rooms()
+        refuse_foreign_packages()
         code = app(args=arguments, standalone_mode=False)
-        if (
-            isinstance(code, int) and code
-        ):  # what `typer.Exit` becomes where Click does not end the process itself
+        if isinstance(code, int) and code:  # `typer.Exit`, where Click does not end the process itself
             sys.exit(code)
     except TickwalkError as error:
+        from rich.console import Console
+
         console = Console(stderr=True)
         console.print(f"[bold red]error:[/] {_plain(error.message)}", highlight=False)
         if error.hint:
@@ -120,31 +95,36 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(141)
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # as DuckDB tells it, in the middle of a query
+        if isinstance(error.__cause__, KeyboardInterrupt):  # how DuckDB reports Ctrl-C during a query
             sys.exit(130)
-        # Click's own usage errors know how to show themselves; anything else is a defect and keeps its traceback.
+        # Click's own usage errors print themselves; anything else is a defect and keeps its traceback.
         if not hasattr(error, "show"):
             raise
         error.show()
         sys.exit(int(getattr(error, "exit_code", 1)))
 
 
-def refuse_foreign_rooms() -> None:
-    """Refuse to run where a room's generic name belongs to some other package.
+def refuse_foreign_packages() -> None:
+    """Refuse to run where another distribution installed a package with one of our generic names.
 
     Raises:
-        SettingsError: a room is imported from elsewhere.
+        SettingsError: one of our packages would be imported from elsewhere.
     """
-    here = Path(__file__).resolve().parents[2]
-    for room in ROOMS:
-        found = importlib.util.find_spec(room)
-        where = Path(found.origin).resolve().parent.parent if found and found.origin else None
-        if where != here:
+    import importlib.util
+
+    from storage.code_version import ROOMS
+
+    root = Path(__file__).resolve().parents[2]
+    for package in ROOMS:
+        spec = importlib.util.find_spec(package)
+        parent = Path(spec.origin).resolve().parent.parent if spec and spec.origin else None
+        if parent != root:
             raise SettingsError(
-                f"the package {room!r} belongs to something else: {where}",
+                f"the package {package!r} belongs to something else: {parent}",
                 hint="install tickwalk into an environment of its own, as `make setup` does",
             )
 
 
 def _plain(text: str) -> str:
+    """Escape Rich markup."""
     return text.replace("[", "\\[")

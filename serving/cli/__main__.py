@@ -1,4 +1,4 @@
-"""`python -m serving.cli`: the command line without its entry point."""
+"""Entry point of `python -m serving.cli`."""
 
 from serving.cli import main
 

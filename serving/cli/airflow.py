@@ -1,4 +1,4 @@
-"""Commands that start and stop Airflow on this machine: `tickwalk airflow up|down|status`."""
+"""Commands `airflow up|down|status`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,41 @@ from serving.cli.context import console, notes, settings_of
 if TYPE_CHECKING:
     from serving.airflow.status import StackStatus
 
-app = typer.Typer(no_args_is_help=True, help="Airflow on this machine, on SQLite and without Docker.")
+airflow = typer.Typer(no_args_is_help=True, help="Run Airflow on this machine, on SQLite and without Docker.")
 
 
-@app.command()
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(airflow, name="airflow")
+
+
+@airflow.command()
 def up(
     context: typer.Context,
-    unpause: Annotated[bool, typer.Option(help="Let the DAGs' schedules run; they begin paused.")] = False,
+    unpause: Annotated[bool, typer.Option(help="Enable the DAGs' schedules, which start paused.")] = False,
     record: Annotated[
-        bool, typer.Option(help="Start the recorder too; it needs the venue's network.")
+        bool, typer.Option(help="Start the recorder too; it needs network access to the venue.")
     ] = False,
 ) -> None:
-    """Start Airflow's daemons and wait until they are well."""
+    """Start Airflow's daemons and wait until they are healthy.
+
+    Example: `tickwalk airflow up --unpause`
+    """
     from serving.airflow.launcher import up as start
 
     settings = settings_of(context)
-    with notes.status("starting Airflow (half a minute; the first time it makes its database)"):
+    with notes.status("starting Airflow (half a minute; the first start also creates its database)"):
         stack = start(settings, unpause=unpause, record=record)
     _print(stack)
     if stack.new_password is not None:
-        console.print(f"log in as admin with password {stack.new_password} (told once)", highlight=False)
+        console.print(
+            f"log in as admin with password {stack.new_password} (shown only once)", highlight=False
+        )
 
 
-@app.command()
+@airflow.command()
 def down(context: typer.Context) -> None:
-    """Stop everything that `up` started."""
+    """Stop every daemon that `up` started."""
     from serving.airflow.launcher import down as stop
 
     with notes.status("stopping Airflow"):
@@ -43,12 +53,12 @@ def down(context: typer.Context) -> None:
     console.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running", highlight=False)
 
 
-@app.command()
+@airflow.command()
 def status(context: typer.Context) -> None:
-    """Say which daemons run and are well."""
-    from serving.airflow.launcher import status as look
+    """Show which daemons run and are healthy; exit code 1 if one is not."""
+    from serving.airflow.launcher import status as stack_status
 
-    stack = look(settings_of(context))
+    stack = stack_status(settings_of(context))
     _print(stack)
     if not stack.is_up:
         raise typer.Exit(1)
@@ -56,9 +66,9 @@ def status(context: typer.Context) -> None:
 
 def _print(stack: StackStatus) -> None:
     for daemon in stack.daemons:
-        state = "well" if daemon.is_well else "running, not well" if daemon.pid else "stopped"
+        state = "healthy" if daemon.is_healthy else "running, unhealthy" if daemon.pid else "stopped"
         console.print(f"{daemon.name:14} {state:18} {daemon.log}", highlight=False, soft_wrap=True)
     if stack.is_up:
-        console.print(f"pages: {stack.url}", highlight=False)
+        console.print(f"UI:    {stack.url}", highlight=False)
     if stack.dags:
         console.print(f"DAGs:  {', '.join(stack.dags)}", highlight=False)

@@ -1,4 +1,4 @@
-"""Commands that look at a recorder from outside: alerts, and the live view."""
+"""Commands `watch` and `alert check|watch`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from serving.cli.context import console, run_until_stopped, settings_of
 
-alert = typer.Typer(no_args_is_help=True, help="Notice that the recorder is dead, and call someone.")
+alert = typer.Typer(no_args_is_help=True, help="Alert when a recorder fails.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,9 +20,12 @@ def add_to(app: typer.Typer) -> None:
 
 def watch(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="Draw it once and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the status once and exit.")] = False,
 ) -> None:
-    """Show the recorders that run in this home, live, from any terminal of this machine."""
+    """Show the running recorders of this home live.
+
+    Works from any terminal of the machine. Example: `tickwalk watch --once`
+    """
     from ingest.recorder.heartbeat import read_heartbeats
     from serving.monitoring.live_view import render_all, watch_home
     from storage.clock import WallTime
@@ -42,32 +45,39 @@ def watch(
 @alert.command()
 def check(
     context: typer.Context,
-    tell: Annotated[bool, typer.Option("--tell", help="Also tell what changed since the last look.")] = False,
+    tell: Annotated[
+        bool, typer.Option("--tell", help="Also send alerts for changes since the last check.")
+    ] = False,
 ) -> None:
-    """Say what is wrong with the recorders of this home; ends with status 1 if anything is.
+    """Check the recorders of this home once; exit code 1 if anything is wrong.
 
-    With `--tell` it runs `alert.command` and posts to `alert.webhook`, each alert once: for a systemd timer or cron.
+    With `--tell` it also runs `alert.command` and posts to `alert.webhook`, once per alert; meant for a systemd timer
+    or cron.
+
+    Example: `tickwalk alert check --tell`
     """
-    from serving.monitoring.alerting import judge_home, look_once
+    from serving.monitoring.alerting import check_home, check_once
     from storage.clock import WallTime
 
     settings, now_ns = settings_of(context), WallTime().now_ns()
-    look = look_once if tell else judge_home
-    troubles = look(settings, now_ns=now_ns)
-    for trouble in troubles:
-        whose = f" (shard {trouble.shard})" if trouble.shard else ""
-        console.print(f"{trouble.kind}{whose}: {trouble.detail}", highlight=False, markup=False)
-    if troubles:
+    check_home = check_once if tell else check_home
+    issues = check_home(settings, now_ns=now_ns)
+    for issue in issues:
+        shard = f" (shard {issue.shard})" if issue.shard else ""
+        console.print(f"{issue.kind}{shard}: {issue.detail}", highlight=False, markup=False)
+    if issues:
         raise typer.Exit(1)
     console.print("all well", highlight=False)
 
 
 @alert.command("watch")
 def watch_alerts(context: typer.Context) -> None:
-    """Look every `alert.check_s` and tell of each change, until Ctrl-C; a process of its own, beside the recorder.
+    """Check every `alert.check_s` seconds and send alerts until Ctrl-C; run it beside the recorder.
 
-    Each alert goes as JSON to the standard input of `alert.command` and by POST to `alert.webhook`: when it begins,
-    again after `alert.repeat_s`, and once when it is over.
+    An alert is sent as JSON to the standard input of `alert.command` and by POST to `alert.webhook`: when the problem
+    starts, again every `alert.repeat_s` seconds, and once when it is resolved.
+
+    Example: `tickwalk --set alert.command=/usr/local/bin/page alert watch`
     """
     from serving.monitoring.alerting import watch_forever
 

@@ -1,4 +1,4 @@
-"""Commands that fill in the past: candles and funding from the venue over REST, the rest from its archives."""
+"""Commands `backfill candles|funding|trades|books|contexts`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.cli.backfill_progress import show_done, told
+from serving.cli.backfill_progress import report_backfill, show_result
 from serving.cli.context import run_until_stopped, settings_of
 
 if TYPE_CHECKING:
@@ -21,30 +21,31 @@ if TYPE_CHECKING:
     from storage.settings import Settings
 
     Work = Callable[..., Coroutine[Any, Any, BackfillResult]]
-    """Takes the lake, and the driver's keywords."""
+    """Called with the lake and the keyword arguments of the backfill driver."""
 
 backfill = typer.Typer(
     no_args_is_help=True,
-    help="Fill in the past from the venue; what is in the tables is not asked for again.",
+    help="Download history from the venue's API and archives.",
+    epilog="Steps whose rows the tables already hold are skipped. Ctrl-C stops between two steps; the same command "
+    "continues there.",
 )
 
-From = Annotated[str | None, typer.Option("--from", help="First instant, as in 2026-01-31; UTC.")]
-To = Annotated[str | None, typer.Option("--to", help="First instant that is left out; by default now.")]
-Since = Annotated[
-    str, typer.Option("--from", help="First instant, as in 2025-07-29 or 2025-07-29T14:00; UTC.")
-]
-Until = Annotated[str, typer.Option("--to", help="First instant that is left out.")]
+From = Annotated[str | None, typer.Option("--from", help="Start, such as 2026-01-31; UTC.")]
+To = Annotated[str | None, typer.Option("--to", help="End, exclusive; default: now.")]
+Since = Annotated[str, typer.Option("--from", help="Start, such as 2025-07-29 or 2025-07-29T14:00; UTC.")]
+Until = Annotated[str, typer.Option("--to", help="End, exclusive.")]
 Coins = Annotated[
     list[str] | None,
-    typer.Option("--coin", help="Coin, byte-exact, or a pattern such as `xyz:*`; by default `record.coins`."),
+    typer.Option(
+        "--coin",
+        help="Coin or pattern, such as `xyz:*`; case-sensitive; repeatable; default: record.coins.",
+    ),
 ]
 AllCoins = Annotated[
-    list[str] | None, typer.Option("--coin", help="Coin, byte-exact; all by default. Repeat it.")
+    list[str] | None, typer.Option("--coin", help="Coin, case-sensitive; repeatable; default: all.")
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what it would ask for, and what that costs.")
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Pay also what costs more than archive.limit_usd.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the plan and its cost.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Accept a cost above archive.limit_usd.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -58,18 +59,20 @@ def candles(
     since: From = None,
     until: To = None,
     coin: Coins = None,
-    width: Annotated[
-        str, typer.Option(help="Their width, as the venue has them: 1m, 5m, 1h, 1d, ...")
-    ] = "1m",
-    absent: Annotated[str, typer.Option(help="What a missing candle means: unknown, or quiet.")] = "unknown",
+    width: Annotated[str, typer.Option(help="Width of the candles: 1m, 5m, 1h, 1d, ...")] = "1m",
+    absent: Annotated[
+        str, typer.Option(help="Status of bars without a candle: unknown or quiet.")
+    ] = "unknown",
     dry_run: DryRun = False,
 ) -> None:
-    """Ask the venue for its candles, and make bars of them with origin `candle`.
+    """Download candles from the venue's API, and derive bars from them with origin `candle`.
 
-    The venue serves the newest 5,000 of a width: 3.5 days of `1m`, 17 days of `5m`, 208 days of `1h`. Without `--from`
-    all of them are taken. A bar that was recorded live is never replaced.
+    The venue serves the newest 5,000 candles of a width: 3.5 days of `1m`, 17 days of `5m`, 208 days of `1h`. Without
+    `--from` all of them are downloaded. Bars that were recorded live are never replaced.
 
-    Ctrl-C ends between two steps; the same command goes on from there, also after a kill.
+    Ctrl-C stops between two steps; the same command continues there, also after a kill.
+
+    Example: `tickwalk backfill candles --coin BTC --width 5m`
     """
     from ingest.backfill.candle_files import check_absent
     from ingest.backfill.rest.runner import RestRequest
@@ -82,9 +85,11 @@ def candles(
 def funding(
     context: typer.Context, since: From = None, until: To = None, coin: Coins = None, dry_run: DryRun = False
 ) -> None:
-    """Ask the venue for the funding that was paid: every 8 hours until June 2023, every hour since.
+    """Download funding payments: every 8 hours until June 2023, hourly since.
 
-    Without `--from` it begins at 2023-05-12, the first payment that the venue tells of.
+    Without `--from` it starts at 2023-05-12, the venue's first payment.
+
+    Example: `tickwalk backfill funding --coin BTC --from 2026-01-01`
     """
     from ingest.backfill.rest.runner import RestRequest
 
@@ -92,7 +97,7 @@ def funding(
 
 
 def _archive_command(kind: Kind, about: str) -> None:
-    """Add a command that reads a kind of history from an archive."""
+    """Add a command that downloads one kind of history from an archive."""
 
     def command(
         context: typer.Context,
@@ -109,18 +114,31 @@ def _archive_command(kind: Kind, about: str) -> None:
 
 _archive_command(
     "trades",
-    """Fetch trades that nodes wrote down, hour by hour, and make bars of them.
+    """Download trades hour by hour from the node archive, and derive bars from them.
 
-    An object holds all coins, so naming a few makes the tables smaller and not the price. Bars are made of widths
-    that divide an hour.
+    One object holds all coins, so naming a few reduces the size of the tables but not the price. Bars are derived for
+    widths that divide an hour.
+
+    Example: `tickwalk backfill trades --from 2025-07-29 --to 2025-07-30 --dry-run`
     """,
 )
 _archive_command(
-    "books", "Fetch books of 20 levels, an hour and coin at a time; about two snapshots a second."
+    "books",
+    """Download order books of 20 levels; about two snapshots per second.
+
+    One object holds an hour of one coin.
+
+    Example: `tickwalk backfill books --from 2025-07-29 --to 2025-07-30 --coin BTC --dry-run`
+    """,
 )
 _archive_command(
     "contexts",
-    "Fetch contexts (oracle, mark, predicted funding, open interest), a day at a time; a row a minute and coin.",
+    """Download oracle and mark prices, predicted funding and open interest; one row per minute and coin.
+
+    One object holds a day.
+
+    Example: `tickwalk backfill contexts --from 2025-07-29 --to 2025-07-30 --dry-run`
+    """,
 )
 
 
@@ -137,16 +155,16 @@ def _over_rest(
     from ingest.backfill.source import BackfillRequest
     from storage.clock import WallTime, parse_time_ns
 
-    wish = BackfillRequest(
+    request = BackfillRequest(
         parse_time_ns(since) if since else 0,
         parse_time_ns(until) if until else WallTime().now_ns(),
         tuple(coins or ()),
     )
 
     def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, BackfillResult]:
-        return backfill_over_rest(wanted, wish, lake, settings, **how)
+        return backfill_over_rest(wanted, request, lake, settings, **how)
 
-    _fill_in(f"asking for {wanted.what}", work, settings, dry_run=dry_run, is_agreed=True)
+    _run(f"downloading {wanted.what}", work, settings, dry_run=dry_run, is_agreed=True)
 
 
 def _from_archive(
@@ -164,28 +182,28 @@ def _from_archive(
     from ingest.backfill.source import BackfillRequest
     from storage.clock import parse_time_ns
 
-    wish = BackfillRequest(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
+    request = BackfillRequest(parse_time_ns(since), parse_time_ns(until), tuple(coins or ()))
 
     def work(lake: Lake, **how: Any) -> Coroutine[Any, Any, BackfillResult]:
-        return run_backfill([archive_source(kind, lake, settings)], wish, lake, settings, **how)
+        return run_backfill([archive_source(kind, lake, settings)], request, lake, settings, **how)
 
-    _fill_in(f"fetching {kind} from the archive", work, settings, dry_run=dry_run, is_agreed=is_agreed)
+    _run(f"downloading {kind} from the archive", work, settings, dry_run=dry_run, is_agreed=is_agreed)
 
 
-def _fill_in(label: str, work: Work, settings: Settings, *, dry_run: bool, is_agreed: bool) -> None:
-    """Tell the plan, refuse what is too dear, let the driver work, and show what it did."""
+def _run(label: str, work: Work, settings: Settings, *, dry_run: bool, is_agreed: bool) -> None:
+    """Print the plan, check its cost, run the driver, and print the result."""
     from ingest.backfill.pricing import check_cost
     from storage.lake.lake import Lake
 
     settings.ensure_home()
-    with Lake.open(settings) as lake, told(label, dry_run=dry_run) as telling:
+    with Lake.open(settings) as lake, report_backfill(label, dry_run=dry_run) as progress:
 
         def planned(plan: BackfillPlan) -> None:
-            telling.plan(plan)
+            progress.plan(plan)
             check_cost(plan.cost, settings.archive, is_agreed=is_agreed or dry_run)
 
         def go(stop: asyncio.Event) -> Coroutine[Any, Any, BackfillResult]:
-            return work(lake, dry_run=dry_run, stop=stop, on_plan=planned, on_step=telling.step)
+            return work(lake, dry_run=dry_run, stop=stop, on_plan=planned, on_step=progress.step)
 
         done: BackfillResult = run_until_stopped(go)
-    show_done(done, dry_run=dry_run)
+    show_result(done, dry_run=dry_run)

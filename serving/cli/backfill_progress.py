@@ -1,4 +1,4 @@
-"""What is a person told of a backfill: the plan and its price, a bar while it runs, and what became of it?"""
+"""Plan, progress bar and result of a backfill on the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from serving.cli.context import console, notes, paced_progress
+from serving.cli.context import console, notes
+from serving.cli.progress import paced_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,25 +17,25 @@ if TYPE_CHECKING:
 
 
 class BackfillProgress:
-    """Tells a person of a backfill while it runs."""
+    """Prints the plan of a backfill and advances its progress bar."""
 
     def __init__(self, advance: Callable[[int, int, str], None], out: Console) -> None:
         self._advance, self._out = advance, out
 
     def plan(self, plan: BackfillPlan) -> None:
-        """Say what is left before the first step."""
+        """Print the plan before the first step."""
         for line in describe_plan(plan):
             self._out.print(line, highlight=False, markup=False, soft_wrap=True)
         self._advance(0, len(plan.steps), "")
 
     def step(self, step: BackfillStep, done: BackfillResult) -> None:
-        """Move the bar."""
+        """Advance the bar after a step."""
         self._advance(done.taken + len(done.absent), len(done.plan.steps), step.about)
 
 
 @contextlib.contextmanager
-def told(label: str, *, dry_run: bool) -> Iterator[BackfillProgress]:
-    """Show the plan, and unless it is all that is wanted a bar with pace and time left."""
+def report_backfill(label: str, *, dry_run: bool) -> Iterator[BackfillProgress]:
+    """Yield the reporter; with `dry_run` it prints the plan only, without a progress bar."""
     if dry_run:
         yield BackfillProgress(lambda *_: None, console)
         return
@@ -43,7 +44,7 @@ def told(label: str, *, dry_run: bool) -> Iterator[BackfillProgress]:
 
 
 def describe_plan(plan: BackfillPlan) -> list[str]:
-    """Return what a plan costs, one line a matter."""
+    """Return the plan and its cost as lines of text."""
     if not plan.steps:
         return [f"nothing to do: all {plan.committed} steps are in the lake"]
     first, last, cost = plan.steps[0][1], plan.steps[-1][1], plan.cost
@@ -51,33 +52,31 @@ def describe_plan(plan: BackfillPlan) -> list[str]:
     lines += [f"  first     {first.about}", f"  last      {last.about}"]
     if plan.weight:
         wait = f"about {plan.minutes:,.0f} minutes" if plan.minutes else "less than a minute"
-        lines.append(f"  budget    {plan.weight:,} of the venue's weight, {wait} at a backfill's share")
+        lines.append(
+            f"  requests  {plan.weight:,} of the venue's rate-limit weight, {wait} at the share for backfills"
+        )
     unsized = f", and {cost.unsized} objects of unknown size" if cost.unsized else ""
     lines.append(f"  download  about {cost.size_bytes / 1e6:,.1f} MB{unsized}")
     if cost.is_paid:
         lines.append(
-            f"  price     about {cost.usd:,.2f} USD for the reader, at archive.usd_per_gb and archive.usd_per_1000"
+            f"  price     about {cost.usd:,.2f} USD, paid by you, at archive.usd_per_gb and archive.usd_per_1000"
         )
     return lines
 
 
-def show_done(done: BackfillResult, *, dry_run: bool) -> None:
-    """Print what a backfill did."""
+def show_result(done: BackfillResult, *, dry_run: bool) -> None:
+    """Print the result of a backfill."""
     if dry_run:
-        notes.print("nothing was asked for: --dry-run", highlight=False)
+        notes.print("nothing was downloaded: --dry-run", highlight=False)
         return
     rows = ", ".join(f"{name} {count:,}" for name, count in sorted(done.rows.items()) if count) or "nothing"
-    console.print(
-        f"steps     {done.taken:,} taken, {done.plan.committed:,} were in the lake", highlight=False
-    )
+    console.print(f"steps     {done.taken:,} done, {done.plan.committed:,} were in the lake", highlight=False)
     console.print(f"new rows  {rows}", highlight=False)
     if done.refused:
-        console.print(f"refused   {done.refused:,} rows, see the table quarantine", highlight=False)
+        console.print(f"rejected  {done.refused:,} rows; see: tickwalk quarantine list", highlight=False)
     if done.absent:
-        console.print(
-            f"absent    {len(done.absent):,} steps; the next run asks for them again", highlight=False
-        )
+        console.print(f"absent    {len(done.absent):,} steps; the next run tries them again", highlight=False)
         for step, reason in done.absent[:5]:
             console.print(f"  {step.about}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if done.is_stopped:
-        console.print(f"stopped   {done.left:,} steps are left; the same command goes on", highlight=False)
+        console.print(f"stopped   {done.left:,} steps are left; the same command continues", highlight=False)

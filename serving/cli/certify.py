@@ -1,4 +1,4 @@
-"""The command that compares bars with the venue's own candles."""
+"""Command `certify`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ def add_to(app: typer.Typer) -> None:
 
 def certify(
     context: typer.Context,
-    coin: Annotated[str | None, typer.Option(help="One instrument or coin; all by default.")] = None,
-    since: Annotated[str | None, typer.Option("--from", help="Bars from this time on.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="Bars before this time.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    coin: Annotated[str | None, typer.Option(help="One instrument or coin; default: all.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Start.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="End, exclusive.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
-    """Compare bars that we watched with the candles in the lake, and say which share of each coin's is certified.
+    """Compare recorded bars with the venue's candles.
 
-    A bar that agrees gets a revision that says `certified`; one that differs stands in `tickwalk gaps --differ`, and
-    its prints are asked of the archive. The newest three hours are the recorder's, which asks by itself.
-    A second run adds nothing.
+    Prints the share of certified bars per coin. A bar that agrees gets a revision marked `certified`; one that differs
+    is listed by `tickwalk gaps --differ`, and its prints are requested from the archive. The newest three hours are
+    left to the recorder, which certifies them itself. A second run adds nothing.
+
+    Example: `tickwalk certify --coin BTC --from 2026-11-01`
     """
     from ingest.backfill.certify import certify as run
     from storage.clock import parse_time_ns
@@ -35,14 +37,14 @@ def certify(
     from_ns = parse_time_ns(since) if since else 0
     to_ns = parse_time_ns(until) if until else None
     if to_ns is not None and to_ns <= from_ns:
-        raise RangeError(f"--to {until} is not after --from {since}", hint="exchange them")
+        raise RangeError(f"--to {until} is not after --from {since}", hint="swap them")
     settings = settings_of(context)
     with Lake.open(settings) as lake, notes.status("comparing bars with candles"):
         done = run(lake, settings, from_ns=from_ns, to_ns=to_ns, instrument=coin)
     if done.shares.num_rows == 0:
         raise RangeError(
-            "the lake holds no bar of that stretch that was watched",
-            hint="bring some in with: tickwalk record, or tickwalk replay FILE",
+            "the lake holds no watched bar in that range",
+            hint="record or load some: tickwalk record, or tickwalk replay FILE",
         )
     print_table(done.shares, form)
     if form == "table":

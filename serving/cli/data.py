@@ -1,4 +1,4 @@
-"""Commands that bring ticks in and read tables: replay, import, sql, instruments."""
+"""Commands `replay`, `import`, `sql` and `instruments`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from serving.cli.context import Format, byte_progress, console, notes, print_table, settings_of
+from serving.cli.context import Format, console, notes, print_table, settings_of
+from serving.cli.progress import byte_progress
 from storage.errors import RangeError
 
-imports = typer.Typer(no_args_is_help=True, help="Bring in history that was not recorded here.")
+imports = typer.Typer(no_args_is_help=True, help="Import history from files.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,11 +24,14 @@ def add_to(app: typer.Typer) -> None:
 
 def replay(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Captures, or recordings in the journal.")],
+    files: Annotated[list[Path], typer.Argument(help="Capture files, or recordings in the journal.")],
 ) -> None:
-    """Replay captures or recordings into the tables; what is there already is not written twice.
+    """Load captures or recordings into the tables.
 
-    A capture is a file of lines `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped.
+    Rows that the tables already hold are skipped, so a second run adds nothing. A capture is a file of lines
+    `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped.
+
+    Example: `tickwalk replay capture.ndjson.gz`
     """
     from ingest.replay.replay import replay as run
     from storage.lake.lake import Lake
@@ -57,18 +61,19 @@ def replay(
 def sql(
     context: typer.Context,
     query: Annotated[str, typer.Argument(help="DuckDB SQL over the tables; `SHOW TABLES` lists them.")],
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
-    at: Annotated[int | None, typer.Option(help="Read the lake as it was at this snapshot.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
+    at: Annotated[int | None, typer.Option(help="Snapshot of the lake to read; default: the newest.")] = None,
     known_at: Annotated[
         str | None,
-        typer.Option(help="Leave out what a live system would not have known then; ISO 8601, UTC."),
+        typer.Option(help="Hide rows that were not knowable at this time; ISO 8601, UTC."),
     ] = None,
 ) -> None:
-    """Query the tables, read-only.
+    """Query the tables with SQL, read-only.
 
-    `--at` asks what the lake held, `--known-at` what a live system would have known; they may be given together.
+    `--at` reads an older snapshot of the lake. `--known-at` hides rows that a live system could not have known at that
+    time. The two can be combined.
 
-    For example: `tickwalk sql "SELECT instrument, status, count(*) FROM bars_latest GROUP BY ALL"`.
+    Example: `tickwalk sql "SELECT instrument, status, count(*) FROM bars_latest GROUP BY ALL"`
     """
     from storage.clock import parse_time_ns
     from storage.lake.lake import Lake
@@ -81,17 +86,19 @@ def sql(
 def instruments(
     context: typer.Context,
     pattern: Annotated[
-        str, typer.Argument(help="Only symbols like this, such as xyz:* or kPEPE; byte-exact.")
+        str, typer.Argument(help="Symbol or pattern, such as kPEPE or xyz:*; case-sensitive.")
     ] = "*",
     every: Annotated[
-        bool, typer.Option("--all", help="Also those that are delisted, absent, or had a name before.")
+        bool, typer.Option("--all", help="Include delisted, absent and renamed instruments.")
     ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
-    """List what the venues list, by their newest answers in the lake.
+    """List instruments.
 
-    A name that was recycled is a new instrument with `~2` behind its id; what held when is in the view
-    `instruments_valid`.
+    Shows the state that the venues last reported. A reused symbol is a new instrument whose id ends in `~2`. The view
+    `instruments_valid` has the full history.
+
+    Example: `tickwalk instruments "xyz:*" --all`
     """
     from storage.lake.lake import Lake
 
@@ -105,15 +112,13 @@ def instruments(
         FROM newest WHERE symbol GLOB ? AND (now = 'listed' OR ?) ORDER BY venue, dex, symbol, generation
     """
     with Lake.open(settings_of(context), read_only=True) as lake:
-        held = lake.query("SELECT count(*) AS rows FROM instruments")["rows"][0].as_py()
+        total = lake.query("SELECT count(*) AS rows FROM instruments")["rows"][0].as_py()
         rows = lake.query(query, (pattern, every))
-    if held == 0:
-        raise RangeError(
-            "the lake holds no instruments yet", hint="they come with the first: tickwalk record"
-        )
+    if total == 0:
+        raise RangeError("the lake holds no instruments yet", hint="they are recorded by: tickwalk record")
     if rows.num_rows == 0:
         raise RangeError(
-            f"no instrument that is listed has a symbol like {pattern!r}",
+            f"no listed instrument has a symbol like {pattern!r}",
             hint="see them all with: tickwalk instruments --all",
         )
     print_table(rows, form)
@@ -124,16 +129,20 @@ def candles(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Parquet file of candles.")],
     width: Annotated[
-        str | None, typer.Option(help="Their width, such as 5m; told from the file by default.")
+        str | None, typer.Option(help="Width of the candles, such as 5m; default: read from the file.")
     ] = None,
-    venue: Annotated[str, typer.Option(help="First part of the instrument ids.")] = "hyperliquid",
-    kind: Annotated[str, typer.Option(help="Second part of the instrument ids: perp, spot.")] = "perp",
-    absent: Annotated[str, typer.Option(help="What a missing candle means: unknown, or quiet.")] = "unknown",
+    venue: Annotated[str, typer.Option(help="Venue in the instrument ids.")] = "hyperliquid",
+    kind: Annotated[str, typer.Option(help="Kind in the instrument ids: perp or spot.")] = "perp",
+    absent: Annotated[
+        str, typer.Option(help="Status of bars without a candle: unknown or quiet.")
+    ] = "unknown",
 ) -> None:
-    """Import candle history; bars are derived from it with origin `candle`.
+    """Import candles from a Parquet file, and derive bars from them with origin `candle`.
 
-    Columns: coin (or symbol), t (open; milliseconds or a timestamp), open, high, low, close, volume, and trades
-    where known.
+    Columns: coin (or symbol), t (open time; milliseconds or a timestamp), open, high, low, close, volume, and
+    optionally trades.
+
+    Example: `tickwalk import candles btc-5m.parquet`
     """
     from ingest.backfill.candle_files import check_absent, describe, import_candles
     from storage.lake.lake import Lake

@@ -1,4 +1,4 @@
-"""The command that explains one bar, or what a feature says of it."""
+"""Command `explain`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ def add_to(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    instrument: Annotated[str, typer.Argument(help="An instrument id, or a coin where it is unambiguous.")],
-    time: Annotated[str, typer.Argument(help="An instant in the bar, UTC, as in 2026-11-01T12:34.")],
+    instrument: Annotated[str, typer.Argument(help="Instrument id, or a coin if it is unambiguous.")],
+    time: Annotated[str, typer.Argument(help="Time inside the bar, UTC, such as 2026-11-01T12:34.")],
     width: Annotated[
-        str | None, typer.Option(help="Width of the bar; by default the first of bars.widths.")
+        str | None, typer.Option(help="Width of the bar; default: the first of bars.widths.")
     ] = None,
     feature: Annotated[
         str | None,
-        typer.Option(help="Explain this feature's cell instead: value, mask, window, knowable time."),
+        typer.Option(help="Trace this feature's value instead: value, mask, input window, knowable time."),
     ] = None,
 ) -> None:
-    """Explain one bar: its revisions, the prints behind each number, their frames in the journal, what was watched.
+    """Trace a bar, or a feature's value, back to its source rows.
 
-    With --feature, explain what that feature says of the bar, and the rows that it came from.
+    For a bar: its revisions, the prints behind each number, their frames in the journal, and the coverage. With
+    `--feature`: the feature's value at that bar and the rows it was computed from.
+
+    Example: `tickwalk explain BTC 2026-11-01T12:34 --feature log_return_1`
     """
     from storage.clock import parse_time_ns
     from storage.lake.lake import Lake

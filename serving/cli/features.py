@@ -1,4 +1,4 @@
-"""Commands for features: what there is, what changed, build, prove, health."""
+"""Commands `features list|show|diff|build|follow|prove|health`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import pyarrow as pa
 import typer
 
-from serving.cli.context import Format, console, day_progress, notes, print_table, settings_of, step_progress
+from serving.cli.context import Format, console, notes, print_table, settings_of
+from serving.cli.progress import day_progress, step_progress
 from storage.errors import LeakError, SettingsError
 
 if TYPE_CHECKING:
@@ -20,22 +20,20 @@ if TYPE_CHECKING:
 
 features = typer.Typer(
     no_args_is_help=True,
-    help="What features there are, what changed, whether they look ahead; build them, or follow the recorder.",
+    help="List, build, test and follow feature sets.",
 )
 
-Set = Annotated[
-    str, typer.Argument(metavar="SET", help="A feature set; `tickwalk features list` names them.")
-]
-Width = Annotated[str | None, typer.Option(help="Width of the bars; by default the first of bars.widths.")]
-Since = Annotated[str | None, typer.Option(help="First bar, ISO 8601, UTC.")]
-Until = Annotated[str | None, typer.Option(help="End of the bars, ISO 8601, UTC.")]
-At = Annotated[int | None, typer.Option(help="Snapshot of the lake to read; the newest by default.")]
+Set = Annotated[str, typer.Argument(metavar="SET", help="Feature set; `tickwalk features list` lists them.")]
+Width = Annotated[str | None, typer.Option(help="Width of the bars; default: the first of bars.widths.")]
+Since = Annotated[str | None, typer.Option(help="Start of the bars, ISO 8601, UTC; default: all.")]
+Until = Annotated[str | None, typer.Option(help="End of the bars, exclusive, ISO 8601, UTC.")]
+At = Annotated[int | None, typer.Option(help="Snapshot of the lake to read; default: the newest.")]
 Instruments = Annotated[
-    list[str] | None, typer.Option("--instrument", help="An id; may be given several times.")
+    list[str] | None, typer.Option("--instrument", help="Instrument id; repeatable; default: all.")
 ]
-Form = Annotated[Format, typer.Option("--format", help="How to print.")]
+Form = Annotated[Format, typer.Option("--format", help="Output format.")]
 Share = Annotated[
-    float, typer.Option("--newest", help="Share of the range, the newest, that is held against the rest.")
+    float, typer.Option("--newest", help="Newest share of the range, compared with the rest for drift.")
 ]
 
 
@@ -46,10 +44,15 @@ def add_to(app: typer.Typer) -> None:
 
 @features.command("list")
 def list_features(
-    feature_set: Annotated[str | None, typer.Argument(metavar="[SET]", help="Only this set.")] = None,
+    feature_set: Annotated[
+        str | None, typer.Argument(metavar="[SET]", help="Feature set; default: all.")
+    ] = None,
     form: Form = "table",
 ) -> None:
-    """List the feature sets, or the features of one with unit, lookback, inputs and source."""
+    """List the feature sets, or the features of one set with unit, lookback, inputs and source.
+
+    Example: `tickwalk features list live`
+    """
     from serving.feature_jobs.catalog import list_rows, list_sets
 
     if feature_set is None and form == "table":
@@ -60,10 +63,17 @@ def list_features(
 
 @features.command()
 def show(
-    feature: Annotated[str, typer.Argument(help="Its name; `tickwalk features list` names them.")],
-    code: Annotated[bool, typer.Option("--code", help="Print the source of all that it reaches.")] = False,
+    feature: Annotated[
+        str, typer.Argument(help="Name of the feature; `tickwalk features list SET` lists them.")
+    ],
+    code: Annotated[
+        bool, typer.Option("--code", help="Also print the source of every function it calls.")
+    ] = False,
 ) -> None:
-    """Show all about one feature: formula, missing policy, inputs, the code it reaches, its fingerprint."""
+    """Show one feature: formula, missing policy, inputs, functions it calls, fingerprint.
+
+    Example: `tickwalk features show log_return_1 --code`
+    """
     from serving.feature_jobs.catalog import describe
 
     for line in describe(feature, with_code=code):
@@ -73,22 +83,28 @@ def show(
 @features.command()
 def diff(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="A night's id, a block, or an edition's file.")],
-    other: Annotated[
-        str | None, typer.Argument(help="Another of them; by default the code as it stands here.")
-    ] = None,
+    what: Annotated[
+        str,
+        typer.Argument(help="Id of a night, a file that `features build --to` wrote, or its edition."),
+    ],
+    other: Annotated[str | None, typer.Argument(help="Another one; default: the current code.")] = None,
     form: Form = "table",
 ) -> None:
-    """Tell which features came, went or changed since a night or a block was made, and through which function."""
+    """Show the features added, removed or changed since a night or a build, and the function that changed.
+
+    Example: `tickwalk features diff features.safetensors`
+    """
+    import pyarrow as pa
+
     from features.versioning.set_diff import differences
-    from serving.feature_jobs.selection import edition_now, find_edition
+    from serving.feature_jobs.selection import current_edition, find_edition
 
     settings = settings_of(context)
     old = find_edition(settings, what)
-    new = find_edition(settings, other) if other else edition_now(old["feature_set"])
+    new = find_edition(settings, other) if other else current_edition(old["feature_set"])
     found = differences(old, new)
     if not found:
-        console.print(f"the same {len(new['features'])} features, by the same code", highlight=False)
+        console.print(f"no difference: {len(new['features'])} features with the same code", highlight=False)
         return
     rows = [{"feature": item.feature, "change": item.change, "what": item.what} for item in found]
     print_table(pa.Table.from_pylist(rows), form)
@@ -100,7 +116,7 @@ def build(
     feature_set: Set,
     to: Annotated[
         Path | None,
-        typer.Option(help="Write one block there; refused where its health is not fit to learn from."),
+        typer.Option(help="Write one file there instead; refused if its health check fails."),
     ] = None,
     width: Width = None,
     since: Since = None,
@@ -112,43 +128,47 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="WIDTH",
-            help="With --to: join the set's features of wider bars too, such as 1h, each as of the last wider bar that "
-            "was over by a close, as NAME@1h, and its age; may be given several times.",
+            help="With --to: also join the set's features of wider bars, such as 1h, as NAME@1h with their age; each "
+            "as of the last wider bar that was closed; repeatable.",
         ),
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Write the block, or end with 0, even where it is refused.")
+        bool,
+        typer.Option("--anyway", help="Write the file, or exit with code 0, even if the health check fails."),
     ] = False,
 ) -> None:
-    """Build a set over a range of the lake: the days that changed, below the home; or one block, with --to.
+    """Build a feature set over a range of the lake.
 
-    Days are kept as they are finished: Ctrl-C leaves them, and the same command goes on from there. When all are
-    built the newest of them are judged, as many as fit into memory; where a limit refuses them the command ends with 1
-    and says why, and the days stay.
+    By default the days whose bars changed are built and stored in the home. With `--to` one file is written instead.
+    Each finished day is saved: after Ctrl-C the same command continues there. At the end the newest days, as many as
+    fit into memory, are checked for health. If a limit refuses them, the command prints why and exits with code 1; the
+    days stay.
+
+    Example: `tickwalk features build live --width 1m --since 2026-11-01`
     """
     from serving.feature_jobs.build import build_to
-    from serving.feature_jobs.selection import BarSelection, refuse_share
+    from serving.feature_jobs.selection import BarSelection, check_share
 
     settings = settings_of(context)
-    refuse_share(newest)
+    check_share(newest)
     bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
     if to is None:
         if wider:
             raise SettingsError(
-                "--wider joins features into one file, and none was named", hint="add --to FILE.safetensors"
+                "--wider joins features into one file, but no file is named", hint="add --to FILE.safetensors"
             )
         _build_days(bars, newest=newest, anyway=anyway)
         return
     with step_progress("reading bars", 4 + len(wider or ())) as advance:
-        said = build_to(to, bars, wider=wider or (), newest=newest, anyway=anyway, on_step=advance)
-    console.print(said, highlight=False, soft_wrap=True)
+        summary = build_to(to, bars, wider=wider or (), newest=newest, anyway=anyway, on_step=advance)
+    console.print(summary, highlight=False, soft_wrap=True)
 
 
 def _build_days(bars: BarSelection, *, newest: float, anyway: bool) -> None:
-    """Build the days of a home's store, and say what was done and found."""
-    from serving.feature_jobs.build import build_days, judge_days, told_days
+    """Build the days of a home's store, and print what was built and the health findings."""
+    from serving.feature_jobs.build import build_days, check_days, summarize_days
 
     days = 0
     try:
@@ -162,17 +182,17 @@ def _build_days(bars: BarSelection, *, newest: float, anyway: bool) -> None:
             built = build_days(bars, on_day=on_day)
     except KeyboardInterrupt:
         counted = f"{days} day{'' if days == 1 else 's'}"
-        notes.print(f"stopped: {counted} done and kept; the same command goes on from there", soft_wrap=True)
+        notes.print(f"stopped: {counted} built and saved; the same command continues there", soft_wrap=True)
         raise
-    console.print(told_days(built), highlight=False, soft_wrap=True)
-    with notes.status("judging the newest days"):
-        judged, health = judge_days(bars, built, newest=newest)
-    _tell_findings(health)
+    console.print(summarize_days(built), highlight=False, soft_wrap=True)
+    with notes.status("checking the health of the newest days"):
+        judged, health = check_days(bars, built, newest=newest)
+    _print_findings(health)
     refused = len(health.refusals)
-    outcome = "refused" if refused else "fit to learn from"
+    outcome = "refused" if refused else "fit for training"
     warnings = len(health.findings) - refused
     console.print(
-        f"judged the newest {judged} of its days: {outcome}, {refused} refusals, {warnings} warnings",
+        f"health of the newest {judged} days: {outcome}, {refused} refusals, {warnings} warnings",
         highlight=False,
         soft_wrap=True,
     )
@@ -180,12 +200,12 @@ def _build_days(bars: BarSelection, *, newest: float, anyway: bool) -> None:
         raise typer.Exit(1)
 
 
-def _tell_findings(health: FeatureHealth) -> None:
+def _print_findings(health: FeatureHealth) -> None:
     for item in health.findings:
-        told = (
+        line = (
             f"{item.verdict}: {item.feature} of {', '.join(item.instruments[:3])} {item.what}; {item.reason}"
         )
-        notes.print(told, highlight=False, markup=False, soft_wrap=True)
+        notes.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @features.command()
@@ -197,29 +217,33 @@ def follow(
     patience: Annotated[
         float,
         typer.Option(
-            help="Seconds that a bar is waited for once its grace is over; then what is missing is unknown. Fewer than "
-            "a recorder takes to commit (record.commit_s, and a moment) leave bars unknown that were recorded."
+            help="Seconds to wait for a bar after its grace period; a bar still missing then is unknown. Choose "
+            "more than record.commit_s, or recorded bars become unknown."
         ),
     ] = 30.0,
-    bars: Annotated[int | None, typer.Option("--bars", min=1, help="End after so many bars.")] = None,
+    bars: Annotated[int | None, typer.Option("--bars", min=1, help="Stop after this many bars.")] = None,
     form: Annotated[
         Literal["line", "json"],
-        typer.Option("--format", help="A line a bar, or all values as a JSON object an instrument."),
+        typer.Option(
+            "--format", help="line: one line per bar; json: all values, one object per bar and instrument."
+        ),
     ] = "line",
 ) -> None:
-    """Compute a set beside the recorder: of each bar as it closes, the features that a build gives it later.
+    """Compute a feature set live, bar by bar, beside a running recorder.
 
-    It goes on until Ctrl-C. It reads the home's lake and writes nothing.
+    Runs until Ctrl-C. The values equal those of a later `build`. It reads the lake and writes nothing.
+
+    Example: `tickwalk features follow live --format json`
     """
     from serving.feature_jobs.follow import follow_bars
     from serving.feature_jobs.selection import BarSelection
 
     settings = settings_of(context)
-    asked = BarSelection.of(
+    selection = BarSelection.of(
         settings, feature_set, width=width, since=None, until=None, at=None, instruments=instrument
     )
-    for told in itertools.islice(follow_bars(asked, patience_s=patience, stop=threading.Event()), bars):
-        lines = [told.line()] if form == "line" else [json.dumps(record) for record in told.records()]
+    for bar in itertools.islice(follow_bars(selection, patience_s=patience, stop=threading.Event()), bars):
+        lines = [bar.line()] if form == "line" else [json.dumps(record) for record in bar.records()]
         typer.echo("\n".join(lines))
 
 
@@ -232,9 +256,12 @@ def prove(
     until: Until = None,
     at: At = None,
     instrument: Instruments = None,
-    seed: Annotated[int, typer.Option(help="Seed of the cuts, the order and what replaces values.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random cuts, order and replacement values.")] = 0,
 ) -> None:
-    """Prove on the lake's newest bars that no feature of a set looks ahead; ends with 1, naming it, where one does."""
+    """Test on the lake's newest bars that no feature looks ahead; exit code 1 if one does.
+
+    Example: `tickwalk features prove live`
+    """
     from serving.feature_jobs.selection import BarSelection, prove_set
 
     settings = settings_of(context)
@@ -242,7 +269,7 @@ def prove(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
     try:
-        with notes.status("proving"):
+        with notes.status("testing for look-ahead"):
             lines = prove_set(bars, seed=seed)
     except LeakError as error:
         notes.print(f"leak: {error.message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
@@ -262,16 +289,19 @@ def health(
     at: At = None,
     instrument: Instruments = None,
     newest: Share = 0.2,
-    page: Annotated[Path | None, typer.Option(help="Also draw it, as one HTML file.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write it as one HTML file.")] = None,
     form: Form = "table",
 ) -> None:
-    """Judge a set on the lake's bars: coverage, nulls, drift; ends with 1 where a limit refuses it."""
+    """Check the health of a set on the lake's bars: coverage, nulls, drift; exit code 1 if a limit refuses it.
+
+    Example: `tickwalk features health live --page health.html`
+    """
     from features.build import build_features
-    from serving.feature_jobs.selection import BarSelection, health_of, health_rows, refuse_share
+    from serving.feature_jobs.selection import BarSelection, check_share, health_of, health_rows
     from serving.report.page import write_features
 
     settings = settings_of(context)
-    refuse_share(newest)
+    check_share(newest)
     bars = BarSelection.of(
         settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
     )
@@ -279,7 +309,7 @@ def health(
         panel = bars.load()
         found = health_of(build_features(panel, feature_set), panel, newest=newest)
     print_table(health_rows(found, is_short=form == "table"), form)
-    _tell_findings(found)
+    _print_findings(found)
     if page is not None:
         console.print(str(write_features(page, found).resolve()), highlight=False, soft_wrap=True)
     if found.refusals:

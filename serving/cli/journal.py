@@ -1,4 +1,4 @@
-"""Commands for what must outlast a year: the journal's copies and its size on disk."""
+"""Commands `keep run|status|estimate`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from serving.cli.context import console, notes, print_table, settings_of
 
 keep = typer.Typer(
-    no_args_is_help=True, help="Copy the journal elsewhere, remove what may go, and see how it grows."
+    no_args_is_help=True, help="Back up the journal, delete old recordings, estimate disk use."
 )
 
 
@@ -20,9 +20,11 @@ def add_to(app: typer.Typer) -> None:
 
 @keep.command("run")
 def run_pass(context: typer.Context) -> None:
-    """Copy sealed segments to `keep.copy_to`, and remove recordings older than `keep.journal_days`, once.
+    """Copy sealed segments to `keep.copy_to`, and delete recordings older than `keep.journal_days`, once.
 
-    A running recorder does the same by itself. Ends with status 1 where something could not be kept.
+    A running recorder does this by itself. The exit code is 1 if something could not be copied or deleted.
+
+    Example: `tickwalk --set keep.copy_to=/mnt/backup keep run`
     """
     from ingest.journal.retention import apply_retention
     from storage.clock import WallTime
@@ -31,7 +33,7 @@ def run_pass(context: typer.Context) -> None:
     if not (settings.keep.copy_to or settings.keep.journal_days):
         notes.print("nothing to do: keep.copy_to is empty and keep.journal_days is 0", highlight=False)
         return
-    with notes.status("keeping the journal"):
+    with notes.status("backing up the journal"):
         done = apply_retention(settings, now_ns=WallTime().now_ns())
     console.print(
         f"copied {done.copied} segments ({done.copied_bytes / 1e6:,.1f} MB), "
@@ -46,7 +48,7 @@ def run_pass(context: typer.Context) -> None:
 
 @keep.command("status")
 def show_status(context: typer.Context) -> None:
-    """List the recordings on this disk: size, age, and what is copied."""
+    """List the recordings on this disk: size, age, and segments copied."""
     import pyarrow as pa
 
     from ingest.journal.retention import stored_recordings
@@ -55,17 +57,17 @@ def show_status(context: typer.Context) -> None:
     settings, now_ns = settings_of(context), WallTime().now_ns()
     rows = [
         {
-            "recording": held.name,
-            "sealed": "yes" if held.is_sealed else "no",
-            "segments": len(held.sealed) + len(held.open),
-            "copied": len(held.copied & {path.name for path in held.sealed}),
-            "mb": round(held.size_bytes / 1e6, 1),
-            "age_days": round((now_ns - held.ended_ns) / DAY_NS, 1),
+            "recording": recording.name,
+            "sealed": "yes" if recording.is_sealed else "no",
+            "segments": len(recording.sealed) + len(recording.open),
+            "copied": len(recording.copied & {path.name for path in recording.sealed}),
+            "mb": round(recording.size_bytes / 1e6, 1),
+            "age_days": round((now_ns - recording.ended_ns) / DAY_NS, 1),
         }
-        for held in stored_recordings(settings)
+        for recording in stored_recordings(settings)
     ]
     if not rows:
-        console.print("this home holds no recording", highlight=False)
+        console.print("this home has no recordings", highlight=False)
         return
     print_table(pa.Table.from_pylist(rows), "table")
 
@@ -74,10 +76,13 @@ def show_status(context: typer.Context) -> None:
 def show_estimate(
     context: typer.Context,
     coins: Annotated[
-        list[str] | None, typer.Option("--coin", help="Coin; by default those of the settings.")
+        list[str] | None, typer.Option("--coin", help="Coin; repeatable; default: record.coins.")
     ] = None,
 ) -> None:
-    """Say how many gigabytes a day a recording will take, and for how many days the disk has room."""
+    """Estimate the gigabytes a recording needs per day, and the days until the disk is full.
+
+    Example: `tickwalk keep estimate --coin BTC --coin ETH`
+    """
     from ingest.recorder.disk_estimate import estimate
 
     settings = settings_of(context)

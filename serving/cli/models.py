@@ -1,4 +1,4 @@
-"""Commands that make and judge models: demo, nightly, models, report."""
+"""Commands `demo`, `nightly`, `models` and `report`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from serving.cli.context import Format, console, notes, print_table, settings_of, step_progress
+from serving.cli.context import Format, console, notes, print_table, settings_of
+from serving.cli.progress import step_progress
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,10 +24,13 @@ def demo(
     hours: Annotated[float, typer.Option(help="Hours of simulated market to record.")] = 48.0,
     seed: Annotated[int, typer.Option(help="Seed of the simulated market.")] = 7,
 ) -> None:
-    """Record a simulated venue, retrain on it, judge the model, and write the report.
+    """Run the whole pipeline on a simulated market.
 
-    The market is simulated with a planted signal: it proves the plumbing and says nothing of any model's quality.
-    Everything lies below the home's folder `demo`, which is made anew each time.
+    Records a simulated venue, trains and evaluates models on it, and writes the report. The market has a planted
+    signal: the result tests the pipeline and says nothing about the quality of a model. Everything is written to the
+    folder `demo` of the home, which is created anew each time.
+
+    Example: `tickwalk demo --hours 48`
     """
     from serving.demo import run_demo
 
@@ -39,15 +43,15 @@ def demo(
 def nightly(
     context: typer.Context,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "candles",
-    since: Annotated[str | None, typer.Option(help="First bar, ISO 8601, UTC.")] = None,
-    until: Annotated[str | None, typer.Option(help="End of the bars, ISO 8601, UTC.")] = None,
-    at: Annotated[
-        int | None, typer.Option(help="Snapshot of the lake to read; the newest by default.")
-    ] = None,
+    since: Annotated[str | None, typer.Option(help="Start of the bars, ISO 8601, UTC; default: all.")] = None,
+    until: Annotated[str | None, typer.Option(help="End of the bars, exclusive, ISO 8601, UTC.")] = None,
+    at: Annotated[int | None, typer.Option(help="Snapshot of the lake to read; default: the newest.")] = None,
 ) -> None:
-    """Retrain, judge and report, as the nightly DAG does, without Airflow.
+    """Retrain, evaluate and report once, without Airflow.
 
-    Steps that are done already are kept: a night that was cut short goes on where it was.
+    Runs the same steps as the nightly DAG. Finished steps are kept: an interrupted night continues where it stopped.
+
+    Example: `tickwalk nightly --recipe candles --since 2026-11-01`
     """
     from serving.nightly import run_night
 
@@ -61,9 +65,12 @@ def nightly(
 
 def models(
     context: typer.Context,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
-    """List the ledger of model versions, newest last: what was registered, promoted, refused."""
+    """List model versions and whether they were promoted.
+
+    Shows the registry's events, newest last: registered, promoted, refused.
+    """
     from storage.lake.lake import Lake
 
     query = """
@@ -76,9 +83,12 @@ def models(
 
 def report(
     context: typer.Context,
-    night: Annotated[str, typer.Argument(help="The night's id; `tickwalk models` names them.")],
+    night: Annotated[str, typer.Argument(help="Id of the night; `tickwalk models` lists them.")],
 ) -> None:
-    """Write a night's page again and print where it lies."""
+    """Write the report of a night again.
+
+    Prints the path of the page. Example: `tickwalk report candles-20261130-1a2b3c4d`
+    """
     from serving.report import write_report
 
     console.print(str(Path(write_report(settings_of(context), night)).resolve()), highlight=False)

@@ -1,4 +1,4 @@
-"""The command that asks the live venues what they really answer."""
+"""Command `probe`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ def probe(
     context: typer.Context,
     venue: Annotated[Chosen, typer.Option(help="hyperliquid, gaiaex or all.")] = "all",
     out: Annotated[
-        Path | None, typer.Option(help="Empty folder for the raw answers; default: below the reports.")
+        Path | None, typer.Option(help="Empty folder for the raw answers; default: a new folder in reports/.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to listen to each socket.")] = 15.0,
-    url: Annotated[str | None, typer.Option(help="WebSocket address, instead of record.ws_url.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to listen on each socket.")] = 15.0,
+    url: Annotated[str | None, typer.Option(help="WebSocket address; default: record.ws_url.")] = None,
     info_url: Annotated[
-        str | None, typer.Option(help="Address of POST /info, instead of record.info_url.")
+        str | None, typer.Option(help="Address of POST /info; default: record.info_url.")
     ] = None,
 ) -> None:
-    """Ask every question and open every channel of the venues once, and say what answers.
+    """Test every endpoint and channel of the live venues.
 
-    Nothing of a venue's wire is certain until it was seen: run this before a first recording, and again when a venue
-    announces a change. Raw answers are kept as fixtures, byte for byte; `tickwalk replay` reads the frames. No key is
-    used and none is sent. Ends with 1 if nothing answered.
+    Sends each request and opens each channel once, and lists the answers. Run it before a first recording, and when a
+    venue announces a change. Raw answers are saved byte for byte; `tickwalk replay` reads the frames. No API key is
+    needed or sent. The exit code is 1 if nothing answered.
+
+    Example: `tickwalk probe --venue hyperliquid --seconds 30`
     """
     from ingest.probe.runner import VENUES, Probe
 
@@ -51,10 +53,10 @@ def probe(
     settings = dataclasses.replace(settings, record=record)
     folder = out or settings.reports_dir / f"probe-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     venues = VENUES if venue == "all" else (venue,)
-    looking = Probe(settings, folder, seconds=seconds)
+    prober = Probe(settings, folder, seconds=seconds)
 
     async def work(stop: asyncio.Event) -> list[ProbeFinding]:
-        asking = asyncio.create_task(looking.run(venues))
+        asking = asyncio.create_task(prober.run(venues))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -63,7 +65,7 @@ def probe(
             raise typer.Abort
         return asking.result()
 
-    with notes.status(f"asking {' and '.join(venues)}, listening {seconds:g} s a socket (Ctrl-C ends it)"):
+    with notes.status(f"probing {' and '.join(venues)}, {seconds:g} s per socket (Ctrl-C stops)"):
         findings: list[ProbeFinding] = run_until_stopped(work)
     _show(findings)
     answered = sum(item.answered for item in findings)
@@ -77,7 +79,7 @@ def _show(findings: list[ProbeFinding]) -> None:
     for name in ("venue", "what", "status"):
         table.add_column(name, overflow="fold")
     table.add_column("ms", justify="right")
-    table.add_column("what it tells", overflow="fold")
+    table.add_column("finding", overflow="fold")
     for item in findings:
         table.add_row(
             item.venue,

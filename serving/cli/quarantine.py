@@ -1,4 +1,4 @@
-"""Commands for what was refused: list it, look at one, and give rows to their contracts again."""
+"""Commands `quarantine list|show|retry`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from serving.cli.context import Format, console, print_table, row_progress, settings_of
+from serving.cli.context import Format, console, print_table, settings_of
+from serving.cli.progress import row_progress
 
-quarantine = typer.Typer(
-    no_args_is_help=True, help="See what was refused and why, and give rows to their contracts again."
-)
+quarantine = typer.Typer(no_args_is_help=True, help="Inspect rejected rows and retry them.")
 
-Table = Annotated[str | None, typer.Option(help="Only rows that were going to this table.")]
+Table = Annotated[str | None, typer.Option(help="Only rows meant for this table.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,9 +23,12 @@ def add_to(app: typer.Typer) -> None:
 def show_kinds(
     context: typer.Context,
     table: Table = None,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
-    """List by table and reason: how many rows, how many were retried with success, and the id of one."""
+    """Count rejected rows by table and reason, with the id of one example.
+
+    Example: `tickwalk quarantine list --table trades`
+    """
     from storage.lake.lake import Lake
     from storage.lake.quarantine import list_kinds
 
@@ -37,9 +39,9 @@ def show_kinds(
 @quarantine.command("show")
 def show_one(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first characters of it.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="Id of the row, or its first characters.")],
 ) -> None:
-    """Show one whole: where it was going, why not, where it came from, and its bytes."""
+    """Show one rejected row: table, reason, source and raw bytes."""
     from storage.clock import iso
     from storage.lake.lake import Lake
     from storage.lake.quarantine import find
@@ -60,9 +62,12 @@ def show_one(
 
 @quarantine.command("retry")
 def retry_rows(context: typer.Context, table: Table = None) -> None:
-    """Give refused rows to the present contracts: those that fit are committed, the others stay.
+    """Validate rejected rows again, and commit those that pass.
 
-    Frames that could not be decoded are not rows; replay their recording with `tickwalk replay`.
+    Use it after a contract has changed. Frames that could not be decoded are not rows; load their recording again with
+    `tickwalk replay`.
+
+    Example: `tickwalk quarantine retry --table trades`
     """
     from storage.clock import WallTime
     from storage.lake.lake import Lake
@@ -77,4 +82,4 @@ def retry_rows(context: typer.Context, table: Table = None) -> None:
     for reason, rows in done.left.items():
         console.print(f"left {rows:,}: {reason}", highlight=False, markup=False)
     if not (done.committed or done.left):
-        console.print("no row waits in quarantine", highlight=False)
+        console.print("the quarantine has no rows to retry", highlight=False)

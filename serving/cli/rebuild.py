@@ -1,17 +1,14 @@
-"""The command that makes a lake anew, compares it with the old one, and only then swaps them."""
+"""Command `lake rebuild`."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from serving.cli.context import Format, byte_progress, notes, print_table, settings_of
+from serving.cli.context import Format, notes, print_table, settings_of
 
 if TYPE_CHECKING:
     from ingest.replay.lineage import LineageSource
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command to those for the lake."""
+    """Add the command to the group `lake`."""
     app.command("rebuild")(make_anew)
 
 
@@ -30,40 +27,45 @@ def make_anew(
     context: typer.Context,
     to: Annotated[
         Path | None,
-        typer.Option(help="Build it in this folder, a home of its own, and leave the lake where it is."),
+        typer.Option(
+            help="Build it in this folder, as a home of its own, and leave the current lake in place."
+        ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do it; without this it is only said what would be done.")
+        bool, typer.Option("--yes", help="Do it; otherwise the command only prints what it would do.")
     ] = False,
     accept_missing: Annotated[
-        bool, typer.Option("--accept-missing", help="Swap also where the new lake lacks rows of the old one.")
+        bool, typer.Option("--accept-missing", help="Swap even if the new lake lacks rows of the old one.")
     ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to print what is told of it.")] = "table",
+    form: Annotated[Format, typer.Option("--format", help="Output format of the tables.")] = "table",
 ) -> None:
-    """Make the lake anew from all that the home still holds: journal, objects of archives, imported files.
+    """Rebuild the lake from the journal, archive objects and imported files.
 
-    It is built beside, and compared with the old one table by table. Only then, with `--yes`, does it take the old
-    one's place, which is kept as `lake-before-TIME`. What cannot be made again is carried over as it is, and told.
-    No one may write meanwhile: stop the recorder first. Ctrl-C leaves the old lake as it was.
+    The new lake is built beside the old one and compared with it table by table. With `--yes` it then replaces the old
+    one, which is kept as `lake-before-TIME`. Rows that cannot be rebuilt are copied and listed. Nothing may write to
+    the lake meanwhile: stop the recorder first. Ctrl-C leaves the old lake unchanged.
+
+    Example: `tickwalk lake rebuild --to /data/rebuilt`
     """
     from ingest.replay.lineage import journal_bytes
     from ingest.replay.rebuild import find_sources, rebuild
+    from serving.cli.progress import byte_progress, rebuild_progress
     from storage.errors import LakeError
     from storage.lake.lake_diff import compared_tables
 
     settings = settings_of(context)
-    with byte_progress("looking at the journal", journal_bytes(settings)) as advance:
+    with byte_progress("scanning the journal", journal_bytes(settings)) as advance:
         sources = find_sources(settings, on_bytes=advance)
     if not (yes or to):
         _show_sources(sources, form)
         notes.print(
-            "nothing was done; to do it: tickwalk lake rebuild --yes, or --to FOLDER to look at it first",
+            "nothing was done; to do it: tickwalk lake rebuild --yes, or --to FOLDER to inspect it first",
             highlight=False,
         )
         return
     total_bytes = sum(source.size_bytes for source in sources)
     try:
-        with _progress(total_bytes, len(sources) + len(compared_tables())) as (read, step):
+        with rebuild_progress(total_bytes, len(sources) + len(compared_tables())) as (read, step):
             done = rebuild(
                 settings,
                 sources,
@@ -83,27 +85,14 @@ def make_anew(
 
 
 def _reads_same(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool | None:
-    """Judge the pin of a night, for which all of torch is loaded."""
+    """Check whether a night's pin reads the same rows; this imports torch."""
     from training.night.pinned_inputs import reads_as_pinned
 
     return reads_as_pinned(settings, pin, lake, at)
 
 
-@contextlib.contextmanager
-def _progress(total_bytes: int, steps: int) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    """Show how many bytes of sources are read, and which source or table was done last; yield what advances both."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=notes, transient=True) as progress:
-        read = progress.add_task(f"reading {total_bytes / 1e6:,.1f} MB of sources", total=total_bytes)
-        step = progress.add_task("making and comparing", total=steps)
-        yield (
-            lambda size: progress.advance(read, size),
-            lambda name: progress.update(step, advance=1, description=f"done: {name}"),
-        )
-
-
 def _show_sources(sources: list[LineageSource], form: Format) -> None:
-    """Print what is made again, and what is not and why, by kind."""
+    """Print which sources are rebuilt or copied, by kind and reason."""
     import pyarrow as pa
 
     kinds: dict[tuple[str, str], list[LineageSource]] = {}
@@ -115,7 +104,7 @@ def _show_sources(sources: list[LineageSource], form: Format) -> None:
             "sources": len(found),
             "rows": sum(source.rows for source in found),
             "mb": round(sum(source.size_bytes for source in found) / 1e6, 1),
-            "what": f"carried over: {why}" if why else "made again",
+            "what": f"copied: {why}" if why else "rebuilt",
         }
         for (kind, why), found in kinds.items()
     ]
@@ -124,7 +113,7 @@ def _show_sources(sources: list[LineageSource], form: Format) -> None:
 
 
 def _show_rebuilt(done: RebuildResult, form: Format) -> None:
-    """Print the comparison, and what was carried over, lost, or could not be pinned again."""
+    """Print the comparison, the rows copied or lost, and the pins transferred."""
     import pyarrow as pa
 
     tables = [table for table in done.compared if table.equal or table.missing or table.extra]
@@ -141,16 +130,16 @@ def _show_rebuilt(done: RebuildResult, form: Format) -> None:
     if rows:
         print_table(pa.Table.from_pylist(rows), form)
     again = sum(not item.why for item in done.made)
-    notes.print(f"{again:,} of {len(done.made):,} sources were made again", highlight=False)
+    notes.print(f"{again:,} of {len(done.made):,} sources were rebuilt", highlight=False)
     kinds: dict[tuple[str, str], list[int]] = {}
     for item in done.made:
         if item.why:
-            held = kinds.setdefault((item.source.kind, item.why), [0, 0, 0])
-            held[:] = [held[0] + 1, held[1] + item.carried, held[2] + item.lost]
+            totals = kinds.setdefault((item.source.kind, item.why), [0, 0, 0])
+            totals[:] = [totals[0] + 1, totals[1] + item.carried, totals[2] + item.lost]
     for (kind, why), (count, carried, lost) in kinds.items():
-        gone = f", {lost:,} rows are lost with the old lake's files" if lost else ""
+        gone = f", {lost:,} rows are lost with files missing from the old lake" if lost else ""
         notes.print(
-            f"  {count:,} x {kind}: {carried:,} rows carried over{gone} ({why})",
+            f"  {count:,} x {kind}: {carried:,} rows copied{gone} ({why})",
             highlight=False,
             markup=False,
         )
@@ -158,6 +147,8 @@ def _show_rebuilt(done: RebuildResult, form: Format) -> None:
         notes.print(f"the pins could not be read: {done.pins_lost}", highlight=False, markup=False)
     for pin in done.pins:
         now = (
-            f"is snapshot {pin.snapshot} now" if pin.snapshot is not None else f"is not set again: {pin.why}"
+            f"is now snapshot {pin.snapshot}"
+            if pin.snapshot is not None
+            else f"was not transferred: {pin.why}"
         )
         notes.print(f"pin {pin.pin.name} of snapshot {pin.pin.snapshot} {now}", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Commands around a running recorder: record, and the gaps that recordings have."""
+"""Commands `record` and `gaps`."""
 
 from __future__ import annotations
 
@@ -27,33 +27,36 @@ def record(
     context: typer.Context,
     coin: Annotated[
         list[str] | None,
-        typer.Option(help="Coin to record, byte-exact, or a pattern such as `xyz:*`; may be repeated."),
+        typer.Option(help="Coin to record, or a pattern such as `xyz:*`; case-sensitive; repeatable."),
     ] = None,
-    symbol: Annotated[
-        list[str] | None, typer.Option(help="GaiaEx symbol to record beside it; may be repeated.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(help="WebSocket address, instead of the setting.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option(help="GaiaEx symbol to record too; repeatable.")] = None,
+    url: Annotated[str | None, typer.Option(help="WebSocket address; default: record.ws_url.")] = None,
     info_url: Annotated[
-        str | None, typer.Option(help="Address of POST /info, instead of the setting.")
+        str | None, typer.Option(help="Address of POST /info; default: record.info_url.")
     ] = None,
-    shard: Annotated[str | None, typer.Option(help="Take one part of the instruments, as in `1/3`.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Record one part of the instruments, such as `1/3`.")
+    ] = None,
     seconds: Annotated[
-        float | None, typer.Option("--for", help="Stop after recording for so many seconds.")
+        float | None, typer.Option("--for", help="Stop after this many seconds of recording.")
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show instruments, rates, lag and gaps live.")
+        bool, typer.Option("--watch", help="Show instruments, message rates, lag and gaps live.")
     ] = False,
 ) -> None:
     """Record the venues' public feeds until Ctrl-C.
 
-    Every frame is journalled before anything is derived from it; bars are published every minute. What the recording
-    will take on disk is said first. Ctrl-C seals the journal and drains what is pending. After a crash the next start
-    recovers. Metrics and health are served on 127.0.0.1 (`metrics.port`).
+    Every frame is written to the journal before it is parsed; bars are published once a minute. The command first
+    prints how much disk space the recording needs. Ctrl-C seals the journal and commits pending rows. After a crash,
+    the next start recovers what the journal holds. Metrics and health are served on 127.0.0.1 (`metrics.port`).
 
-    Try it without a network: `tickwalk serve-venue` in another terminal, then
+    Example: `tickwalk record --coin BTC --coin ETH --watch`
+
+    Without a network: run `tickwalk serve-venue` in another terminal, then
     `tickwalk record --url ws://127.0.0.1:9955/ws --info-url http://127.0.0.1:9955/info --watch`.
     """
     import dataclasses
+    import importlib
 
     from ingest.recorder.memory import keep_small
     from ingest.recorder.recorder import Recorder
@@ -71,12 +74,14 @@ def record(
         settings = dataclasses.replace(settings, gaiaex=relays)
     settings.ensure_home()
     keep_small()
+    # Loaded now: importing it takes a second, which would fall on the first rejected row while frames arrive.
+    importlib.import_module("pandera.pandas")
 
-    with _shown(settings, watch=watch) as draw:
+    with _display(settings, watch=watch) as draw:
 
         async def work(stop: asyncio.Event) -> RecordingResult:
-            def begins(coins: list[str]) -> None:
-                _tell_estimate(settings, coins)
+            def on_start(coins: list[str]) -> None:
+                _print_estimate(settings, coins)
                 if seconds is not None:
                     asyncio.get_running_loop().call_later(seconds, stop.set)
 
@@ -85,7 +90,7 @@ def record(
                     settings,
                     lake,
                     on_vitals=draw,
-                    on_coins=begins,
+                    on_coins=on_start,
                 )
                 async with MetricsServer(settings, lambda: recorder.vitals):
                     return await recorder.run(stop)
@@ -100,23 +105,27 @@ def record(
 
 def gaps(
     context: typer.Context,
-    instrument: Annotated[str | None, typer.Argument(help="One instrument or coin; all by default.")] = None,
-    since: Annotated[str | None, typer.Option(help="From this time on, as in 2026-11-01.")] = None,
+    instrument: Annotated[str | None, typer.Argument(help="One instrument or coin; default: all.")] = None,
+    since: Annotated[str | None, typer.Option(help="Start of the range, such as 2026-11-01.")] = None,
     channel: Annotated[str, typer.Option(help="`trades`, `book`, another channel, or `*`.")] = "trades",
-    open_only: Annotated[bool, typer.Option("--open", help="Only those that nothing has repaired.")] = False,
+    open_only: Annotated[bool, typer.Option("--open", help="Only gaps that are not repaired.")] = False,
     differ: Annotated[
         bool,
-        typer.Option("--differ", help="Whole bars that the venue's candles contradict, instead of gaps."),
+        typer.Option(
+            "--differ", help="List complete bars that differ from the venue's candles, instead of gaps."
+        ),
     ] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
 ) -> None:
-    """List missing prints: where nobody watched, why, and what proved that nothing is missing.
+    """List gaps in the recorded trades, with cause and repair.
 
-    A gap is repaired when the prints that the venue resent reach back over it (`overlap`), or when the venue itself
-    tells it whole (`venue_statement`): its candles count as many trades as we hold, or its archive was written
-    throughout. Where several sockets watch, a gap is where none did.
+    A gap is a time in which no socket was watching. It is repaired when prints that the venue resent reach back over
+    it (`overlap`), or when the venue confirms that nothing is missing (`venue_statement`): its candles count as many
+    trades as the table holds, or its archive covers the gap.
 
-    With `--differ`: bars that claim to be whole and say something else than the venue's candle, figure by figure.
+    With `--differ`: bars marked complete that differ from the venue's candle, one row per differing figure.
+
+    Example: `tickwalk gaps BTC --since 2026-11-01 --open`
     """
     from ingest.coverage.gap_queries import list_discrepancies, list_gaps
     from storage.clock import parse_time_ns
@@ -124,8 +133,10 @@ def gaps(
 
     with Lake.open(settings_of(context), read_only=True) as lake:
         since_ns = parse_time_ns(since) if since else 0
-        unlike = list_discrepancies(lake, instrument=instrument, since_ns=since_ns, open_only=open_only)
-        rows = unlike
+        discrepancies = list_discrepancies(
+            lake, instrument=instrument, since_ns=since_ns, open_only=open_only
+        )
+        rows = discrepancies
         if not differ:
             rows = list_gaps(
                 lake, instrument=instrument, since_ns=since_ns, channel=channel, open_only=open_only
@@ -134,21 +145,21 @@ def gaps(
         notes.print("no bar differs from its candle" if differ else "no gap", highlight=False)
     else:
         print_table(rows, form)
-    if unlike.num_rows and not differ:
-        bars = len({(row["instrument"], row["width"], row["bar"]) for row in unlike.to_pylist()})
-        told = "1 bar differs" if bars == 1 else f"{bars:,} bars differ"
-        notes.print(f"{told} from the venue's candles; see: tickwalk gaps --differ", highlight=False)
+    if discrepancies.num_rows and not differ:
+        bars = len({(row["instrument"], row["width"], row["bar"]) for row in discrepancies.to_pylist()})
+        message = "1 bar differs" if bars == 1 else f"{bars:,} bars differ"
+        notes.print(f"{message} from the venue's candles; see: tickwalk gaps --differ", highlight=False)
 
 
-def _tell_estimate(settings: Settings, coins: list[str]) -> None:
+def _print_estimate(settings: Settings, coins: list[str]) -> None:
     from ingest.recorder.disk_estimate import estimate
 
     notes.print(estimate(settings, coins=coins).text(), highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def _shown(settings: Settings, *, watch: bool) -> Iterator[Callable[[RecorderStatus], None]]:
-    """Yield what draws vital signs: the live view, or one line."""
+def _display(settings: Settings, *, watch: bool) -> Iterator[Callable[[RecorderStatus], None]]:
+    """Yield the function that displays a status: the live view, or a status line."""
     if watch:
         from serving.monitoring.live_view import live_view
 
@@ -162,7 +173,7 @@ def _shown(settings: Settings, *, watch: bool) -> Iterator[Callable[[RecorderSta
         def show(vitals: RecorderStatus) -> None:
             status.update(
                 f"{iso(vitals.now_ns)}  frames {vitals.frames:,}  trades {vitals.trades:,}  bars {vitals.bars:,}  "
-                f"reconnects {vitals.reconnects}  quarantined {vitals.quarantined}  (Ctrl-C seals and ends)"
+                f"reconnects {vitals.reconnects}  quarantined {vitals.quarantined}  (Ctrl-C seals and stops)"
             )
 
         yield show

@@ -1,4 +1,4 @@
-"""Commands for what was so at a date: fees, listings, the universe."""
+"""Commands `reference seed|fees|instruments|universe`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from serving.cli.context import Format, console, print_table, settings_of
 from storage.errors import RangeError
 
 reference = typer.Typer(
-    no_args_is_help=True, help="What was so at a date, by what was known then: fees, listings, the universe."
+    no_args_is_help=True, help="Point-in-time reference data: fees, listings, the universe."
 )
 
-At = Annotated[str | None, typer.Option("--at", help="A date or time, UTC; now by default.")]
-Form = Annotated[Format, typer.Option("--format", help="How to print.")]
+At = Annotated[str | None, typer.Option("--at", help="Date or time, UTC; default: now.")]
+Form = Annotated[Format, typer.Option("--format", help="Output format.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 @reference.command()
 def seed(context: typer.Context) -> None:
-    """Write the fees that are known of the venues' documents into the table `fees`; a second time adds nothing."""
+    """Write the venues' documented fees into the table `fees`; a second run adds nothing."""
     from storage.lake.fees import seed_fees
     from storage.lake.lake import Lake
 
@@ -35,15 +35,18 @@ def seed(context: typer.Context) -> None:
 
 @reference.command()
 def fees(context: typer.Context, at: At = None, form: Form = "table") -> None:
-    """List the fees in force at a date."""
+    """List the fees in force at a date.
+
+    Example: `tickwalk reference fees --at 2026-01-31`
+    """
     from ingest.instruments.reference_data import fees_at
     from storage.lake.lake import Lake
 
     at_ns = _instant(at)
     with Lake.open(settings_of(context), read_only=True) as lake:
         rows = fees_at(lake, at_ns)
-        held = lake.query("SELECT count(*) AS n FROM fees")["n"][0].as_py()
-    if not held:
+        total = lake.query("SELECT count(*) AS n FROM fees")["n"][0].as_py()
+    if not total:
         raise RangeError(
             "the lake holds no fees yet", hint="write the known ones with: tickwalk reference seed"
         )
@@ -52,7 +55,7 @@ def fees(context: typer.Context, at: At = None, form: Form = "table") -> None:
 
 @reference.command()
 def instruments(context: typer.Context, at: At = None, form: Form = "table") -> None:
-    """List what the venues listed at a date, and what they had delisted by then."""
+    """List the instruments that were listed at a date, and those delisted before it."""
     from ingest.instruments.reference_data import instruments_at
     from storage.clock import iso
     from storage.lake.lake import Lake
@@ -63,7 +66,7 @@ def instruments(context: typer.Context, at: At = None, form: Form = "table") -> 
     if rows.num_rows == 0:
         raise RangeError(
             f"no listing was known at {iso(at_ns)}",
-            hint="listings come with: tickwalk record; ask for a later --at",
+            hint="listings are recorded by: tickwalk record; choose a later --at",
         )
     print_table(rows, form)
 
@@ -72,11 +75,14 @@ def instruments(context: typer.Context, at: At = None, form: Form = "table") -> 
 def universe(
     context: typer.Context,
     at: At = None,
-    top: Annotated[int, typer.Option(help="How many.")] = 20,
-    days: Annotated[int, typer.Option(help="Days of trading before the date that count.")] = 30,
+    top: Annotated[int, typer.Option(help="Number of instruments.")] = 20,
+    days: Annotated[int, typer.Option(help="Days of trading before the date to rank by.")] = 30,
     form: Form = "table",
 ) -> None:
-    """List the instruments that had traded most by a date; those that were delisted later are in it."""
+    """List the most traded instruments at a date, including those delisted later.
+
+    Example: `tickwalk reference universe --at 2026-01-31 --top 50`
+    """
     from ingest.instruments.reference_data import universe as run
     from storage.lake.lake import Lake
 

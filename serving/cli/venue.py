@@ -1,4 +1,4 @@
-"""Commands that stand in for a venue on this machine: a simulated one, or a recorded tape."""
+"""Commands `serve-venue` and `serve-tape`."""
 
 from __future__ import annotations
 
@@ -21,31 +21,33 @@ def add_to(app: typer.Typer) -> None:
 
 
 def serve_venue(
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal markets.")] = 7,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 9955,
-    speed: Annotated[float, typer.Option(help="Times as fast as real time; 0 is flat out.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the market; equal seeds give equal markets.")] = 7,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.")] = 9955,
+    speed: Annotated[float, typer.Option(help="Multiple of real time; 0: as fast as possible.")] = 1.0,
     signal_strength: Annotated[float, typer.Option(help="Strength of the planted signal, 0 to 0.9.")] = 0.15,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     universe: Annotated[
         Literal["small", "whole"],
-        typer.Option(help="Six perpetuals, or one of every kind: `k` names, dexes, spot."),
+        typer.Option(help="small: six perpetuals; whole: every kind of instrument (`k` names, dexes, spot)."),
     ] = "small",
-    gaia_generation: Annotated[
-        Literal["G1", "G2"], typer.Option(help="Which of GaiaEx's two payloads is sent.")
-    ] = "G2",
-    relay_lag_s: Annotated[float, typer.Option(help="How long GaiaEx's book lies behind.")] = 0.2,
+    gaia_generation: Annotated[Literal["G1", "G2"], typer.Option(help="GaiaEx payload format.")] = "G2",
+    relay_lag_s: Annotated[float, typer.Option(help="Delay of GaiaEx's book in seconds.")] = 0.2,
     weight_limit: Annotated[
-        int, typer.Option(help="Weight of requests a minute, then 429; the venue: 1200. 0: no limit.")
+        int,
+        typer.Option(
+            help="Rate limit: request weight per minute before 429 (the real venue: 1200); 0: none."
+        ),
     ] = 0,
 ) -> None:
-    """Serve a simulated market that speaks Hyperliquid's protocol, and GaiaEx's, until Ctrl-C.
+    """Simulate Hyperliquid and GaiaEx on this machine.
 
-    One port carries all of it: Hyperliquid's feed and `/info`, the explorer's blocks, and GaiaEx as a relay of the
-    same books. The addresses are printed with the settings that take them:
+    Runs until Ctrl-C. One port serves Hyperliquid's feed and `/info`, the explorer's blocks, and GaiaEx as a relay of
+    the same books. The command prints each address with the setting it belongs to. To record it:
 
     `tickwalk --set record.ws_url=ws://127.0.0.1:9955/ws --set record.info_url=http://127.0.0.1:9955/info record`
 
-    Its prices carry a weak planted signal, so that a model has something to find: figures from it prove plumbing.
+    The prices carry a weak planted signal for a model to find. Results on them test the pipeline and say nothing about
+    real markets.
     """
     from ingest.simulator.market.spec import DEFAULT_COINS, WHOLE_VENUE, MarketSpec
     from ingest.simulator.market.synthetic import SyntheticMarket
@@ -73,12 +75,17 @@ def serve_venue(
 
 
 def serve_tape(
-    file: Annotated[Path, typer.Argument(help="A capture.")],
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 9955,
-    speed: Annotated[float, typer.Option(help="Times as fast as it was recorded; 0 is flat out.")] = 1.0,
+    file: Annotated[Path, typer.Argument(help="Capture file.")],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.")] = 9955,
+    speed: Annotated[
+        float, typer.Option(help="Multiple of the recorded speed; 0: as fast as possible.")
+    ] = 1.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Serve a recorded capture as its venue would, once, to whoever subscribes."""
+    """Serve a capture as a venue would.
+
+    The capture is played once, to all subscribers. Example: `tickwalk serve-tape capture.ndjson.gz --speed 10`
+    """
     from ingest.journal.captures import read_capture
     from ingest.simulator.market.capture import CaptureMarket, scan_listings
     from ingest.simulator.venue import SimulatedVenue
@@ -103,10 +110,10 @@ def _serve(venue: SimulatedVenue) -> None:
 
 
 def _addresses(venue: SimulatedVenue) -> str:
-    """Return where the venue listens, each beside the setting that takes it."""
+    """Return the venue's addresses, each with the setting it belongs to."""
     rows = (
         ("record.ws_url", venue.ws_url, "Hyperliquid's feed"),
-        ("record.info_url", venue.info_url, "its questions (POST)"),
+        ("record.info_url", venue.info_url, "its requests (POST)"),
         ("record.explorer_url", venue.explorer_url, "the chain's blocks"),
         ("gaiaex.ws_url", venue.gaia_ws_url, "GaiaEx, /SYMBOL or /spot/SYMBOL behind it"),
         ("gaiaex.rest_url", venue.gaia_rest_url, "GaiaEx, symbols/list, time, health"),

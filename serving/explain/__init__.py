@@ -1,1 +1,1 @@
-"""Provenance of one number: a bar or a feature."""
+"""Lineage of one bar or one feature value."""

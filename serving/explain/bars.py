@@ -1,4 +1,4 @@
-"""Why does a bar say what it says: from its revisions to the prints, frames and bytes behind each number?"""
+"""Lineage of a bar: its revisions, and the prints, frames and bytes behind each number."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REVISIONS: Final = """
     WHERE instrument = ? AND width = ? AND ts_open = make_timestamptz(?) ORDER BY revision
 """
 
-# Prints of one instant lie in the order in which they were received, which only `rowid` knows.
+# Prints with equal times are in the order of receipt, which only `rowid` holds.
 _PRINTS: Final = """
     SELECT tid, price, size, side, origin, epoch_us(ts_event) * 1000 AS event_ns, ts_recv_ns, journal, frame FROM trades
     WHERE instrument = ? AND ts_event >= make_timestamptz(?) AND ts_event < make_timestamptz(?)
@@ -55,46 +55,46 @@ _OF_BAR: Final = (
 
 
 def explain(lake: Lake, settings: Settings, *, name: str, at_ns: int, width: str) -> list[str]:
-    """Return lines of text that explain the bar which holds an instant.
+    """Return lines of text about the bar that contains a time.
 
     Args:
         lake: holds the bar.
-        settings: whose journal holds its frames.
-        name: an instrument id, or the venue's own name where that is one instrument's.
-        at_ns: an instant within the bar.
-        width: of the bar.
+        settings: home whose journal holds the frames.
+        name: an instrument id, or the venue's name if only one instrument has it.
+        at_ns: a time inside the bar.
+        width: width of the bar.
 
     Raises:
         InstrumentError: no instrument, or several, have bars under that name.
-        RangeError: no bar of it holds that instant.
+        RangeError: it has no bar at that time.
     """
     open_ns = floor_ns(at_ns, width_ns(width))
     instrument = find_instrument(lake, name, width, open_ns)
     bar_of = [instrument, width, open_ns // US_NS]
     revisions = lake.query(_REVISIONS, bar_of).to_pylist()
     bar = revisions[-1]
-    stretch = [open_ns // US_NS, bar["close_ns"] // US_NS]
-    prints = lake.query(_PRINTS, [instrument, *stretch]).to_pylist()
+    bounds = [open_ns // US_NS, bar["close_ns"] // US_NS]
+    prints = lake.query(_PRINTS, [instrument, *bounds]).to_pylist()
     channel = TRADES if bar["trades_applicable"] else BOOK
-    spans = lake.query(_COVERAGE, [instrument, channel, instrument, *stretch]).to_pylist()
+    spans = lake.query(_COVERAGE, [instrument, channel, instrument, *bounds]).to_pylist()
     rows = {
         table: lake.query(f"SELECT * FROM {table} {_OF_BAR}", bar_of).to_pylist()
         for table in ("repairs", "discrepancies", "candles")
     }
     return [
         f"{instrument}, {width} bar {iso(open_ns)} to {iso(bar['close_ns'])}",
-        *_told("revisions", map(_revision, revisions)),
-        *_told("numbers", _numbers(bar, prints)),
-        *_told("prints and frames", _traced(settings, bar, prints)),
-        *_told("watched", _watched(spans, bar)),
-        *_told("repairs", map(_repair, rows["repairs"])),
-        *_told("the venue's candles", map(_candle, rows["candles"])),
-        *_told("discrepancies", map(_discrepancy, rows["discrepancies"])),
+        *_section("revisions", map(_revision, revisions)),
+        *_section("numbers", _numbers(bar, prints)),
+        *_section("prints and frames", _trace_prints(settings, bar, prints)),
+        *_section("coverage", _coverage(spans, bar)),
+        *_section("repairs", map(_repair, rows["repairs"])),
+        *_section("the venue's candles", map(_candle, rows["candles"])),
+        *_section("discrepancies", map(_discrepancy, rows["discrepancies"])),
     ]
 
 
 def find_instrument(lake: Lake, name: str, width: str, open_ns: int) -> str:
-    """Return the id of the instrument whose bar it is."""
+    """Return the id of the instrument that has the bar."""
     instrument = resolve_instrument(lake, name, width=width)
     found = lake.query(
         """SELECT epoch_us(min(ts_open)) * 1000 AS from_ns, epoch_us(max(ts_close)) * 1000 AS to_ns,
@@ -104,15 +104,15 @@ def find_instrument(lake: Lake, name: str, width: str, open_ns: int) -> str:
     ).to_pylist()[0]
     if not found["is_there"]:
         raise RangeError(
-            f"{instrument} has no {width} bar at {iso(open_ns)}; its bars lie between "
-            f"{iso(found['from_ns'])} and {iso(found['to_ns'])}",
+            f"{instrument} has no {width} bar at {iso(open_ns)}; its bars range from "
+            f"{iso(found['from_ns'])} to {iso(found['to_ns'])}",
             hint="a bar exists from the first subscription on; times are UTC",
         )
     return instrument
 
 
-def _told(title: str, lines: Iterator[str]) -> Iterator[str]:
-    """Yield a section, unless it is empty."""
+def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
+    """Yield a titled section, or nothing if it is empty."""
     for number, line in enumerate(lines):
         if number == 0:
             yield f"{title}:"
@@ -131,27 +131,27 @@ def _revision(row: dict[str, Any]) -> str:
 
 
 def _numbers(bar: dict[str, Any], prints: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield what the bar says, and whether the prints in the lake say the same."""
+    """Yield the bar's numbers, and whether the prints in the lake give the same ones."""
     names = ("open", "high", "low", "close", "vwap", "volume", "buy_volume", "notional", "trades")
     yield ", ".join(f"{name} {_number(bar[name])}" for name in names)
     yield f"bid {_number(bar['bid'])}, ask {_number(bar['ask'])}, quote age {_number(bar['quote_age_ms'])} ms"
     if bar["origin"] == "candle":
-        yield "derived from the venue's candle below: there are no prints behind it"
+        yield "derived from the venue's candle below, not from prints"
         return
     if not bar["trades_applicable"]:
-        yield "the venue publishes no trades: only quotes are behind it"
+        yield "derived from quotes only: the venue publishes no trades"
         return
     if bar["trades"] is None:
         return
-    wrong = [name for name, value in _folded(prints).items() if not _same(value, bar[name])]
+    wrong = [name for name, value in _aggregate(prints).items() if not _same(value, bar[name])]
     if wrong:
-        yield f"the {len(prints):,} prints in the lake say otherwise: {', '.join(wrong)}"
+        yield f"the {len(prints):,} prints in the lake give different values for: {', '.join(wrong)}"
     else:
         yield f"the {len(prints):,} prints in the lake give the same numbers"
 
 
-def _folded(prints: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Return a bar's numbers once more, by plain sums."""
+def _aggregate(prints: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Recompute a bar's numbers with plain sums."""
     prices = [item["price"] for item in prints]
     return {
         "open": prices[0] if prices else None,
@@ -170,8 +170,8 @@ def _same(one: float | None, other: float | None) -> bool:
     return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _traced(settings: Settings, bar: dict[str, Any], prints: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the prints that set the first, highest, lowest and last price, and the frames that brought them."""
+def _trace_prints(settings: Settings, bar: dict[str, Any], prints: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the prints that set open, high, low and close, and the frames that carried them."""
     if not prints or bar["origin"] == "candle":
         return
     by_price = [item["price"] for item in prints]
@@ -197,7 +197,7 @@ def _traced(settings: Settings, bar: dict[str, Any], prints: Sequence[dict[str, 
         )
         place = found.get((item["journal"], item["frame"]))
         if place is None:
-            yield f"  frame {item['frame']} of {item['journal']}: {_absence(settings, item['journal'])}"
+            yield f"  frame {item['frame']} of {item['journal']}: {_missing_reason(settings, item['journal'])}"
             continue
         path, offset, record = place
         yield (
@@ -207,17 +207,17 @@ def _traced(settings: Settings, bar: dict[str, Any], prints: Sequence[dict[str, 
         yield f"  {_shortened(record.body, item['tid'])}"
 
 
-def _absence(settings: Settings, recording: str) -> str:
+def _missing_reason(settings: Settings, recording: str) -> str:
     """Return why a frame cannot be shown."""
     if segments(settings.journal_dir / recording):
-        return "the journal here does not hold it: its block is damaged, or not yet written"
+        return "it is not in the journal: its block is damaged or not yet written"
     notes = settings.journal_dir / REMOVED
     for line in notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []:
         note = json.loads(line)
         if note["recording"] == recording:
-            where = f"; its copy is in {note['copy']}" if note["copy"] else ""
-            return f"its journal left this disk on {note['removed']} (keep.journal_days){where}"
-    return "its journal is not on this disk, so its bytes cannot be shown; the rows above are all there is"
+            where = f"; a copy is in {note['copy']}" if note["copy"] else ""
+            return f"its journal was deleted on {note['removed']} (keep.journal_days){where}"
+    return "its journal is not on this disk, so its bytes cannot be shown"
 
 
 def _shortened(body: bytes, tid: int) -> str:
@@ -229,9 +229,9 @@ def _shortened(body: bytes, tid: int) -> str:
     return f"{'...' if start else ''}{part}{'...' if start + _WIDE < len(text) else ''}"
 
 
-def _watched(spans: Sequence[dict[str, Any]], bar: dict[str, Any]) -> Iterator[str]:
+def _coverage(spans: Sequence[dict[str, Any]], bar: dict[str, Any]) -> Iterator[str]:
     if not spans and bar["origin"] != "candle":
-        yield "no span that has ended touches it: its connection is open, or nobody watched"
+        yield "no finished coverage span overlaps it: the connection is still open, or nothing was watching"
     for span in spans[:_MOST_SPANS]:
         what = "watched" if span["kind"] == "watched" else "gap, bridged" if span["bridged"] else "gap"
         yield (

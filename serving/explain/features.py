@@ -1,4 +1,4 @@
-"""Why does a feature say what it says of one bar: value, mask, the rows of its window, and when they were knowable?"""
+"""Lineage of a feature value: value, mask, the rows of its window, and when they were knowable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from features.leakage.comparison import evaluate_on
 from features.panel.panel import ORIGINS, UNKNOWN, Panel, load_panel
 from features.sets import columns_of
 from serving.explain.bars import find_instrument
-from serving.feature_jobs.catalog import find_feature, leaves_read
+from serving.feature_jobs.catalog import columns_read, find_feature
 from storage.clock import NS, US_NS, floor_ns, iso, width_ns
 from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
@@ -26,8 +26,7 @@ _MOST_COLUMNS: Final = 5
 _FIRST: Final = """
     SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars WHERE width = ? AND list_contains(?, origin)
 """
-# The rule of `features.panel.panel.load_panel`: of each bar, the last revision that was knowable at its close plus the
-# grace.
+# As in `features.panel.panel.load_panel`: the last revision of each bar that was knowable at its close plus grace.
 _SERVED: Final = """
     SELECT epoch_us(ts_open) * 1000 AS open_ns, epoch_us(ts_close) * 1000 AS close_ns, revision, cause, origin,
            ts_knowable_ns
@@ -41,25 +40,25 @@ _SERVED: Final = """
 
 
 def explain_cell(lake: Lake, *, feature: str, name: str, at_ns: int, width: str, grace_ns: int) -> list[str]:
-    """Return lines of text that explain what a feature says of the bar that holds an instant.
+    """Return lines of text about a feature's value at the bar that contains a time.
 
     Args:
         lake: holds the bars.
         feature: its name, in any set.
-        name: an instrument id, or the venue's own name where that is one instrument's.
-        at_ns: an instant within the bar.
-        width: of the bar.
+        name: an instrument id, or the venue's name if only one instrument has it.
+        at_ns: a time inside the bar.
+        width: width of the bar.
         grace_ns: as in `features.panel.panel.load_panel`.
 
     Raises:
         SettingsError: there is no such feature.
         InstrumentError: no instrument, or several, have bars under that name.
-        RangeError: no bar of it holds that instant.
+        RangeError: it has no bar at that time.
     """
     item, step_ns = find_feature(feature), width_ns(width)
     open_ns = floor_ns(at_ns, step_ns)
     instrument = find_instrument(lake, name, width, open_ns)
-    # A block begins with the lake's first bar, and is masked where a lookback reaches before it.
+    # A block starts at the lake's first bar, and is masked where a lookback reaches before it.
     first_ns = lake.query(_FIRST, (width, list(ORIGINS)))["first_ns"][0].as_py()
     since_ns = max(open_ns - item.lookback_bars * step_ns, first_ns or open_ns)
     panel = load_panel(
@@ -72,8 +71,8 @@ def explain_cell(lake: Lake, *, feature: str, name: str, at_ns: int, width: str,
     )
     row = panel.instruments.index(instrument)
     bounds = (since_ns // US_NS, open_ns // US_NS)
-    held = lake.query(_SERVED, (instrument, width, list(ORIGINS), *bounds, grace_ns)).to_pylist()
-    served = {found["open_ns"]: found for found in held}
+    revisions = lake.query(_SERVED, (instrument, width, list(ORIGINS), *bounds, grace_ns)).to_pylist()
+    served = {found["open_ns"]: found for found in revisions}
     with torch.inference_mode():
         return list(_lines(item, panel, row, served))
 
@@ -84,35 +83,31 @@ def _lines(item: Feature, panel: Panel, row: int, served: dict[int, dict[str, An
     last_ns = int(panel.ts_open_ns[-1])
     yield f"{panel.instruments[row]}, bar {iso(last_ns)} to {iso(int(panel.ts_close_ns[-1]))}"
     yield f"{item.name}: {item.summary}"
-    told = (
-        f"{value:.12g} {item.unit}; mask 1, it is known"
-        if is_known
-        else "mask 0, it is missing; a model reads 0"
-    )
-    yield f"  value     {told}"
+    text = f"{value:.12g} {item.unit}; mask 1 (known)" if is_known else "mask 0 (missing); a model reads 0"
+    yield f"  value     {text}"
     yield f"  formula   {item.formula}"
     yield f"  missing   {item.missing}"
-    moving = _moving(item, panel, row)
-    yield f"  knowable  {_knowable(panel, served, moving)}"
+    influential = _influential_steps(item, panel, row)
+    yield f"  knowable  {_knowable(panel, served, influential)}"
     yield f"  inputs    {', '.join(_inputs(item, panel, row))}"
     yield f"  window    {_window(item, panel, row)}"
     if others := _others(item, panel, row):
         yield f"  others    {others}"
-    yield from _rows(item, panel, row, served, moving)
+    yield from _rows(item, panel, row, served, influential)
 
 
-def _moving(item: Feature, panel: Panel, row: int) -> set[int]:
-    """Return the steps of the window without which the value would be another, each tried alone."""
+def _influential_steps(item: Feature, panel: Panel, row: int) -> set[int]:
+    """Return the steps of the window whose removal, one at a time, changes the value."""
     [before] = evaluate_on(panel, [item])
-    moving = set()
+    influential = set()
     for step in range(panel.n_steps):
         status = panel.status.clone()
         status[row, step] = UNKNOWN
         without = replace(panel, status=status, values=_without(panel, row, step))
         [after] = evaluate_on(without, [item])
         if any(bool(a[row, -1] != b[row, -1]) for a, b in zip(before, after, strict=True)):
-            moving.add(step)
-    return moving
+            influential.add(step)
+    return influential
 
 
 def _without(panel: Panel, row: int, step: int) -> dict[str, torch.Tensor]:
@@ -122,19 +117,19 @@ def _without(panel: Panel, row: int, step: int) -> dict[str, torch.Tensor]:
     return values
 
 
-def _knowable(panel: Panel, served: dict[int, dict[str, Any]], moving: set[int]) -> str:
-    """Return when the last of the rows that make the value, the bar's own among them, was knowable."""
-    steps = moving | {panel.n_steps - 1}
+def _knowable(panel: Panel, served: dict[int, dict[str, Any]], influential: set[int]) -> str:
+    """Return when the last of the rows that determine the value, including the bar's own, became knowable."""
+    steps = influential | {panel.n_steps - 1}
     rows = [found for step in steps if (found := served.get(int(panel.ts_open_ns[step]))) is not None]
     if not rows:
-        return "never in time: no row of the window was knowable by its close plus the grace"
+        return "never in time: no row of the window was knowable at its close plus the grace period"
     last_ns = max(found["ts_knowable_ns"] for found in rows)
     after_s = (last_ns - int(panel.ts_close_ns[-1])) / NS
-    return f"{iso(last_ns)} (close {after_s:+,.3f} s), the latest of the {len(rows)} rows that make it"
+    return f"{iso(last_ns)} (close {after_s:+,.3f} s), the latest of the {len(rows)} rows that determine the value"
 
 
 def _inputs(item: Feature, panel: Panel, row: int) -> Iterator[str]:
-    """Yield what the function was given at the bar itself."""
+    """Yield the function's inputs at the bar itself."""
     view = InputView(leaves_of(panel))
     for name in item.inputs:
         given = view[name].expand(panel.status.shape)[row, -1]
@@ -143,33 +138,33 @@ def _inputs(item: Feature, panel: Panel, row: int) -> Iterator[str]:
 
 def _window(item: Feature, panel: Panel, row: int) -> str:
     counted = Counter(STATUSES[int(code)] for code in panel.status[row])
-    said = ", ".join(f"{status} {counted[status]}" for status in STATUSES if counted[status])
+    statuses = ", ".join(f"{status} {counted[status]}" for status in STATUSES if counted[status])
     short = item.lookback_bars + 1 - panel.n_steps
-    cut = f"; {short} more lie before the lake's first bar, so it is missing" if short > 0 else ""
-    return f"{panel.n_steps} bars back to {iso(int(panel.ts_open_ns[0]))}: {said}{cut}"
+    cut = f"; {short} more would be before the lake's first bar, so the value is missing" if short > 0 else ""
+    return f"{panel.n_steps} bars since {iso(int(panel.ts_open_ns[0]))}: {statuses}{cut}"
 
 
 def _others(item: Feature, panel: Panel, row: int) -> str:
-    """Return what the other instruments have to do with it, where they have."""
+    """Return how the other instruments affect the value, or nothing if they do not."""
     [(values, masks)] = evaluate_on(panel, [item])
     [(alone, known)] = evaluate_on(panel.select([row]), [item])
     if bool(masks[row, -1] == known[0, -1]) and bool(values[row, -1] == alone[0, -1]):
         return ""
-    told = f"{float(alone[0, -1]):.12g}" if bool(known[0, -1]) else "nothing"
+    value_alone = f"{float(alone[0, -1]):.12g}" if bool(known[0, -1]) else "missing"
     count = panel.n_instruments - 1
-    return f"it reads the {count} other instruments of the panel too; alone it would say {told}"
+    return f"it also reads the {count} other instruments of the panel; without them the value would be {value_alone}"
 
 
 def _rows(
-    item: Feature, panel: Panel, row: int, served: dict[int, dict[str, Any]], moving: set[int]
+    item: Feature, panel: Panel, row: int, served: dict[int, dict[str, Any]], influential: set[int]
 ) -> Iterator[str]:
-    """Yield the newest rows of the window, those first without which the value would be another."""
-    columns = [name for name in leaves_read(item) if name in panel.values][:_MOST_COLUMNS]
-    chosen = sorted(moving, reverse=True)[:_MOST_ROWS]
-    chosen += [step for step in range(panel.n_steps - 1, -1, -1) if step not in moving][
+    """Yield the newest rows of the window, preferring those that change the value."""
+    columns = [name for name in columns_read(item) if name in panel.values][:_MOST_COLUMNS]
+    chosen = sorted(influential, reverse=True)[:_MOST_ROWS]
+    chosen += [step for step in range(panel.n_steps - 1, -1, -1) if step not in influential][
         : _MOST_ROWS - len(chosen)
     ]
-    yield f"rows of the window; without one marked * the value would be another ({len(moving)} of {panel.n_steps}):"
+    yield f"rows of the window; removing one marked * changes the value ({len(influential)} of {panel.n_steps}):"
     yield _row_text("bar", "status", "revision", "knowable", columns)
     for step in sorted(chosen):
         open_ns = int(panel.ts_open_ns[step])
@@ -180,7 +175,7 @@ def _rows(
             else f"{(found['ts_knowable_ns'] - found['close_ns']) / NS:+,.3f} s"
         )
         yield _row_text(
-            ("*" if step in moving else " ") + iso(open_ns),
+            ("*" if step in influential else " ") + iso(open_ns),
             STATUSES[int(panel.status[row, step])],
             "" if found is None else f"{found['revision']} {found['origin']}",
             lag,

@@ -1,1 +1,1 @@
-"""Jobs behind the feature commands."""
+"""Jobs of the `tickwalk features` commands."""

@@ -1,4 +1,4 @@
-"""What do `tickwalk features build` and its options do: days below the home, or one file?"""
+"""Job of `tickwalk features build`: daily files in the home, or one file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from features.store.day_files import max_days
 from features.store.serialization import write_block
 from features.store.store import UpdateReport, read, update
 from features.versioning.set_diff import EDITION, edition_path
+from serving import formatting
 from serving.feature_jobs.selection import BarSelection, health_of, write_edition
-from serving.report import formatting as words
 from storage.clock import DAY_NS, floor_ns, width_ns
 from storage.errors import ContractError
 from storage.lake.lake import Lake
 
 
 def build_days(bars: BarSelection, *, on_day: Callable[[int, int, int], None]) -> UpdateReport:
-    """Bring the home's store of a set up to what the lake holds; `on_day` is told as `update` tells it."""
+    """Build the days whose bars changed into the home's feature store; `on_day` is called as by `update`."""
     try:
         with Lake.open(bars.settings, read_only=True) as lake:
             done = update(
                 bars.settings.features_dir,
                 lake,
-                bars.question,
+                bars.store_key,
                 since_ns=bars.since_ns,
                 until_ns=bars.until_ns,
                 at=bars.at,
@@ -39,50 +39,49 @@ def build_days(bars: BarSelection, *, on_day: Callable[[int, int, int], None]) -
         write_edition(done.folder / EDITION, bars.feature_set)
     except OSError as error:
         raise ContractError(
-            f"days of features cannot be kept in {bars.settings.features_dir}: {error}",
-            hint="make room there, or make it yours, and run this again: it goes on behind the days that are done",
+            f"days of features cannot be written to {bars.settings.features_dir}: {error}",
+            hint="free space or fix the permissions, then run this again: it continues after the finished days",
         ) from error
     return done
 
 
-def told_days(done: UpdateReport) -> str:
-    """Return what was done to a store, for people."""
+def summarize_days(done: UpdateReport) -> str:
+    """Return one line about an update of the store."""
     return (
-        f"{done.folder.resolve()}: {len(done.built)} days built ({done.rows:,} bars), {len(done.compared)} read again "
-        f"and unchanged, {done.kept} kept; {words.span(done.since_ns, done.until_ns)} UTC"
+        f"{done.folder.resolve()}: {len(done.built)} days built ({done.rows:,} bars), {len(done.compared)} checked "
+        f"and unchanged, {done.kept} not touched; {formatting.span(done.since_ns, done.until_ns)} UTC"
     )
 
 
-def judge_days(bars: BarSelection, done: UpdateReport, *, newest: float) -> tuple[int, FeatureHealth]:
-    """Judge the newest days of a store; return how many, and their health.
+def check_days(bars: BarSelection, done: UpdateReport, *, newest: float) -> tuple[int, FeatureHealth]:
+    """Check the health of the newest days of a store; return their number and health.
 
-    They are as many as are built at a time, so as many as surely fit into memory.
+    The number of days is that of one build step, which fits into memory.
 
     Args:
         bars, done: the store, as `build_days` left it.
-        newest: the share of those days that is held against the rest of them.
+        newest: share of those days that is compared with the rest for drift.
     """
     days = range(floor_ns(done.since_ns, DAY_NS), done.until_ns, DAY_NS)
-    judged = days[-max_days(width_ns(bars.width), done.instruments) :]
+    checked = days[-max_days(width_ns(bars.width), done.instruments) :]
     with Lake.open(bars.settings, read_only=True) as lake:
-        asked = replace(bars, until_ns=done.until_ns, at=done.snapshot)
-        panel = asked.load_from(lake, since_ns=max(judged[0], done.since_ns))
-    into = (
-        done.folder / f".judged.{os.getpid()}.part"
-    )  # what a kill leaves is removed a day later (features/store/eviction.py)
+        selection = replace(bars, until_ns=done.until_ns, at=done.snapshot)
+        panel = selection.load_from(lake, since_ns=max(checked[0], done.since_ns))
+    # After a kill the file stays, and is removed a day later (features/store/eviction.py).
+    into = done.folder / f".judged.{os.getpid()}.part"
     try:
         block = read(
             bars.settings.features_dir,
-            bars.question,
+            bars.store_key,
             instruments=panel.instruments,
             since_ns=int(panel.ts_open_ns[0]),
             until_ns=int(panel.ts_close_ns[-1]),
             into=into,
         )
-        # Its first bars looked back on bars of the store that are not read here.
+        # The first bars read here were computed from earlier bars of the store.
         before = (int(panel.ts_open_ns[0]) - done.since_ns) // width_ns(bars.width)
         block = replace(block, lookback_bars=max(block.lookback_bars - before, 0))
-        return len(judged), health_of(block, panel, newest=newest)
+        return len(checked), health_of(block, panel, newest=newest)
     finally:
         into.unlink(missing_ok=True)
 
@@ -96,24 +95,24 @@ def build_to(
     anyway: bool,
     on_step: Callable[[str], None],
 ) -> str:
-    """Write one block and its edition; return what was written.
+    """Write one block and its edition to a file; return one line about it.
 
     Args:
         path: the file to write.
         bars: the bars to build from.
-        wider: widths whose features are joined as of each close (features/multi_width.py); each is judged on its own
-            bars.
+        wider: widths whose features are joined as of each close (features/multi_width.py); the health of each is
+            checked on its own bars.
         newest: the share of the bars that is compared with the rest.
-        anyway: write a block that is not fit to learn from, too.
-        on_step: called with the name of each step before it begins.
+        anyway: write the block even if its health check fails.
+        on_step: called with the name of each step before it starts.
 
     Raises:
-        ContractError: the block is not fit to learn from; not where `anyway` is true.
+        ContractError: the health check fails and `anyway` is false.
     """
     panel = bars.load()
     on_step("computing features")
     block = build_features(panel, bars.feature_set)
-    on_step("judging their health")
+    on_step("checking their health")
     health = health_of(block, panel, newest=newest)
     if not anyway:
         health.refuse()
@@ -135,7 +134,7 @@ def build_to(
 
 
 def _wider(bars: BarSelection, width: str, *, newest: float) -> tuple[FeatureBlock, FeatureHealth]:
-    """Return the same features of wider bars and their health, from far enough back that the first narrow bar has them.
+    """Return the features of wider bars and their health, starting early enough for the first narrow bar.
 
     Raises:
         RangeError: the lake holds no bars of that width.

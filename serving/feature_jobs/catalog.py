@@ -1,4 +1,4 @@
-"""What is there to say of features: which sets, which formula, which inputs, which code?"""
+"""Listings of feature sets, and the description of one feature."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from storage.errors import SettingsError
 
 
 def list_sets() -> pa.Table:
-    """Return one row a set."""
+    """Return one row per set."""
     rows = [
         {
             "set": name,
-            "features": len(held),
-            "lookback_bars": deepest_lookback(held),
-            "fingerprint": fingerprint(held)[:12],
+            "features": len(features),
+            "lookback_bars": deepest_lookback(features),
+            "fingerprint": fingerprint(features)[:12],
         }
-        for name, held in FEATURE_SETS.items()
+        for name, features in FEATURE_SETS.items()
     ]
     return pa.Table.from_pylist(rows)
 
 
 def list_rows(feature_set: str | None, *, is_short: bool) -> pa.Table:
-    """Return one row a feature of a set, or of every set; short ones fit a terminal."""
+    """Return one row per feature of a set, or of all sets; `is_short` drops columns to fit a terminal."""
     rows = [
         {
             "set": name,
@@ -48,23 +48,23 @@ def list_rows(feature_set: str | None, *, is_short: bool) -> pa.Table:
 
 
 def describe(name: str, *, with_code: bool) -> Iterator[str]:
-    """Yield lines about a feature.
+    """Yield lines that describe a feature.
 
     Raises:
         SettingsError: there is no such feature.
     """
     item = find_feature(name)
     yield f"{item.name}: {item.summary}"
-    told = {
+    facts = {
         "formula": item.formula,
         "unit": item.unit,
         "missing": item.missing,
-        "lookback": f"{item.lookback_bars} bars before its own, {item.own_lookback_bars} of them read by itself",
+        "lookback": f"{item.lookback_bars} bars, {item.own_lookback_bars} of them read by the feature itself",
         "source": item.source,
-        "sets": ", ".join(key for key, held in FEATURE_SETS.items() if item in held),
+        "sets": ", ".join(key for key, features in FEATURE_SETS.items() if item in features),
         "fingerprint": fingerprint((item,)),
     }
-    for key, value in told.items():
+    for key, value in facts.items():
         yield f"  {key:12} {value}"
     yield "inputs:"
     for found in ordered_inputs_of(item):
@@ -81,18 +81,18 @@ def find_feature(name: str) -> Feature:
     """Return a feature of any set by its name.
 
     Raises:
-        SettingsError: there is no such feature; the nearest is named.
+        SettingsError: there is no such feature; the hint names the closest one.
     """
-    held = {item.name: item for features in FEATURE_SETS.values() for item in features}
-    if name not in held:
-        nearest = difflib.get_close_matches(name, held, n=1, cutoff=0.0)[0]
+    by_name = {item.name: item for features in FEATURE_SETS.values() for item in features}
+    if name not in by_name:
+        nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
         raise SettingsError(
             f"no feature is called {name!r}", hint=f"use {nearest}, or see: tickwalk features list"
         )
-    return held[name]
+    return by_name[name]
 
 
-def leaves_read(item: Feature) -> list[str]:
-    """Return the panel's columns that a feature is made from."""
+def columns_read(item: Feature) -> list[str]:
+    """Return the columns of the panel that a feature reads."""
     named = {part for found in ordered_inputs_of(item) for part in found.inputs}
     return [leaf.removeprefix("panel.") for leaf in LEAVES if leaf in named and leaf not in (CLOCK, STATUS)]

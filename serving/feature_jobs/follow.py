@@ -1,4 +1,4 @@
-"""What does `tickwalk features follow` do: take each bar of a growing lake in its turn, and tell its features?"""
+"""Job of `tickwalk features follow`: compute the features of each new bar of a growing lake."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-_LOOK_S: Final = 0.2
-"""How long to wait before the lake is looked at again, once a bar is due; a recorder commits when a bar closes."""
-_IDLE_S: Final = 5.0
-"""How long to wait at most before that: the recorder's clock is not ours where it was started after a correction."""
-_FRESH_BARS: Final = 200
-"""A connection gathers what it has read of a growing lake, 0.2 MB a bar of 200 instruments (measured 2026-11-26)."""
+_POLL_S: Final = 0.2
+"""Seconds between polls of the lake while a bar is due; a recorder commits when a bar closes."""
+_IDLE_POLL_S: Final = 5.0
+"""Longest wait before a bar is due: the recorder's clock may differ if it started after a clock correction."""
+_REOPEN_BARS: Final = 200
+"""A connection caches what it reads of a growing lake: 0.2 MB per bar of 200 instruments (measured 2026-11-26)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class FollowedBar:
         instruments: (S,) ids.
         names: (F,) names.
         row: values and mask.
-        after_close_s: how long after the bar's close they were there.
-        took_ms: how long reading the bar and computing took.
+        after_close_s: seconds from the bar's close until the features were computed.
+        took_ms: time to read the bar and compute.
     """
 
     instruments: tuple[str, ...]
@@ -49,7 +49,7 @@ class FollowedBar:
     took_ms: float
 
     def line(self) -> str:
-        """Return one line for a person."""
+        """Return one line for the terminal."""
         known = float(self.row.mask.double().mean())
         return (
             f"{iso(self.row.ts_open_ns)}  {len(self.instruments)} instruments  {known:.1%} known  "
@@ -57,7 +57,7 @@ class FollowedBar:
         )
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one record an instrument; what is not known is null."""
+        """Yield one record per instrument; unknown values are null."""
         for instrument, values, mask in zip(
             self.instruments, self.row.values.tolist(), self.row.mask.tolist(), strict=True
         ):
@@ -71,18 +71,18 @@ class FollowedBar:
 def follow_bars(
     bars: BarSelection, *, patience_s: float, stop: threading.Event, time_source: TimeSource | None = None
 ) -> Iterator[FollowedBar]:
-    """Yield the features of each bar as its turn comes, until told to stop.
+    """Yield the features of each new bar until `stop` is set.
 
     Args:
-        bars: which bars; those that are there already are only looked back on.
-        patience_s: how long after its grace a bar is waited for; what is not there by then is unknown.
+        bars: which bars; bars that exist already only fill the lookback.
+        patience_s: seconds to wait for a bar after its grace period; a bar still missing then is unknown.
         stop: ends the wait for the next bar.
-        time_source: the present; by default a clock that never leaps, as the recorder's.
+        time_source: the current time (default: a clock that never jumps, as in the recorder).
 
     Raises:
-        RangeError: the lake holds no bar that fits, or its newest is too old to go on from.
-        LakeError: the lake cannot be read, and could not for as long as a bar is waited for.
-        SettingsError: the patience is no time.
+        RangeError: the lake holds no matching bar, or the newest is too old to continue from.
+        LakeError: the lake could not be read for as long as a bar is waited for.
+        SettingsError: `patience_s` is negative or not finite.
     """
     if not 0.0 <= patience_s < math.inf:
         raise SettingsError(
@@ -91,7 +91,7 @@ def follow_bars(
     clock = time_source or SteadyTime()
     names = tuple(item.name for item in get_set(bars.feature_set))
     with _Connection(bars) as connection:
-        follower = Follower.begin(connection.lake, bars.question)
+        follower = Follower.begin(connection.lake, bars.store_key)
         _refuse_old(follower, bars, now_ns=clock.now_ns())
         while not stop.is_set():
             if isinstance(clock, SteadyTime):
@@ -99,7 +99,7 @@ def follow_bars(
             now_ns, began_s = clock.now_ns(), time.perf_counter()
             row = connection.step(follower, is_overdue=now_ns > follower.due_ns + int(patience_s * NS))
             if row is None:
-                stop.wait(min(max((follower.due_ns - now_ns) / NS, _LOOK_S), _IDLE_S))
+                stop.wait(min(max((follower.due_ns - now_ns) / NS, _POLL_S), _IDLE_POLL_S))
                 continue
             yield FollowedBar(
                 follower.instruments,
@@ -111,12 +111,12 @@ def follow_bars(
 
 
 class _Connection:
-    """A lake that is opened anew now and then, for memory's sake, and where `tickwalk lake rebuild` put another."""
+    """A lake connection that is reopened every 200 bars to free memory, and after `tickwalk lake rebuild`."""
 
     def __init__(self, bars: BarSelection) -> None:
         self._bars, self._steps = bars, 0
         self.lake = Lake.open(bars.settings, read_only=True)
-        self._lies = self._where()
+        self._inode = self._read_inode()
 
     def __enter__(self) -> Self:
         return self
@@ -125,33 +125,33 @@ class _Connection:
         self.lake.close()
 
     def step(self, follower: Follower, *, is_overdue: bool) -> LiveRow | None:
-        """Take a follower's step; a lake that cannot be read is waited for like a bar."""
+        """Run one step of the follower; retry a lake that cannot be read until the bar is overdue."""
         try:
-            if self._steps >= _FRESH_BARS or self._where() != self._lies:
-                self._open_anew()
+            if self._steps >= _REOPEN_BARS or self._read_inode() != self._inode:
+                self._reopen()
             row = follower.step(self.lake, is_overdue=is_overdue)
         except (LakeError, OSError) as error:
             if is_overdue:
                 raise LakeError(
-                    f"the lake in {self._bars.settings.lake_dir} cannot be read, and could not for as long as a bar is "
-                    f"waited for: {error}",
-                    hint="see what is wrong with it: tickwalk lake status; and then run this again",
+                    f"the lake in {self._bars.settings.lake_dir} could not be read for as long as a bar is waited for: "
+                    f"{error}",
+                    hint="check it with: tickwalk lake status; then run this again",
                 ) from error
             logger.warning("lake not read", reason=str(error))
-            self._steps = _FRESH_BARS
+            self._steps = _REOPEN_BARS
             return None
         self._steps += row is not None
         return row
 
-    def _where(self) -> int:
-        """Return which folder the lake is: another one is another lake, though its name is the same."""
+    def _read_inode(self) -> int:
+        """Return the inode of the lake's folder, which changes when a rebuilt lake replaces it."""
         return self._bars.settings.lake_dir.stat().st_ino
 
-    def _open_anew(self) -> None:
-        lies = self._where()
+    def _reopen(self) -> None:
+        inode = self._read_inode()
         fresh = Lake.open(self._bars.settings, read_only=True)
         self.lake.close()
-        self.lake, self._lies, self._steps = fresh, lies, 0
+        self.lake, self._inode, self._steps = fresh, inode, 0
 
 
 def _refuse_old(follower: Follower, bars: BarSelection, *, now_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""What do the feature commands do: which bars are read, what is proven and judged, where does it lie?"""
+"""Bars chosen by the feature commands, their leakage tests, health checks and editions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from features.sets import columns_of, get_set
 from features.store.atomic_files import write_text
 from features.store.manifest import StoreKey
 from features.versioning.set_diff import EDITION, SUFFIX, edition_of, edition_path, read_edition
-from serving.report import formatting as words
+from serving import formatting
 from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
 from storage.lake.lake import Lake
@@ -31,11 +31,11 @@ from training.night.artifacts import NightArtifacts
 
 @dataclass(frozen=True, slots=True)
 class BarSelection:
-    """Which bars of a home's lake are meant.
+    """Selection of bars in a home's lake.
 
     Args:
-        settings: whose lake, and whose grace.
-        feature_set: whose columns are joined beside the bars.
+        settings: home of the lake, and the grace period.
+        feature_set: set whose columns are joined to the bars.
         width, since_ns, until_ns, at, instruments: as in `features.panel.panel.load_panel`.
     """
 
@@ -59,19 +59,19 @@ class BarSelection:
         at: int | None,
         instruments: Sequence[str] | None,
     ) -> Self:
-        """Return what the options of a command mean.
+        """Return the selection for the options of a command.
 
         Raises:
-            SettingsError: there is no such set or width, or a time is none.
-            RangeError: the range ends before it begins.
+            SettingsError: the set, the width or a time is invalid.
+            RangeError: the range ends before it starts.
         """
         get_set(feature_set)
         width_ns(width or settings.bars.width)
         since_ns, until_ns = (parse_time_ns(text) if text else None for text in (since, until))
         if since_ns is not None and until_ns is not None and until_ns <= since_ns:
             raise RangeError(
-                f"--until {until} is not after --since {since}, so no bar lies between",
-                hint="swap them, or leave one out",
+                f"--until {until} is not after --since {since}, so the range is empty",
+                hint="swap them, or omit one",
             )
         return cls(
             settings=settings,
@@ -84,8 +84,8 @@ class BarSelection:
         )
 
     @property
-    def question(self) -> StoreKey:
-        """What a store, or a follower, is asked for them."""
+    def store_key(self) -> StoreKey:
+        """Key of these bars in a feature store or a follower."""
         return StoreKey(
             self.feature_set, self.width, self.settings.bars.grace_ns, instruments=self.instruments
         )
@@ -96,7 +96,7 @@ class BarSelection:
             return self.load_from(lake, since_ns=self.since_ns)
 
     def load_from(self, lake: Lake, *, since_ns: int | None) -> Panel:
-        """Return the panel of a lake that is open, from a bar on."""
+        """Return the panel from an open lake, starting at `since_ns`."""
         return load_panel(
             lake,
             width=self.width,
@@ -109,14 +109,14 @@ class BarSelection:
         )
 
 
-# Proof.
+# Leakage tests.
 
 
 def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
-    """Prove a set on bars of the lake; return what was compared, line by line.
+    """Test a set for look-ahead on bars of the lake; return the report as lines.
 
     Raises:
-        LeakError: a feature looks ahead, or the proof is blind.
+        LeakError: a feature looks ahead, or a planted leak was not caught.
         RangeError: there are too few bars.
     """
     feature_set = bars.feature_set
@@ -127,20 +127,23 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
         hindsight = prove_point_in_time(
             lake, load, get_set(feature_set), grace_ns=bars.settings.bars.grace_ns, seed=seed
         )
-    told = {"passed": True} | proof.to_dict() | {"hindsight": hindsight.to_dict()}
-    reach = words.span(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]))
+    result = {"passed": True} | proof.to_dict() | {"hindsight": hindsight.to_dict()}
+    time_range = formatting.span(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]))
     lines = [
-        f"set {feature_set}, {len(get_set(feature_set))} features, code {proof.fingerprint[:12]}: nothing looks ahead",
-        f"on {proof.instruments} instruments x {proof.steps:,} {bars.width} bars, {reach} UTC",
-        *(f"  {said:52} {count:>14} values, none moved" for said, count in words.proven(told)[:-1]),
-        f"  {'beside the returns that came after':52} {hindsight.foretold:>14,} pairs, none is one",
+        f"set {feature_set}, {len(get_set(feature_set))} features, code {proof.fingerprint[:12]}: no look-ahead",
+        f"on {proof.instruments} instruments x {proof.steps:,} {bars.width} bars, {time_range} UTC",
+        *(
+            f"  {check:52} {count:>14} values, none changed"
+            for check, count in formatting.leakage_checks(result)[:-1]
+        ),
+        f"  {'correlated with the returns that follow':52} {hindsight.foretold:>14,} pairs, none suspicious",
         f"  {'planted leaks':52} {proof.canaries_caught + hindsight.canaries_caught:>14} caught, all of them",
     ]
     if proof.unproven:
-        lines.append(f"nowhere known on these bars, so not proven: {', '.join(proof.unproven)}")
+        lines.append(f"unknown on all of these bars, so not tested: {', '.join(proof.unproven)}")
     for name, ahead, agreed in hindsight.suspects:
         lines.append(
-            f"check {name}: it predicts the return of {ahead} bars with a rank correlation of {agreed:+.2f}"
+            f"inspect {name}: its correlation with the return of the next {ahead} bars is {agreed:+.2f}"
         )
     return lines
 
@@ -149,24 +152,24 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
 
 
 def health_of(block: FeatureBlock, panel: Panel, *, newest: float) -> FeatureHealth:
-    """Return the health of a block, its newest share of steps held against the rest."""
-    refuse_share(newest)
+    """Return the health of a block, comparing its newest share of steps with the rest."""
+    check_share(newest)
     split = int(panel.n_steps * (1.0 - newest))
     return check_health(block, panel, split_ns=int(panel.ts_open_ns[split]))
 
 
-def refuse_share(newest: float) -> None:
-    """Refuse what is no share, before anything is built for it.
+def check_share(newest: float) -> None:
+    """Check a share before anything is built.
 
     Raises:
         SettingsError: it is not between 0 and 1.
     """
     if not 0.0 < newest < 1.0:
-        raise SettingsError(f"--newest is {newest:g}; it is a share between 0 and 1", hint="use 0.2")
+        raise SettingsError(f"--newest is {newest:g}; it must be between 0 and 1", hint="use 0.2")
 
 
 def health_rows(health: FeatureHealth, *, is_short: bool) -> pa.Table:
-    """Return one row a feature: how much is known, and how far it drifted; short ones fit a terminal."""
+    """Return one row per feature with coverage and drift; `is_short` drops columns to fit a terminal."""
     rows = []
     for place, name in enumerate(health.names):
         figures = {key: getattr(health, key)[place] for key in ("coverage", "nulls", "psi", "ks")}
@@ -193,27 +196,27 @@ def _figure(of: Any, figures: np.ndarray) -> float | None:
 # Editions.
 
 
-def edition_now(feature_set: str) -> dict[str, Any]:
-    """Return the edition of a set as its code stands here."""
+def current_edition(feature_set: str) -> dict[str, Any]:
+    """Return the edition of a set by the current code."""
     return edition_of(get_set(feature_set), feature_set=feature_set)
 
 
 def write_edition(path: Path, feature_set: str) -> None:
-    """Write the edition of a set as its code stands here."""
-    write_text(path, json.dumps(edition_now(feature_set), indent=1, sort_keys=True))
+    """Write the edition of a set by the current code."""
+    write_text(path, json.dumps(current_edition(feature_set), indent=1, sort_keys=True))
 
 
 def find_edition(settings: Settings, what: str) -> dict[str, Any]:
-    """Return the edition of a night by its id, of a block or an edition by its file, or of a checkpoint by its folder.
+    """Return the edition of a night (by id), a block or an edition (by file), or a checkpoint (by folder).
 
     Raises:
-        ContractError: nothing readable lies there.
+        ContractError: no readable edition is there.
         GateError: no night has that id.
     """
     path = Path(what)
     if path.is_dir():
-        held = [folder / EDITION for folder in (path.resolve(), *path.resolve().parents)]
-        return read_edition(next((found for found in held if found.exists()), held[0]))
+        candidates = [folder / EDITION for folder in (path.resolve(), *path.resolve().parents)]
+        return read_edition(next((found for found in candidates if found.exists()), candidates[0]))
     if path.suffix:
         return read_edition(path if path.name.endswith(SUFFIX) else edition_path(path))
     return read_edition(NightArtifacts.find(settings, what).path / EDITION)

@@ -1,7 +1,7 @@
-"""What is wrong with a recorder, judged from its vital signs alone?
+"""Health checks of a recorder from its status.
 
-Pure: a heartbeat, the present and the limits of `alert` go in, troubles come out. `/health`, `tickwalk alert` and
-the live view all ask here, so they never disagree.
+Pure: from a heartbeat, the current time and the limits of `alert` to a list of issues. `/health`, `tickwalk alert` and
+the live view all use these checks, so they never disagree.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Kind = Literal["not running", "silent", "disk", "clock", "coverage", "lake", "lo
 
 @dataclass(frozen=True, slots=True)
 class HealthIssue:
-    """One thing that is wrong.
+    """One health issue of a recorder.
 
     Args:
-        kind: what; an alert is told apart by it and by `shard`.
-        shard: whose; empty for a recorder of all instruments.
-        detail: the values, for a person.
+        kind: kind of issue; with `shard` it identifies an alert.
+        shard: shard of the recorder; empty for one that records all instruments.
+        detail: the values, for people.
     """
 
     kind: Kind
@@ -33,15 +33,15 @@ class HealthIssue:
     detail: str
 
 
-def judge(beats: Sequence[Heartbeat], now_ns: int, limits: AlertSettings) -> list[HealthIssue]:
-    """Return what is wrong with the recorders of a home; no recorder at all is wrong too."""
+def check_recorders(beats: Sequence[Heartbeat], now_ns: int, limits: AlertSettings) -> list[HealthIssue]:
+    """Return the issues of all recorders of a home; having no recorder is an issue too."""
     if not beats:
         return [HealthIssue("not running", "", "no recorder has run in this home")]
-    return [trouble for beat in beats for trouble in judge_one(beat, now_ns, limits)]
+    return [issue for beat in beats for issue in check_recorder(beat, now_ns, limits)]
 
 
-def judge_one(beat: Heartbeat, now_ns: int, limits: AlertSettings) -> list[HealthIssue]:
-    """Return what is wrong with one recorder; of one that does not run, nothing else is said."""
+def check_recorder(beat: Heartbeat, now_ns: int, limits: AlertSettings) -> list[HealthIssue]:
+    """Return the issues of one recorder; if it does not run, that is the only one."""
     vitals, shard = beat.vitals, beat.vitals.shard
     beat_age_s = (now_ns - beat.beat_ns) / NS
     if not vitals.is_running:
@@ -58,10 +58,10 @@ def judge_one(beat: Heartbeat, now_ns: int, limits: AlertSettings) -> list[Healt
     return [HealthIssue(kind, shard, detail) for kind, detail in filter(None, found)]
 
 
-Found = tuple[Kind, str] | None
+_Issue = tuple[Kind, str] | None
 
 
-def _silent(vitals: RecorderStatus, limits: AlertSettings) -> Found:
+def _silent(vitals: RecorderStatus, limits: AlertSettings) -> _Issue:
     up_s = (vitals.now_ns - vitals.started_ns) / NS
     age_s = up_s if vitals.frame_age_s is None else vitals.frame_age_s
     if age_s <= limits.silent_s:
@@ -70,24 +70,24 @@ def _silent(vitals: RecorderStatus, limits: AlertSettings) -> Found:
     return "silent", f"{vitals.recording} received its last frame {_ago(age_s)}; {sockets}"
 
 
-def _disk(vitals: RecorderStatus, limits: AlertSettings) -> Found:
+def _disk(vitals: RecorderStatus, limits: AlertSettings) -> _Issue:
     left = vitals.disk_days_left
     if left is None or left >= limits.disk_days:
         return None
     return "disk", f"{left:.1f} days until the disk is full ({vitals.disk_free_bytes / 1e9:.1f} GB free)"
 
 
-def _clock(vitals: RecorderStatus, limits: AlertSettings) -> Found:
+def _clock(vitals: RecorderStatus, limits: AlertSettings) -> _Issue:
     if vitals.clock_verdict != "off":
         return None
     by = ", ".join(f"{value:+,.0f} ms against {name}" for name, value in vitals.clock_offset_ms.items())
     return (
         "clock",
-        f"our clock is off by more than {limits.clock_ms:g} ms: {by or 'frames come from the future'}",
+        f"the local clock is off by more than {limits.clock_ms:g} ms: {by or 'frames come from the future'}",
     )
 
 
-def _coverage(vitals: RecorderStatus, limits: AlertSettings) -> Found:
+def _coverage(vitals: RecorderStatus, limits: AlertSettings) -> _Issue:
     poor = {
         name: item.observed_share
         for name, item in vitals.instruments.items()
@@ -100,16 +100,16 @@ def _coverage(vitals: RecorderStatus, limits: AlertSettings) -> Found:
     return "coverage", f"{len(poor)} of {len(vitals.instruments)} instruments watched too little: {named}"
 
 
-def _lake(vitals: RecorderStatus, limits: AlertSettings) -> Found:
+def _lake(vitals: RecorderStatus, limits: AlertSettings) -> _Issue:
     if vitals.unsent_batches <= limits.unsent_batches:
         return None
-    return "lake", f"{vitals.unsent_batches} batches wait for the lake"
+    return "lake", f"{vitals.unsent_batches} batches are waiting for the lake"
 
 
-def _lost(vitals: RecorderStatus) -> Found:
+def _lost(vitals: RecorderStatus) -> _Issue:
     if not vitals.lost_frames:
         return None
-    return "lost frames", f"{vitals.lost_frames:,} frames were given up because processing lagged"
+    return "lost frames", f"{vitals.lost_frames:,} frames were dropped because processing lagged"
 
 
 def _ago(age_s: float) -> str:

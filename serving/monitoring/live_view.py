@@ -1,7 +1,7 @@
-"""What does a person see of a running recorder, live in a terminal?
+"""Live terminal view of running recorders.
 
-`render` is pure: a heartbeat and the present become one picture. `tickwalk record --watch` draws the recorder's
-own; `tickwalk watch` reads the heartbeat of a recorder that runs elsewhere on this machine.
+`render` is pure: from a heartbeat and the current time to one panel. `tickwalk record --watch` shows its own recorder;
+`tickwalk watch` reads the heartbeats of the recorders on this machine.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rich.text import Text
 
 from ingest.recorder.heartbeat import Heartbeat, read_heartbeats
 from ingest.recorder.status import GapStatus, InstrumentStatus, RecorderStatus
-from serving.monitoring.checks import HealthIssue, judge_one
+from serving.monitoring.checks import HealthIssue, check_recorder
 from storage.clock import NS, iso
 from storage.settings import Settings
 from storage.settings.services import AlertSettings
 
-# One cell a bar: what it shows, and how. Shapes differ too, for who cannot tell the colours.
+# One cell per bar: character and style. Shapes differ too, for colour-blind readers.
 _CELLS: Final = {
     "printed": ("█", "green"),
     "quiet": ("▄", "green"),
@@ -36,7 +36,7 @@ _CELLS: Final = {
 }
 _STRIP: Final = 30
 _NARROW_STRIP: Final = 12
-# What a picture takes beside its instruments, channels and troubles.
+# Lines of a panel besides instruments, channels and issues.
 _LINES: Final = 18
 _STATE_STYLES: Final = {"recording": "bold green", "failed": "bold red", "ended": "dim"}
 
@@ -44,25 +44,25 @@ _STATE_STYLES: Final = {"recording": "bold green", "failed": "bold red", "ended"
 def render(
     beat: Heartbeat, now_ns: int, limits: AlertSettings, *, rows: int = 20, width: int = 120
 ) -> RenderableType:
-    """Return the picture of one recorder.
+    """Return the panel of one recorder.
 
     Args:
         beat: its newest heartbeat.
-        now_ns: the present, by the wall.
-        limits: what counts as trouble.
-        rows: how many instruments are shown; the worst watched come first.
-        width: of the terminal, in cells; a narrow one shows fewer bars.
+        now_ns: current wall-clock time.
+        limits: thresholds of the health checks.
+        rows: number of instruments shown, those with the lowest coverage first.
+        width: of the terminal in cells; a narrow one shows fewer bars.
     """
     vitals = beat.vitals
-    troubles = judge_one(beat, now_ns, limits)
-    border = "red" if troubles else "green"
-    # What is wrong stands on top: a small terminal cuts the bottom off.
-    parts: list[RenderableType] = [_counts(vitals), _troubles(troubles), Text()]
+    issues = check_recorder(beat, now_ns, limits)
+    border = "red" if issues else "green"
+    # Issues come first: a small terminal cuts off the bottom.
+    parts: list[RenderableType] = [_counts(vitals), _issues(issues), Text()]
     parts.append(_instruments(vitals, rows, _STRIP if width >= 110 else _NARROW_STRIP))
     hidden = len(vitals.instruments) - rows
     if hidden > 0:
-        parts.append(Text(f"and {hidden} more, none watched less than these", style="dim"))
-    parts += [Text(), _channels(vitals), Text(), _machine(vitals)]
+        parts.append(Text(f"and {hidden} more with at least this coverage", style="dim"))
+    parts += [Text(), _channels(vitals), Text(), _system(vitals)]
     title = Text.assemble(
         (f" {vitals.recording} ", "bold"),
         (f"{vitals.state} ", _STATE_STYLES.get(vitals.state, "bold yellow")),
@@ -83,23 +83,25 @@ def render(
 def render_all(
     beats: Sequence[Heartbeat], now_ns: int, limits: AlertSettings, console: Console
 ) -> RenderableType:
-    """Return the picture of all recorders of a home, cut to the terminal's height."""
+    """Return the panels of all recorders of a home, cut to the terminal's height."""
     if not beats:
         return Text("No recorder has run in this home. Start one with: tickwalk record", style="yellow")
-    taken = sum(_LINES + len(beat.vitals.channels) + len(judge_one(beat, now_ns, limits)) for beat in beats)
-    rows = max(3, (console.height - taken) // len(beats))
+    used = sum(
+        _LINES + len(beat.vitals.channels) + len(check_recorder(beat, now_ns, limits)) for beat in beats
+    )
+    rows = max(3, (console.height - used) // len(beats))
     return Group(*(render(beat, now_ns, limits, rows=rows, width=console.width) for beat in beats))
 
 
 @contextmanager
 def live_view(limits: AlertSettings, console: Console) -> Iterator[Callable[[RecorderStatus], None]]:
-    """Yield the function that draws a recorder's newest vital signs; log lines scroll by above the picture."""
+    """Yield the function that draws a recorder's newest status; log lines scroll above the panel."""
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
 
         def draw(vitals: RecorderStatus) -> None:
             now_ns = time.time_ns()
-            picture = render_all([Heartbeat(now_ns, vitals)], now_ns, limits, console)
-            live.update(picture, refresh=True)
+            panel = render_all([Heartbeat(now_ns, vitals)], now_ns, limits, console)
+            live.update(panel, refresh=True)
 
         yield draw
 
@@ -118,7 +120,7 @@ async def watch_home(settings: Settings, console: Console, stop: asyncio.Event) 
 def _counts(vitals: RecorderStatus) -> Text:
     shown = [
         (f"{vitals.frames:,}", "frames"),
-        (f"{vitals.frames_per_s:,.0f}", "a second"),
+        (f"{vitals.frames_per_s:,.0f}", "per second"),
         (f"{vitals.trades:,}", "trades"),
         (f"{vitals.bars:,}", "bars"),
         (f"{vitals.reconnects:,}", "reconnects"),
@@ -133,9 +135,9 @@ def _counts(vitals: RecorderStatus) -> Text:
 def _instruments(vitals: RecorderStatus, rows: int, bars: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("instrument", no_wrap=True, min_width=12)
-    table.add_column("heard", justify="right", no_wrap=True, min_width=6)
+    table.add_column("last", justify="right", no_wrap=True, min_width=6)
     table.add_column("prints/min", justify="right", no_wrap=True, min_width=10)
-    # The newest bars stand right, so this column must never be cut there.
+    # The newest bars are on the right, so this column must not be cut there.
     table.add_column(
         "coverage" if bars < _STRIP else "coverage, newest bar right", no_wrap=True, min_width=bars
     )
@@ -170,7 +172,7 @@ def _channels(vitals: RecorderStatus) -> Table:
     return table
 
 
-def _machine(vitals: RecorderStatus) -> Table:
+def _system(vitals: RecorderStatus) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
@@ -211,15 +213,15 @@ def _clock(vitals: RecorderStatus) -> Text:
     return line
 
 
-def _troubles(troubles: Sequence[HealthIssue]) -> Text:
-    if not troubles:
+def _issues(issues: Sequence[HealthIssue]) -> Text:
+    if not issues:
         return Text("all well", "green")
-    lines = [Text.assemble((trouble.kind, "bold red"), f"  {trouble.detail}") for trouble in troubles]
+    lines = [Text.assemble((issue.kind, "bold red"), f"  {issue.detail}") for issue in issues]
     return Text("\n").join(lines)
 
 
 def _name(instrument: str, *, in_full: bool) -> Text:
-    """Return the symbol, and its kind and venue where several are recorded."""
+    """Return the symbol, with kind and venue if several are recorded."""
     venue, _, rest = instrument.partition("|")
     kind, _, symbol = rest.partition("|")
     return Text.assemble(
@@ -238,7 +240,7 @@ def _strip(item: InstrumentStatus, bars: int) -> Text:
 def _share(share: float | None) -> Text:
     if share is None:
         return Text("-", "dim")
-    # 99.96 % is not 100 %: what was not watched is never rounded away.
+    # 99.96 % must not show as 100 %.
     text = "100 %" if share >= 1 else f"{min(share * 100, 99.9):.1f} %"
     return Text(text, "" if share >= 1 else "yellow" if share > 0.95 else "bold red")
 
@@ -248,7 +250,7 @@ def _gap(gap: GapStatus | None) -> Text:
         return Text("none", "dim")
     since = iso(gap.from_ns)[11:19]
     if gap.to_ns is None:
-        return Text(f"{since} and on, {gap.cause}", "bold red")
+        return Text(f"{since} until now, {gap.cause}", "bold red")
     return Text(f"{since} for {_duration((gap.to_ns - gap.from_ns) / NS)}, {gap.cause}")
 
 

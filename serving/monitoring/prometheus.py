@@ -1,8 +1,8 @@
-"""What does a running recorder answer to `/metrics` and `/health`?
+"""HTTP endpoints `/metrics` (Prometheus) and `/health` of a running recorder.
 
-Prometheus metrics, made from the newest vital signs when they are asked for, in a registry of their own. Labels are
-bounded: one recording, the venue's channels, and at most `MOST_INSTRUMENTS` instruments, the worst watched first.
-Health answers 200, or 503 with the reasons, by the limits of `alert`.
+Metrics are computed from the newest status on each request, in a separate registry. Labels are bounded: one recording,
+the venue's channels, and at most `MOST_INSTRUMENTS` instruments, those with the lowest coverage first. Health answers
+200, or 503 with the reasons, by the limits of `alert`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from ingest.recorder.heartbeat import Heartbeat
 from ingest.recorder.status import InstrumentStatus, RecorderStatus
-from serving.monitoring.checks import judge_one
+from serving.monitoring.checks import check_recorder
 from storage.logs import get_logger
 from storage.settings import Settings
 
@@ -31,58 +31,66 @@ MOST_INSTRUMENTS: Final = 300
 
 Latest = Callable[[], RecorderStatus | None]
 
-# Metric, unit in its name; what it says; its value.
+# Metric with its unit, help text, value.
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[RecorderStatus], float]], ...]] = (
     ("frames", "frames received", lambda v: v.frames),
     ("trades", "distinct prints", lambda v: v.trades),
-    ("bars", "bars published, revisions too", lambda v: v.bars),
-    ("quarantined", "frames and rows that were refused", lambda v: v.quarantined),
+    ("bars", "bars published, including revisions", lambda v: v.bars),
+    ("quarantined", "frames and rows rejected", lambda v: v.quarantined),
     ("reconnects", "connections lost", lambda v: v.reconnects),
-    ("lost_frames", "frames given up because processing lagged", lambda v: v.lost_frames),
-    ("clock_steps", "times that our wall clock was set", lambda v: v.clock_steps),
+    ("lost_frames", "frames dropped because processing lagged", lambda v: v.lost_frames),
+    ("clock_steps", "steps of the local wall clock", lambda v: v.clock_steps),
 )
 _GAUGES: Final[tuple[tuple[str, str, Callable[[RecorderStatus], float | None]], ...]] = (
-    ("recording", "1 while it records", lambda v: float(v.state == "recording")),
-    ("start_time_seconds", "when it began, since 1970", lambda v: v.started_ns / 1e9),
-    ("frame_age_seconds", "since the last frame of any socket", lambda v: v.frame_age_s),
-    ("commit_age_seconds", "since the lake took a batch", lambda v: v.commit_age_s),
-    ("connections_open", "sockets that are open", lambda v: v.connections_open),
-    ("connections_wanted", "sockets that should be", lambda v: v.connections_wanted),
-    ("subscriptions_acked", "subscriptions that venues acknowledged", lambda v: v.subscriptions_acked),
-    ("subscriptions_missing", "subscriptions that they did not yet", lambda v: v.subscriptions_missing),
-    ("unsent_batches", "batches that the lake has not taken", lambda v: v.unsent_batches),
-    ("backlog_frames", "frames received and not yet processed", lambda v: v.backlog_frames),
-    ("journal_bytes", "size of this recording's journal", lambda v: v.journal_bytes),
-    ("disk_free_bytes", "free on the home's disk", lambda v: v.disk_free_bytes),
-    ("disk_left_days", "until that disk is full, at the present pace", lambda v: v.disk_days_left),
-    ("resident_bytes", "memory of the process", lambda v: v.resident_bytes),
-    ("clock_off", "1 while our clock is off beyond the limit", lambda v: float(v.clock_verdict == "off")),
+    ("recording", "1 while recording, else 0", lambda v: float(v.state == "recording")),
+    ("start_time_seconds", "start of the recording, Unix time", lambda v: v.started_ns / 1e9),
+    ("frame_age_seconds", "seconds since the last frame on any socket", lambda v: v.frame_age_s),
+    ("commit_age_seconds", "seconds since the last commit to the lake", lambda v: v.commit_age_s),
+    ("connections_open", "open sockets", lambda v: v.connections_open),
+    ("connections_wanted", "sockets that should be open", lambda v: v.connections_wanted),
+    ("subscriptions_acked", "subscriptions acknowledged by the venue", lambda v: v.subscriptions_acked),
+    ("subscriptions_missing", "subscriptions not acknowledged yet", lambda v: v.subscriptions_missing),
+    ("unsent_batches", "batches not yet committed to the lake", lambda v: v.unsent_batches),
+    ("backlog_frames", "frames received but not processed yet", lambda v: v.backlog_frames),
+    ("journal_bytes", "size of the recording's journal", lambda v: v.journal_bytes),
+    ("disk_free_bytes", "free space on the home's disk", lambda v: v.disk_free_bytes),
+    ("disk_left_days", "days until the disk is full at the current rate", lambda v: v.disk_days_left),
+    ("resident_bytes", "resident memory of the process", lambda v: v.resident_bytes),
+    (
+        "clock_off",
+        "1 while the local clock is off by more than the limit",
+        lambda v: float(v.clock_verdict == "off"),
+    ),
 )
 _PER_INSTRUMENT: Final[tuple[tuple[str, str, Callable[[InstrumentStatus], float | None]], ...]] = (
-    ("instrument_age_seconds", "since its last frame on any channel", lambda i: i.age_s),
-    ("instrument_prints_per_minute", "prints of the last minute", lambda i: i.prints_per_min),
-    ("instrument_observed_ratio", "share of its last bars that was watched", lambda i: i.observed_share),
+    ("instrument_age_seconds", "seconds since the instrument's last frame on any channel", lambda i: i.age_s),
+    ("instrument_prints_per_minute", "prints in the last minute", lambda i: i.prints_per_min),
+    (
+        "instrument_observed_ratio",
+        "share of the time of its recent bars that was watched",
+        lambda i: i.observed_share,
+    ),
     (
         "instrument_blind",
-        "1 while its last bar is blind",
+        "1 if its last bar is blind",
         lambda i: float(i.statuses[-1] == "blind") if i.statuses else None,
     ),
 )
 
 
 class StatusCollector(Collector):
-    """Makes metrics from the newest vital signs; a value that is not known is left out."""
+    """Collects metrics from the newest status; unknown values are omitted."""
 
     def __init__(self, latest: Latest) -> None:
         self._latest = latest
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric family; none before the first vital signs."""
+        """Yield every metric family; none before the first status."""
         vitals = self._latest()
         if vitals is None:
             return
         info = GaugeMetricFamily(
-            f"{PREFIX}info", "which recording this is; always 1", labels=["recording", "shard"]
+            f"{PREFIX}info", "name of the recording and its shard; always 1", labels=["recording", "shard"]
         )
         info.add_metric([vitals.recording, vitals.shard], 1.0)
         yield info
@@ -97,7 +105,7 @@ class StatusCollector(Collector):
         yield from _by_instrument(vitals)
         offsets = GaugeMetricFamily(
             f"{PREFIX}clock_offset_seconds",
-            "our clock less the other; above 0, ours is ahead",
+            "local clock minus the source; positive: the local clock is ahead",
             labels=["source"],
         )
         for source, offset_ms in vitals.clock_offset_ms.items():
@@ -108,7 +116,9 @@ class StatusCollector(Collector):
 def _by_channel(vitals: RecorderStatus) -> Iterator[Metric]:
     frames = CounterMetricFamily(f"{PREFIX}channel_frames", "frames received, by channel", labels=["channel"])
     lags = GaugeMetricFamily(
-        f"{PREFIX}lag_seconds", "receipt less venue time, in the last minute", labels=["channel", "quantile"]
+        f"{PREFIX}lag_seconds",
+        "receive time minus venue time, over the last minute",
+        labels=["channel", "quantile"],
     )
     for channel, item in sorted(vitals.channels.items()):
         frames.add_metric([channel], item.frames)
@@ -134,13 +144,13 @@ def _by_instrument(vitals: RecorderStatus) -> Iterator[Metric]:
 
 
 class MetricsServer:
-    """Serves both answers inside the recorder's loop; `async with` starts and ends it.
+    """HTTP server for both endpoints inside the recorder's event loop; `async with` starts and stops it.
 
-    A port that is taken is a warning: the recording goes on without metrics.
+    If the port is taken it logs a warning, and recording continues without metrics.
     """
 
     def __init__(self, settings: Settings, latest: Latest) -> None:
-        """Prepare; `latest` returns the newest vital signs, or None before the first."""
+        """Create the server; `latest` returns the newest status, or None before the first."""
         self._settings = settings
         self._latest = latest
         self._registry = CollectorRegistry(auto_describe=False)
@@ -150,12 +160,12 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Its address; empty while nothing is served."""
+        """Base address; empty while nothing is served."""
         return f"http://{self._settings.metrics.host}:{self.port}" if self.port else ""
 
     async def __aenter__(self) -> Self:
-        wanted = self._settings.metrics
-        if not wanted.port:
+        address = self._settings.metrics
+        if not address.port:
             return self
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
@@ -163,12 +173,12 @@ class MetricsServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, wanted.host, wanted.port).start()
+            await web.TCPSite(self._runner, address.host, address.port).start()
         except OSError as error:
             logger.warning(
                 "metrics not served",
-                host=wanted.host,
-                port=wanted.port,
+                host=address.host,
+                port=address.port,
                 reason=error.strerror or str(error),
                 next="set metrics.port to another one, or to 0",
             )
@@ -193,11 +203,11 @@ class MetricsServer:
         if vitals is None:
             return web.json_response({"ok": False, "reasons": ["the recorder is starting"]}, status=503)
         now_ns = time.time_ns()
-        troubles = judge_one(Heartbeat(now_ns, vitals), now_ns, self._settings.alert)
-        said = {
-            "ok": not troubles,
+        issues = check_recorder(Heartbeat(now_ns, vitals), now_ns, self._settings.alert)
+        body = {
+            "ok": not issues,
             "recording": vitals.recording,
             "state": vitals.state,
-            "reasons": [f"{trouble.kind}: {trouble.detail}" for trouble in troubles],
+            "reasons": [f"{issue.kind}: {issue.detail}" for issue in issues],
         }
-        return web.json_response(said, status=503 if troubles else 200)
+        return web.json_response(body, status=503 if issues else 200)

@@ -1,4 +1,4 @@
-"""What does a night look like to a person: one self-contained page, drawn from its files and tables?"""
+"""Report of a night: one self-contained HTML page from its files and tables."""
 
 from serving.report.page import write_report
 

@@ -1,9 +1,8 @@
-"""How are pictures drawn: elements, scales, ticks and lines, as inline SVG that keeps its text at its size?
+"""Inline SVG charts: elements, scales, ticks and lines, with text of constant size.
 
-A picture is as wide as its place. Rectangles, ticks and text stand at percentages of the width; lines lie in a
-nested `<svg>` of 1000 units that is stretched to it, with strokes that do not scale. Heights are pixels. So the
-same bytes are readable on a phone, on a screen and on paper. Everything that comes from data passes through
-`markupsafe`, which escapes it.
+A picture fills the width of its container. Rectangles, ticks and text are placed in percent of the width; lines are in
+a nested `<svg>` of 1000 units that is stretched to it, with strokes that do not scale. Heights are pixels. So the page
+is readable on a phone, on a screen and on paper. All data passes through `markupsafe`, which escapes it.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ _STEPS_NS: Final = (
 
 
 def el(name: str, *children: object, **attributes: object) -> Markup:
-    """Return an element; text and attributes are escaped, `None` leaves an attribute out.
+    """Return an element; text and attributes are escaped, an attribute of `None` is omitted.
 
     A trailing underscore is dropped from an attribute's name (`class_`), others become hyphens.
 
     >>> el("text", "a < b", class_="note", x=1.50)
     Markup('<text class="note" x="1.5">a &lt; b</text>')
     """
-    said = "".join(
+    attribute_text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{number(value) if isinstance(value, float) else escape(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
     inner = "".join(escape(child) for child in children)
-    return Markup(f"<{name}{said}>{inner}</{name}>" if inner else f"<{name}{said}/>")  # noqa: S704 - escaped above
+    return Markup(f"<{name}{attribute_text}>{inner}</{name}>" if inner else f"<{name}{attribute_text}/>")  # noqa: S704 - escaped above
 
 
 def number(value: float) -> str:
@@ -56,7 +55,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of the width as CSS writes it.
+    """Return a share of the width as a CSS percentage.
 
     >>> percent(0.12345)
     '12.35%'
@@ -65,7 +64,7 @@ def percent(share: float) -> str:
 
 
 def picture(*children: object, height: float, label: str, class_: str = "") -> Markup:
-    """Return an `<svg>` as wide as its place; `label` is read out in its stead, and shown when pointed at."""
+    """Return an `<svg>` of full width; `label` is its text for screen readers and its tooltip."""
     return el(
         "svg",
         el("title", label),
@@ -79,7 +78,7 @@ def picture(*children: object, height: float, label: str, class_: str = "") -> M
 
 
 def stretched(*children: object, height: float) -> Markup:
-    """Return a layer of `WIDTH` units across and pixels down, for lines."""
+    """Return a layer for lines: `WIDTH` units wide, and pixels high."""
     return el(
         "svg",
         *children,
@@ -104,10 +103,9 @@ def block(start: float, stop: float, *, top: float, height: float, class_: str, 
 
 
 def sliver(start: float, stop: float, *, top: float, height: float, class_: str, title: str = "") -> Markup:
-    """Return a rectangle that stays visible: between two shares of the width, and at least 2 pixels wide.
+    """Return a rectangle between two shares of the width that is at least 2 pixels wide.
 
-    It has a stroke of 2 pixels of its own colour, at the edge that is the boundary (`start` above `stop` puts it
-    on the right).
+    It has a stroke of 2 pixels in its own colour at the edge `start`; if `start` exceeds `stop`, that is the right one.
     """
     left, right = min(start, stop), max(start, stop)
     edge = el("line", x1=percent(start), x2=percent(start), y1=float(top), y2=float(top + height))
@@ -129,14 +127,14 @@ class Linear:
 
     @classmethod
     def around(cls, values: Iterable[float], *, include: Sequence[float] = (), pad: float = 0.04) -> Linear:
-        """Return a scale that holds all finite values and `include`, with some room at both ends."""
+        """Return a scale that covers all finite values and `include`, padded at both ends."""
         known = [value for value in (*values, *include) if math.isfinite(value)]
         low, high = (min(known), max(known)) if known else (0.0, 1.0)
-        room = (high - low) * pad or max(abs(high) * pad, 1e-9)
-        return cls(low - room, high + room)
+        margin = (high - low) * pad or max(abs(high) * pad, 1e-9)
+        return cls(low - margin, high + margin)
 
     def share(self, value: float) -> float:
-        """Return where a value lies, 0 to 1 within the scale."""
+        """Return the position of a value, 0 to 1 within the scale."""
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int) -> list[float]:
@@ -157,17 +155,17 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class TimeAxis:
-    """A scale from instants to a share of the width."""
+    """A scale from times to a share of the width."""
 
     start_ns: int
     stop_ns: int
 
     def share(self, at_ns: int) -> float:
-        """Return where an instant lies, 0 to 1 within the axis."""
+        """Return the position of a time, 0 to 1 within the axis."""
         return (at_ns - self.start_ns) / max(self.stop_ns - self.start_ns, 1)
 
     def ticks(self, most: int = 6) -> list[tuple[float, str]]:
-        """Return at most `most` round instants as (share, text); days where steps are days, else times."""
+        """Return at most `most` round times as (share, text), as dates if the steps are days."""
         fitting = [step for step in _STEPS_NS if (self.stop_ns - self.start_ns) / step <= most]
         step = fitting[0] if fitting else _STEPS_NS[-1] * 4
         first = -(-self.start_ns // step)
@@ -176,7 +174,7 @@ class TimeAxis:
 
 
 def time_ticks(axis: TimeAxis, *, height: float = 18.0, most: int = 6) -> Markup:
-    """Return the labels of a time axis, to stand under a picture."""
+    """Return the labels of a time axis, placed under a picture."""
     marks = [
         el("text", text, x=percent(share), y=13.0, text_anchor=_anchor(share), class_="tick")
         for share, text in axis.ticks(most)
@@ -185,7 +183,7 @@ def time_ticks(axis: TimeAxis, *, height: float = 18.0, most: int = 6) -> Markup
 
 
 def value_ticks(scale: Linear, texts: Sequence[tuple[float, str]], *, height: float = 18.0) -> Markup:
-    """Return the labels of a value axis that runs across, to stand under a picture."""
+    """Return the labels of a horizontal value axis, placed under a picture."""
     marks = [
         el(
             "text",
@@ -201,7 +199,7 @@ def value_ticks(scale: Linear, texts: Sequence[tuple[float, str]], *, height: fl
 
 
 def rules_down(shares: Iterable[float], *, height: float) -> Markup:
-    """Return thin lines from top to bottom at shares of the width."""
+    """Return vertical grid lines at shares of the width."""
     lines = [
         el("line", x1=percent(share), x2=percent(share), y1=0.0, y2=float(height), class_="grid")
         for share in shares
@@ -210,19 +208,19 @@ def rules_down(shares: Iterable[float], *, height: float) -> Markup:
 
 
 def rules_across(downs: Iterable[float]) -> Markup:
-    """Return thin lines from side to side at pixels down."""
+    """Return horizontal grid lines at pixels from the top."""
     lines = [el("line", x1="0", x2="100%", y1=down, y2=down, class_="grid") for down in downs]
     return Markup("").join(lines)
 
 
 def texts_at_left(marks: Iterable[tuple[float, str]]) -> Markup:
-    """Return what the lines across stand for, each on its line at the left, to lie over what is drawn."""
+    """Return the labels of horizontal grid lines, at the left and above everything drawn."""
     texts = [el("text", text, x=0.0, y=down - 3, class_="tick over") for down, text in marks]
     return Markup("").join(texts)
 
 
 def path(points: Iterable[tuple[float, float]], *, class_: str, title: str = "") -> Markup:
-    """Return a line through (share of the width, pixels down); a point that is not finite breaks it."""
+    """Return a line through points (share of the width, pixels from the top); a non-finite point breaks it."""
     parts: list[str] = []
     is_pen_down = False
     for share, down in points:

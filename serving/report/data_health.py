@@ -1,4 +1,4 @@
-"""How sound was the data: what labels stand on, where bars came from, what was refused?"""
+"""Report section on data quality: labels, bar origins, funding and rejected rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 14.0
@@ -26,10 +26,10 @@ class QuarantineRow:
 
 @dataclass(frozen=True, slots=True)
 class DataHealthSection:
-    """The section."""
+    """Values of the section's template."""
 
     basis: Markup
-    basis_said: tuple[tuple[str, str, str], ...]
+    basis_rows: tuple[tuple[str, str, str], ...]
     labelled: str
     labelled_share: str
     funding: str
@@ -38,10 +38,10 @@ class DataHealthSection:
     refused_more: int
 
 
-_BASIS: Final = {"mid": "mid of the closing quote", "print": "last print, where no quote is known"}
+_BASIS: Final = {"mid": "mid of the closing quote", "print": "last trade, if no quote is known"}
 
 
-def make_health(facts: NightReport) -> DataHealthSection:
+def make_data_health(facts: NightReport) -> DataHealthSection:
     """Return the section."""
     panel, recorded = facts.panel, facts.recorded
     share = panel["funding_share"]
@@ -49,18 +49,22 @@ def make_health(facts: NightReport) -> DataHealthSection:
     cells = panel["steps"] * panel["instruments"]
     return DataHealthSection(
         basis=_basis(panel["basis"], total),
-        basis_said=tuple(
-            (name, words.count(n), f"{words.percent(n / total) if total else words.NOTHING}: {_BASIS[name]}")
+        basis_rows=tuple(
+            (
+                name,
+                formatting.count(n),
+                f"{formatting.percent(n / total) if total else formatting.NOTHING}: {_BASIS[name]}",
+            )
             for name, n in panel["basis"].items()
         ),
-        labelled=words.count(panel["rows"]),
-        labelled_share=words.percent(panel["rows"] / cells),
-        funding="none in the range, so funding is left out of every return"
+        labelled=formatting.count(panel["rows"]),
+        labelled_share=formatting.percent(panel["rows"] / cells),
+        funding="none in the range, so returns exclude funding"
         if share is None
-        else f"known for {words.percent(share)} of instrument-hours",
-        origins=tuple((name, words.count(n)) for name, n in recorded.origins.items()),
+        else f"known for {formatting.percent(share)} of instrument-hours",
+        origins=tuple((name, formatting.count(n)) for name, n in recorded.origins.items()),
         refused=tuple(
-            QuarantineRow(item.table_name, item.reason, words.count(item.rows))
+            QuarantineRow(item.table_name, item.reason, formatting.count(item.rows))
             for item in recorded.refused[:_MOST_REASONS]
         ),
         refused_more=sum(item.rows for item in recorded.refused[_MOST_REASONS:]),
@@ -75,5 +79,5 @@ def _basis(basis: dict[str, int], total: int) -> Markup:
             svg.block(at, at + share, top=0, height=_ROW_PX, class_=f"basis-{name}", title=f"{name}: {n:,}")
         )
         at += share
-    label = "labels by basis: " + ", ".join(f"{name} {n:,}" for name, n in basis.items())
+    label = "labels by price: " + ", ".join(f"{name} {n:,}" for name, n in basis.items())
     return svg.picture(*drawn, height=_ROW_PX, label=label)

@@ -1,20 +1,20 @@
-"""What are the page's figures not? Said before any of them is read."""
+"""Report section of caveats."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
 
 
 @dataclass(frozen=True, slots=True)
 class CaveatsSection:
-    """The page's word on itself.
+    """Values of the section's template.
 
     Args:
-        banner: what outweighs every figure; empty where nothing does.
+        banner: warning at the top of the page; may be empty.
         caveats: sentences.
     """
 
@@ -22,12 +22,12 @@ class CaveatsSection:
     caveats: tuple[str, ...]
 
 
-def make_claims(facts: NightReport) -> CaveatsSection:
-    """Return what a reader must know before believing a figure."""
+def make_caveats(facts: NightReport) -> CaveatsSection:
+    """Return the caveats that apply to a night."""
     recorded = facts.recorded
     banner = ""
     if recorded.is_simulated:
-        banner = "Simulated data with a planted signal: proves plumbing, never model quality."
+        banner = "Simulated data with a planted signal: it tests the pipeline and says nothing about model quality."
     return CaveatsSection(banner, tuple(_caveats(facts)))
 
 
@@ -35,30 +35,30 @@ def _caveats(facts: NightReport) -> list[str]:
     recorded, recipe = facts.recorded, facts.recipe
     start_ns, stop_ns = facts.folds[0]["test"][0], facts.folds[-1]["test"][1]
     caveats = [
-        f"Not a forecast: one rule over {words.length(stop_ns - start_ns)} of a past that need not come again.",
-        "Not what was earned: nobody traded. Orders fill whole, at the price of a bar's close, for a modelled impact.",
+        f"Not a forecast: results of one rule over {formatting.length(stop_ns - start_ns)} of the past.",
+        "Not real trading: orders are assumed to fill completely at a bar's close, with a modelled price impact.",
     ]
     if stop_ns - start_ns < 90 * DAY_NS:
         caveats.append(
-            "Not annualised: Sharpe ratios are per holding period, and so short a test says little of bad months."
+            "Not annualised: Sharpe ratios are per holding period, and the test is too short to contain bad months."
         )
     if set(recorded.origins) == {"candle"}:
         caveats.append(
-            "Not a recording: these bars were derived from the venue's candles, so nobody watched the feed, there are "
-            "no quotes, sides or order flow, and whether a silent bar was truly silent is the venue's word."
+            "Not recorded: these bars were derived from the venue's candles. There are no quotes, sides or order flow, "
+            "and whether a bar without trades really had none cannot be checked."
         )
     if any(span.evidence == "inferred" for span in recorded.spans):
         caveats.append(
-            "Not fully witnessed: a capture without control frames is among the sources, so its holes are inferred "
-            "from silence and resent prints."
+            "Not fully observed: one source is a capture without control frames, so its gaps are inferred from silence "
+            "and resent prints."
         )
     if any(fold["low"] is None for fold in _intervals(facts)):
         caveats.append(
-            "Not all sure: where a test holds fewer than 8 independent blocks of time, no interval is given."
+            "Some estimates have no confidence interval: their test has fewer than 8 independent blocks of time."
         )
     caveats += [note[:1].upper() + note[1:].rstrip(".") + "." for note in facts.summary["notes"]]
     if recipe.seeds == 1:
-        caveats.append("One seed was trained, so how much of a figure is the seed's luck is not known.")
+        caveats.append("Only one seed was trained, so the variation between seeds is unknown.")
     return caveats
 
 

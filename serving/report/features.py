@@ -1,4 +1,4 @@
-"""What could each feature see, on which instrument, and how far is it from what the model learned from?"""
+"""Report section on features: coverage by instrument, and drift from the training window."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from markupsafe import Markup
 from features.monitoring.checks import PSI_MUCH, PSI_SOME, HealthFinding
 from features.monitoring.drift import Figures
 from features.monitoring.health import FeatureHealth
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 
 _ROW_PX: Final = 14.0
 _MOST_INSTRUMENTS: Final = 40
@@ -24,14 +24,14 @@ _LONGEST_NAME: Final = 10
 _MOST_FINDINGS: Final = 24
 _MOST_NAMED: Final = 6
 _PSI_SHOWN: Final = 1.0
-"""Where the axis of the index ends; farther ones stop there, and their number is beside them."""
+"""End of the PSI axis; larger values are cut off there, with their number beside them."""
 _STEPS: Final = 20
 _LABELS: Final = ((0.0, "0"), (PSI_SOME, "0.1"), (PSI_MUCH, "0.25"), (0.5, "0.5"), (1.0, "1 or more"))
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """One feature: its heat map of coverage, its bars of drift."""
+    """Row of one feature: coverage heat map and drift bars."""
 
     name: str
     heat: Markup
@@ -47,7 +47,7 @@ class FeatureRow:
 
 @dataclass(frozen=True, slots=True)
 class FeatureNote:
-    """What is found of one feature or of several alike, for reading."""
+    """Health finding, with all features it applies to."""
 
     is_refusal: bool
     features: str
@@ -58,14 +58,14 @@ class FeatureNote:
 
 @dataclass(frozen=True, slots=True)
 class FeaturesSection:
-    """The section."""
+    """Values of the section's template."""
 
     rows: tuple[FeatureRow, ...]
     names: Markup
     left_out: int
     axis: Markup
     trained: str
-    learned_by: str
+    training_source: str
     recent: str
     findings: tuple[FeatureNote, ...]
     findings_left_out: int
@@ -76,44 +76,44 @@ def make_features(health: FeatureHealth, *, checks: Sequence[tuple[str, str]] = 
     """Return the section.
 
     Args:
-        health: of the block.
-        checks: what the proof did, and how many values it compared.
+        health: health of the block.
+        checks: checks of the leakage test with their number of values.
     """
-    names = words.short_names(health.instruments)
+    names = formatting.short_names(health.instruments)
     shown = _shown(health)
-    findings = _told(health, names)
+    findings = _notes(health, names)
     return FeaturesSection(
         rows=tuple(_row(health, place, shown, list(names.values())) for place in range(len(health.names))),
         names=_names([list(names.values())[row] for row in shown]),
         left_out=len(names) - len(shown),
-        axis=svg.value_ticks(_PSI_AXIS, [(_bent(at), text) for at, text in _LABELS]),
-        trained=words.span(health.trained_since_ns, health.trained_until_ns),
-        learned_by=f"what the champion {health.champion} learned from"
+        axis=svg.value_ticks(_PSI_AXIS, [(_sqrt_scale(at), text) for at, text in _LABELS]),
+        trained=formatting.span(health.trained_since_ns, health.trained_until_ns),
+        training_source=f"the training window of champion {health.champion}"
         if health.champion
         else "the range before the newest bars",
-        recent=words.span(health.split_ns, health.until_ns),
+        recent=formatting.span(health.split_ns, health.until_ns),
         findings=tuple(findings[:_MOST_FINDINGS]),
         findings_left_out=max(len(findings) - _MOST_FINDINGS, 0),
         checks=tuple(checks),
     )
 
 
-def _told(health: FeatureHealth, names: dict[str, str]) -> list[FeatureNote]:
-    """Return the findings, refusals first; features of which the same is said stand together."""
+def _notes(health: FeatureHealth, names: dict[str, str]) -> list[FeatureNote]:
+    """Return the findings, refusals first, with equal findings of several features merged."""
 
-    def alike(item: HealthFinding) -> tuple[bool, str, str, tuple[str, ...]]:
+    def group_key(item: HealthFinding) -> tuple[bool, str, str, tuple[str, ...]]:
         return (item.verdict != "refuse", item.what, item.reason, item.instruments)
 
     rows = []
-    order = {alike(item): place for place, item in reversed(list(enumerate(health.findings)))}
-    ranked = sorted(health.findings, key=lambda item: (item.verdict != "refuse", order[alike(item)]))
-    for (is_warning, what, reason, instruments), run in groupby(ranked, key=alike):
-        told = words.listed([names[name] for name in instruments], _MOST_NAMED)
+    order = {group_key(item): place for place, item in reversed(list(enumerate(health.findings)))}
+    ranked = sorted(health.findings, key=lambda item: (item.verdict != "refuse", order[group_key(item)]))
+    for (is_warning, what, reason, instruments), run in groupby(ranked, key=group_key):
+        some = formatting.join_names([names[name] for name in instruments], _MOST_NAMED)
         rows.append(
             FeatureNote(
                 is_refusal=not is_warning,
                 features=", ".join(item.feature for item in run),
-                instruments="all" if len(instruments) == len(names) > 1 else told,
+                instruments="all" if len(instruments) == len(names) > 1 else some,
                 what=what,
                 reason=reason,
             )
@@ -122,7 +122,7 @@ def _told(health: FeatureHealth, names: dict[str, str]) -> list[FeatureNote]:
 
 
 def _shown(health: FeatureHealth) -> list[int]:
-    """Return the instruments that are drawn, in their order; with more than fit, those that lack the most."""
+    """Return the instruments to draw, in order; if not all fit, those with the lowest coverage."""
     known = np.nan_to_num(health.coverage).mean(axis=0)
     worst = sorted(range(len(known)), key=lambda row: (known[row], row))[:_MOST_INSTRUMENTS]
     return sorted(worst)
@@ -132,17 +132,17 @@ def _row(health: FeatureHealth, place: int, shown: Sequence[int], names: Sequenc
     feature, coverage, psi = health.names[place], health.coverage[place], health.psi[place]
     mean, least = _mean(coverage), _first(np.argsort(coverage), coverage)
     farthest = _first(np.argsort(-psi), psi)
-    are_alike = len(set(coverage[np.isfinite(coverage)].tolist())) == 1 < len(names)
+    are_equal = len(set(coverage[np.isfinite(coverage)].tolist())) == 1 < len(names)
     return FeatureRow(
         name=feature,
         heat=_heat(feature, [(names[row], float(coverage[row])) for row in shown]),
-        known=words.percent(mean),
-        least=words.NOTHING if least is None else words.percent(float(coverage[least])),
-        least_on="" if least is None else "all alike" if are_alike else names[least],
+        known=formatting.percent(mean),
+        least=formatting.NOTHING if least is None else formatting.percent(float(coverage[least])),
+        least_on="" if least is None else "all equal" if are_equal else names[least],
         bars=_bars(feature, psi, health.usual[place]),
-        psi=words.NOTHING if farthest is None else words.plain(float(psi[farthest])),
+        psi=formatting.NOTHING if farthest is None else formatting.decimal(float(psi[farthest])),
         psi_on="" if farthest is None else names[farthest],
-        ks=words.NOTHING if farthest is None else words.plain(float(health.ks[place][farthest])),
+        ks=formatting.NOTHING if farthest is None else formatting.decimal(float(health.ks[place][farthest])),
         is_far=farthest is not None and float(psi[farthest]) > PSI_MUCH,
     )
 
@@ -156,11 +156,13 @@ def _heat(feature: str, cells: Sequence[tuple[str, float]]) -> Markup:
         members = list(run)
         start, stop = at / len(cells), (at + len(members)) / len(cells)
         at += len(members)
-        said = words.listed([f"{name} {words.percent(share)}" for name, share in members], _MOST_NAMED)
+        coverages = formatting.join_names(
+            [f"{name} {formatting.percent(share)}" for name, share in members], _MOST_NAMED
+        )
         drawn.append(
             svg.el(
                 "g",
-                svg.el("title", f"{feature}, known on: {said}"),
+                svg.el("title", f"{feature}, known on: {coverages}"),
                 svg.block(
                     start, stop, top=0, height=_ROW_PX, class_="s-unknown" if filled == 0.0 else "masked"
                 ),
@@ -171,7 +173,7 @@ def _heat(feature: str, cells: Sequence[tuple[str, float]]) -> Markup:
     if len(cells) <= _MOST_NAMES:
         drawn += _ticks((n / len(cells) for n in range(1, len(cells))), class_="seam")
     return svg.picture(
-        *drawn, height=_ROW_PX, label=f"{feature}: known on {words.percent(mean)}", class_="heat"
+        *drawn, height=_ROW_PX, label=f"{feature}: known on {formatting.percent(mean)}", class_="heat"
     )
 
 
@@ -188,7 +190,7 @@ def _shade(start: float, stop: float, filled: float) -> Markup:
 
 
 def _filled(share: float) -> float:
-    """Return how strongly a cell is filled, in steps; only nothing is nothing, and only all is all.
+    """Return a cell's opacity in steps; 0 and 1 are reserved for exactly 0 and 1.
 
     >>> [_filled(x) for x in (0.0, 0.001, 0.97, 0.999, 1.0)]
     [0.0, 0.05, 0.95, 0.95, 1.0]
@@ -199,11 +201,11 @@ def _filled(share: float) -> float:
 
 
 def _names(names: Sequence[str]) -> Markup:
-    """Return the instruments' names under the heat map, downwards; or how many there are where they do not fit."""
+    """Return the instruments' names under the heat map, written downwards; or their number if they do not fit."""
     height = 18.0
     if len(names) > _MOST_NAMES:
-        said = f"{len(names)} instruments; point at a cell for its own"
-        marks = [svg.el("text", said, x=0.0, y=13.0, class_="tick")]
+        text = f"{len(names)} instruments; hover over a cell for its name"
+        marks = [svg.el("text", text, x=0.0, y=13.0, class_="tick")]
     else:
         shown = [
             name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
@@ -227,8 +229,8 @@ def _names(names: Sequence[str]) -> Markup:
 # Bars of drift.
 
 
-def _bent(index: float) -> float:
-    """Return where an index lies: by its square root, so that small ones can be told apart."""
+def _sqrt_scale(index: float) -> float:
+    """Return the square root of an index, so that small values are distinguishable."""
     return math.sqrt(min(index, _PSI_SHOWN))
 
 
@@ -236,18 +238,20 @@ _PSI_AXIS: Final = svg.Linear(0.0, 1.06)
 
 
 def _bars(feature: str, psi: Figures, usual: Figures) -> Markup:
-    """Return a bar to the instruments' median, a tick for each, and a mark where the training window itself lies."""
+    """Return a bar to the median, a tick per instrument, and a mark for the training window itself."""
     found = psi[np.isfinite(psi)]
-    lines = svg.rules_down((_PSI_AXIS.share(_bent(limit)) for limit in (PSI_SOME, PSI_MUCH)), height=_ROW_PX)
+    lines = svg.rules_down(
+        (_PSI_AXIS.share(_sqrt_scale(limit)) for limit in (PSI_SOME, PSI_MUCH)), height=_ROW_PX
+    )
     if not len(found):
-        return svg.picture(lines, height=_ROW_PX, label=f"{feature}: too little to say whether it drifted")
+        return svg.picture(lines, height=_ROW_PX, label=f"{feature}: too few values to measure drift")
     median, within = float(np.median(found)), float(np.nanmedian(usual))
     class_ = "psi-much" if median > PSI_MUCH else "psi-some" if median > PSI_SOME else "psi-none"
     return svg.picture(
-        svg.block(0.0, _PSI_AXIS.share(_bent(median)), top=2, height=_ROW_PX - 4, class_=class_),
+        svg.block(0.0, _PSI_AXIS.share(_sqrt_scale(median)), top=2, height=_ROW_PX - 4, class_=class_),
         lines,
-        *_ticks(sorted({round(_PSI_AXIS.share(_bent(at)), 3) for at in found.tolist()}), class_="each"),
-        *_ticks([_PSI_AXIS.share(_bent(within))], class_="usual"),
+        *_ticks(sorted({round(_PSI_AXIS.share(_sqrt_scale(at)), 3) for at in found.tolist()}), class_="each"),
+        *_ticks([_PSI_AXIS.share(_sqrt_scale(within))], class_="usual"),
         height=_ROW_PX,
         label=f"{feature}: PSI {median:.2f} in the middle of its instruments, {found.max():.2f} at most, "
         f"{within:.2f} within the training window",

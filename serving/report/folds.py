@@ -1,4 +1,4 @@
-"""How was time cut: which rows taught, chose and judged, and what was dropped between them?"""
+"""Report section on the train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 22.0
@@ -17,19 +17,19 @@ _PARTS: Final = ("train", "valid", "test")
 
 @dataclass(frozen=True, slots=True)
 class FoldRow:
-    """One fold, drawn and counted."""
+    """Row of one fold: picture and row counts."""
 
     index: int
     picture: Markup
     test: str
     rows: tuple[tuple[str, str], ...]
     leaks: int
-    leaks_said: str
+    leaks_title: str
 
 
 @dataclass(frozen=True, slots=True)
 class FoldsSection:
-    """The section."""
+    """Values of the section's template."""
 
     rows: tuple[FoldRow, ...]
     axis: Markup
@@ -51,9 +51,9 @@ def make_folds(facts: NightReport) -> FoldsSection:
         rows=tuple(_row(fold, axis, facts.label_span_ns) for fold in facts.folds),
         axis=svg.time_ticks(axis),
         boundary=_boundary(last["test"][0], facts.label_span_ns, last["embargo_ns"]),
-        boundary_at=words.clock(last["test"][0]),
-        label_span=words.length(facts.label_span_ns),
-        embargo=words.length(last["embargo_ns"]),
+        boundary_at=formatting.clock(last["test"][0]),
+        label_span=formatting.length(facts.label_span_ns),
+        embargo=formatting.length(last["embargo_ns"]),
         scheme=facts.recipe.folds.scheme,
         leaks=facts.leaks,
     )
@@ -68,34 +68,36 @@ def _row(fold: dict[str, Any], axis: svg.TimeAxis, label_span_ns: int) -> FoldRo
             top=0,
             height=_ROW_PX,
             class_=f"f-{part}",
-            title=f"fold {index}, {part}: {words.span(*fold[part])}, {words.count(rows[part])} rows",
+            title=f"fold {index}, {part}: {formatting.span(*fold[part])}, {formatting.count(rows[part])} rows",
         )
         for part in _PARTS
     ]
     for boundary_ns in (fold["valid"][0], fold["test"][0]):
         at = axis.share(boundary_ns)
-        drawn.append(_zone(at, axis.share(boundary_ns - label_span_ns), "purge", words.length(label_span_ns)))
+        drawn.append(
+            _zone(at, axis.share(boundary_ns - label_span_ns), "purge", formatting.length(label_span_ns))
+        )
         if fold["embargo_ns"]:
             after = axis.share(boundary_ns + fold["embargo_ns"])
-            drawn.append(_zone(at, after, "embargo", words.length(fold["embargo_ns"])))
-    said = ", ".join(f"{part} {words.span(*fold[part])}" for part in _PARTS)
-    counts = tuple((name, words.count(rows[name])) for name in (*_PARTS, "purged", "embargoed"))
+            drawn.append(_zone(at, after, "embargo", formatting.length(fold["embargo_ns"])))
+    spans = ", ".join(f"{part} {formatting.span(*fold[part])}" for part in _PARTS)
+    counts = tuple((name, formatting.count(rows[name])) for name in (*_PARTS, "purged", "embargoed"))
     return FoldRow(
         index=index,
-        picture=svg.picture(*drawn, height=_ROW_PX, label=f"fold {index}: {said}"),
-        test=words.span(*fold["test"]),
+        picture=svg.picture(*drawn, height=_ROW_PX, label=f"fold {index}: {spans}"),
+        test=formatting.span(*fold["test"]),
         rows=counts,
         leaks=sum(leaks.values()),
-        leaks_said=", ".join(f"{name} {found}" for name, found in sorted(leaks.items())),
+        leaks_title=", ".join(f"{name} {found}" for name, found in sorted(leaks.items())),
     )
 
 
-def _zone(at: float, reach: float, name: str, said: str) -> Markup:
-    return svg.sliver(at, reach, top=0, height=_ROW_PX, class_=f"f-{name}", title=f"{name}: {said}")
+def _zone(at: float, stop: float, name: str, length: str) -> Markup:
+    return svg.sliver(at, stop, top=0, height=_ROW_PX, class_=f"f-{name}", title=f"{name}: {length}")
 
 
 def _boundary(at_ns: int, label_span_ns: int, embargo_ns: int) -> Markup:
-    """Return one boundary under the glass: what is dropped on either side, and a label on either side of it."""
+    """Return one boundary magnified, with the purge and embargo zones and two example labels."""
     reach_ns = round(2.2 * max(label_span_ns, embargo_ns, 1))
     axis = svg.TimeAxis(at_ns - reach_ns, at_ns + reach_ns)
     purge, embargo = axis.share(at_ns - label_span_ns), axis.share(at_ns + embargo_ns)
@@ -108,8 +110,8 @@ def _boundary(at_ns: int, label_span_ns: int, embargo_ns: int) -> Markup:
         svg.block(embargo, 1, top=26, height=26, class_="f-test"),
         _text(0.0, 44, "valid", "start", "on-valid"),
         _text(1.0, 44, "test", "end", "on-test"),
-        _text(0.5, 18, f"purge {words.length(label_span_ns)} ", "end", dx=-6),
-        _text(0.5, 18, f"embargo {words.length(embargo_ns)}", "start", dx=6),
+        _text(0.5, 18, f"purge {formatting.length(label_span_ns)} ", "end", dx=-6),
+        _text(0.5, 18, f"embargo {formatting.length(embargo_ns)}", "start", dx=6),
         svg.el("line", x1="50%", x2="50%", y1=6.0, y2=112.0, class_="boundary"),
         *_label(kept, 70, "kept"),
         *_label(cut, 94, "purged"),
@@ -117,25 +119,25 @@ def _boundary(at_ns: int, label_span_ns: int, embargo_ns: int) -> Markup:
     return svg.picture(
         *drawn,
         height=118,
-        label="the last boundary between valid and test: rows whose label reaches past it are purged, "
-        "rows decided within the embargo after it are dropped",
+        label="last boundary between validation and test: rows whose label crosses it are purged, rows decided "
+        "within the embargo after it are dropped",
     )
 
 
-def _label(span: tuple[float, float], down: float, word: str) -> list[Markup]:
-    """Return a decision and the span of its label, with what becomes of the row."""
+def _label(span: tuple[float, float], down: float, outcome: str) -> list[Markup]:
+    """Return a decision, the span of its label, and the outcome for the row."""
     start, stop = (svg.percent(share) for share in span)
-    kind = "label-kept" if word == "kept" else "label-cut"
+    kind = "label-kept" if outcome == "kept" else "label-cut"
     return [
         svg.el("line", x1=start, x2=stop, y1=down, y2=down, class_=kind),
         svg.el("circle", cx=start, cy=down, r=3.5, class_=kind),
         svg.el("line", x1=stop, x2=stop, y1=down - 5, y2=down + 5, class_=kind),
-        _text(span[0], down + 4, word, "end", dx=-10),
+        _text(span[0], down + 4, outcome, "end", dx=-10),
     ]
 
 
-def _text(share: float, down: float, said: str, anchor: str, class_: str = "tick", dx: float = 0) -> Markup:
+def _text(share: float, down: float, text: str, anchor: str, class_: str = "tick", dx: float = 0) -> Markup:
     nudge = dx or (6 if anchor == "start" else -6)
     return svg.el(
-        "text", said, x=svg.percent(share), y=float(down), dx=float(nudge), text_anchor=anchor, class_=class_
+        "text", text, x=svg.percent(share), y=float(down), dx=float(nudge), text_anchor=anchor, class_=class_
     )

@@ -1,7 +1,7 @@
-"""What does the lake say, at the night's snapshot, of what was recorded: bars, gaps, sources, refused rows?
+"""Queries of the lake at a night's snapshot: bars, gaps, sources and rejected rows.
 
-The bars counted here are those that the night's panel holds: of each, the last revision that was knowable one
-grace after its close. The coverage ledger speaks of the channel `trades`, which alone decides a bar's status.
+The bars counted are those in the night's panel: of each bar the last revision that was knowable at its close plus the
+grace period. Coverage is that of the channel `trades`, which alone decides a bar's status.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from storage.lake.lake import Lake
 from training.night.pinned_inputs import pinned_at
 
 SIMULATED: Final = "simulated"
-"""Recordings of a simulated venue have names that begin with this."""
+"""Prefix of the names of recordings of a simulated venue."""
 
 _BARS: Final = """
 WITH knowable AS (
@@ -64,13 +64,13 @@ GROUP BY ALL ORDER BY rows DESC, table_name, reason
 """
 
 
-# A snapshot that an older release made has no such table.
-_HAS_UNLIKE: Final = """
+# A snapshot made by an older release has no such table.
+_HAS_DISCREPANCIES: Final = """
 SELECT count(*) AS found FROM duckdb_tables()
 WHERE database_name = current_database() AND table_name = 'discrepancies'
 """
 
-_UNLIKE: Final = """
+_DISCREPANCIES: Final = """
 SELECT d.instrument, epoch_us(d.ts_open) * 1000 AS open_ns, d.differs, d.ours, d.theirs, d.checked
 FROM discrepancies AS d JOIN bars_latest AS b USING (instrument, width, ts_open)
 WHERE d.width = ? AND list_contains(?, d.instrument)
@@ -89,15 +89,15 @@ WHERE width = ? AND list_contains(?, instrument) AND status IN ('printed', 'quie
 
 @dataclass(frozen=True, slots=True)
 class BarCount:
-    """How many bars of one instrument and one stretch of time were alike.
+    """Number of equal bars of one instrument in one time bin.
 
     Args:
-        instrument: whose.
-        bin: number of the stretch, from the epoch.
-        status, cause, origin: what they share.
-        bars: how many.
-        observed_ms: for how long of them the socket was watched.
-        prints: trades in them; `None` where the source does not count.
+        instrument: instrument id.
+        bin: number of the time bin since the epoch.
+        status, cause, origin: common values of the bars.
+        bars: number of bars.
+        observed_ms: time in them during which the socket was watched.
+        prints: trades in them; `None` if the source does not count them.
     """
 
     instrument: str
@@ -112,7 +112,7 @@ class BarCount:
 
 @dataclass(frozen=True, slots=True)
 class CoverageRow:
-    """One row of the coverage ledger, in its last revision."""
+    """Row of the coverage ledger, last revision."""
 
     journal: str
     instrument: str
@@ -126,7 +126,7 @@ class CoverageRow:
 
 @dataclass(frozen=True, slots=True)
 class CandleFile:
-    """An imported file of candles, as far as the night reaches."""
+    """Imported candle file, within the night's range."""
 
     source: str
     instruments: int
@@ -146,7 +146,7 @@ class QuarantineCount:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One figure in which a whole bar says something else than the venue's candle, and has not been certified since."""
+    """Figure in which a complete, uncertified bar differs from the venue's candle."""
 
     instrument: str
     open_ns: int
@@ -158,16 +158,16 @@ class Discrepancy:
 
 @dataclass(frozen=True, slots=True)
 class RecordedData:
-    """All that the lake says.
+    """Everything the report reads from the lake.
 
     Args:
-        bin_ns: width of the stretches that `bars` are counted in.
-        bars: counts, ordered by instrument and stretch.
+        bin_ns: width of the time bins of `bars`.
+        bars: counts, ordered by instrument and bin.
         spans: the coverage ledger.
         files: imports of candles, where bars came from candles.
-        refused: rows in quarantine that came in the night's range.
-        unlike: what bars say otherwise than the venue's candles, by time.
-        certified, whole: bars that we watched and that are whole by now, and how many of them a candle agrees with.
+        refused: rows quarantined in the night's range.
+        discrepancies: differences between bars and the venue's candles, by time.
+        certified, whole: recorded bars that are complete now (`whole`), and those that a candle confirms.
     """
 
     bin_ns: int
@@ -175,7 +175,7 @@ class RecordedData:
     spans: tuple[CoverageRow, ...]
     files: tuple[CandleFile, ...]
     refused: tuple[QuarantineCount, ...]
-    unlike: tuple[Discrepancy, ...]
+    discrepancies: tuple[Discrepancy, ...]
     certified: int
     whole: int
 
@@ -186,7 +186,7 @@ class RecordedData:
 
     @property
     def origins(self) -> dict[str, int]:
-        """Bars by how they reached us."""
+        """Number of bars by origin."""
         found: dict[str, int] = {}
         for item in self.bars:
             found[item.origin] = found.get(item.origin, 0) + item.bars
@@ -194,7 +194,7 @@ class RecordedData:
 
 
 def choose_bin_ns(start_ns: int, stop_ns: int, *, bar_ns: int) -> int:
-    """Return the width of a stretch: an hour, finer for less than half a day, coarser beyond a week.
+    """Return the width of a time bin: an hour, finer for less than half a day, coarser beyond a week.
 
     >>> hour = 3_600_000_000_000
     >>> [choose_bin_ns(0, n * hour, bar_ns=hour // 60) * 60 // hour for n in (6, 48, 24 * 67)]
@@ -211,29 +211,31 @@ def choose_bin_ns(start_ns: int, stop_ns: int, *, bar_ns: int) -> int:
 
 
 def read_recorded(lake: Lake, night: dict[str, Any]) -> RecordedData:
-    """Return what the lake says of a night.
+    """Read the data of a night.
 
     Args:
         lake: the tables; read at the night's snapshot.
         night: the value of `night.json`.
 
     Raises:
-        LakeError: the snapshot is gone.
+        LakeError: the snapshot does not exist any more.
     """
     recipe, at = night["recipe"], pinned_at(lake, night)
     start_ns, stop_ns, width = int(night["since_ns"]), int(night["until_ns"]), str(recipe["width"])
-    names, reach = list(night["instruments"]), (start_ns // US_NS, stop_ns // US_NS)
+    names, bounds = list(night["instruments"]), (start_ns // US_NS, stop_ns // US_NS)
     bin_ns = choose_bin_ns(start_ns, stop_ns, bar_ns=width_ns(width))
     grace_ns = int(night["grace_ms"]) * 1_000_000
     bars = lake.query(
-        _BARS, (width, *reach, list(recipe["origins"]), names, grace_ns, bin_ns // US_NS), at=at
+        _BARS, (width, *bounds, list(recipe["origins"]), names, grace_ns, bin_ns // US_NS), at=at
     )
-    spans = lake.query(_SPANS, (TRADES, names, *reach), at=at)
-    files = lake.query(_FILES, (width, names, *reach), at=at)
+    spans = lake.query(_SPANS, (TRADES, names, *bounds), at=at)
+    files = lake.query(_FILES, (width, names, *bounds), at=at)
     refused = lake.query(_REFUSED, (start_ns, stop_ns), at=at)
-    has_unlike = lake.query(_HAS_UNLIKE, at=at)["found"][0].as_py()
-    unlike = lake.query(_UNLIKE, (width, names, *reach), at=at).to_pylist() if has_unlike else []
-    agreed = lake.query(_CERTIFIED, (width, names, *reach), at=at).to_pylist()[0]
+    has_discrepancies = lake.query(_HAS_DISCREPANCIES, at=at)["found"][0].as_py()
+    discrepancies = (
+        lake.query(_DISCREPANCIES, (width, names, *bounds), at=at).to_pylist() if has_discrepancies else []
+    )
+    agreed = lake.query(_CERTIFIED, (width, names, *bounds), at=at).to_pylist()[0]
     counted = tuple(BarCount(**row) for row in bars.to_pylist())
     return RecordedData(
         bin_ns=bin_ns,
@@ -243,7 +245,7 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> RecordedData:
         if any(item.origin == "candle" for item in counted)
         else (),
         refused=tuple(QuarantineCount(**row) for row in refused.to_pylist()),
-        unlike=tuple(Discrepancy(**row) for row in unlike),
+        discrepancies=tuple(Discrepancy(**row) for row in discrepancies),
         certified=int(agreed["certified"]),
         whole=int(agreed["whole"]),
     )

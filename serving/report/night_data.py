@@ -1,4 +1,4 @@
-"""What does a page know of its night: everything that the night's folder and the lake say, read once?"""
+"""Data of a report: the files of a night and its rows in the lake, read once."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class DataGap:
 
 @dataclass(frozen=True, slots=True)
 class NightReport:
-    """A judged night.
+    """Data of a finished night.
 
     Args:
         night, panel, proof, verdict, summary, deploy: the files of those names (`training/night/steps.py`).
         folds: the entries of `folds.json`.
-        leaks: its total.
+        leaks: total number of leaked rows in `folds.json`.
         metrics: by fold and member (`model`, or `model+1` for a second seed).
         recipe: the night's recipe.
-        health: of the night's features.
-        holes: runs of bars that nobody vouches for, by instrument and time.
-        label_span_ns: from a decision to the end of its label's span, which is what a purge removes.
-        recorded: what the lake says, at the night's snapshot.
+        health: health of the night's features.
+        holes: runs of unverified bars, by instrument and time.
+        label_span_ns: time from a decision to the end of its label, which the purge removes.
+        recorded: data of the lake at the night's snapshot.
     """
 
     night: dict[str, Any]
@@ -73,12 +73,12 @@ class NightReport:
 
     @property
     def challenger(self) -> str:
-        """The model that stands before the gate."""
+        """The model that the gate evaluates."""
         return str(self.verdict["challenger"])
 
 
-def read_facts(settings: Settings, night: str) -> NightReport:
-    """Read a night.
+def read_night(settings: Settings, night: str) -> NightReport:
+    """Read the data of a night.
 
     Raises:
         GateError: there is no such night, or a step of it has not run; the error names the step.

@@ -1,4 +1,4 @@
-"""How does a judged night become one page that opens from disk, with no network and no script?"""
+"""Rendering of the report page, which needs no network and no script."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from markupsafe import Markup
 
 from features.monitoring.checks import PSI_MUCH, PSI_SOME
 from features.monitoring.health import FeatureHealth
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.coverage import make_coverage
-from serving.report.data_health import make_health
-from serving.report.disclaimers import make_claims
+from serving.report.data_health import make_data_health
+from serving.report.disclaimers import make_caveats
 from serving.report.features import make_features
 from serving.report.folds import make_folds
-from serving.report.night_data import NightReport, read_facts
-from serving.report.pnl import COSTS, make_money
-from serving.report.predictive_power import make_skill
-from serving.report.promotion import make_verdict
+from serving.report.night_data import NightReport, read_night
+from serving.report.pnl import COSTS, make_pnl
+from serving.report.predictive_power import make_predictive_power
+from serving.report.promotion import make_promotion
 from serving.report.provenance import make_provenance
-from serving.report.training_curves import make_learning
+from serving.report.training_curves import make_training_curves
 from storage.logs import get_logger
 from storage.settings import Settings
 
@@ -33,24 +33,24 @@ LATEST: Final = "latest.html"
 POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 )
-"""The page's content security policy: nothing is fetched, and nothing runs, whatever a name holds."""
+"""Content security policy of the page: it fetches nothing and runs nothing, whatever the data contains."""
 
 
 def write_report(settings: Settings, night: str) -> str:
-    """Write a night's page, and `latest.html` beside it; return the page's path.
+    """Write the page of a night, and a copy as `latest.html`; return the page's path.
 
-    The page depends on the night's folder and on the lake at the night's snapshot alone: equal ones give equal
-    bytes, wherever the home lies and whenever it is written.
+    The page depends only on the night's folder and on the lake at the night's snapshot: equal inputs give equal bytes,
+    wherever the home is and whenever it is written.
 
     Raises:
-        GateError: there is no such night, or it is not judged yet; the error names the step to run.
+        GateError: there is no such night, or it has no verdict yet; the error names the step to run.
         LakeError: the night's snapshot cannot be read.
     """
-    page = render(read_facts(settings, night)).encode()
+    page = render(read_night(settings, night)).encode()
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     path = settings.report_path(night)
     for target in (path, settings.reports_dir / LATEST):
-        _write_whole(target, page)
+        _write_atomically(target, page)
     logger.info("report written", night=night, path=str(path), size_bytes=len(page))
     return str(path)
 
@@ -64,33 +64,33 @@ def render(facts: NightReport) -> str:
         .render(
             night=night["night"],
             recipe=facts.recipe.name,
-            reach=words.span(night["since_ns"], night["until_ns"]),
+            time_range=formatting.span(night["since_ns"], night["until_ns"]),
             width=facts.recipe.width,
             instruments=len(night["instruments"]),
-            costs_named=COSTS,
-            claims=make_claims(facts),
-            verdict=make_verdict(facts),
+            cost_names=COSTS,
+            caveats=make_caveats(facts),
+            verdict=make_promotion(facts),
             coverage=make_coverage(facts),
             folds=make_folds(facts),
-            learning=make_learning(facts),
-            skill=make_skill(facts),
-            money=make_money(facts),
-            features=make_features(facts.health, checks=words.proven(facts.proof)),
-            health=make_health(facts),
+            learning=make_training_curves(facts),
+            skill=make_predictive_power(facts),
+            money=make_pnl(facts),
+            features=make_features(facts.health, checks=formatting.leakage_checks(facts.proof)),
+            health=make_data_health(facts),
             provenance=make_provenance(facts),
         )
     )
 
 
 def write_features(path: Path, health: FeatureHealth) -> Path:
-    """Write a page of one block's features alone, and return its path."""
+    """Write a page about the features of one block, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, render_features(health).encode())
+    _write_atomically(path, render_features(health).encode())
     return path
 
 
 def render_features(health: FeatureHealth) -> str:
-    """Return a page of one block's features alone."""
+    """Return a page about the features of one block."""
     refused = len(health.refusals)
     return (
         _environment()
@@ -99,14 +99,14 @@ def render_features(health: FeatureHealth) -> str:
             feature_set=health.feature_set,
             fingerprint=health.fingerprint[:12],
             instruments=len(health.instruments),
-            verdict=f"refused, {refused} limits broken" if refused else "fit to learn from",
+            verdict=f"refused, {refused} limits broken" if refused else "fit for training",
             features=make_features(health),
         )
     )
 
 
 def _environment() -> Environment:
-    """Return what fills templates in: everything is escaped but our own style and pictures."""
+    """Return the template environment; everything is escaped except our own style and SVG."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -114,14 +114,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Ours, and free of data: the one text beside our own SVG that is not escaped.
+    # Our own file without data: besides our own SVG the only text that is not escaped.
     style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704
     environment.globals |= {"style": style, "policy": POLICY, "psi_some": PSI_SOME, "psi_much": PSI_MUCH}
     return environment
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file atomically, so that a reader never sees a part of it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What would the position rule have earned with each model, and what did trading cost?"""
+"""Report section on profit and loss: equity curves, and costs from gross to net."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 COSTS: Final = ("fee", "spread", "impact", "funding")
@@ -20,7 +20,7 @@ _LABEL_PX: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """From gross to net for one model."""
+    """Row of one model: gross return, costs and net return."""
 
     model: str
     class_: str
@@ -36,7 +36,7 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class PnlSection:
-    """The section."""
+    """Values of the section's template."""
 
     equity: Markup
     labels: Markup
@@ -48,7 +48,7 @@ class PnlSection:
 
 
 def line_classes(facts: NightReport) -> dict[str, str]:
-    """Return how each model's line is drawn, the same on the whole page: controls are grey and dashed."""
+    """Return the CSS classes of each model's line; controls are grey and dashed."""
     recipe = facts.recipe
     found = {name: f"line control c{n % 3}" for n, name in enumerate(recipe.controls)}
     found |= {name: f"line model k{n % 4}" for n, name in enumerate(recipe.challengers)}
@@ -56,16 +56,16 @@ def line_classes(facts: NightReport) -> dict[str, str]:
     return found
 
 
-def make_money(facts: NightReport) -> PnlSection:
+def make_pnl(facts: NightReport) -> PnlSection:
     """Return the section."""
     classes = line_classes(facts)
     equity, labels, axis = _equity(facts, classes)
     rows, costs_axis = _costs(facts, classes)
     position, costs = facts.recipe.position, facts.recipe.costs
     rule = (
-        f"A position opens where the predicted move exceeds {position.threshold:g} times the cost of going in and "
-        f"out, each instrument gets {words.percent(position.gross_share / len(facts.night['instruments']))} "
-        f"of {words.plain(costs.capital_usd, 0)} USD, and is held for {position.hold_bars} bars of "
+        f"A position is opened if the predicted move exceeds {position.threshold:g} times the round-trip cost. "
+        f"Each instrument gets {formatting.percent(position.gross_share / len(facts.night['instruments']))} "
+        f"of {formatting.decimal(costs.capital_usd, 0)} USD. A position is held for {position.hold_bars} bars of "
         f"{facts.recipe.width}."
     )
     return PnlSection(
@@ -83,7 +83,7 @@ def make_money(facts: NightReport) -> PnlSection:
 
 
 def _equity(facts: NightReport, classes: dict[str, str]) -> tuple[Markup, Markup, Markup]:
-    """Return the curves, their names to stand at the right of them, and the time axis."""
+    """Return the curves, their names for the right side, and the time axis."""
     curve = facts.summary["equity"]
     times, nets = curve["ts_ns"], {name: curve["net"][name] for name in facts.models}
     axis = svg.TimeAxis(times[0], times[-1])
@@ -93,20 +93,20 @@ def _equity(facts: NightReport, classes: dict[str, str]) -> tuple[Markup, Markup
         return _HEIGHT * (1 - scale.share(value))
 
     ends = {name: net[-1] for name, net in nets.items()}
-    # The challenger is drawn last, over the others.
+    # The challenger is drawn last, on top of the others.
     order = sorted(nets, key=lambda name: name == facts.challenger)
     lines = [
         svg.path(
             [(axis.share(at), down(value)) for at, value in zip(times, nets[name], strict=True)],
             class_=classes[name],
-            title=f"{name}: {words.earned(ends[name])} after costs",
+            title=f"{name}: {formatting.signed_percent(ends[name])} after costs",
         )
         for name in order
     ]
     marks = [(down(at), text) for at, text in _ticks(scale, 6)]
     starts = [axis.share(fold["test"][0]) for fold in facts.folds]
-    label = "after-cost equity over all tests: " + ", ".join(
-        f"{name} {words.earned(end)}" for name, end in ends.items()
+    label = "equity after costs over all test periods: " + ", ".join(
+        f"{name} {formatting.signed_percent(end)}" for name, end in ends.items()
     )
     picture = svg.picture(
         *(_fold_band(axis, fold, n) for n, fold in enumerate(facts.folds)),
@@ -130,12 +130,12 @@ def _fold_band(axis: svg.TimeAxis, fold: dict[str, list[int]], number: int) -> M
         top=0,
         height=_HEIGHT,
         class_=f"band b{number % 2}",
-        title=f"test of fold {fold['index']}: {words.span(*fold['test'])}",
+        title=f"test of fold {fold['index']}: {formatting.span(*fold['test'])}",
     )
 
 
 def _names(ends: dict[str, float], classes: dict[str, str], down: object) -> Markup:
-    """Return every line's name at the height of its end; names that would overlap are moved apart."""
+    """Return the names of the lines at the height of their ends, moved apart if they would overlap."""
     assert callable(down)
     order = sorted(ends, key=lambda name: -ends[name])
     wanted = [float(down(ends[name])) for name in order]
@@ -149,7 +149,7 @@ def _names(ends: dict[str, float], classes: dict[str, str], down: object) -> Mar
 
 
 def spread(wanted: list[float], *, least: float, low: float, high: float) -> list[float]:
-    """Return rising places at least `least` apart, near the wanted ones, within bounds where they fit.
+    """Return increasing positions at least `least` apart, close to the wanted ones and within bounds if they fit.
 
     >>> spread([10.0, 11.0, 50.0], least=15.0, low=0.0, high=100.0)
     [10.0, 25.0, 50.0]
@@ -169,51 +169,51 @@ def spread(wanted: list[float], *, least: float, low: float, high: float) -> lis
 
 def _costs(facts: NightReport, classes: dict[str, str]) -> tuple[tuple[CostRow, ...], Markup]:
     traded = {name: facts.summary["models"][name]["traded"] for name in facts.models}
-    reached = [
-        value for told in traded.values() for _, start, stop in _steps(told) for value in (start, stop)
+    bounds = [
+        value for result in traded.values() for _, start, stop in _steps(result) for value in (start, stop)
     ]
-    scale = svg.Linear.around(reached, include=(0.0,), pad=0.06)
+    scale = svg.Linear.around(bounds, include=(0.0,), pad=0.06)
     has_funding = facts.panel["funding_share"] is not None
     rows = tuple(
         CostRow(
             model=name,
             class_=classes[name],
             is_challenger=name == facts.challenger,
-            picture=_waterfall(name, told, scale),
-            gross=words.earned(told["gross"]),
+            picture=_waterfall(name, result, scale),
+            gross=formatting.signed_percent(result["gross"]),
             costs=tuple(
-                (cost, words.earned(-told[cost] if has_funding or cost != "funding" else None))
+                (cost, formatting.signed_percent(-result[cost] if has_funding or cost != "funding" else None))
                 for cost in COSTS
             ),
-            net=words.earned(told["net"]),
-            fills=words.count(told["fills"]),
-            sharpe=words.signed(told["sharpe"], 3),
-            deflated=words.percent(told["deflated_sharpe"] if told["fills"] else None),
+            net=formatting.signed_percent(result["net"]),
+            fills=formatting.count(result["fills"]),
+            sharpe=formatting.signed(result["sharpe"], 3),
+            deflated=formatting.percent(result["deflated_sharpe"] if result["fills"] else None),
         )
-        for name, told in traded.items()
+        for name, result in traded.items()
     )
     return rows, svg.value_ticks(scale, _ticks(scale, 5))
 
 
 def _ticks(scale: svg.Linear, most: int) -> list[tuple[float, str]]:
     values = scale.ticks(most)
-    digits = words.digits_of(100 * value for value in values)
-    return [(value, words.earned(value, digits)) for value in values]
+    digits = formatting.needed_digits(100 * value for value in values)
+    return [(value, formatting.signed_percent(value, digits)) for value in values]
 
 
-def _steps(told: dict[str, float]) -> list[tuple[str, float, float]]:
-    """Return (name, from, to): what was earned before costs, then each cost down to the net."""
-    steps, at = [("gross", 0.0, told["gross"])], told["gross"]
+def _steps(result: dict[str, float]) -> list[tuple[str, float, float]]:
+    """Return (name, from, to) of the waterfall: the gross return, then each cost down to the net return."""
+    steps, at = [("gross", 0.0, result["gross"])], result["gross"]
     for cost in COSTS:
-        steps.append((cost, at, at - told[cost]))
-        at -= told[cost]
+        steps.append((cost, at, at - result[cost]))
+        at -= result[cost]
     return steps
 
 
-def _waterfall(model: str, told: dict[str, float], scale: svg.Linear) -> Markup:
+def _waterfall(model: str, result: dict[str, float], scale: svg.Linear) -> Markup:
     zero = svg.percent(scale.share(0.0))
     drawn = [svg.el("line", x1=zero, x2=zero, y1=0.0, y2=_ROW_PX, class_="zero")]
-    for name, start, stop in _steps(told):
+    for name, start, stop in _steps(result):
         low, high = sorted((scale.share(start), scale.share(stop)))
         is_gross = name == "gross"
         drawn.append(
@@ -223,14 +223,17 @@ def _waterfall(model: str, told: dict[str, float], scale: svg.Linear) -> Markup:
                 top=4 if is_gross else 11,
                 height=6 if is_gross else 9,
                 class_=f"cost-{name}",
-                title=f"{model}, {name}: {words.earned(stop - start)}",
+                title=f"{model}, {name}: {formatting.signed_percent(stop - start)}",
             )
         )
-    net = svg.percent(scale.share(told["net"]))
+    net = svg.percent(scale.share(result["net"]))
     drawn.append(svg.el("line", x1=net, x2=net, y1=2.0, y2=_ROW_PX - 2, class_="net"))
-    label = f"{model}: gross {words.earned(told['gross'])}, " + ", ".join(
-        f"{cost} {words.earned(-told[cost])}" for cost in COSTS
+    label = f"{model}: gross {formatting.signed_percent(result['gross'])}, " + ", ".join(
+        f"{cost} {formatting.signed_percent(-result[cost])}" for cost in COSTS
     )
     return svg.picture(
-        *drawn, height=_ROW_PX, label=f"{label}, net {words.earned(told['net'])}", class_="costs"
+        *drawn,
+        height=_ROW_PX,
+        label=f"{label}, net {formatting.signed_percent(result['net'])}",
+        class_="costs",
     )

@@ -1,4 +1,4 @@
-"""How well do predictions follow what happened, beside the controls: IC and rank IC with their intervals?"""
+"""Report section on predictive power: IC and rank IC of all models with confidence intervals."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _ROW_PX: Final = 26.0
@@ -16,7 +16,7 @@ _ROW_PX: Final = 26.0
 
 @dataclass(frozen=True, slots=True)
 class PredictivePowerRow:
-    """One model's figures on one set of test rows."""
+    """Row of one model on one set of test rows."""
 
     model: str
     role: str
@@ -33,7 +33,7 @@ class PredictivePowerRow:
 
 @dataclass(frozen=True, slots=True)
 class PredictionPanel:
-    """Every model on one set of test rows."""
+    """All models on one set of test rows."""
 
     title: str
     note: str
@@ -42,7 +42,7 @@ class PredictionPanel:
 
 @dataclass(frozen=True, slots=True)
 class PredictivePowerSection:
-    """The section."""
+    """Values of the section's template."""
 
     together: PredictionPanel
     folds: tuple[PredictionPanel, ...]
@@ -53,8 +53,8 @@ class PredictivePowerSection:
     has_intervals: bool
 
 
-def make_skill(facts: NightReport) -> PredictivePowerSection:
-    """Return the section; every picture has the same axis."""
+def make_predictive_power(facts: NightReport) -> PredictivePowerSection:
+    """Return the section; all pictures share one axis."""
     models = facts.summary["models"]
     figures = [figure for model in models.values() for figure in (model["test"], *model["folds"])]
     estimates = [figure[kind] for figure in figures for kind in ("ic", "rank_ic")]
@@ -64,7 +64,7 @@ def make_skill(facts: NightReport) -> PredictivePowerSection:
         _panel(
             facts,
             f"Fold {fold['index']}",
-            words.span(*fold["test"]),
+            formatting.span(*fold["test"]),
             {name: models[name]["folds"][number] for name in facts.models},
             scale,
         )
@@ -73,14 +73,15 @@ def make_skill(facts: NightReport) -> PredictivePowerSection:
     valid = {name: [ic for ic in ics if ic is not None] for name, ics in facts.summary["valid_ic"].items()}
     return PredictivePowerSection(
         together=_panel(
-            facts, "All tests together", "", {name: models[name]["test"] for name in facts.models}, scale
+            facts, "All test periods", "", {name: models[name]["test"] for name in facts.models}, scale
         ),
         folds=folds,
         axis=_axis(scale, 6),
         short_axis=_axis(scale, 3),
-        seeds=tuple(words.signed(ic) for ic in facts.summary["seed_ic"]),
+        seeds=tuple(formatting.signed(ic) for ic in facts.summary["seed_ic"]),
         valid=tuple(
-            (name, words.signed(sum(ics) / len(facts.folds) if ics else None)) for name, ics in valid.items()
+            (name, formatting.signed(sum(ics) / len(facts.folds) if ics else None))
+            for name, ics in valid.items()
         ),
         has_intervals=any(item["low"] is not None for item in estimates),
     )
@@ -88,7 +89,9 @@ def make_skill(facts: NightReport) -> PredictivePowerSection:
 
 def _axis(scale: svg.Linear, most: int) -> Markup:
     values = scale.ticks(most)
-    return svg.value_ticks(scale, [(at, words.signed(at, words.digits_of(values))) for at in values])
+    return svg.value_ticks(
+        scale, [(at, formatting.signed(at, formatting.needed_digits(values))) for at in values]
+    )
 
 
 def _panel(
@@ -101,8 +104,8 @@ def _panel(
 
 def _row(facts: NightReport, model: str, figure: dict[str, Any], scale: svg.Linear) -> PredictivePowerRow:
     ic, rank = figure["ic"], figure["rank_ic"]
-    ic_said, rank_said = words.signed(ic["value"]), words.signed(rank["value"])
-    said = f"{model}: IC {ic_said} {_interval(ic)}; rank IC {rank_said} {_interval(rank)}"
+    ic_text, rank_text = formatting.signed(ic["value"]), formatting.signed(rank["value"])
+    label = f"{model}: IC {ic_text} {_interval(ic)}; rank IC {rank_text} {_interval(rank)}"
     role = facts.summary["models"][model]["role"]
     is_challenger = model == facts.challenger
     zero = svg.percent(scale.share(0.0))
@@ -116,19 +119,19 @@ def _row(facts: NightReport, model: str, figure: dict[str, Any], scale: svg.Line
         model=model,
         role=role,
         is_challenger=is_challenger,
-        picture=svg.picture(*drawn, height=_ROW_PX, label=said, class_=class_),
-        ic=ic_said,
+        picture=svg.picture(*drawn, height=_ROW_PX, label=label, class_=class_),
+        ic=ic_text,
         ic_interval=_interval(ic),
-        rank_ic=rank_said,
+        rank_ic=rank_text,
         rank_interval=_interval(rank),
-        r2=words.signed(figure["r2"]),
-        hit_rate=words.percent(figure["hit_rate"]),
-        rows=words.count(figure["rows"]),
+        r2=formatting.signed(figure["r2"]),
+        hit_rate=formatting.percent(figure["hit_rate"]),
+        rows=formatting.count(figure["rows"]),
     )
 
 
 def _whisker(estimate: dict[str, float | None], scale: svg.Linear, down: float, kind: str) -> list[Markup]:
-    """Return an estimate's mark and its interval; nothing where it is undefined."""
+    """Return an estimate's mark and interval; empty if it is undefined."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
         return [svg.el("text", "no ranking", x="100%", y=16.0, text_anchor="end", class_="tick")] * (
@@ -147,4 +150,6 @@ def _whisker(estimate: dict[str, float | None], scale: svg.Linear, down: float, 
 
 def _interval(estimate: dict[str, float | None]) -> str:
     low, high = estimate["low"], estimate["high"]
-    return "" if low is None or high is None else f"[{words.signed(low, 3)}, {words.signed(high, 3)}]"
+    return (
+        "" if low is None or high is None else f"[{formatting.signed(low, 3)}, {formatting.signed(high, 3)}]"
+    )

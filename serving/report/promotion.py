@@ -1,4 +1,4 @@
-"""What was decided, by which rules, and on what figures?"""
+"""Report head: the promotion decision, its rules and key figures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.night_data import NightReport
 
-# How a rule's value must stand to its limit; rules that compare two figures have both as value and limit.
+# Required relation of a rule's value to its limit.
 _SIGNS: Final = {
     "leaks": "=",
     "feature proof": "=",
@@ -23,7 +23,7 @@ _SIGNS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class RuleRow:
-    """One rule of the gate, as written."""
+    """Rule of the gate, formatted."""
 
     name: str
     passed: bool
@@ -34,7 +34,7 @@ class RuleRow:
 
 @dataclass(frozen=True, slots=True)
 class FigureTile:
-    """One figure to see first."""
+    """Key figure at the top of the page."""
 
     label: str
     value: str
@@ -43,7 +43,7 @@ class FigureTile:
 
 @dataclass(frozen=True, slots=True)
 class PromotionSection:
-    """The page's head."""
+    """Values of the head's template."""
 
     is_promoted: bool
     challenger: str
@@ -53,24 +53,22 @@ class PromotionSection:
     tiles: tuple[FigureTile, ...]
 
 
-def make_verdict(facts: NightReport) -> PromotionSection:
+def make_promotion(facts: NightReport) -> PromotionSection:
     """Return the head of the page."""
-    told = facts.verdict
-    rules = tuple(_rule(rule) for rule in told["rules"])
+    verdict = facts.verdict
+    rules = tuple(_rule(rule) for rule in verdict["rules"])
     failed = [rule.name for rule in rules if not rule.passed]
-    serving = told["champion"]
-    if told["promoted"]:
-        sentence = f"All {len(rules)} rules hold. It serves from now on"
-        sentence += f", in place of {serving}." if serving else ": nothing served before."
+    serving = verdict["champion"]
+    if verdict["promoted"]:
+        sentence = f"All {len(rules)} rules pass. It serves from now on"
+        sentence += f", replacing {serving}." if serving else "; no model was serving before."
     else:
-        sentence = f"{len(failed)} of {len(rules)} rules do not hold: {', '.join(failed)}. "
-        sentence += f"{serving} goes on serving." if serving else "Nothing serves under this recipe."
-    if obstacle := told.get("champion_obstacle"):
-        sentence += f" {serving} counts as no champion, since it cannot be evaluated: {obstacle}."
+        sentence = f"{len(failed)} of {len(rules)} rules fail: {', '.join(failed)}. "
+        sentence += f"{serving} keeps serving." if serving else "No model is serving for this recipe."
     return PromotionSection(
-        is_promoted=bool(told["promoted"]),
+        is_promoted=bool(verdict["promoted"]),
         challenger=facts.challenger,
-        version=str(told["version"]),
+        version=str(verdict["version"]),
         sentence=sentence,
         rules=rules,
         tiles=_tiles(facts),
@@ -80,31 +78,31 @@ def make_verdict(facts: NightReport) -> PromotionSection:
 def _rule(rule: dict[str, object]) -> RuleRow:
     name = str(rule["name"])
     value, limit = _float(rule["value"]), _float(rule["limit"])
-    # Where too few steps are new to the champion, the rule counts steps; else it compares returns.
+    # If too few steps are new to the champion, the rule counts steps; otherwise it compares returns.
     kind = "steps" if name == "beats champion" and limit >= 1 and limit == int(limit) else name
     sign = _SIGNS.get(kind, ">" if name.startswith("beats") else "")
-    said = _write(kind, limit)
+    limit_text = _write(kind, limit)
     return RuleRow(
         name=name,
         passed=bool(rule["passed"]),
         value=_write(kind, value),
-        limit=f"{sign} {said}".strip() if said != words.NOTHING else said,
+        limit=f"{sign} {limit_text}".strip() if limit_text != formatting.NOTHING else limit_text,
         reason=str(rule["reason"]),
     )
 
 
 def _write(kind: str, value: float) -> str:
     if not math.isfinite(value):
-        return words.NOTHING
+        return formatting.NOTHING
     if kind == "steps":
-        return f"{words.count(int(value))} steps"
+        return f"{formatting.count(int(value))} steps"
     if kind in ("leaks", "fills"):
-        return words.count(int(value))
+        return formatting.count(int(value))
     if kind == "feature proof":
-        return "proven" if value else "not proven"
+        return "passed" if value else "failed"
     if kind.startswith("beats"):
-        return words.earned(value)
-    return words.signed(value) if kind == "ic" else words.plain(value, 3)
+        return formatting.signed_percent(value)
+    return formatting.signed(value) if kind == "ic" else formatting.decimal(value, 3)
 
 
 def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
@@ -116,36 +114,36 @@ def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
     total = sum(status.values())
     start_ns, stop_ns = facts.folds[0]["test"][0], facts.folds[-1]["test"][1]
     interval = (
-        f"95% interval {words.signed(ic['low'])} to {words.signed(ic['high'])}"
+        f"95% interval {formatting.signed(ic['low'])} to {formatting.signed(ic['high'])}"
         if ic["low"] is not None
-        else "too few blocks of time for an interval"
+        else "too few blocks of time for a confidence interval"
     )
     return (
-        FigureTile("Information coefficient on test rows", words.signed(ic["value"]), interval),
+        FigureTile("Information coefficient on test rows", formatting.signed(ic["value"]), interval),
         FigureTile(
-            "Return after costs, share of capital",
-            words.earned(traded["net"]),
-            f"best control: {best}, {words.earned(best_net)}",
+            "Return after costs, percent of capital",
+            formatting.signed_percent(traded["net"]),
+            f"best control: {best}, {formatting.signed_percent(best_net)}",
         ),
-        FigureTile("Rows that break a law of the folds", words.count(facts.leaks), _proof(facts)),
+        FigureTile("Leaked rows", formatting.count(facts.leaks), _proof(facts)),
         FigureTile(
-            "Bars that somebody vouches for",
-            words.percent((status["printed"] + status["quiet"]) / total if total else None),
-            f"printed or proven quiet, of {words.count(total)}",
+            "Verified bars",
+            formatting.percent((status["printed"] + status["quiet"]) / total if total else None),
+            f"printed or verified quiet, of {formatting.count(total)}",
         ),
         FigureTile(
-            "Time under test",
-            words.length(stop_ns - start_ns),
-            f"{words.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
+            "Test period",
+            formatting.length(stop_ns - start_ns),
+            f"{formatting.count(model['test']['rows'])} rows in {len(facts.folds)} folds",
         ),
     )
 
 
 def _proof(facts: NightReport) -> str:
     if not facts.proof["passed"]:
-        return f"feature proof failed: {facts.proof['reason']}"
+        return f"feature leakage test failed: {facts.proof['reason']}"
     caught = facts.proof["canaries_caught"] + facts.proof["hindsight"]["canaries_caught"]
-    return f"features proven to look back only; {words.count(caught)} planted leaks were all caught"
+    return f"no look-ahead in the features; all {formatting.count(caught)} planted leaks were caught"
 
 
 def _float(value: object) -> float:

@@ -1,4 +1,4 @@
-"""What was this night made from, and which commands make it again?"""
+"""Report section on provenance: inputs of the night, and commands to reproduce it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from serving.report import formatting as words
+from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import iso
 from training.recipe import RECIPES
@@ -23,7 +23,7 @@ class ProvenanceLine:
 
 @dataclass(frozen=True, slots=True)
 class ProvenanceSection:
-    """The section."""
+    """Values of the section's template."""
 
     facts: tuple[ProvenanceLine, ...]
     commands: tuple[tuple[str, str], ...]
@@ -36,31 +36,33 @@ def make_provenance(facts: NightReport) -> ProvenanceSection:
     """Return the section."""
     night = facts.night
     code = str(night["code"])
-    told = (
-        ProvenanceLine("night", night["night"], "named by recipe, rows, features, seed and training code"),
-        ProvenanceLine("recipe", f"{facts.recipe.name}: {', '.join(facts.models)}", "in full below"),
-        ProvenanceLine("range", words.span(night["since_ns"], night["until_ns"]) + " UTC", "of the bars"),
+    lines = (
+        ProvenanceLine("night", night["night"], "hash of recipe, rows, features, seed and training code"),
+        ProvenanceLine("recipe", f"{facts.recipe.name}: {', '.join(facts.models)}", "full text below"),
+        ProvenanceLine(
+            "range", formatting.span(night["since_ns"], night["until_ns"]) + " UTC", "of the bars"
+        ),
         ProvenanceLine("snapshot", str(night["snapshot"]), "of the lake; pinned, so it does not expire"),
         ProvenanceLine("content hash", night["content_hash"], "of the panel's rows, in any lake"),
         ProvenanceLine("feature set", f"{night['feature_set']}, {len(night['feature_names'])} features", ""),
         ProvenanceLine("feature fingerprint", night["feature_fingerprint"], "of declarations and source"),
         ProvenanceLine("code", code, "version and commit"),
-        ProvenanceLine("training code", night["training_code"], "hash of the room's source"),
+        ProvenanceLine("training code", night["training_code"], "hash of the package's source"),
         ProvenanceLine("lock", night["lock"], "hash of the locked environment"),
         ProvenanceLine("torch", night["torch_version"], ""),
-        ProvenanceLine("device", night["device"], "equal bits are promised on the same kind of device"),
-        ProvenanceLine("seed", str(night["seed"]), "every random draw starts here"),
+        ProvenanceLine("device", night["device"], "results are bit-identical on the same kind of device"),
+        ProvenanceLine("seed", str(night["seed"]), "of all random numbers"),
         ProvenanceLine(
-            "version", str(facts.deploy["version"]), "the challenger's refit, in the ledger of versions"
+            "version", str(facts.deploy["version"]), "the challenger's refit, in the model registry"
         ),
         ProvenanceLine(
             "refit on",
-            f"{words.count(facts.deploy['rows'])} rows up to {words.clock(facts.deploy['cutoff_ns'])} UTC",
-            "every labelled row up to the cut-off; it saw the test rows, so the figures above are not its own",
+            f"{formatting.count(facts.deploy['rows'])} rows up to {formatting.clock(facts.deploy['cutoff_ns'])} UTC",
+            "includes the test rows, so the results above are not those of the refit",
         ),
     )
     return ProvenanceSection(
-        facts=told,
+        facts=lines,
         commands=_commands(facts),
         recipe_json=json.dumps(night["recipe"], indent=1, sort_keys=True),
         is_dirty=code.endswith(".dirty"),
@@ -69,10 +71,10 @@ def make_provenance(facts: NightReport) -> ProvenanceSection:
 
 
 def _commands(facts: NightReport) -> tuple[tuple[str, str], ...]:
-    """Return (what it does, command); times are written in full, so that the night's id comes out again."""
+    """Return (description, command); times are written in full, so that the night gets the same id."""
     night, snapshot = facts.night, facts.night["snapshot"]
     commit = str(night["code"]).partition("+g")[2].removesuffix(".dirty")
-    # A recipe that has no name of its own here came from a file, which the page holds in full.
+    # A recipe that is not built in came from a file; the page contains its full text.
     recipe = facts.recipe.name if facts.recipe.name in RECIPES else f"{facts.recipe.name}.toml"
     nightly = (
         f"tickwalk --set training.seed={night['seed']} --set training.device={night['device']} nightly "
@@ -83,10 +85,10 @@ def _commands(facts: NightReport) -> tuple[tuple[str, str], ...]:
         "SELECT instrument, status, cause, count(*) AS bars FROM bars_latest "
         f"WHERE width = '{facts.recipe.width}' GROUP BY ALL ORDER BY ALL"
     )
-    found = [("the code", f"git checkout {commit}")] if commit else []
+    found = [("check out the code", f"git checkout {commit}")] if commit else []
     return (
         *found,
-        ("the night: same rows, same bits", nightly),
-        ("the rows it read", f'tickwalk sql "{rows}" --at {snapshot}'),
-        ("this page", f"tickwalk report {night['night']}"),
+        ("rerun the night: same rows, same bits", nightly),
+        ("query the rows it read", f'tickwalk sql "{rows}" --at {snapshot}'),
+        ("write this page again", f"tickwalk report {night['night']}"),
     )

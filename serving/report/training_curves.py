@@ -1,4 +1,4 @@
-"""How did training go: losses by epoch, and the epochs or rounds that validation chose?"""
+"""Report section on training: loss curves, and the epochs or rounds chosen on validation rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from serving import formatting
 from serving.report import charts as svg
-from serving.report import formatting as words
 from serving.report.night_data import NightReport
 
 _HEIGHT: Final = 104.0
@@ -16,16 +16,16 @@ _HEIGHT: Final = 104.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One model on one fold, with every seed."""
+    """Loss curves of one model on one fold, with all seeds."""
 
     fold: int
     picture: Markup
-    said: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCurves:
-    """One network over all folds; every picture has the same axes."""
+    """Loss curves of one network on all folds, with equal axes."""
 
     model: str
     parameters: str
@@ -34,7 +34,7 @@ class ModelCurves:
 
 @dataclass(frozen=True, slots=True)
 class EpochBudget:
-    """What validation chose for one member, fold by fold."""
+    """Epochs or rounds chosen for one member on each fold."""
 
     member: str
     unit: str
@@ -44,7 +44,7 @@ class EpochBudget:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurvesSection:
-    """The section."""
+    """Values of the section's template."""
 
     models: tuple[ModelCurves, ...]
     budgets: tuple[EpochBudget, ...]
@@ -52,7 +52,7 @@ class TrainingCurvesSection:
     has_seeds: bool
 
 
-def make_learning(facts: NightReport) -> TrainingCurvesSection:
+def make_training_curves(facts: NightReport) -> TrainingCurvesSection:
     """Return the section."""
     folds = tuple(entry["index"] for entry in facts.folds)
     members = list(dict.fromkeys(name for _, name in facts.metrics))
@@ -92,7 +92,7 @@ def _model(facts: NightReport, model: str, folds: tuple[int, ...]) -> ModelCurve
         pad=0.12,
     )
     epochs = max(entry["epoch"] for entry in entries)
-    parameters = words.count(facts.metrics[folds[0], model]["parameters"])
+    parameters = formatting.count(facts.metrics[folds[0], model]["parameters"])
     curves = tuple(_curve(model, fold, by_fold[fold], scale, epochs) for fold in folds)
     return ModelCurves(model, parameters, curves)
 
@@ -101,8 +101,8 @@ def _curve(
     model: str, fold: int, histories: list[list[dict[str, Any]]], scale: svg.Linear, epochs: int
 ) -> Curve:
     ticks = scale.ticks(3)
-    digits = words.digits_of(ticks)
-    marks = [(_down(scale, at), words.plain(at, digits)) for at in ticks]
+    digits = formatting.needed_digits(ticks)
+    marks = [(_down(scale, at), formatting.decimal(at, digits)) for at in ticks]
     drawn = [
         svg.rules_across(at for at, _ in marks),
         svg.stretched(
@@ -117,13 +117,15 @@ def _curve(
     ]
     best = next((entry for entry in histories[0] if entry["epoch"] == histories[0][-1]["best_epoch"]), None)
     if best is None:
-        said = "no epoch was better than none"
+        note = "no epoch improved the validation loss"
     else:
-        said = f"best: epoch {best['epoch']} of {len(histories[0])}, {words.plain(best['valid_loss'], 4)}"
+        note = (
+            f"best: epoch {best['epoch']} of {len(histories[0])}, {formatting.decimal(best['valid_loss'], 4)}"
+        )
         at = {"cx": svg.percent(_across(best["epoch"], epochs)), "cy": _down(scale, best["valid_loss"])}
-        drawn.append(svg.el("circle", svg.el("title", said), **at, r=4.5, class_="best"))
-    label = f"{model}, fold {fold}: {said}"
-    return Curve(fold, svg.picture(*drawn, height=_HEIGHT, label=label), said)
+        drawn.append(svg.el("circle", svg.el("title", note), **at, r=4.5, class_="best"))
+    label = f"{model}, fold {fold}: {note}"
+    return Curve(fold, svg.picture(*drawn, height=_HEIGHT, label=label), note)
 
 
 def _lines(history: list[dict[str, Any]], scale: svg.Linear, epochs: int, number: int) -> list[Markup]:
@@ -153,6 +155,8 @@ def _budget(facts: NightReport, member: str, folds: tuple[int, ...], *, is_netwo
     return EpochBudget(
         member=member,
         unit="epochs" if is_network else "rounds",
-        chosen=tuple(words.count(facts.metrics[fold, member]["budget"]) for fold in folds),
-        deployed=words.count(facts.deploy["budget"]) if member == facts.deploy["model"] else words.NOTHING,
+        chosen=tuple(formatting.count(facts.metrics[fold, member]["budget"]) for fold in folds),
+        deployed=formatting.count(facts.deploy["budget"])
+        if member == facts.deploy["model"]
+        else formatting.NOTHING,
     )

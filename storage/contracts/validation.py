@@ -15,16 +15,16 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
-import pandera.pandas as pandas_api
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandera.errors import SchemaErrors
 
 from storage.contracts.contract import Column, Contract
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Below this many rows the pandas backend is the faster one (20,000 quotes: 17-22 ms against 39-68, measured
 # 2026-11-23 on two cores), and far above it polars would cost a recorder 50 MB that it keeps for one late batch.
@@ -152,6 +152,8 @@ def _extremes(values: pa.ChunkedArray[Any]) -> tuple[Any, Any]:
 
 
 def _failures_small(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
+    from pandera.errors import SchemaErrors
+
     try:
         _pandas_schema(contract, doubtful).validate(_as_pandas(batch), lazy=True)
     except SchemaErrors as error:
@@ -169,6 +171,7 @@ def _as_pandas(batch: pa.Table) -> pd.DataFrame:
 
 def _failures(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
     import polars as pl
+    from pandera.errors import SchemaErrors
 
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
@@ -196,6 +199,8 @@ def _show(value: object) -> str:
 
 @cache
 def _pandas_schema(contract: Contract, doubtful: _Doubtful) -> Any:
+    import pandera.pandas as pandas_api
+
     checks = [
         pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
@@ -71,25 +71,25 @@ class LakeStatus:
 
 def status(lake: Lake, *, now_ns: int) -> LakeStatus:
     """Return what a lake holds, from its catalog alone: no row is read."""
+    # Numbers are written into the statements: to bind a parameter, DuckDB imports pandas, a quarter of a second.
+    free_before = _timestamp(grace_begins(lake, now_ns))
     tables = lake.query(
         f"""
         SELECT t.table_name AS table, CAST(coalesce(sum(f.record_count), 0) AS BIGINT) AS rows,
                count(f.data_file_id) AS files, CAST(coalesce(sum(f.file_size_bytes), 0) AS BIGINT) AS size_bytes,
-               count(f.data_file_id) FILTER (WHERE f.file_size_bytes < ?) AS small
+               count(f.data_file_id) FILTER (WHERE f.file_size_bytes < {MERGE_BELOW_BYTES}) AS small
         FROM {CATALOG}.ducklake_table t
         LEFT JOIN {CATALOG}.ducklake_data_file f ON f.table_id = t.table_id AND f.end_snapshot IS NULL
         WHERE t.end_snapshot IS NULL GROUP BY ALL ORDER BY t.table_name
-        """,
-        [MERGE_BELOW_BYTES],
+        """
     )
     snapshots = lake.query(
         "SELECT count(*) AS count, min(snapshot_id) AS oldest, epoch_us(min(snapshot_time)) AS made"
         " FROM lake.snapshots()"
     ).to_pylist()[0]
     freed = lake.query(
-        f"SELECT count(*) AS freed, count(*) FILTER (WHERE CAST(schedule_start AS TIMESTAMPTZ) < ?) AS removable"
-        f" FROM {CATALOG}.ducklake_files_scheduled_for_deletion",
-        [grace_begins(lake, now_ns)],
+        f"SELECT count(*) AS freed, count(*) FILTER (WHERE CAST(schedule_start AS TIMESTAMPTZ) < {free_before})"
+        f" AS removable FROM {CATALOG}.ducklake_files_scheduled_for_deletion"
     ).to_pylist()[0]
     return LakeStatus(
         tables=tuple(TableStatus(**row) for row in tables.to_pylist()),
@@ -109,9 +109,8 @@ def expirable(lake: Lake, *, now_ns: int) -> list[int]:
     """
     before_ns = now_ns - round(lake.settings.keep_snapshots_days * DAY_NS)
     found = lake.query(
-        "SELECT snapshot_id AS id FROM lake.snapshots() WHERE snapshot_time < ?"
-        " AND snapshot_id < (SELECT max(snapshot_id) FROM lake.snapshots()) ORDER BY id",
-        [_moment(before_ns)],
+        f"SELECT snapshot_id AS id FROM lake.snapshots() WHERE snapshot_time < {_timestamp(_moment(before_ns))}"
+        " AND snapshot_id < (SELECT max(snapshot_id) FROM lake.snapshots()) ORDER BY id"
     )
     held = held_snapshots(lake)
     numbers: list[Any] = found["id"].to_pylist()
@@ -197,6 +196,11 @@ def remove_freed(lake: Lake, *, now_ns: int) -> int:
 def grace_begins(lake: Lake, now_ns: int) -> datetime:
     """Return the instant before which what is free may be removed."""
     return _moment(now_ns - round(lake.settings.grace_h * 3_600 * NS))
+
+
+def _timestamp(at: datetime) -> str:
+    """Return SQL for an instant, to the microsecond."""
+    return f"make_timestamptz({(at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)})"
 
 
 def _moment(t_ns: int) -> datetime:

@@ -1,1 +1,1 @@
-"""Do the DAGs load, run and show?"""
+"""Tests of the DAGs."""

@@ -1,7 +1,7 @@
-"""What does Airflow itself make of our DAGs? Run as a program: its environment must be set before it is imported.
+"""Program that loads or runs our DAGs in Airflow, whose environment must be set before it is imported.
 
-`python -m tests.dags.airflow_process load` tells what the folder holds; `... run DAG_ID JSON` runs a DAG with this
-configuration. Both end with one line of JSON.
+`python -m tests.dags.airflow_process load` lists the DAGs of the folder; `... run DAG_ID JSON` runs a DAG with this
+configuration. Both print one line of JSON at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is the least that a whole night can run on: three days of candles and a recipe of seconds?"""
+"""Smallest inputs of a whole night: three days of candles and a recipe of seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the Airflow that `make up` starts serve the DAG, on this machine only, and leave nothing behind?"""
+"""The Airflow started by `make up`: it serves the DAG, on this machine only, and stops completely."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def open_files(process: psutil.Process) -> list[Any]:
         return []
 
 
-def test_every_daemon_is_well(live: Live) -> None:
+def test_every_daemon_is_healthy(live: Live) -> None:
     assert live.stack.is_up
     assert launcher.status(live.settings).is_up
     assert live.stack.dags == ("retrain_nightly",)
@@ -116,7 +116,7 @@ def test_nothing_listens_beyond_loopback(live: Live) -> None:
     assert listening == ["127.0.0.1"]
 
 
-def test_up_again_starts_nothing_and_tells_no_password(live: Live) -> None:
+def test_second_up_starts_nothing_and_shows_no_password(live: Live) -> None:
     again = launcher.up(live.settings)
     assert [daemon.pid for daemon in again.daemons] == [daemon.pid for daemon in live.stack.daemons]
     assert again.new_password is None

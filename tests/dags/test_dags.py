@@ -1,4 +1,4 @@
-"""Do the DAGs load cheaply, read as the house wants them, and run through Airflow itself?"""
+"""DAG files: import cost, conventions, and a run through Airflow."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return inside(Settings(home=tmp_path_factory.mktemp("load")), "load")
 
 
-def test_every_file_loads_and_holds_the_dag_that_is_named_like_it(folder: dict[str, Any]) -> None:
+def test_every_file_loads_and_holds_the_dag_of_its_name(folder: dict[str, Any]) -> None:
     assert folder["errors"] == {}
     assert sorted(folder["dags"]) == [path.stem for path in FILES]
     assert "retrain_nightly" in folder["dags"]
 
 
-def test_reading_the_dags_imports_nothing_heavy(folder: dict[str, Any]) -> None:
+def test_parsing_the_dags_imports_nothing_heavy(folder: dict[str, Any]) -> None:
     assert folder["heavy"] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_dag_file_is_short_and_names_no_room_like_itself(path: Path) -> None:
+def test_dag_file_is_short_and_not_named_like_a_package(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 80
     assert not (DAGS_DIR.parent / path.stem).exists(), "it would shadow that room when run by hand"
     assert "data_interval" not in path.read_text(encoding="utf-8"), "undefined in partitioned and manual runs"
 
 
-def test_every_dag_speaks_to_the_person_on_call(folder: dict[str, Any]) -> None:
+def test_every_dag_docstring_addresses_the_person_on_call(folder: dict[str, Any]) -> None:
     for name, dag in folder["dags"].items():
         for word in ("on call", "Normal", "fails"):
             assert word in dag["doc"], f"{name}: its docstring does not say {word!r}"
@@ -94,7 +94,7 @@ def test_the_asset_comes_from_one_task_that_is_not_mapped(folder: dict[str, Any]
     }
 
 
-def test_the_recipe_that_a_run_takes_by_itself_exists(folder: dict[str, Any]) -> None:
+def test_default_recipe_of_a_run_exists(folder: dict[str, Any]) -> None:
     assert folder["dags"]["retrain_nightly"]["params"]["recipe"] in RECIPES
 
 

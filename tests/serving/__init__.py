@@ -1,1 +1,1 @@
-"""Does the doors room keep its word?"""
+"""Tests of the package `serving`."""

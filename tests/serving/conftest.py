@@ -1,4 +1,4 @@
-"""What do several files of this room's tests share?"""
+"""Fixtures shared by the tests of `serving`."""
 
 from __future__ import annotations
 

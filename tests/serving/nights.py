@@ -1,4 +1,4 @@
-"""How does a test get a judged night in seconds: a small lake of drawn bars, and the real steps on it?"""
+"""A finished night in seconds: a small lake of generated bars, and the real steps on it."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ async def test_ctrl_c_stops_between_two_steps_and_reports_what_is_left(
         begun.append(await process(settings, venue.info_url, "candles", *ASKED))
         out, error = await begun[0].communicate()
     assert begun[0].returncode == 0, error.decode()
-    assert "steps are left; the same command goes on" in out.decode()
+    assert "steps are left; the same command continues" in out.decode()
     (folder,) = settings.journal_dir.glob(f"{PREFIX}*")
     assert (folder / SEALED).exists()
     assert (

@@ -66,7 +66,7 @@ async def test_a_plan_has_steps_weight_minutes_bytes_and_price(settings: Setting
     for part in (
         "7 steps, 0 more",
         "object 1",
-        "1,500 of the venue's weight, about 3 minutes at a backfill's share",
+        "1,500 of the venue's rate-limit weight, about 3 minutes at the share for backfills",
         "20,005.0 MB",
         "about 1.80 USD",
     ):

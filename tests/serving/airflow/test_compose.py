@@ -1,4 +1,4 @@
-"""Does docker-compose.yml describe what `make up` starts, in a way that Compose itself accepts?"""
+"""docker-compose.yml against the launcher and the Compose schema."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_compose_itself_accepts_the_file(env_file: Path, files: tuple[Path, ...]
     assert parsed.returncode == 0, parsed.stderr
 
 
-def test_files_follow_the_compose_schema() -> None:
+def test_files_match_the_compose_schema() -> None:
     command = [program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE), str(GPU)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert checked.returncode == 0, checked.stdout
@@ -86,7 +86,7 @@ def test_five_secrets_are_required() -> None:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_a_missing_secret_is_refused_with_the_way_to_make_it(
+def test_missing_secret_is_refused_with_the_command_to_create_it(
     env_file: Path, tmp_path: Path, secret: str
 ) -> None:
     lines = env_file.read_text(encoding="utf-8").splitlines()
@@ -105,8 +105,8 @@ def test_every_command_is_one_that_make_up_starts(services: dict[str, Any]) -> N
     assert commands == {service.name: service.command for service in SERVICES}
 
 
-@pytest.mark.parametrize("name", [service.name for service in SERVICES if not service.asked])
-def test_airflow_is_told_the_same_as_by_make_up(services: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", [service.name for service in SERVICES if not service.is_optional])
+def test_airflow_gets_the_same_environment_as_by_make_up(services: dict[str, Any], name: str) -> None:
     environment = services[name]["environment"]
     assert {key: environment.get(key) for key in COMMON_ENV} == COMMON_ENV
 
@@ -125,13 +125,13 @@ def test_only_the_pages_are_published_and_only_on_loopback(services: dict[str, A
     assert [port["host_ip"] for port in ports["api-server"]] == ["127.0.0.1"]
 
 
-def test_one_image_for_all_of_ours_without_root_rights(services: dict[str, Any]) -> None:
+def test_our_services_share_one_image_without_root(services: dict[str, Any]) -> None:
     ours = [service for name, service in services.items() if name != "postgres"]
     assert {service["image"] for service in ours} == {"tickwalk:local"}
     assert all(service["cap_drop"] == ["ALL"] for service in ours)
 
 
-def test_what_stays_is_checked_and_has_time_to_stop(services: dict[str, Any]) -> None:
+def test_daemons_have_health_checks_and_time_to_stop(services: dict[str, Any]) -> None:
     staying = [service for name, service in services.items() if name != "migrations"]
     assert len(staying) == 6
     assert all(service["healthcheck"]["test"] and service["stop_grace_period"] for service in staying)
@@ -147,7 +147,7 @@ def test_written_env_is_private_complete_and_not_overwritten(tmp_path: Path) -> 
     Fernet(values["AIRFLOW_FERNET_KEY"])  # raises where Airflow would refuse the key
     again = make_env(tmp_path)
     assert again.returncode == 1
-    assert "there already" in again.stderr
+    assert "already exists" in again.stderr
     assert read_env(path) == values
 
 

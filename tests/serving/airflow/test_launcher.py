@@ -1,4 +1,4 @@
-"""Does the launcher start, find and stop exactly its own processes, and tell them what they must know?"""
+"""Launcher: start, lookup and stop of daemons, and their environment."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_stop_ends_a_daemon_and_its_children_in_other_process_groups(folder: Dae
     assert folder.find("daemon") is None
 
 
-def test_a_daemon_deaf_to_sigterm_is_killed_after_its_grace(folder: DaemonFolder) -> None:
+def test_daemon_that_ignores_sigterm_is_killed_after_its_grace(folder: DaemonFolder) -> None:
     parent, child = start_family(folder, "deaf")
     assert folder.stop("daemon", grace_s=0.1)
     assert not lives(parent)
@@ -107,7 +107,7 @@ def test_a_damaged_pid_file_counts_as_stopped(folder: DaemonFolder, text: str) -
     assert not folder.stop("daemon", grace_s=0.0)
 
 
-def test_the_log_of_the_run_before_is_kept(folder: DaemonFolder) -> None:
+def test_log_of_the_previous_run_is_kept(folder: DaemonFolder) -> None:
     for word in ("first", "second"):
         assert folder.run("once", [sys.executable, "-c", f"print('{word}')"], os.environ, timeout_s=30) == 0
     assert folder.tail("once") == "second"
@@ -125,7 +125,7 @@ def test_settings_reach_the_daemons_unchanged(tmp_path: Path) -> None:
     assert load_settings(environ=settings_env(settings)) == settings
 
 
-def test_a_persons_own_airflow_stays_out(tmp_path: Path) -> None:
+def test_airflow_variables_of_the_user_are_dropped(tmp_path: Path) -> None:
     outside = {
         "PATH": "/bin",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://production",
@@ -149,7 +149,7 @@ def test_airflow_listens_on_loopback_only(tmp_path: Path) -> None:
     assert {s.name for s in SERVICES if "--skip-serve-logs" in s.command} == with_log_server
 
 
-def test_secrets_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
+def test_secrets_are_created_once_for_their_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "secrets.json"
     made, is_new = load_secrets(path)
     assert is_new
@@ -195,7 +195,7 @@ def test_a_taken_port_is_named_with_its_holder_and_nothing_starts(tmp_path: Path
     assert not (tmp_path / "airflow" / "secrets.json").exists(), "a password that nobody was told"
 
 
-def test_two_launchers_do_not_work_at_once(tmp_path: Path) -> None:
+def test_two_launchers_do_not_run_at_once(tmp_path: Path) -> None:
     folder = DaemonFolder(tmp_path / "airflow" / "daemons")
     folder.path.parent.mkdir()
     folder.make()
@@ -205,7 +205,7 @@ def test_two_launchers_do_not_work_at_once(tmp_path: Path) -> None:
             launcher.down(Settings(home=tmp_path))
 
 
-def test_down_and_status_of_what_never_ran_change_nothing(tmp_path: Path) -> None:
+def test_down_and_status_without_a_stack_change_nothing(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", airflow=AirflowSettings(port=1))
     assert launcher.down(settings) == ()
     stack = launcher.status(settings)
@@ -214,5 +214,5 @@ def test_down_and_status_of_what_never_ran_change_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / "home").exists()
 
 
-def test_the_recorder_starts_only_where_asked() -> None:
-    assert [service.name for service in DAEMONS if service.asked] == ["recorder"]
+def test_recorder_starts_only_on_request() -> None:
+    assert [service.name for service in DAEMONS if service.is_optional] == ["recorder"]

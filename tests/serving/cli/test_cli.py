@@ -1,4 +1,4 @@
-"""The command line: it teaches, prints what programs can read, and ends mistakes with a next step."""
+"""Command line: help, output formats, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import io
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer.main
 
 from serving import cli
+from serving.cli.lazy import COMMANDS, CommandEntry
 from storage.errors import SettingsError
 from tests.paths import ROOT
 
+HEAVY_MODULES: Final = frozenset(
+    {"torch", "pyarrow", "pandera", "duckdb", "pandas", "numba", "polars", "lightgbm", "airflow", "numpy"}
+)
 PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%d","sz":"1","time":%d,"tid":%d}]}'
 
 
@@ -39,7 +46,8 @@ def capture(folder: Path) -> Path:
     return file
 
 
-def test_help_answers_at_once_and_names_every_command() -> None:
+def test_help_names_every_command_and_loads_no_heavy_module() -> None:
+    """In a fresh process, since this one has loaded them all."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "serving.cli", "--help"],
         capture_output=True,
@@ -47,9 +55,30 @@ def test_help_answers_at_once_and_names_every_command() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 0
-    for name in ("record", "replay", "import", "sql", "nightly", "demo", "airflow", "models", "serve-tape"):
-        assert name in done.stdout
-    assert "| torch\n" not in done.stderr, "help must not wait for torch"
+    assert len(COMMANDS) == 25
+    for name in (entry.name for entry in COMMANDS):
+        assert f" {name} " in done.stdout
+    for panel in ("Record", "Lake", "Features", "Train", "Operate"):
+        assert f"─ {panel} ─" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "serving.cli" in loaded
+    assert loaded & HEAVY_MODULES == set()
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_summary_in_the_top_level_help_is_the_first_line_of_the_command(entry: CommandEntry) -> None:
+    command = typer.main.get_command(cli.app).get_command(None, entry.name)  # type: ignore[attr-defined]
+    assert command.help.partition("\n\n")[0].replace("\n", " ") == entry.summary
+
+
+def test_misspelt_command_suggests_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("reprot") == 2
+    assert "Did you mean 'report'" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == version("tickwalk")
 
 
 def test_replay_then_sql_in_every_format(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +114,7 @@ def test_replay_then_sql_in_every_format(here: Path, capsys: pytest.CaptureFixtu
         (["--home", "/proc/none", "replay", "x"], "cannot be made", "TICKWALK_HOME"),
     ],
 )
-def test_a_mistake_ends_with_its_message_and_the_next_step(
+def test_known_error_prints_its_message_and_the_next_step(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, hint: str
 ) -> None:
     assert run(*arguments) == 2
@@ -102,9 +131,7 @@ def test_sql_cannot_write(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "read-only" in capsys.readouterr().err
 
 
-def test_candles_are_imported_with_absent_ones_as_asked(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_absent_candles_get_the_requested_status(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     minutes = [0, 1, 3, 4]
     table = pa.table(
         {
@@ -133,7 +160,7 @@ def test_candles_are_imported_with_absent_ones_as_asked(
     ]
 
 
-def test_rooms_of_some_other_package_are_refused(
+def test_packages_of_another_distribution_are_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = here / "features"
@@ -142,10 +169,10 @@ def test_rooms_of_some_other_package_are_refused(
     monkeypatch.delitem(sys.modules, "features", raising=False)
     monkeypatch.syspath_prepend(str(here))
     with pytest.raises(SettingsError, match=r"'features' belongs to something else.*environment of its own"):
-        cli.refuse_foreign_rooms()
+        cli.refuse_foreign_packages()
 
 
-def test_values_that_json_and_terminals_cannot_take_are_printed_all_the_same(
+def test_values_that_json_or_terminals_cannot_show_are_converted(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("replay", str(capture(here))) == 0
@@ -160,14 +187,12 @@ def test_values_that_json_and_terminals_cannot_take_are_printed_all_the_same(
 
 
 @pytest.mark.parametrize("arguments", [["sql", ""], ["--log-level", "loud", "settings"]])
-def test_an_empty_query_and_an_unknown_level_are_mistakes_and_not_crashes(
-    here: Path, arguments: list[str]
-) -> None:
+def test_empty_query_and_unknown_log_level_are_known_errors(here: Path, arguments: list[str]) -> None:
     assert run("replay", str(capture(here))) == 0
     assert run(*arguments) == 2
 
 
-def test_an_interrupt_that_duckdb_tells_as_an_error_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_reported_by_duckdb_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(**_: object) -> None:
         raise RuntimeError("Query interrupted") from KeyboardInterrupt()
 

@@ -1,4 +1,4 @@
-"""The commands of features, each on a lake: list, show, diff, build, prove, health, and explain --feature."""
+"""Commands `features list|show|diff|build|prove|health` and `explain --feature` on a lake."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_list_names_every_feature_of_every_set(home: Path, capsys: pytest.Captur
     assert "log_return_5" in said(capsys)
 
 
-def test_show_tells_the_formula_the_inputs_the_code_and_the_fingerprint(
+def test_show_prints_formula_inputs_code_and_fingerprint(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     item = next(item for item in get_set("live") if item.name == "log_return_5")
@@ -113,7 +113,7 @@ def test_build_writes_the_block_that_the_library_builds(
     assert read_edition(tmp_path / "week.edition.json")["fingerprint"] == block.fingerprint
 
 
-def test_build_without_a_file_keeps_days_in_the_home_and_builds_only_what_is_new(
+def test_build_without_a_file_stores_days_and_builds_only_new_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = drawn_rows()
@@ -128,7 +128,7 @@ def test_build_without_a_file_keeps_days_in_the_home_and_builds_only_what_is_new
     assert "0 days built" in said(capsys)
     [folder] = (tmp_path / "features").iterdir()
     assert run(tmp_path, "features", "diff", str(folder)) == 0
-    assert "by the same code" in said(capsys)
+    assert "with the same code" in said(capsys)
     question = StoreKey("candles", "1m", 2_000_000_000)
     with Lake.open(Settings(home=tmp_path), read_only=True) as lake:
         expected = build_features(load(lake), "candles")
@@ -141,7 +141,7 @@ def test_build_without_a_file_keeps_days_in_the_home_and_builds_only_what_is_new
     assert block.mask[:, -steps:].sum() > 10_000
 
 
-def test_build_takes_a_range(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_accepts_a_range(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     since, until = (iso(START_NS + step * MINUTE_NS) for step in (10, 300))
     options = (
         "--since",
@@ -160,7 +160,7 @@ def test_build_takes_a_range(home: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "1 instruments x 290 bars" in said(capsys)
 
 
-def test_a_block_that_is_not_fit_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unhealthy_block_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = drawn_rows()
     for row in rows:
         if row["step"] >= 336:  # the newest fifth: the contexts have stopped
@@ -190,20 +190,20 @@ def test_health_is_printed_and_drawn(home: Path, tmp_path: Path, capsys: pytest.
     assert spread["least_known"] == pytest.approx((STEPS - LISTED_AT) / (STEPS - 151), abs=1e-4)
     text = page.read_text(encoding="utf-8")
     assert text.count("known on") > len(get_set("live"))
-    assert "fit to learn from" in text
+    assert "fit for training" in text
     assert run(home, "features", "health", "live", "--newest", "1.5") == 2
-    assert "--newest is 1.5; it is a share between 0 and 1" in said(capsys)
+    assert "--newest is 1.5; it must be between 0 and 1" in said(capsys)
 
 
 # Proof.
 
 
 @pytest.mark.parametrize("name", FEATURE_SETS)
-def test_prove_tells_what_was_compared(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_prove_prints_what_was_compared(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert run(home, "features", "prove", name) == 0
     text = said(capsys)
     assert f"set {name}, {len(get_set(name))} features" in text
-    counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none moved", text)]
+    counts = [int(found.replace(",", "")) for found in re.findall(r"([\d,]+) values, none changed", text)]
     assert len(counts) == 10
     assert min(counts) > 400
     assert re.search(r"planted leaks \d+ caught, all of them", text)
@@ -229,7 +229,7 @@ def leaky(function: object) -> Feature:
 
 
 @pytest.mark.parametrize("function", [centred_window, full_sample_z_score, label_among_features])
-def test_prove_ends_with_one_and_names_feature_instrument_and_bar(
+def test_prove_exits_with_1_and_names_feature_instrument_and_bar(
     home: Path, capsys: pytest.CaptureFixture[str], planted: None, function: object
 ) -> None:
     leak = leaky(function)
@@ -245,9 +245,7 @@ def test_prove_ends_with_one_and_names_feature_instrument_and_bar(
     assert "fix the function or its declaration" in text
 
 
-def test_prove_finds_a_label_that_lies_in_the_lake(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prove_finds_a_label_in_the_lake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Lake.open(Settings(home=tmp_path), clock=ManualTime(START_NS)) as lake:
         lake.commit({"bars": bar_rows(drawn_rows(lie_bars=5))}, batch_id="drawn")
     assert run(tmp_path, "features", "prove", "live") == 1
@@ -263,14 +261,14 @@ def test_prove_of_too_few_bars_says_how_many_it_needs(home: Path, capsys: pytest
 # Differences.
 
 
-def test_diff_tells_a_block_from_the_code_as_it_stands(
+def test_diff_compares_a_block_with_the_current_code(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], planted: None
 ) -> None:
     path = tmp_path / "week.safetensors"
     FEATURE_SETS["candles"] = (*get_set("candles")[:-1], load_feature(tmp_path))
     assert run(home, "features", "build", "candles", "--to", str(path)) == 0
     assert run(home, "features", "diff", str(path)) == 0
-    assert f"the same {len(get_set('candles'))} features, by the same code" in said(capsys)
+    assert f"no difference: {len(get_set('candles'))} features with the same code" in said(capsys)
     FEATURE_SETS["candles"] = (
         *get_set("candles")[1:-1],
         load_feature(tmp_path, factor="9.0"),
@@ -283,10 +281,10 @@ def test_diff_tells_a_block_from_the_code_as_it_stands(
     assert rows["log_return_1"]["change"] == "went"
     assert rows[get_set("live")[-1].name]["change"] == "came"
     assert run(home, "features", "diff", str(path), str(tmp_path / "week.edition.json")) == 0
-    assert "by the same code" in said(capsys)
+    assert "with the same code" in said(capsys)
 
 
-def test_diff_tells_a_night_and_its_checkpoints(
+def test_diff_accepts_a_night_and_its_checkpoints(
     judged: tuple[Settings, str], capsys: pytest.CaptureFixture[str], planted: None
 ) -> None:
     settings, night = judged
@@ -336,23 +334,25 @@ def test_a_cell_is_explained_with_value_mask_rows_and_knowable_time(
     assert len(lines) <= 30, "it must fit a screen"
 
 
-def test_a_missing_cell_says_what_its_policy_is_and_what_its_window_held(
+def test_missing_cell_is_explained_with_policy_and_window(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "\n".join(explained(home, capsys, 20, "log_return_5"))
-    assert "mask 0, it is missing" in text
-    assert "more lie before the lake's first bar, so it is missing" in text
+    assert "mask 0 (missing)" in text
+    assert "more would be before the lake's first bar, so the value is missing" in text
     assert "fewer than 80 % of the n bars observed" in text
 
 
-def test_a_cell_across_instruments_says_that_it_reads_the_others(
+def test_cross_sectional_cell_names_the_other_instruments(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "\n".join(explained(home, capsys, STEPS - 1, "return_rank_5"))
-    assert "it reads the 2 other instruments of the panel too; alone it would say nothing" in text
+    assert (
+        "it also reads the 2 other instruments of the panel; without them the value would be missing" in text
+    )
 
 
-def test_a_cell_that_does_not_exist_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_cell_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = iso(START_NS)
     assert run(home, "explain", "A", at, "--feature", "nothing") == 2
     assert "no feature is called 'nothing'" in said(capsys)

@@ -1,4 +1,4 @@
-"""`tickwalk features build`: days are judged and survive Ctrl-C, and wider bars are joined into a file."""
+"""Command `features build`: health checks, Ctrl-C, and features of wider bars."""
 
 from __future__ import annotations
 
@@ -51,22 +51,20 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join((found.out + found.err).split())
 
 
-def test_days_are_judged_when_they_are_built_and_whenever_they_are_asked_for(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_health_is_checked_after_every_build(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for built in (DAYS, 0):
         assert run(home, "features", "build", "candles", *QUARTERS) == 0
         text = said(capsys)
         assert f"{built} days built ({built * STEPS * 4:,} bars)" in text
-        assert f"judged the newest {DAYS} of its days: fit to learn from, 0 refusals" in text
+        assert f"health of the newest {DAYS} days: fit for training, 0 refusals" in text
 
 
-def test_no_more_days_are_judged_than_are_built_at_a_time(
+def test_health_check_covers_no_more_days_than_one_build_step(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 2 * 4 * STEPS)
     assert run(home, "features", "build", "candles", *QUARTERS) == 0
-    assert "judged the newest 2 of its days" in said(capsys)
+    assert "health of the newest 2 days" in said(capsys)
     [folder] = (home / "features").iterdir()
     assert not [path for path in folder.iterdir() if path.is_dir() or path.suffix == ".part"], (
         "what was gathered to judge is gone"
@@ -86,7 +84,7 @@ def test_no_more_days_are_judged_than_are_built_at_a_time(
     ],
 )
 @pytest.mark.parametrize("command", ["build", "health"])
-def test_what_is_wrong_is_said_before_anything_is_built(
+def test_invalid_options_are_refused_before_anything_is_built(
     home: Path,
     capsys: pytest.CaptureFixture[str],
     command: str,
@@ -99,7 +97,7 @@ def test_what_is_wrong_is_said_before_anything_is_built(
     assert not list((home / "features").rglob("*.safetensors"))
 
 
-def test_where_the_disk_is_full_it_says_what_to_do(
+def test_full_disk_is_reported_with_the_next_step(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -109,12 +107,10 @@ def test_where_the_disk_is_full_it_says_what_to_do(
     assert run(home, "features", "build", "candles", *QUARTERS) == 2
     text = said(capsys)
     assert "No space left on device" in text
-    assert "make room there" in text
+    assert "free space or fix the permissions" in text
 
 
-def test_days_that_are_not_fit_end_with_1_and_stay(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unhealthy_days_exit_with_1_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     silent = WHOLE.column("volume").clone()
     silent[:, -STEPS:] = torch.nan  # the newest fifth
     panel = replace(WHOLE, values=WHOLE.values | {"volume": silent})
@@ -123,14 +119,14 @@ def test_days_that_are_not_fit_end_with_1_and_stay(
     assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
     text = said(capsys)
     assert "refuse: " in text
-    assert "its source stopped: a model would be trained on data that it will not get any more" in text
-    assert f"judged the newest {DAYS} of its days: refused" in text
+    assert "its source stopped: a model would learn from what it will never see again" in text
+    assert f"health of the newest {DAYS} days: refused" in text
     assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
     assert "0 days built" in said(capsys)
     assert run(tmp_path, "features", "build", "candles", *QUARTERS, "--anyway") == 0
 
 
-def test_ctrl_c_keeps_the_days_that_are_done_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_days_and_prints_how_to_continue(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("features.store.day_files.STRETCH_CELLS", 1)
@@ -145,11 +141,12 @@ def test_ctrl_c_keeps_the_days_that_are_done_and_says_how_to_go_on(
     with monkeypatch.context() as patched:
         patched.setattr(DayFiles, "write", interrupted)
         assert run(home, "features", "build", "candles", *QUARTERS) == 130
-    assert "stopped: 3 days done and kept; the same command goes on from there" in said(capsys)
+    assert "stopped: 3 days built and saved; the same command continues there" in said(capsys)
     assert run(home, "features", "build", "candles", *QUARTERS) == 0
     text = said(capsys)
     built, compared, kept = (
-        int(text.split(word)[0].split()[-1]) for word in (" days built", " read again", " kept")
+        int(text.split(word)[0].split()[-1])
+        for word in (" days built", " checked and unchanged", " not touched")
     )
     assert (built + compared + kept, built <= 2, kept >= 1) == (DAYS, True, True)
 
@@ -182,7 +179,7 @@ def test_wider_bars_are_joined_into_a_file_only_and_must_be_wider(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "1h") == 2
-    assert "--wider joins features into one file, and none was named" in said(capsys)
+    assert "--wider joins features into one file, but no file is named" in said(capsys)
     to = ("--to", str(tmp_path / "a.safetensors"))
     assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "1h", *to) == 2
     assert "no 1h bar of origin" in said(capsys)

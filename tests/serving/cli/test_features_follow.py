@@ -1,4 +1,4 @@
-"""`tickwalk features follow` computes beside a recorder at work what a build makes of the same bars afterwards."""
+"""Command `features follow` beside a running recorder, compared with a later build."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def values_of(block: FeatureBlock, record: dict[str, Any]) -> list[tuple[float |
     return [(record[name], value if is_known else None) for name, value, is_known in told]
 
 
-async def test_it_tells_beside_two_recorders_what_is_built_later(settings: Settings) -> None:
+async def test_follow_beside_two_recorders_equals_a_later_build(settings: Settings) -> None:
     async with SimulatedVenue(live_market(coins=COINS), clock="real") as venue, AsyncExitStack() as recorders:
         for shard in ("1/2", "2/2"):
             settings = quick(settings, port_of(venue), record={"coins": COINS, "shard": shard})
@@ -79,7 +79,7 @@ async def test_it_tells_beside_two_recorders_what_is_built_later(settings: Setti
     assert sum(told is not None for told, _ in pairs) > 50
 
 
-def test_a_lake_whose_recorder_stopped_long_ago_is_refused(
+def test_lake_whose_recorder_stopped_long_ago_is_refused(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     panel = random_panel(3, 40, seed=1)

@@ -1,14 +1,18 @@
-"""The lake's commands: they say what is, do only what is asked, and what a program reads is all they print."""
+"""Commands `lake ...`: output for people and programs, and nothing done without consent."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from serving import cli
 from storage.settings import Settings
+from tests.paths import ROOT
+from tests.serving.cli.test_cli import HEAVY_MODULES
 from tests.storage.lake.lakes import filled, make_old
 
 
@@ -20,7 +24,7 @@ def run(settings: Settings, *arguments: str) -> int:
     return 0
 
 
-def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
+def test_status_pin_compact_expire_and_verify(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -31,23 +35,34 @@ def test_a_lake_is_looked_at_pinned_merged_expired_and_verified(
         return capsys.readouterr().out
 
     status = said("lake", "status")
-    assert "would let go 0 snapshots" in status
+    assert "would remove 0 snapshots" in status
     rows = [json.loads(line) for line in said("lake", "status", "--format", "json").splitlines()]
     assert {row["table"]: row["rows"] for row in rows}["trades"] == 9
-    assert "mine holds snapshot" in said("lake", "pin", "mine")
-    assert "trades: 3 files became 1" in said("lake", "compact")
+    assert "mine pins snapshot" in said("lake", "pin", "mine")
+    assert "trades: merged 3 files into 1" in said("lake", "compact")
     assert said("--set", "lake.keep_snapshots_days=0", "lake", "expire").startswith(
         "8 snapshots would expire"
     )
     assert "8 snapshots expired" in said("--set", "lake.keep_snapshots_days=0", "lake", "expire", "--yes")
     assert said("lake", "verify") == ""
     assert "known" not in said("sql", "SELECT count(*) AS n FROM trades", "--known-at", "1970-01-01")
-    assert "no longer holds snapshot" in said("lake", "unpin", "mine")
+    assert "no longer pins snapshot" in said("lake", "unpin", "mine")
     assert run(settings, "lake", "pin", "gone", "--at", "0") == 2
     assert "snapshot 0 does not exist or has expired" in capsys.readouterr().err
 
 
-def test_a_lake_is_made_anew_only_when_it_is_asked_for(
+def test_status_loads_no_heavy_module_but_arrow_and_duckdb(settings: Settings) -> None:
+    """In a fresh process. DuckDB imports pandas to bind a parameter, and Arrow does to convert a list."""
+    filled(settings)
+    command = ["-X", "importtime", "-m", "serving.cli", "--home", str(settings.home), "lake", "status"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert " trades " in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert loaded & HEAVY_MODULES == {"pyarrow", "duckdb", "numpy"}
+
+
+def test_rebuild_runs_only_with_yes_or_to(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -55,7 +70,7 @@ def test_a_lake_is_made_anew_only_when_it_is_asked_for(
     before = sorted(path.name for path in settings.home.iterdir())
     assert run(settings, "lake", "rebuild") == 0
     said = capsys.readouterr()
-    assert "carried over: no journal holds it" in " ".join(said.out.split())
+    assert "copied: no journal holds it" in " ".join(said.out.split())
     assert "nothing was done; to do it: tickwalk lake rebuild --yes" in said.err
     assert sorted(path.name for path in settings.home.iterdir()) == before
     assert run(settings, "lake", "pin", "mine") == 0
@@ -64,7 +79,7 @@ def test_a_lake_is_made_anew_only_when_it_is_asked_for(
     capsys.readouterr()
     assert run(settings, "lake", "verify") == 1
     assert "its 1 rows are gone" in capsys.readouterr().out
-    # Nothing in the home gives that row again: it is told, and the pin that covered it is not set again.
+    # That row cannot be rebuilt: it is reported, and the pin that covered it is not transferred.
     assert run(settings, "lake", "rebuild", "--yes", "--format", "json") == 0
     said = capsys.readouterr()
     rows = {row["table"]: row for row in map(json.loads, said.out.splitlines())}
@@ -72,10 +87,10 @@ def test_a_lake_is_made_anew_only_when_it_is_asked_for(
     assert (rows["funding"]["equal"], rows["funding"]["files_lost"]) == (2, 1)
     told = " ".join(said.err.split())
     assert (
-        "3 x other: 14 rows carried over, 1 rows are lost with the old lake's files (no journal holds it"
+        "3 x other: 14 rows copied, 1 rows are lost with files missing from the old lake (no journal holds it"
         in told
     )
-    assert "pin mine of snapshot 4 is not set again: no snapshot holds the same rows" in told
+    assert "pin mine of snapshot 4 was not transferred: no snapshot holds the same rows" in told
     assert "the old lake is kept in" in told
     assert len(list(settings.home.glob("lake-before-*"))) == 1
     assert run(settings, "lake", "verify") == 0
@@ -93,7 +108,7 @@ READ_ONLY = (
 )
 
 
-def test_every_command_that_only_reads_says_that_a_lake_is_too_old_and_what_to_do(
+def test_read_only_commands_refuse_an_old_layout_with_the_next_step(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

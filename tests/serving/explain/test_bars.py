@@ -1,4 +1,4 @@
-"""Can every number of a bar be followed to the bytes that brought it?"""
+"""Lineage of a bar from its numbers to the bytes of a frame."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_each_number_is_traced_to_a_print_its_frame_and_its_bytes(replayed: Home
     assert len(text.splitlines()) < 45
 
 
-def test_a_journal_that_is_gone_is_said_to_be(replayed: Home, tmp_path: Path) -> None:
+def test_deleted_journal_is_reported(replayed: Home, tmp_path: Path) -> None:
     shutil.copytree(replayed[0].home, tmp_path / "home")
     settings = dataclasses.replace(replayed[0], home=tmp_path / "home")
     (folder,) = [path for path in settings.journal_dir.iterdir() if path.is_dir()]
@@ -89,23 +89,21 @@ def test_a_journal_that_is_gone_is_said_to_be(replayed: Home, tmp_path: Path) ->
         assert "its journal is not on this disk" in told((settings, lake))
         (settings.journal_dir / "removed.ndjson").write_text(json.dumps(note) + "\n")
         text = told((settings, lake))
-    assert (
-        "left this disk on 2026-01-01T00:00:00.000Z (keep.journal_days); its copy is in s3://vault/x" in text
-    )
+    assert "was deleted on 2026-01-01T00:00:00.000Z (keep.journal_days); a copy is in s3://vault/x" in text
     assert "prints in the lake give the same numbers" in text
 
 
-def test_what_is_not_there_is_said_with_what_is(replayed: Home) -> None:
+def test_missing_bar_is_refused_with_the_existing_range(replayed: Home) -> None:
     with pytest.raises(InstrumentError, match="the lake holds no 1m bar of 'btc'"):
         told(replayed, "btc")
     with pytest.raises(InstrumentError, match="no 5m bar of 'BTC'"):
         told(replayed, width="5m")
-    match = r"no 1m bar at 2026-01-01T00:00:00.000Z; its bars lie between 2025-09-04T19:46:00.000Z and"
+    match = r"no 1m bar at 2026-01-01T00:00:00.000Z; its bars range from 2025-09-04T19:46:00.000Z to"
     with pytest.raises(RangeError, match=match):
         told(replayed, at="2026-01-01")
 
 
-def test_a_name_of_two_instruments_is_ambiguous(settings: Settings) -> None:
+def test_name_of_two_instruments_is_refused(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         for venue in ("hyperliquid", "other"):
             script = Script().open(0).alive(0.6, 125)
@@ -117,7 +115,7 @@ def test_a_name_of_two_instruments_is_ambiguous(settings: Settings) -> None:
         assert "quiet" in told((settings, lake), "other|perp|BTC", "2026-01-05T00:00:30Z")
 
 
-def test_a_gap_a_repair_a_discrepancy_and_a_certificate_are_told(settings: Settings) -> None:
+def test_gap_repair_discrepancy_and_certificate_are_shown(settings: Settings) -> None:
     script = (
         Script()
         .open(0)
@@ -152,14 +150,14 @@ def test_a_gap_a_repair_a_discrepancy_and_a_certificate_are_told(settings: Setti
     assert "trades: ours 1, theirs 2 (revision 0, T+2m, 2026-01-05T00:06:40.000Z)" in unlike
 
 
-def test_a_bar_without_prints_behind_it_shows_its_candle(settings: Settings) -> None:
+def test_bar_derived_from_a_candle_shows_the_candle(settings: Settings) -> None:
     row: dict[str, Any] = {"coin": "BTC", "t": START_NS // 1_000_000, "volume": 2.0, "trades": 2}
     row |= dict.fromkeys(("open", "high", "low", "close"), 100.0)
     file = write_candles([row, row | {"t": row["t"] + 60_000}], settings.home.parent / "some.parquet")
     with Lake.open(settings) as lake:
         import_candles(file, settings, lake, width="1m")
         text = told((settings, lake), at="2026-01-05")
-    assert "derived from the venue's candle below: there are no prints behind it" in text
+    assert "derived from the venue's candle below, not from prints" in text
     assert "open 100, high 100, low 100, close 100, volume 2, trades 2; some.parquet#" in text
 
 
@@ -187,9 +185,7 @@ async def test_a_recording_of_a_venue_is_explained_down_to_its_connection(settin
     assert segment in {path.name for path in segments(settings.journal_dir / recording)}
 
 
-def test_frames_are_found_by_their_numbers_and_damage_hides_only_its_own(
-    replayed: Home, tmp_path: Path
-) -> None:
+def test_damaged_block_hides_only_its_own_frames(replayed: Home, tmp_path: Path) -> None:
     (folder,) = [path for path in replayed[0].journal_dir.iterdir() if path.is_dir()]
     records = {record.frame: record for record in read_journal(folder)}
     wanted = [0, 1, len(records) // 2, len(records) - 1]
@@ -208,7 +204,7 @@ def test_frames_are_found_by_their_numbers_and_damage_hides_only_its_own(
     assert set(find_records(copy, wanted)) >= {wanted[3]}
 
 
-def test_the_command_prints_it_and_errors_name_the_next_step(replayed: Home) -> None:
+def test_command_prints_the_lines_and_errors_name_the_next_step(replayed: Home) -> None:
     run = CliRunner().invoke(app, ["--home", str(replayed[0].home), "explain", "BTC", AT])
     assert run.exit_code == 0, run.output
     assert "prints and frames:" in run.output

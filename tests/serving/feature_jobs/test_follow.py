@@ -1,4 +1,4 @@
-"""When does `tickwalk features follow` look, wait, and go on without what is missing?"""
+"""Polling, waiting and missing bars of `tickwalk features follow`."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Running:
 @pytest.fixture(autouse=True)
 def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time here is what `Running` says; nobody waits for it."""
-    monkeypatch.setattr("serving.feature_jobs.follow._LOOK_S", 0.0)
-    monkeypatch.setattr("serving.feature_jobs.follow._IDLE_S", 0.0)
+    monkeypatch.setattr("serving.feature_jobs.follow._POLL_S", 0.0)
+    monkeypatch.setattr("serving.feature_jobs.follow._IDLE_POLL_S", 0.0)
 
 
-def test_a_lake_that_was_made_anew_is_followed(settings: Settings, tmp_path: Path) -> None:
+def test_rebuilt_lake_is_followed(settings: Settings, tmp_path: Path) -> None:
     """`tickwalk lake rebuild` puts another lake where the first was; who holds that open would see nothing more."""
     write(settings, STEPS)
     other = fresh(tmp_path / "other")
@@ -83,7 +83,7 @@ def test_a_lake_that_was_made_anew_is_followed(settings: Settings, tmp_path: Pat
     assert newest.row.mask[:, names.index("log_return_1")].any(), "it was seen, not waited out"
 
 
-def test_a_lake_that_cannot_be_read_is_waited_for_like_a_bar(settings: Settings, tmp_path: Path) -> None:
+def test_unreadable_lake_is_retried_until_the_bar_is_overdue(settings: Settings, tmp_path: Path) -> None:
     write(settings, STEPS)
     away = tmp_path / "away"
     gone: list[int] = []
@@ -104,7 +104,7 @@ def test_a_lake_that_cannot_be_read_is_waited_for_like_a_bar(settings: Settings,
         Running(stay_away).follow(settings, patience_s=60.0)
 
 
-def test_a_clock_that_is_set_ahead_makes_no_bar_overdue(settings: Settings) -> None:
+def test_clock_set_ahead_makes_no_bar_overdue(settings: Settings) -> None:
     write(settings, STEPS)
     time = Running()
 
@@ -122,20 +122,20 @@ def test_a_clock_that_is_set_ahead_makes_no_bar_overdue(settings: Settings) -> N
     assert all(item.row.ts_open_ns < PANEL.ts_open_ns[STEPS] for item in told)
 
 
-def test_a_home_without_a_lake_is_told_how_to_get_one(settings: Settings) -> None:
+def test_home_without_a_lake_is_refused_with_the_next_step(settings: Settings) -> None:
     with pytest.raises(LakeError, match="there is no lake") as told:
         Running().follow(settings, patience_s=0.0)
     assert "tickwalk record" in told.value.hint
 
 
 @pytest.mark.parametrize("patience_s", [-1.0, float("nan"), float("inf")])
-def test_a_patience_that_is_no_time_is_refused(settings: Settings, patience_s: float) -> None:
+def test_invalid_patience_is_refused(settings: Settings, patience_s: float) -> None:
     write(settings, STEPS)
     with pytest.raises(SettingsError, match="--patience is"):
         Running().follow(settings, patience_s=patience_s)
 
 
-def test_with_no_patience_a_bar_is_told_when_its_grace_is_over(settings: Settings) -> None:
+def test_zero_patience_emits_a_bar_at_the_end_of_its_grace(settings: Settings) -> None:
     write(settings, STEPS)
     [*_, newest] = Running().follow(settings, patience_s=0.0)
     assert newest.row.ts_open_ns == PANEL.ts_open_ns[STEPS]

@@ -1,4 +1,4 @@
-"""Vital signs for tests: a recorder that is well, with only what matters spelled out."""
+"""Recorder statuses for tests: healthy by default, with overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dead-man alert: it notices, tells once, tells again in time, tells the end, and keeps its secret."""
+"""Alerts: first, repeated and resolved, retries, and secrecy of the webhook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from ingest.recorder.heartbeat import write_heartbeat
 from serving import cli
-from serving.monitoring.alerting import Alert, AlertManager, look_once, send
+from serving.monitoring.alerting import Alert, AlertManager, check_once, send
 from serving.monitoring.checks import HealthIssue
 from storage.clock import NS
 from storage.settings import Settings, load_settings
@@ -83,10 +83,10 @@ class Ears:
 
 def play(deadman: AlertManager, ears: Ears, script: list[tuple[int, bool]]) -> None:
     for second, is_ill in script:
-        deadman.look([SILENT] if is_ill else [], second * NS, ears)
+        deadman.update([SILENT] if is_ill else [], second * NS, ears)
 
 
-def test_an_alert_is_told_once_again_in_time_and_when_it_is_over() -> None:
+def test_alert_is_sent_once_repeated_and_resolved() -> None:
     limits = AlertSettings(repeat_s=3600, settle_s=300)
     ears = Ears()
     play(AlertManager(limits), ears, [(second, 60 <= second < 8_000) for second in range(0, 12_000, 15)])
@@ -94,13 +94,13 @@ def test_an_alert_is_told_once_again_in_time_and_when_it_is_over() -> None:
     assert told == [("alert", 60), ("repeat", 3_660), ("repeat", 7_260), ("over", 8_310)]
 
 
-def test_what_comes_and_goes_is_one_alert() -> None:
+def test_flapping_issue_is_one_alert() -> None:
     ears = Ears()
     play(AlertManager(AlertSettings()), ears, [(second, second % 120 < 60) for second in range(0, 3_000, 15)])
     assert [event for event, _ in ears.heard] == ["alert"]
 
 
-def test_an_alert_that_reached_nobody_is_tried_again_ever_more_slowly() -> None:
+def test_failed_alert_is_retried_with_backoff() -> None:
     limits = AlertSettings(check_s=15, repeat_s=3600)
     ears = Ears(deaf_until_ns=1_000 * NS)
     play(AlertManager(limits), ears, [(second, True) for second in range(0, 3_000, 15)])
@@ -111,17 +111,15 @@ def test_an_alert_that_reached_nobody_is_tried_again_ever_more_slowly() -> None:
 
 @hypothesis(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 900), st.booleans()), max_size=120), st.booleans())
-def test_the_same_alert_is_never_told_more_often_than_allowed(
-    steps: list[tuple[int, bool]], restarts: bool
-) -> None:
+def test_alert_is_never_sent_more_often_than_allowed(steps: list[tuple[int, bool]], restarts: bool) -> None:
     """Whatever comes and goes, and whether or not the watcher is restarted between two looks."""
     limits = AlertSettings(repeat_s=1_800, settle_s=300)
     ears, deadman, second = Ears(), AlertManager(limits), 0
     for after_s, is_ill in steps:
         second += after_s
-        deadman.look([SILENT] if is_ill else [], second * NS, ears)
+        deadman.update([SILENT] if is_ill else [], second * NS, ears)
         if restarts:
-            deadman = AlertManager(limits, deadman.told)
+            deadman = AlertManager(limits, deadman.sent)
     since_over = [at_ns for event, at_ns in ears.heard if event == "alert"]
     repeats = [at_ns for event, at_ns in ears.heard if event in ("alert", "repeat")]
     for before, after in pairwise(repeats):
@@ -136,26 +134,26 @@ def test_a_clock_set_back_does_not_silence_alerts() -> None:
     assert [event for event, _ in ears.heard] == ["alert", "repeat"]
 
 
-def test_a_look_tells_a_command_and_a_webhook(settings: Settings, tmp_path: Path) -> None:
+def test_check_alerts_a_command_and_a_webhook(settings: Settings, tmp_path: Path) -> None:
     heard_by_command = tmp_path / "heard.json"
     command = f"{sys.executable} -c \"import sys; open('{heard_by_command}', 'w').write(sys.stdin.read())\""
     with webhook() as (url, heard):
         settings = with_alert(settings, command=command, webhook=url, settle_s=60.0)
         write_heartbeat(settings, vitals(unsent_batches=40), beat_ns=NOW_NS)
-        assert [trouble.kind for trouble in look_once(settings, now_ns=NOW_NS)] == ["lake"]
+        assert [trouble.kind for trouble in check_once(settings, now_ns=NOW_NS)] == ["lake"]
         first = heard.get(timeout=5)
         assert json.loads(heard_by_command.read_text()) == first
-        assert first["text"] == "tickwalk ALERT: lake: 40 batches wait for the lake"
+        assert first["text"] == "tickwalk ALERT: lake: 40 batches are waiting for the lake"
         assert (first["event"], first["kind"], first["home"]) == ("alert", "lake", str(settings.home))
-        look_once(settings, now_ns=NOW_NS + 20 * NS)
+        check_once(settings, now_ns=NOW_NS + 20 * NS)
         write_heartbeat(settings, vitals(), beat_ns=NOW_NS + 30 * NS)
-        look_once(settings, now_ns=NOW_NS + 30 * NS)
-        assert look_once(settings, now_ns=NOW_NS + 90 * NS) == []
+        check_once(settings, now_ns=NOW_NS + 30 * NS)
+        assert check_once(settings, now_ns=NOW_NS + 90 * NS) == []
         assert heard.get(timeout=5)["event"] == "over"
         assert heard.empty(), "each look is a watcher of its own, and nothing is told twice"
 
 
-def test_one_of_two_ways_is_enough(settings: Settings) -> None:
+def test_one_working_channel_is_enough(settings: Settings) -> None:
     with webhook() as (url, heard):
         settings = with_alert(settings, command="false", webhook=url)
         assert send(Alert("alert", "disk", "", "full", 0, 0), settings)
@@ -163,16 +161,16 @@ def test_one_of_two_ways_is_enough(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("command", ["/no/such/program", "false", "sleep 60", "a 'b"])
-def test_a_command_that_fails_is_a_warning(
+def test_failing_command_logs_a_warning(
     settings: Settings, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = with_alert(settings, command=command, timeout_s=0.3)
     assert not send(Alert("alert", "disk", "", "full", 0, 0), settings)
-    assert "alert not told" in capsys.readouterr().err
+    assert "alert not sent" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/hook?key=s3cr3t", "http://s3cr3t.invalid:0/x"])
-def test_the_webhooks_address_is_never_shown(
+def test_webhook_address_is_never_shown(
     settings: Settings, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither where it fails, nor in the settings' listing, nor to the command, nor in an error."""
@@ -185,12 +183,12 @@ def test_the_webhooks_address_is_never_shown(
     cli.main(["settings"])
     send(Alert("alert", "disk", "", "full", 0, 0), with_alert(settings, command="env", webhook=""))
     out = capsys.readouterr()
-    assert "alert not told" in out.err
+    assert "alert not sent" in out.err
     assert "(set, not shown)" in out.out
     assert "s3cr3t" not in out.out + out.err + repr(settings)
 
 
-def test_a_webhook_that_is_no_address_is_refused_without_showing_it() -> None:
+def test_invalid_webhook_is_refused_without_showing_it() -> None:
     with pytest.raises(Exception, match=r"alert\.webhook is no http address") as refused:
         load_settings(overrides={"alert.webhook": "ftp://s3cr3t"}, environ={})
     assert "s3cr3t" not in str(refused.value)
@@ -207,7 +205,7 @@ def tickwalk(settings: Settings, *words: str, **variables: str) -> subprocess.Po
     return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_check_ends_with_one_and_the_reasons(settings: Settings) -> None:
+def test_check_exits_with_1_and_prints_the_reasons(settings: Settings) -> None:
     empty = tickwalk(settings, "alert", "check")
     assert "no recorder has run" in empty.communicate(timeout=60)[0]
     assert empty.returncode == 1
@@ -217,11 +215,11 @@ def test_check_ends_with_one_and_the_reasons(settings: Settings) -> None:
     assert well.returncode == 0
 
 
-def test_a_killed_recorder_is_noticed_by_another_process_and_its_return_too(settings: Settings) -> None:
+def test_killed_recorder_and_its_restart_are_noticed_by_another_process(settings: Settings) -> None:
     """One real process beats and is killed; another real process notices, and tells a real webhook."""
     beats = (
         "import dataclasses, os, threading\n"
-        "from ingest.recorder.status import write_heartbeat\nfrom storage.settings import load_settings\n"
+        "from ingest.recorder.heartbeat import write_heartbeat\nfrom storage.settings import load_settings\n"
         "from tests.serving.monitoring.recorder_statuses import vitals\n"
         "settings, rest = load_settings(), threading.Event()\n"
         "while not rest.wait(0.05):\n"
@@ -256,8 +254,8 @@ def test_a_killed_recorder_is_noticed_by_another_process_and_its_return_too(sett
     assert "s3cr3t" not in said
 
 
-def test_watching_without_anybody_to_tell_is_refused(settings: Settings) -> None:
+def test_watching_without_a_channel_is_refused(settings: Settings) -> None:
     watcher = tickwalk(settings, "alert", "watch")
     _, said = watcher.communicate(timeout=60)
     assert watcher.returncode == 2
-    assert "nobody would be told" in said
+    assert "nobody would be alerted" in said

@@ -1,4 +1,4 @@
-"""What stands beside the recorder: the dashboard reads metrics that exist, and systemd takes the units."""
+"""Grafana dashboard, Prometheus configuration and systemd units of the recorder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_metric_in_the_dashboard_is_exported() -> None:
     assert used - set(exported()) == set()
 
 
-def test_every_exported_metric_is_drawn() -> None:
+def test_every_exported_metric_is_in_the_dashboard() -> None:
     text = "\n".join(expressions(DASHBOARD))
     assert {name for name in exported() if name not in text} == set()
 
@@ -69,7 +69,7 @@ def test_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
             assert all(named <= labels[name] for name in re.findall(r"tickwalk_\w+", target["expr"]))
 
 
-def test_panels_stand_beside_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     """No two overlap, none leaves the 24 columns, and each has a number of its own."""
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
@@ -82,7 +82,7 @@ def test_panels_stand_beside_each_other() -> None:
     assert len(set(numbers)) == len(numbers)
 
 
-def test_prometheus_is_told_the_default_port(settings: Settings) -> None:
+def test_prometheus_scrapes_the_default_port(settings: Settings) -> None:
     text = (DOCKER / "prometheus.yml").read_text()
     assert f'"{settings.metrics.host}:{settings.metrics.port}"' in text
 
@@ -94,7 +94,7 @@ def unit(name: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_the_recorder_is_started_at_boot_and_after_any_end() -> None:
+def test_recorder_starts_at_boot_and_restarts_after_any_exit() -> None:
     said = unit("tickwalk-record.service")
     assert said["Install"]["WantedBy"] == "multi-user.target"
     assert said["Service"]["Restart"] == "always"
@@ -115,7 +115,7 @@ def test_a_unit_calls_commands_that_exist(path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for path in UNITS:
         text = path.read_text().replace(PROGRAM, sys.executable)
         (tmp_path / path.name).write_text(text.replace("User=tickwalk\nGroup=tickwalk\n", ""))

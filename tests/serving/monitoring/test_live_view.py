@@ -1,4 +1,4 @@
-"""The live view: a person sees at a glance what is recorded, what was missed, and what is wrong."""
+"""Live terminal view of recorders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def line_with(text: str, start: str) -> str:
     return line.strip("│ ")
 
 
-def test_a_recorder_that_is_well_says_so() -> None:
+def test_healthy_recorder_shows_all_well() -> None:
     text = text_of(beat())
     assert "recording for 3 h 0 min" in text
     assert "8,123,456 frames" in text
@@ -41,7 +41,7 @@ def test_a_recorder_that_is_well_says_so() -> None:
     assert "all well" in text
 
 
-def test_what_is_wrong_stands_on_top_in_words() -> None:
+def test_issues_are_shown_first() -> None:
     signs = beat(clock_verdict="off", disk_days_left=2.0, instruments=poorly_watched(), clock_steps=1)
     text = text_of(signs)
     assert "all well" not in text
@@ -58,24 +58,24 @@ def test_the_newest_bars_are_never_cut_off() -> None:
         assert all(len(line) <= width for line in text.splitlines())
 
 
-def test_the_last_gap_is_told_with_its_cause_and_an_open_one_as_open() -> None:
+def test_last_gap_is_shown_with_its_cause_and_whether_it_is_open() -> None:
     text = text_of(beat(instruments=poorly_watched()), width=140)
     assert "23:50:00 for 18 s, connection lost" in line_with(text, "BTC")
-    assert "23:58:25 and on, silent for 30 s" in line_with(text, "ETH")
+    assert "23:58:25 until now, silent for 30 s" in line_with(text, "ETH")
     assert "never" in line_with(text, "xyz:AAPL")
 
 
-def test_a_share_is_never_rounded_up_to_all() -> None:
+def test_share_below_1_is_never_rounded_up_to_100_percent() -> None:
     text = text_of(beat(instruments={BTC: InstrumentStatus(observed_share=0.99999)}))
     assert "99.9 %" in line_with(text, "BTC")
 
 
-def test_of_many_instruments_the_worst_watched_are_shown() -> None:
+def test_instruments_with_the_lowest_coverage_are_shown() -> None:
     many = {f"hyperliquid|perp|C{n:03}": InstrumentStatus(observed_share=1.0) for n in range(200)}
     many["hyperliquid|perp|Z"] = InstrumentStatus(observed_share=0.97)
     text = text_of(beat(instruments=many), rows=5)
     assert line_with(text, "Z")
-    assert "and 196 more, none watched less than these" in text
+    assert "and 196 more with at least this coverage" in text
     assert len(text.splitlines()) < 35
 
 
@@ -86,7 +86,7 @@ def test_kind_and_venue_are_shown_where_several_are_recorded() -> None:
     assert line_with(text, "BTC perp gaiaex")
 
 
-def test_a_name_is_not_taken_for_markup() -> None:
+def test_instrument_name_is_not_parsed_as_markup() -> None:
     odd = {"hyperliquid|perp|[red]x": InstrumentStatus()}
     assert "[red]x" in text_of(beat(instruments=odd))
 
@@ -96,7 +96,7 @@ def test_every_state_is_named(state: str) -> None:
     assert f"{state} for" in text_of(beat(state=state, error="disk full"))
 
 
-def test_an_empty_home_teaches(settings: Settings) -> None:
+def test_empty_home_shows_the_command_to_run(settings: Settings) -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
     console.print(render_all([], NOW_NS, settings.alert, console))
     assert "tickwalk record" in console.export_text()
@@ -113,7 +113,7 @@ def test_two_shards_fit_one_terminal(settings: Settings) -> None:
     assert len(text.splitlines()) <= 60
 
 
-async def test_another_terminal_follows_the_heartbeat(settings: Settings) -> None:
+async def test_watch_follows_the_heartbeat(settings: Settings) -> None:
     """Until it is told to stop; the last picture stays."""
     write_heartbeat(settings, vitals())
     console, stop = Console(file=io.StringIO(), width=120, height=50, record=True), asyncio.Event()
@@ -124,7 +124,7 @@ async def test_another_terminal_follows_the_heartbeat(settings: Settings) -> Non
     assert "8,123,456 frames" in console.export_text()
 
 
-def test_the_recorder_draws_its_own(settings: Settings) -> None:
+def test_recorder_draws_its_own_status(settings: Settings) -> None:
     console = Console(file=io.StringIO(), width=120, height=50, record=True)
     with live_view(settings.alert, console) as draw:
         draw(vitals(frames=1))

@@ -1,4 +1,4 @@
-"""Metrics and health, over a real port: what is exported fits the format, and health says why it is not well."""
+"""Metrics and health endpoints over a real port."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_names_carry_their_units_and_counters_end_in_total() -> None:
             assert name.endswith((*UNITS, *COUNTS)), name
 
 
-def test_values_are_those_of_the_vital_signs_in_base_units() -> None:
+def test_values_are_those_of_the_status_in_base_units() -> None:
     families = exported(vitals(reconnects=4))
     assert value(families, "frames_total") == 8_123_456
     assert value(families, "reconnects_total") == 4
@@ -67,7 +67,7 @@ def test_values_are_those_of_the_vital_signs_in_base_units() -> None:
     assert value(families, "recording") == 1
 
 
-def test_what_is_not_known_is_left_out_and_not_zero() -> None:
+def test_unknown_values_are_omitted_and_not_zero() -> None:
     families = exported(vitals(disk_days_left=None, frame_age_s=None, instruments=poorly_watched()))
     assert families[f"{PREFIX}disk_left_days"].samples == []
     assert families[f"{PREFIX}frame_age_seconds"].samples == []
@@ -76,7 +76,7 @@ def test_what_is_not_known_is_left_out_and_not_zero() -> None:
     assert exported(None) == {}
 
 
-def test_labels_are_bounded_and_the_worst_watched_are_shown() -> None:
+def test_labels_are_bounded_to_the_lowest_coverage() -> None:
     many = {f"hyperliquid|perp|C{n}": InstrumentStatus(observed_share=1.0) for n in range(1_000)}
     families = exported(
         vitals(instruments=many | {"hyperliquid|perp|poor": InstrumentStatus(observed_share=0.5)})
@@ -86,13 +86,13 @@ def test_labels_are_bounded_and_the_worst_watched_are_shown() -> None:
     assert "hyperliquid|perp|poor" in shown
 
 
-def test_a_name_may_hold_any_character() -> None:
+def test_instrument_name_may_contain_any_character() -> None:
     odd = 'hyperliquid|perp|a"b\\c\nd'
     families = exported(vitals(instruments={odd: InstrumentStatus(age_s=1.0)}))
     assert value(families, "instrument_age_seconds", instrument=odd) == 1.0
 
 
-async def test_metrics_and_health_are_answered_while_the_loop_runs(settings: Settings) -> None:
+async def test_metrics_and_health_are_served_while_the_loop_runs(settings: Settings) -> None:
     signs = [vitals()]
     async with (
         MetricsServer(on_port(settings, free_port()), lambda: signs[-1]) as server,
@@ -111,7 +111,7 @@ async def test_metrics_and_health_are_answered_while_the_loop_runs(settings: Set
         assert (await client.post("/metrics")).status_code == 405
 
 
-async def test_health_before_the_first_signs_is_not_well(settings: Settings) -> None:
+async def test_health_before_the_first_status_is_503(settings: Settings) -> None:
     async with (
         MetricsServer(on_port(settings, free_port()), lambda: None) as server,
         httpx.AsyncClient(base_url=server.url) as client,
@@ -120,7 +120,7 @@ async def test_health_before_the_first_signs_is_not_well(settings: Settings) -> 
         assert (answer.status_code, answer.json()["reasons"]) == (503, ["the recorder is starting"])
 
 
-async def test_a_taken_port_is_a_warning_and_not_the_end(
+async def test_taken_port_logs_a_warning_and_recording_continues(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as other:
@@ -140,7 +140,7 @@ async def test_port_zero_serves_nothing(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])
-def test_a_port_that_is_none_is_refused(port: int) -> None:
+def test_invalid_port_is_refused(port: int) -> None:
     with pytest.raises(SettingsError, match=r"metrics\.port"):
         load_settings(overrides={"metrics.port": port}, environ={})
 

@@ -1,4 +1,4 @@
-"""Does the page open in a real browser from disk: no error, no request, no script, and within a phone's width?"""
+"""The report in a real browser: no error, no request, no script, and within the width of a phone."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_page_opens_without_error_or_request(page: Path, tmp_path: Path) -> None
     assert found.requests == []
 
 
-def test_visit_notices_an_error_a_script_and_a_request(tmp_path: Path) -> None:
+def test_visit_detects_an_error_a_script_and_a_request(tmp_path: Path) -> None:
     planted = tmp_path / "planted.html"
     planted.write_text(
         "<title>before</title><img src='http://127.0.0.1:9/x.png'>"
@@ -102,7 +102,7 @@ def test_visit_notices_an_error_a_script_and_a_request(tmp_path: Path) -> None:
     assert found.requests == ["http://127.0.0.1:9/x.png"]
 
 
-def test_policy_stops_even_what_stands_in_the_page(page: Path, tmp_path: Path) -> None:
+def test_policy_blocks_scripts_and_requests_in_the_page(page: Path, tmp_path: Path) -> None:
     planted = tmp_path / "planted.html"
     markup = "<script>document.title = 'run'</script><img src='http://127.0.0.1:9/x.png'><h1>"
     planted.write_text(page.read_text(encoding="utf-8").replace("<h1>", markup), encoding="utf-8")

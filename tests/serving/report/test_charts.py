@@ -1,4 +1,4 @@
-"""Do the page's pictures and words keep their laws for any data?"""
+"""Properties of charts and formatting for any data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from serving import formatting
 from serving.report import charts as svg
 from serving.report import features
-from serving.report import formatting as words
 from serving.report import lake_queries as recorded
 from serving.report import pnl as money
 from storage.clock import DAY_NS, NS
@@ -40,7 +40,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("module", [features, money, recorded, svg, words])
+@pytest.mark.parametrize("module", [features, money, recorded, svg, formatting])
 def test_examples_in_docstrings_hold(module: object) -> None:
     done = doctest.testmod(module)  # type: ignore[arg-type]
     assert done.attempted > 0
@@ -48,7 +48,7 @@ def test_examples_in_docstrings_hold(module: object) -> None:
 
 
 @given(st.text().filter(lambda text: "\r" not in text and "\x00" not in text))
-def test_any_text_stays_text(text: str) -> None:
+def test_text_is_escaped(text: str) -> None:
     read = Reader(svg.el("text", text, aria_label=text))
     assert read.tags == ["text"]
     assert read.attributes == [("aria-label", text)]
@@ -66,7 +66,7 @@ def test_ticks_are_few_round_and_within_the_scale(low: float, high: float, most:
 
 
 @given(st.lists(FINITE, max_size=20))
-def test_scale_holds_every_value_and_zero(values: list[float]) -> None:
+def test_scale_covers_every_value_and_zero(values: list[float]) -> None:
     scale = svg.Linear.around([*values, math.nan], include=(0.0,))
     assert all(0.0 <= scale.share(value) <= 1.0 for value in (*values, 0.0))
 
@@ -87,18 +87,18 @@ def test_names_of_lines_do_not_overlap(wanted: list[float]) -> None:
 
 
 @given(st.floats(0, 1, allow_nan=False))
-def test_only_all_is_called_all_and_only_nothing_nothing(share: float) -> None:
-    assert (words.percent(share) == "100%") == (share == 1.0)
-    assert (words.percent(share) == "0%") == (share == 0.0)
-    assert words.percent(share) not in ("100.0%", "0.0%")
+def test_only_exact_0_and_1_are_shown_as_0_and_100_percent(share: float) -> None:
+    assert (formatting.percent(share) == "100%") == (share == 1.0)
+    assert (formatting.percent(share) == "0%") == (share == 0.0)
+    assert formatting.percent(share) not in ("100.0%", "0.0%")
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_figures_are_never_written_as_nan_or_negative_zero(value: float) -> None:
-    for said in (words.signed(value), words.plain(value), words.earned(value)):
+    for said in (formatting.signed(value), formatting.decimal(value), formatting.signed_percent(value)):
         assert "nan" not in said
         assert "inf" not in said
-        assert said.strip("%").removeprefix(words.MINUS) != "0.00" or words.MINUS not in said
+        assert said.strip("%").removeprefix(formatting.MINUS) != "0.00" or formatting.MINUS not in said
         assert "-" not in said
 
 

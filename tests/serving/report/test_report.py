@@ -1,4 +1,4 @@
-"""Does the nightly page tell the truth of its night, whatever names hold, and the same in every home?"""
+"""Contents of the report page, escaping, and equal bytes in every home."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from features.monitoring.health import FeatureHealth, check_health
-from serving.report import formatting as words
+from serving import formatting
 from serving.report import write_report
 from serving.report.coverage import make_coverage
 from serving.report.features import make_features
 from serving.report.lake_queries import BarCount, CoverageRow, choose_bin_ns
-from serving.report.night_data import NightReport, read_facts
+from serving.report.night_data import NightReport, read_night
 from serving.report.page import LATEST, POLICY, render, render_features
 from storage.contracts.tables import BARS, COVERAGE, STATUSES
 from storage.errors import GateError
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def facts(judged: tuple[Settings, str]) -> NightReport:
-    return read_facts(*judged)
+    return read_night(*judged)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_latest_is_the_page_just_written(judged: tuple[Settings, str], written: 
     assert sorted(path.name for path in reports.iterdir()) == [LATEST, f"{judged[1]}.html"]
 
 
-def test_rows_that_came_after_the_snapshot_change_nothing(judged: tuple[Settings, str], written: str) -> None:
+def test_rows_after_the_snapshot_change_nothing(judged: tuple[Settings, str], written: str) -> None:
     settings, night = judged
     late = {"journal": "simulated-late", "connection": 0, "channel": "trades", "evidence": "socket"}
     late |= {"instrument": "hyperliquid|perp|BTC", "kind": "gap", "cause": "late", "bridged": False}
@@ -144,36 +144,38 @@ def test_rows_that_came_after_the_snapshot_change_nothing(judged: tuple[Settings
 # What was decided.
 
 
-def test_every_rule_stands_with_value_limit_and_reason(facts: NightReport, written: str) -> None:
+def test_every_rule_is_shown_with_value_limit_and_reason(facts: NightReport, written: str) -> None:
     page = Page(written)
     rules = facts.verdict["rules"]
     assert len(rules) == 10
     assert all(rule["reason"] in page.text for rule in rules)
-    assert page.text.count("\N{CHECK MARK} holds") == sum(rule["passed"] for rule in rules)
-    assert page.text.count("\N{BALLOT X} fails") == sum(not rule["passed"] for rule in rules)
+    assert page.text.count("\N{CHECK MARK} passed") == sum(rule["passed"] for rule in rules)
+    assert page.text.count("\N{BALLOT X} failed") == sum(not rule["passed"] for rule in rules)
 
 
 @pytest.mark.parametrize("is_promoted", [True, False])
-def test_verdict_is_the_first_thing_said(facts: NightReport, is_promoted: bool) -> None:
+def test_verdict_comes_first(facts: NightReport, is_promoted: bool) -> None:
     rules = [rule | {"passed": is_promoted} for rule in facts.verdict["rules"]]
     told = facts.verdict | {"promoted": is_promoted, "rules": rules, "champion": "lstm-before"}
     page = render(dataclasses.replace(facts, verdict=told))
     head = Page(page[: page.index("</header>")]).text
-    word, fate = ("Promoted", "in place of") if is_promoted else ("Refused", "goes on serving")
+    word, fate = ("Promoted", "replacing") if is_promoted else ("Refused", "keeps serving")
     assert f"{word}: {facts.challenger}" in " ".join(head.split())
     assert fate in head
     assert "lstm-before" in head
 
 
-def test_champion_without_enough_new_steps_is_told_in_steps(facts: NightReport) -> None:
+def test_champion_rule_without_enough_new_steps_is_shown_in_steps(facts: NightReport) -> None:
     rule = {"name": "beats champion", "passed": False, "value": 12.0, "limit": 60.0, "reason": "too few"}
     page = render(dataclasses.replace(facts, verdict=facts.verdict | {"rules": [rule]}))
     assert "12 steps" in page
     assert "\N{GREATER-THAN OR EQUAL TO} 60 steps" in page
 
 
-def test_simulated_recording_is_told_before_any_figure(facts: NightReport, written: str) -> None:
-    banner = "Simulated data with a planted signal: proves plumbing, never model quality."
+def test_simulated_data_warning_comes_before_any_figure(facts: NightReport, written: str) -> None:
+    banner = (
+        "Simulated data with a planted signal: it tests the pipeline and says nothing about model quality."
+    )
     spans = tuple(
         dataclasses.replace(span, journal=f"simulated-{span.journal}") for span in facts.recorded.spans
     )
@@ -183,8 +185,8 @@ def test_simulated_recording_is_told_before_any_figure(facts: NightReport, writt
     assert "recording of a simulated venue" in page
 
 
-def test_candle_history_is_told_to_be_no_recording(facts: NightReport, written: str) -> None:
-    said = "Not a recording: these bars were derived from the venue"
+def test_candle_history_has_a_caveat(facts: NightReport, written: str) -> None:
+    said = "Not recorded: these bars were derived from the venue"
     bars = tuple(dataclasses.replace(item, origin="candle") for item in facts.recorded.bars)
     page = render(
         dataclasses.replace(facts, recorded=dataclasses.replace(facts.recorded, bars=bars, spans=()))
@@ -203,7 +205,7 @@ def test_champion_that_counts_as_none_is_named_with_the_reason(facts: NightRepor
 # What was recorded.
 
 
-def test_bars_are_counted_as_the_panel_holds_them(facts: NightReport) -> None:
+def test_bars_are_counted_as_in_the_panel(facts: NightReport) -> None:
     counted = dict.fromkeys(STATUSES, 0)
     for item in facts.recorded.bars:
         counted[item.status] += item.bars
@@ -225,10 +227,10 @@ def test_bar_revised_after_its_close_is_counted_as_it_was_served(
         at = lake.snapshot()
     night = open_night(settings, recipe=str(settings.home / "small.toml"), at=at)
     assert night == facts.night["night"]
-    assert read_facts(settings, night).panel["status"]["blind"] == facts.panel["status"]["blind"]
+    assert read_night(settings, night).panel["status"]["blind"] == facts.panel["status"]["blind"]
 
 
-def test_cells_are_filled_to_the_top_and_trouble_is_never_invisible(facts: NightReport) -> None:
+def test_cells_are_filled_and_problems_are_always_visible(facts: NightReport) -> None:
     almost_sound = [
         BarCount(item.instrument, item.bin, "printed", "", "live", 4_999, 0, 0)
         for item in facts.recorded.bars[:1]
@@ -246,11 +248,11 @@ def test_cells_are_filled_to_the_top_and_trouble_is_never_invisible(facts: Night
                     assert heights[-1] >= 3.0
 
 
-def test_point_of_a_cell_names_shares_and_causes(written: str) -> None:
+def test_tooltip_of_a_cell_names_shares_and_causes(written: str) -> None:
     assert "BTC, 2026-02-04 03:00 to 03:05: blind 100% (connection lost)" in written
 
 
-def test_bridged_and_open_gaps_are_told_apart(facts: NightReport) -> None:
+def test_bridged_and_open_gaps_are_distinguished(facts: NightReport) -> None:
     gaps = {row.instruments: row for row in make_coverage(facts).gaps}
     assert gaps["ETH"].is_bridged
     assert gaps["ETH"].length == "6 min 47 s"
@@ -272,15 +274,13 @@ def test_only_the_longest_gaps_are_listed_and_the_rest_counted(facts: NightRepor
     assert found.gaps[0].length == "3.7 s"
 
 
-def test_whole_bars_that_a_candle_contradicts_are_listed_figure_by_figure(
-    facts: NightReport, written: str
-) -> None:
+def test_discrepancies_with_candles_are_listed_by_figure(facts: NightReport, written: str) -> None:
     found = make_coverage(facts)
-    assert [(row.instrument, row.differs, row.checked) for row in found.unlike] == [
+    assert [(row.instrument, row.differs, row.checked) for row in found.discrepancies] == [
         ("ETH", "trades 3 against 4; volume 2.5 against 3.5", "T+1h")
     ]
     assert found.certified.startswith("0 of ")
-    assert "Whole bars that the venue's own candles contradict" in written
+    assert "Complete bars that differ from the venue's candles" in written
     assert "volume 2.5 against 3.5" in written
 
 
@@ -292,9 +292,7 @@ def test_holes_that_no_gap_explains_are_listed(facts: NightReport) -> None:
 # Features.
 
 
-def test_every_finding_stands_with_its_reason_and_every_feature_with_its_figures(
-    facts: NightReport, written: str
-) -> None:
+def test_every_finding_has_its_reason_and_every_feature_its_figures(facts: NightReport, written: str) -> None:
     text = " ".join(Page(written).text.split())
     assert facts.health.findings
     for item in facts.health.findings:
@@ -304,7 +302,7 @@ def test_every_finding_stands_with_its_reason_and_every_feature_with_its_figures
     assert "later rows hidden in the lake, at 3 bars" in text
 
 
-def test_a_cell_is_filled_by_what_is_known_of_it(facts: NightReport) -> None:
+def test_cell_opacity_is_the_known_share(facts: NightReport) -> None:
     """One feature that is never known on one instrument, and wholly on another."""
     coverage = facts.health.coverage.copy()
     coverage[0] = [0.0, 0.4, 1.0]
@@ -348,7 +346,7 @@ def test_costs_are_shown_with_their_sign_and_add_up(facts: NightReport, written:
 # Errors.
 
 
-def test_night_that_is_not_judged_is_refused_with_the_step(judged: tuple[Settings, str]) -> None:
+def test_night_without_a_verdict_is_refused_with_the_step(judged: tuple[Settings, str]) -> None:
     night = open_night(judged[0], recipe=str(judged[0].home / "small.toml"), until="2026-02-04T06:00:00Z")
     with pytest.raises(GateError, match=r"has no verdict\.json yet \(run its step judge_night first\)"):
         write_report(judged[0], night)
@@ -438,18 +436,18 @@ def _spread(health: FeatureHealth, names: list[str]) -> FeatureHealth:
     return dataclasses.replace(health, instruments=tuple(names), findings=findings, **figures)
 
 
-def test_recipe_in_full_is_the_recipe(facts: NightReport, written: str) -> None:
+def test_full_recipe_is_the_recipe(facts: NightReport, written: str) -> None:
     text = Page(written).text
-    told = text[text.index("The recipe in full") + len("The recipe in full") :]
+    told = text[text.index("Full recipe") + len("Full recipe") :]
     assert json.JSONDecoder().raw_decode(told.strip())[0] == facts.night["recipe"]
 
 
-def test_the_section_says_which_window_the_newest_bars_are_held_against() -> None:
+def test_feature_section_names_the_training_window() -> None:
     health = check_health(BLOCK, PANEL, split_ns=SPLIT_NS, learned=learned(100, 1_000))
     section = make_features(health)
-    assert section.learned_by == "what the champion mlp-night learned from"
-    assert section.trained == words.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
-    assert "learned from" in render_features(health)
+    assert section.training_source == "the training window of champion mlp-night"
+    assert section.trained == formatting.span(int(PANEL.ts_open_ns[100]), int(PANEL.ts_open_ns[1_000]))
+    assert "training window of champion mlp-night" in render_features(health)
     plain = make_features(check_health(BLOCK, PANEL, split_ns=SPLIT_NS))
-    assert plain.learned_by == "the range before the newest bars"
-    assert plain.trained == words.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)
+    assert plain.training_source == "the range before the newest bars"
+    assert plain.trained == formatting.span(int(PANEL.ts_open_ns[0]), SPLIT_NS)

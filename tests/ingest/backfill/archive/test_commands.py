@@ -86,9 +86,7 @@ def test_a_price_a_refusal_a_run_and_a_second_run(
     assert said[0] == "1 steps, 0 more are in the lake already"
     assert said[1] == f"  first     {step}"
     assert said[3] == f"  download  about {size / 1e6:,.1f} MB"
-    assert said[4].startswith(
-        f"  price     about {size / 1e3:,.2f} USD for the reader, at archive.usd_per_gb"
-    )
+    assert said[4].startswith(f"  price     about {size / 1e3:,.2f} USD, paid by you, at archive.usd_per_gb")
 
     if kind == "trades":
         assert run(tmp_path / "home", *asked) == 2
@@ -105,7 +103,7 @@ def test_a_price_a_refusal_a_run_and_a_second_run(
     assert run(tmp_path / "home", *asked) == 0, "what is held has no price"
     said_again = capsys.readouterr()
     assert "nothing to do: all 1 steps are in the lake" in said_again.err
-    assert said_again.out.splitlines() == ["steps     0 taken, 1 were in the lake", "new rows  nothing"]
+    assert said_again.out.splitlines() == ["steps     0 done, 1 were in the lake", "new rows  nothing"]
     settings = load_settings(overrides={"home": tmp_path / "home"}, environ={})
     with Lake.open(settings, read_only=True) as lake:
         assert lake.query(f"FROM {kind}").num_rows == {"trades": 181, "books": 9, "contexts": 7}[kind]

@@ -1,4 +1,4 @@
-"""How are numbers, times and names written for people?"""
+"""Formatting of numbers, times and names for people."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from storage.clock import DAY_NS, NS
 
 MINUS: Final = "\N{MINUS SIGN}"
 NOTHING: Final = "\N{EN DASH}"
-"""Stands where a figure is undefined."""
+"""Shown for an undefined figure."""
 
 _CHECKS: Final = {
-    "future": "everything after a bar replaced",
-    "past": "everything before the lookback replaced",
-    "cut": "a piece of the panel against the whole",
+    "future": "all bars after a cut replaced",
+    "past": "all bars before the lookback replaced",
+    "cut": "part of the panel against the whole",
     "blocks": "night by night against the whole",
     "stream": "bar by bar against the whole",
-    "build": "the block as it is built against what was proven",
-    "live": "the live step, bar by bar, against what was proven",
-    "shuffle": "instruments in another order",
-    "shift": "the clock moved by whole days",
+    "build": "the built block against the tested values",
+    "live": "the live step against the tested values",
+    "shuffle": "instruments in a different order",
+    "shift": "clock shifted by whole days",
 }
-"""What each check of the feature proof changes."""
+"""Description of each check of the leakage test."""
 
 
-def plain(value: float | None, digits: int = 2) -> str:
+def decimal(value: float | None, digits: int = 2) -> str:
     """Return a number with a fixed number of decimals, or a dash where it is undefined.
 
-    >>> plain(1234.5, 1), plain(None)
+    >>> decimal(1234.5, 1), decimal(None)
     ('1,234.5', '–')
     """
     if value is None or not math.isfinite(value):
@@ -50,7 +50,7 @@ def signed(value: float | None, digits: int = 4) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share, 0 to 1, in percent; what is not quite all, or not quite nothing, is not rounded to it.
+    """Return a share, 0 to 1, in percent; values just below 100% or above 0% are not rounded to them.
 
     >>> percent(0.97934), percent(0.99996), percent(1.0), percent(0.0002)
     ('97.9%', '>99.9%', '100%', '<0.1%')
@@ -67,10 +67,10 @@ def percent(share: float | None, digits: int = 1) -> str:
     return _minus(f"{share * 100:.{digits}f}%", digits)
 
 
-def earned(share: float | None, digits: int = 2) -> str:
+def signed_percent(share: float | None, digits: int = 2) -> str:
     """Return a share of the capital in percent, with its sign.
 
-    >>> earned(0.0123), earned(0.0)
+    >>> signed_percent(0.0123), signed_percent(0.0)
     ('+1.23%', '0.00%')
     """
     if share is None or not math.isfinite(share):
@@ -78,23 +78,23 @@ def earned(share: float | None, digits: int = 2) -> str:
     return signed(share * 100, digits) + "%"
 
 
-def digits_of(values: Iterable[float]) -> int:
-    """Return how many decimals tell these values apart from rounder ones, at most 6.
+def needed_digits(values: Iterable[float]) -> int:
+    """Return the number of decimals that these values need, at most 6.
 
-    >>> digits_of([-2.5, 0.0, 5.0]), digits_of([10.0, 20.0])
+    >>> needed_digits([-2.5, 0.0, 5.0]), needed_digits([10.0, 20.0])
     (1, 0)
     """
-    held = list(values)
-    return next((n for n in range(6) if all(abs(value - round(value, n)) < 1e-9 for value in held)), 6)
+    numbers = list(values)
+    return next((n for n in range(6) if all(abs(value - round(value, n)) < 1e-9 for value in numbers)), 6)
 
 
 def count(value: int | None) -> str:
-    """Return a count with thousands apart."""
+    """Return a count with thousands separators."""
     return NOTHING if value is None else f"{value:,}"
 
 
 def clock(at_ns: int, *, seconds: bool = False) -> str:
-    """Return an instant, in UTC, for reading.
+    """Return a time in UTC.
 
     >>> clock(1_741_946_400_000_000_000)
     '2025-03-14 10:00'
@@ -104,7 +104,7 @@ def clock(at_ns: int, *, seconds: bool = False) -> str:
 
 
 def span(start_ns: int, stop_ns: int) -> str:
-    """Return a stretch of time; the second date is left out where it is the first."""
+    """Return a time range; the second date is omitted if it equals the first."""
     start, stop = clock(start_ns), clock(stop_ns)
     return f"{start} to {stop[11:] if start[:10] == stop[:10] else stop}"
 
@@ -126,27 +126,27 @@ def length(duration_ns: int) -> str:
 
 
 def short_names(instruments: Sequence[str]) -> dict[str, str]:
-    """Return each instrument's symbol, or its whole id where venues or kinds differ."""
+    """Return each instrument's symbol, or its full id if venues or kinds differ."""
     prefixes = {name.rpartition("|")[0] for name in instruments}
     return {name: name.rpartition("|")[2] if len(prefixes) == 1 else name for name in instruments}
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names with commas; beyond `most`, how many more there are."""
+def join_names(names: Sequence[str], most: int = 8) -> str:
+    """Return names joined by commas, cut to `most` with the number of the rest."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def proven(proof: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what a proof changed (`proof.json`), and how many values it compared; nothing where it failed."""
+def leakage_checks(proof: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return each check of a passed leakage test (`proof.json`) with its number of values; empty if it failed."""
     if not proof["passed"]:
         return []
-    found = [(said, count(proof["compared"][name])) for name, said in _CHECKS.items()]
+    found = [(check, count(proof["compared"][name])) for name, check in _CHECKS.items()]
     hidden = proof["hindsight"]
     return [
         *found,
         (f"later rows hidden in the lake, at {len(hidden['cuts'])} bars", count(hidden["compared"])),
-        ("set beside the returns that came after", count(hidden["foretold"])),
+        ("correlated with the returns that follow", count(hidden["foretold"])),
     ]
 
 

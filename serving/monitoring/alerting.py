@@ -29,6 +29,7 @@ import msgspec
 from ingest.concurrency import run_in_daemon_thread
 from ingest.recorder.heartbeat import read_heartbeats
 from serving.monitoring.checks import HealthIssue, judge
+from storage.atomic_write import write_atomic
 from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError
 from storage.logs import get_logger
@@ -157,9 +158,7 @@ def look_once(settings: Settings, *, now_ns: int, tell: Tell | None = None) -> l
     deadman.look(troubles, now_ns, tell or (lambda alert: send(alert, settings)))
     if deadman.told != before:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(deadman.told))
-        part.replace(path)
+        write_atomic(path, msgspec.json.encode(deadman.told), is_synced=False)
     return troubles
 
 

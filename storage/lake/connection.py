@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import TypeVar
 
 import duckdb
 import tenacity
 
-from storage.errors import LakeError, SettingsError
+from storage.errors import SettingsError
 from storage.settings.services import LakeSettings
 
 T = TypeVar("T")
 
-_LOCK_LOOK_S: Final = 0.02
 # Extensions whose signature this process has checked, with what their files looked like.
 _checked: dict[Path, tuple[int, int]] = {}
 
@@ -105,45 +100,6 @@ def _s3_secret(settings: LakeSettings) -> str:
         parts += [f"ENDPOINT {quoted(host.rstrip('/'))}", "URL_STYLE 'path'"]
         parts.append(f"USE_SSL {'false' if scheme == 'http' else 'true'}")
     return f"CREATE OR REPLACE SECRET lake_s3 (TYPE s3, {', '.join(parts)})"
-
-
-@contextmanager
-def locked(path: Path, patience_s: float = math.inf, *, shared: bool = False) -> Iterator[None]:
-    """Hold a file's lock for a block; it is let go when the block, or the process, ends.
-
-    Args:
-        path: the file, made where it is not there.
-        patience_s: wait at most so long.
-        shared: with others that share it.
-
-    Raises:
-        LakeError: someone else held it for longer than `patience_s`.
-    """
-    with path.open("w") as handle:
-        _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience_s)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _lock(handle: IO[str], kind: int, patience_s: float) -> None:
-    if patience_s == math.inf:
-        fcntl.flock(handle, kind)
-        return
-    until_s = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until_s:
-                raise LakeError(
-                    f"another process has held the lake's lock for {patience_s:g} s",
-                    hint="wait until its commit, its query or its maintenance ends",
-                ) from None
-            time.sleep(_LOCK_LOOK_S)
-        else:
-            return
 
 
 def retry(action: Callable[[], T], *, tries: int = 8) -> T:

@@ -7,7 +7,6 @@ group is all that must be decoded to read one instrument's month.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -17,10 +16,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
+from storage.atomic_write import sync
 from storage.contracts.contract import STAMPS, Contract
 from storage.errors import LakeError
+from storage.object_store import ObjectStore, split_address
 from storage.settings.services import LakeSettings
 
 ROW_GROUP_ROWS: Final = 1 << 16
@@ -30,63 +30,55 @@ _ONE_OF_FEW: Final = pa.dictionary(pa.int32(), pa.string())
 
 
 class TableFolder:
-    """A folder for Parquet files, on the disk or in S3."""
+    """The folder of a table's Parquet files, on the disk or in S3."""
 
     def __init__(self, settings: LakeSettings, where: str) -> None:
-        """Reach a folder; it need not be there.
+        """Name a folder, which need not exist yet.
 
         Args:
-            settings: how S3 is reached; a lake that is open has found its keys in the environment.
+            settings: endpoint and region of S3; an open lake has found its keys in the environment.
             where: a path, or `s3://...`.
         """
         self.where = where.rstrip("/")
-        self._is_local = "://" not in where
-        self._files: Any = fs.LocalFileSystem() if self._is_local else _s3(settings)
+        address = split_address(self.where)
+        self._objects = None if address is None else _object_store(settings, address)
         self._changed: list[Path] = []
 
     def create(self, name: str) -> pa.NativeFile:
         """Open a new file for writing."""
-        if self._is_local:
-            folder = Path(self.where).absolute()
-            new = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
-            folder.mkdir(parents=True, exist_ok=True)
-            self._changed = [folder, *(place.parent for place in new)]
-        stream: pa.NativeFile = self._files.open_output_stream(self._key(name))
-        return stream
+        if self._objects is not None:
+            return pa.PythonFile(self._objects.writer(name), mode="w")
+        folder = Path(self.where).absolute()
+        new = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._changed = [folder, *(path.parent for path in new)]
+        return pa.OSFile(str(folder / name), "wb")
 
     def read(self, name: str) -> pa.NativeFile:
         """Open a file for reading."""
-        stream: pa.NativeFile = self._files.open_input_file(self._key(name))
-        return stream
+        if self._objects is not None:
+            return pa.PythonFile(self._objects.reader(name), mode="r")
+        return pa.OSFile(str(Path(self.where, name)), "rb")
 
-    def settle(self, name: str) -> None:
-        """Wait until the disk has a file that was closed, and its name; S3 has it once it is closed."""
-        if self._is_local:
-            for place in (Path(self.where, name), *self._changed):
-                handle = os.open(place, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+    def sync(self, name: str) -> None:
+        """Wait until the disk has a closed file and the new folder entries; S3 has an object once it is closed."""
+        if self._objects is None:
+            for path in (Path(self.where, name), *self._changed):
+                sync(path)
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        self._files.delete_file(self._key(name))
+        if self._objects is not None:
+            self._objects.remove(name)
+        else:
+            Path(self.where, name).unlink()
 
-    def _key(self, name: str) -> str:
-        return f"{self.where.removeprefix('s3://')}/{name}"
 
-
-def _s3(settings: LakeSettings) -> fs.FileSystem:
-    host = settings.s3_endpoint.rpartition("://")[2]
-    return fs.S3FileSystem(
-        access_key=os.environ.get("AWS_ACCESS_KEY_ID"),
-        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
-        region=settings.s3_region,
-        endpoint_override=host.rstrip("/") or None,
-        scheme="http" if settings.s3_endpoint.startswith("http://") else "https",
-    )
+def _object_store(settings: LakeSettings, address: tuple[str, str]) -> ObjectStore:
+    endpoint = settings.s3_endpoint.rstrip("/")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"https://{endpoint}"  # as DuckDB takes it
+    return ObjectStore(*address, endpoint=endpoint, region=settings.s3_region)
 
 
 class TunedFile:
@@ -152,7 +144,7 @@ class TunedFile:
         with self._is_told():
             self._writer.close()
             self._stream.close()
-            self._folder.settle(self.name)
+            self._folder.sync(self.name)
 
     def read(self, most: int) -> Iterator[pa.Table]:
         """Yield the rows of a file that was closed, without their stamps, so many at a time at most."""

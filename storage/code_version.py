@@ -1,4 +1,4 @@
-"""Which code is running: a name that a row, a checkpoint or a report can be traced to?"""
+"""Version of the running code, to which rows, checkpoints and reports can be traced."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-ROOMS: Final = ("storage", "ingest", "features", "training", "serving")
+PACKAGES: Final = ("storage", "ingest", "features", "training", "serving")
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return `<version>+g<commit>`, with `.dirty` where tracked files differ from it.
+    """Return `<version>+g<commit>`, with `.dirty` when tracked files differ from the commit.
 
-    Outside a git checkout (an image, an installed wheel) it is `<version>+s<hash of the rooms' sources>`.
+    Outside a git checkout (an image, an installed wheel) it is `<version>+s<hash of the packages' sources>`.
     """
     try:
         release = version("tickwalk")
@@ -25,14 +25,14 @@ def code_version() -> str:
         release = "0"
     commit = _git("rev-parse", "--short=12", "HEAD")
     if not commit:
-        return f"{release}+s{sources_hash(*ROOMS)[:12]}"
+        return f"{release}+s{sources_hash(*PACKAGES)[:12]}"
     dirty = ".dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
     return f"{release}+g{commit}{dirty}"
 
 
 @lru_cache(maxsize=1)
 def lock_hash() -> str:
-    """Return a hash of the locked environment, or `none` where the lock is not installed beside the code."""
+    """Return a hash of the locked environment, or `none` when there is no lock file beside the code."""
     lock = ROOT / "requirements.lock"
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none"
 

@@ -31,7 +31,7 @@ from serving.cli import (
 )
 from serving.cli import journal as keep
 from serving.cli.context import CommandContext
-from storage.code_version import ROOMS
+from storage.code_version import PACKAGES
 from storage.errors import SettingsError, TickwalkError
 from storage.logs import configure_logs
 from storage.settings import known_keys, load_settings, shown
@@ -136,7 +136,7 @@ def refuse_foreign_rooms() -> None:
         SettingsError: a room is imported from elsewhere.
     """
     here = Path(__file__).resolve().parents[2]
-    for room in ROOMS:
+    for room in PACKAGES:
         found = importlib.util.find_spec(room)
         where = Path(found.origin).resolve().parent.parent if found and found.origin else None
         if where != here:

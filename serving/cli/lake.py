@@ -134,11 +134,11 @@ def let_go(context: typer.Context, name: Annotated[str, typer.Argument(help="The
     """Let go a pin: its snapshot may expire, unless a model version or another pin still names it."""
     from storage.clock import WallTime
     from storage.lake.lake import Lake
-    from storage.lake.snapshots import held_snapshots, unpin
+    from storage.lake.snapshots import kept_snapshots, unpin
 
     with Lake.open(settings_of(context)) as held:
         gone = unpin(held, name, now_ns=WallTime().now_ns())
-        still = held_snapshots(held)
+        still = kept_snapshots(held)
     for item in gone:
         others = ", ".join(still.get(item.snapshot, ()))
         rest = f", which {others} still holds" if others else ""

@@ -1,4 +1,4 @@
-"""Contracts: what breaks a rule is split off with the rule's name, by either engine alike."""
+"""Validation: rejected rows with the broken rule, equally on both engines."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ROWS: list[dict[str, Any]] = [
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(range(len(ROWS)))), min_size=1, max_size=20))
-def test_what_a_batch_proves_as_a_whole_is_what_either_engine_says(picks: list[tuple[int, int]]) -> None:
+def test_rules_proven_for_the_whole_batch_agree_with_both_engines(picks: list[tuple[int, int]]) -> None:
     """Keys that repeat, and pairs in the wrong order: what is not asked of each row would have been found sound."""
     rows = BARS.rows([bar(minute, **ROWS[pick]) for minute, pick in picks])
     every = validation._Doubtful(tuple(BARS.schema.names), BARS.ordered, True)

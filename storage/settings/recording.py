@@ -128,7 +128,7 @@ class RecordSettings:
     rest_timeout_s: float = 60.0
     """Timeout of a REST request, including its retries."""
     certify: bool = True
-    """Certify closed bars by the venue's candles, an hour of a coin at a time, with at most half of the request weight."""
+    """Certify closed bars by the venue's candles, an hour of a coin at a time, with at most half of the weight."""
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "venue"):

@@ -1,1 +1,1 @@
-"""What is stored, when it is stamped, and where it lies."""
+"""Storage: the versioned tables, their contracts, settings, clocks and helpers that all packages share."""

@@ -1,4 +1,4 @@
-"""What time is it, and on which grid step does an instant lie?
+"""Time sources, grid steps of bars, and conversion of times.
 
 All instants are `int` nanoseconds since the epoch, UTC. Grid steps are epoch-aligned and right-open:
 `[ts_open, ts_close)`.
@@ -23,10 +23,10 @@ _WIDTH: Final = re.compile(r"^([1-9][0-9]*)([smhd])$")
 
 
 class TimeSource(Protocol):
-    """Where the present comes from: the wall, a tape, or a test."""
+    """A source of the current time: the wall clock, a recording, or a test."""
 
     def now_ns(self) -> int:
-        """Return the present instant in nanoseconds since the epoch, UTC."""
+        """Return the current time in nanoseconds since the epoch, UTC."""
 
 
 class WallTime:
@@ -37,9 +37,9 @@ class WallTime:
 
 
 class ManualTime:
-    """A clock that moves only when told, and never backwards.
+    """A clock that moves only by `advance_to`, and never backwards.
 
-    The recorder runs on one of these when a simulated venue carries the time in its frames.
+    The recorder uses one when a simulated venue sends the time in its frames.
     """
 
     def __init__(self, start_ns: int = 0) -> None:
@@ -49,7 +49,7 @@ class ManualTime:
         return self._now_ns
 
     def advance_to(self, now_ns: int) -> None:
-        """Move to `now_ns`; an earlier instant is ignored, since a clock here never falls."""
+        """Move to `now_ns`; ignore an earlier instant."""
         self._now_ns = max(self._now_ns, now_ns)
 
 
@@ -74,12 +74,12 @@ def width_ns(width: str) -> int:
 
 
 def floor_ns(t_ns: int, step_ns: int) -> int:
-    """Return the open of the grid step that holds `t_ns`."""
+    """Return the open of the grid step that contains `t_ns`."""
     return t_ns - t_ns % step_ns
 
 
 def parse_time_ns(text: str) -> int:
-    """Return an ISO 8601 date or time (UTC unless it says otherwise) in nanoseconds.
+    """Return an ISO 8601 date or time (UTC unless it has a zone) in nanoseconds.
 
     Raises:
         SettingsError: the text is no date or time.

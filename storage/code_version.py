@@ -1,4 +1,4 @@
-"""Which code is running: a name that a row, a checkpoint or a report can be traced to?"""
+"""Version of the running code, to which rows, checkpoints and reports can be traced."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-ROOMS: Final = ("storage", "ingest", "features", "training", "serving", "tickwalk")
+PACKAGES: Final = ("storage", "ingest", "features", "training", "serving", "tickwalk")
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return `<version>+g<commit>`, with `.dirty` where tracked files differ from it.
+    """Return `<version>+g<commit>`, with `.dirty` when tracked files differ from the commit.
 
-    Outside a git checkout (an image, an installed wheel) it is `<version>+s<hash of the rooms' sources>`.
+    Outside a git checkout (an image, an installed wheel) it is `<version>+s<hash of the packages' sources>`.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -24,7 +24,7 @@ def code_version() -> str:
         release = "0"
     commit = _git("rev-parse", "--short=12", "HEAD")
     if not commit:
-        return f"{release}+s{sources_hash(*ROOMS)[:12]}"
+        return f"{release}+s{sources_hash(*PACKAGES)[:12]}"
     dirty = ".dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
     return f"{release}+g{commit}{dirty}"
 

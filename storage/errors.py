@@ -1,18 +1,18 @@
-"""Which errors does tickwalk raise for mistakes that a person can mend?
+"""Exceptions for problems that a person can fix.
 
-One tree, so that a caller catches `TickwalkError` and a command prints message and hint without a traceback.
+All derive from `TickwalkError`. The command line prints its message and hint without a traceback.
 """
 
 from __future__ import annotations
 
 
 class TickwalkError(Exception):
-    """What happened with the value, and the rule it broke; `hint` is the next step.
+    """Base of all tickwalk errors: what happened with which value, the rule it broke, and a hint for the next step.
 
     Args:
-        message: one sentence for the person who reads it at night.
-        hint: what to do next; empty when the message says it all.
-        facts: the values involved, kept as attributes of `facts` for programs.
+        message: one sentence for the person who reads it.
+        hint: what to do next; empty when the message suffices.
+        facts: the values involved, for programs.
     """
 
     def __init__(self, message: str, *, hint: str = "", **facts: object) -> None:
@@ -34,7 +34,7 @@ class ContractError(TickwalkError):
 
 
 class CaptureError(TickwalkError):
-    """A file is not a capture that we know how to replay."""
+    """A file is not a capture that can be replayed."""
 
 
 class JournalError(TickwalkError):
@@ -46,7 +46,7 @@ class LakeError(TickwalkError):
 
 
 class RangeError(TickwalkError):
-    """A time range is empty, reversed, or holds too little data for what was asked."""
+    """A time range is empty, reversed, or has too little data."""
 
 
 class InstrumentError(TickwalkError):
@@ -54,16 +54,16 @@ class InstrumentError(TickwalkError):
 
 
 class VenueError(TickwalkError):
-    """A venue refused, or answered something that the wire contract does not allow."""
+    """A venue refused a request, or sent an answer that its protocol does not allow."""
 
 
 class LeakError(TickwalkError):
-    """Something looked ahead: a feature proof, a fold check or the canary failed."""
+    """Future data leaked: a feature proof, a fold check or the canary failed."""
 
 
 class CheckpointError(TickwalkError):
-    """A checkpoint is missing, damaged, or was made by other code or data than asked."""
+    """A checkpoint is missing, damaged, or was made by other code or data than expected."""
 
 
 class GateError(TickwalkError):
-    """The promotion gate cannot be evaluated, or a promotion by hand breaks its rule."""
+    """The promotion gate cannot be evaluated, or a manual promotion breaks its rule."""

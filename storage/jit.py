@@ -1,4 +1,4 @@
-"""How is a loop compiled, and where is what was compiled kept for the next process?"""
+"""Just-in-time compilation with numba, and its cache on disk."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return what makes a compiled function of one.
+    """Return a decorator that compiles a function.
 
-    numba keeps what it compiled beside the source, or else in the user's cache folder, or where `NUMBA_CACHE_DIR`
-    says. Where none of them can be written, each process compiles anew, which takes seconds at the first call; numba
-    by itself would refuse to be imported.
+    numba caches the compiled code beside the source, or else in the user's cache folder, or in `NUMBA_CACHE_DIR`.
+    Where none of them is writable, each process compiles again, which takes seconds at the first call; numba itself
+    would fail on import.
 
     Args:
         options: of `numba.njit`, without `cache`.
     """
 
-    def compile_it(function: Callable[..., Any]) -> Any:
+    def decorate(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # "no locator available": there is no folder to write to
+        except RuntimeError:  # "no locator available": no cache folder is writable
             return numba.njit(**options)(function)
 
-    return compile_it
+    return decorate

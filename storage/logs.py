@@ -1,7 +1,7 @@
-"""How does tickwalk log: one structured line a change of state.
+"""Structured logging to standard error.
 
-Events are short and constant, facts are fields. Lines go to standard error, as text for a terminal and as
-JSON where `TICKWALK_LOG=json` or the stream is no terminal and a collector reads it.
+Each line is one change of state: a short constant event with fields. Lines are text, or JSON with
+`TICKWALK_LOG=json`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def configure_logs(*, level: str = "info", json: bool | None = None) -> None:
-    """Set up logging once, at the door (the command line, a daemon, a test).
+    """Set up logging, once per process (in the command line, a daemon or a test).
 
     Args:
         level: the least level shown: `debug`, `info`, `warning` or `error`.
-        json: one JSON object a line; by default as `TICKWALK_LOG` says (`text` or `json`).
+        json: write one JSON object per line (default: by `TICKWALK_LOG`, `text` or `json`).
     """
     if level not in LEVELS:
         raise SettingsError(f"log level {level!r} does not exist", hint=f"use one of: {', '.join(LEVELS)}")

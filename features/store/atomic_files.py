@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from storage.atomic_write import publish, temporary_path
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
@@ -53,7 +54,7 @@ class FileWriter:
         self._is_synced = is_synced
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._part = temporary_path(path)
         self._kind = header["kind"]
         told: dict[str, Any] = {"__metadata__": {KEY: json.dumps(header, sort_keys=True)}}
         at = 0
@@ -113,27 +114,11 @@ class FileWriter:
     ) -> None:
         try:
             if error is None:
-                if self._is_synced:
-                    os.fsync(self._handle)
-                self._part.replace(self._path)
+                publish(self._part, self._path, is_synced=self._is_synced)
                 logger.info("tensors written", path=str(self._path), kind=self._kind, size_bytes=self._size)
         finally:
             os.close(self._handle)
             self._part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def note_used(path: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Final
 import msgspec
 
 from features.panel.panel import ORIGINS
-from features.store.atomic_files import remove, write_text
+from features.store.atomic_files import remove
 from features.store.day_files import DayFiles, day_name, file_name
 from features.store.eviction import named_files
+from storage.atomic_write import write_atomic
 from storage.clock import DAY_NS, width_ns
 from storage.logs import get_logger
 
@@ -119,13 +120,15 @@ def read_started(folder: Path, key: StoreKey) -> Manifest | None:
 
 def write_started(folder: Path, key: StoreKey, manifest: Manifest) -> None:
     """Record the progress of an update."""
-    write_text(folder / f"{key.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{key.name}{_STARTED}", json.dumps(asdict(manifest), sort_keys=True))
 
 
 def write_manifest(folder: Path, key: StoreKey, manifest: Manifest) -> None:
     """Publish the new days, then remove the key's earlier files that no manifest lists any more."""
     before = [read_manifest(folder, key), read_started(folder, key)]
-    write_text(folder / f"{key.name}.json", json.dumps(asdict(manifest), sort_keys=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{key.name}.json", json.dumps(asdict(manifest), sort_keys=True))
     (folder / f"{key.name}{_STARTED}").unlink(missing_ok=True)
     obsolete = {file for old in before if old is not None for file in old.files()}
     for file in obsolete - named_files(folder):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,6 +36,7 @@ from features.store.day_files import STRETCH_CELLS
 from features.store.eviction import trim_files
 from features.store.serialization import file_sum, panel_writer, read_panel
 from features.versioning.source_hash import features_code_hash
+from storage.atomic_write import temporary_path
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
 from storage.errors import RangeError
 from storage.logs import get_logger
@@ -111,7 +111,7 @@ def cached_panel(
     for path in folder.glob(f"{stem}-*.safetensors"):
         if (panel := _read(path)) is not None:
             return panel, content_hash(panel)
-    fresh = folder / f".{stem}.{os.getpid()}.part"
+    fresh = temporary_path(folder / stem)
     try:
         _write(fresh, lake, resolved, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
         path = fresh.rename(folder / f"{stem}-{file_sum(fresh):08x}.safetensors")

@@ -23,7 +23,7 @@ from storage.contracts.tables import CANDLES
 from storage.contracts.validation import validate
 from storage.errors import CaptureError, RangeError, SettingsError
 from storage.lake.bulk_load import write_batch
-from storage.lake.connection import scratch
+from storage.lake.connection import connect_in_memory
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
@@ -103,7 +103,7 @@ def import_candles(
     if table.num_rows == 0:
         raise RangeError(f"{path} holds no candle", hint="check the file; an empty import changes nothing")
     width = width or _guess_width(table)
-    run = scratch()
+    run = connect_in_memory()
     run.register("raw", table)
     lag_ns = settings.bars.history_lag_ms * MS_NS
     step_ns = width_ns(width)
@@ -160,7 +160,7 @@ def _read(path: Path, venue: str, kind: str) -> pa.Table:
             )
         found[ours] = name
     trades = next((lower[alias] for alias in _TRADES_ALIASES if alias in lower), None)
-    run = scratch()
+    run = connect_in_memory()
     run.register("file", table)
     is_number = pa.types.is_integer(table.schema.field(found["t"]).type)
     time = f'"{found["t"]}"'
@@ -184,7 +184,7 @@ def _read(path: Path, venue: str, kind: str) -> pa.Table:
 
 
 def _guess_width(table: pa.Table) -> str:
-    run = scratch()
+    run = connect_in_memory()
     run.register("raw", table)
     found = run.execute(
         "SELECT mode(step) FROM (SELECT t_ns - lag(t_ns) OVER (PARTITION BY instrument ORDER BY t_ns) AS step FROM raw)"

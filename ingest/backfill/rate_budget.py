@@ -11,7 +11,6 @@ after another, and what the last one spent still counts for the next, even if it
 from __future__ import annotations
 
 import asyncio
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
@@ -19,6 +18,7 @@ from typing import Final, TextIO
 from ingest.feed.rate_limiter import RateLimiter, RateLimitRule
 from storage.clock import NS, TimeSource
 from storage.errors import JournalError
+from storage.file_lock import file_lock
 from storage.settings import Settings
 
 _SHARE: Final = 0.7
@@ -77,14 +77,10 @@ def shared_rate_limit(
     if not is_recorded:
         yield RateLimiter(limit)
         return
-    path = settings.journal_dir / _FILE
-    with path.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalError(
-                f"another backfill of {settings.home} asks the venue now, and they share one budget",
-                hint="wait until it has ended, and run the same command again",
-            ) from error
+    error = JournalError(
+        f"another backfill of {settings.home} asks the venue now, and they share one budget",
+        hint="wait until it has ended, and run the same command again",
+    )
+    with file_lock(settings.journal_dir / _FILE, error=error, mode="a+") as handle:
         handle.seek(0)
         yield _RecordedRateLimiter(limit, handle, clock)

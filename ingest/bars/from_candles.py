@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from storage.clock import US_NS
 from storage.contracts.tables import BARS
-from storage.lake.connection import scratch
+from storage.lake.connection import connect_in_memory
 
 Absent = Literal["unknown", "quiet"]
 
@@ -118,7 +118,7 @@ def bars_of(
         lag_ns: a bar is knowable this long after its close.
         absent: the meaning of a missing candle.
     """
-    with scratch() as run:
+    with connect_in_memory() as run:
         run.register("good", good)
         run.register("spans", spans)
         run.execute(_SOUND)

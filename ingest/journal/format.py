@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import struct
 import zlib
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import zstandard
 
 from ingest.journal.records import RecordBatch
 from storage.errors import JournalError
+from storage.file_lock import lock_file
 
 MAGIC: Final = b"TWJ2"
 BLOCK_MARK: Final = b"\xa7TWB"
@@ -45,19 +44,14 @@ def pack_block(batch: RecordBatch, packer: zstandard.ZstdCompressor) -> bytes:
     return head + LENGTH.pack(zlib.crc32(packed, zlib.crc32(head))) + packed
 
 
-def hold_recording(folder: Path) -> TextIOWrapper:
+def hold_recording(folder: Path) -> TextIO:
     """Mark a recording as in use until the handle closes; a dead process holds nothing.
 
     Raises:
         JournalError: someone else records or replays it now.
     """
-    handle = (folder / LOCK).open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.close()
-        raise JournalError(f"recording {folder.name} is in use", hint="wait until it ends") from error
-    return handle
+    error = JournalError(f"recording {folder.name} is in use", hint="wait until it ends")
+    return lock_file(folder / LOCK, error=error)
 
 
 def segments(folder: Path) -> list[Path]:

@@ -12,7 +12,6 @@ renamed before its files are deleted, so that a half recording is never taken fo
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import shutil
@@ -26,13 +25,16 @@ from typing import Any, Final
 import msgspec
 
 from ingest.concurrency import run_in_daemon_thread
-from ingest.journal.backup_store import BackupStore, FileContent, content_of, open_store
+from ingest.journal.backup_store import BackupStore, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import CAPTURE, SEALED
+from storage.atomic_write import write_atomic
 from storage.clock import DAY_NS, TimeSource, WallTime, iso
 from storage.errors import JournalError, LakeError
+from storage.file_lock import file_lock
 from storage.logs import get_logger
+from storage.object_store import FileContent, content_of
 from storage.settings import Settings
 
 logger = get_logger(__name__)
@@ -287,21 +289,15 @@ def _read_copied(folder: Path, to: str) -> dict[str, FileContent]:
 
 
 def _write_copied(folder: Path, to: str, copied: dict[str, FileContent]) -> None:
-    part = folder / f".{COPIED}.part"
-    part.write_bytes(msgspec.json.encode({to: copied}))
-    part.replace(folder / COPIED)
+    note = msgspec.json.encode({to: copied})
+    write_atomic(folder / COPIED, note, is_synced=False, is_unique=False)
 
 
 @contextmanager
 def _single_pass(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalError(
-                "another process copies this journal now", hint="a recorder does it while it runs"
-            ) from error
+    error = JournalError("another process copies this journal now", hint="a recorder does it while it runs")
+    with file_lock(folder / _LOCK, error=error):
         yield
 
 

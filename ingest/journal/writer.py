@@ -36,6 +36,7 @@ from ingest.journal.format import (
     pack_block,
 )
 from ingest.journal.records import Record, RecordBatch, RecordKind
+from storage.atomic_write import sync
 from storage.code_version import code_version
 from storage.errors import JournalError
 
@@ -187,9 +188,7 @@ class JournalWriter:
             {"recording": self.recording, "segment": self._segment, "code": code_version()}
         ).encode()
         self._write_bytes(MAGIC + LENGTH.pack(len(header)) + header)
-        folder = os.open(self.folder, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync(self.folder)
 
 
 def _blocks_of(pending: list[RecordBatch]) -> Iterator[RecordBatch]:

@@ -11,6 +11,7 @@ import msgspec
 import psutil
 
 from ingest.recorder.status import RecorderStatus
+from storage.atomic_write import write_atomic
 from storage.clock import DAY_NS
 from storage.errors import JournalError
 from storage.settings import Settings
@@ -35,11 +36,10 @@ def write_heartbeat(settings: Settings, vitals: RecorderStatus, *, beat_ns: int 
         JournalError: the home cannot be written; the caller keeps recording, since the missing heartbeat alerts.
     """
     path = settings.recorder_dir / f"{vitals.recording}{SUFFIX}"
-    part = path.with_suffix(".part")
     try:
         settings.recorder_dir.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.encode(Heartbeat(beat_ns or time.time_ns(), vitals)))
-        part.replace(path)
+        beat = msgspec.json.encode(Heartbeat(beat_ns or time.time_ns(), vitals))
+        write_atomic(path, beat, is_synced=False, is_unique=False)
     except OSError as error:
         raise JournalError(f"the heartbeat {path} cannot be written: {error.strerror}") from error
     return path

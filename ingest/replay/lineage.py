@@ -22,7 +22,7 @@ from ingest.journal.recording import CAPTURE, read_header
 from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
 from storage.lake.readable_files import readable
-from storage.lake.snapshots import NOTES, tables_at
+from storage.lake.snapshots import METADATA_TABLES, tables_at
 from storage.settings import Settings
 
 SourceKind = Literal["recording", "capture", "backfill", "bars of a backfill", "archive", "file", "other"]
@@ -96,7 +96,7 @@ def _batches_of_rows(lake: Lake, known: set[str]) -> list[BatchLineage]:
     rows: dict[str, dict[str, int]] = {}
     ingested: dict[str, int] = {}
     for table in tables_at(lake, with_rows=True):
-        if table in NOTES and table not in _PINS:
+        if table in METADATA_TABLES and table not in _PINS:
             continue
         counted = lake.query(
             "SELECT batch, count(*) AS rows, min(ts_ingested_ns) AS first_ns"

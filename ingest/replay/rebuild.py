@@ -21,9 +21,9 @@ from ingest.replay.lineage import LineageSource, sources_of
 from ingest.replay.source_replayer import Bytes, RebuiltSource, SourceReplayer
 from storage.clock import NS, TimeSource, WallTime
 from storage.errors import LakeError
-from storage.lake.connection import locked
 from storage.lake.lake import Lake
 from storage.lake.lake_diff import TableDiff, compare
+from storage.lake.locks import lake_lock
 from storage.lake.pin_transfer import PinTransfer, ReadsSame, repin
 from storage.lake.snapshots import Pin, Step, no_step, pins
 from storage.logs import get_logger
@@ -140,7 +140,7 @@ def _pins(old: Lake) -> tuple[list[Pin], str]:
 def _fresh(settings: Settings, to: Path | None) -> Iterator[Path]:
     """Yield an empty folder to build in; remove it if the build fails."""
     home = to or settings.home / _SCRATCH
-    with locked(settings.lake_dir / "rebuild.lock", 0.0):
+    with lake_lock(settings.lake_dir / "rebuild.lock", 0.0):
         if to is None and home.exists():
             shutil.rmtree(home)  # left by a rebuild that was killed
         if home.exists() and any(home.iterdir()):

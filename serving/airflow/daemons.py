@@ -19,6 +19,8 @@ from typing import BinaryIO, Final
 
 import psutil
 
+from storage.atomic_write import write_atomic
+
 # Two readings of a process's start time differ by a clock tick, and by more after the clock was set.
 _SAME_START_S: Final = 2.0
 _KILL_WAIT_S: Final = 5.0
@@ -126,11 +128,8 @@ class DaemonFolder:
                 start_new_session=True,
             )
         process = DaemonProcess(pid=child.pid, started_s=psutil.Process(child.pid).create_time())
-        partial = self._pid_file(name).with_suffix(".partial")
-        partial.write_text(
-            json.dumps({"pid": process.pid, "started_s": process.started_s, "command": list(command)})
-        )
-        partial.replace(self._pid_file(name))
+        note = {"pid": process.pid, "started_s": process.started_s, "command": list(command)}
+        write_atomic(self._pid_file(name), json.dumps(note), is_synced=False, is_unique=False)
         return process
 
     def stop(self, name: str, *, grace_s: float) -> bool:

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from storage.atomic_write import write_atomic
+
 GPU_POOL: Final = "gpu"
 PASSWORD_VARIABLE: Final = "AIRFLOW_ADMIN_PASSWORD"  # noqa: S105  (a name, not a password)
 
@@ -46,12 +48,7 @@ def _airflow(*words: str) -> None:
 def write_password(path: Path, password: str) -> None:
     """Write Airflow's password file, readable by its owner only from the first byte on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"admin": password}, file)
-    partial.replace(path)
+    write_atomic(path, json.dumps({"admin": password}), is_synced=False, is_unique=False, mode=0o600)
 
 
 if __name__ == "__main__":

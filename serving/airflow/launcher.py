@@ -6,7 +6,6 @@ All files are in `<home>/airflow`. `up` and `down` are idempotent: they start wh
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from serving.airflow.services import (
 )
 from serving.airflow.status import StackStatus, is_service_healthy, read_status
 from storage.errors import SettingsError, TickwalkError
+from storage.file_lock import file_lock
 from storage.logs import get_logger
 from storage.settings import Settings
 
@@ -246,11 +246,6 @@ def _holder(port: int) -> str:
 
 @contextmanager
 def _only_one(folder: DaemonFolder) -> Iterator[None]:
-    with (folder.path / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TickwalkError(
-                "another up or down of this Airflow is running", hint="wait until it has finished"
-            ) from error
+    error = TickwalkError("another up or down of this Airflow is running", hint="wait until it has finished")
+    with file_lock(folder.path / "lock", error=error):
         yield

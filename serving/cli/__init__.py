@@ -112,10 +112,10 @@ def refuse_foreign_packages() -> None:
     """
     import importlib.util
 
-    from storage.code_version import ROOMS
+    from storage.code_version import PACKAGES
 
     root = Path(__file__).resolve().parents[2]
-    for package in ROOMS:
+    for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         parent = Path(spec.origin).resolve().parent.parent if spec and spec.origin else None
         if parent != root:

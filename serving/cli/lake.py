@@ -142,11 +142,11 @@ def remove_pin(context: typer.Context, name: Annotated[str, typer.Argument(help=
     """Release a pin, so that its snapshot may expire unless a model version or another pin keeps it."""
     from storage.clock import WallTime
     from storage.lake.lake import Lake
-    from storage.lake.snapshots import held_snapshots, unpin
+    from storage.lake.snapshots import kept_snapshots, unpin
 
     with Lake.open(settings_of(context)) as lake:
         released = unpin(lake, name, now_ns=WallTime().now_ns())
-        kept_by = held_snapshots(lake)
+        kept_by = kept_snapshots(lake)
     for item in released:
         others = ", ".join(kept_by.get(item.snapshot, ()))
         rest = f", which {others} still keeps" if others else ""

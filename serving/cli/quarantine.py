@@ -44,10 +44,10 @@ def show_one(
     """Show one rejected row: table, reason, source and raw bytes."""
     from storage.clock import iso
     from storage.lake.lake import Lake
-    from storage.lake.quarantine import find
+    from storage.lake.quarantine import find_row
 
     with Lake.open(settings_of(context), read_only=True) as lake:
-        row = find(lake, name)
+        row = find_row(lake, name)
     raw: bytes = row["raw"]
     for label, text in (
         ("id", row["id"]),
@@ -71,10 +71,10 @@ def retry_rows(context: typer.Context, table: Table = None) -> None:
     """
     from storage.clock import WallTime
     from storage.lake.lake import Lake
-    from storage.lake.quarantine import retry, waiting
+    from storage.lake.quarantine import count_pending, retry
 
     with Lake.open(settings_of(context)) as lake:
-        total = waiting(lake, table=table)
+        total = count_pending(lake, table=table)
         with row_progress("rows", total) as advance:
             done = retry(lake, now_ns=WallTime().now_ns(), table=table, on_rows=advance)
     for name, rows in done.committed.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from features.store.store import UpdateReport, read, update
 from features.versioning.set_diff import EDITION, edition_path
 from serving import formatting
 from serving.feature_jobs.selection import BarSelection, health_of, write_edition
+from storage.atomic_write import temporary_path
 from storage.clock import DAY_NS, floor_ns, width_ns
 from storage.errors import ContractError
 from storage.lake.lake import Lake
@@ -68,7 +68,7 @@ def check_days(bars: BarSelection, done: UpdateReport, *, newest: float) -> tupl
         selection = replace(bars, until_ns=done.until_ns, at=done.snapshot)
         panel = selection.load_from(lake, since_ns=max(checked[0], done.since_ns))
     # After a kill the file stays, and is removed a day later (features/store/eviction.py).
-    into = done.folder / f".judged.{os.getpid()}.part"
+    into = temporary_path(done.folder / "judged")
     try:
         block = read(
             bars.settings.features_dir,

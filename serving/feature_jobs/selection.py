@@ -18,10 +18,10 @@ from features.leakage.point_in_time import prove_point_in_time
 from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import Panel, load_panel
 from features.sets import columns_of, get_set
-from features.store.atomic_files import write_text
 from features.store.manifest import StoreKey
 from features.versioning.set_diff import EDITION, SUFFIX, edition_of, edition_path, read_edition
 from serving import formatting
+from storage.atomic_write import write_atomic
 from storage.clock import parse_time_ns, width_ns
 from storage.errors import RangeError, SettingsError
 from storage.lake.lake import Lake
@@ -203,7 +203,8 @@ def current_edition(feature_set: str) -> dict[str, Any]:
 
 def write_edition(path: Path, feature_set: str) -> None:
     """Write the edition of a set by the current code."""
-    write_text(path, json.dumps(current_edition(feature_set), indent=1, sort_keys=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(current_edition(feature_set), indent=1, sort_keys=True))
 
 
 def find_edition(settings: Settings, what: str) -> dict[str, Any]:

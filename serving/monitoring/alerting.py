@@ -29,6 +29,7 @@ import msgspec
 from ingest.concurrency import run_in_daemon_thread
 from ingest.recorder.heartbeat import read_heartbeats
 from serving.monitoring.checks import HealthIssue, check_recorders
+from storage.atomic_write import write_atomic
 from storage.clock import NS, TimeSource, WallTime, iso
 from storage.errors import SettingsError
 from storage.logs import get_logger
@@ -161,9 +162,7 @@ def check_once(
     manager.update(issues, now_ns, send_alert or (lambda alert: send(alert, settings)))
     if manager.sent != before:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(manager.sent))
-        part.replace(path)
+        write_atomic(path, msgspec.json.encode(manager.sent), is_synced=False)
     return issues
 
 

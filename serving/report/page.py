@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +22,7 @@ from serving.report.predictive_power import make_predictive_power
 from serving.report.promotion import make_promotion
 from serving.report.provenance import make_provenance
 from serving.report.training_curves import make_training_curves
+from storage.atomic_write import write_atomic
 from storage.logs import get_logger
 from storage.settings import Settings
 
@@ -50,7 +50,7 @@ def write_report(settings: Settings, night: str) -> str:
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     path = settings.report_path(night)
     for target in (path, settings.reports_dir / LATEST):
-        _write_atomically(target, page)
+        write_atomic(target, page, is_synced=False)
     logger.info("report written", night=night, path=str(path), size_bytes=len(page))
     return str(path)
 
@@ -85,7 +85,7 @@ def render(facts: NightReport) -> str:
 def write_features(path: Path, health: FeatureHealth) -> Path:
     """Write a page about the features of one block, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, render_features(health).encode())
+    write_atomic(path, render_features(health), is_synced=False)
     return path
 
 
@@ -118,13 +118,3 @@ def _environment() -> Environment:
     style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704
     environment.globals |= {"style": style, "policy": POLICY, "psi_some": PSI_SOME, "psi_much": PSI_MUCH}
     return environment
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file atomically, so that a reader never sees a part of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""What is a contract: columns, units, key, order and checks of one table, and how a batch is held to them?
+"""Table contract: columns, units, key, order and rules of one table.
 
-Every write goes through `validate` (validation.py), which runs the contract as a pandera schema and splits a
-batch into the rows that fit and the rows that do not, with the reason. The columns `ts_ingested_ns` and `batch` are
-stamped by the lake at commit and stand in every table.
+Every write goes through `validate` (validation.py), which runs the contract as a pandera schema and splits a batch
+into valid rows and rejected rows with their reasons. The lake adds the columns `ts_ingested_ns` and `batch` to every
+table at commit.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Column:
     """One column.
 
     Args:
-        name: its name; units are in it where the type does not carry them.
+        name: its name, with the unit unless the type implies it.
         type: its Arrow type.
-        doc: what it says, for docs/tables.md.
-        nullable: whether a missing value is allowed, and then means what `doc` says.
+        doc: its meaning, for docs/tables.md.
+        nullable: whether nulls are allowed; `doc` gives their meaning.
         low, high: bounds, inclusive; `low_open` makes the lower one exclusive.
-        one_of: the closed set of its values.
+        one_of: the allowed values.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Contract:
-    """One table: what it holds, who writes it, and what makes a row unique.
+    """The contract of one table.
 
     Args:
-        name: the table's name.
-        doc: what it holds and who writes it.
+        name: of the table.
+        doc: its content and its writers.
         columns: in order, without the stamps.
-        key: the columns that make a row unique; rows are read in this order.
-        ordered: pairs `(a, b)` where `a <= b` must hold in every row.
-        said: the columns that two rows of one key must agree in; by default all but key and knowable time.
-        revises: a row that says something new for a held key becomes its next revision.
+        key: the columns that make a row unique; rows are sorted by them.
+        ordered: pairs `(a, b)` such that `a <= b` in every row.
+        compared: the columns in which two rows of one key must agree (default: all but key and knowable time).
+        revises: a row with a stored key and other values becomes the next revision.
     """
 
     name: str
@@ -69,29 +69,29 @@ class Contract:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     ordered: tuple[tuple[str, str], ...] = ()
-    said: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     revises: bool = False
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """The key without the revision: what the row is about."""
+        """The key without the revision."""
         return tuple(name for name in self.key if name != "revision") if self.revises else self.key
 
     @property
     def content(self) -> tuple[str, ...]:
-        """The columns in which two rows of one identity must agree to say the same."""
-        if self.said:
-            return self.said
+        """The columns in which two rows of one identity must agree to be equal."""
+        if self.compared:
+            return self.compared
         return tuple(name for name in self.schema.names if name not in (*self.key, "ts_knowable_ns"))
 
     @property
     def time(self) -> str | None:
-        """The key's time column, by which a commit finds the rows that may be held already."""
+        """The key's time column, by which a commit limits its search for stored rows."""
         return next((name for name in self.key if name.startswith("ts_")), None)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """The key's texts: of what a row is, such as an instrument and a width."""
+        """The text columns of the key, such as instrument and width."""
         return tuple(c.name for c in self.columns if c.name in self.key and c.type == TEXT)
 
     @cached_property
@@ -101,7 +101,7 @@ class Contract:
 
     @cached_property
     def stored_schema(self) -> pa.Schema:
-        """The Arrow schema of the table as it lies in the lake."""
+        """The Arrow schema of the stored table."""
         return pa.schema([*self.schema, *STAMPS])
 
     def empty(self) -> pa.Table:
@@ -109,7 +109,7 @@ class Contract:
         return self.schema.empty_table()
 
     def rows(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """Return a batch from dictionaries; a key that is no column is an error, an absent one is null."""
+        """Return a batch from dictionaries; an unknown key is an error, a missing one is null."""
         known = set(self.schema.names)
         for row in rows[:1]:
             if extra := set(row) - known:
@@ -119,7 +119,7 @@ class Contract:
         return pa.Table.from_pylist(rows, schema=self.schema)
 
     def typed(self, batch: pa.Table) -> pa.Table:
-        """Return a batch with the columns of `schema` in their order and types; nulls are not looked at.
+        """Return a batch with the columns of `schema` in their order and types, without checking nulls.
 
         Raises:
             ContractError: a column is missing or cannot be cast to its type.
@@ -128,7 +128,7 @@ class Contract:
         if missing:
             raise ContractError(f"{self.name} batch lacks column {missing[0]!r}", hint="see docs/tables.md")
         batch = batch.select(self.schema.names)
-        # Types may be cast; whether a null is allowed is the schema's to say, row by row.
+        # Nullable here, because validation rejects nulls row by row.
         target = pa.schema([pa.field(item.name, item.type) for item in self.schema])
         try:
             return batch.cast(target)
@@ -143,13 +143,13 @@ STAMPS: Final = (
 
 # Columns that many tables share.
 INSTRUMENT = Column("instrument", TEXT, "`venue|kind|raw_symbol`, byte-exact")
-TS_EVENT = Column("ts_event", TS, "the venue's own time of it")
-TS_RECV = Column("ts_recv_ns", I64, "when we received it", low=0)
-KNOWABLE = Column("ts_knowable_ns", I64, "when a live system would have known this row", low=0)
-ORIGIN = Column("origin", TEXT, "how the row reached us", one_of=ORIGINS)
+TS_EVENT = Column("ts_event", TS, "the venue's time of the event")
+TS_RECV = Column("ts_recv_ns", I64, "time of receipt", low=0)
+KNOWABLE = Column("ts_knowable_ns", I64, "time from which a live system would have known the row", low=0)
+ORIGIN = Column("origin", TEXT, "source of the row", one_of=ORIGINS)
 WIDTH = Column("width", TEXT, "bar width, such as `1m`")
 SOURCE = (
-    Column("journal", TEXT, "the recording that holds the frame"),
+    Column("journal", TEXT, "the recording that has the frame"),
     Column("frame", I64, "the frame's number in that recording", low=0),
 )
 

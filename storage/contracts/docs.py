@@ -1,4 +1,4 @@
-"""How do the contracts read as a page for people? The generated part of docs/tables.md."""
+"""Markdown reference of all tables, generated from the contracts for docs/tables.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TYPES: Final[dict[pa.DataType, str]] = {
     BYTES: "BLOB",
     F64S: "DOUBLE[]",
 }
-# Every number with a fraction has a unit; a new one is an error here until it is told.
+# Every DOUBLE column needs a unit here; a missing one is an error.
 _UNITS: Final = {
     **dict.fromkeys(
         ("price", "bid", "ask", "open", "high", "low", "close", "vwap", "oracle", "mark", "mid"),
@@ -39,7 +39,7 @@ _SUFFIXES: Final = {"_ns": "ns, UTC", "_ms": "ms", "_h": "hours"}
 
 
 def describe_tables() -> str:
-    """Return one section a table in Markdown: what it holds, its key and rules, and its columns."""
+    """Return one Markdown section per table: content, key, rules and columns."""
     return "\n\n".join(_table(contract) for contract in CONTRACTS.values())
 
 
@@ -49,18 +49,18 @@ def _table(contract: Contract) -> str:
         "",
         contract.doc,
         "",
-        f"- Key, and reading order: {_names(contract.key)}.",
+        f"- Key and sort order: {_names(contract.key)}.",
     ]
     if contract.revises:
         lines.append(
-            f"- A row that says something new of a held {_names(contract.identity)} is its next revision."
+            f"- A row with a stored {_names(contract.identity)} and other values becomes the next revision."
         )
-    elif contract.said:
-        lines.append(f"- A row under a held key says the same when {_names(contract.said)} agree.")
+    elif contract.compared:
+        lines.append(f"- Two rows with the same key are equal if {_names(contract.compared)} agree.")
     if contract.ordered:
         rules = ", ".join(f"`{low} <= {high}`" for low, high in contract.ordered)
-        lines.append(f"- Holds in every row: {rules}.")
-    lines += ["", "| column | type | unit | null | what |", "|---|---|---|---|---|"]
+        lines.append(f"- In every row: {rules}.")
+    lines += ["", "| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
     lines += [_column(column) for column in contract.columns]
     return "\n".join(lines)
 

@@ -1,12 +1,12 @@
-"""Which rows of a batch break their contract, and by which rule?
+"""Validation of batches: rows that break their contract, and the rules they break.
 
-One contract becomes two pandera schemas, the same rules on two engines: pandas for small batches (5 ms at 200
-rows, measured; polars 9-19) and polars for large ones (tens of millions of rows a second). A recorder meets small
-ones only, and so never loads polars.
+One contract becomes two pandera schemas with the same rules: pandas for small batches (5 ms for 200 rows, measured;
+polars 9-19 ms) and polars for large ones (tens of millions of rows a second). A recorder has only small batches, so it
+never loads polars.
 
-pandera takes about a millisecond a column and a rule, however few the rows. So what a batch as a whole proves is not
-asked of each of its rows: a column whose nulls and extremes show that no value in it breaks a rule, a pair that no
-row has in the wrong order, a key as often distinct as there are rows. pandera says of all else which rows, and why.
+pandera takes about a millisecond per column and rule, even for few rows. So a rule is skipped if the batch as a whole
+satisfies it: the nulls, minimum and maximum of a column are allowed, no pair is in the wrong order, or the key has as
+many distinct values as there are rows. For the remaining rules pandera finds the rows and reasons.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from storage.contracts.contract import Column, Contract
 if TYPE_CHECKING:
     import pandas as pd
 
-# Below this many rows the pandas backend is the faster one (20,000 quotes: 17-22 ms against 39-68, measured
-# 2026-11-23 on two cores), and far above it polars would cost a recorder 50 MB that it keeps for one late batch.
+# The pandas backend is faster for small batches (20,000 quotes: 17-22 ms against 39-68, measured 2026-11-23 on two
+# cores). The limit is higher, because loading polars would cost a recorder 50 MB for one late batch.
 SMALL_BATCH_ROWS: Final = 200_000
 
-# A hair of float noise is no breach: sums of the same prints may be taken in two orders.
+# Tolerance for rounding: the same prints may have been summed in another order.
 _SLACK: Final = 1e-9
 _KEY_RULE: Final = "key is unique in its batch"
 
 
 def validate(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split a batch into rows that fit the contract and rows that do not.
+    """Split a batch into valid and rejected rows.
 
     Args:
-        contract: the rules.
+        contract: of the table.
         batch: rows with the columns of `contract.schema`, in any order.
 
     Returns:
-        The rows that fit; and those that do not, with a text column `reason` that names every rule broken.
+        The valid rows, and the rejected rows with a text column `reason` that names every broken rule.
 
     Raises:
         ContractError: a column is missing or cannot be cast to its type.
@@ -59,32 +59,32 @@ def validate(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def failures_of(contract: Contract, batch: pa.Table) -> dict[int, str]:
-    """Return the numbers of the rows of a typed batch that do not fit the contract, each with every rule it breaks."""
+    """Return the indices of the rejected rows of a typed batch, each with the rules it breaks."""
     if batch.num_rows == 0:
         return {}
-    # What the whole batch proves need not be asked of each row: nearly all columns and rules of nearly all batches.
-    doubtful = _Doubtful(
+    # In nearly all batches, this leaves no column or rule to check row by row.
+    unproven = _Unproven(
         tuple(c.name for c in contract.columns if not _is_proven(c, batch[c.name])),
         tuple(pair for pair in contract.ordered if not _is_ordered(batch, *pair)),
         not is_unique(batch, contract.key),
     )
-    if doubtful == _NOTHING:
+    if unproven == _NOTHING:
         return {}
-    used = {*doubtful.columns, *chain.from_iterable(doubtful.ordered), *contract.key}
+    used = {*unproven.columns, *chain.from_iterable(unproven.ordered), *contract.key}
     batch = batch.select([name for name in batch.column_names if name in used])
     small = batch.num_rows < SMALL_BATCH_ROWS
-    return _failures_small(contract, batch, doubtful) if small else _failures(contract, batch, doubtful)
+    return _failures_small(contract, batch, unproven) if small else _failures(contract, batch, unproven)
 
 
-class _Doubtful(NamedTuple):
-    """What a batch does not prove as a whole: columns, pairs, and whether its key is unique."""
+class _Unproven(NamedTuple):
+    """Rules that a batch may break: of columns, of pairs, and uniqueness of the key."""
 
     columns: tuple[str, ...]
     ordered: tuple[tuple[str, str], ...]
     key: bool
 
 
-_NOTHING: Final = _Doubtful((), (), False)
+_NOTHING: Final = _Unproven((), (), False)
 
 
 def _is_ordered(batch: pa.Table, low: str, high: str) -> bool:
@@ -92,22 +92,22 @@ def _is_ordered(batch: pa.Table, low: str, high: str) -> bool:
 
 
 def is_unique(batch: pa.Table, key: Sequence[str]) -> bool:
-    """Say whether no two rows of a batch have the same key."""
+    """Return whether all rows of a batch have distinct keys."""
     if batch.num_rows < 2:
         return True
-    # Rows in the order of their key are shown to be distinct at a fraction of what counting them takes.
-    is_whole = not any(batch[name].null_count for name in key)
-    return (is_whole and rise(batch, key)[0]) or batch.group_by(list(key)).aggregate(
+    # Checking sorted rows takes a fraction of the time of counting distinct ones.
+    has_no_nulls = not any(batch[name].null_count for name in key)
+    return (has_no_nulls and sort_order(batch, key)[0]) or batch.group_by(list(key)).aggregate(
         []
     ).num_rows == batch.num_rows
 
 
-def rise(batch: pa.Table, names: Sequence[str]) -> tuple[bool, bool]:
-    """Say whether every row is greater than the one before it, and whether none is less.
+def sort_order(batch: pa.Table, names: Sequence[str]) -> tuple[bool, bool]:
+    """Return whether rows are strictly ascending, and whether they are ascending.
 
     Args:
-        batch: two rows or more, no value of these columns null.
-        names: compared in this order, texts by their bytes.
+        batch: two rows or more, without nulls in these columns.
+        names: columns to compare, in this order; texts are compared by bytes.
     """
     less = greater = np.zeros(batch.num_rows - 1, dtype=bool)
     for name in names:
@@ -119,7 +119,7 @@ def rise(batch: pa.Table, names: Sequence[str]) -> tuple[bool, bool]:
 
 
 def _is_proven(column: Column, values: pa.ChunkedArray[Any]) -> bool:
-    """Say whether a column's nulls, least and largest values show that each of its values fits."""
+    """Return whether nulls, minimum and maximum of a column show that all its values are valid."""
     if values.null_count and not column.nullable:
         return False
     if column.one_of is not None and not set(pc.unique(values).to_pylist()) <= {*column.one_of, None}:
@@ -138,24 +138,24 @@ def _is_proven(column: Column, values: pa.ChunkedArray[Any]) -> bool:
 
 
 def _extremes(values: pa.ChunkedArray[Any]) -> tuple[Any, Any]:
-    """Return a column's least and largest value; None where it has none, NaN where a number is."""
+    """Return minimum and maximum of a column: None if it has no values, NaN if any value is NaN."""
     if pa.types.is_floating(values.type):
         if values.null_count:
             if pc.any(pc.is_nan(values)).as_py():
                 return math.nan, math.nan
         elif len(values):
-            # A tenth of what Arrow takes, and a NaN comes through.
+            # Takes a tenth of Arrow's time, and returns NaN if any value is.
             chunks = [chunk.to_numpy() for chunk in values.chunks if len(chunk)]
             return np.min([chunk.min() for chunk in chunks]), np.max([chunk.max() for chunk in chunks])
     found: Any = pc.min_max(values).as_py()
     return found["min"], found["max"]
 
 
-def _failures_small(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
+def _failures_small(contract: Contract, batch: pa.Table, unproven: _Unproven) -> dict[int, str]:
     from pandera.errors import SchemaErrors
 
     try:
-        _pandas_schema(contract, doubtful).validate(_as_pandas(batch), lazy=True)
+        _pandas_schema(contract, unproven).validate(_as_pandas(batch), lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         return _collect(
@@ -165,18 +165,18 @@ def _failures_small(contract: Contract, batch: pa.Table, doubtful: _Doubtful) ->
 
 
 def _as_pandas(batch: pa.Table) -> pd.DataFrame:
-    """Return a batch for pandas; texts repeat, so each is held once."""
+    """Return a batch as a pandas frame; repeated texts become categories."""
     return batch.to_pandas(ignore_metadata=True, strings_to_categorical=True)
 
 
-def _failures(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[int, str]:
+def _failures(contract: Contract, batch: pa.Table, unproven: _Unproven) -> dict[int, str]:
     import polars as pl
     from pandera.errors import SchemaErrors
 
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
     try:
-        _polars_schema(contract, doubtful).validate(frame, lazy=True)
+        _polars_schema(contract, unproven).validate(frame, lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         return _collect(cases.select("index", "column", "check", "failure_case").iter_rows())
@@ -186,7 +186,7 @@ def _failures(contract: Contract, batch: pa.Table, doubtful: _Doubtful) -> dict[
 def _collect(cases: Any) -> dict[int, str]:
     reasons: dict[int, dict[str, None]] = {}
     for row, column, check, value in cases:
-        # A rule over the whole row is reported once a column by pandas; its name says enough.
+        # pandas reports a rule of the whole row once per column; its name suffices.
         is_whole_row = str(check) == _KEY_RULE or " <= " in str(check)
         text = str(check) if is_whole_row else f"{column} is {_show(value)}: {check}"
         reasons.setdefault(int(row), {})[text] = None
@@ -198,33 +198,33 @@ def _show(value: object) -> str:
 
 
 @cache
-def _pandas_schema(contract: Contract, doubtful: _Doubtful) -> Any:
+def _pandas_schema(contract: Contract, unproven: _Unproven) -> Any:
     import pandera.pandas as pandas_api
 
     checks = [
-        pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
+        pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in unproven.ordered
     ]
     key = list(contract.key)
-    if doubtful.key:
+    if unproven.key:
         checks.append(pandas_api.Check(lambda frame: ~frame.duplicated(key), name=_KEY_RULE))
     columns = {
         c.name: pandas_api.Column(None, _checks(pandas_api, c), nullable=c.nullable)
         for c in contract.columns
-        if c.name in doubtful.columns
+        if c.name in unproven.columns
     }
     return pandas_api.DataFrameSchema(columns, checks=checks)
 
 
 @cache
-def _polars_schema(contract: Contract, doubtful: _Doubtful) -> Any:
+def _polars_schema(contract: Contract, unproven: _Unproven) -> Any:
     import pandera.polars as polars_api
     import polars as pl
 
     checks = [
-        polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in doubtful.ordered
+        polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in unproven.ordered
     ]
     key = list(contract.key)
-    if doubtful.key:
+    if unproven.key:
         checks.append(
             polars_api.Check(
                 lambda data: data.lazyframe.select(pl.struct(key).is_first_distinct()), name=_KEY_RULE
@@ -233,7 +233,7 @@ def _polars_schema(contract: Contract, doubtful: _Doubtful) -> Any:
     columns = {
         c.name: polars_api.Column(None, _checks(polars_api, c), nullable=c.nullable)
         for c in contract.columns
-        if c.name in doubtful.columns
+        if c.name in unproven.columns
     }
     return polars_api.DataFrameSchema(columns, checks=checks)
 

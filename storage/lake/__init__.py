@@ -1,1 +1,1 @@
-"""The versioned tables: commits, point-in-time reads, snapshots, maintenance, integrity."""
+"""Versioned tables: commits, point-in-time reads, snapshots, maintenance and integrity checks."""

@@ -1,46 +1,41 @@
-"""How is DuckDB opened with the extensions that a lake needs, and which of its failures may pass by themselves?"""
+"""DuckDB connections with the extensions that a lake needs, and retry of transient failures."""
 
 from __future__ import annotations
 
-import fcntl
-import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import TypeVar
 
 import duckdb
 import tenacity
 
-from storage.errors import LakeError, SettingsError
+from storage.errors import SettingsError
 from storage.lake.extension_digests import has_known_digest
 from storage.settings.services import LakeSettings
 
 T = TypeVar("T")
 
-_LOCK_LOOK_S: Final = 0.02
-# Extensions whose signature this process has checked, with what their files looked like.
+# Extensions whose signature this process has checked, by modification time and size of the file.
 _checked: dict[Path, tuple[int, int]] = {}
 
 
 def connect(settings: LakeSettings, catalog: str) -> duckdb.DuckDBPyConnection:
-    """Return a connection that can open a catalog, and reach the data where that lies in S3.
+    """Return a connection that can open a catalog, and can access the data if that is in S3.
 
     Args:
-        settings: where the data lies.
+        settings: of the lake.
         catalog: `sqlite:...` or `postgres:...`.
 
     Raises:
-        SettingsError: the data lies in S3, and there are no credentials.
+        SettingsError: the data is in S3, and there are no credentials.
     """
     names = ["postgres_scanner" if catalog.startswith("postgres") else "sqlite_scanner"]
     names += ["httpfs"] if "://" in settings.data else []
     connection = _with_extensions([*names, "ducklake"])
-    _settle(connection)
+    _configure(connection)
     # DuckDB 1.5.5 takes a registered Arrow table for one row and joins it by nested loops otherwise.
     connection.execute("SET asof_loop_join_threshold = 0")
     if settings.data.startswith("s3://"):
@@ -48,14 +43,14 @@ def connect(settings: LakeSettings, catalog: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def scratch() -> duckdb.DuckDBPyConnection:
-    """Return an empty database in memory, for what is computed beside a lake."""
+def connect_in_memory() -> duckdb.DuckDBPyConnection:
+    """Return a connection to an empty in-memory database, for computations outside a lake."""
     connection = duckdb.connect()
-    _settle(connection)
+    _configure(connection)
     return connection
 
 
-def _settle(connection: duckdb.DuckDBPyConnection) -> None:
+def _configure(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET TimeZone = 'UTC'")
     # It would go to standard output, among rows. Notebooks without ipywidgets have none, and refuse the setting.
     if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() != [(False,)]:
@@ -63,7 +58,7 @@ def _settle(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _with_extensions(names: Sequence[str]) -> duckdb.DuckDBPyConnection:
-    """Return a connection that has loaded these.
+    """Return a connection with these extensions loaded.
 
     Checking the signatures of two takes 0.5 s of processor time (measured 2026-11-30), so files with a known digest are
     loaded without, and others are checked once per process and file. Afterwards no unsigned extension can be loaded.
@@ -73,7 +68,7 @@ def _with_extensions(names: Sequence[str]) -> duckdb.DuckDBPyConnection:
         package = files(f"duckdb_extension_{name}")
         path = Path(str(package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"))
         found[path] = (path.stat().st_mtime_ns, path.stat().st_size)
-    is_known = all(_checked.get(path) == looks or has_known_digest(path) for path, looks in found.items())
+    is_known = all(_checked.get(path) == stat or has_known_digest(path) for path, stat in found.items())
     connection = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -89,7 +84,7 @@ def _with_extensions(names: Sequence[str]) -> duckdb.DuckDBPyConnection:
 
 
 def _s3_secret(settings: LakeSettings) -> str:
-    """Return the statement that tells DuckDB how to reach S3; it holds the keys, so it is never logged."""
+    """Return the statement that configures S3 in DuckDB; it contains the keys, so it is never logged."""
     keys = {
         "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", ""),
         "SECRET": os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
@@ -104,53 +99,14 @@ def _s3_secret(settings: LakeSettings) -> str:
     parts = [f"{name} {quoted(value)}" for name, value in keys.items() if value]
     if settings.s3_endpoint:
         scheme, _, host = settings.s3_endpoint.rpartition("://")
-        # Servers other than Amazon's know buckets by path, not by a host name each.
+        # Other servers than Amazon's address buckets by path, not by host name.
         parts += [f"ENDPOINT {quoted(host.rstrip('/'))}", "URL_STYLE 'path'"]
         parts.append(f"USE_SSL {'false' if scheme == 'http' else 'true'}")
     return f"CREATE OR REPLACE SECRET lake_s3 (TYPE s3, {', '.join(parts)})"
 
 
-@contextmanager
-def locked(path: Path, patience_s: float = math.inf, *, shared: bool = False) -> Iterator[None]:
-    """Hold a file's lock for a block; it is let go when the block, or the process, ends.
-
-    Args:
-        path: the file, made where it is not there.
-        patience_s: wait at most so long.
-        shared: with others that share it.
-
-    Raises:
-        LakeError: someone else held it for longer than `patience_s`.
-    """
-    with path.open("w") as handle:
-        _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience_s)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _lock(handle: IO[str], kind: int, patience_s: float) -> None:
-    if patience_s == math.inf:
-        fcntl.flock(handle, kind)
-        return
-    until_s = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until_s:
-                raise LakeError(
-                    f"another process has held the lake's lock for {patience_s:g} s",
-                    hint="wait until its commit, its query or its maintenance ends",
-                ) from None
-            time.sleep(_LOCK_LOOK_S)
-        else:
-            return
-
-
 def retry(action: Callable[[], T], *, tries: int = 8) -> T:
-    """Return what an action returns, trying again where its failure may pass."""
+    """Run an action, retry it while `is_retryable` says so, and return its result."""
     attempt: Callable[[Callable[[], T]], T] = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_retryable),
         wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
@@ -161,7 +117,7 @@ def retry(action: Callable[[], T], *, tries: int = 8) -> T:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Say whether a failed statement may succeed when tried again: a locked or contended catalog."""
+    """Return whether a failed statement may succeed on retry, as with a locked or contended catalog."""
     text = str(error).lower()
     return isinstance(error, duckdb.Error) and any(
         sign in text for sign in ("database is locked", "failed to commit", "conflict", "could not serialize")
@@ -169,7 +125,7 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def rollback(connection: duckdb.DuckDBPyConnection) -> None:
-    """End a transaction that failed, which a failed COMMIT may have done already."""
+    """Roll back a failed transaction, which a failed COMMIT may have done already."""
     try:
         connection.execute("ROLLBACK")
     except duckdb.TransactionException:
@@ -177,16 +133,16 @@ def rollback(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def redacted(text: str) -> str:
-    """Return a message without passwords: a Postgres catalog's address may hold one, an S3 secret does."""
+    """Return a message without passwords, which a Postgres catalog's address or an S3 secret may contain."""
     text = re.sub(r"(password=)('[^']*'|\S+)|(://[^:/\s]+:)[^@\s]+(?=@)", r"\1\3***", text)
     return re.sub(r"((?:KEY_ID|SECRET|SESSION_TOKEN) )'(?:[^']|'')*'", r"\1'***'", text)
 
 
 def quoted(text: str) -> str:
-    """Return a text as an SQL string."""
+    """Return a text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, without secrets."""
+    """Return the first line of an error's text, without secrets."""
     return redacted(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__

@@ -1,7 +1,7 @@
-"""Is all of the lake where its catalog says, and as it was written: files, batches, pins; and what lies there besides?
+"""Integrity checks of a lake: files against the catalog, rows against batches and pins, and orphaned files.
 
-A `kill -9` in a commit or a load leaves files that no catalog entry names. They harm nothing, and are told apart from
-a load at work by their age alone, so they are removed only when they are older than `lake.grace_h`.
+A `kill -9` during a commit or a load leaves files that the catalog does not name. These orphans are harmless. Only
+their age distinguishes them from the files of a running load, so they are removed after `lake.grace_h`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from storage.errors import LakeError
 from storage.lake.lake import Lake
-from storage.lake.maintenance import grace_begins
+from storage.lake.maintenance import grace_cutoff
 from storage.lake.readable_files import measure, readable
 from storage.lake.snapshots import (
     CATALOG,
@@ -31,19 +31,19 @@ from storage.lake.snapshots import (
 
 Kind = Literal["missing", "damaged", "orphan", "batch", "pin"]
 
-# Rows of these come with a lake's opening, or are the batches themselves.
+# Their rows are written when a lake is opened, or are the batches themselves.
 _NO_BATCH: Final = frozenset({"batches", "migrations"})
 
 
 @dataclass(frozen=True, slots=True)
 class IntegrityFinding:
-    """One thing that is not as it should be.
+    """One problem.
 
     Args:
-        kind: `missing` or `damaged` file, `orphan` (a file that nothing names), `batch` whose rows are not those
-            that were committed, or `pin` whose rows read otherwise or not at all.
-        name: the file, batch or pin.
-        detail: what was found, and what should be.
+        kind: `missing` or `damaged` file, `orphan` (a file that the catalog does not name), `batch` with more or
+            fewer rows than were committed, or `pin` whose rows changed or cannot be read.
+        name: of the file, batch or pin.
+        detail: what was found, and what was expected.
     """
 
     kind: Kind
@@ -53,14 +53,14 @@ class IntegrityFinding:
 
 @dataclass(frozen=True, slots=True)
 class IntegrityReport:
-    """What was looked at, and what was found.
+    """What was checked, and what was found.
 
     Args:
-        files: that the catalog names, with `rows` in them.
-        batches: compared with their rows.
-        pins: whose rows were read again.
-        findings: what is wrong; an orphan is no damage.
-        removed: orphans that were removed.
+        files: number of files in the catalog, with `rows` rows.
+        batches: number of batches whose rows were counted.
+        pins: number of pins whose rows were read.
+        findings: the problems, orphans included.
+        removed: paths of the orphans that were removed.
     """
 
     files: int
@@ -72,7 +72,7 @@ class IntegrityReport:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing or changed; orphans are only in the way."""
+        """Whether nothing is missing or changed; orphans do not count."""
         return all(item.kind == "orphan" for item in self.findings)
 
 
@@ -86,31 +86,31 @@ class _File:
 def verify(
     lake: Lake, *, now_ns: int, mend: bool = False, with_pins: bool = True, on_step: Step = no_step
 ) -> IntegrityReport:
-    """Look at every file, batch and pin of a lake.
+    """Check every file, batch and pin of a lake.
 
     Args:
-        lake: writable only where it shall be mended.
-        now_ns: the present.
+        lake: writable if `mend`.
+        now_ns: the current time.
         mend: remove orphans that are older than `lake.grace_h`.
-        with_pins: also read the rows that pins cover, which takes the longest.
-        on_step: is told each of `verify_steps`.
+        with_pins: also read the rows of pinned snapshots, which takes longest.
+        on_step: called after each of `verify_steps`.
     """
     with (
         lake.alone()
-    ):  # no commit is at work: what the catalog does not name, nothing will, but a load that goes on
-        named, freed = _named(lake), _freed(lake)
-        there = _on_disk(lake)
+    ):  # no commit runs, so only a running load may still register a file that is not in the catalog
+        named, other = _named(lake), _other_files(lake)
+        existing = _on_disk(lake)
     on_step("files that are named")
-    found = [item for file in named if (item := _look_at(lake, file)) is not None]
+    found = [item for file in named if (item := _check_file(lake, file)) is not None]
     on_step("files")
-    orphans = sorted(there - {file.path for file in named} - freed)
+    orphans = sorted(existing - {file.path for file in named} - other)
     found += [IntegrityFinding("orphan", path, "no catalog entry names this file") for path in orphans]
-    batches, unlike = _compare_batches(lake, {item.name for item in found})
-    found += unlike
+    batches, mismatches = _compare_batches(lake, {item.name for item in found})
+    found += mismatches
     on_step("batches")
-    held = pins(lake) if with_pins else []
+    pinned = pins(lake) if with_pins else []
     readable = set(snapshot_ids(lake))
-    for pin in held:
+    for pin in pinned:
         if pin.snapshot not in readable:
             found.append(IntegrityFinding("pin", pin.name, f"snapshot {pin.snapshot} is no longer there"))
         elif pin.content.startswith(ROWS_HASH) and (flaw := _compare_rows(lake, pin)):
@@ -118,17 +118,17 @@ def verify(
         on_step(f"pin {pin.name}")
     removed = _remove_orphans(lake, orphans, now_ns) if mend and orphans else ()
     return IntegrityReport(
-        len(named), sum(file.rows for file in named), batches, len(held), tuple(found), tuple(removed)
+        len(named), sum(file.rows for file in named), batches, len(pinned), tuple(found), tuple(removed)
     )
 
 
 def verify_steps(lake: Lake, *, with_pins: bool = True) -> int:
-    """Return how many steps `verify` takes."""
+    """Return the number of steps of `verify`."""
     return 3 + (len(pins(lake)) if with_pins else 0)
 
 
 def _named(lake: Lake) -> list[_File]:
-    """Return the files that any snapshot reads."""
+    """Return the data files of all snapshots."""
     rows = lake.query(
         f"""
         SELECT s.path AS schema, s.path_is_relative AS below, t.path AS folder, t.path_is_relative AS inside,
@@ -148,8 +148,8 @@ def _named(lake: Lake) -> list[_File]:
     ]
 
 
-def _freed(lake: Lake) -> set[str]:
-    """Return what else the catalog names: files that wait to be removed, and those that say what was deleted."""
+def _other_files(lake: Lake) -> set[str]:
+    """Return the other files in the catalog: those scheduled for removal, and delete files."""
     waiting = lake.query(
         f"SELECT path, path_is_relative AS below FROM {CATALOG}.ducklake_files_scheduled_for_deletion"
     ).to_pylist()
@@ -178,16 +178,16 @@ def _on_disk(lake: Lake) -> set[str]:
     if "://" in lake.data:
         found = lake.query("SELECT file FROM glob(?)", [f"{lake.data.rstrip('/')}/**/*.parquet"])
         return {str(path) for path in found["file"].to_pylist()}
-    # Not by glob: a home's name may hold the signs of a pattern.
+    # Not by DuckDB's glob, as the path of a home may contain its special characters.
     return {str(path.absolute()) for path in Path(lake.data).rglob("*.parquet")}
 
 
-def _look_at(lake: Lake, file: _File) -> IntegrityFinding | None:
-    """Return what is wrong with a file: it is absent, cannot be read, or has not the rows that were written."""
+def _check_file(lake: Lake, file: _File) -> IntegrityFinding | None:
+    """Return the problem of a file, if any: missing, unreadable, or with another number of rows or bytes."""
     try:
         rows, size_bytes = measure(lake, file.path)
     except FileNotFoundError:
-        # Merged and removed since it was named, or truly gone.
+        # It was merged and removed since the catalog was read, or it is really missing.
         is_named = any(other.path == file.path for other in _named(lake))
         return (
             IntegrityFinding("missing", file.path, f"its {file.rows:,} rows are gone") if is_named else None
@@ -204,7 +204,7 @@ def _look_at(lake: Lake, file: _File) -> IntegrityFinding | None:
 
 
 def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[IntegrityFinding]]:
-    """Return how many batches there are, and those whose rows, but for lost files, are not as many as were written."""
+    """Return the number of batches, and those with more or fewer rows than were written; lost files are left out."""
     found: list[IntegrityFinding] = []
     batches = readable(lake, "batches", lost=lost).relation
     for table in tables_at(lake):
@@ -232,7 +232,7 @@ def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[Integ
 
 
 def _compare_rows(lake: Lake, pin: Pin) -> str:
-    """Return what is wrong with the rows that a pin covers, or nothing."""
+    """Return the problem of the rows of a pinned snapshot, or an empty text."""
     try:
         is_same = rows_hash(lake, pin.snapshot) == pin.content
     except LakeError as error:
@@ -244,9 +244,9 @@ def _remove_orphans(lake: Lake, orphans: Sequence[str], now_ns: int) -> list[str
     """Remove orphans that are old enough, and return them.
 
     Raises:
-        LakeError: the extension would remove a file that the catalog names (as ducklake#815 did).
+        LakeError: DuckLake would remove a file that the catalog names (as in ducklake#815).
     """
-    before = grace_begins(lake, now_ns)
+    before = grace_cutoff(lake, now_ns)
     sweep = "SELECT path FROM ducklake_delete_orphaned_files('lake', dry_run => {}, older_than => ?)"
     with lake.alone():
         listed = {

@@ -1,7 +1,7 @@
-"""Which stretches do rows cover, instrument by instrument and in which order, and what does a table hold within them?
+"""Time ranges of rows by key, and their overlap with a table.
 
-A span is the first and the last instant of what rows have in common in their key: an instrument, a width, a source.
-Rows lie in the order of their spans and of time, those of one instant as they came: prints are ordered by nothing else.
+A span is the first and last instant of the rows that share the text columns of their key, such as instrument and width.
+Rows are sorted by these texts and by time. Rows of one instant keep their order, which is all that orders prints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.contracts.contract import Contract
-from storage.contracts.validation import rise
+from storage.contracts.validation import sort_order
 from storage.errors import ContractError
 from storage.lake.lake import Lake
 from storage.lake.migrations import SQL_TYPES
@@ -21,26 +21,26 @@ from storage.lake.snapshots import CATALOG
 
 Span = tuple[Any, Any]
 Spans = dict[tuple[str, ...], Span]
-"""First and last instant of each instrument, width, or whatever texts the key has."""
+"""First and last instant by the values of the key's text columns."""
 
 
-def cut(contract: Contract, piece: pa.Table) -> int:
-    """Return how many rows of a piece come before the instant of its last one; all, where that is every row's."""
+def rows_before_last_instant(contract: Contract, piece: pa.Table) -> int:
+    """Return how many rows of a piece precede the instant of its last row; all rows if they share one instant."""
     times = piece[_time(contract)]
     other: Any = pc.indices_nonzero(pc.not_equal(times, times[-1]))
     return other[-1].as_py() + 1 if len(other) else piece.num_rows
 
 
 def in_order(contract: Contract, rows: pa.Table) -> pa.Table:
-    """Return rows by span and time; those of one instant stay as they came, for prints are ordered by nothing else."""
+    """Return rows sorted by the key's texts and time; rows of one instant keep their order."""
     names = _order(contract)
-    if rows.num_rows < 2 or rise(rows, names)[1]:
+    if rows.num_rows < 2 or sort_order(rows, names)[1]:
         return rows
     return rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in names]))
 
 
 def spans_of(contract: Contract, rows: pa.Table) -> Spans:
-    """Return the spans of rows that are in order."""
+    """Return the spans of sorted rows."""
     begins = np.arange(rows.num_rows) == 0
     for name in contract.texts:
         begins[1:] |= pc.not_equal(rows[name][1:], rows[name][:-1]).to_numpy()
@@ -51,10 +51,11 @@ def spans_of(contract: Contract, rows: pa.Table) -> Spans:
     return dict(zip(names, zip(*ends, strict=True), strict=True))
 
 
-def time_held(lake: Lake, contract: Contract) -> Span | None:
-    """Return the first and the last instant that a table has ever held, as its catalog notes; None where it is empty.
+def stored_time_range(lake: Lake, contract: Contract) -> Span | None:
+    """Return the first and last instant that a table has ever contained, from the catalog; None if it is empty.
 
-    Asking which rows are held takes a tenth of the time of writing as many, and most history is of another time.
+    This saves a query for overlapping rows, which takes a tenth of the time of writing as many: most history does not
+    overlap.
     """
     time = _time(contract)
     kind = SQL_TYPES[contract.schema.field(time).type]
@@ -70,19 +71,21 @@ def time_held(lake: Lake, contract: Contract) -> Span | None:
     return (found[0]["first"], found[0]["last"]) if found else None
 
 
-def meets(held: Span | None, spans: Spans) -> bool:
-    """Say whether any of the spans has an instant of what is held."""
-    return held is not None and any(first <= held[1] and held[0] <= last for first, last in spans.values())
+def overlaps(stored: Span | None, spans: Spans) -> bool:
+    """Return whether any span overlaps the stored time range."""
+    return stored is not None and any(
+        first <= stored[1] and stored[0] <= last for first, last in spans.values()
+    )
 
 
-def held_in(contract: Contract, spans: Spans) -> tuple[str, list[Any]]:
-    """Return the query that has a row where the table holds any in the spans, with its values."""
+def overlap_query(contract: Contract, spans: Spans) -> tuple[str, list[Any]]:
+    """Return a query, with its values, that yields a row if the table has any row within the spans."""
     names, time = contract.texts, _time(contract)
     texts = [list(values) for values in zip(*spans, strict=True)]
     firsts, lasts = [first for first, _ in spans.values()], [last for _, last in spans.values()]
     given = ", ".join(f"unnest(?) AS {name}" for name in (*names, "first", "last"))
     same = " AND ".join([*(f"h.{name} = s.{name}" for name in names), f"h.{time} BETWEEN s.first AND s.last"])
-    # The bounds of all are for the catalog, which then names the files that may hold one.
+    # The overall bounds let the catalog skip files.
     near = " AND ".join(f"h.{name} BETWEEN ? AND ?" for name in (*names, time))
     bounds = [bound for values in (*texts, [*firsts, *lasts]) for bound in (min(values), max(values))]
     return (
@@ -91,8 +94,8 @@ def held_in(contract: Contract, spans: Spans) -> tuple[str, list[Any]]:
     )
 
 
-def place(contract: Contract, rows: pa.Table, at: int) -> tuple[Any, ...]:
-    """Return what the order of rows goes by, of one of them."""
+def sort_key(contract: Contract, rows: pa.Table, at: int) -> tuple[Any, ...]:
+    """Return the values by which a row is sorted."""
     return tuple(rows[name][at].as_py() for name in _order(contract))
 
 

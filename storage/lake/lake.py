@@ -1,12 +1,12 @@
-"""Where do tables lie, and how does a batch get in whole or not at all?
+"""The lake: versioned tables with atomic, idempotent commits over several tables.
 
-The lake is a DuckLake: Parquet files under a catalog (SQLite inside the lake, or Postgres by setting). Every
-commit is one snapshot over all its tables, carries an idempotent batch id and names what it was made from.
+The lake is a DuckLake: Parquet files under a catalog (SQLite inside the lake, or Postgres by setting). A commit makes
+one snapshot of all tables, has an idempotent batch id and records its inputs.
 
-Traps this module is built around, all measured (docs/adr/0002):
-- two SQLite libraries on one catalog in one process lose commits, so nothing here opens it with `sqlite3`;
-- SQLite commits meet `database is locked`, so a file lock stands around each and a jittered retry behind it;
-- inlined rows broke file rewriting, so inlining is off.
+Measured problems that shaped this module (docs/adr/0002):
+- Two SQLite libraries on one catalog in one process lose commits, so nothing here opens it with `sqlite3`.
+- SQLite commits fail with `database is locked`, so each is guarded by a file lock and retried with jitter.
+- Inlined rows broke file rewriting, so inlining is off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from storage.lake.connection import connect, first_line, quoted, redacted, retry
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.point_in_time import point_in_time_views
 from storage.lake.quarantine_rows import as_quarantine, distinct
-from storage.lake.schema_version import bring_to_layout, lacking
+from storage.lake.schema_version import find_missing, migrate
 from storage.lake.upsert import contradicted, insert, split_new_and_conflicting
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -41,25 +41,25 @@ from storage.settings.services import LakeSettings
 
 logger = get_logger(__name__)
 
-# Each commit leaves about 70 kB in DuckDB, its extensions and SQLite, which only a new connection gives back (DETACH
+# Each commit leaves about 70 kB in DuckDB, its extensions and SQLite, which only a new connection frees (DETACH
 # does not): a recorder that commits every two seconds grew by 1 MB a minute (measured 2026-11-26).
-_FRESH_COMMITS: Final = 200
+_COMMITS_PER_CONNECTION: Final = 200
 _NO_SNAPSHOT: Final = "No snapshot found"
-_UNKNOWN: Final = (duckdb.CatalogException, duckdb.BinderException)
+_MISSING: Final = (duckdb.CatalogException, duckdb.BinderException)
 
 Stamp = tuple[int, str]
-"""What every row is stamped with: `ts_ingested_ns` and `batch`."""
+"""`ts_ingested_ns` and `batch` of a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What a commit did.
+    """Result of a commit.
 
     Args:
-        snapshot: the snapshot that holds the batch.
-        rows: rows written, by table; rows that were there already are not counted.
-        refused: rows that went to quarantine.
-        is_new: false when this batch id had been committed before.
+        snapshot: the snapshot that has the batch.
+        rows: rows written, by table, without those that existed already.
+        refused: number of rows that went to quarantine.
+        is_new: false if this batch id was committed before.
     """
 
     snapshot: int
@@ -70,10 +70,10 @@ class CommitResult:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What was written within one transaction.
+    """Result of writing within one transaction.
 
     Args:
-        rows: by table.
+        rows: number written, by table.
         refused: rows for `quarantine`.
     """
 
@@ -85,10 +85,10 @@ Write = Callable[[duckdb.DuckDBPyConnection, Stamp], WriteResult]
 
 
 class Lake:
-    """One connection to the tables. Not for use by two threads at once."""
+    """One connection to the tables. Not thread-safe."""
 
     def __init__(self, settings: Settings, clock: TimeSource, *, read_only: bool = False) -> None:
-        """Say where the lake lies; `open` connects to it."""
+        """Prepare a connection; `open` makes it."""
         self._settings = settings
         self._clock = clock
         self._mode = "READ_ONLY" if read_only else ""
@@ -96,27 +96,27 @@ class Lake:
         self._is_sqlite = self._catalog.startswith("sqlite:")
         self._options = [
             f"DATA_PATH {quoted(settings.lake.data or str(settings.lake_dir / 'data'))}",
-            "OVERRIDE_DATA_PATH true",  # the catalog notes where it was made; a home may be moved or named otherwise
+            "OVERRIDE_DATA_PATH true",  # the catalog stores the path of its creation, and a home may be moved
             "DATA_INLINING_ROW_LIMIT 0",
             *(("META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000") if self._is_sqlite else ()),
         ]
-        self._turns = LakeLocks(settings.lake_dir, readers_wait=self._is_sqlite)
+        self._locks = LakeLocks(settings.lake_dir, readers_wait=self._is_sqlite)
         self._attached: set[int] = set()
         self._commits = 0
         self._connection: duckdb.DuckDBPyConnection
 
     @classmethod
     def open(cls, settings: Settings, *, read_only: bool = False, clock: TimeSource | None = None) -> Self:
-        """Open the lake of a home, making its tables when it is new.
+        """Open the lake of a home, and create its tables if it is new.
 
         Args:
-            settings: whose home and `lake` section say where it lies.
-            read_only: refuse every write; the lake must exist then.
-            clock: stamps `ts_ingested_ns`; the wall by default.
+            settings: whose home and `lake` section locate the lake.
+            read_only: refuse every write; the lake must exist.
+            clock: stamps `ts_ingested_ns` (default: wall clock).
 
         Raises:
             LakeError: there is no lake to read, a newer release wrote it, or the catalog cannot be opened.
-            SettingsError: the data lies in S3, and there are no credentials.
+            SettingsError: the data is in S3, and there are no credentials.
         """
         lake = cls(settings, clock or WallTime(), read_only=read_only)
         if read_only and lake._is_sqlite and not Path(lake._catalog.removeprefix("sqlite:")).exists():
@@ -126,7 +126,7 @@ class Lake:
             )
         try:
             if read_only:  # makes no folder, and holds up no commit
-                with lake._turns.opening():
+                with lake._locks.opening():
                     retry(lake._connect_checked)
             else:
                 settings.ensure_home()
@@ -146,7 +146,7 @@ class Lake:
     def _connect_checked(self) -> None:
         self._connection = self._connect()
         try:
-            bring_to_layout(self._connection, now_ns=self._clock.now_ns(), read_only=bool(self._mode))
+            migrate(self._connection, now_ns=self._clock.now_ns(), read_only=bool(self._mode))
         except BaseException:
             self.close()
             raise
@@ -161,11 +161,11 @@ class Lake:
             raise
         return connection
 
-    def _connect_anew(self) -> None:
-        """Go on over a new connection, and give back what the old one has gathered."""
+    def _reconnect(self) -> None:
+        """Replace the connection by a new one, which frees the memory of the old one."""
         try:
             fresh = self._connect()
-        except duckdb.Error as error:  # the old one goes on
+        except duckdb.Error as error:  # keep the old one
             logger.warning("lake not connected anew", reason=first_line(error))
             return
         old, self._connection, self._attached, self._commits = self._connection, fresh, set(), 0
@@ -198,36 +198,38 @@ class Lake:
         Args:
             sql: DuckDB's SQL over the tables and views; values go through `?`.
             params: the values.
-            at: read the lake as it was at this snapshot: what did it hold?
-            known_at_ns: leave out what became knowable after this instant: what would a live system have known?
+            at: read the lake as of this snapshot, that is what it contained then.
+            known_at_ns: leave out rows that became knowable later, to get what a live system would have known.
 
         Raises:
             LakeError: the query fails, or the snapshot does not exist.
         """
         schema = "lake" if at is None else self._attach_at(at)
-        if not _is_statement(sql):
-            raise LakeError("the query is empty", hint='ask something, as in "SHOW TABLES"')
+        if not _has_statement(sql):
+            raise LakeError("the query is empty", hint='write a statement, such as "SHOW TABLES"')
         cursor = self._connection.cursor()
         try:
-            with self._turns.reading():
+            with self._locks.reading():
                 cursor.execute(f"USE {schema}")
                 if known_at_ns is not None:
                     for statement in point_in_time_views(schema, known_at_ns, sql):
-                        # A table that an older layout lacks: the query itself will say so, if it reads it.
+                        # A lake of an older release may lack the table; the query itself fails if it reads it.
                         with suppress(duckdb.CatalogException, duckdb.BinderException):
                             cursor.execute(statement)
                 return retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
         except duckdb.Error as error:
             if at is not None and _NO_SNAPSHOT in str(error):
                 raise _expired(at, error) from error
-            if isinstance(error, _UNKNOWN) and (what := lacking(self._connection, schema, first_line(error))):
-                raise _older(what, at) from error
+            if isinstance(error, _MISSING) and (
+                what := find_missing(self._connection, schema, first_line(error))
+            ):
+                raise _older_release(what, at) from error
             raise LakeError(f"the query failed: {first_line(error)}", sql=sql) from error
         finally:
             cursor.close()
 
     def snapshot(self) -> int:
-        """Return the newest snapshot's number."""
+        """Return the number of the newest snapshot."""
         found = self.query("SELECT max(snapshot_id) AS id FROM lake.snapshots()")
         return int(found["id"][0].as_py())
 
@@ -255,39 +257,39 @@ class Lake:
         inputs: Mapping[str, object] | None = None,
         patience_s: float = math.inf,
     ) -> CommitResult:
-        """Write a batch over several tables: all of it, once, or nothing.
+        """Write a batch over several tables atomically, and once per batch id.
 
-        Rows that break their contract go to `quarantine`. A row whose key is in the table already is skipped when
-        it says the same; when it says something else, a bar becomes the next revision and any other row goes to
-        quarantine, so that nothing is ever edited in silence.
+        Rows that break their contract go to `quarantine`. A row whose key exists is skipped if its values are equal.
+        If they differ, a bar becomes the next revision and any other row goes to quarantine, so that no stored row is
+        ever changed.
 
         Args:
             tables: rows by table name, with the columns of the table's contract.
-            batch_id: committing the same id again does nothing.
-            inputs: what the batch was made from (journal segments, files, snapshots), kept as JSON.
-            patience_s: wait at most this long for others that write.
+            batch_id: committing an id again does nothing.
+            inputs: lineage of the batch (journal segments, files, snapshots), stored as JSON.
+            patience_s: wait at most this long for other writers.
 
         Raises:
             LakeError: the catalog stayed locked, or refused the batch.
         """
-        fitting: dict[str, pa.Table] = {}
+        valid: dict[str, pa.Table] = {}
         refused: list[pa.Table] = []
         for name, rows in tables.items():
             good, bad = validate(CONTRACTS[name], rows)
-            fitting[name] = good
+            valid[name] = good
             if bad.num_rows:
                 refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
 
         def write(_: duckdb.DuckDBPyConnection, stamp: Stamp) -> WriteResult:
             done = WriteResult({}, list(refused))
-            for name, rows in fitting.items():
+            for name, rows in valid.items():
                 if rows.num_rows:
                     done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
                     if conflict.num_rows:
                         done.refused.append(as_quarantine(name, conflict, batch_id, stamp[0]))
             return done
 
-        is_small = sum(rows.num_rows for rows in fitting.values()) < SMALL_BATCH_ROWS
+        is_small = sum(rows.num_rows for rows in valid.values()) < SMALL_BATCH_ROWS
         return self.once(write, batch_id=batch_id, inputs=inputs, patience_s=patience_s, is_small=is_small)
 
     def once(
@@ -299,20 +301,20 @@ class Lake:
         patience_s: float = math.inf,
         is_small: bool = False,
     ) -> CommitResult:
-        """Do in one transaction what `write` does, with what it turned away and the row of `batches`: whole, and once.
+        """Run `write` in one transaction that also adds quarantined rows and the row of `batches`, once per batch id.
 
         Args:
-            write: given the connection, in a transaction, and the stamp; called again where the catalog was locked.
+            write: called with the connection, in a transaction, and the stamp; called again on a retry.
             batch_id, inputs, patience_s: as for `commit`.
-            is_small: a thread of its own would cost more than it saves.
+            is_small: use one thread, as more would cost more than they save.
 
         Raises:
             LakeError: the catalog stayed locked, or refused the batch.
         """
         try:
             with self.exclusive(patience_s):
-                if self._commits >= _FRESH_COMMITS:
-                    self._connect_anew()
+                if self._commits >= _COMMITS_PER_CONNECTION:
+                    self._reconnect()
                 self._commits += 1
                 with self._in_one_thread(is_small):
                     return retry(
@@ -365,15 +367,15 @@ class Lake:
         return CommitResult(self._newest(), written, refused, True)
 
     def stamp(self, batch_id: str) -> Stamp:
-        """Return what the rows of a batch are stamped with now."""
+        """Return the stamp for rows of a batch that is written now."""
         return self._clock.now_ns(), batch_id
 
     def add(self, contract: Contract, rows: pa.Table, stamp: Stamp) -> tuple[int, pa.Table]:
-        """Write, within `once`, the rows that are not held; return how many, and those that contradict what is held.
+        """Write the new rows, within `once`; return how many, and the rows that conflict with stored ones.
 
         Args:
-            contract: the table's; the rows fit it.
-            rows: its columns.
+            contract: of the table.
+            rows: valid by the contract.
             stamp: of the rows.
         """
         fresh, conflict = split_new_and_conflicting(self._connection, contract, rows)
@@ -392,49 +394,49 @@ class Lake:
             self._connection.execute("RESET threads")
 
     def _newest(self) -> int:
-        """Return the newest snapshot, under the commit lock: asked as a query, it would wait for those who read."""
+        """Return the newest snapshot while holding the commit lock, where `snapshot` would wait for readers' locks."""
         found = self._connection.execute("SELECT id FROM ducklake_current_snapshot('lake')").fetchone()
         assert found is not None
         return int(found[0])
 
     def contradicts(self, contract: Contract, rows: pa.Table) -> list[bool]:
-        """Say of each row whether the table holds its key with other values, so that a commit would refuse it.
+        """Return, for each row, whether the table has its key with other values, so that a commit would reject it.
 
         Args:
-            contract: the table's.
-            rows: its columns, and any others.
+            contract: of the table.
+            rows: with the contract's columns, and any others.
         """
         cursor = self._connection.cursor()
         try:
             cursor.execute("USE lake")
-            with self._turns.reading():
+            with self._locks.reading():
                 return contradicted(cursor, contract, rows)
         finally:
             cursor.close()
 
-    # Keeping in order.
+    # Locks and maintenance.
 
     def exclusive(self, patience_s: float = math.inf) -> AbstractContextManager[None]:
-        """Hold the commit lock: SQLite catalogs refuse commits that overlap (9 of 120 without it, 0 with).
+        """Hold the commit lock: SQLite catalogs reject overlapping commits (9 of 120 without the lock, 0 with it).
 
         Raises:
-            LakeError: someone else held it for longer than `patience_s`.
+            LakeError: another process held it for longer than `patience_s`.
         """
-        return self._turns.exclusive(patience_s)
+        return self._locks.exclusive(patience_s)
 
     def alone(self, patience_s: float = READERS_PATIENCE_S) -> AbstractContextManager[None]:
-        """Hold the commit lock while nobody reads: for maintenance that takes entries out of the catalog.
+        """Hold the commit lock while nobody reads, for maintenance that removes entries from the catalog.
 
-        A SQLite catalog is not read as of one instant: to a transaction that began before a merge, files that were
-        merged are gone and the new one is not yet there, so that a table read as empty (measured 2026-11-25).
+        A SQLite catalog gives no snapshot isolation: a transaction that began before a merge sees neither the merged
+        files nor the new one, so a table read as empty (measured 2026-11-25).
 
         Raises:
-            LakeError: someone read, or wrote, for longer than `patience_s`.
+            LakeError: another process read or wrote for longer than `patience_s`.
         """
-        return self._turns.alone(patience_s)
+        return self._locks.alone(patience_s)
 
     def call(self, sql: str, params: Sequence[object] = ()) -> pa.Table:
-        """Run a statement of maintenance, within `alone`; rows go through `commit`.
+        """Run a maintenance statement, within `alone`; rows are written by `commit`.
 
         Raises:
             LakeError: it fails.
@@ -446,12 +448,12 @@ class Lake:
 
     @property
     def settings(self) -> LakeSettings:
-        """The section of the settings that is about the lake."""
+        """The `lake` section of the settings."""
         return self._settings.lake
 
     @property
     def data(self) -> str:
-        """Where the Parquet files lie: a folder, or `s3://...`."""
+        """Location of the Parquet files: a folder, or `s3://...`."""
         return self.settings.data or str(self._settings.lake_dir / "data")
 
 
@@ -462,8 +464,8 @@ def _expired(at: int, error: duckdb.Error) -> LakeError:
     )
 
 
-def _older(what: str, at: int | None) -> LakeError:
-    """Return what a reader is told of a lake, or a snapshot, that an older release made."""
+def _older_release(what: str, at: int | None) -> LakeError:
+    """Return the error for a lake, or a snapshot, of an older release."""
     if at is not None:
         return LakeError(
             f"snapshot {at} is of an older layout: it has no {what}", hint="ask for a later snapshot"
@@ -474,8 +476,8 @@ def _older(what: str, at: int | None) -> LakeError:
     )
 
 
-def _is_statement(sql: str) -> bool:
-    """Say whether a text holds a statement at all, and not only space and comments; one that is wrong may."""
+def _has_statement(sql: str) -> bool:
+    """Return whether a text has any statement, valid or not, besides space and comments."""
     try:
         return bool(duckdb.extract_statements(sql))
     except duckdb.Error:

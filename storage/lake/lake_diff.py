@@ -1,8 +1,8 @@
-"""In which rows do two lakes differ, table by table?
+"""Comparison of two lakes, table by table.
 
-Rows are compared without the stamps of when they were written, which a lake that was built anew has otherwise, and so
-are left out the tables in which a lake tells of itself. Equal rows are counted: one that is there twice in one lake
-and once in the other differs once. Either lake may have lost files; what is compared then is what it can still read.
+Rows are compared without `ts_ingested_ns` and `batch`, and without the tables of metadata, which differ in a rebuilt
+lake. Rows are a multiset: one that occurs twice in one lake and once in the other differs once. If files of a lake are
+missing, the rows that can still be read are compared.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 import pyarrow as pa
 
 from storage.contracts.tables import CONTRACTS
-from storage.lake.connection import scratch
+from storage.lake.connection import connect_in_memory
 from storage.lake.lake import Lake
 from storage.lake.readable_files import ReadableTable, readable
-from storage.lake.snapshots import NOTES, Step, no_step, tables_at
+from storage.lake.snapshots import METADATA_TABLES, Step, no_step, tables_at
 
-# A row is 24 bytes here: so many rows of a lake are compared at a time.
+# Rows compared at a time; each takes 24 bytes.
 _AT_ONCE: Final = 4_000_000
 
 _COUNT: Final = """
@@ -32,14 +32,14 @@ _COUNT: Final = """
 
 @dataclass(frozen=True, slots=True)
 class TableDiff:
-    """One table of a new lake against an old one's.
+    """Comparison of one table of a new lake with that of an old one.
 
     Args:
         table: its name.
-        equal: rows that both hold.
+        equal: rows that both have.
         missing: rows of the old lake that the new one lacks.
         extra: rows of the new lake that the old one lacks.
-        lost: files of the old lake that are gone or damaged; their rows could not be compared.
+        lost: missing or damaged files of the old lake, whose rows were not compared.
     """
 
     table: str
@@ -50,12 +50,12 @@ class TableDiff:
 
 
 def compared_tables() -> list[str]:
-    """Return the tables that are compared."""
-    return [name for name in CONTRACTS if name not in NOTES]
+    """Return the names of the tables that are compared."""
+    return [name for name in CONTRACTS if name not in METADATA_TABLES]
 
 
 def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[TableDiff]:
-    """Compare the newest snapshots of two lakes; `on_step` is told each of `compared_tables`."""
+    """Compare the newest snapshots of two lakes; call `on_step` after each of `compared_tables`."""
     there = set(tables_at(old))
     found = []
     for name in compared_tables():
@@ -68,9 +68,9 @@ def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[TableDiff]
 def _compare_table(new: Lake, old: Lake, ours: ReadableTable, theirs: ReadableTable | None) -> TableDiff:
     if theirs is None or not theirs.files:
         return TableDiff(ours.table, 0, 0, _rows(new, ours) if ours.files else 0)
-    # An older layout lacks columns; what both have is compared.
-    ours_too = set(CONTRACTS[ours.table].schema.names)
-    shared = [name for name in _columns(old, theirs) if name in ours_too]
+    # A lake of an older release lacks columns; the common ones are compared.
+    known = set(CONTRACTS[ours.table].schema.names)
+    shared = [name for name in _columns(old, theirs) if name in known]
     parts = max(1, math.ceil((_rows(new, ours) + _rows(old, theirs)) / _AT_ONCE))
     counts = [0, 0, 0]
     for part in range(parts):
@@ -80,10 +80,10 @@ def _compare_table(new: Lake, old: Lake, ours: ReadableTable, theirs: ReadableTa
 
 
 def _hashed(lake: Lake, rows: ReadableTable, columns: list[str], part: int, parts: int) -> pa.Table:
-    """Return the hashes of rows, each with how many have it; of all hashes one part in so many."""
+    """Return the hashes of one partition of the rows, each with its number of rows."""
     return lake.query(
-        f"WITH told AS (SELECT {', '.join(columns)} FROM {rows.relation}),"
-        " texts AS (SELECT CAST(to_json(told) AS VARCHAR) AS text FROM told),"
+        f"WITH data AS (SELECT {', '.join(columns)} FROM {rows.relation}),"
+        " texts AS (SELECT CAST(to_json(data) AS VARCHAR) AS text FROM data),"
         " hashes AS (SELECT md5_number_lower(text) AS low, md5_number_upper(text) AS high FROM texts)"
         " SELECT low, high, count(*) AS rows FROM hashes WHERE low % ? = ? GROUP BY ALL",
         [parts, part],
@@ -91,7 +91,7 @@ def _hashed(lake: Lake, rows: ReadableTable, columns: list[str], part: int, part
 
 
 def _count(ours: pa.Table, theirs: pa.Table) -> list[int]:
-    with scratch() as run:
+    with connect_in_memory() as run:
         run.register("our_rows", ours)
         run.register("their_rows", theirs)
         found = run.execute(_COUNT).fetchone()

@@ -1,7 +1,7 @@
-"""Who may write, read or keep order in a lake at one time?
+"""Locks of a lake: who may write, read or maintain it at a time.
 
-Three files beside the catalog are locked, so that processes take turns: `commit.lock` for one that writes, and for a
-SQLite catalog `read.lock` and `door.lock` for those who read, and for maintenance that keeps them out.
+Processes take turns by three lock files beside the catalog. A writer holds `commit.lock`. With a SQLite catalog,
+readers also share `door.lock` and `read.lock`, by which maintenance keeps them out.
 """
 
 from __future__ import annotations
@@ -12,45 +12,71 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from storage.lake.connection import locked
+from storage.errors import LakeError
+from storage.file_lock import file_lock
 
 READERS_PATIENCE_S: Final = 5.0
-"""How long maintenance keeps new readers waiting for one that reads for long, before it gives way."""
+"""How long maintenance blocks new readers while a long query runs, before it gives up."""
+
+
+@contextmanager
+def lake_lock(path: Path, timeout_s: float = math.inf, *, is_shared: bool = False) -> Iterator[None]:
+    """Lock one of the lake's lock files for a block.
+
+    Args:
+        path: the file, created where it does not exist.
+        timeout_s: wait at most this long.
+        is_shared: share the lock with others that share it.
+
+    Raises:
+        LakeError: another process held it for longer than `timeout_s`.
+    """
+    error = LakeError(
+        f"another process has held the lake's lock for {timeout_s:g} s",
+        hint="wait until its commit, its query or its maintenance ends",
+    )
+    with file_lock(path, error=error, timeout_s=timeout_s, is_shared=is_shared):
+        yield
 
 
 class LakeLocks:
-    """The turns of one connection."""
+    """The locks that one connection takes."""
 
     def __init__(self, folder: Path, *, readers_wait: bool) -> None:
-        """Take turns by the locks in a folder; `readers_wait` where the catalog is not read as of one instant."""
+        """Use the lock files of a folder.
+
+        Args:
+            folder: of the catalog.
+            readers_wait: readers take locks too, because the catalog has no snapshot isolation.
+        """
         self._commit = folder / "commit.lock"
-        self._door, self._room = folder / "door.lock", folder / "read.lock"
+        self._door, self._readers = folder / "door.lock", folder / "read.lock"
         self._readers_wait = readers_wait
         self._is_alone = False
 
-    def exclusive(self, patience_s: float = math.inf) -> AbstractContextManager[None]:
+    def exclusive(self, timeout_s: float = math.inf) -> AbstractContextManager[None]:
         """Hold the commit lock; see `Lake.exclusive`."""
-        return locked(self._commit, patience_s)
+        return lake_lock(self._commit, timeout_s)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
         """Open for reading: after a writer that may be making the lake, and without keeping any writer waiting."""
         if self._commit.exists():
-            with locked(self._commit, shared=True):
+            with lake_lock(self._commit, is_shared=True):
                 pass
         with self.reading():
             yield
 
     @contextmanager
-    def alone(self, patience_s: float) -> Iterator[None]:
+    def alone(self, timeout_s: float) -> Iterator[None]:
         """Hold the commit lock while nobody reads; see `Lake.alone`."""
         if not self._readers_wait:
             with self.exclusive():
                 yield
             return
-        # New readers wait at the door; those who read may end. Only then is the commit lock taken, so that a long
-        # query delays readers for `patience_s` at most, and writers not at all.
-        with locked(self._door), locked(self._room, patience_s), self.exclusive():
+        # The door lock blocks new readers while current ones finish. The commit lock is taken only after that, so a
+        # long query delays readers by `timeout_s` at most and writers not at all.
+        with lake_lock(self._door), lake_lock(self._readers, timeout_s), self.exclusive():
             self._is_alone = True
             try:
                 yield
@@ -59,11 +85,11 @@ class LakeLocks:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Read for a block, at once or after maintenance."""
+        """Read for a block, after any maintenance that runs now."""
         if self._is_alone or not self._readers_wait:
             yield
             return
-        with locked(self._door, shared=True):
+        with lake_lock(self._door, is_shared=True):
             pass
-        with locked(self._room, shared=True):
+        with lake_lock(self._readers, is_shared=True):
             yield

@@ -1,10 +1,10 @@
-"""How does a lake stay small while others write and read: merging files, expiring snapshots, removing what is free?
+"""Maintenance of a lake in use: merge small files, expire snapshots, remove unused files.
 
-None of it changes what a reader at a snapshot sees. Each step is alone with the catalog and then lets it go, so that
-a recorder's commits come in between; each may be cut short, and doing it again does only what is left.
+Maintenance never changes what a reader of a snapshot sees. Each step locks the catalog only for itself, so that a
+recorder can commit in between. A step may be interrupted; the next run does what is left.
 
-What is freed stays for `lake.grace_h`: a reader that began before still reads it. Snapshots expire by their numbers,
-those that are held excepted, and both are looked up under the lock under which they expire.
+Unused files stay for `lake.grace_h`, because an earlier reader may still need them. Snapshots that are pinned or named
+by a model version do not expire; this is checked under the lock under which the others expire.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Any, Final
 
 from storage.clock import DAY_NS, NS
 from storage.lake.lake import Lake
-from storage.lake.snapshots import CATALOG, Step, held_snapshots, no_step, pins
+from storage.lake.snapshots import CATALOG, Step, kept_snapshots, no_step, pins
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-# A file of this size is left alone: merging it again each night would write the same rows for ever.
+# Larger files are not merged, or each night would rewrite the same rows.
 MERGE_BELOW_BYTES: Final = 64 * 1024 * 1024
-# So many expire at a time: each such step took 0.1-0.4 s, in which no one can commit.
-_EXPIRE_AT_ONCE: Final = 500
+# Snapshots that expire per step; a step took 0.1-0.4 s, during which no one can commit.
+_EXPIRE_PER_STEP: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """One table at the newest snapshot.
+    """Size of a table at the newest snapshot.
 
     Args:
         table: its name.
-        rows: in it.
-        files, size_bytes: that hold them.
-        small: of the files, those that merging would take.
+        rows: number of rows.
+        files, size_bytes: number and total size of its files.
+        small: number of files that merging would combine.
     """
 
     table: str
@@ -49,14 +49,14 @@ class TableStatus:
 
 @dataclass(frozen=True, slots=True)
 class LakeStatus:
-    """What a lake holds, and what upkeep would gain.
+    """Size of a lake, and what maintenance would remove.
 
     Args:
-        tables: each table.
-        snapshots: that can be read; `oldest` is the first, made at `oldest_ns`.
-        pins: that hold now.
-        expirable: snapshots that are old enough to expire and that nothing holds.
-        freed: files that merging or expiry has freed; `removable` of them for longer than the grace.
+        tables: size of each table.
+        snapshots: number of readable snapshots; `oldest` is the first, made at `oldest_ns`.
+        pins: number of current pins.
+        expirable: number of snapshots that are old enough to expire and not kept.
+        freed: number of unused files; `removable` of them for longer than the grace period.
     """
 
     tables: tuple[TableStatus, ...]
@@ -72,7 +72,7 @@ class LakeStatus:
 def status(lake: Lake, *, now_ns: int) -> LakeStatus:
     """Return what a lake holds, from its catalog alone: no row is read."""
     # Numbers are written into the statements: to bind a parameter, DuckDB imports pandas, a quarter of a second.
-    free_before = _timestamp(grace_begins(lake, now_ns))
+    free_before = _timestamp(grace_cutoff(lake, now_ns))
     tables = lake.query(
         f"""
         SELECT t.table_name AS table, CAST(coalesce(sum(f.record_count), 0) AS BIGINT) AS rows,
@@ -103,36 +103,36 @@ def status(lake: Lake, *, now_ns: int) -> LakeStatus:
 
 
 def expirable(lake: Lake, *, now_ns: int) -> list[int]:
-    """Return the snapshots that are older than `lake.keep_snapshots_days` and that nothing holds, oldest first.
+    """Return the snapshots older than `lake.keep_snapshots_days` that nothing keeps, oldest first.
 
-    The newest never expires, whatever its age.
+    The newest snapshot never expires.
     """
     before_ns = now_ns - round(lake.settings.keep_snapshots_days * DAY_NS)
     found = lake.query(
         f"SELECT snapshot_id AS id FROM lake.snapshots() WHERE snapshot_time < {_timestamp(_moment(before_ns))}"
         " AND snapshot_id < (SELECT max(snapshot_id) FROM lake.snapshots()) ORDER BY id"
     )
-    held = held_snapshots(lake)
+    kept = kept_snapshots(lake)
     numbers: list[Any] = found["id"].to_pylist()
-    return [number for number in numbers if number not in held]
+    return [number for number in numbers if number not in kept]
 
 
 def compact(lake: Lake, *, now_ns: int, on_step: Step = no_step) -> dict[str, tuple[int, int]]:
-    """Merge small files table by table, then remove what has been free for long; no snapshot is lost by it.
+    """Merge small files table by table, then remove unused files after their grace period; no snapshot is lost.
 
     Args:
         lake: writable.
-        now_ns: the present.
-        on_step: is told each table that is done.
+        now_ns: the current time.
+        on_step: called with the name of each finished table.
 
     Returns:
-        Files merged, and files they became, by table; those where nothing was to do are left out.
+        Number of files merged, and of files made of them, by table; tables without merges are left out.
     """
     merged: dict[str, tuple[int, int]] = {}
     for item in status(lake, now_ns=now_ns).tables:
         while item.small > 1:
             with lake.alone():
-                # One output file a call: others may commit before the next.
+                # One output file per call, so that others may commit before the next.
                 done = lake.call(
                     "SELECT coalesce(sum(files_processed), 0) AS taken, coalesce(sum(files_created), 0) AS made"
                     " FROM ducklake_merge_adjacent_files('lake', ?, max_compacted_files => 1, max_file_size => ?)",
@@ -149,52 +149,52 @@ def compact(lake: Lake, *, now_ns: int, on_step: Step = no_step) -> dict[str, tu
 
 
 def expire(lake: Lake, *, now_ns: int, dry_run: bool = True, on_step: Step = no_step) -> list[int]:
-    """Expire snapshots that are old and that nothing holds, then remove files that have been free for long.
+    """Expire old snapshots that nothing keeps, then remove unused files after their grace period.
 
     Args:
         lake: writable, unless `dry_run`.
-        now_ns: the present.
-        dry_run: only say which.
-        on_step: is told the last number of each step of `expiry_steps`.
+        now_ns: the current time.
+        dry_run: return the snapshots without expiring them.
+        on_step: called after each of `expiry_steps` with its last snapshot.
 
     Returns:
-        The snapshots that expired, or would.
+        The snapshots that expired, or would expire.
     """
     due = expirable(lake, now_ns=now_ns)
     if dry_run:
         return due
-    gone: list[int] = []
-    for some in _chunks(due):
+    expired: list[int] = []
+    for chunk in _chunks(due):
         with lake.alone():
-            # A pin that was set since: it is read under the lock that its own commit needs.
-            held = held_snapshots(lake)
-            versions = [number for number in some if number not in held]
+            # Read again under the lock that a new pin needs, so that no pin is missed.
+            kept = kept_snapshots(lake)
+            versions = [number for number in chunk if number not in kept]
             if versions:
                 lake.call(f"CALL ducklake_expire_snapshots('lake', versions => {versions})")
-        gone += versions
-        on_step(f"snapshot {some[-1]}")
+        expired += versions
+        on_step(f"snapshot {chunk[-1]}")
     remove_freed(lake, now_ns=now_ns)
-    logger.info("snapshots expired", snapshots=len(gone))
-    return gone
+    logger.info("snapshots expired", snapshots=len(expired))
+    return expired
 
 
 def expiry_steps(snapshots: int) -> int:
-    """Return in how many steps so many snapshots expire."""
-    return math.ceil(snapshots / _EXPIRE_AT_ONCE)
+    """Return the number of steps in which that many snapshots expire."""
+    return math.ceil(snapshots / _EXPIRE_PER_STEP)
 
 
 def remove_freed(lake: Lake, *, now_ns: int) -> int:
-    """Remove the files that nothing has named for `lake.grace_h`; return how many."""
+    """Remove the files that have been unused for `lake.grace_h`; return how many."""
     with lake.alone():
         done = lake.call(
             "SELECT count(*) AS files FROM ducklake_cleanup_old_files('lake', older_than => ?)",
-            [grace_begins(lake, now_ns)],
+            [grace_cutoff(lake, now_ns)],
         )
     return int(done["files"][0].as_py())
 
 
-def grace_begins(lake: Lake, now_ns: int) -> datetime:
-    """Return the instant before which what is free may be removed."""
+def grace_cutoff(lake: Lake, now_ns: int) -> datetime:
+    """Return the instant before which a file must have become unused to be removed."""
     return _moment(now_ns - round(lake.settings.grace_h * 3_600 * NS))
 
 
@@ -209,5 +209,5 @@ def _moment(t_ns: int) -> datetime:
 
 def _chunks(numbers: list[int]) -> Iterator[list[int]]:
     rest = iter(numbers)
-    while some := list(islice(rest, _EXPIRE_AT_ONCE)):
-        yield some
+    while chunk := list(islice(rest, _EXPIRE_PER_STEP)):
+        yield chunk

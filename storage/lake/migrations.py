@@ -1,8 +1,8 @@
-"""Which steps bring a lake of an older release to this one's layout, and which lakes are too new for it?
+"""Migrations: numbered steps that bring an older lake to this release's schema.
 
-The table `migrations` has one row for each numbered step that a lake has been through. A lake without it is of the
-first release. What a step's SQL cannot say (tables and columns that simply are not there yet) follows from the
-contracts: such a column is null in rows that are older than it. All steps that a lake lacks are one transaction.
+The table `migrations` has one row for each step applied to a lake. A lake without that table is of the first release.
+Tables and columns that are merely missing need no step: they are created from the contracts, and older rows are null
+there. All pending steps are applied in one transaction.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ VIEWS: Final = {
     """,
 }
 
-Held = Mapping[str, set[str]]
-"""What a lake holds: the columns of each table and view, by name."""
+ExistingColumns = Mapping[str, set[str]]
+"""The columns that a lake has, by name of the table or view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Migration:
     """One numbered step.
 
     Args:
-        number: steps are taken in this order, each once.
+        number: steps are applied in this order, each once.
         name: what it does, for the table `migrations`.
-        sql: its statements, for a lake that holds the tables; a fresh one is made as the contracts say.
-        adds: the table and column that the statements add; where it is there already they are left out.
+        sql: its statements, for a lake that has the tables; a new lake is created from the contracts.
+        adds: the table and column that the statements add; if it exists, they are skipped.
     """
 
     number: int
@@ -65,10 +65,10 @@ class Migration:
     sql: tuple[str, ...] = ()
     adds: tuple[str, str] | None = None
 
-    def steps(self, held: Held) -> list[str]:
+    def steps(self, existing: ExistingColumns) -> list[str]:
         """Return the statements that a lake needs."""
         table, column = self.adds or ("", "")
-        is_needed = self.adds is None or (table in held and column not in held[table])
+        is_needed = self.adds is None or (table in existing and column not in existing[table])
         return list(self.sql) if is_needed else []
 
 
@@ -84,15 +84,15 @@ STEPS: Final = (
 LAYOUT: Final = STEPS[-1].number
 
 
-def refuse_newer(held: Held, number: int) -> None:
-    """Refuse a lake that a newer release has written: what it knows would be lost in silence.
+def refuse_newer(existing: ExistingColumns, number: int) -> None:
+    """Refuse a lake written by a newer release, whose additional data would be lost silently.
 
     Args:
-        held: what the lake holds.
-        number: the last step that it has been through.
+        existing: columns of the lake.
+        number: the last step that was applied.
 
     Raises:
-        LakeError: it has been through steps, or has columns, that this release does not know.
+        LakeError: it has steps or columns that this release does not know.
     """
     hint = "update tickwalk, or name another folder with --home"
     if number > LAYOUT:
@@ -101,7 +101,7 @@ def refuse_newer(held: Held, number: int) -> None:
             hint=hint,
         )
     for name, contract in CONTRACTS.items():
-        if extra := held.get(name, set()) - set(contract.stored_schema.names):
+        if extra := existing.get(name, set()) - set(contract.stored_schema.names):
             raise LakeError(
                 f"the lake's table {name} has a column {sorted(extra)[0]!r} that this tickwalk does not know: "
                 "a newer one wrote it",
@@ -109,31 +109,31 @@ def refuse_newer(held: Held, number: int) -> None:
             )
 
 
-def steps_to_take(held: Held, number: int) -> tuple[list[str], list[Migration]]:
-    """Return the statements that bring a lake to this release's layout, and the numbered steps among them.
+def pending_steps(existing: ExistingColumns, number: int) -> tuple[list[str], list[Migration]]:
+    """Return the statements that migrate a lake, and the numbered steps among them.
 
     Args:
-        held: what the lake holds; nothing, when it is fresh.
-        number: the last step that it has been through; 0 for one of the first release, or a fresh one.
+        existing: columns of the lake; empty for a new lake.
+        number: the last step that was applied; 0 for a lake of the first release, or a new one.
     """
     due = [step for step in STEPS if step.number > number]
-    steps = [statement for step in due for statement in step.steps(held)]
+    steps = [statement for step in due for statement in step.steps(existing)]
     done = {step.adds for step in due if step.adds}
     for contract in CONTRACTS.values():
-        if contract.name not in held:
+        if contract.name not in existing:
             steps.append(f"CREATE TABLE {contract.name} ({', '.join(_columns(contract).values())})")
         else:
             steps += [
                 f"ALTER TABLE {contract.name} ADD COLUMN {text}"
                 for name, text in _columns(contract).items()
-                if name not in held[contract.name] and (contract.name, name) not in done
+                if name not in existing[contract.name] and (contract.name, name) not in done
             ]
-    steps += [f"CREATE VIEW {name} AS {sql}" for name, sql in VIEWS.items() if name not in held]
+    steps += [f"CREATE VIEW {name} AS {sql}" for name, sql in VIEWS.items() if name not in existing]
     return steps, due
 
 
 def rows_of(steps: Sequence[Migration], *, code: str, now_ns: int) -> pa.Table:
-    """Return the rows of `migrations` for steps that are taken."""
+    """Return the rows of `migrations` for steps."""
     return MIGRATIONS.rows(
         [{"number": s.number, "name": s.name, "code": code, "ts_knowable_ns": now_ns} for s in steps]
     )

@@ -1,13 +1,12 @@
-"""How does a Parquet file of a table get small, quick to read, and onto the disk before anything names it?
+"""Writer of Parquet files with tuned encodings, on the disk or in S3.
 
-Measured on bars (docs/benchmarks.md): times are smallest as differences; prices by dictionary, which repeat on their
-grid of ticks; and values that hardly repeat, such as notionals, as they are, which is also twice as fast. A small row
-group is all that must be decoded to read one instrument's month.
+Measured on bars (docs/benchmarks.md): times are smallest with delta encoding, prices with a dictionary (they repeat on
+their grid of ticks), and values that hardly repeat, such as notionals, with plain encoding, which is also twice as
+fast. Row groups are small, so that few rows are decoded to read one instrument's month.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -17,178 +16,171 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
+from storage.atomic_write import sync
 from storage.contracts.contract import STAMPS, Contract
 from storage.errors import LakeError
+from storage.object_store import ObjectStore, split_address
 from storage.settings.services import LakeSettings
 
 ROW_GROUP_ROWS: Final = 1 << 16
-# A dictionary of more than so many of a row group's values is as large as the values themselves.
-_MOST_DISTINCT: Final = 0.4
-_ONE_OF_FEW: Final = pa.dictionary(pa.int32(), pa.string())
+# With a larger share of distinct values in a row group, a dictionary is as large as the values themselves.
+_MAX_DISTINCT_SHARE: Final = 0.4
+_DICTIONARY: Final = pa.dictionary(pa.int32(), pa.string())
 
 
 class TableFolder:
-    """A folder for Parquet files, on the disk or in S3."""
+    """The folder of a table's Parquet files, on the disk or in S3."""
 
     def __init__(self, settings: LakeSettings, where: str) -> None:
-        """Reach a folder; it need not be there.
+        """Name a folder, which need not exist yet.
 
         Args:
-            settings: how S3 is reached; a lake that is open has found its keys in the environment.
+            settings: endpoint and region of S3; an open lake has found its keys in the environment.
             where: a path, or `s3://...`.
         """
         self.where = where.rstrip("/")
-        self._is_local = "://" not in where
-        self._files: Any = fs.LocalFileSystem() if self._is_local else _s3(settings)
+        address = split_address(self.where)
+        self._objects = None if address is None else _object_store(settings, address)
         self._changed: list[Path] = []
 
     def create(self, name: str) -> pa.NativeFile:
         """Open a new file for writing."""
-        if self._is_local:
-            folder = Path(self.where).absolute()
-            new = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
-            folder.mkdir(parents=True, exist_ok=True)
-            self._changed = [folder, *(place.parent for place in new)]
-        stream: pa.NativeFile = self._files.open_output_stream(self._key(name))
-        return stream
+        if self._objects is not None:
+            return pa.PythonFile(self._objects.writer(name), mode="w")
+        folder = Path(self.where).absolute()
+        new = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._changed = [folder, *(path.parent for path in new)]
+        return pa.OSFile(str(folder / name), "wb")
 
     def read(self, name: str) -> pa.NativeFile:
         """Open a file for reading."""
-        stream: pa.NativeFile = self._files.open_input_file(self._key(name))
-        return stream
+        if self._objects is not None:
+            return pa.PythonFile(self._objects.reader(name), mode="r")
+        return pa.OSFile(str(Path(self.where, name)), "rb")
 
-    def settle(self, name: str) -> None:
-        """Wait until the disk has a file that was closed, and its name; S3 has it once it is closed."""
-        if self._is_local:
-            for place in (Path(self.where, name), *self._changed):
-                handle = os.open(place, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+    def sync(self, name: str) -> None:
+        """Wait until the disk has a closed file and the new folder entries; S3 has an object once it is closed."""
+        if self._objects is None:
+            for path in (Path(self.where, name), *self._changed):
+                sync(path)
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        self._files.delete_file(self._key(name))
+        if self._objects is not None:
+            self._objects.remove(name)
+        else:
+            Path(self.where, name).unlink()
 
-    def _key(self, name: str) -> str:
-        return f"{self.where.removeprefix('s3://')}/{name}"
 
-
-def _s3(settings: LakeSettings) -> fs.FileSystem:
-    host = settings.s3_endpoint.rpartition("://")[2]
-    return fs.S3FileSystem(
-        access_key=os.environ.get("AWS_ACCESS_KEY_ID"),
-        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
-        region=settings.s3_region,
-        endpoint_override=host.rstrip("/") or None,
-        scheme="http" if settings.s3_endpoint.startswith("http://") else "https",
-    )
+def _object_store(settings: LakeSettings, address: tuple[str, str]) -> ObjectStore:
+    endpoint = settings.s3_endpoint.rstrip("/")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"https://{endpoint}"  # as DuckDB takes it
+    return ObjectStore(*address, endpoint=endpoint, region=settings.s3_region)
 
 
 class TunedFile:
-    """A Parquet file of a table that is being written, with the lake's stamps in each row."""
+    """A Parquet file that is being written, with the lake's stamps in each row."""
 
     def __init__(
         self, folder: TableFolder, name: str, contract: Contract, stamp: tuple[int, str], rows: pa.Table
     ) -> None:
-        """Begin a file.
+        """Open a file.
 
         Args:
-            folder: where it goes.
-            name: of the file.
-            contract: the table's.
+            folder: in which it is created.
+            name: its name.
+            contract: of the table.
             stamp: `ts_ingested_ns` and `batch` of every row.
-            rows: some that it will hold, by which the encodings are chosen.
+            rows: a sample, by which the encodings are chosen.
 
         Raises:
-            LakeError: the file cannot be written, now or later.
+            LakeError: the file cannot be written; also raised by the other methods.
         """
         self._folder, self.name, self._stamp = folder, name, stamp
         schema = contract.stored_schema
-        # The batch is one text in all rows: a dictionary from the start, so that it is not looked up row by row.
-        self._schema = schema.set(len(schema) - 1, pa.field("batch", _ONE_OF_FEW, False))
-        with self._is_told():
+        # All rows have the same batch: a dictionary from the start saves a look-up per row.
+        self._schema = schema.set(len(schema) - 1, pa.field("batch", _DICTIONARY, False))
+        with self._write_errors():
             self._stream = folder.create(name)
-        differences = [item.name for item in schema if _rises(contract, item)]
-        by_dictionary: Any = [
-            item.name for item in schema if item.name not in differences and _repeats(item, rows)
+        delta_columns = [item.name for item in schema if _suits_delta(contract, item)]
+        dictionary_columns: Any = [
+            item.name for item in schema if item.name not in delta_columns and _suits_dictionary(item, rows)
         ]
         self._writer = pq.ParquetWriter(
             self._stream,
             self._schema,
             compression="zstd",
-            use_dictionary=by_dictionary,
-            column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
-            store_schema=False,  # whoever reads it with Arrow gets a text, whatever it was written from
+            use_dictionary=dictionary_columns,
+            column_encoding=dict.fromkeys(delta_columns, "DELTA_BINARY_PACKED"),
+            store_schema=False,  # Arrow readers then get a text column, not a dictionary
         )
 
     @property
     def path(self) -> str:
-        """Its path, or its address."""
+        """Its path or S3 address."""
         return f"{self._folder.where}/{self.name}"
 
     @property
     def size_bytes(self) -> int:
-        """What has been written so far."""
+        """Number of bytes written so far."""
         return int(self._stream.tell())
 
     def write(self, rows: pa.Table) -> None:
-        """Write rows of the contract's columns, in its order."""
+        """Append rows that have the contract's columns in order."""
         count = rows.num_rows
-        of_first = pa.repeat(pa.scalar(0, pa.int32()), count)
-        batch = pa.DictionaryArray.from_arrays(of_first, pa.array([self._stamp[1]]))
+        zeros = pa.repeat(pa.scalar(0, pa.int32()), count)
+        batch = pa.DictionaryArray.from_arrays(zeros, pa.array([self._stamp[1]]))
         stamps = [pa.repeat(pa.scalar(self._stamp[0], STAMPS[0].type), count), batch]
         columns = [*rows.columns, *(pa.chunked_array([item]) for item in stamps)]
         stamped = pa.Table.from_arrays(columns, schema=self._schema)
-        with self._is_told():
+        with self._write_errors():
             self._writer.write_table(stamped, row_group_size=ROW_GROUP_ROWS)
 
     def close(self) -> None:
-        """End the file; the disk has it then."""
-        with self._is_told():
+        """Close the file and wait until the disk has it."""
+        with self._write_errors():
             self._writer.close()
             self._stream.close()
-            self._folder.settle(self.name)
+            self._folder.sync(self.name)
 
     def read(self, most: int) -> Iterator[pa.Table]:
-        """Yield the rows of a file that was closed, without their stamps, so many at a time at most."""
+        """Yield the rows of the closed file without their stamps, at most `most` at a time."""
         with self._folder.read(self.name) as stream:
             file = pq.ParquetFile(stream)
             for batch in file.iter_batches(batch_size=most, columns=self._schema.names[: -len(STAMPS)]):
                 yield pa.Table.from_batches([batch])
 
     def remove(self) -> None:
-        """Remove the file, closed or not; where that fails it is an orphan."""
+        """Remove the file, closed or not; if that fails, it remains as an orphan."""
         with suppress(OSError):
             self._stream.close()
         with suppress(OSError):
             self._folder.remove(self.name)
 
     @contextmanager
-    def _is_told(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise LakeError(
                 f"{self.path} cannot be written: {error}",
-                hint="nothing was loaded; look at the room and the rights there",
+                hint="nothing was loaded; check free space and permissions there",
             ) from error
 
 
-def _rises(contract: Contract, field: pa.Field[Any]) -> bool:
-    """Say whether a column is best written as differences: times, and numbers of the key such as a trade's id."""
+def _suits_delta(contract: Contract, field: pa.Field[Any]) -> bool:
+    """Return whether a column suits delta encoding: times, and integers of the key such as a trade's id."""
     is_number = pa.types.is_integer(field.type) and field.name in contract.key
     return pa.types.is_timestamp(field.type) or field.name.endswith("_ns") or is_number
 
 
-def _repeats(field: pa.Field[Any], rows: pa.Table) -> bool:
-    """Say whether a column's values repeat often enough for a dictionary; texts do."""
+def _suits_dictionary(field: pa.Field[Any], rows: pa.Table) -> bool:
+    """Return whether a column's values repeat often enough for a dictionary; texts do."""
     if not pa.types.is_floating(field.type):
         return True
-    some = rows[field.name][:ROW_GROUP_ROWS]
-    distinct: Any = pc.count_distinct(some)
-    return bool(distinct.as_py() <= _MOST_DISTINCT * len(some))
+    sample = rows[field.name][:ROW_GROUP_ROWS]
+    distinct: Any = pc.count_distinct(sample)
+    return bool(distinct.as_py() <= _MAX_DISTINCT_SHARE * len(sample))

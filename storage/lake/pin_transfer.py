@@ -1,7 +1,7 @@
-"""Which snapshot of a lake that was made anew holds what a pin held in the one before?
+"""Transfer of pins to a rebuilt lake.
 
-Numbers of snapshots mean nothing there: what a pin covers is told by its hash of rows. A pin is set again only on a
-snapshot whose rows have that hash; any other stays in the old lake, and that is said.
+Snapshot numbers differ between the two lakes, so snapshots are matched by a pin's hash of rows. A pin is set only on a
+snapshot whose rows have that hash. A pin without such a snapshot stays in the old lake and is reported.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from storage.contracts.tables import PINS
 from storage.errors import LakeError
 from storage.lake.lake import Lake
-from storage.lake.snapshots import NOTES, ROWS_HASH, Pin, rows_by_table, rows_hash
+from storage.lake.snapshots import METADATA_TABLES, ROWS_HASH, Pin, rows_by_table, rows_hash
 
 ReadsSame = Callable[[Pin, Lake, int], bool | None]
-"""Say whether a snapshot reads as a pin whose hash is not of all rows; None where nobody can say any more."""
+"""Returns whether a snapshot matches a pin whose hash does not cover all rows; None if that is no longer known."""
 
 
 @dataclass(frozen=True, slots=True)
 class PinTransfer:
-    """What became of a pin: the new lake's snapshot that reads the same, or None and why."""
+    """Result for one pin: the matching snapshot of the new lake, or None and the reason."""
 
     pin: Pin
     snapshot: int | None
@@ -30,18 +30,18 @@ class PinTransfer:
 
 
 def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame) -> PinTransfer:
-    """Set a pin of the old lake on the new one, where that holds the same rows.
+    """Set a pin of the old lake on the new one, if a snapshot there has the same rows.
 
     Args:
-        pin: held in the old lake.
-        new: writable, with all of its rows.
-        old: the lake before.
-        now_ns: the present.
-        reads_same: judges pins of nights, which have a hash of their own.
+        pin: of the old lake.
+        new: writable, and complete.
+        old: the lake that it replaces.
+        now_ns: the current time.
+        reads_same: compares pins of nights, which have a hash of their own.
     """
-    alike = _as_many(new, rows) if (rows := _rows_at(old, pin.snapshot)) is not None else []
-    # The newest first: a night's range is often as it was, whatever came behind it.
-    for at in dict.fromkeys([new.snapshot(), *alike]):
+    candidates = _snapshots_with(new, rows) if (rows := _rows_at(old, pin.snapshot)) is not None else []
+    # Newest first: later commits often leave a night's range unchanged.
+    for at in dict.fromkeys([new.snapshot(), *candidates]):
         is_same = (
             rows_hash(new, at) == pin.content
             if pin.content.startswith(ROWS_HASH)
@@ -61,24 +61,26 @@ def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame)
 
 
 def _rows_at(old: Lake, at: int) -> dict[str, int] | None:
-    """Return how many rows each table of a snapshot has; None where files of it are gone."""
+    """Return the number of rows of each table of a snapshot, or None if files are missing."""
     try:
         return rows_by_table(old, at)
     except LakeError:
         return None
 
 
-def _as_many(lake: Lake, rows: dict[str, int]) -> list[int]:
-    """Return the snapshots of a lake that have so many rows in each table, newest first, by what its batches say."""
-    wanted = Counter({name: count for name, count in rows.items() if name not in NOTES})
+def _snapshots_with(lake: Lake, rows: dict[str, int]) -> list[int]:
+    """Return the snapshots with these numbers of rows by table, newest first, according to `batches`."""
+    target = Counter({name: count for name, count in rows.items() if name not in METADATA_TABLES})
     commits = lake.query(
         "SELECT s.snapshot_id AS id, b.rows FROM lake.snapshots() s JOIN batches b ON s.commit_message = b.batch_id"
         " ORDER BY id"
     )
-    held: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     found = []
     for commit in commits.to_pylist():
-        held.update({name: n for name, n in json.loads(commit["rows"]).items() if name not in NOTES})
-        if held == wanted:
+        total.update(
+            {name: n for name, n in json.loads(commit["rows"]).items() if name not in METADATA_TABLES}
+        )
+        if total == target:
             found.append(int(commit["id"]))
     return found[::-1]

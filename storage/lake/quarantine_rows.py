@@ -1,4 +1,4 @@
-"""How does a row that was refused become a row of `quarantine`?"""
+"""Conversion of rejected rows to rows of `quarantine`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from storage.contracts.tables import QUARANTINE
 
 
 def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int, *, first: int = 0) -> pa.Table:
-    """Return rows of `quarantine` for rows of a table, which have their reason in the column `reason`.
+    """Return rows of `quarantine` for rejected rows of a table.
 
     Args:
-        table: whose rows they are.
-        rows: its columns, and `reason`.
-        batch_id: that brought them.
-        now_ns: the present, for rows without a time of their own.
-        first: the number of the first of them.
+        table: name of the table.
+        rows: the table's columns, and `reason`.
+        batch_id: of the batch that they came in.
+        now_ns: the current time, for rows without `ts_knowable_ns`.
+        first: number of the first row, for rows without a frame.
     """
     plain = rows.drop(["reason"]).to_pylist()
     return QUARANTINE.rows(
@@ -35,7 +35,7 @@ def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int, *, fir
 
 
 def distinct(rows: pa.Table) -> pa.Table:
-    """Return rows of `quarantine`, the first of each key."""
+    """Return the first row of `quarantine` of each key."""
     first = rows.select(list(QUARANTINE.key)).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
     kept = first.group_by(list(QUARANTINE.key)).aggregate([("row", "min")])["row_min"]
     return rows.take(kept)

@@ -1,7 +1,7 @@
-"""What of a table can still be read where files of it are gone or damaged?
+"""Readable part of a table some of whose files are missing or damaged.
 
-A table of a DuckLake reads whole or not at all: one file that is gone fails every query over it. The rows of the
-other files are there all the same, and are read from the files themselves.
+In DuckLake one missing file makes every query over its table fail. The rows of the other files still exist, and are
+read directly from them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from storage.lake.lake import Lake
 
 @dataclass(frozen=True, slots=True)
 class ReadableTable:
-    """What can be read of a table at the newest snapshot.
+    """The readable part of a table at the newest snapshot.
 
     Args:
         table: its name.
-        relation: what stands behind FROM: the table itself, or its files that are whole.
-        files: how many it has.
-        lost: those that are not whole.
+        relation: for a FROM clause: the table itself, or its intact files.
+        files: number of its files.
+        lost: files that are missing or damaged.
     """
 
     table: str
@@ -36,17 +36,17 @@ class ReadableTable:
     lost: tuple[str, ...] = ()
 
     def among(self, condition: str = "true") -> str:
-        """Return what follows a SELECT of the rows that fulfil a condition, in the order in which they were written."""
+        """Return the clauses after SELECT for the rows that meet a condition, in the order of writing."""
         return f"FROM {self.relation} WHERE {condition}" + ("" if self.lost else " ORDER BY rowid")
 
 
 def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> ReadableTable:
-    """Return how a table is read, without the files that are gone or damaged.
+    """Return the readable part of a table.
 
     Args:
-        lake: holds the table.
+        lake: that has the table.
         table: its name.
-        lost: absolute paths of those, of any table, where someone has looked already.
+        lost: absolute paths of missing or damaged files, of any table (default: checks them now).
     """
     named = lake.query(
         "SELECT data_file AS path, data_file_size_bytes AS size_bytes"
@@ -61,7 +61,7 @@ def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> 
     relation = f"SELECT * FROM {table} WHERE false"
     if whole := [row["path"] for row in named if row["path"] not in gone]:
         files = ", ".join(quoted(_literally(path)) for path in whole)
-        # Files that were merged hold columns of the extension's own; older ones lack what was added later.
+        # Merged files have columns of DuckLake's own; older files lack columns that were added later.
         relation += (
             " UNION ALL BY NAME SELECT COLUMNS(name -> NOT starts_with(name, '_ducklake'))"
             f" FROM read_parquet([{files}], union_by_name => true)"
@@ -70,11 +70,11 @@ def readable(lake: Lake, table: str, *, lost: Collection[str] | None = None) -> 
 
 
 def measure(lake: Lake, path: str) -> tuple[int, int | None]:
-    """Return a file's rows, and its size where the disk tells it.
+    """Return a file's number of rows, and its size if it is on a local disk.
 
     Raises:
-        FileNotFoundError: it is gone.
-        OSError, ArrowException, LakeError: it is no Parquet file, or not all of one.
+        FileNotFoundError: it does not exist.
+        OSError, ArrowException, LakeError: it is not a complete Parquet file.
     """
     if "://" not in path:
         return pq.read_metadata(path).num_rows, Path(path).stat().st_size
@@ -96,5 +96,5 @@ def _absolute(path: str) -> str:
 
 
 def _literally(path: str) -> str:
-    """Return a path as a pattern that is met by itself alone: a home's name may hold the signs of one."""
+    """Return a glob pattern that matches only this path, whose name may contain special characters."""
     return path if "://" in path else re.sub(r"([*?\[])", r"[\1]", path)

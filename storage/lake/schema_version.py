@@ -1,7 +1,7 @@
-"""Is a lake of this release's layout, and what is done where it is older or newer?
+"""Schema version of a lake: migration of older lakes and refusal of newer ones.
 
-A lake that is opened for writing is brought to this release's layout. One that is only read stays as it is: what it
-lacks is told when a query asks for it.
+A lake opened for writing is migrated to this release's schema. A lake opened read-only stays as it is; a query that
+needs a missing table or column fails with an error that names it.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ import duckdb
 from storage.code_version import code_version
 from storage.contracts.tables import CONTRACTS, MIGRATIONS
 from storage.lake.connection import rollback
-from storage.lake.migrations import VIEWS, Held, refuse_newer, rows_of, steps_to_take
+from storage.lake.migrations import VIEWS, ExistingColumns, pending_steps, refuse_newer, rows_of
 from storage.lake.upsert import insert
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
 
-def bring_to_layout(run: duckdb.DuckDBPyConnection, *, now_ns: int, read_only: bool) -> None:
-    """Refuse a lake of a newer release, and take the steps that one of an older release lacks.
+def migrate(run: duckdb.DuckDBPyConnection, *, now_ns: int, read_only: bool) -> None:
+    """Refuse a lake of a newer release, and migrate one of an older release.
 
     Args:
         run: a connection that uses the lake, under the commit lock.
-        now_ns: the present.
-        read_only: take none.
+        now_ns: the current time.
+        read_only: do not migrate.
 
     Raises:
         LakeError: a newer release wrote it.
     """
-    held, number = _held(run), 0
-    if "migrations" in held:
+    existing, number = _existing(run), 0
+    if "migrations" in existing:
         found = run.execute("SELECT max(number) FROM migrations").fetchone()
         number = found[0] if found and found[0] else 0
-    refuse_newer(held, number)
+    refuse_newer(existing, number)
     if read_only:
         return
-    steps, due = steps_to_take(held, number)
+    steps, due = pending_steps(existing, number)
     if not (steps or due):
         return
     run.execute("BEGIN TRANSACTION")
@@ -48,24 +48,24 @@ def bring_to_layout(run: duckdb.DuckDBPyConnection, *, now_ns: int, read_only: b
     except BaseException:
         rollback(run)
         raise
-    if held:
+    if existing:
         logger.info("lake migrated", steps=[step.name for step in due], statements=len(steps))
 
 
-def lacking(run: duckdb.DuckDBPyConnection, schema: str, told: str) -> str:
-    """Return which table, view or column of ours that an error tells of is not there yet; empty: none.
+def find_missing(run: duckdb.DuckDBPyConnection, schema: str, message: str) -> str:
+    """Return the missing table, view or column of ours that an error names, or an empty text.
 
     Args:
         run: a connection to the lake.
-        schema: the lake, or a snapshot of it, as it is attached.
-        told: what DuckDB says is not there.
+        schema: name of the attached lake, or snapshot.
+        message: of DuckDB.
     """
     for name in (*CONTRACTS, *VIEWS):
-        if f"with name {name} does not exist" in told:
+        if f"with name {name} does not exist" in message:
             return f"table {name}"
     for name, contract in CONTRACTS.items():
         for column in contract.stored_schema.names:
-            if f'"{column}"' in told and column not in _columns(run, f"{schema}.{name}", {column}):
+            if f'"{column}"' in message and column not in _columns(run, f"{schema}.{name}", {column}):
                 return f"column {column} of {name}"
     return ""
 
@@ -74,13 +74,13 @@ def _columns(run: duckdb.DuckDBPyConnection, table: str, otherwise: set[str]) ->
     try:
         return {name for name, *_ in run.execute(f"DESCRIBE {table}").fetchall()}
     except duckdb.Error:
-        return otherwise  # it is not there at all, and was not asked for
+        return otherwise  # the table itself is missing, and the error names something else
 
 
-def _held(run: duckdb.DuckDBPyConnection) -> Held:
-    held: dict[str, set[str]] = {}
+def _existing(run: duckdb.DuckDBPyConnection) -> ExistingColumns:
+    existing: dict[str, set[str]] = {}
     for table, column in run.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake'"
     ).fetchall():
-        held.setdefault(table, set()).add(column)
-    return held
+        existing.setdefault(table, set()).add(column)
+    return existing

@@ -1,8 +1,7 @@
-"""What did the lake hold at a snapshot, what came between two of them, and which of them must stay?
+"""Snapshots and pins: list, compare, pin and unpin.
 
-A snapshot stays for ever while a pin holds it or the ledger of versions names it. What a pin covers is told by a hash
-of the rows themselves, without the stamps of when they were written: so a lake that was built anew, whose snapshots
-have other numbers, can be compared with it.
+A snapshot never expires while it is pinned or named in the ledger of model versions. A pin stores a hash of the rows
+without their stamps, so it can be compared with a rebuilt lake, whose snapshot numbers differ.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from storage.errors import LakeError
 from storage.lake.lake import Lake
 
 CATALOG: Final = "__ducklake_metadata_lake"
-"""The catalog's own tables, as the extension attaches them: read through the same library that writes them."""
+"""Schema of the catalog's own tables, as DuckLake attaches them."""
 ROWS_HASH: Final = "rows:"
-# What a lake notes about itself; one that was built anew says otherwise.
-NOTES: Final = frozenset({"batches", "pins", "migrations"})
+# Tables about the lake itself, which differ in a rebuilt lake.
+METADATA_TABLES: Final = frozenset({"batches", "pins", "migrations"})
 
-# A version that was carried over from the lake before names a snapshot of that one; its night's pin was set anew.
+# A version carried over from a replaced lake names a snapshot of that lake; its night was pinned again.
 _VERSIONS: Final = """
     SELECT DISTINCT v.version, v.inputs FROM versions v ANTI JOIN (
         FROM batches WHERE json_extract_string(inputs, '$.carried') = 'true'
@@ -43,12 +42,12 @@ def no_step(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A snapshot that is held.
+    """A pinned snapshot.
 
     Args:
-        name: the pin's, such as a night's id.
-        snapshot: what it holds.
-        content: hash of the rows it covers, see `rows_hash`; a night's own hash of its panel otherwise.
+        name: of the pin, such as a night's id.
+        snapshot: its number.
+        content: hash of the rows (see `rows_hash`), or for a night the hash of its panel.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class AddedRows:
-    """What came into a table between two snapshots: `rows` before there were `before`."""
+    """Rows added to a table between two snapshots, and the number of rows before."""
 
     table: str
     before: int
@@ -66,33 +65,33 @@ class AddedRows:
 
 
 def snapshot_ids(lake: Lake) -> list[int]:
-    """Return the numbers of the snapshots that can be read, oldest first."""
+    """Return the numbers of the readable snapshots, oldest first."""
     found = lake.query(f"SELECT snapshot_id AS id FROM {CATALOG}.ducklake_snapshot ORDER BY id")
     numbers: list[Any] = found["id"].to_pylist()
     return [int(number) for number in numbers]
 
 
 def list_snapshots(lake: Lake, *, limit: int) -> pa.Table:
-    """Return the newest snapshots, newest first: when, by which batch, and what holds them."""
+    """Return the newest snapshots, newest first: time, batch, and the pins and versions that keep them."""
     rows = lake.query(
         "SELECT snapshot_id AS snapshot, date_trunc('second', snapshot_time) AS made, commit_message AS batch "
         "FROM lake.snapshots() ORDER BY snapshot_id DESC LIMIT ?",
         [limit],
     )
-    holders = held_snapshots(lake)
+    holders = kept_snapshots(lake)
     numbers: list[Any] = rows["snapshot"].to_pylist()
     held_by = [", ".join(holders.get(number, ())) for number in numbers]
     return rows.append_column("held_by", pa.array(held_by, pa.string()))
 
 
 def pins(lake: Lake) -> list[Pin]:
-    """Return the pins that hold now, by name."""
+    """Return the current pins, by name."""
     rows = lake.query("SELECT pin, snapshot, content FROM pins_held ORDER BY pin, snapshot")
     return [Pin(*row.values()) for row in rows.to_pylist()]
 
 
-def held_snapshots(lake: Lake) -> dict[int, tuple[str, ...]]:
-    """Return the snapshots that must stay, with who holds them: pins, and versions of the ledger."""
+def kept_snapshots(lake: Lake) -> dict[int, tuple[str, ...]]:
+    """Return the snapshots that must not expire, with the pins and model versions that keep them."""
     holders: dict[int, list[str]] = {}
     for item in pins(lake):
         holders.setdefault(item.snapshot, []).append(item.name)
@@ -104,26 +103,26 @@ def held_snapshots(lake: Lake) -> dict[int, tuple[str, ...]]:
 
 
 def pin(lake: Lake, name: str, *, now_ns: int, snapshot: int | None = None, on_step: Step = no_step) -> Pin:
-    """Hold a snapshot for ever, under a name; holding it again changes nothing.
+    """Pin a snapshot under a name, so that it never expires; repeating it changes nothing.
 
     Args:
         lake: writable.
         name: of the pin.
-        now_ns: the present.
-        snapshot: the newest by default.
-        on_step: is told each table whose rows have been read.
+        now_ns: the current time.
+        snapshot: to pin (default: newest).
+        on_step: called with the name of each table after its rows were read.
 
     Raises:
-        LakeError: the name holds another snapshot, or the snapshot has expired.
+        LakeError: the name is used for another snapshot, or the snapshot has expired.
     """
     at = lake.snapshot() if snapshot is None else snapshot
-    for held in pins(lake):
-        if held.name == name and held.snapshot == at:
-            return held
-        if held.name == name:
+    for existing in pins(lake):
+        if existing.name == name and existing.snapshot == at:
+            return existing
+        if existing.name == name:
             raise LakeError(
-                f"the pin {name!r} holds snapshot {held.snapshot}, and a name holds one",
-                hint=f"take another name, or let it go first: tickwalk lake unpin {name}",
+                f"the pin {name!r} holds snapshot {existing.snapshot}, and a name holds one",
+                hint=f"use another name, or first run: tickwalk lake unpin {name}",
             )
     if at not in snapshot_ids(lake):
         raise LakeError(
@@ -132,7 +131,7 @@ def pin(lake: Lake, name: str, *, now_ns: int, snapshot: int | None = None, on_s
         )
     made = Pin(name, at, rows_hash(lake, at, on_step=on_step))
     _write(lake, [made], "pinned", now_ns)
-    if at not in snapshot_ids(lake):  # it expired while its rows were read; from the commit on that cannot be
+    if at not in snapshot_ids(lake):  # it expired while its rows were read; once pinned it cannot
         _write(lake, [made], "unpinned", now_ns + 1)
         raise LakeError(
             f"snapshot {at} expired while it was being pinned",
@@ -142,18 +141,18 @@ def pin(lake: Lake, name: str, *, now_ns: int, snapshot: int | None = None, on_s
 
 
 def unpin(lake: Lake, name: str, *, now_ns: int) -> list[Pin]:
-    """Let go what a pin holds, by one more row each; return it.
+    """Unpin the snapshots of a name by appending `unpinned` events, and return them.
 
     Raises:
         LakeError: there is no such pin.
     """
-    gone = [held for held in pins(lake) if held.name == name]
-    if not gone:
+    removed = [item for item in pins(lake) if item.name == name]
+    if not removed:
         raise LakeError(
             f"there is no pin {name!r}", hint='list them with: tickwalk sql "FROM pins_held ORDER BY pin"'
         )
-    _write(lake, gone, "unpinned", now_ns)
-    return gone
+    _write(lake, removed, "unpinned", now_ns)
+    return removed
 
 
 def _write(lake: Lake, items: list[Pin], event: str, now_ns: int) -> None:
@@ -171,8 +170,8 @@ def _write(lake: Lake, items: list[Pin], event: str, now_ns: int) -> None:
 
 
 def tables_at(lake: Lake, at: int | None = None, *, with_rows: bool = False) -> list[str]:
-    """Return our tables that a snapshot holds, in the order of the contracts; only those with rows, if asked."""
-    # From the catalog: duckdb_tables() would read every snapshot that is attached, also one that has expired.
+    """Return the names of the tables of a snapshot, in the order of the contracts; `with_rows` skips empty ones."""
+    # From the catalog: duckdb_tables() would read every attached snapshot, even one that has expired.
     found = lake.query(
         f"""
         SELECT table_name AS name FROM {CATALOG}.ducklake_table t
@@ -187,18 +186,18 @@ def tables_at(lake: Lake, at: int | None = None, *, with_rows: bool = False) -> 
 
 
 def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step) -> str:
-    """Return a hash of all rows of a snapshot, whatever order and files they lie in.
+    """Return a hash of all rows of a snapshot, independent of their order and files.
 
-    Each row is hashed (MD5 of it as JSON), and the hashes are added: the sum of equal rows is equal in any order,
-    and no table need be sorted. It tells decay and mistakes, and is no proof against someone who forges rows.
+    Each row is hashed (MD5 of its JSON), and the hashes are added, so that no table has to be sorted. The hash reveals
+    damage and mistakes; it is no protection against forgery.
     """
     stamps = ", ".join(field.name for field in STAMPS)
     facts = []
     for name in tables_at(lake, at, with_rows=True):
-        if name not in NOTES:
+        if name not in METADATA_TABLES:
             row = lake.query(
-                f"WITH told AS (SELECT * EXCLUDE ({stamps}) FROM {name}),"
-                " texts AS (SELECT CAST(to_json(told) AS VARCHAR) AS text FROM told)"
+                f"WITH data AS (SELECT * EXCLUDE ({stamps}) FROM {name}),"
+                " texts AS (SELECT CAST(to_json(data) AS VARCHAR) AS text FROM data)"
                 " SELECT count(*) AS rows, CAST(coalesce(sum(md5_number_lower(text)), 0) AS VARCHAR) AS low,"
                 " CAST(coalesce(sum(md5_number_upper(text)), 0) AS VARCHAR) AS high FROM texts",
                 at=at,
@@ -209,7 +208,7 @@ def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step) -> str:
 
 
 def rows_by_table(lake: Lake, at: int) -> dict[str, int]:
-    """Return how many rows each table of a snapshot has."""
+    """Return the number of rows of each table of a snapshot."""
     counts = dict.fromkeys(tables_at(lake, at), 0)
     for name in tables_at(lake, at, with_rows=True):
         counts[name] = int(lake.query(f"SELECT count(*) AS rows FROM {name}", at=at)["rows"][0].as_py())
@@ -217,10 +216,10 @@ def rows_by_table(lake: Lake, at: int) -> dict[str, int]:
 
 
 def diff(lake: Lake, first: int, second: int) -> list[AddedRows]:
-    """Return what came into each table after one snapshot and up to another; rows are only ever added.
+    """Return the rows added to each table between two snapshots; rows are never removed.
 
     Raises:
-        LakeError: a snapshot does not exist, or they are given in the wrong order.
+        LakeError: a snapshot does not exist, or they are in the wrong order.
     """
     if first > second:
         raise LakeError(
@@ -232,15 +231,15 @@ def diff(lake: Lake, first: int, second: int) -> list[AddedRows]:
 
 
 def diff_rows(lake: Lake, first: int, second: int, table: str) -> pa.Table:
-    """Return the rows that came into a table between two snapshots, in the order of its key.
+    """Return the rows added to a table between two snapshots, in the order of its key.
 
     Raises:
         LakeError: there is no such table, or a snapshot does not exist.
     """
     if table not in CONTRACTS:
         raise LakeError(f"there is no table {table!r}", hint=f"use one of: {', '.join(CONTRACTS)}")
-    diff(lake, first, second)  # checks both
-    # Batches, and not the extension's table_insertions: its first snapshot may have expired since.
+    diff(lake, first, second)  # raises for invalid snapshots
+    # By batch, because DuckLake's table_insertions needs all snapshots in between, and some may have expired.
     known = lake.query("SELECT batch_id FROM batches", at=first)["batch_id"].to_pylist()
     order = ", ".join(CONTRACTS[table].key)
     return lake.query(

@@ -1,4 +1,4 @@
-"""How does a batch meet the rows of a table: which are there already, which say something else, how do they get in?"""
+"""Upsert of a batch into a table: new rows, unchanged rows, revisions and conflicts."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from storage.contracts.contract import Contract
 def split_new_and_conflicting(
     run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
-    """Return the rows to insert and those that contradict a row already held, with the reason.
+    """Return the rows to insert, and those that conflict with a stored row, with the reason.
 
     Args:
-        run: the connection, within a transaction where rows are inserted afterwards.
+        run: the connection, within the transaction in which the rows will be inserted.
         contract: the table's.
-        rows: at least one, with its columns.
+        rows: at least one, with the contract's columns.
     """
     keys = ", ".join(contract.identity)
-    held = f"(SELECT * FROM {contract.name} {_near(contract)})"
+    stored = f"(SELECT * FROM {contract.name} {_near(contract)})"
     bounds = _bounds(contract, rows)
-    # A join loses the order of its rows, and that of prints at one instant is known by nothing else.
+    # A join does not keep the order of rows, and prints of one instant have no other order.
     run.register("incoming", rows.append_column("row_at", pa.array(range(rows.num_rows), pa.int64())))
-    fresh = run.execute(
-        f"FROM incoming ANTI JOIN {held} USING ({keys}) ORDER BY row_at", bounds
+    new = run.execute(
+        f"FROM incoming ANTI JOIN {stored} USING ({keys}) ORDER BY row_at", bounds
     ).to_arrow_table()
-    unlike = rows.slice(0, 0)
-    if fresh.num_rows < rows.num_rows:
+    conflicts = rows.slice(0, 0)
+    if new.num_rows < rows.num_rows:
         same = _equal((*contract.identity, *contract.content))
-        unlike = run.execute(
-            f"SELECT n.* FROM incoming n SEMI JOIN {held} h USING ({keys}) "
-            f"WHERE NOT EXISTS (SELECT 1 FROM {held} h WHERE {same})",
+        conflicts = run.execute(
+            f"SELECT n.* FROM incoming n SEMI JOIN {stored} h USING ({keys}) "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {stored} h WHERE {same})",
             bounds * 2,
         ).to_arrow_table()
-    if contract.revises and unlike.num_rows:
-        run.register("changed", unlike)
+    if contract.revises and conflicts.num_rows:
+        run.register("changed", conflicts)
         revised = run.execute(
             "SELECT n.* REPLACE (CAST(n.revision + 1 + h.top"
             f" - min(n.revision) OVER (PARTITION BY {_of('n', contract.identity)}) AS INTEGER) AS revision)"
             f" FROM changed n JOIN (SELECT {keys}, max(revision) AS top, arg_max(observed_ms, revision) AS watched"
-            f" FROM {held} GROUP BY {keys}) h USING ({keys})"
-            # The next revision of the same computation, or another one that watched no less and knows something.
+            f" FROM {stored} GROUP BY {keys}) h USING ({keys})"
+            # The next revision of the same computation, or another one that observed as much and is not `unknown`.
             " WHERE n.revision > h.top OR (n.observed_ms >= h.watched AND n.status <> 'unknown')",
             bounds,
         ).to_arrow_table()
         run.unregister("changed")
         names = rows.column_names
-        fresh, unlike = pa.concat_tables([fresh.select(names), revised.select(names)]), rows.slice(0, 0)
+        new, conflicts = pa.concat_tables([new.select(names), revised.select(names)]), rows.slice(0, 0)
     run.unregister("incoming")
     reason = pa.array(
-        [f"{contract.name} holds the same key with other values"] * unlike.num_rows, pa.string()
+        [f"{contract.name} holds the same key with other values"] * conflicts.num_rows, pa.string()
     )
-    return fresh.select(rows.column_names), unlike.select(rows.column_names).append_column("reason", reason)
+    return new.select(rows.column_names), conflicts.select(rows.column_names).append_column("reason", reason)
 
 
 def contradicted(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table) -> list[bool]:
-    """Return, for each row, whether the table holds its key with other values; see `split_new_and_conflicting`."""
+    """Return, for each row, whether the table has its key with other values; see `split_new_and_conflicting`."""
     place = pa.array(range(rows.num_rows), pa.int64())
     run.register("given", rows.select(contract.schema.names).append_column("place", place))
     same = f"coalesce(bool_or({_equal(contract.content)}), false)"
@@ -73,12 +73,12 @@ def contradicted(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Ta
 
 
 def insert(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table, stamp: tuple[int, str]) -> int:
-    """Insert rows with their stamps and return how many (arguments: `split_new_and_conflicting`)."""
+    """Insert rows with their stamps, and return how many; for arguments see `split_new_and_conflicting`."""
     if rows.num_rows == 0:
         return 0
     run.register("incoming", rows.select(contract.schema.names))
     run.execute(
-        # By name: a column that was added later stands last in the table.
+        # By name, because a column that was added by a migration is the last of the table.
         f"INSERT INTO {contract.name} BY NAME SELECT *, ? AS ts_ingested_ns, ? AS batch FROM incoming",
         list(stamp),
     )

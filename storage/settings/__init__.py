@@ -1,4 +1,4 @@
-"""Settings in force: `tickwalk.toml`, then `TICKWALK_*` variables, then flags."""
+"""Settings: from `tickwalk.toml`, then `TICKWALK_*` variables, then flags."""
 
 from storage.settings.loader import (
     CONFIG_NAME,

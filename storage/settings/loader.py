@@ -1,6 +1,6 @@
-"""Which settings are in force: `tickwalk.toml`, then `TICKWALK_*`, then flags; later ones win.
+"""Loader of settings: `tickwalk.toml`, then `TICKWALK_*` variables, then flags; later sources win.
 
-A key that does not exist is an error that names the nearest one that does, wherever it was written.
+An unknown key in any source is an error that names the nearest known key.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from storage.settings.services import (
 )
 
 CONFIG_NAME: Final = "tickwalk.toml"
-# Read by the door itself, before any setting: where the file lies, and how log lines look.
+# Read before the settings: the path of the file, and the format of log lines.
 _ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG"})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings of one tickwalk home."""
+    """All settings of a tickwalk home."""
 
     home: Path = Path("var")
-    """Everything that tickwalk writes lies below this folder."""
+    """Folder for everything that tickwalk writes."""
     record: RecordSettings = field(default_factory=RecordSettings)
     gaiaex: GaiaexSettings = field(default_factory=GaiaexSettings)
     bars: BarSettings = field(default_factory=BarSettings)
@@ -52,37 +52,37 @@ class Settings:
 
     @property
     def journal_dir(self) -> Path:
-        """Sealed and open journal segments, one folder a recording."""
+        """Journal segments, in one folder per recording."""
         return self.home / "journal"
 
     @property
     def recorder_dir(self) -> Path:
-        """One small file a recording, written anew each second while it runs: its vital signs."""
+        """Heartbeat files, one per recording, rewritten each second while it runs."""
         return self.home / "recorder"
 
     @property
     def lake_dir(self) -> Path:
-        """The catalog and the Parquet files of the tables."""
+        """Catalog and Parquet files of the tables."""
         return self.home / "lake"
 
     @property
     def archive_dir(self) -> Path:
-        """Objects of archives as they were fetched, with a manifest beside each day's."""
+        """Downloaded objects of archives, with a manifest for each day."""
         return self.home / "archive"
 
     @property
     def models_dir(self) -> Path:
-        """Nights, checkpoints and the versions that the ledger names."""
+        """Nights, checkpoints and registered model versions."""
         return self.home / "models"
 
     @property
     def features_dir(self) -> Path:
-        """Features by day, and panels that were read before; all of it can be made again."""
+        """Cached features by day, and cached panels; all of it can be rebuilt."""
         return self.home / "features"
 
     @property
     def reports_dir(self) -> Path:
-        """One page a night."""
+        """Reports, one page per night."""
         return self.home / "reports"
 
     def report_path(self, night: str) -> Path:
@@ -90,7 +90,7 @@ class Settings:
         return self.reports_dir / f"{night}.html"
 
     def ensure_home(self) -> None:
-        """Make the home's folders.
+        """Create the home's folders.
 
         Raises:
             SettingsError: the home cannot be written.
@@ -114,7 +114,7 @@ REDACTED: Final = "(set, not shown)"
 
 
 def shown(settings: Settings, key: str) -> object:
-    """Return the value in force of a key as it may be printed: a secret only says whether it is set."""
+    """Return the value of a key for display; a secret is replaced by whether it is set."""
     section, _, name = key.rpartition(".")
     holder = getattr(settings, section) if section else settings
     value = getattr(holder, name)
@@ -128,7 +128,7 @@ _SECTIONS: Final[dict[str, Any]] = {
 
 
 def known_keys() -> dict[str, Any]:
-    """Return every key as it is written in flags (`section.name`, or `home`) with its default."""
+    """Return every key as written in flags (`section.name`, or `home`) with its default."""
     keys: dict[str, Any] = {"home": Settings().home}
     for section, kind in _SECTIONS.items():
         for item in dataclasses.fields(kind):
@@ -142,15 +142,15 @@ def load_settings(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Return the settings in force.
+    """Load the settings.
 
     Args:
-        path: the file to read; by default `TICKWALK_CONFIG`, or `tickwalk.toml` where it exists.
-        overrides: flags, as `{"record.coins": ("BTC",)}`; a value of `None` is no override.
-        environ: variables to read instead of the process's own.
+        path: file to read (default: `TICKWALK_CONFIG`, or `tickwalk.toml` if it exists).
+        overrides: flags, such as `{"record.coins": ("BTC",)}`; `None` values are ignored.
+        environ: variables (default: those of the process).
 
     Raises:
-        SettingsError: a key does not exist, or a value does not fit it.
+        SettingsError: a key does not exist, or a value is invalid.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""What can be set of recording: which coins and channels, how patiently, and which bars are made?"""
+"""Settings of recording: instruments, channels, timeouts, limits and bars."""
 
 from __future__ import annotations
 
@@ -53,82 +53,82 @@ _ABOVE_ZERO: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RecordSettings:
-    """What the recorder listens to, and how patient it is."""
+    """Settings of the recorder."""
 
     venue: str = "hyperliquid"
-    """The venue's name, first part of every instrument id."""
+    """Name of the venue, the first part of every instrument id."""
     ws_url: str = "wss://api.hyperliquid.xyz/ws"
-    """The WebSocket that carries the public feed."""
+    """Address of the WebSocket with the public feed."""
     info_url: str = "https://api.hyperliquid.xyz/info"
-    """The address that answers `POST /info`."""
+    """Address of the REST API (`POST /info`)."""
     coins: tuple[str, ...] = ("BTC", "ETH", "SOL")
-    """The venue's names, byte-exact, and patterns: `*` (first dex), `xyz:*`, `@*`. Outcomes (`#`) only by name."""
+    """Names as the venue writes them, and patterns: `*` (first dex), `xyz:*`, `@*`. Outcomes (`#`) only by name."""
     clock: str = "wall"
-    """`wall`, or `venue` to take the time from a simulated venue's clock frames."""
+    """Source of time: `wall`, or `venue` for the clock frames of a simulated venue."""
     ping_s: float = 20.0
-    """Seconds between pings; the venue closes a connection that it sent nothing for 60 s."""
+    """Seconds between pings; the venue closes a connection on which it has sent nothing for 60 s."""
     pong_timeout_s: float = 10.0
-    """A pong missing for this long ends the connection."""
+    """Seconds to wait for a pong before the connection is closed."""
     connect_timeout_s: float = 10.0
-    """Seconds allowed for a handshake."""
+    """Timeout of a handshake."""
     ack_timeout_s: float = 10.0
-    """Seconds after which a subscription without an answer is sent again."""
+    """Seconds after which an unanswered subscription is sent again."""
     backoff_first_s: float = 0.5
-    """Longest first wait before a reconnect; the wait is drawn from zero up to it."""
+    """Upper bound of the first reconnect delay; delays are random from zero up to the bound."""
     backoff_max_s: float = 30.0
-    """Longest wait before a reconnect."""
+    """Upper bound of any reconnect delay."""
     coin_silence_s: float = 30.0
-    """An instrument silent on every channel for this long is not proven alive, so it cannot be quiet."""
+    """An instrument without messages on any channel for this long is not proven alive, so its bars cannot be quiet."""
     socket_silence_s: float = 30.0
-    """A socket silent on every channel for this long is reconnected."""
+    """A socket without messages on any channel for this long is reconnected."""
     commit_s: float = 5.0
-    """Seconds between commits to the lake; a closing bar commits at once."""
+    """Seconds between commits to the lake; a closing bar is committed at once."""
     block_ms: int = 40
-    """A journal block is written and synced at least this often while frames arrive."""
+    """Longest time between synced journal blocks while frames arrive."""
     segment_bytes: int = 64 * 1024 * 1024
-    """A journal segment is sealed at this size."""
+    """Size at which a journal segment is sealed."""
     ntp_server: str = "pool.ntp.org"
-    """The time server that our clock is compared with, `host` or `host:port`; empty: none."""
+    """NTP server for checking the local clock, `host` or `host:port`; empty: none."""
     clock_check_s: float = 60.0
-    """Seconds between comparisons of our clock with the venue and the time server."""
+    """Seconds between checks of the local clock against the venue and the NTP server."""
     channels: tuple[str, ...] = ("trades", "bbo", "l2Book", "activeAssetCtx")
-    """What to subscribe to: these, and `l2BookFast`, `candle` (1m), `allMids`, `allDexsAssetCtxs`, `fastAssetCtxs`."""
+    """Channels to subscribe to; others: `l2BookFast`, `candle` (1m), `allMids`, `allDexsAssetCtxs`, `fastAssetCtxs`."""
     shard: str = ""
-    """Which part of the instruments this recorder takes, as in `1/3`; empty: all of them."""
+    """Part of the instruments that this recorder records, such as `1/3`; empty: all."""
     twins: int = 2
-    """Trades are carried by this many sockets at once, so that one may die unnoticed; first coins first."""
+    """Number of sockets that carry each trade stream, so that one may fail without a gap; first coins first."""
     sockets_most: int = 4
-    """Sockets to the venue; it allows an address 10, over all of its recorders."""
+    """Maximum number of sockets; the venue allows 10 per IP address, shared by all recorders."""
     subscriptions_per_socket: int = 200
-    """Subscriptions on one socket; the venue allows an address 1000 in all."""
+    """Maximum number of subscriptions per socket; the venue allows 1000 per IP address."""
     explorer_url: str = "auto"
-    """The socket that tells of the chain's blocks; `auto`: the one that belongs to `record.ws_url`; empty: none."""
+    """WebSocket that reports the chain's blocks; `auto`: derived from `record.ws_url`; empty: none."""
     messages_per_s: int = 20
-    """Messages sent to the venue a second, over all sockets; its limit is 2000 a minute. Shards share it."""
+    """Maximum messages sent per second, over all sockets; the venue's limit of 2000 a minute is shared by shards."""
     handshakes_per_minute: int = 30
-    """New connections a minute, over all sockets, which is the venue's limit. Shards share it."""
+    """Maximum new connections per minute, over all sockets; this is the venue's limit, shared by shards."""
     refused_wait_s: float = 15.0
-    """A handshake that the venue answered with 429 is tried again after this long at the earliest."""
+    """Minimum seconds before retrying a handshake that the venue rejected with 429."""
     slow_book_s: float = 5.0
-    """How often the venue sends the book of 20 levels; a watchdog reports when it no longer does."""
+    """Interval at which the venue sends the book of 20 levels; a longer one is reported."""
     chain_silence_s: float = 10.0
-    """The chain has halted when its explorer tells of no block for so long."""
+    """Seconds without a block from the explorer after which the chain counts as halted."""
     discover_s: float = 3600.0
-    """Seconds between questions for what is listed; new names that fit `record.coins` are taken up."""
+    """Seconds between requests for listings; new names that match `record.coins` are recorded."""
     rotate_h: float = 24.0
-    """Hours after which a recording is sealed and the next one goes on, without a gap; a crash replays one at most."""
+    """Hours after which a recording is sealed and a new one continues without a gap; a crash replays at most one."""
     silence_factor: float = 3.0
-    """A stream silent for this many times its longest silence of late is asked for again."""
+    """A stream is resubscribed after a silence of this many times its longest recent silence."""
     silence_least_s: float = 10.0
-    """No stream is asked for again before it was silent this long."""
+    """Minimum silence before a stream is resubscribed."""
     silence_most_s: float = 300.0
-    """A stream that comes at a steady pace is asked for again when it was silent this long, whatever it learnt."""
+    """Maximum silence before a stream with a steady pace is resubscribed."""
     rest_weight_per_minute: int = 600
-    """Weight of questions to `record.info_url` a minute; the venue allows an address 1200. Shards share it."""
+    """Request weight per minute at `record.info_url`; the venue allows 1200 per IP address, shared by shards."""
     rest_timeout_s: float = 60.0
-    """Seconds for a question to be answered, with all its retries."""
+    """Timeout of a REST request, including its retries."""
     certify: bool = True
-    """Ask for the venue's candles of all closed bars, an hour of a coin at a time, for half of the weight at most."""
+    """Certify closed bars by the venue's candles, an hour of a coin at a time, with at most half of the weight."""
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "venue"):
@@ -149,24 +149,24 @@ class RecordSettings:
 
 @dataclass(frozen=True, slots=True)
 class GaiaexSettings:
-    """GaiaEx, whose books relay Hyperliquid's; its hosts and limits are partly unknown, see `tickwalk probe`."""
+    """Settings of GaiaEx, whose books relay those of Hyperliquid; `tickwalk probe` measures what is unknown of it."""
 
     symbols: tuple[str, ...] = ()
-    """Its own names, byte-exact, as in `BTC` or `xyz:AAPL`; one socket each. Empty: it is not recorded."""
+    """Names as the venue writes them, such as `BTC` or `xyz:AAPL`; one socket each. Empty: GaiaEx is not recorded."""
     ws_url: str = "wss://openapi.gaiaex.com/ws/market"
-    """The address of a book's socket, without the symbol."""
+    """Address of a book's WebSocket, without the symbol."""
     rest_url: str = "https://openapi.gaiaex.com/v1/trade"
-    """The address below which symbols, time and health are asked for."""
+    """Base address of the REST API for symbols, time and health."""
     handshakes_per_s: float = 1.0
-    """New connections a second; a refused one (429) waits 15 s."""
+    """Maximum new connections per second; a rejected one (429) is retried after 15 s."""
     max_sockets: int = 20
-    """Sockets at a time, thus symbols of one recorder; the venue's own limit is not known."""
+    """Maximum number of sockets, and so of symbols per recorder; the venue's limit is unknown."""
     heartbeat_silence_s: float = 15.0
-    """A socket without a heartbeat for this long is reconnected."""
+    """Seconds without a heartbeat after which a socket is reconnected."""
     relay_stale_s: float = 10.0
-    """A book unchanged for this long while Hyperliquid's quote of the same coin moves is stale."""
+    """A book is stale if it does not change for this long while Hyperliquid's quote of the same coin moves."""
     poll_s: float = 60.0
-    """Seconds between questions for symbols, time and health."""
+    """Seconds between requests for symbols, time and health."""
 
     def __post_init__(self) -> None:
         for name in ("handshakes_per_s", "max_sockets", "heartbeat_silence_s", "relay_stale_s", "poll_s"):
@@ -176,20 +176,20 @@ class GaiaexSettings:
 
 @dataclass(frozen=True, slots=True)
 class BarSettings:
-    """The one clock of all bars."""
+    """Settings of bars."""
 
     widths: tuple[str, ...] = ("1m",)
-    """Bar widths that the recorder and replay build; the first is the one that models train on."""
+    """Bar widths that the recorder and replay build; models train on the first."""
     grace_ms: int = 2000
-    """A bar is published this long after its close, by the wall, whether or not anything printed."""
+    """A bar is published this long after its close by the wall clock, with or without prints."""
     lateness_s: float = 60.0
-    """The watermark runs this far behind the receipt clock; a print older than it is late."""
+    """Lag of the watermark behind the receipt clock; a print older than the watermark is late."""
     capture_silence_s: float = 5.0
-    """In a capture without control frames, silence of every channel beyond this is a hole."""
+    """In a capture without control frames, a silence of all channels longer than this is a gap."""
     history_lag_ms: int = 1100
-    """Imported history counts as knowable this long after its bar's close (measured feed lag 0.4-1.1 s)."""
+    """Imported history is knowable this long after its bar's close (measured feed latency 0.4-1.1 s)."""
     candle_trades: str = "exact"
-    """Whether a bar must have as many trades as the venue's candle to be certified: `exact`, or `ignore`."""
+    """Whether certification needs the same number of trades as the venue's candle: `exact`, or `ignore`."""
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -213,7 +213,7 @@ class BarSettings:
 
     @property
     def width(self) -> str:
-        """The width that models train on."""
+        """The bar width on which models train."""
         return self.widths[0]
 
     @property

@@ -1,4 +1,4 @@
-"""What can be set beside recording: the lake, training, Airflow, alerts, and where things are kept and fetched?"""
+"""Settings of the lake, training, Airflow, metrics, alerts, journal retention and archives."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from storage.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class LakeSettings:
-    """Where the versioned tables keep their catalog and data."""
+    """Settings of the lake."""
 
     catalog: str = ""
-    """A DuckLake catalog such as `postgres:dbname=tickwalk host=127.0.0.1`; empty: SQLite inside the lake."""
+    """DuckLake catalog, such as `postgres:dbname=tickwalk host=127.0.0.1`; empty: SQLite inside the lake."""
     data: str = ""
-    """Where Parquet files go, a folder or `s3://...`; empty: inside the lake."""
+    """Location of the Parquet files, a folder or `s3://...`; empty: inside the lake."""
     commit_tries: int = 8
-    """How often a commit that met a locked catalog is tried before it fails."""
+    """Number of times that a commit is tried while the catalog is locked."""
     keep_snapshots_days: float = 7.0
-    """Snapshots older than this may expire; those that a pin or a registered model names never do."""
+    """Age after which snapshots may expire, unless a pin or a registered model names them."""
     grace_h: float = 24.0
-    """Files that merging or expiry has freed, and orphans, stay this long for readers and writers at work."""
+    """Hours for which unused files and orphans are kept for running readers and writers."""
     s3_endpoint: str = ""
-    """Address of an S3 server other than Amazon's, as in `http://127.0.0.1:9000`; keys come from `AWS_*`."""
+    """Address of an S3 server other than Amazon's, such as `http://127.0.0.1:9000`; keys come from `AWS_*`."""
     s3_region: str = "us-east-1"
-    """The region of the bucket in `lake.data`."""
+    """Region of the bucket in `lake.data`."""
 
     def __post_init__(self) -> None:
         for name in ("keep_snapshots_days", "grace_h"):
@@ -38,14 +38,14 @@ class LakeSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How models are trained, wherever that is not the recipe's own business."""
+    """Settings of training that are not part of a recipe."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `mps`."""
+    """Device of torch: `auto`, `cpu`, `cuda` or `mps`."""
     seed: int = 7
-    """Every random draw of a night starts here."""
+    """Random seed of a night."""
     threads: int = 1
-    """Threads of torch on a CPU; 0 takes all cores. On a busy machine two took 20 times as long as one."""
+    """CPU threads of torch; 0: all cores. On a busy machine two threads took 20 times as long as one."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda", "mps"):
@@ -56,12 +56,12 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True)
 class AirflowSettings:
-    """The local Airflow that `tickwalk airflow up` starts."""
+    """Settings of the local Airflow that `tickwalk airflow up` starts."""
 
     port: int = 8080
-    """The port of the web pages and the API, on 127.0.0.1."""
+    """Port of the web pages and the API, on 127.0.0.1."""
     parallelism: int = 4
-    """Tasks at a time; more than 4 locks Airflow's SQLite (measured)."""
+    """Maximum number of concurrent tasks; more than 4 lock Airflow's SQLite (measured)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.parallelism <= 4:
@@ -73,12 +73,12 @@ class AirflowSettings:
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
-    """Where a running recorder answers `/metrics` and `/health`."""
+    """Settings of the recorder's HTTP server for `/metrics` and `/health`."""
 
     host: str = "127.0.0.1"
-    """The address to listen on; there is no password, so leave it on this machine or behind a proxy."""
+    """Address to listen on; there is no password, so use a local address or a proxy."""
     port: int = 9464
-    """The port; 0: neither metrics nor health are served."""
+    """Port; 0: no metrics and no health."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65_536:
@@ -89,30 +89,30 @@ class MetricsSettings:
 
 @dataclass(frozen=True, slots=True)
 class AlertSettings:
-    """When to call someone, and how. `tickwalk alert` reads these; it needs no Airflow and no running recorder."""
+    """Settings of `tickwalk alert`, which needs neither Airflow nor a running recorder."""
 
     command: str = ""
-    """A command that gets each alert as JSON on its standard input, such as `mail -s tickwalk me@example.org`."""
+    """Command that receives each alert as JSON on standard input, such as `mail -s tickwalk me@example.org`."""
     webhook: str = field(default="", repr=False, metadata={"secret": True})
-    """An address that gets each alert as a JSON POST; it is never shown, since such addresses hold a key."""
+    """Address that receives each alert as a JSON POST; never shown, since it may contain a key."""
     silent_s: float = 60.0
-    """A recorder that wrote no heartbeat, or received no frame, for this long is silent."""
+    """Seconds without a heartbeat or a frame after which a recorder is silent."""
     disk_days: float = 7.0
-    """Fewer days until the disk is full raise an alert."""
+    """Alert when the disk will be full in fewer days than this."""
     clock_ms: float = 1000.0
-    """Our clock may be off by this much."""
+    """Alert when the local clock is off by more than this."""
     observed_share: float = 0.95
-    """An instrument watched for less than this share of the last minutes raises an alert."""
+    """Alert when an instrument was watched for less than this share of the last minutes."""
     unsent_batches: int = 12
-    """More batches than this that the lake has not taken raise an alert; at 60 the recorder ends."""
+    """Alert when more batches than this wait for the lake; at 60 the recorder stops."""
     check_s: float = 15.0
-    """Seconds between looks of `tickwalk alert watch`."""
+    """Seconds between checks of `tickwalk alert watch`."""
     repeat_s: float = 3600.0
-    """An alert that goes on is told again after this long, and not before."""
+    """Seconds after which a continuing alert is sent again."""
     settle_s: float = 300.0
-    """A trouble is over when it has been gone for this long; one that comes and goes is one alert."""
+    """Seconds without an issue after which it is over; an issue that comes and goes is one alert."""
     timeout_s: float = 10.0
-    """The command and the webhook may take this long."""
+    """Timeout of the command and the webhook."""
 
     def __post_init__(self) -> None:
         for name in ("silent_s", "clock_ms", "check_s", "repeat_s", "timeout_s"):
@@ -126,14 +126,14 @@ class AlertSettings:
 
 @dataclass(frozen=True, slots=True)
 class KeepSettings:
-    """How long the journal stays on this disk, and where else it goes."""
+    """Settings of journal retention and backup."""
 
     copy_to: str = ""
-    """A folder (mounted from another machine) or `s3://bucket/prefix` that gets each sealed segment; empty: none."""
+    """Folder (on another machine) or `s3://bucket/prefix` to which sealed segments are copied; empty: no copy."""
     journal_days: float = 0.0
-    """Sealed recordings older than this leave the disk, once the lake and the copy have them; 0: they stay."""
+    """Days after which sealed recordings are removed, once the lake and the copy have them; 0: never."""
     every_s: float = 300.0
-    """Seconds between looks for segments to copy or remove."""
+    """Seconds between checks for segments to copy or remove."""
 
     def __post_init__(self) -> None:
         if self.journal_days < 0 or not self.every_s > 0:
@@ -149,41 +149,41 @@ class KeepSettings:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSettings:
-    """Where objects lie that tell of what no API gives any more, and what fetching them may cost.
+    """Settings of the archives for history that no API provides any more, and limits of their cost.
 
     Credentials are those of the AWS tools (`AWS_PROFILE`, an instance role, ...); there is no setting for them.
     """
 
     node_data: str = "s3://hl-mainnet-node-data"
-    """Where the trades and fills that nodes wrote lie: `s3://bucket/prefix`, or `https://...` of a copy."""
+    """Location of the trades and fills written by nodes: `s3://bucket/prefix`, or `https://...` of a copy."""
     market_data: str = "s3://hyperliquid-archive"
-    """Where books and contexts lie, likewise."""
+    """Location of books and contexts, likewise."""
     endpoint: str = ""
-    """The address that speaks S3; empty: that of the AWS tools (`AWS_ENDPOINT_URL`), else Amazon's."""
+    """Address of the S3 server; empty: that of the AWS tools (`AWS_ENDPOINT_URL`), or Amazon's."""
     region: str = ""
-    """The region of the buckets; empty: that of the AWS tools."""
+    """Region of the buckets; empty: that of the AWS tools."""
     requester_pays: bool = True
-    """Whoever reads pays, and says so with each request; false for a copy of one's own."""
+    """Send the requester-pays header, as the reader pays for requests and traffic; false for your own copy."""
     usd_per_gb: float = 0.09
-    """What a gigabyte costs that leaves the region; 0 within it."""
+    """Price of a gigabyte transferred out of the region; 0 within it."""
     usd_per_1000: float = 0.0004
-    """What 1,000 requests cost."""
+    """Price of 1,000 requests."""
     limit_usd: float = 10.0
-    """A backfill that costs more than this is refused without `--yes`."""
+    """Estimated cost above which a backfill requires `--yes`."""
     tries: int = 6
-    """How often an object is asked for when the archive is slow, busy or breaks off."""
+    """Number of tries per object when the archive is slow, busy or breaks off."""
     backoff_s: float = 1.0
-    """Longest wait before the second try; it doubles with each further one, up to a minute."""
+    """Upper bound of the first retry delay; it doubles with each try, up to a minute."""
     timeout_s: float = 60.0
-    """Silence of an answer after which it is asked for anew."""
+    """Seconds without data after which a request is retried."""
     retry_h: float = 6.0
-    """Hours after which an object that was absent is asked for again."""
+    """Hours after which an absent object is requested again."""
     late_days: float = 40.0
-    """An object that is absent so long after its time counts as lost: what its neighbours hold is taken without it."""
+    """Days after which an absent object counts as lost, and its neighbours are imported without it."""
     spill_s: float = 120.0
-    """How far the events in an object may lie out of its hour, and out of order."""
+    """Tolerance for events outside an object's hour, and for events out of order."""
     silence_s: float = 60.0
-    """A stretch without a fill of any coin for longer than this proves nothing: the writer may have stood still."""
+    """A period without a fill of any coin longer than this is not covered: the writer may have stopped."""
 
     def __post_init__(self) -> None:
         for name in ("tries", "backoff_s", "timeout_s", "retry_h", "spill_s", "silence_s"):

@@ -22,7 +22,7 @@ from storage.clock import DAY_NS
 from storage.lake.bulk_load import load
 from storage.lake.lake import CommitResult, Lake
 from storage.lake.maintenance import compact, expire, remove_freed
-from storage.lake.snapshots import held_snapshots, rows_hash
+from storage.lake.snapshots import kept_snapshots, rows_hash
 from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
 from tests.storage.rows import TRADES_A_BATCH, batch
@@ -165,7 +165,7 @@ def _read(lake: Lake, turn: Turn) -> None:
 
 def _tidy(lake: Lake, turn: Turn) -> None:
     """Merge and expire again and again; a snapshot that is held reads as before."""
-    held = {at: rows_hash(lake, at) for at in held_snapshots(lake)}
+    held = {at: rows_hash(lake, at) for at in kept_snapshots(lake)}
     while turn.goes_on():
         now_ns = time.time_ns()
         compact(lake, now_ns=now_ns)

@@ -1,1 +1,1 @@
-"""Laws of the storage room."""
+"""Tests of the storage package."""

@@ -1,4 +1,4 @@
-"""Rows for tests: whole and valid, with only what matters spelled out."""
+"""Builders of valid rows for tests, in which a test names only what matters."""
 
 from __future__ import annotations
 

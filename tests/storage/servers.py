@@ -1,4 +1,4 @@
-"""Where does a test get a Postgres server and an S3 server of its own, on this machine?"""
+"""Local Postgres and S3 servers for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY: Final = "a-key-of-the-tests"
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """Run Debian's server in a folder, reached by a socket only; yield the lake's catalog. Skips where it is absent."""
+    """Run Debian's Postgres on a Unix socket, and yield the lake's catalog setting. Skip if it is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found:
         pytest.skip("not installed: postgresql (apt-get install postgresql)")
@@ -48,9 +48,9 @@ def postgres(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def s3(monkeypatch: pytest.MonkeyPatch, bucket: str = BUCKET) -> Iterator[str]:
-    """Run moto's S3 on a port of its own, with a bucket; yield its address. Skips where it is absent.
+    """Run moto's S3 on a free port, with a bucket, and yield its address. Skip if it is not installed.
 
-    The environment has what the AWS tools look for: address, region and keys.
+    The environment gets the variables of the AWS tools: address, region and keys.
     """
     moto = pytest.importorskip("moto.server")
     import boto3

@@ -1,4 +1,4 @@
-"""Which code is running: the commit in a checkout, the sources' hash elsewhere."""
+"""Code version: the commit in a checkout, a hash of the sources elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.code_version import ROOMS, ROOT, code_version, lock_hash, sources_hash
+from storage.code_version import PACKAGES, ROOT, code_version, lock_hash, sources_hash
 
 
 def test_a_checkout_names_its_commit() -> None:
@@ -19,7 +19,7 @@ def test_a_checkout_names_its_commit() -> None:
 
 
 def test_outside_a_checkout_changed_sources_are_another_version(tmp_path: Path) -> None:
-    for room in ROOMS:
+    for room in PACKAGES:
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     said = [version_in(tmp_path), version_in(tmp_path)]
     with (tmp_path / "ingest" / "bars" / "builder.py").open("a") as handle:
@@ -36,7 +36,7 @@ def version_in(folder: Path) -> str:
     ).stdout.strip()
 
 
-@pytest.mark.parametrize("package", ROOMS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_changed_line_in_any_sub_folder_changes_the_sources_hash(package: str, tmp_path: Path) -> None:
     source = tmp_path / "before" / package
     shutil.copytree(ROOT / package, source, ignore=shutil.ignore_patterns("__pycache__"))

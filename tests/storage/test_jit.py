@@ -1,4 +1,4 @@
-"""A compiled loop is kept for the next process where it can be, and runs where it cannot."""
+"""Just-in-time compilation with and without a writable cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(total(5), total.stats.cache_path)
 
 
 @pytest.mark.parametrize("is_writable", [True, False])
-def test_a_loop_runs_whether_or_not_it_can_be_kept(tmp_path: Path, is_writable: bool) -> None:
+def test_compiled_function_runs_with_and_without_a_writable_cache(tmp_path: Path, is_writable: bool) -> None:
     place = tmp_path / "installed"
     place.mkdir()
     (place / "loop.py").write_text(SOURCE)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from storage.atomic_write import write_atomic
 from storage.errors import CheckpointError
 
 FORMAT: Final = 1
@@ -199,21 +199,6 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(
         path, (json.dumps(_finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     )
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file atomically: a reader sees the old content or the new, also after a crash."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    scratch.replace(path)
-    entry = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
 
 
 def _finite(value: Any) -> Any:

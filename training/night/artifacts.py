@@ -21,12 +21,13 @@ import torch
 from features.feature import FeatureBlock
 from features.panel.panel import Panel
 from features.store.serialization import read_block, read_panel, write_block, write_panel
+from storage.atomic_write import write_atomic
 from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
 from storage.lake.fees import FeeSchedule
 from storage.settings import Settings
 from training.data.labels import Labels
-from training.models.checkpoint import CheckpointStamp, write_atomic, write_json
+from training.models.checkpoint import CheckpointStamp, write_json
 from training.recipe import Recipe, recipe_from_plain
 
 _LABELS: Final = ("label", "mask", "basis", "scale", "decidable")

@@ -20,7 +20,7 @@ from ingest.bars.aggregate import Folded, fold
 from ingest.instruments.trading_calendar import session_at
 from storage.clock import MS_NS, US_NS, width_ns
 from storage.contracts.tables import BARS
-from storage.lake.connection import scratch
+from storage.lake.connection import connect_in_memory
 
 Array = NDArray[Any]
 
@@ -155,7 +155,7 @@ def select_improved(bars: pa.Table, existing: pa.Table) -> pa.Table:
     """
     if not existing.num_rows:
         return bars
-    run = scratch()
+    run = connect_in_memory()
     run.register("made", bars.append_column("row_at", pa.array(range(bars.num_rows), pa.int64())))
     run.register("existing", existing)
     market = ", ".join(f"e.{name} AS {name}" for name in _MARKET)

@@ -30,7 +30,7 @@ from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.venues.hyperliquid.protocol import VENUE, kind_of
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns
 from storage.contracts import tables as contracts
-from storage.lake.connection import scratch
+from storage.lake.connection import connect_in_memory
 from storage.settings import Settings
 
 _KEY: Final = "archive:contexts:"
@@ -139,7 +139,7 @@ def context_rows(
         ),
     )
     kinds = {coin: kind_of(coin) for coin in map(str, texts["coin"].unique().to_pylist())}
-    run = scratch()
+    run = connect_in_memory()
     run.register("texts", texts.append_column("line", pa.array(range(1, texts.num_rows + 1), pa.int64())))
     run.register("kinds", pa.table({"coin": list(kinds), "kind": list(kinds.values())}))
     read = ", ".join(

@@ -9,7 +9,6 @@ manifest records its size and SHA-256, which are checked at every read. An objec
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 import pyarrow as pa
 
 from ingest.backfill.archive.object_store import ArchiveStore
+from storage.atomic_write import publish, temporary_path, write_atomic
 from storage.clock import NS
 from storage.errors import CaptureError
 from storage.logs import get_logger
@@ -98,7 +98,7 @@ class ObjectCache:
             return known
         path = self._folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
+        part = temporary_path(path, is_unique=False)  # overwritten by the next try, also after a kill
         is_there = self._store.download(key, part)
         reason = _flaw(part) if is_there else "refused or not there"
         if reason:
@@ -107,7 +107,7 @@ class ObjectCache:
             logger.info("archive object absent", key=key, reason=reason)
         else:
             entry = CacheEntry("held", now_ns, part.stat().st_size, _sha256(part))
-            _settle(part, path)
+            publish(part, path, is_synced=True)
         self._note(key, entry)
         return entry
 
@@ -145,10 +145,8 @@ class ObjectCache:
 
     def _note(self, key: str, entry: CacheEntry) -> None:
         noted = self._manifest(key) | {Path(key).name: entry}
-        path = self._manifest_path(key)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(noted)))
-        _settle(part, path)
+        content = msgspec.json.format(msgspec.json.encode(noted))
+        write_atomic(self._manifest_path(key), content, is_unique=False)
 
 
 def whole_lines(path: Path, piece_bytes: int = PIECE_BYTES) -> Generator[bytes, None, None]:
@@ -183,15 +181,3 @@ def _flaw(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _settle(part: Path, path: Path) -> None:
-    """Give a file its name once the disk has its bytes, so that it is there whole or not at all."""
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

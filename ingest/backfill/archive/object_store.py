@@ -1,65 +1,56 @@
-"""Object stores of archives over HTTP and S3, with retries.
+"""Archive stores over HTTP and S3: download an object, list sizes, retry what may pass.
 
-A store downloads an object into a file, whole or not at all, and lists sizes, so that the price is known in advance.
-A refused (403) or missing (404) object is absent: an archive does not distinguish the two. Other errors are retried
-where that can help, here and nowhere below: boto's own retries end where the body of an answer begins, and an
-interrupted body is the most frequent error of a large object.
+A store streams an object into a file, whole or not at all, and lists the objects with their sizes, so that a price can
+be quoted beforehand. An object that is refused (403) or not found (404) is absent: archives do not distinguish the two.
+Other failures are retried here, where a retry can help, and nowhere below: boto3's own retries end where the body of an
+answer begins, and a body that breaks off is the commonest fault with a large object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import httpx
 import tenacity
 
 from storage.errors import SettingsError, VenueError
-from storage.logs import get_logger
+from storage.object_store import CHUNK_BYTES, RETRYABLE_STATUS, ObjectStore, ObjectStoreError, split_address
 from storage.settings.services import ArchiveSettings
 
-logger = get_logger(__name__)
 T = TypeVar("T")
 
-_CHUNK_BYTES: Final = 1 << 20
-_LONGEST_WAIT_S: Final = 60.0
+_MAX_WAIT_S: Final = 60.0
 _ABSENT: Final = frozenset({403, 404})
-_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_BUSY_CODES: Final = frozenset(
-    {"SlowDown", "Throttling", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"}
+_CREDENTIALS_HINT: Final = (
+    "the reader pays, so S3 must know who reads: set AWS_PROFILE, or run `aws configure`"
 )
-_IDENTITY_CODES: Final = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
-)
-_WHO: Final = "the reader pays, so S3 must know who reads: set AWS_PROFILE, or run `aws configure`"
-_LATER: Final = "run the same command again later: what was fetched is kept"
-
-Retry = Literal["absent", "again", "identity", "refused"]
+_RETRY_HINT: Final = "run the same command again later: what was fetched is kept"
 
 
 class ArchiveStore(Protocol):
-    """A place that gives objects by key."""
+    """A read-only store of objects by key."""
 
     where: str
 
     def sizes(self, prefix: str) -> dict[str, int] | None:
-        """Return the sizes of the objects below a prefix; None where the place does not list.
+        """Return the sizes of the objects below a prefix, or None where the store does not list.
 
         Raises:
             VenueError: it cannot be reached, or fails.
         """
 
     def download(self, key: str, path: Path) -> bool:
-        """Write an object to a file, and say whether there is one; see `ArchiveStore.sizes` for errors."""
+        """Write an object to a file, and return whether it exists; see `ArchiveStore.sizes` for errors."""
 
 
-class _Again(Exception):  # noqa: N818 - it is no error of the program, but a reason to ask again
-    """A try failed in a way that another may not."""
+class _RetryableError(Exception):
+    """A failure that another try may not meet."""
 
 
 class HttpArchiveStore:
-    """Objects below an address, which does not list them."""
+    """Objects below a web address, which does not list them."""
 
     def __init__(self, url: str, limits: ArchiveSettings) -> None:
         self.where = url.rstrip("/")
@@ -72,135 +63,87 @@ class HttpArchiveStore:
 
     def download(self, key: str, path: Path) -> bool:
         """Write an object to a file; see `ArchiveStore`."""
-        return _persist(lambda: self._once(key, path), self._limits)
+        return _retry(lambda: self._download_once(key, path), self._limits)
 
-    def _once(self, key: str, path: Path) -> bool:
+    def _download_once(self, key: str, path: Path) -> bool:
         try:
             with self._client.stream("GET", f"{self.where}/{key}") as response, path.open("wb") as sink:
                 if response.status_code in _ABSENT:
                     return False
-                if response.status_code in _AGAIN:
-                    raise _Again(f"{self.where} answered {response.status_code} for {key}")
+                if response.status_code in RETRYABLE_STATUS:
+                    raise _RetryableError(f"{self.where} answered {response.status_code} for {key}")
                 if response.status_code != httpx.codes.OK:
-                    raise VenueError(f"{self.where} answered {response.status_code} for {key}", hint=_LATER)
-                for chunk in response.iter_raw(_CHUNK_BYTES):
+                    raise VenueError(
+                        f"{self.where} answered {response.status_code} for {key}", hint=_RETRY_HINT
+                    )
+                for chunk in response.iter_raw(CHUNK_BYTES):
                     sink.write(chunk)
         except httpx.HTTPError as error:
-            raise _Again(f"{self.where} cannot be reached: {type(error).__name__} {error}") from error
+            raise _RetryableError(
+                f"{self.where} cannot be reached: {type(error).__name__} {error}"
+            ) from error
         return True
 
 
 class S3ArchiveStore:
-    """Objects of a bucket, of Amazon's S3 or of anything that speaks its protocol."""
+    """Objects of a bucket, read at the reader's expense where `archive.requester_pays` says so."""
 
     def __init__(self, bucket: str, prefix: str, limits: ArchiveSettings) -> None:
-        import boto3  # 30 MB of memory, so only where a bucket is meant
-        from botocore.config import Config
-
-        self.where = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
-        self._bucket, self._prefix, self._limits = bucket, prefix, limits
-        self._payer = {"RequestPayer": "requester"} if limits.requester_pays else {}
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=limits.endpoint or None,
-            region_name=limits.region or None,
-            config=Config(
-                connect_timeout=min(10.0, limits.timeout_s),
-                read_timeout=limits.timeout_s,
-                retries={"total_max_attempts": 1},
-            ),
+        self._limits = limits
+        self._objects = ObjectStore(
+            bucket,
+            prefix,
+            endpoint=limits.endpoint,
+            region=limits.region,
+            requester_pays=limits.requester_pays,
+            timeout_s=limits.timeout_s,
+            tries=1,
         )
+        self.where = self._objects.where
 
     def sizes(self, prefix: str) -> dict[str, int] | None:
-        """Return the sizes of the objects below a prefix; None where listing is refused; see `ArchiveStore`."""
-        return _persist(lambda: self._list_once(prefix), self._limits)
+        """Return the sizes of the objects below a prefix, or None where listing is refused."""
+        return self._read(lambda: self._objects.sizes(prefix), f"the list of {prefix}")
 
     def download(self, key: str, path: Path) -> bool:
         """Write an object to a file; see `ArchiveStore`."""
-        return _persist(lambda: self._get_once(key, path), self._limits)
-
-    def _list_once(self, prefix: str) -> dict[str, int] | None:
-        found: dict[str, int] = {}
 
         def read() -> bool:
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._name(prefix), **self._payer):
-                for item in page.get("Contents", ()):
-                    found[item["Key"].removeprefix(self._name(""))] = int(item["Size"])
+            self._objects.download(key, path)
             return True
 
-        return found if self._guarded(read, f"the list of {prefix}") else None
+        return self._read(read, key) or False
 
-    def _get_once(self, key: str, path: Path) -> bool:
-        def read() -> bool:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._name(key), **self._payer)
-            with path.open("wb") as sink:
-                for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
-                    sink.write(chunk)
-            return True
+    def _read(self, request: Callable[[], T], what: str) -> T | None:
+        """Return the result of a request, or None where the object is absent."""
 
-        return self._guarded(read, key)
+        def once() -> T | None:
+            try:
+                return request()
+            except ObjectStoreError as error:
+                if error.failure == "absent":
+                    return None
+                message = f"{self.where} did not give {what}: {error.reason}"
+                if error.failure == "retryable":
+                    raise _RetryableError(message) from error
+                hint = _CREDENTIALS_HINT if error.failure == "credentials" else _RETRY_HINT
+                raise VenueError(message, hint=hint) from error
 
-    def _name(self, key: str) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
-
-    def _guarded(self, read: Callable[[], bool], what: str) -> bool:
-        """Return what a request gives; false where the object is absent."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return read()
-        except (BotoCoreError, ClientError, OSError) as error:
-            verdict, reason = classify_error(error)
-            if verdict == "absent":
-                return False
-            message = f"{self.where} did not give {what}: {reason}"
-            if verdict == "again":
-                raise _Again(message) from error
-            raise VenueError(message, hint=_WHO if verdict == "identity" else _LATER) from error
+        return _retry(once, self._limits)
 
 
-def classify_error(error: Exception) -> tuple[Retry, str]:
-    """Return what an error of boto means, and its reason for people, which holds no secret.
-
-    `absent`: 403 and 404, and no bucket of that name. `identity`: there are no credentials, or S3 does not take them.
-    `again`: 408, 425, 429 and 5xx, `SlowDown` and its like, and whatever breaks below HTTP: timeouts, resets, bodies
-    that end early. `refused`: anything else, which another try would not change.
-    """
-    from botocore.exceptions import (
-        ClientError,
-        CredentialRetrievalError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-
-    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
-        return "identity", "there are no credentials"
-    if not isinstance(error, ClientError):
-        return "again", f"it cannot be reached ({type(error).__name__})"
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in _IDENTITY_CODES:
-        return "identity", f"it does not take these credentials ({code})"
-    if code in _BUSY_CODES or status in _AGAIN:
-        return "again", f"it answered {status} {code}".rstrip()
-    if status in _ABSENT:
-        return "absent", code
-    return "refused", f"it answered {status} {code}".rstrip()
-
-
-def _persist(action: Callable[[], T], limits: ArchiveSettings) -> T:
+def _retry(action: Callable[[], T], limits: ArchiveSettings) -> T:
     """Try until it works, or `archive.tries` are used up."""
     attempt: Callable[[Callable[[], T]], T] = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_Again),
-        wait=tenacity.wait_random_exponential(multiplier=limits.backoff_s, max=_LONGEST_WAIT_S),
+        retry=tenacity.retry_if_exception_type(_RetryableError),
+        wait=tenacity.wait_random_exponential(multiplier=limits.backoff_s, max=_MAX_WAIT_S),
         stop=tenacity.stop_after_attempt(limits.tries),
         reraise=True,
     )
     try:
         return attempt(action)
-    except _Again as error:
-        raise VenueError(f"{error} (asked {limits.tries} times)", hint=_LATER) from error
+    except _RetryableError as error:
+        raise VenueError(f"{error} (asked {limits.tries} times)", hint=_RETRY_HINT) from error
 
 
 def open_store(where: str, limits: ArchiveSettings | None = None) -> ArchiveStore:
@@ -212,7 +155,7 @@ def open_store(where: str, limits: ArchiveSettings | None = None) -> ArchiveStor
     limits = limits or ArchiveSettings()
     if where.startswith(("http://", "https://")):
         return HttpArchiveStore(where, limits)
-    bucket, _, prefix = where.removeprefix("s3://").partition("/")
-    if not where.startswith("s3://") or not bucket:
+    address = split_address(where)
+    if address is None:
         raise SettingsError(f"{where!r} is no archive", hint="write https://... or s3://bucket/prefix")
-    return S3ArchiveStore(bucket, prefix.strip("/"), limits)
+    return S3ArchiveStore(*address, limits)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ingest.journal.backup_store import BackupStore, FolderBackupStore, S3BackupStore, content_of, open_store
+from ingest.journal.backup_store import BackupStore, FolderBackupStore, S3BackupStore, open_store
 from ingest.journal.format import hold_recording, segments
 from ingest.journal.reader import read_journal
 from ingest.journal.recording import SEALED
@@ -31,6 +31,7 @@ from ingest.journal.writer import JournalWriter
 from storage.clock import DAY_NS, NS
 from storage.errors import JournalError, SettingsError
 from storage.lake.lake import Lake
+from storage.object_store import content_of
 from storage.settings import Settings, load_settings
 from tests.paths import ROOT
 from tests.storage.servers import KEY, s3

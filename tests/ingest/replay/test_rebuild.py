@@ -32,7 +32,7 @@ from storage.errors import LakeError
 from storage.lake.fees import seed_fees
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
-from storage.lake.snapshots import ROWS_HASH, held_snapshots, pin, pins
+from storage.lake.snapshots import ROWS_HASH, kept_snapshots, pin, pins
 from storage.settings import Settings
 from tests.drills.homes import TABLES, assert_equal, fresh, read_tables
 from tests.ingest.backfill.archive.archives import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
@@ -187,7 +187,7 @@ def test_a_lake_made_anew_is_the_same(home: Settings, held: Tables) -> None:
         assert [item.content[: len(ROWS_HASH)] for item in pins(lake)] == [ROWS_HASH] * 2
         assert [lake.query("FROM versions", at=again[name]).num_rows for name in ("early", "mine")] == [0, 1]
         # The version names a snapshot of the lake before, which holds nothing here.
-        assert held_snapshots(lake) == {again["early"]: ("early",), again["mine"]: ("mine",)}
+        assert kept_snapshots(lake) == {again["early"]: ("early",), again["mine"]: ("mine",)}
 
 
 def test_a_lake_that_lost_files_is_whole_again(home: Settings, held: Tables) -> None:

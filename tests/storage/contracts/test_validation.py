@@ -1,4 +1,4 @@
-"""Contracts: what breaks a rule is split off with the rule's name, by either engine alike."""
+"""Validation: rejected rows with the broken rule, equally on both engines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_broken_rule_is_named_with_the_value(changes: dict[str, Any], reason: 
 @given(st.lists(st.sampled_from(range(len(BREACHES))), min_size=1, max_size=30))
 def test_both_engines_refuse_the_same_rows(picks: list[int]) -> None:
     rows = TRADES.rows([trade(tid + 1, **BREACHES[pick][0]) for tid, pick in enumerate(picks)])
-    every = validation._Doubtful(tuple(TRADES.schema.names), TRADES.ordered, True)
+    every = validation._Unproven(tuple(TRADES.schema.names), TRADES.ordered, True)
     small = validation._failures_small(TRADES, rows, every)
     large = validation._failures(TRADES, rows, every)
     assert set(small) == set(large) == {row for row, pick in enumerate(picks) if pick}
@@ -64,10 +64,10 @@ ROWS: list[dict[str, Any]] = [
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(range(len(ROWS)))), min_size=1, max_size=20))
-def test_what_a_batch_proves_as_a_whole_is_what_either_engine_says(picks: list[tuple[int, int]]) -> None:
+def test_rules_proven_for_the_whole_batch_agree_with_both_engines(picks: list[tuple[int, int]]) -> None:
     """Keys that repeat, and pairs in the wrong order: what is not asked of each row would have been found sound."""
     rows = BARS.rows([bar(minute, **ROWS[pick]) for minute, pick in picks])
-    every = validation._Doubtful(tuple(BARS.schema.names), BARS.ordered, True)
+    every = validation._Unproven(tuple(BARS.schema.names), BARS.ordered, True)
     found = validation.failures_of(BARS, rows)
     assert found == validation._failures_small(BARS, rows, every)
     assert set(found) == set(validation._failures(BARS, rows, every))

@@ -1,4 +1,4 @@
-"""How does a test get a lake with rows in it, without a second's work each time?"""
+"""Lakes with rows for tests, copied from a template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCHES: Final = 3
 
 
 @cache
-def _made() -> Path:
+def _template() -> Path:
     home = Path(mkdtemp(prefix="tickwalk-lake-"))
     with Lake.open(load_settings(overrides={"home": home}, environ={})) as lake:
         for number in range(BATCHES):
@@ -26,12 +26,12 @@ def _made() -> Path:
 
 
 def filled(settings: Settings) -> Settings:
-    """Copy a lake of `BATCHES` batches (`b0`, `b1`, ...) into a home, which may lie anywhere."""
-    shutil.copytree(_made(), settings.home)
+    """Copy a lake of `BATCHES` batches (`b0`, `b1`, ...) into a home."""
+    shutil.copytree(_template(), settings.home)
     return settings
 
 
-# Some of the first release's tables, as it made them; pins had no event, and there were no migrations.
+# Some of the first release's tables, as it created them: pins without `event`, and no `migrations`.
 OLD: Final = """
     CREATE TABLE pins (pin VARCHAR, snapshot BIGINT, content VARCHAR, ts_knowable_ns BIGINT,
         ts_ingested_ns BIGINT, batch VARCHAR);

@@ -1,4 +1,4 @@
-"""Bulk loads: the rows of a commit, once and whole; registered where nothing is held, and row by row where it is."""
+"""Bulk loads: the rows of a commit, registered files, and upserts where the table has rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def files(settings: Settings, kind: str) -> list[Path]:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut pieces so that a few rows are a long stream."""
+    """Use small pieces, so that a few rows are a long stream."""
     monkeypatch.setattr(module, "PIECE_ROWS", 8)
 
 
@@ -118,10 +118,10 @@ def test_refused_rows_are_in_quarantine_with_their_reason(settings: Settings) ->
         assert verify(lake, now_ns=NOW_NS).findings == ()
 
 
-def test_a_stream_that_is_refused_as_a_whole_loads_nothing(
+def test_a_stream_with_too_many_rejected_rows_loads_nothing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_REFUSED", 3)
+    monkeypatch.setattr(module, "_MAX_REJECTED", 3)
     with Lake.open(settings) as lake:
         before = lake.snapshot()
         with pytest.raises(ContractError, match=r"bars refuses more than 3 rows of a; one: open is -1\.0"):
@@ -129,7 +129,7 @@ def test_a_stream_that_is_refused_as_a_whole_loads_nothing(
         assert (lake.snapshot(), files(settings, "load")) == (before, [])
 
 
-def test_a_stream_that_breaks_off_leaves_nothing(settings: Settings) -> None:
+def test_a_stream_that_fails_leaves_no_files(settings: Settings) -> None:
     def broken() -> Iterator[pa.Table]:
         yield bars(0, 3)
         raise ConnectionError("gone")
@@ -143,7 +143,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_rows_that_are_held_become_neither_doubles_nor_edits(settings: Settings) -> None:
+def test_existing_rows_are_neither_duplicated_nor_changed(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         lake.commit({"bars": bars(10, 14), "trades": TRADES.rows([trade(2)])}, batch_id="live")
         before = {name: rows_of(lake, name) for name in ("bars", "trades")}
@@ -151,7 +151,7 @@ def test_rows_that_are_held_become_neither_doubles_nor_edits(settings: Settings)
         prints = TRADES.rows([trade(i, **({"price": 7.0} if i == 2 else {})) for i in range(4)])
         at = lake.snapshot()
         done = load(lake, {"bars": cut(BARS.rows(rows), 11), "trades": [prints]}, batch_id="a")
-        # Three of the four minutes say the same, one is revised; the print that was held says something else.
+        # Three of the four minutes are equal and one is revised; the stored print has other values.
         assert done.rows == {"bars": 37, "trades": 3, "quarantine": 1}
         revised = lake.query("SELECT ts_open, revision, close FROM bars WHERE revision > 0").to_pylist()
         assert [(row["revision"], row["close"]) for row in revised] == [(1, 100.9)]
@@ -168,8 +168,8 @@ def test_rows_that_are_held_become_neither_doubles_nor_edits(settings: Settings)
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_what_came_while_a_stream_was_read_is_seen(settings: Settings) -> None:
-    """Whether a table holds rows is asked again in the transaction: a recorder goes on beside a load."""
+def test_rows_committed_during_a_load_are_respected(settings: Settings) -> None:
+    """The transaction checks again for existing rows, since a recorder commits during a load."""
     with Lake.open(settings) as lake, Lake.open(settings) as recorder:
 
         def stream() -> Iterator[pa.Table]:
@@ -182,7 +182,9 @@ def test_what_came_while_a_stream_was_read_is_seen(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_a_registered_file_is_kept_compacted_expired_and_seen_at_its_snapshots(settings: Settings) -> None:
+def test_a_registered_file_survives_compaction_and_expiry_and_reads_at_its_snapshots(
+    settings: Settings,
+) -> None:
     with Lake.open(settings) as lake:
         before = lake.commit(batch(100), batch_id="b").snapshot
         one = load(lake, {"bars": cut(bars(0, 20), 5)}, batch_id="one").snapshot
@@ -214,7 +216,7 @@ def test_a_large_file_is_not_merged(settings: Settings, monkeypatch: pytest.Monk
 
 
 def _load_and_wait(home: Path, told: Connection) -> None:
-    """Load, and wait for ever where the files are on the disk and nothing names them."""
+    """Load, and wait for ever once the files are written and before they are registered."""
 
     class Waits(Lake):
         def once(self, *_: Any, **__: Any) -> Any:
@@ -225,7 +227,7 @@ def _load_and_wait(home: Path, told: Connection) -> None:
         load(lake, {"bars": [bars(50, 60)], "trades": [batch(90)["trades"]]}, batch_id="a")
 
 
-def test_killed_before_its_files_are_registered_a_load_leaves_orphans_that_are_mended(
+def test_a_load_killed_before_registration_leaves_removable_orphans(
     settings: Settings,
 ) -> None:
     with Lake.open(filled(settings)) as lake:
@@ -267,7 +269,7 @@ def test_a_home_with_loaded_files_may_be_moved_and_its_table_may_grow_a_column(
         assert len(before) == 5
 
 
-def test_a_file_that_cannot_be_written_is_told_and_nothing_is_loaded(settings: Settings) -> None:
+def test_a_file_that_cannot_be_written_raises_and_nothing_is_loaded(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         before = lake.snapshot()
         place = settings.lake_dir / "data" / "main"
@@ -278,15 +280,13 @@ def test_a_file_that_cannot_be_written_is_told_and_nothing_is_loaded(settings: S
         assert (lake.snapshot(), files(settings, "load")) == (before, [])
 
 
-def test_a_table_without_a_time_in_its_key_is_no_bulk(settings: Settings) -> None:
+def test_a_table_without_a_time_in_its_key_cannot_be_loaded(settings: Settings) -> None:
     rows = CONTRACTS["batches"].empty()
     with Lake.open(settings) as lake, pytest.raises(ContractError, match="batches has no time in its key"):
         load(lake, {"batches": [rows]}, batch_id="a")
 
 
-def test_a_batch_in_memory_is_loaded_where_it_is_large(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_in_memory_batch_is_loaded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BULK_ROWS", 10)
     with Lake.open(settings) as lake:
         for number, rows in enumerate((9, 10)):
@@ -338,7 +338,7 @@ def _load_in_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         assert load(lake, {"bars": [bars(1, 25)]}, batch_id="over").rows == {"bars": 5}
         assert [len(rows_of(lake, "bars", at)) for at in (before, done.snapshot, None)] == [1, 20, 25]
         names = lake.query("SELECT file FROM glob(?)", [f"{lake.data}/**/load-*.parquet"])["file"].to_pylist()
-        assert len(names) == 2  # that of the load over held rows is gone
+        assert len(names) == 2  # the file of the load over existing rows was removed
         assert verify(lake, now_ns=NOW_NS).findings == ()
         with monkeypatch.context() as patch:
             patch.setattr(lake, "once", lambda *_, **__: (_ for _ in ()).throw(OSError("killed")))
@@ -359,7 +359,7 @@ def _load_in_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_volume_is_conserved_in_whatever_order_rows_come(
     shared_lake: Lake, minutes: list[tuple[str, int]], size: int
 ) -> None:
-    """Whatever the order and the doubles: each key is there once, and its volume with it."""
+    """Each key is stored once, whatever the order and the duplicates."""
     number = next(_NUMBERS)
     rows = BARS.rows(
         [

@@ -1,4 +1,4 @@
-"""Writers, readers and upkeep at the same time: nothing lost, nothing twice, no half batch, a pin unchanged."""
+"""Concurrent writers, readers and maintenance: no lost, repeated or partial batch, and unchanged pins."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FEW: Final[Mapping[str, Role]] = {"w1": "write", "w2": "load", "r1": "read"}
 def together(
     tmp_path: Path, *, seconds: float, roles: Mapping[str, Role] = ALL, least: int = 3, **more: object
 ) -> str:
-    """Let processes write, read and tidy; check what is left, and return the figures.
+    """Run writing, reading and maintaining processes; check the lake, and return a summary.
 
     Args:
         tmp_path: an empty folder.
-        seconds: how long they go on.
-        roles: what each does.
-        least: so many commits, or reads, by each at least.
-        more: settings of the lake, as in `catalog`.
+        seconds: how long they run.
+        roles: role of each process, by name.
+        least: minimum number of commits, or reads, of each.
+        more: settings of the lake, such as `catalog`.
     """
     values: Mapping[str, object] = {
         "home": tmp_path / "home",
@@ -52,10 +52,10 @@ def together(
     for name, process in processes.items():
         process.join(seconds + 120)
         assert process.exitcode == 0, f"{name} ended with {process.exitcode}"
-    told = {name: noted(notes, name) for name in ("w1", "w2")} | {"first": ["0", "1"]}
+    acknowledged = {name: noted(notes, name) for name in ("w1", "w2")} | {"first": ["0", "1"]}
     reads = len(noted(notes, "r1")) + len(noted(notes, "r2"))
     with Lake.open(settings) as lake:
-        batches = assert_whole(lake, told)
+        batches = assert_whole(lake, acknowledged)
         assert rows_hash(lake, at) == held.content
         assert verify(lake, now_ns=time.time_ns()).is_whole
     assert batches >= 2 + 2 * least
@@ -63,7 +63,7 @@ def together(
     return f"{batches} batches, {reads} reads, {len(noted(notes, 'tidy'))} times tidied in {seconds:g} s"
 
 
-def test_nothing_is_lost_or_seen_in_half(tmp_path: Path) -> None:
+def test_no_batch_is_lost_or_partially_visible(tmp_path: Path) -> None:
     together(tmp_path, seconds=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Verification: every way in which a lake can be damaged is named, and only what nothing needs is removed."""
+"""Integrity checks: every kind of damage is named, and only old orphans are removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files_of(settings: Settings, table: str) -> list[Path]:
     return sorted((settings.lake_dir / "data").rglob(f"{table}/*.parquet"))
 
 
-def test_a_whole_lake_has_nothing_to_find(lake: Lake) -> None:
+def test_an_intact_lake_has_no_findings(lake: Lake) -> None:
     pin(lake, "mine", now_ns=NOW_NS)
     steps: list[str] = []
     found = verify(lake, now_ns=NOW_NS, on_step=steps.append)
@@ -38,7 +38,7 @@ def test_a_whole_lake_has_nothing_to_find(lake: Lake) -> None:
     assert len(steps) == verify_steps(lake)
 
 
-def test_a_file_that_is_gone_is_named(lake: Lake, settings: Settings) -> None:
+def test_a_missing_file_is_named(lake: Lake, settings: Settings) -> None:
     pin(lake, "mine", now_ns=NOW_NS)
     gone = files_of(settings, "trades")[1]
     gone.unlink()
@@ -57,7 +57,7 @@ def test_a_file_with_other_rows_is_named(lake: Lake, settings: Settings) -> None
     }
 
 
-def test_a_torn_file_is_named(lake: Lake, settings: Settings) -> None:
+def test_a_truncated_file_is_named(lake: Lake, settings: Settings) -> None:
     path = files_of(settings, "trades")[0]
     path.write_bytes(path.read_bytes()[:-20])
     (finding,) = [item for item in verify(lake, now_ns=NOW_NS).findings if item.kind == "damaged"]
@@ -70,7 +70,7 @@ def test_a_batch_that_lost_rows_is_named(lake: Lake) -> None:
     assert finding == IntegrityFinding("batch", "b1", "trades holds 2 of its rows, and 3 were written")
 
 
-def test_a_pin_that_reads_otherwise_is_named(lake: Lake) -> None:
+def test_a_pin_whose_rows_changed_is_named(lake: Lake) -> None:
     row = {"pin": "wrong", "snapshot": lake.snapshot(), "content": f"{ROWS_HASH}0", "event": "pinned"}
     rows = [row | {"ts_knowable_ns": 1}, row | {"pin": "gone", "snapshot": 999, "ts_knowable_ns": 2}]
     lake.commit({"pins": PINS.rows(rows)}, batch_id="p")

@@ -1,4 +1,4 @@
-"""Does the lake survive `kill -9` in a commit, a load and upkeep: what was acknowledged is there, litter is named?"""
+"""Survival of `kill -9` in commits, loads and maintenance: acknowledged batches exist, leftovers are named."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _ROLES: Final[tuple[Role, ...]] = ("load", "tidy", "write")
 
 
 def drill(folder: Path, *, kills: int, seed: int, longest_s: float) -> str:
-    """Kill loaders, tidiers and writers in turn at random moments; check after each, and return the figures.
+    """Kill loading, maintaining and writing processes at random moments; check after each, and return a summary.
 
     Args:
         folder: an empty one.
-        kills: how often.
-        seed: draws the moments.
-        longest_s: a process goes on from zero up to this long after it has begun to work.
+        kills: number of kills.
+        seed: of the random moments.
+        longest_s: a process is killed from zero up to this long after it began to work.
     """
     values: Mapping[str, object] = {"home": folder / "home", "lake.keep_snapshots_days": 1.0}
     settings, notes, draw = load_settings(overrides=values, environ={}), folder / "notes", random.Random(seed)
     notes.mkdir()
 
-    def told() -> dict[str, list[str]]:
+    def acknowledged() -> dict[str, list[str]]:
         return {name: noted(notes, name) for name in ("write", "load")} | {"first": ["0"]}
 
     with Lake.open(settings) as lake:
@@ -56,21 +56,21 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float) -> str:
         process.kill()
         process.join()
         with Lake.open(settings) as lake:
-            # What was committed and not acknowledged is whole or absent: the writer asks for it again.
-            assert_whole(lake, told())
+            # A batch that was not acknowledged is complete or absent; the writer commits it again.
+            assert_whole(lake, acknowledged())
             later_ns = time.time_ns() + 30 * DAY_NS
             found = verify(lake, now_ns=later_ns, mend=True, with_pins=False)
             assert {item.kind for item in found.findings} <= {"orphan"}, found.findings
             assert len(found.removed) == len(found.findings)
             orphans += len(found.removed)
     with Lake.open(settings) as lake:
-        batches = assert_whole(lake, told())
+        batches = assert_whole(lake, acknowledged())
         assert verify(lake, now_ns=time.time_ns()).findings == ()
         assert rows_hash(lake, at) == held.content
     return f"{kills} kills, {batches} batches whole, {orphans} orphans named and removed"
 
 
-def test_killed_in_loads_commits_and_upkeep_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+def test_kills_in_loads_commits_and_maintenance_lose_nothing_acknowledged(tmp_path: Path) -> None:
     drill(tmp_path, kills=4, seed=3, longest_s=0.6)
 
 

@@ -1,4 +1,4 @@
-"""The lake: whole batches or none, once, over processes and kills; every past state readable."""
+"""The lake: atomic and idempotent commits, also from several processes and after kills; readable snapshots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count(lake: Lake, table: str, *, at: int | None = None) -> int:
     return int(lake.query(f"SELECT count(*) AS n FROM {table}", at=at)["n"][0].as_py())
 
 
-def test_a_batch_committed_twice_is_one(settings: Settings) -> None:
+def test_committing_a_batch_id_again_does_nothing(settings: Settings) -> None:
     with Lake.open(settings, clock=ManualTime(42)) as lake:
         first = lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
         again = lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
@@ -38,7 +38,7 @@ def test_a_batch_committed_twice_is_one(settings: Settings) -> None:
         ]
 
 
-def test_rows_that_are_there_are_not_written_again(settings: Settings) -> None:
+def test_existing_rows_are_not_written_again(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
         # The same prints by another recording, received at another time.
@@ -48,7 +48,7 @@ def test_rows_that_are_there_are_not_written_again(settings: Settings) -> None:
         assert count(lake, "quarantine") == 0
 
 
-def test_a_key_that_says_something_else_is_quarantined_whole(settings: Settings) -> None:
+def test_a_row_with_a_stored_key_and_other_values_is_quarantined(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="a")
         done = lake.commit({"trades": TRADES.rows([trade(1, price=7.0), trade(2)])}, batch_id="b")
@@ -59,7 +59,7 @@ def test_a_key_that_says_something_else_is_quarantined_whole(settings: Settings)
         assert json.loads(row["raw"])["price"] == 7.0
 
 
-def test_a_bar_that_says_something_else_becomes_a_revision(settings: Settings) -> None:
+def test_a_bar_with_other_values_becomes_a_revision(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         lake.commit({"bars": BARS.rows([bar(0), bar(0, revision=1, volume=3.0), bar(1)])}, batch_id="a")
         lake.commit({"bars": BARS.rows([bar(0), bar(0, revision=1, volume=3.0)])}, batch_id="b")
@@ -82,7 +82,7 @@ def test_a_row_that_breaks_its_contract_does_not_stop_the_good_ones(settings: Se
         assert "price is -1.0" in lake.query("SELECT reason FROM quarantine")["reason"][0].as_py()
 
 
-def test_the_past_reads_as_it_was(settings: Settings) -> None:
+def test_a_snapshot_reads_unchanged(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         first = lake.commit({"trades": TRADES.rows([trade(1)])}, batch_id="a").snapshot
         second = lake.commit({"trades": TRADES.rows([trade(2)])}, batch_id="b").snapshot
@@ -92,11 +92,9 @@ def test_the_past_reads_as_it_was(settings: Settings) -> None:
             count(lake, "trades", at=999)
 
 
-def test_a_lake_that_connects_anew_goes_on_where_it_was(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection gathers memory with each commit, so a recorder's is made anew now and then."""
-    monkeypatch.setattr("storage.lake.lake._FRESH_COMMITS", 2)
+def test_a_lake_continues_after_a_reconnect(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each commit leaks memory in a connection, so a recorder replaces its connection regularly."""
+    monkeypatch.setattr("storage.lake.lake._COMMITS_PER_CONNECTION", 2)
     with Lake.open(settings) as lake:
         before = lake._connection
         marks = []
@@ -124,13 +122,13 @@ def test_every_snapshot_names_its_inputs_and_code(settings: Settings) -> None:
         assert extra["code"]
 
 
-def test_reading_where_there_is_no_lake_says_how_to_make_one(settings: Settings) -> None:
+def test_opening_a_missing_lake_read_only_says_how_to_make_one(settings: Settings) -> None:
     with pytest.raises(LakeError, match=r"there is no lake in .*tickwalk replay FILE"):
         Lake.open(settings, read_only=True)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "-- nothing", "/* nothing */ ;", ";"])
-def test_a_query_that_asks_nothing_is_refused(settings: Settings, text: str) -> None:
+def test_an_empty_query_is_refused(settings: Settings, text: str) -> None:
     with Lake.open(settings) as lake, pytest.raises(LakeError, match=r"the query is empty.*SHOW TABLES"):
         lake.query(text)
 
@@ -182,7 +180,7 @@ def test_two_processes_write_at_once_and_lose_nothing(settings: Settings) -> Non
         assert count(lake, "batches") == 16
 
 
-def test_a_killed_writer_leaves_whole_batches_and_all_it_was_told_of(settings: Settings) -> None:
+def test_a_killed_writer_leaves_complete_batches_and_all_acknowledged_ones(settings: Settings) -> None:
     Lake.open(settings).close()
     writer = start_writer(settings.home, 1, 10_000)
     assert writer.stdout is not None
@@ -211,9 +209,7 @@ def test_a_home_may_have_any_name_and_be_moved(tmp_path: Path, name: str) -> Non
         assert [count(lake, "trades"), count(lake, "trades", at=first)] == [2, 1]
 
 
-def test_a_home_may_be_named_from_here_or_from_the_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_may_have_a_relative_or_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number, home in enumerate(("here", tmp_path / "here")):
         with Lake.open(load_settings(overrides={"home": home}, environ={})) as lake:
@@ -221,8 +217,8 @@ def test_a_home_may_be_named_from_here_or_from_the_root(
             assert count(lake, "trades") == number + 1
 
 
-def test_no_connection_takes_an_extension_without_a_signature(settings: Settings, tmp_path: Path) -> None:
-    """Also not a later one of the process, which need not check those of the lake again."""
+def test_no_connection_loads_an_unsigned_extension(settings: Settings, tmp_path: Path) -> None:
+    """Nor does a later connection of the process, which skips checking the lake's extensions."""
     package = files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"
     forged = bytearray((package / "httpfs.duckdb_extension").read_bytes())
     forged[len(forged) // 2] ^= 1

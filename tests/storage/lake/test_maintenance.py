@@ -1,4 +1,4 @@
-"""Upkeep: nothing that a snapshot reads changes, what is held stays, what is free goes, and twice is once."""
+"""Maintenance: snapshots read unchanged, kept snapshots stay, unused files go, and repetition is harmless."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from storage.lake.maintenance import compact, expirable, expire, remove_freed, s
 from storage.lake.snapshots import (
     diff,
     diff_rows,
-    held_snapshots,
+    kept_snapshots,
     list_snapshots,
     pin,
     pins,
@@ -51,7 +51,7 @@ def seen(lake: Lake, at: int) -> dict[str, object]:
     }
 
 
-def test_upkeep_changes_nothing_that_a_held_snapshot_reads(settings: Settings) -> None:
+def test_maintenance_does_not_change_what_a_kept_snapshot_reads(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         made = fill(lake, 0, 6)
         held = [pin(lake, name, now_ns=NOW_NS, snapshot=made[at]) for name, at in (("early", 1), ("late", 4))]
@@ -74,7 +74,7 @@ def test_upkeep_changes_nothing_that_a_held_snapshot_reads(settings: Settings) -
         assert verify(lake, now_ns=LATER_NS).findings == ()
 
 
-def test_upkeep_done_twice_does_nothing_more(settings: Settings) -> None:
+def test_repeated_maintenance_does_nothing(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         fill(lake, 0, 2)
         compact(lake, now_ns=NOW_NS)
@@ -87,7 +87,7 @@ def test_upkeep_done_twice_does_nothing_more(settings: Settings) -> None:
         assert rows_hash(lake, at) == rows_hash(lake, lake.snapshot())
 
 
-def test_what_is_free_stays_until_the_grace_is_over(settings: Settings) -> None:
+def test_unused_files_stay_until_the_grace_period_ends(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         fill(lake, 0, 3)
         before = files(settings)
@@ -103,7 +103,7 @@ def test_what_is_free_stays_until_the_grace_is_over(settings: Settings) -> None:
 def test_maintenance_waits_for_readers_and_gives_way_to_long_ones(settings: Settings) -> None:
     with Lake.open(settings) as lake, Lake.open(settings, read_only=True) as reader:
         with (
-            reader._turns.reading(),
+            reader._locks.reading(),
             pytest.raises(LakeError, match=r"held the lake's lock for 0\.1 s"),
             lake.alone(patience_s=0.1),
         ):
@@ -112,7 +112,7 @@ def test_maintenance_waits_for_readers_and_gives_way_to_long_ones(settings: Sett
             assert lake.query("SELECT count(*) AS n FROM trades").num_rows == 1
 
 
-def test_expiry_is_only_said_unless_it_is_asked_for(settings: Settings) -> None:
+def test_expiry_is_a_dry_run_by_default(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         fill(lake, 0, 3)
         there = snapshot_ids(lake)
@@ -121,7 +121,7 @@ def test_expiry_is_only_said_unless_it_is_asked_for(settings: Settings) -> None:
         assert snapshot_ids(lake) == there
 
 
-def test_a_reader_of_a_snapshot_that_expires_is_told_so(settings: Settings) -> None:
+def test_a_reader_of_an_expired_snapshot_gets_an_error(settings: Settings) -> None:
     with Lake.open(settings) as lake, Lake.open(settings, read_only=True) as reader:
         made = fill(lake, 0, 3)
         assert reader.query("SELECT count(*) AS n FROM trades", at=made[0])["n"][0].as_py() == 3
@@ -130,7 +130,7 @@ def test_a_reader_of_a_snapshot_that_expires_is_told_so(settings: Settings) -> N
             reader.query("SELECT count(*) AS n FROM trades", at=made[0])
 
 
-def test_a_pin_is_let_go_by_one_more_row(settings: Settings) -> None:
+def test_unpinning_appends_a_row(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         at = fill(lake, 0, 2)[0]
         made = pin(lake, "night", now_ns=NOW_NS, snapshot=at)
@@ -146,7 +146,7 @@ def test_a_pin_is_let_go_by_one_more_row(settings: Settings) -> None:
             unpin(lake, "night", now_ns=NOW_NS + 3 * NS)
 
 
-def test_what_a_model_version_names_never_expires(settings: Settings) -> None:
+def test_a_snapshot_named_by_a_model_version_never_expires(settings: Settings) -> None:
     event = dict.fromkeys(("recipe", "model", "night", "reason", "artefact"), "x")
     event |= {"version": "v1", "event": "registered", "metrics": "{}", "ts_knowable_ns": NOW_NS}
     with Lake.open(settings) as lake:
@@ -154,11 +154,11 @@ def test_what_a_model_version_names_never_expires(settings: Settings) -> None:
         rows = VERSIONS.rows([event | {"inputs": f'{{"snapshot": {at}}}'}])
         lake.commit({"versions": rows}, batch_id="v")
         expire(lake, now_ns=LATER_NS, dry_run=False)
-        assert held_snapshots(lake) == {at: ("version v1",)}
+        assert kept_snapshots(lake) == {at: ("version v1",)}
         assert lake.query("SELECT count(*) AS n FROM trades", at=at)["n"][0].as_py() == 3
 
 
-def test_a_snapshot_list_says_what_holds_what(settings: Settings) -> None:
+def test_a_snapshot_list_names_pins_and_versions(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         at = fill(lake, 0, 2)[1]
         pin(lake, "mine", now_ns=NOW_NS)
@@ -167,7 +167,7 @@ def test_a_snapshot_list_says_what_holds_what(settings: Settings) -> None:
         assert len(rows) == 2
 
 
-def test_a_difference_names_what_came_between(settings: Settings) -> None:
+def test_diff_counts_and_lists_the_added_rows(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         first = fill(lake, 0, 3)[-1]
         tables = batch(3) | {"bars": CONTRACTS["bars"].rows([bar(3), bar(1, volume=9.0)])}
@@ -181,7 +181,7 @@ def test_a_difference_names_what_came_between(settings: Settings) -> None:
             diff(lake, second, first)
 
 
-def test_the_hash_of_rows_does_not_know_how_they_were_committed(settings: Settings, tmp_path: Path) -> None:
+def test_the_hash_of_rows_does_not_depend_on_their_commits(settings: Settings, tmp_path: Path) -> None:
     other = dataclasses.replace(settings, home=tmp_path / "other")
     with Lake.open(settings) as one, Lake.open(other) as two:
         one.commit({"trades": CONTRACTS["trades"].rows([trade(1), trade(2)])}, batch_id="a")

@@ -1,4 +1,4 @@
-"""Layouts: a lake of the first release is brought to this one with its rows whole, and a newer one is refused."""
+"""Migrations: older lakes keep their rows, and newer lakes are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.settings import Settings
 from tests.storage.lake.lakes import filled, make_old
 
 
-def test_a_lake_of_the_first_release_is_migrated_with_its_rows_whole(settings: Settings) -> None:
+def test_a_lake_of_the_first_release_is_migrated_and_keeps_its_rows(settings: Settings) -> None:
     make_old(settings)
     with Lake.open(settings, read_only=True) as lake:  # reading changes nothing
         old = lake.snapshot()
@@ -53,7 +53,7 @@ def test_a_lake_of_a_newer_release_is_refused(settings: Settings, read_only: boo
         Lake.open(settings, read_only=read_only)
 
 
-def test_a_column_that_nobody_here_knows_is_of_a_newer_release(settings: Settings) -> None:
+def test_a_lake_with_an_unknown_column_is_refused_as_newer(settings: Settings) -> None:
     with Lake.open(filled(settings)) as lake:
         lake._connection.execute("ALTER TABLE trades ADD COLUMN liquidation BOOLEAN")
     with pytest.raises(
@@ -62,11 +62,11 @@ def test_a_column_that_nobody_here_knows_is_of_a_newer_release(settings: Setting
         Lake.open(settings)
 
 
-def test_steps_are_numbered_without_a_hole() -> None:
+def test_migration_steps_are_numbered_without_a_gap() -> None:
     assert [step.number for step in STEPS] == list(range(1, LAYOUT + 1))
 
 
-def test_what_an_older_lake_lacks_is_told_to_who_only_reads(settings: Settings) -> None:
+def test_a_read_only_query_names_what_an_older_lake_lacks(settings: Settings) -> None:
     make_old(settings)
     said = "the lake is of an older layout: it has no {} .*brings it to this release's layout"
     with Lake.open(settings, read_only=True) as lake:

@@ -1,4 +1,4 @@
-"""Two questions in time: what would a live system have known, and what did the lake hold?"""
+"""Point-in-time reads by knowable time and by snapshot."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answers(lake: Lake, name: str, until_ns: int, *, at: int | None = None) -> l
 
 
 def expected(revisions: list[Revision], until_ns: int) -> list[dict[int, float]]:
-    """The same by a slow loop: volumes are numbered as the revisions came."""
+    """Compute the same by a slow loop; volumes number the revisions."""
     return [
         {minute: float(n + 1) for n, (minute, known_ns) in enumerate(revisions) if known_ns <= now_ns}
         for now_ns in range(until_ns + 1)
@@ -54,10 +54,10 @@ def expected(revisions: list[Revision], until_ns: int) -> list[dict[int, float]]
     st.integers(1, 4),
     st.uuids(),
 )
-def test_a_later_revision_never_rewrites_an_older_answer(
+def test_a_later_revision_never_changes_an_earlier_answer(
     lake: Lake, revisions: list[Revision], cut: int, name: object
 ) -> None:
-    """Revisions come in the order in which they became knowable; those up to an instant settle its answer."""
+    """Revisions arrive in the order of their knowable times; those up to an instant determine its answer."""
     revisions = sorted(revisions, key=lambda item: item[1])
     instrument = f"hyperliquid|perp|{name}"
     numbers: dict[int, int] = {}
@@ -77,7 +77,7 @@ def test_a_later_revision_never_rewrites_an_older_answer(
     assert answers(lake, instrument, 3, at=held)[-1] == expected(revisions[:cut], 3)[-1]
 
 
-def test_a_backfill_of_today_is_knowable_earlier_than_it_was_held(settings: Settings) -> None:
+def test_backfilled_rows_are_knowable_before_the_snapshot_that_has_them(settings: Settings) -> None:
     with Lake.open(filled(settings)) as lake:
         held = lake.snapshot()
         lake.commit({"trades": TRADES.rows([trade(99, ts_knowable_ns=2)])}, batch_id="backfill")

@@ -1,4 +1,4 @@
-"""Quarantine: what was refused is listed by its reason, shown whole, and taken once its contract is mended."""
+"""Quarantine: listing by reason, complete rows, and retry after a contract was corrected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage.contracts.tables import CONTRACTS, QUARANTINE, TRADES
 from storage.errors import LakeError
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
-from storage.lake.quarantine import find, list_kinds, retry, waiting
+from storage.lake.quarantine import count_pending, find_row, list_kinds, retry
 from storage.settings import Settings
 from tests.storage.lake.lakes import filled
 from tests.storage.rows import trade
@@ -21,7 +21,7 @@ FRAME = b'{"channel":"trades","data":[]}'
 
 
 def refuse_some(lake: Lake) -> None:
-    """Refuse two sizes that were too large, one price, a contradiction, and a frame."""
+    """Quarantine two sizes that are too large, a price, a conflicting row, and a frame."""
     rows = [trade(20, size=2e15), trade(21, size=3e15), trade(22, price=-1.0), trade(1, price=7.0), trade(23)]
     frame = {"table_name": "trades", "reason": "tid is missing", "raw": FRAME, "source": "made:9"}
     frames = QUARANTINE.rows([frame | {"ts_knowable_ns": 9}])
@@ -29,7 +29,7 @@ def refuse_some(lake: Lake) -> None:
 
 
 def mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let trades be larger, as a release would that had learnt of it."""
+    """Correct the contract: allow larger trades."""
     columns = tuple(
         dataclasses.replace(c, high=1e18) if c.name == "size" else c for c in CONTRACTS["trades"].columns
     )
@@ -37,7 +37,7 @@ def mend(monkeypatch: pytest.MonkeyPatch) -> None:
     validation._pandas_schema.cache_clear()
 
 
-def test_rows_that_fit_a_mended_contract_are_taken_once_and_the_others_stay(
+def test_rows_valid_under_a_corrected_contract_are_committed_once_and_the_others_stay(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Lake.open(filled(settings)) as lake:
@@ -47,7 +47,7 @@ def test_rows_that_fit_a_mended_contract_are_taken_once_and_the_others_stay(
         assert (large["rows"], large["retried"], len(kinds)) == (2, 0, 4)
 
         unchanged = retry(lake, now_ns=100)
-        assert (unchanged.committed, sum(unchanged.left.values()), waiting(lake)) == ({}, 5, 5)
+        assert (unchanged.committed, sum(unchanged.left.values()), count_pending(lake)) == ({}, 5, 5)
 
         mend(monkeypatch)
         done = retry(lake, now_ns=101)
@@ -62,23 +62,23 @@ def test_rows_that_fit_a_mended_contract_are_taken_once_and_the_others_stay(
         assert [moment.microsecond for moment in held["ts_event"].to_pylist()] == [20_000, 21_000]
 
         again = retry(lake, now_ns=102)
-        assert (again.committed, sum(again.left.values()), waiting(lake)) == ({}, 3, 3)
+        assert (again.committed, sum(again.left.values()), count_pending(lake)) == ({}, 3, 3)
         large = {row["reason"]: row for row in list_kinds(lake).to_pylist()}[large["reason"]]
         assert (large["rows"], large["retried"]) == (2, 2)
         assert verify(lake, now_ns=1).findings == ()
     validation._pandas_schema.cache_clear()
 
 
-def test_one_is_shown_whole(settings: Settings) -> None:
+def test_a_row_is_shown_completely(settings: Settings) -> None:
     with Lake.open(filled(settings)) as lake:
         refuse_some(lake)
         kinds = {row["reason"]: row["example"] for row in list_kinds(lake, table="trades").to_pylist()}
-        row = find(lake, kinds["tid is missing"])
+        row = find_row(lake, kinds["tid is missing"])
         assert (row["raw"], row["source"]) == (FRAME, "made:9")
-        assert json.loads(find(lake, kinds["price is ...: greater_than(0.0)"])["raw"])["price"] == -1.0
+        assert json.loads(find_row(lake, kinds["price is ...: greater_than(0.0)"])["raw"])["price"] == -1.0
         with pytest.raises(
             LakeError, match=r"no row in quarantine has the id 'zz'.*tickwalk quarantine list"
         ):
-            find(lake, "zz")
+            find_row(lake, "zz")
         with pytest.raises(LakeError, match="there is no table 'frames'"):
             retry(lake, now_ns=1, table="frames")

@@ -1,4 +1,4 @@
-"""Settings: one precedence, no unknown key anywhere, and errors that name the key."""
+"""Settings: precedence of sources, unknown keys, and errors that name the key."""
 
 from __future__ import annotations
 

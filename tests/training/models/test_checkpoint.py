@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from storage.atomic_write import write_atomic
 from storage.errors import CheckpointError
 from tests.training.builders import stamp_of
 from training.models.checkpoint import (
@@ -16,7 +17,6 @@ from training.models.checkpoint import (
     CheckpointStamp,
     load_checkpoint,
     save_checkpoint,
-    write_atomic,
     write_json,
 )
 

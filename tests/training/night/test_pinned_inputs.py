@@ -21,7 +21,7 @@ from storage.contracts.tables import BARS, FEES, FUNDING
 from storage.errors import SettingsError
 from storage.lake.lake import Lake
 from storage.lake.maintenance import compact, expire, remove_freed
-from storage.lake.snapshots import diff_rows, held_snapshots, snapshot_ids
+from storage.lake.snapshots import diff_rows, kept_snapshots, snapshot_ids
 from storage.settings import Settings
 from tests.storage.rows import bar, funding
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
@@ -158,7 +158,7 @@ def test_lake_diff_lists_exactly_the_bars_that_arrived_later(
 def test_a_registered_version_keeps_its_snapshot(world: World) -> None:
     version = world.folder.read("verdict.json")["version"]
     with Lake.open(world.settings, read_only=True) as lake:
-        assert held_snapshots(lake) == {world.pinned: (world.night, f"version {version}")}
+        assert kept_snapshots(lake) == {world.pinned: (world.night, f"version {version}")}
 
 
 def test_the_newest_snapshot_makes_another_night(world: World) -> None:

@@ -139,18 +139,12 @@ LAGS: Final = Contract(
         Column("ts_from", TS, "start of the minute of receipt"),
         Column("frames", I64, "frames with a venue time that were received in that minute", low=1),
         Column(
-            "p50_ms",
-            F64,
-            "median of the latencies that are not negative; null: none",
-            nullable=True,
-            low=0.0,
+            "p50_ms", F64, "median of the latencies that are not negative; null: none", nullable=True, low=0.0
         ),
         Column("p90_ms", F64, "their 90th percentile, within 5 %", nullable=True, low=0.0),
         Column("p99_ms", F64, "their 99th percentile, within 5 %", nullable=True, low=0.0),
         Column("max_ms", F64, "the longest latency", nullable=True, low=0.0),
-        Column(
-            "negative", I64, "frames with a venue time after receipt: one of the two clocks is wrong", low=0
-        ),
+        Column("negative", I64, "frames with a venue time after receipt: a clock is wrong", low=0),
         KNOWABLE,
     ),
     key=("journal", "channel", "ts_from"),

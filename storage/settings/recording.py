@@ -149,7 +149,7 @@ class RecordSettings:
 
 @dataclass(frozen=True, slots=True)
 class GaiaexSettings:
-    """Settings of GaiaEx, whose books relay those of Hyperliquid; `tickwalk probe` measures what is unknown of it."""
+    """Settings of GaiaEx, whose books relay Hyperliquid's; hosts and limits are partly unknown, see `tickwalk probe`."""
 
     symbols: tuple[str, ...] = ()
     """Names as the venue writes them, such as `BTC` or `xyz:AAPL`; one socket each. Empty: GaiaEx is not recorded."""

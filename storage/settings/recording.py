@@ -149,7 +149,7 @@ class RecordSettings:
 
 @dataclass(frozen=True, slots=True)
 class GaiaexSettings:
-    """Settings of GaiaEx, whose books relay Hyperliquid's; hosts and limits are partly unknown, see `tickwalk probe`."""
+    """Settings of GaiaEx, which relays Hyperliquid books; `tickwalk probe` measures hosts and limits."""
 
     symbols: tuple[str, ...] = ()
     """Names as the venue writes them, such as `BTC` or `xyz:AAPL`; one socket each. Empty: GaiaEx is not recorded."""

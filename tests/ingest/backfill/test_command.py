@@ -51,12 +51,12 @@ def test_a_plan_a_run_a_second_run_and_a_replay(here: Path, capsys: pytest.Captu
         said = capsys.readouterr()
         assert "3 steps, 0 more are in the lake already" in said.out
         assert "first     1h candles of BTC, 2025-05-18T00:00:00.000Z to 2025-05-20T00:00:00.000Z" in said.out
-        assert "42 of the venue's weight, less than a minute" in said.out
+        assert "42 of the venue's rate-limit weight, less than a minute" in said.out
         assert "USD" not in said.out, "only an archive's reader pays"
         assert not list((here / "var/journal").glob("backfill*"))
         assert run(url, *asked) == 0
         assert capsys.readouterr().out.splitlines() == [
-            "steps     3 taken, 0 were in the lake",
+            "steps     3 done, 0 were in the lake",
             "new rows  bars 96, candles 96",
         ]
         assert run(url, *asked) == 0

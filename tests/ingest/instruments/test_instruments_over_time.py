@@ -182,4 +182,4 @@ def test_the_command_lists_current_and_optionally_past_instruments(
     assert listed("B*", "--all") == [("BTC", "delisted")]
     with pytest.raises(SystemExit):
         main(["--home", str(settings.home), "instruments", "a*"])
-    assert "no instrument that is listed has a symbol like 'a*'" in capsys.readouterr().err
+    assert "no listed instrument has a symbol like 'a*'" in capsys.readouterr().err

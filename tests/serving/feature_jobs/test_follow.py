@@ -100,7 +100,7 @@ def test_unreadable_lake_is_retried_until_the_bar_is_overdue(settings: Settings,
         if calls == 20:
             settings.lake_dir.rename(away)
 
-    with pytest.raises(LakeError, match="cannot be read"):
+    with pytest.raises(LakeError, match="could not be read"):
         Running(stay_away).follow(settings, patience_s=60.0)
 
 

@@ -97,7 +97,7 @@ def test_a_price_a_refusal_a_run_and_a_second_run(
 
     assert run(tmp_path / "home", *asked, "--yes") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "steps     1 taken, 0 were in the lake",
+        "steps     1 done, 0 were in the lake",
         f"new rows  {rows}",
     ]
     assert run(tmp_path / "home", *asked) == 0, "what is held has no price"

@@ -110,7 +110,7 @@ def test_a_failing_archive_is_reported_and_the_same_command_resumes(
     assert "1 of 2 steps are in the lake, and the same command goes on from there" in said
     server.refused = ""
     assert run(tmp_path / "home", *command) == 0
-    assert "steps     1 taken, 1 were in the lake" in capsys.readouterr().out
+    assert "steps     1 done, 1 were in the lake" in capsys.readouterr().out
     assert trades(tmp_path / "home") == 2 * 73
 
 
@@ -132,13 +132,13 @@ def test_a_missing_or_truncated_object_is_named_and_fetched_once_it_is_whole(
         put(key, body(1)[:-20])
     assert run(tmp_path / "home", *asked(where)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "steps     1 taken, 0 were in the lake"
-    assert lines[2] == "absent    1 steps; the next run asks for them again"
+    assert lines[0] == "steps     1 done, 0 were in the lake"
+    assert lines[2] == "absent    1 steps; the next run tries them again"
     assert lines[3].startswith(f"  trades of 2025-07-29T15:00: {key}: {reason}")
     assert lines[1] == "new rows  bars 120, coverage 2, trades 73", "nothing of half an object"
     put(key, body(1))
     assert run(tmp_path / "home", *asked(where, "archive.retry_h=0.0000001")) == 0
-    assert "steps     1 taken, 1 were in the lake" in capsys.readouterr().out
+    assert "steps     1 done, 1 were in the lake" in capsys.readouterr().out
     assert trades(tmp_path / "home") == 2 * 73
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-HERE = "tests/ingest/faults"
+HERE = "tests/ingest/recorder/faults"
 
 
 @cache

@@ -27,9 +27,10 @@ demo: setup ## record a simulated venue, retrain on it, judge, and write a repor
 test: setup ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: setup ## check style and formatting
+lint: setup ## check style, formatting and dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
 
 types: setup ## check types, strictly
 	$(BIN)/mypy

@@ -30,7 +30,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
     "storage": {
         "clock": "errors",
         "contracts": "errors",
-        "lake": "clock code_version contracts errors logs settings",
+        "lake": "atomic_write clock code_version contracts errors file_lock logs object_store settings",
         "logs": "errors",
         "settings": "clock errors",
     },

@@ -86,7 +86,6 @@ class BarClock:
         self.reopen_ns = max(REOPEN_NS, 2 * self.width_ns)
         """A late print may change a bar for at least this long after its open."""
         self.ledger = ledger
-        self.too_late = 0
         self._forget_ns = 0
         self._books: dict[str, _InstrumentBars] = {}
         self._dirty: dict[str, int] = {}
@@ -175,21 +174,18 @@ class BarClock:
         bars = bar_of(np.ascontiguousarray(chunk["ts_ns"]), self.width_ns)
         cuts = np.flatnonzero(bars[1:] != bars[:-1]) + 1
         for part, bar in zip(np.split(chunk, cuts), bars[np.append(0, cuts)].tolist(), strict=True):
-            prints = self._reopened(instrument, bar * self.width_ns, published_to_ns, len(part))
+            prints = self._reopened(instrument, bar * self.width_ns, published_to_ns)
             if prints is not None:
                 prints.extend(part)
 
-    def _reopened(
-        self, instrument: str, bar: int, published_to_ns: int, count: int = 1
-    ) -> TradeBuffer | None:
-        """Return the buffer for `count` more prints of a bar; None if they come too late, or before its first bar."""
+    def _reopened(self, instrument: str, bar: int, published_to_ns: int) -> TradeBuffer | None:
+        """Return the buffer for more prints of a bar; None if they come too late, or before its first bar."""
         book = self._books[instrument]
         if bar < book.first_open_ns:
             return None
         # Bars that a recorder missed while it was down are published only at its first publishing instant.
         is_published = bar + self.width_ns <= published_to_ns and bar < book.next_open_ns
         if is_published and bar not in book.published:
-            self.too_late += count
             logger.warning("print too late to reopen its bar", instrument=instrument, bar_open_ns=bar)
             return None
         if is_published:

@@ -42,7 +42,6 @@ class _Coin:
 @dataclass(slots=True)
 class _Connection:
     number: int
-    opened_ns: int
     alive_ns: int
     since: dict[Key, int] = field(default_factory=dict)
     coins: dict[str, _Coin] = field(default_factory=dict)
@@ -78,9 +77,9 @@ class CoverageLedger:
 
     # Events.
 
-    def open(self, number: int, now_ns: int) -> None:
+    def open(self, number: int) -> None:
         """Add an open connection."""
-        self._open[number] = _Connection(number, now_ns, 0)
+        self._open[number] = _Connection(number, 0)
 
     def close(self, number: int, now_ns: int, cause: str) -> None:
         """Remove a connection that was lost or closed; its spans end at the newest venue time that it proved."""

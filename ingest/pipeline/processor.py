@@ -248,7 +248,7 @@ class Pipeline:
         elif self._connection >= 0:
             return
         self._connection += 1
-        state.open_connection(self._connection, recv_ns)
+        state.open_connection(self._connection)
 
     # Control records.
 
@@ -263,7 +263,7 @@ class Pipeline:
         about = _about(record.body)
         venue = about.get("venue", _HYPERLIQUID)
         self._venues[record.connection] = venue
-        self.state.open_connection(record.connection, record.recv_ns)
+        self.state.open_connection(record.connection)
         if venue == "gaiaex":
             self._gaia.opened(record.connection, about["symbol"], record.recv_ns, is_held=self._continues)
             self._look_from(record.recv_ns)

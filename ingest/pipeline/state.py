@@ -127,10 +127,10 @@ class RecordingState:
 
     # Connections and subscriptions.
 
-    def open_connection(self, connection: int, now_ns: int) -> None:
+    def open_connection(self, connection: int) -> None:
         """Open a connection in the coverage ledger."""
         self._version += 1
-        self.ledger.open(connection, now_ns)
+        self.ledger.open(connection)
 
     def close_connection(self, connection: int, now_ns: int, cause: str) -> None:
         """Close a connection in the coverage ledger, and count it as lost."""

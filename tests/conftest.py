@@ -6,6 +6,7 @@ The long form of a drill carries `@pytest.mark.drill` alone; it runs where `DRIL
 from __future__ import annotations
 
 import os
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
 from tests.paths import SHARED
 
-pytest_plugins = ["tests.cpu_report"]
+pytest_plugins = [f"tests.plugins.{name}" for name in ("cpu_report", "cheap_lakes", "shared_work")]
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ demo: setup ## record a simulated venue, retrain on it, judge, and write a repor
 
 # Compiled modules are kept, whatever the environment says: each program that a test starts would compile its own.
 test: setup ## run every test
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .

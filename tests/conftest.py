@@ -6,7 +6,6 @@ The long form of a drill carries `@pytest.mark.drill` alone; it runs where `DRIL
 from __future__ import annotations
 
 import os
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
 from tests.paths import SHARED
 
-pytest_plugins = [f"tests.plugins.{name}" for name in ("cpu_report", "cheap_lakes", "shared_work")]
+pytest_plugins = [f"tests.plugins.{name}" for name in ("cpu_report", "cheap_lakes", "shared_work", "groups")]
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -24,8 +24,9 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 demo: setup ## record a simulated venue, retrain on it, judge, and write a report
 	$(BIN)/tickwalk demo
 
+# Compiled modules are kept, whatever the environment says: each program that a test starts would compile its own.
 test: setup ## run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style, formatting and dead code
 	$(BIN)/ruff check .

@@ -1,0 +1,79 @@
+"""A pytest plugin that saves processor time on lakes: each starts as a copy, and DuckDB works in one thread.
+
+Making the tables of a lake takes a quarter of a second of processor time, and hundreds of tests want a new lake; so a
+new lake starts as a copy of an empty one, which each process makes once. DuckDB's idle threads spin, which takes a
+quarter of what a recording takes (measured 2026-11-30), and the tests run in as many processes as there are cores.
+The storage package's own tests make their lakes from nothing and in as many threads as DuckDB likes, and so does a
+test marked `real_lakes`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import duckdb
+import pytest
+
+from storage.lake.lake import Lake
+from storage.settings import load_settings
+
+_open_database = duckdb.connect
+_connect = Lake._connect
+_in_one_thread = Lake._in_one_thread
+_is_cheap = False
+
+
+def pytest_configure() -> None:
+    """Replace the steps that are made cheaper."""
+    duckdb.connect = _open_database_in_one_thread
+    Lake._connect = _connect_to_copy  # type: ignore[method-assign]
+    Lake._in_one_thread = _unless_cheap  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Choose for a test, and for the fixtures that are made for it."""
+    global _is_cheap
+    is_storage = item.nodeid.startswith("tests/storage/")
+    _is_cheap = not is_storage and item.get_closest_marker("real_lakes") is None
+
+
+def _open_database_in_one_thread(
+    *arguments: Any, config: Mapping[str, Any] | None = None, **more: Any
+) -> duckdb.DuckDBPyConnection:
+    cheap = {"threads": "1"} if _is_cheap else {}
+    return _open_database(*arguments, config=cheap | dict(config or {}), **more)
+
+
+@contextmanager
+def _unless_cheap(lake: Lake, is_small: bool) -> Iterator[None]:
+    with _in_one_thread(lake, is_small and not _is_cheap):
+        yield
+
+
+def _connect_to_copy(lake: Lake) -> duckdb.DuckDBPyConnection:
+    is_local = lake._is_sqlite and not lake._settings.lake.catalog and not lake._settings.lake.data
+    folder = lake._settings.lake_dir
+    if _is_cheap and is_local and not lake._mode and not (folder / "catalog.sqlite").exists():
+        shutil.copytree(_empty_lake(), folder, dirs_exist_ok=True)
+    return _connect(lake)
+
+
+@cache
+def _empty_lake() -> Path:
+    """Make an empty lake; return its folder without the lock."""
+    global _is_cheap
+    settings = load_settings(overrides={"home": Path(mkdtemp(prefix="tickwalk-lake-"))}, environ={})
+    before, _is_cheap = _is_cheap, False
+    try:
+        Lake.open(settings).close()
+    finally:
+        _is_cheap = before
+    (settings.lake_dir / "commit.lock").unlink()
+    return settings.lake_dir

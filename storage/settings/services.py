@@ -104,7 +104,7 @@ class AlertSettings:
     observed_share: float = 0.95
     """Alert when an instrument was watched for less than this share of the last minutes."""
     unsent_batches: int = 12
-    """Alert when more batches than this wait for the lake; at 60 the recorder stops."""
+    """Alert when more batches than this wait for the lake; above 60 the recorder drops them until a later replay."""
     check_s: float = 15.0
     """Seconds between checks of `tickwalk alert watch`."""
     repeat_s: float = 3600.0

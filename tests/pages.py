@@ -1,4 +1,4 @@
-"""Which parts of the documents are made from the code, and what must they say? `python -m tests.pages` writes them."""
+"""Generated parts of the documents; `python -m tests.pages` writes them."""
 
 from __future__ import annotations
 

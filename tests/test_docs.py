@@ -1,4 +1,4 @@
-"""Do the documents tell the truth: do the commands, targets, settings, files, links and queries in them exist?"""
+"""The commands, targets, settings, files, links and queries named in the documents exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a file written that is seen whole or not at all, and what if it lies in another user's folder?
+"""Files of the feature store: published atomically, and tolerant of folders that belong to another user.
 
 A file appears under its name when all of it is there; until then it is a hidden part beside it. A file of tensors
 that does not fit into memory is written in pieces of time.

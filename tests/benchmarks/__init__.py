@@ -1,1 +1,1 @@
-"""What do we measure, against what? `python -m tests.benchmarks [name]` runs it; docs/benchmarks.md keeps figures."""
+"""Benchmarks: `python -m tests.benchmarks [name]` runs them; docs/benchmarks.md keeps the figures."""

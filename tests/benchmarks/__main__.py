@@ -1,4 +1,4 @@
-"""Which benchmark is asked for? One JSON object a figure goes to standard output, what runs to standard error."""
+"""Benchmark runner: one JSON object per figure on standard output, progress on standard error."""
 
 from __future__ import annotations
 

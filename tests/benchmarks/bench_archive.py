@@ -1,4 +1,4 @@
-"""How fast do archived fills become rows, beside reading the same bytes and doing nothing with them?
+"""Benchmark of archived fills into rows, against decoding the same bytes and discarding them.
 
 An hour of `node_fills_by_block` as nodes write it, made up: blocks of about ten trades of 60 coins, both fills of each
 with all of their fields, in an LZ4 object on the disk. The limit inflates it and decodes its JSON with msgspec into

@@ -1,4 +1,4 @@
-"""How fast do prints become bars, against DuckDB, polars and a loop in C, when all must agree?
+"""Benchmark of prints into bars, against DuckDB, polars and a loop in C with equal results.
 
 Two million prints of 20 instruments over six hours, sorted by instrument, then time: the order in which tables are
 read. Ours also makes the index of each print's bar and fills every bar of the grid, printed or not; the other two

@@ -1,4 +1,4 @@
-"""What do the checks of features add to a night: the proof, the health, and noting the code?
+"""Benchmark of the feature checks of a night: leakage proof, health, edition.
 
 Twelve instruments, as many bars as a night proves, and a week and a half of minutes for the health. The limits are
 what a night may spend on each; nobody else does these, so there is no peer.

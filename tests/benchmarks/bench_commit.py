@@ -1,4 +1,4 @@
-"""What does a commit to the lake cost, against writing the same rows as plain Parquet files and syncing them?
+"""Benchmark of a commit to the lake, against writing and syncing the same rows as plain Parquet.
 
 A batch has 2,000 rows for three tables, as a recorder hands over every few seconds. The plain side writes one file a
 table and syncs file and folder; it checks nothing, keeps no snapshot and finds no row that is held already.

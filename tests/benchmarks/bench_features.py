@@ -1,4 +1,4 @@
-"""How fast do bars become features: all of them beside DuckDB and polars, one live bar, and one night's new day?
+"""Benchmark of bars into features: a full build beside DuckDB and polars, one live bar, one new day.
 
 - `ten_features`: the same ten features of 200 instruments over a week, two million bars, by three engines, results
   compared first. Bars are whole (every one printed), so the SQL has no missing bars to think of; ours masks them

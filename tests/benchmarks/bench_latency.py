@@ -1,4 +1,4 @@
-"""How long from receipt to synced on disk, and from a bar's close until a reader sees it?
+"""Benchmark of latency: receipt to synced on disk, and bar close to visible in the table.
 
 The real recorder with its default pace (flush, `block_ms`, `commit_s`, grace) follows a venue of 20 instruments at 500
 frames a second in another process, for half a minute. Bars are one second wide, so that there are enough of them; all

@@ -1,4 +1,4 @@
-"""What does a bulk load cost against plain Parquet of the same rows: to write, on the disk, to read, and in memory?
+"""Benchmark of a bulk load, against plain Parquet of the same rows: write, disk, read, memory.
 
 Plain is `pyarrow.parquet.ParquetWriter` with zstd and every other option as it comes (dictionaries, row groups of a
 million rows), synced. It checks nothing, stamps nothing and registers nothing.

@@ -1,4 +1,4 @@
-"""What does the whole path cost: receive, journal, decode, dedupe, bars, from a real loopback socket?
+"""Benchmark of the whole path: receive, journal, decode, dedupe, bars, from a loopback socket.
 
 The same frames come from another process; a bare `websockets` loop that only receives them is the measure. Ours are
 the recorder's own parts (sockets, intake, journal with its syncs, pipeline); only the lake is left out. Costs are

@@ -1,4 +1,4 @@
-"""Does a read cost more the more commits there have been, once files were merged?
+"""Benchmark of reads after many commits and merges.
 
 The read is always the same: one instrument's day of bars, 1,440 rows that lie there from the start. Around it a
 recorder commits minute after minute, and files are merged after every hundred commits, as `tickwalk lake compact`

@@ -1,4 +1,4 @@
-"""How is something measured fairly on a machine that is not quiet?
+"""Measurement harness: contenders in turn, medians, processor or wall time.
 
 Contenders take turns, round by round, so that a busy minute hits all of them; what counts is the median. Work that
 keeps a processor busy is measured in processor time over all threads; work that waits for a disk, by the wall.

@@ -1,4 +1,4 @@
-"""How much memory does a load of so many bars take? A process of its own, so that nothing else is in its figure."""
+"""A bulk load in a process of its own, so that its memory is measured alone."""
 
 from __future__ import annotations
 

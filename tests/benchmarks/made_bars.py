@@ -1,4 +1,4 @@
-"""What do a benchmark's bars look like: every column of the contract filled, as a recorder and a venue would?
+"""Synthetic bars for benchmarks, with every column of the contract filled.
 
 Prices walk on a grid of ticks, sizes have three decimals, a tenth of the minutes is quiet. Rows come as a stream,
 instrument by instrument, so that any number of them needs the memory of one piece.

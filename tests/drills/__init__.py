@@ -1,1 +1,1 @@
-"""Drills: what happens to the whole when the network, the disk or the clock fails?"""
+"""Drills: failures of the network, disk, clock and process on a running system."""

@@ -1,4 +1,4 @@
-"""What does `kill -9` cost a backfill, at any moment of it: asking, fetching, committing, or just opened?
+"""Kills of a running backfill at random moments, and the state they leave.
 
 A process fills in candles and funding over REST and trades from an archive, and is killed at random moments until it
 gets to its end. What it had acknowledged must be held after each kill, once; what a kill left behind must be named and

@@ -1,4 +1,4 @@
-"""Which candles would a venue make of a capture: told by plain Python, which shares no line with the software?
+"""Candles of a capture, computed by plain Python that shares no code with tickwalk.
 
 Reads lines `{"recv_ns": ..., "msg": {...}}`, counts each print once by (coin, time, tid), sums in decimals, and
 writes a Parquet file that `tickwalk import candles` takes:

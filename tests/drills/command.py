@@ -1,4 +1,4 @@
-"""How is `tickwalk` run as a person runs it: a process of its own, its words, its end?"""
+"""The `tickwalk` command in a process of its own."""
 
 from __future__ import annotations
 

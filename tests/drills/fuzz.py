@@ -1,4 +1,4 @@
-"""What does a feed look like in which most frames are broken in one place? A million of them, accounted for."""
+"""A feed in which most frames are broken in one place, with every frame accounted for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When are the tables of two homes the same, and what does replaying a home's journals in a fresh one give?"""
+"""Comparison of the tables of two homes, and replay of a home's journals in a new one."""
 
 from __future__ import annotations
 

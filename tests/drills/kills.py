@@ -1,4 +1,4 @@
-"""What does `kill -9` cost a recorder, at any moment of its life?
+"""Kills of a running recorder at random moments, and the state they leave.
 
 A recorder under load is killed at random moments, in its start, its recovery, its commits, and started again.
 Nothing that was sent to it 100 ms before a kill may be missing from that recording's journal; nothing may be in the

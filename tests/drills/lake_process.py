@@ -1,4 +1,4 @@
-"""How do processes write, read and tidy one lake at the same time, so that any of them may be killed?
+"""Processes that write, read and maintain one lake and may be killed.
 
 They are forked from a server that has imported everything. What was acknowledged is noted in a file by one write
 after the commit has returned, which a `kill -9` cannot take back.

@@ -1,4 +1,4 @@
-"""How is the network between a recorder and a venue made to fail, without either of them knowing?
+"""A TCP proxy that makes the network between a recorder and a venue fail.
 
 `FaultProxy` is a TCP proxy whose pipes can be cut, stalled, slowed or left half open. What it does is seen through
 real sockets: a reset is an RST, a stall is a receiver that reads nothing, so that the sender's buffers fill.

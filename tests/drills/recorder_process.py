@@ -1,4 +1,4 @@
-"""How is a recorder run as a process that may be killed, without a second's imports at each start?
+"""A recorder in a process that may be killed, forked from one with all imports loaded.
 
 Recorders are forked from a server that has imported everything, and are processes of their own in all else.
 """

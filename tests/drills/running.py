@@ -1,4 +1,4 @@
-"""How does a test run a recorder beside its venue, over real sockets and on the real clock, and wait for it?"""
+"""A recorder beside its venue, over real sockets and on the real clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does memory stay flat? `python -m tests.drills.soak MINUTES`: 200 instruments, 5,000 frames received a second.
+"""Memory soak: `python -m tests.drills.soak MINUTES` with 200 instruments and 5,000 frames per second.
 
 The recorder is the real command in a process of its own, the venue is `crowd` in another. Every ten seconds a line:
 minute, resident MB of the recorder, frames a second, batches that wait. The last line is JSON for docs/benchmarks.md.

@@ -1,4 +1,4 @@
-"""For how long did this machine keep a process that was ready from running?
+"""Time during which the machine kept a runnable process from running.
 
 Drills that measure in milliseconds are run on machines that have other work too. A thread that only sleeps notices
 how late it is woken; what it notices, no process of the drill can be blamed for.

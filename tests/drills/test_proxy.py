@@ -1,4 +1,4 @@
-"""Does the fault proxy do to real sockets what it says?"""
+"""The fault proxy on real sockets."""
 
 from __future__ import annotations
 

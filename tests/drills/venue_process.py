@@ -1,4 +1,4 @@
-"""How is a simulated venue run as a process of its own, and how is known what it sent, and when?
+"""A simulated venue in a process of its own, with a log of each print at the time it is sent.
 
 `python -m tests.drills.venue_process NOTES --activity 20` serves a market on the real clock until it is ended. Its
 first line on standard output is the port; the file NOTES gets a line for each print at the moment it was sent:

@@ -22,7 +22,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """Record four and a half hours: two and a half for the longest lookback, then an outage, silence and late prints."""
+    """Record four and a half hours: the longest lookback, then an outage, silence and late prints."""
     from tests.features.recorded_day import (
         make_day,  # loads the recorder, which most of these tests do without
     )

@@ -1,1 +1,1 @@
-"""Tests of the room that turns bytes into trades and bars."""
+"""Tests of `ingest`."""

@@ -30,7 +30,7 @@ def show_kinds(
     Example: `tickwalk quarantine list --table trades`
     """
     from storage.lake.lake import Lake
-    from storage.lake.quarantine import list_kinds
+    from storage.lake.quarantine_retry import list_kinds
 
     with Lake.open(settings_of(context), read_only=True) as lake:
         print_table(list_kinds(lake, table=table), form)
@@ -44,7 +44,7 @@ def show_one(
     """Show one rejected row: table, reason, source and raw bytes."""
     from storage.clock import iso
     from storage.lake.lake import Lake
-    from storage.lake.quarantine import find_row
+    from storage.lake.quarantine_retry import find_row
 
     with Lake.open(settings_of(context), read_only=True) as lake:
         row = find_row(lake, name)
@@ -71,7 +71,7 @@ def retry_rows(context: typer.Context, table: Table = None) -> None:
     """
     from storage.clock import WallTime
     from storage.lake.lake import Lake
-    from storage.lake.quarantine import count_pending, retry
+    from storage.lake.quarantine_retry import count_pending, retry
 
     with Lake.open(settings_of(context)) as lake:
         total = count_pending(lake, table=table)

@@ -21,6 +21,7 @@ import numpy as np
 
 from storage.errors import SettingsError
 from training.evaluation.costs import BPS, Costs, impact_share
+from training.evaluation.funding_charges import funding_charges
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def run_ledger(
     moved = np.diff(price, axis=1, prepend=price[:, :1])
     paid = np.zeros(price.shape[1])
     if market.funding_paid is not None:
-        paid = (before * np.nan_to_num(price) * market.funding_paid).sum(axis=0)
+        paid = funding_charges(before, price, market.funding_paid)
     fills.sort(key=lambda fill: (fill.step, fill.instrument))
     return PositionLedger(
         gross=(before * np.nan_to_num(moved)).sum(axis=0),

@@ -12,7 +12,7 @@ from storage.contracts.tables import CONTRACTS, QUARANTINE, TRADES
 from storage.errors import LakeError
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
-from storage.lake.quarantine import count_pending, find_row, list_kinds, retry
+from storage.lake.quarantine_retry import count_pending, find_row, list_kinds, retry
 from storage.settings import Settings
 from tests.storage.lake.lakes import filled
 from tests.storage.rows import trade

@@ -313,7 +313,7 @@ async def test_an_address_that_is_none_is_refused(settings: Settings) -> None:
         )
 
 
-async def test_f33_held_back_sockets_stop_reading_and_lose_nothing(settings: Settings) -> None:
+async def test_held_back_sockets_stop_reading_and_lose_nothing(settings: Settings) -> None:
     """The server's writes block while nobody reads; no pong is missed, and every frame comes in the end."""
     count = 4_000
     sent: list[int] = []
@@ -383,7 +383,7 @@ async def test_gaiaex_heartbeats_are_answered_with_the_bare_word(settings: Setti
     ]
 
 
-async def test_f31_an_unsupported_symbol_is_not_tried_again_until_it_is_listed_anew(
+async def test_an_unsupported_symbol_is_not_tried_again_until_it_is_listed_anew(
     settings: Settings,
 ) -> None:
     async with venue() as served:

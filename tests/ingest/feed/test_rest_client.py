@@ -71,13 +71,13 @@ async def test_an_answer_is_raw_and_stamped(settings: Settings) -> None:
     [FailInfo(status=429, times=2), FailInfo(status=500, times=2), FailInfo(status=502, html=True, times=2),
      FailInfo(status=200, html=True, times=2)],
 )  # fmt: skip
-async def test_f26_refusals_errors_and_pages_are_retried(settings: Settings, fault: FailInfo) -> None:
+async def test_refusals_errors_and_pages_are_retried(settings: Settings, fault: FailInfo) -> None:
     async with asking(settings, fault) as rest:
         assert json.loads((await rest.ask(META)).body)["universe"]
         assert rest.budget.spent(asyncio.get_running_loop().time()) == 60, "every try is paid for"
 
 
-async def test_f26_an_invalid_request_is_not_retried(settings: Settings) -> None:
+async def test_an_invalid_request_is_not_retried(settings: Settings) -> None:
     async with asking(settings) as rest:
         with pytest.raises(VenueError, match=r"answered 422"):
             await rest.ask({"type": "weather"})

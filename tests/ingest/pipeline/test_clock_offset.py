@@ -164,7 +164,7 @@ def test_the_true_offset_lies_within_the_uncertainty(ahead_ms: int, there_ms: in
     ("offset_ms", "uncertainty_ms", "verdict"),
     [(900, 10, "ok"), (1_100, 10, "off"), (-1_100, 10, "off"), (1_100, 200, "ok")],
 )
-def test_f32_a_clock_is_off_beyond_the_limit_and_any_doubt(
+def test_a_clock_is_off_beyond_the_limit_and_any_doubt(
     offset_ms: float, uncertainty_ms: float, verdict: str
 ) -> None:
     ledger = ClockOffsets("made", limit_ms=1000)
@@ -174,7 +174,7 @@ def test_f32_a_clock_is_off_beyond_the_limit_and_any_doubt(
     assert ledger.offsets_ms(NOW_NS) == {"venue": offset_ms}
 
 
-def test_f32_frames_from_the_future_say_that_our_clock_is_off() -> None:
+def test_frames_from_the_future_say_that_our_clock_is_off() -> None:
     ledger = ClockOffsets("made", limit_ms=1000)
     ledger.add(OffsetSample("ntp", NOW_NS, 0.0, 5.0, NOW_NS))
     assert ledger.verdict(NOW_NS, least_lag_ms=-900) == "ok"

@@ -1,4 +1,4 @@
-"""F28: archive fills, which are not trades yet."""
+"""Archive fills, which are not trades yet."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tids(hour: Hour) -> list[int]:
     return found
 
 
-def test_f28_two_fills_are_one_trade_and_its_volume_counts_once() -> None:
+def test_two_fills_are_one_trade_and_its_volume_counts_once() -> None:
     hour = parse(b"\n".join(a_block(*a_trade(tid, at_s=tid)) for tid in (7, 8, 9)))
     columns = [hour.prints[name].tolist() for name in ("tid", "side", "price", "size")]
     assert list(zip(*columns, strict=True)) == [(tid, 1, 61_234.0, 0.01) for tid in (7, 8, 9)]
@@ -81,7 +81,7 @@ def test_f28_two_fills_are_one_trade_and_its_volume_counts_once() -> None:
         ([*a_trade(7), a_fill(px="61235.0")], "3 fills on sides A/B/B"),
     ],
 )
-def test_f28_what_does_not_pair_is_set_aside_with_the_reason(fills: list[Any], reason: str) -> None:
+def test_what_does_not_pair_is_set_aside_with_the_reason(fills: list[Any], reason: str) -> None:
     hour = parse(a_block(*fills, *a_trade(99)))
     (refused,) = hour.odd
     assert tids(hour) == [99]
@@ -89,7 +89,7 @@ def test_f28_what_does_not_pair_is_set_aside_with_the_reason(fills: list[Any], r
     assert len(refused.unpaired.fills) == len(fills)
 
 
-def test_f28_settlements_are_no_trades_and_forced_ones_are_marked() -> None:
+def test_settlements_are_no_trades_and_forced_ones_are_marked() -> None:
     fills = [a_fill(dir="Settlement"), *a_trade(8, dir="Auto-Deleveraging")]
     hour = parse(a_block(*fills))
     assert (tids(hour), hour.odd, hour.left_out) == ([8], [], 1)
@@ -101,7 +101,7 @@ def test_f28_settlements_are_no_trades_and_forced_ones_are_marked() -> None:
 
 
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=8))
-def test_f28_neither_order_nor_repetition_changes_the_trades(order: list[int], again: list[int]) -> None:
+def test_neither_order_nor_repetition_changes_the_trades(order: list[int], again: list[int]) -> None:
     """Overlapping layouts and hours that spill over: each side counts once."""
     fills = [fill for tid in range(6) for fill in a_trade(tid, at_s=tid % 3)]
     lines = [json.dumps(["0xuser", fills[n]]).encode() for n in (*order, *again)]
@@ -110,7 +110,7 @@ def test_f28_neither_order_nor_repetition_changes_the_trades(order: list[int], a
     assert hour.odd == []
 
 
-def test_f28_a_pair_that_is_cut_by_the_hour_waits_for_its_other_side() -> None:
+def test_a_pair_that_is_cut_by_the_hour_waits_for_its_other_side() -> None:
     buyer, seller = a_trade(7, at_s=3_599.9)
     hour = parse(a_block(buyer), a_block(seller))
     assert (tids(hour), hour.odd) == ([7], [])
@@ -124,7 +124,7 @@ def test_f28_a_pair_that_is_cut_by_the_hour_waits_for_its_other_side() -> None:
 
 @pytest.mark.parametrize("form", ["blocks", "fills"])
 @pytest.mark.parametrize("line", [b"{}", b"[1,2]", b"\xff", b'["0x",{"coin":"BTC"}]'])
-def test_f28_a_line_that_is_none_is_refused(line: bytes, form: Form) -> None:
+def test_a_line_that_is_none_is_refused(line: bytes, form: Form) -> None:
     """A malformed line is set aside with the reason, in either layout; a blank one is none."""
     hour = parse(b"\n" + line + b"\n", form=form)
     assert [bad.raw for bad in hour.bad] == [line]

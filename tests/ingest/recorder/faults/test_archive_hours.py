@@ -1,4 +1,4 @@
-"""F27: archive hours that are missing, empty, late, truncated, or contain their neighbour's events."""
+"""Archive hours that are missing, empty, late, truncated, or contain their neighbour's events."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ def _put_object(bucket: str, prefix: str, key: str, body: bytes) -> None:
     boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=body)
 
 
-def test_f27_an_hour_that_is_late_is_absent_and_asked_for_again(
-    place: tuple[str, Put], tmp_path: Path
-) -> None:
+def test_an_hour_that_is_late_is_absent_and_asked_for_again(place: tuple[str, Put], tmp_path: Path) -> None:
     address, put = place
     objects = ObjectCache(open_at(address), tmp_path / "held", retry_s=3_600.0)
     first = objects.fetch(KEY, LATER)
@@ -119,7 +117,7 @@ def test_f27_an_hour_that_is_late_is_absent_and_asked_for_again(
     ],
     ids=["no bytes", "no lines", "half", "a page"],
 )
-def test_f27_an_hour_without_its_content_is_absent_and_not_an_hour_without_trades(
+def test_an_hour_without_its_content_is_absent_and_not_an_hour_without_trades(
     place: tuple[str, Put], tmp_path: Path, body: bytes, reason: str
 ) -> None:
     address, put = place
@@ -130,7 +128,7 @@ def test_f27_an_hour_without_its_content_is_absent_and_not_an_hour_without_trade
     assert not (tmp_path / "held" / KEY).exists()
 
 
-def test_f27_a_refusal_is_an_absence_and_a_failure_is_not_noted(site: str, tmp_path: Path) -> None:
+def test_a_refusal_is_an_absence_and_a_failure_is_not_noted(site: str, tmp_path: Path) -> None:
     objects = ObjectCache(open_at(site), tmp_path / "held")
     assert objects.fetch("secret/20250729/1.lz4", LATER).state == "absent"
     with pytest.raises(VenueError, match="answered 500"):
@@ -140,7 +138,7 @@ def test_f27_a_refusal_is_an_absence_and_a_failure_is_not_noted(site: str, tmp_p
         ObjectCache(open_at("http://127.0.0.1:9"), tmp_path).fetch(KEY, LATER)
 
 
-def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
+def test_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
     place: tuple[str, Put], tmp_path: Path
 ) -> None:
     address, put = place
@@ -154,7 +152,7 @@ def test_f27_bytes_that_changed_on_the_disk_are_found_and_fetched_anew(
     assert list(objects.lines(KEY)) == [b"one"]
 
 
-def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
+def test_events_that_spilled_into_the_next_hour_are_found_there(
     place: tuple[str, Put], tmp_path: Path
 ) -> None:
     """One of the hour's two trades is in the next hour's object, and the hour before is absent."""
@@ -171,7 +169,7 @@ def test_f27_events_that_spilled_into_the_next_hour_are_found_there(
     assert (hour.prints["tid"].tolist(), hour.odd) == ([1, 2], [])
 
 
-def test_f27_hours_are_named_as_the_archive_names_them() -> None:
+def test_hours_are_named_as_the_archive_names_them() -> None:
     night = parse_time_ns("2025-12-31T23:59:59Z")
     hours = with_neighbours(floor_ns(night, HOUR_NS))
     assert [hour_key("x", at_ns) for at_ns in hours] == [

@@ -1,4 +1,4 @@
-"""F18, F23 and F24: books with a gap, names that must not be changed, markets that mirror each other."""
+"""Books with a gap, names that must not be changed, markets that mirror each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ingest.recorder.faults.rig import BTC, SOL, configured, market, since
 ALL = ("trades", "bbo", "l2Book", "activeAssetCtx")
 
 
-async def test_f18_an_empty_side_is_null_in_quotes_books_contexts_and_bars(settings: Settings) -> None:
+async def test_an_empty_side_is_null_in_quotes_books_contexts_and_bars(settings: Settings) -> None:
     run = await taped(
         settings,
         EmptySide(coin="BTC", side="bid", at_s=30.0, for_s=30.0),
@@ -46,7 +46,7 @@ async def test_f18_an_empty_side_is_null_in_quotes_books_contexts_and_bars(setti
     assert run.tables["quarantine"] == []
 
 
-async def test_f18_a_market_without_any_quote_is_halted_and_not_quiet(settings: Settings) -> None:
+async def test_a_market_without_any_quote_is_halted_and_not_quiet(settings: Settings) -> None:
     run = await taped(settings, Halt(coin="SOL", at_s=25.0, for_s=40.0), streams=8, record={"channels": ALL})
     assert statuses(run.bars(SOL, 30.0, 60.0)) == ["halted"] * 3
     assert {row["volume"] for row in run.bars(SOL, 30.0, 60.0)} == {0.0}
@@ -56,7 +56,7 @@ async def test_f18_a_market_without_any_quote_is_halted_and_not_quiet(settings: 
 NAMES = ("kPEPE", "xyz:AAPL", "PURR/USDC", "@107")
 
 
-async def test_f23_names_are_kept_byte_for_byte(settings: Settings) -> None:
+async def test_names_are_kept_byte_for_byte(settings: Settings) -> None:
     run = await taped(
         settings, source=market(coins=WHOLE_VENUE), streams=8, tables=("quotes",), record={"coins": NAMES}
     )
@@ -70,7 +70,7 @@ async def test_f23_names_are_kept_byte_for_byte(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("name", ["KPEPE", "XYZ:AAPL", "aapl", "purr/usdc"])
-async def test_f23_a_name_in_another_case_is_another_name(settings: Settings, name: str) -> None:
+async def test_a_name_in_another_case_is_another_name(settings: Settings, name: str) -> None:
     async with SimulatedVenue(market(coins=WHOLE_VENUE)) as venue:
         settings = configured(settings, venue, record={"coins": (name,)})
         with Lake.open(settings) as lake, pytest.raises(InstrumentError, match="is not listed"):
@@ -82,7 +82,7 @@ def outcome(name: str, like: CoinSpec) -> CoinSpec:
     return dataclasses.replace(like, name=name, size_decimals=0, start_price=0.4, prints_per_minute=30.0)
 
 
-async def test_f24_both_sides_of_an_outcome_are_left_out_by_default(settings: Settings) -> None:
+async def test_both_sides_of_an_outcome_are_left_out_by_default(settings: Settings) -> None:
     coins = (*(coin for coin in WHOLE_VENUE if coin.name in ("BTC", "SOL")),)
     coins += (outcome("#70", coins[1]), outcome("#71", coins[1]))
     run = await taped(

@@ -1,4 +1,4 @@
-"""F29 to F31: GaiaEx, a relay that may freeze, change its payloads, or not know a symbol."""
+"""GaiaEx, a relay that may freeze, change its payloads, or not know a symbol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BTC, GAIA = "hyperliquid|perp|BTC", "gaiaex|perp|BTC"
 RELAYED: dict[str, Any] = {"gaiaex": {"symbols": ("BTC",)}, "record": {"coins": ("BTC",)}}
 
 
-async def test_f29_a_relay_that_says_stale_is_null_from_that_message_until_it_recovers(
+async def test_a_relay_that_says_stale_is_null_from_that_message_until_it_recovers(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = RelayStale(symbol="BTC", at_s=15.0, for_s=20.0)
@@ -36,7 +36,7 @@ async def test_f29_a_relay_that_says_stale_is_null_from_that_message_until_it_re
     assert since_s(gap["ts_to"]) == pytest.approx(35.0, abs=1.5)
 
 
-async def test_f29_a_relay_that_froze_without_a_word_is_found_by_hyperliquids_quote(
+async def test_a_relay_that_froze_without_a_word_is_found_by_hyperliquids_quote(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Heartbeats go on; BTC's best prices move on Hyperliquid: found in under 15 seconds."""
@@ -60,7 +60,7 @@ async def test_f29_a_relay_that_froze_without_a_word_is_found_by_hyperliquids_qu
 
 
 @pytest.mark.parametrize("generation", ["G1", "G2"])
-async def test_f30_books_of_both_generations_make_rows(
+async def test_books_of_both_generations_make_rows(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, generation: str
 ) -> None:
     more = {"gaia_generation": generation}
@@ -74,7 +74,7 @@ async def test_f30_books_of_both_generations_make_rows(
     assert run.tables["quarantine"] == []
 
 
-async def test_f31_a_symbol_that_is_refused_is_left_alone_until_it_is_listed_again(
+async def test_a_symbol_that_is_refused_is_left_alone_until_it_is_listed_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SOL is delisted while it is recorded: its socket is not tried again, BTC's goes on; then it is back."""

@@ -1,4 +1,4 @@
-"""F3, F15 and F16: repair of a gap from the venue's trades and candles."""
+"""Repair of a gap from the venue's trades and candles."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def asked(run: Live, kind: str) -> list[dict[str, Any]]:
     return [answer for answer in answers if answer["request"]["type"] == kind]
 
 
-async def test_f03_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_noted_as_missing(
+async def test_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_noted_as_missing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last resort is the archive; until then the bar is blind, and the table has the number of missing trades."""
@@ -100,7 +100,7 @@ async def test_f03_after_a_gap_the_newest_trades_are_asked_for_and_the_rest_is_n
     assert ours == bar["trades"] < theirs
 
 
-async def test_f15_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_minute(
+async def test_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_minute(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is resent after the reconnect, so only the venue's candles can repair the gap."""
@@ -114,7 +114,7 @@ async def test_f15_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_
         assert minute(run, coin, 3)["status"] == "quiet", "watched, so no candle is needed"
 
 
-async def test_f15_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_alarm(
+async def test_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_alarm(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = {
@@ -133,7 +133,7 @@ async def test_f15_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_
 
 
 @pytest.mark.parametrize("page", [500, 7])
-async def test_f16_no_question_for_candles_exceeds_a_page_and_together_they_leave_nothing_out(
+async def test_no_question_for_candles_exceeds_a_page_and_together_they_leave_nothing_out(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     """Nineteen blind minutes are requested at once; answers are complete and in order; each bar is compared once."""

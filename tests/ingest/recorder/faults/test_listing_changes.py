@@ -1,4 +1,4 @@
-"""F17 and F19 to F22: listings and update rates that change during a recording."""
+"""Listings and update rates that change during a recording."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_market(*coins: Any) -> Any:
     return market(coins=coins, span_s=None)
 
 
-async def test_f17_contexts_named_by_position_are_set_aside_until_the_universe_is_known_anew(
+async def test_contexts_named_by_position_are_set_aside_until_the_universe_is_known_anew(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SOL is listed at 15 s: contexts that come before its name is known must not be assigned to any coin."""
@@ -46,7 +46,7 @@ async def test_f17_contexts_named_by_position_are_set_aside_until_the_universe_i
     assert [row["asset_index"] for row in run.of("instruments", SOL)] == [2]
 
 
-async def test_f19_a_slow_book_at_its_pace_is_no_alarm_and_at_another_it_is(
+async def test_a_slow_book_at_its_pace_is_no_alarm_and_at_another_it_is(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change = SlowBook(cadence_s=20.0, at_s=80.0)
@@ -69,7 +69,7 @@ async def test_f19_a_slow_book_at_its_pace_is_no_alarm_and_at_another_it_is(
     assert {row["mode"] for row in run.of("books")} == {"slow"}
 
 
-async def test_f20_a_market_of_a_deployed_dex_is_taken_up_when_it_is_listed(
+async def test_a_market_of_a_deployed_dex_is_taken_up_when_it_is_listed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = ListingChange(coin="xyz:GOLD", what="listed", at_s=15.0)
@@ -90,7 +90,7 @@ async def test_f20_a_market_of_a_deployed_dex_is_taken_up_when_it_is_listed(
 
 
 @pytest.mark.parametrize("coins", [("BTC", "SOL"), ("SOL",)], ids=["among others", "alone"])
-async def test_f21_f22_a_delisted_coin_ends_its_bars_and_comes_back_as_another_instrument(
+async def test_a_delisted_coin_ends_its_bars_and_comes_back_as_another_instrument(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, coins: tuple[str, ...]
 ) -> None:
     """SOL is delisted at 23 s without notice, and at 55 s its name is given to a contract with other lots."""
@@ -117,7 +117,7 @@ async def test_f21_f22_a_delisted_coin_ends_its_bars_and_comes_back_as_another_i
         assert set(statuses(run.bars("hyperliquid|perp|BTC", 10.0, 120.0))) <= {"printed", "quiet"}
 
 
-async def test_f22_a_recorder_starts_and_rotates_although_a_coin_of_its_settings_has_gone(
+async def test_a_recorder_starts_and_rotates_although_a_coin_of_its_settings_has_gone(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next start knows from the lake that SOL was once listed, and is not a misspelt name."""

@@ -1,4 +1,4 @@
-"""F25, F26, F30 and F32 to F34: outages, refusals and unknown messages of a venue, and our own overload."""
+"""Outages, refusals and unknown messages of a venue, and our own overload."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.ingest.recorder.faults.rig import (
 )
 
 
-async def test_f25_an_api_that_is_down_while_the_chain_lives_is_blind_and_never_quiet(
+async def test_an_api_that_is_down_while_the_chain_lives_is_blind_and_never_quiet(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on 2025-07-29: sockets and requests refused, while blocks continue."""
@@ -57,7 +57,7 @@ async def test_f25_an_api_that_is_down_while_the_chain_lives_is_blind_and_never_
     assert run.is_each_print_stored_once()
 
 
-async def test_f25_a_chain_that_makes_no_block_is_blind_though_every_socket_is_well(
+async def test_a_chain_that_makes_no_block_is_blind_though_every_socket_is_well(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     halt = ChainHalt(at_s=22.0, for_s=40.0)
@@ -71,7 +71,7 @@ async def test_f25_a_chain_that_makes_no_block_is_blind_though_every_socket_is_w
     assert run.venue.stats.by_feed["hyperliquid"] == 1
 
 
-async def test_f26_refused_questions_and_handshakes_are_tried_again_and_pages_are_no_answers(
+async def test_refused_questions_and_handshakes_are_tried_again_and_pages_are_no_answers(
     settings: Settings,
 ) -> None:
     refused: list[Fault] = [
@@ -85,7 +85,7 @@ async def test_f26_refused_questions_and_handshakes_are_tried_again_and_pages_ar
     assert len(run.of("trades")) > 50
 
 
-async def test_f26_frames_that_are_no_messages_are_set_aside_one_by_one(settings: Settings) -> None:
+async def test_frames_that_are_no_messages_are_set_aside_one_by_one(settings: Settings) -> None:
     garbage = [Garbage(kind=kind, at_s=20.0 + n) for n, kind in enumerate(sorted(GARBAGE))]
     run = await taped(settings, *garbage)
     raws = {row["raw"] for row in run.of("quarantine", table_name="frames")}
@@ -96,7 +96,7 @@ async def test_f26_frames_that_are_no_messages_are_set_aside_one_by_one(settings
     assert set(statuses(run.bars(BTC, 10.0, 80.0))) <= {"printed", "quiet"}
 
 
-async def test_f26_a_question_that_is_refused_for_good_stops_nothing_else(
+async def test_a_question_that_is_refused_for_good_stops_nothing_else(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with live(settings, monkeypatch, record={"clock_check_s": 0.1}, tables=("clocks",)) as run:
@@ -107,7 +107,7 @@ async def test_f26_a_question_that_is_refused_for_good_stops_nothing_else(
     assert set(statuses(run.bars(BTC, 10.0, 50.0))) <= {"printed", "quiet"}
 
 
-async def test_f26_stopping_waits_for_no_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stopping_waits_for_no_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request is refused and retried for a minute; Ctrl-C does not wait for that."""
     async with live(settings, monkeypatch, record={"clock_check_s": 0.05, "discover_s": 0.05}) as run:
         run.venue.inject(FailInfo(status=503, times=100_000))
@@ -143,7 +143,7 @@ async def a_relay(*frames: str) -> AsyncIterator[str]:
             ended.set()
 
 
-async def test_f30_payloads_of_no_known_generation_are_set_aside_whole_and_bare_words_are_read(
+async def test_payloads_of_no_known_generation_are_set_aside_whole_and_bare_words_are_read(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strange = [
@@ -164,7 +164,7 @@ async def test_f30_payloads_of_no_known_generation_are_set_aside_whole_and_bare_
 
 
 @pytest.mark.parametrize("by_s", [3.0, -3.0])
-async def test_f32_both_clocks_are_kept_and_a_skew_beyond_a_second_is_told(
+async def test_both_clocks_are_kept_and_a_skew_beyond_a_second_is_told(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, by_s: float
 ) -> None:
     off = ClockOff(by_s=by_s)
@@ -185,7 +185,7 @@ async def test_f32_both_clocks_are_kept_and_a_skew_beyond_a_second_is_told(
     assert any(row["negative"] for row in run.of("lags")) == (by_s > 0)
 
 
-async def test_f33_while_nobody_can_process_sockets_are_not_read_and_nothing_is_lost(
+async def test_while_nobody_can_process_sockets_are_not_read_and_nothing_is_lost(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recordings rotate once a second, and no frame may wait while the next one catches up.
@@ -215,7 +215,7 @@ EXTRA = {"seq": 7, "block": {"height": 1}, "users": ["0x1", "0x2"]}
 PRINT = {"coin": "BTC", "side": "B", "px": "100.5", "sz": "1.0", "hash": "0x1", "time": ms(20), "tid": 1}
 
 
-async def test_f34_unknown_fields_are_no_harm_and_missing_ones_are_set_aside_whole(
+async def test_unknown_fields_are_no_harm_and_missing_ones_are_set_aside_whole(
     settings: Settings,
 ) -> None:
     renamed = {("price" if name == "px" else name): value for name, value in PRINT.items()}

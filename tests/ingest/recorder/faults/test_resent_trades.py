@@ -1,4 +1,4 @@
-"""F1 to F3: prints that the venue resends after every subscription."""
+"""Prints that the venue resends after every subscription."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from storage.settings import Settings
 from tests.ingest.recorder.faults.rig import BTC, SOL, market, since_s, statuses, taped
 
 
-async def test_f01_resent_prints_are_counted_and_stored_once(settings: Settings) -> None:
+async def test_resent_prints_are_counted_and_stored_once(settings: Settings) -> None:
     """Two reconnects, with 30 prints resent for each coin three times: every print is stored once."""
     run = await taped(settings, Disconnect(at_s=30.0, outage_s=1.0), Disconnect(at_s=60.0, outage_s=1.0))
     assert run.done is not None
@@ -18,7 +18,7 @@ async def test_f01_resent_prints_are_counted_and_stored_once(settings: Settings)
     assert run.tables["quarantine"] == []
 
 
-async def test_f02_the_first_batch_holds_prints_of_the_outage_and_they_are_kept(settings: Settings) -> None:
+async def test_the_first_batch_holds_prints_of_the_outage_and_they_are_kept(settings: Settings) -> None:
     run = await taped(settings, Disconnect(at_s=30.0, outage_s=8.0))
     missed = [row for row in run.of("trades") if 30.0 < since_s(row["ts_event"]) < 38.0]
     assert {row["instrument"] for row in missed} == {BTC, SOL}
@@ -32,7 +32,7 @@ async def test_f02_the_first_batch_holds_prints_of_the_outage_and_they_are_kept(
         assert any(row["repaired"] for row in touched)
 
 
-async def test_f03_a_gap_longer_than_the_replay_stays_a_gap(settings: Settings) -> None:
+async def test_a_gap_longer_than_the_replay_stays_a_gap(settings: Settings) -> None:
     """30 of the many BTC prints of the outage are resent: the rest is lost, and every bar of the outage is blind."""
     run = await taped(settings, Disconnect(at_s=20.0, outage_s=60.0), source=market(activity=3.0))
     stored = [row for row in run.of("trades", BTC) if since_s(row["ts_event"]) >= 0.0]

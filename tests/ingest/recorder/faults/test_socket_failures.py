@@ -1,4 +1,4 @@
-"""F4 to F9: sockets that close, fall silent, or ignore requests."""
+"""Sockets that close, fall silent, or ignore requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def asked(run: Any, method: str) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.parametrize(("ping_s", "connections"), [(0.1, 1), (60.0, 2)])
-async def test_f04_pings_keep_a_quiet_socket_which_the_venue_would_close(
+async def test_pings_keep_a_quiet_socket_which_the_venue_would_close(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, ping_s: float, connections: int
 ) -> None:
     """Nothing is sent of either coin; the venue drops a connection that it sent nothing for 5 s."""
@@ -57,7 +57,7 @@ async def test_f04_pings_keep_a_quiet_socket_which_the_venue_would_close(
     assert causes == ({"stopped"} if connections == 1 else {"connection lost", "stopped"})
 
 
-async def test_f05_a_socket_that_answers_pings_and_carries_nothing_is_renewed(
+async def test_a_socket_that_answers_pings_and_carries_nothing_is_renewed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = [SilentStream(coin=coin, at_s=20.0, for_s=80.0) for coin in ("BTC", "SOL")]
@@ -76,7 +76,7 @@ async def test_f05_a_socket_that_answers_pings_and_carries_nothing_is_renewed(
     assert run.is_each_print_stored_once()
 
 
-async def test_f05_a_socket_without_pongs_is_renewed_though_data_flows(
+async def test_a_socket_without_pongs_is_renewed_though_data_flows(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = {"ping_s": 0.2, "pong_timeout_s": 0.5}
@@ -87,7 +87,7 @@ async def test_f05_a_socket_without_pongs_is_renewed_though_data_flows(
     assert run.is_each_print_stored_once()
 
 
-async def test_f06_one_silent_coin_is_asked_for_again_and_its_bars_are_blind(
+async def test_one_silent_coin_is_asked_for_again_and_its_bars_are_blind(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = SilentStream(coin="SOL", at_s=40.0, for_s=60.0)
@@ -104,7 +104,7 @@ async def test_f06_one_silent_coin_is_asked_for_again_and_its_bars_are_blind(
     assert run.is_each_print_stored_once()
 
 
-async def test_f07_what_is_not_acknowledged_is_asked_for_until_it_is_and_again_after_a_reconnect(
+async def test_what_is_not_acknowledged_is_asked_for_until_it_is_and_again_after_a_reconnect(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaf = LoseAck(channel="trades", coin="BTC", takes_effect=False, times=2)
@@ -122,7 +122,7 @@ async def test_f07_what_is_not_acknowledged_is_asked_for_until_it_is_and_again_a
     assert run.is_each_print_stored_once()
 
 
-async def test_f08_already_subscribed_is_an_acknowledgement(settings: Settings) -> None:
+async def test_already_subscribed_is_an_acknowledgement(settings: Settings) -> None:
     claims = [ClaimSubscribed(channel=channel, coin="SOL") for channel in ("trades", "bbo")]
     run = await taped(settings, *claims)
     assert run.venue.stats.frames["error"] == 2
@@ -132,7 +132,7 @@ async def test_f08_already_subscribed_is_an_acknowledgement(settings: Settings) 
     assert run.is_each_print_stored_once()
 
 
-async def test_f09_a_clean_close_is_a_loss_like_any_other(
+async def test_a_clean_close_is_a_loss_like_any_other(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upgrade of the venue closes every socket with code 1000, twice."""

@@ -1,4 +1,4 @@
-"""F10 to F14: unusual prints."""
+"""Unusual prints."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ def keys(rows: list[dict[str, Any]]) -> list[tuple[float, int]]:
     return [(since_s(row["ts_event"]), row["tid"]) for row in rows]
 
 
-def test_f10_prints_of_one_millisecond_and_hash_are_all_kept(told: Taken) -> None:
+def test_prints_of_one_millisecond_and_hash_are_all_kept(told: Taken) -> None:
     """Seven of one block, sent twice, and one tid again at another time: the key is (instrument, time, tid)."""
     assert keys(stored(told, 10.0, 20.0)) == [*((11.0, tid) for tid in range(7)), (13.0, 3)]
     assert [row["trades"] for row in told.bars(STILL_ID, 10.0, 20.0)] == [8]
 
 
-def test_f10_one_key_with_other_values_is_set_aside(told: Taken) -> None:
+def test_one_key_with_other_values_is_set_aside(told: Taken) -> None:
     assert {row["price"] for row in stored(told, 10.0, 20.0)} == {25.0}
     assert f"print 3 at {ms(13)} came again with other values" in told.reasons
 
 
-def test_f11_tids_without_order_and_legs_without_a_hash_are_stored(told: Taken) -> None:
+def test_tids_without_order_and_legs_without_a_hash_are_stored(told: Taken) -> None:
     """The smallest tid comes after the largest one, so a reconnect cannot deduplicate by the largest tid."""
     rows = stored(told, 20.0, 40.0)
     assert keys(rows) == list(UNORDERED)
@@ -94,12 +94,12 @@ def test_f11_tids_without_order_and_legs_without_a_hash_are_stored(told: Taken) 
     assert {row["is_twap"] for row in stored(told, 10.0, 20.0)} == {False}
 
 
-def test_f12_a_batch_that_comes_newest_first_makes_the_bar_of_its_times(told: Taken) -> None:
+def test_a_batch_that_comes_newest_first_makes_the_bar_of_its_times(told: Taken) -> None:
     (bar,) = told.bars(STILL_ID, 40.0, 50.0)
     assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (26.0, 26.0, 24.0, 24.0)
 
 
-def test_f14_numbers_and_texts_say_the_same_and_the_journal_keeps_what_came(told: Taken) -> None:
+def test_numbers_and_texts_say_the_same_and_the_journal_keeps_what_came(told: Taken) -> None:
     rows = stored(told, 50.0, 60.0)
     assert keys(rows) == [(50.0, 300), (50.0, 301), (50.0, 302)]
     assert {(row["price"], row["size"], row["side"]) for row in rows} == {(25.0, 2.0, "buy")}
@@ -107,14 +107,14 @@ def test_f14_numbers_and_texts_say_the_same_and_the_journal_keeps_what_came(told
     assert all(text.encode() in kept for _, text in SAID)
 
 
-def test_f14_a_number_that_is_none_goes_into_quarantine_whole(told: Taken) -> None:
+def test_a_number_that_is_none_goes_into_quarantine_whole(told: Taken) -> None:
     raws = [row["raw"].decode() for row in told.of("quarantine")]
     assert [raws.count(text) for text in WRONG] == [1] * len(WRONG)
     assert keys(stored(told, 60.0, 90.0)) == [(69.0, 500)], "and the next good one is taken"
     assert all(told.reasons)
 
 
-async def test_f13_prints_late_by_more_than_the_lateness_revise_their_bars(settings: Settings) -> None:
+async def test_prints_late_by_more_than_the_lateness_revise_their_bars(settings: Settings) -> None:
     """Half of all messages come up to 70 s late, many twice: the final bars equal those of an ordered feed."""
     tidy = await taped(settings, source=market(span_s=120.0))
     home = dataclasses.replace(settings, home=settings.home / "late")

@@ -30,6 +30,7 @@ from storage.contracts.tables import BATCHES, CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.connection import connect, first_line, quoted, redacted, retry, rollback
+from storage.lake.empty_tables import EmptyTables
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.point_in_time import point_in_time_views
 from storage.lake.quarantine_rows import as_quarantine, distinct
@@ -44,6 +45,7 @@ logger = get_logger(__name__)
 # Each commit leaves about 70 kB in DuckDB, its extensions and SQLite, which only a new connection frees (DETACH
 # does not): a recorder that commits every two seconds grew by 1 MB a minute (measured 2026-11-26).
 _COMMITS_PER_CONNECTION: Final = 200
+_KNOWN_BATCHES: Final = "SELECT count(*) FROM batches WHERE batch_id = ?"
 _NO_SNAPSHOT: Final = "No snapshot found"
 _MISSING: Final = (duckdb.CatalogException, duckdb.BinderException)
 
@@ -103,6 +105,7 @@ class Lake:
         self._locks = LakeLocks(settings.lake_dir, readers_wait=self._is_sqlite)
         self._attached: set[int] = set()
         self._commits = 0
+        self._empty = EmptyTables()
         self._connection: duckdb.DuckDBPyConnection
 
     @classmethod
@@ -280,10 +283,12 @@ class Lake:
             if bad.num_rows:
                 refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
 
-        def write(_: duckdb.DuckDBPyConnection, stamp: Stamp) -> WriteResult:
+        def write(run: duckdb.DuckDBPyConnection, stamp: Stamp) -> WriteResult:
             done = WriteResult({}, list(refused))
             for name, rows in valid.items():
-                if rows.num_rows:
+                if rows.num_rows and self._empty.has(run, name):
+                    done.rows[name] = insert(run, CONTRACTS[name], rows, stamp)
+                elif rows.num_rows:
                     done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
                     if conflict.num_rows:
                         done.refused.append(as_quarantine(name, conflict, batch_id, stamp[0]))
@@ -333,7 +338,9 @@ class Lake:
         run = self._connection
         run.execute("BEGIN TRANSACTION")
         try:
-            known = run.execute("SELECT count(*) FROM batches WHERE batch_id = ?", [batch_id]).fetchone()
+            self._empty.begin()
+            is_first = self._empty.has(run, "batches")
+            known = None if is_first else run.execute(_KNOWN_BATCHES, [batch_id]).fetchone()
             if known and known[0]:
                 run.execute("ROLLBACK")
                 return CommitResult(self._newest(), {}, 0, False)

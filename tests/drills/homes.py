@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
@@ -47,12 +49,31 @@ def read_table(lake: Lake, name: str, *, without: Iterable[str] = ()) -> pa.Tabl
     return lake.query(f"SELECT * EXCLUDE ({dropped}) FROM {name} ORDER BY ALL")
 
 
+def filled_tables(lake: Lake) -> set[str]:
+    """Return the names of the tables that have files: to read one without rows takes 45 ms of processor time."""
+    found = lake.query("SELECT table_name FROM ducklake_table_info('lake') WHERE file_count > 0")
+    return set(found["table_name"].to_pylist())
+
+
+@cache
+def _empty_table(name: str, without: tuple[str, ...]) -> pa.Table:
+    """Return what `read_table` returns of a table without rows."""
+    with TemporaryDirectory() as home, Lake.open(fresh(Path(home))) as lake:
+        return read_table(lake, name, without=without)
+
+
 def read_tables(
     settings: Settings, *, names: Sequence[str] = TABLES, without: Iterable[str] = ()
 ) -> dict[str, pa.Table]:
     """Return tables of a home, see `read_table`."""
     with Lake.open(settings, read_only=True) as lake:
-        return {name: read_table(lake, name, without=without) for name in names}
+        filled = filled_tables(lake)
+        return {
+            name: read_table(lake, name, without=without)
+            if name in filled
+            else _empty_table(name, tuple(without))
+            for name in names
+        }
 
 
 def assert_equal(one: Mapping[str, pa.Table], other: Mapping[str, pa.Table]) -> dict[str, int]:

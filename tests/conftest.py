@@ -15,7 +15,9 @@ from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
 from tests.paths import SHARED
 
-pytest_plugins = [f"tests.plugins.{name}" for name in ("cpu_report", "cheap_lakes", "shared_work", "groups")]
+pytest_plugins = [
+    f"tests.plugins.{name}" for name in ("cpu_report", "cheap_lakes", "shared_work", "groups", "tls_context")
+]
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -25,7 +25,7 @@ PATIENCE_S: Final = 30.0
 QUICK: Final[dict[str, Any]] = {
     "coins": COINS,
     "channels": ("trades", "bbo", "l2BookFast", "activeAssetCtx"),
-    "commit_s": 0.5,
+    "commit_s": 2.0,
     "ntp_server": "",
     "backoff_first_s": 0.05,
     "backoff_max_s": 0.05,

@@ -3,8 +3,8 @@
 Making the tables of a lake takes a quarter of a second of processor time, and hundreds of tests want a new lake; so a
 new lake starts as a copy of an empty one, which each process makes once. DuckDB's idle threads spin, which takes a
 quarter of what a recording takes (measured 2026-11-30), and the tests run in as many processes as there are cores.
-The storage package's own tests make their lakes from nothing and in as many threads as DuckDB likes, and so does a
-test marked `real_lakes`.
+The tests of the lake itself and the benchmarks make their lakes from nothing and in as many threads as DuckDB likes,
+and so does a test marked `real_lakes`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import pytest
@@ -23,6 +23,11 @@ import pytest
 from storage.lake.lake import Lake
 from storage.settings import load_settings
 
+_REAL: Final = (
+    "tests/storage/lake/test_lake.py",
+    "tests/storage/lake/test_migrations.py",
+    "tests/benchmarks/",
+)
 _open_database = duckdb.connect
 _connect = Lake._connect
 _in_one_thread = Lake._in_one_thread
@@ -40,8 +45,7 @@ def pytest_configure() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Choose for a test, and for the fixtures that are made for it."""
     global _is_cheap
-    is_storage = item.nodeid.startswith("tests/storage/")
-    _is_cheap = not is_storage and item.get_closest_marker("real_lakes") is None
+    _is_cheap = not item.nodeid.startswith(_REAL) and item.get_closest_marker("real_lakes") is None
 
 
 def _open_database_in_one_thread(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,23 +29,39 @@ class Rerun(SyntheticMarket):
     """A market that is generated once and served any number of times; one venue at a time."""
 
     def blocks(self) -> Iterator[Block]:
-        for block in _made(self.spec):
+        for block in _blocks_of(self.spec):
             for frame in block.frames:
                 for item in frame.prints:
                     item.delivered = False
             yield block
 
 
-@lru_cache(maxsize=4)
-def _made(spec: MarketSpec) -> tuple[Block, ...]:
-    return tuple(SyntheticMarket(spec).blocks())
+class _Blocks:
+    """The blocks of a market, generated as far as anyone has read them."""
+
+    def __init__(self, spec: MarketSpec) -> None:
+        self._rest = SyntheticMarket(spec).blocks()
+        self._made: list[Block] = []
+
+    def __iter__(self) -> Iterator[Block]:
+        for place in itertools.count():
+            if place == len(self._made):
+                block = next(self._rest, None)
+                if block is None:
+                    return
+                self._made.append(block)
+            yield self._made[place]
+
+
+@lru_cache(maxsize=16)
+def _blocks_of(spec: MarketSpec) -> _Blocks:
+    return _Blocks(spec)
 
 
 def market(**changes: Any) -> SyntheticMarket:
     """Return a small market; `changes` replace fields of its spec."""
     fields = {name: getattr(SMALL, name) for name in ("seed", "span_s", "coins", "start_ns")}
-    spec = MarketSpec(**(fields | changes))
-    return SyntheticMarket(spec) if spec.span_s is None else Rerun(spec)
+    return Rerun(MarketSpec(**(fields | changes)))
 
 
 @asynccontextmanager

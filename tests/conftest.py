@@ -16,7 +16,11 @@ from storage.settings import Settings, load_settings
 from tests.paths import SHARED
 
 pytest_plugins = [
-    f"tests.plugins.{name}" for name in ("cpu_report", "cheap_lakes", "shared_work", "groups", "tls_context")
+    "tests.plugins.cheap_lakes",
+    "tests.plugins.cpu_report",
+    "tests.plugins.groups",
+    "tests.plugins.shared_work",
+    "tests.plugins.tls_context",
 ]
 
 

@@ -7,7 +7,9 @@ caches from which the others, and every process that a test starts, load what is
 from __future__ import annotations
 
 import fcntl
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,25 @@ import pytest
 def pytest_collection(session: pytest.Session) -> Iterator[object]:
     """Collect the tests, one worker after another."""
     if not hasattr(session.config, "workerinput"):
-        return (yield)
+        with _imports_kept():
+            return (yield)
     with Path(__file__).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = yield
+        with _imports_kept():
+            result = yield
         compile_loops()
     return result
+
+
+@contextmanager
+def _imports_kept() -> Iterator[None]:
+    """Let Python's garbage collector pass over all that is made in a block: it stays to the end."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def compile_loops() -> None:

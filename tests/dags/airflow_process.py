@@ -1,7 +1,7 @@
 """Program that loads or runs our DAGs in Airflow, whose environment must be set before it is imported.
 
-`python -m tests.dags.airflow_process load` lists the DAGs of the folder; `... run DAG_ID JSON` runs a DAG with this
-configuration. Both print one line of JSON at the end.
+`python -m tests.dags.airflow_process load DAG_ID JSON` lists the DAGs of the folder, and then calls the functions of a
+DAG's tasks with this configuration; `... run DAG_ID JSON` runs the DAG with it. Both print one line of JSON at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,26 @@ def load() -> dict[str, Any]:
         "errors": bag.import_errors,
         "heavy": [name for name in ("torch", "duckdb", "numba", "lightgbm", "polars") if name in sys.modules],
         "dags": {dag_id: _facts(dag) for dag_id, dag in bag.dags.items()},
+    }
+
+
+def call(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return what the functions of a night's tasks returned, called in the order of the DAG without a database."""
+    from airflow.configuration import conf
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(conf.get("core", "dags_folder")).dags[dag_id]
+    functions = {task.task_id: task.python_callable for task in dag.tasks}
+    night = functions["open_night"](dag.params.dump() | configuration)
+    panel = functions["build_panel"](night)
+    folds = functions["plan_folds"](night)
+    return {
+        "night": night,
+        "panel": panel,
+        "folds": folds,
+        "trained": [functions["train_fold"](night, fold) for fold in folds],
+        "verdict": functions["judge_night"](night),
+        "report": functions["write_report"](night),
     }
 
 
@@ -54,5 +74,9 @@ def _facts(dag: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer = load() if sys.argv[1] == "load" else run(sys.argv[2], json.loads(sys.argv[3]))
+    what, dag_id, configuration = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    is_load = what == "load"
+    answer = (
+        {"folder": load(), "night": call(dag_id, configuration)} if is_load else run(dag_id, configuration)
+    )
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -24,8 +24,7 @@ from storage.settings import Settings
 from storage.settings.services import AirflowSettings
 from tests.dags.small_night import TRAINING, furnish
 
-# One stack serves the whole file, so its tests stay in one worker.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -63,7 +62,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("live")
     settings = Settings(home=home, training=TRAINING, airflow=AirflowSettings(port=port, parallelism=2))
-    running = Live(settings, launcher.up(settings, timeout_s=200))
+    running = Live(settings, launcher.up(settings, timeout_s=900))
     processes = running.processes()
     try:
         yield running
@@ -101,9 +100,11 @@ def test_the_dag_is_visible_and_paused(live: Live) -> None:
         dag = client.get("dags/retrain_nightly")
         assert client.import_errors() == []
         pool = client.get("pools/gpu")
+        tasks = client.get("dags/retrain_nightly/tasks")["tasks"]
     assert dag["is_paused"]
     assert dag["timetable_summary"] == "20 0 * * *"
     assert pool["slots"] == 1
+    assert {task["task_id"] for task in tasks} == set(TASKS)
 
 
 def test_nothing_listens_beyond_loopback(live: Live) -> None:
@@ -160,6 +161,7 @@ def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
     assert json.loads((night / "night.json").read_text(encoding="utf-8"))["until_ns"] == end
 
 
+@pytest.mark.drill
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 def test_the_grid_shows_the_tasks_in_a_real_browser(live: Live, tmp_path: Path) -> None:
     """The picture goes to `GRID_SCREENSHOT` where that is set, for a person to look at."""

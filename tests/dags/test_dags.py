@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,35 @@ def inside(settings: Settings, *words: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What Airflow makes of the DAG folder, and what the night's functions returned and left in a home."""
+
+    settings: Settings
+    folder: dict[str, Any]
+    night: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """The DAG folder as Airflow reads it, and a night by the functions of its tasks."""
+    settings = Settings(home=tmp_path_factory.mktemp("load"), training=TRAINING)
+    recipe = furnish(settings)
+    answer = inside(settings, "load", "retrain_nightly", json.dumps({"recipe": str(recipe)}))
+    return Loaded(settings, answer["folder"], answer["night"])
+
+
+@pytest.fixture
+def folder(loaded: Loaded) -> dict[str, Any]:
     """The DAG folder as Airflow reads it."""
-    return inside(Settings(home=tmp_path_factory.mktemp("load")), "load")
+    return loaded.folder
 
 
 def test_every_file_loads_and_holds_the_dag_of_its_name(folder: dict[str, Any]) -> None:
@@ -98,7 +117,17 @@ def test_default_recipe_of_a_run_exists(folder: dict[str, Any]) -> None:
     assert folder["dags"]["retrain_nightly"]["params"]["recipe"] in RECIPES
 
 
-@pytest.mark.slow
+def test_the_functions_of_the_tasks_make_a_night(loaded: Loaded) -> None:
+    """The short form of the next test, without Airflow's database and scheduler."""
+    assert loaded.night["folds"] == list(range(FOLDS))
+    assert len(loaded.night["trained"]) == FOLDS
+    (night,) = (loaded.settings.models_dir / "nights").iterdir()
+    assert night.name == loaded.night["night"]
+    assert json.loads((night / "verdict.json").read_text(encoding="utf-8"))["version"]
+    assert (loaded.settings.reports_dir / f"{night.name}.html").stat().st_size > 10_000
+
+
+@pytest.mark.drill
 def test_a_night_runs_through_airflow_on_a_real_lake(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", training=TRAINING)
     recipe = furnish(settings)

@@ -98,18 +98,17 @@ class ObjectStore:
         self.where = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
         self._bucket, self._prefix = bucket, prefix
         self._payer = {"RequestPayer": "requester"} if requester_pays else {}
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=endpoint or None,
-            region_name=region or None,
-            config=Config(
-                connect_timeout=min(10.0, timeout_s),
-                read_timeout=timeout_s,
-                retries={"total_max_attempts": tries, "mode": "standard"},
-                # Servers of other makers do not know the newer checksums; `put` sends a SHA-256 of its own.
-                request_checksum_calculation="when_required",
-            ),
+        config = Config(
+            connect_timeout=min(10.0, timeout_s),
+            read_timeout=timeout_s,
+            retries={"total_max_attempts": tries, "mode": "standard"},
+            # Servers of other makers do not know the newer checksums; `put` sends a SHA-256 of its own.
+            request_checksum_calculation="when_required",
         )
+        with _classified():  # a profile or an address of the AWS tools may be wrong
+            self._client: Any = boto3.client(
+                "s3", endpoint_url=endpoint or None, region_name=region or None, config=config
+            )
 
     def put(self, key: str, path: Path, content: FileContent) -> None:
         """Upload a file in one request, which the server takes whole or not at all, after checking the SHA-256."""
@@ -191,6 +190,7 @@ class ObjectWriter:
         self._upload = ""
         self._parts: list[dict[str, object]] = []
         self.closed = False
+        self._is_failed = False
 
     def write(self, data: Any) -> int:
         """Append bytes; upload a part when enough are buffered."""
@@ -198,7 +198,11 @@ class ObjectWriter:
         self._buffer += view
         self._size += len(view)
         while len(self._buffer) >= _PART_BYTES:
-            self._send(bytes(self._buffer[:_PART_BYTES]))
+            try:
+                self._send(bytes(self._buffer[:_PART_BYTES]))
+            except ObjectStoreError:
+                self._is_failed = True
+                raise
             del self._buffer[:_PART_BYTES]
         return len(view)
 
@@ -210,10 +214,13 @@ class ObjectWriter:
         """Do nothing: parts are sent when they are full."""
 
     def close(self) -> None:
-        """Finish the object, which then appears whole; without a successful close it never does."""
+        """Finish the object, which then appears whole; after a failed write it never does."""
         if self.closed:
             return
         self.closed = True
+        if self._is_failed:
+            self._abort()
+            return
         if not self._upload:
             with _classified():
                 self._client.put_object(**self._at, Body=bytes(self._buffer))
@@ -226,9 +233,13 @@ class ObjectWriter:
                     **self._at, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
                 )
         except ObjectStoreError:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        if self._upload:
             with suppress(ObjectStoreError), _classified():
                 self._client.abort_multipart_upload(**self._at, UploadId=self._upload)
-            raise
 
     def _send(self, part: bytes) -> None:
         with _classified():

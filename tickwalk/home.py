@@ -227,6 +227,8 @@ class HomeReader:
         if since_ns is not None:
             step_ns = width_ns(width)
             since_ns = floor_ns(since_ns + step_ns - 1, step_ns)
+            if names is None:  # not those that have bars in the look-back only
+                names = list(self._load(width, None, since_ns, until_ns, frozenset(), snapshot).instruments)
             asked = (width, list(ORIGINS), names is None, names or [])
             oldest_ns = self._open_lake.query(_FIRST_BAR, asked, at=snapshot)["first_ns"][0].as_py()
             first_ns = max(since_ns - deepest_lookback(items) * step_ns, oldest_ns or since_ns)

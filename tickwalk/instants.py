@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, SupportsIndex, TypeAlias
 
 from storage.clock import NS, US_NS, iso, parse_time_ns
 from storage.errors import LakeError, SettingsError
@@ -11,9 +12,9 @@ from storage.errors import LakeError, SettingsError
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
 
-Instant: TypeAlias = int | str | datetime
-"""Nanoseconds since the epoch, ISO 8601 text (UTC unless it says otherwise), or an aware `datetime`."""
-SnapshotReference: TypeAlias = int | str | datetime
+Instant: TypeAlias = SupportsIndex | str | datetime
+"""Nanoseconds since the epoch as any integer, ISO 8601 text (UTC unless it says otherwise), or an aware `datetime`."""
+SnapshotReference: TypeAlias = SupportsIndex | str | datetime
 """A snapshot's number, a pin's name, or an instant as text or `datetime`: the newest snapshot made by then."""
 
 _RULE = 'pass "2026-01-31T05:00:00Z", a datetime with a time zone, or nanoseconds since the epoch as int'
@@ -39,8 +40,8 @@ def to_ns(value: Instant, *, name: str) -> int:
             )
         moment = value.astimezone(UTC)
         return int(moment.replace(microsecond=0).timestamp()) * NS + moment.microsecond * US_NS
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        return operator.index(value)
     raise SettingsError(f"{name} is a {type(value).__name__}, which is no instant", hint=_RULE)
 
 
@@ -51,8 +52,10 @@ def to_snapshot(lake: Lake, at: SnapshotReference | None) -> int | None:
         LakeError: no pin has that name and it is no time, a pin names several snapshots, or none was made by then.
         SettingsError: a `datetime` without a time zone, or another type.
     """
-    if at is None or (isinstance(at, int) and not isinstance(at, bool)):
-        return at
+    if at is None:
+        return None
+    if isinstance(at, SupportsIndex) and not isinstance(at, bool):
+        return operator.index(at)
     if isinstance(at, str):
         pins = lake.query("SELECT DISTINCT pin, snapshot FROM pins_held ORDER BY ALL").to_pylist()
         pinned = [int(row["snapshot"]) for row in pins if row["pin"] == at]

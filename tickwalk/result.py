@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.errors import SettingsError
+
 if TYPE_CHECKING:
     import pandas
     import polars
@@ -26,7 +28,15 @@ class QueryResult:
     """All rows of a query, in memory; they do not change when the home does."""
 
     def __init__(self, table: pa.Table) -> None:
-        """Wrap an Arrow table."""
+        """Wrap an Arrow table.
+
+        Raises:
+            SettingsError: two columns have one name, so that neither could be asked for.
+        """
+        if repeated := [name for name in table.column_names if table.column_names.count(name) > 1]:
+            raise SettingsError(
+                f"the query has two columns called {repeated[0]!r}", hint="name one of them AS ..."
+            )
         self._table = table
 
     def arrow(self) -> pa.Table:

@@ -45,6 +45,7 @@ def probe(
 
     Example: `tickwalk probe --venue hyperliquid --seconds 30`
     """
+    from ingest.concurrency import run_unless
     from ingest.probe.runner import VENUES, Probe
 
     settings = settings_of(context)
@@ -56,14 +57,10 @@ def probe(
     prober = Probe(settings, folder, seconds=seconds)
 
     async def work(stop: asyncio.Event) -> list[ProbeFinding]:
-        asking = asyncio.create_task(prober.run(venues))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not asking.done():
-            asking.cancel()
+        found = await run_unless(stop, prober.run(venues))
+        if found is None:
             raise typer.Abort
-        return asking.result()
+        return found
 
     with notes.status(f"probing {' and '.join(venues)}, {seconds:g} s per socket (Ctrl-C stops)"):
         findings: list[ProbeFinding] = run_until_stopped(work)

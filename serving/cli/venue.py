@@ -95,16 +95,12 @@ def serve_tape(
 
 
 def _serve(venue: SimulatedVenue) -> None:
+    from ingest.concurrency import run_unless
+
     async def work(stop: asyncio.Event) -> None:
         async with venue:
             console.print(_addresses(venue), highlight=False, soft_wrap=True)
-            ended = asyncio.create_task(venue.finished())
-            stopped = asyncio.create_task(stop.wait())
-            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if ended.done():
-                await ended
-            ended.cancel()
+            await run_unless(stop, venue.finished())
 
     run_until_stopped(work)
 

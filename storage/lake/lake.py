@@ -138,7 +138,7 @@ class Lake:
         except duckdb.Error as error:
             raise LakeError(f"the lake's catalog cannot be opened: {redacted(str(error))}") from None
         except OSError as error:
-            if not read_only:
+            if not read_only or not str(error.filename).endswith(".lock"):
                 raise
             raise LakeError(
                 f"a lock file of the lake cannot be opened: {error.filename}: {error.strerror}",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from storage.errors import SettingsError
 from tickwalk import QueryResult
 
 TABLE = pa.table(
@@ -76,6 +77,12 @@ def test_no_rows_are_a_result_too() -> None:
     assert empty.pl().shape == (0, 7)
     assert QueryResult(TABLE.slice(0, 0).select(["price", "total"])).torch()["price"].shape == (0,)
     assert repr(empty).startswith("QueryResult: 0 rows x 7 columns\nname")
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    table = pa.table([pa.array([1]), pa.array([2])], names=["it", "it"])
+    with pytest.raises(SettingsError, match="two columns called 'it'"):
+        QueryResult(table)
 
 
 def test_the_text_names_what_it_leaves_out() -> None:

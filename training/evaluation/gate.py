@@ -53,7 +53,9 @@ class ChampionComparison:
         version: the champion.
         unseen_steps: test steps decided after the champion's cut-off.
         challenger_net, champion_net: earnings on those steps, NaN where not compared.
-        obstacle: why the champion cannot be evaluated, so that it counts as none; empty where it can.
+        obstacle: why the champion cannot be evaluated; empty where it can.
+        is_damaged: its files are missing or damaged. Nothing is promoted past such a champion; one that this code or
+            recipe can no longer evaluate counts as none.
     """
 
     version: str
@@ -61,6 +63,14 @@ class ChampionComparison:
     challenger_net: float
     champion_net: float
     obstacle: str = ""
+    is_damaged: bool = False
+
+    @property
+    def obstacle_note(self) -> str:
+        """What the obstacle means for the gate, as a sentence without its full stop."""
+        if self.is_damaged:
+            return f"{self.version} cannot be evaluated: {self.obstacle}; restore its files, or retire it"
+        return f"{self.version} counts as no champion, since it cannot be evaluated: {self.obstacle}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +192,7 @@ def _beats_champion(comparison: ChampionComparison | None, min_steps: int) -> Ga
         return GateRule(name, True, math.nan, math.nan, "no version serves yet")
     version, steps = comparison.version, comparison.unseen_steps
     if comparison.obstacle:
-        reason = f"{version} counts as no champion, since it cannot be evaluated: {comparison.obstacle}"
-        return GateRule(name, True, math.nan, math.nan, reason)
+        return GateRule(name, not comparison.is_damaged, math.nan, math.nan, comparison.obstacle_note)
     if steps < min_steps:
         reason = f"{steps} test steps are new to {version}, {min_steps} are needed"
         return GateRule(name, False, steps, min_steps, reason)

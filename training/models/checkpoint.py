@@ -148,7 +148,9 @@ def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
         raise CheckpointError(f"checkpoint manifest {path} is not JSON: {error}", hint=_AGAIN) from error
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint {folder} has format {manifest.get('format')}, this code reads {FORMAT}", hint=_AGAIN
+            f"checkpoint {folder} has format {manifest.get('format')}, this code reads {FORMAT}",
+            hint=_AGAIN,
+            field="format",
         )
     stamp = manifest["stamp"]
     for name, value in expect.items():

@@ -142,19 +142,24 @@ def funding_hash(paid: np.ndarray | None) -> str:
 def read_taker_fees(lake: Lake, panel: Panel, costs: Costs, *, at: int) -> FeeSchedule:
     """Return the taker fees in force at the closes of a panel's bars, as known at each; none where `costs` sets one.
 
+    A snapshot from before the lake had any fees reads the newest ones: they are reference data with times of their own.
+
     Raises:
-        SettingsError: the snapshot has no fee for an instrument at some close.
+        SettingsError: the lake has no fee for an instrument at some close.
     """
     if costs.taker_fee_bps is not None:
         return FeeSchedule("taker", BASE, ())
-    fees = read_fees(lake, "taker", until_ns=int(panel.ts_close_ns[-1]), at=at)
+    until_ns = int(panel.ts_close_ns[-1])
+    fees = read_fees(lake, "taker", until_ns=until_ns, at=at)
+    if not fees.rows:
+        fees = read_fees(lake, "taker", until_ns=until_ns)
     try:
         for name in panel.instruments:
             fees.bps(name, panel.ts_close_ns)
     except SettingsError as error:
         raise SettingsError(
             f"{error.message} (snapshot {at})",
-            hint="run: tickwalk reference seed, and use a newer snapshot; or set costs.taker_fee_bps in the recipe",
+            hint="set costs.taker_fee_bps in the recipe; the known fees are listed by: tickwalk reference fees",
         ) from error
     return fees.used(panel.instruments, panel.ts_close_ns)
 

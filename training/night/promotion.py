@@ -196,7 +196,10 @@ def _compare(
             str(path), serving.artefact
         )
         logger.warning("champion not evaluated", version=serving.version, reason=obstacle)
-        return ChampionComparison(serving.version, 0, math.nan, math.nan, obstacle=obstacle)
+        is_damaged = isinstance(error, CheckpointError) and "field" not in error.facts
+        return ChampionComparison(
+            serving.version, 0, math.nan, math.nan, obstacle=obstacle, is_damaged=is_damaged
+        )
     steps = slice(window.first, window.stop)
     unseen = data.labels.ts_decided_ns[steps] >= serving.inputs["cutoff_ns"]
     rows = torch.zeros_like(data.labels.decidable)
@@ -221,7 +224,7 @@ def _load_champion(path: Path, data: NightData, recipe: Recipe, device: torch.de
     saved = load_checkpoint(path, expect=expect)
     plain = recipe.to_plain()
     if differing := [key for key in _COMPARABLE if saved.stamp["recipe"].get(key) != plain[key]]:
-        raise CheckpointError(f"it was trained with another {' and '.join(differing)}")
+        raise CheckpointError(f"it was trained with another {' and '.join(differing)}", field="recipe")
     context = make_fold_context(data, Normaliser.from_plain(saved.normaliser), recipe, device)
     return load_model(context, saved)
 

@@ -259,7 +259,5 @@ def _notes(folder: NightArtifacts, recipe: Recipe, champion: ChampionComparison 
     fee = "the recipe's own" if costs.taker_fee_bps is not None else "the venue's table"
     notes.append(f"taker fee from {fee}; impact {costs.impact_bps:g} bp times the root of the bar's share")
     if champion is not None and champion.obstacle:
-        notes.append(
-            f"{champion.version} counts as no champion, since it cannot be evaluated: {champion.obstacle}"
-        )
+        notes.append(champion.obstacle_note)
     return notes

@@ -103,8 +103,7 @@ def open_night(
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     features = get_set(plan.feature_set)
     with Lake.open(settings) as lake:
-        if at is None:
-            seed_fees(lake)
+        seed_fees(lake)
         snapshot = lake.snapshot() if at is None else at
         panel, content = cached_panel(
             settings.features_dir,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,22 @@ import pytest
 import safetensors.torch
 import torch
 
+from features.panel.panel import load_panel
 from ingest.replay.rebuild import find_sources, rebuild
 from serving import cli
 from storage.clock import DAY_NS, NS, ManualTime
 from storage.contracts.tables import BARS, FEES, FUNDING
 from storage.errors import SettingsError
+from storage.lake.fees import seed_fees
 from storage.lake.lake import Lake
 from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import diff_rows, kept_snapshots, snapshot_ids
 from storage.settings import Settings
 from tests.storage.rows import bar, funding
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
+from training.evaluation.costs import Costs
 from training.night.artifacts import NightArtifacts
-from training.night.pinned_inputs import reads_as_pinned
+from training.night.pinned_inputs import read_taker_fees, reads_as_pinned
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
 STEPS = 700
@@ -211,23 +214,31 @@ def test_fees_in_force_are_part_of_the_identity_and_later_ones_are_not(world: Wo
     assert [row["bps"] for row in rows] == [5.0]
 
 
-def test_snapshot_without_fees_is_refused_unless_the_recipe_sets_its_own(tmp_path: Path) -> None:
+def test_snapshot_without_fees_takes_the_newest_unless_the_recipe_sets_its_own(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     fill_lake(settings, walk(instruments=1, steps=STEPS, seed=3))
     with Lake.open(settings) as lake:
         before = lake.snapshot()
     recipe = tmp_path / "least.toml"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    with pytest.raises(
-        SettingsError, match=r"no taker fee of hyperliquid\|perp\|C0.*tickwalk reference seed"
-    ):
-        open_night(settings, recipe=str(recipe), at=before)
     recipe.write_text(RECIPE + "[costs]\ntaker_fee_bps = 2.0\n", encoding="utf-8")
     own = NightArtifacts.find(settings, open_night(settings, recipe=str(recipe), at=before))
     assert own.fees.rows == ()
     recipe.write_text(RECIPE, encoding="utf-8")
-    night = open_night(settings, recipe=str(recipe))  # writes the missing fees first
-    assert [row.bps for row in NightArtifacts.find(settings, night).fees.rows] == [3.5]
+    for at in (before, None):  # writes the missing fees first
+        night = open_night(settings, recipe=str(recipe), at=at)
+        assert [row.bps for row in NightArtifacts.find(settings, night).fees.rows] == [3.5]
+
+
+def test_market_without_a_known_fee_is_refused_with_the_setting_that_replaces_it(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    fill_lake(settings, walk(instruments=1, steps=STEPS, seed=3))
+    with Lake.open(settings) as lake:
+        seed_fees(lake)
+        panel = load_panel(lake, width="1m", grace_ns=settings.bars.grace_ns)
+        panel = replace(panel, instruments=("hyperliquid|option|C0",))
+        with pytest.raises(SettingsError, match=r"no taker fee of hyperliquid\|option\|C0.*") as error:
+            read_taker_fees(lake, panel, Costs(half_spread_bps=1.0), at=lake.snapshot())
+    assert error.value.hint.startswith("set costs.taker_fee_bps in the recipe")
 
 
 def test_a_pinned_night_repeats_to_the_bit_after_maintenance(world: World) -> None:

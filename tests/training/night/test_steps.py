@@ -272,7 +272,9 @@ OTHER = ("other features", "other code of its features", "no checkpoint", "no ne
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_champion_that_cannot_be_evaluated_counts_as_none(trained: Night, tmp_path: Path, case: str) -> None:
+def test_champion_that_cannot_be_evaluated_counts_as_none_or_blocks_if_damaged(
+    trained: Night, tmp_path: Path, case: str
+) -> None:
     shutil.copytree(trained.settings.home, tmp_path, dirs_exist_ok=True)
     night = Night(settings_in(tmp_path), trained.name, trained.verdict)
     champion = night.folder.path / "deploy"
@@ -303,9 +305,13 @@ def test_champion_that_cannot_be_evaluated_counts_as_none(trained: Night, tmp_pa
     assert case in obstacle
     assert str(tmp_path) not in obstacle
     *others, rule = verdict["rules"]
-    assert rule["reason"] == f"{version} counts as no champion, since it cannot be evaluated: {obstacle}"
-    assert (rule["name"], rule["passed"], rule["value"]) == ("beats champion", True, None)
-    assert verdict["promoted"] == all(other["passed"] for other in others)
+    is_damaged = case == "no checkpoint"
+    consequence = (
+        "cannot be evaluated" if is_damaged else "counts as no champion, since it cannot be evaluated"
+    )
+    assert rule["reason"].startswith(f"{version} {consequence}: {obstacle}")
+    assert (rule["name"], rule["passed"], rule["value"]) == ("beats champion", not is_damaged, None)
+    assert verdict["promoted"] == (not is_damaged and all(other["passed"] for other in others))
     assert rule["reason"] in NightArtifacts.find(night.settings, name).read("summary.json")["notes"]
 
 

@@ -109,7 +109,7 @@ def configured(settings: Settings, venue: SimulatedVenue, **changes: Any) -> Set
         "info_url": venue.info_url,
         "explorer_url": "",
         "ntp_server": "",
-        "commit_s": 1.0,  # of the loop
+        "commit_s": 2.0,  # of the loop
         # What is allowed a minute is allowed a minute of the loop, which is many of the market's.
         "rest_weight_per_minute": 100_000,
         "handshakes_per_minute": 6_000,

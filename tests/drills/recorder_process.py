@@ -7,23 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import multiprocessing
 import signal
 from collections.abc import Mapping
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from ingest.recorder.recorder import Recorder
 from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings
-
-
-def context() -> ForkServerContext:
-    """Return what starts recorders."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["tests.drills.recorder_process"])
-    return made
+from tests.drills.forked import context, use_one_duckdb_thread
 
 
 def start(home: Path, values: Mapping[str, object], *, name: str | None = None) -> ForkServerProcess:
@@ -35,6 +28,7 @@ def start(home: Path, values: Mapping[str, object], *, name: str | None = None) 
 
 def _main(home: Path, values: dict[str, object], name: str | None) -> None:
     faulthandler.enable()
+    use_one_duckdb_thread()
     configure_logs(level="error")
     asyncio.run(_record(home, values, name))
 

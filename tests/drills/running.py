@@ -8,7 +8,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from unittest.mock import patch
 
+from ingest.recorder.drivers import RealTimeDriver
 from ingest.recorder.recorder import Recorder, RecordingResult
 from ingest.recorder.status import RecorderStatus
 from ingest.simulator.market.spec import MarketSpec
@@ -20,7 +22,7 @@ from tests.drills.venue_process import addresses
 from tests.ingest.simulator.clients import BY_NAME
 
 COINS: Final = ("BTC", "SOL")
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 150.0
 
 QUICK: Final[dict[str, Any]] = {
     "coins": COINS,
@@ -73,6 +75,10 @@ def port_of(venue: SimulatedVenue) -> int:
     return int(venue.info_url.rsplit(":", 1)[1].partition("/")[0])
 
 
+def commit_by_the_clock(driver: RealTimeDriver, new_bars: asyncio.Event) -> None:
+    """Leave bars that were published to the next commit, as `RealTimeDriver.bars_published` does not."""
+
+
 class Running:
     """A recorder at work."""
 
@@ -119,18 +125,20 @@ class Running:
 async def running(settings: Settings, **more: Any) -> AsyncIterator[Running]:
     """Run a recorder for the time of a block; it is stopped in order at its end, and its failure is raised there."""
     held = Running(settings)
-    task = asyncio.create_task(held.run(**more))
-    watch = asyncio.create_task(held.until(lambda vitals: vitals.trades > 0))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            await watch
-            yield held
-    finally:
-        watch.cancel()
-        held.end()
-        async with asyncio.timeout(PATIENCE_S):
-            await task
+    # Bars of a second would be committed each second, and a commit takes a quarter of a second of processor time.
+    with patch.object(RealTimeDriver, "bars_published", commit_by_the_clock):
+        task = asyncio.create_task(held.run(**more))
+        watch = asyncio.create_task(held.until(lambda vitals: vitals.trades > 0))
+        try:
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await watch
+                yield held
+        finally:
+            watch.cancel()
+            held.end()
+            async with asyncio.timeout(PATIENCE_S):
+                await task
 
 
 def whole(vitals: RecorderStatus, bars: int) -> bool:

@@ -1,20 +1,17 @@
 """A simulated venue in a process of its own, with a log of each print at the time it is sent.
 
-`python -m tests.drills.venue_process NOTES --activity 20` serves a market on the real clock until it is ended. Its
-first line on standard output is the port; the file NOTES gets a line for each print at the moment it was sent:
-`<ns since 1970> <coin> <venue time in ms> <tid>`.
+`venue_process` serves a market on the real clock until it is ended. Its file of notes gets a line for each print at
+the moment it was sent: `<ns since 1970> <coin> <venue time in ms> <tid>`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ingest.simulator.market.spec import MarketSpec
@@ -22,8 +19,8 @@ from ingest.simulator.market.synthetic import SyntheticMarket
 from ingest.simulator.venue import SimulatedVenue
 from ingest.simulator.wire.encoder import SimulatedPrint
 from storage.logs import configure_logs
+from tests.drills.forked import context
 from tests.drills.homes import Key
-from tests.paths import ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +57,25 @@ def addresses(port: int) -> dict[str, object]:
 def venue_process(folder: Path, *, activity: float) -> Iterator[VenueProcess]:
     """Run a venue for the time of a drill; its notes go below `folder`."""
     notes = folder / "sent.txt"
-    command = [sys.executable, "-m", __name__, str(notes), "--activity", str(activity)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            yield VenueProcess(int(process.stdout.readline()), notes, process.pid)
-        finally:
-            process.kill()
+    reader, writer = context().Pipe(duplex=False)
+    process = context().Process(target=_main, args=(notes, activity, writer), daemon=True)
+    process.start()
+    writer.close()
+    try:
+        yield VenueProcess(reader.recv(), notes, process.pid or 0)
+    finally:
+        process.kill()
+        process.join()
+        reader.close()
 
 
-async def serve(notes: Path, *, activity: float) -> None:
-    """Serve a market that begins now, for ever."""
+def _main(notes: Path, activity: float, writer: Connection) -> None:
+    configure_logs(level="error")
+    asyncio.run(serve(notes, writer, activity=activity))
+
+
+async def serve(notes: Path, writer: Connection, *, activity: float) -> None:
+    """Serve a market that begins now, for ever; send the port when it listens."""
     source = SyntheticMarket(MarketSpec(start_ns=time.time_ns(), span_s=None, activity=activity))
     with notes.open("w", buffering=1) as file:
 
@@ -78,20 +83,5 @@ async def serve(notes: Path, *, activity: float) -> None:
             file.write(f"{time.time_ns()} {item.coin} {item.time_ms} {item.tid}\n")
 
         async with SimulatedVenue(source, clock="real", on_print=note) as venue:
-            sys.stdout.write(f"{venue.info_url.split(':')[-1].partition('/')[0]}\n")
-            sys.stdout.flush()
+            writer.send(int(venue.info_url.split(":")[-1].partition("/")[0]))
             await venue.finished()
-
-
-def main() -> None:
-    """Serve as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("notes", type=Path)
-    parser.add_argument("--activity", type=float, default=1.0)
-    chosen = parser.parse_args()
-    configure_logs(level="error")
-    asyncio.run(serve(chosen.notes, activity=chosen.activity))
-
-
-if __name__ == "__main__":
-    main()

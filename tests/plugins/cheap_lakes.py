@@ -48,6 +48,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _is_cheap = not item.nodeid.startswith(_REAL) and item.get_closest_marker("real_lakes") is None
 
 
+def use_cheap_lakes() -> None:
+    """Choose cheap lakes in a process that runs no tests."""
+    global _is_cheap
+    _is_cheap = True
+
+
 def _open_database_in_one_thread(
     *arguments: Any, config: Mapping[str, Any] | None = None, **more: Any
 ) -> duckdb.DuckDBPyConnection:

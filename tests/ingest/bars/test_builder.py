@@ -82,7 +82,7 @@ def test_several_widths_come_from_one_pass() -> None:
     assert latest(minutes)[0]["volume"] == 1.0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(prints)
 def test_volume_is_conserved(items: list[tuple[int, int, str, str, str]]) -> None:
     _, rows = run(script_of(items))
@@ -94,7 +94,7 @@ def test_volume_is_conserved(items: list[tuple[int, int, str, str, str]]) -> Non
     assert sum(bar["buy_volume"] for bar in bars.values()) == pytest.approx(bought)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(prints, st.randoms(use_true_random=False))
 def test_order_of_arrival_does_not_change_the_last_revision(
     items: list[tuple[int, int, str, str, str]], chance: Any
@@ -114,7 +114,7 @@ def test_order_of_arrival_does_not_change_the_last_revision(
     assert first == second
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(prints, prints, st.integers(10, 230))
 def test_the_future_cannot_change_the_past(
     items: list[tuple[int, int, str, str, str]], others: list[tuple[int, int, str, str, str]], cut_s: int
@@ -133,7 +133,7 @@ def test_the_future_cannot_change_the_past(
     assert published[0] == published[1]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(prints)
 def test_the_watermark_never_falls_and_revisions_count_up(
     items: list[tuple[int, int, str, str, str]],

@@ -14,6 +14,7 @@ from tests.ingest.pipeline.frame_accounting import KNOWN, REFUSED, STORED, TOLD
 from tests.paths import SHARED
 
 FRAMES = 20_000
+FEW = 7_000
 MANY = 1_000_000
 TAPE = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 
@@ -24,11 +25,12 @@ def real_frames(most: int) -> list[bytes]:
     return [body for _, body in itertools.islice(read_capture(path), most)] if path.exists() else []
 
 
-def test_every_mutated_frame_is_stored_known_told_or_in_quarantine() -> None:
+@pytest.mark.parametrize("frames", [FEW, pytest.param(FRAMES, marks=pytest.mark.drill)])
+def test_every_mutated_frame_is_stored_known_told_or_in_quarantine(frames: int) -> None:
     configure_logs(level="error")
-    account, pipeline, made = fuzz(load_settings(environ={}), records(7, FRAMES, real_frames(400)))
-    assert account.outcomes.total() == pipeline.counts.frames == FRAMES + 36
-    assert all(account.outcomes[outcome] > FRAMES // 50 for outcome in (STORED, KNOWN, TOLD, REFUSED))
+    account, pipeline, made = fuzz(load_settings(environ={}), records(7, frames, real_frames(400)))
+    assert account.outcomes.total() == pipeline.counts.frames == frames + 36
+    assert all(account.outcomes[outcome] > frames // 50 for outcome in (STORED, KNOWN, TOLD, REFUSED))
     for table in ("trades", "quotes", "books", "contexts", "mids", "quarantine", "bars"):
         assert made[table] > 0, table
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,9 +22,9 @@ from storage.clock import parse_time_ns
 from storage.errors import InstrumentError, VenueError
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
+from tests.drills.command import Command, tickwalk
 from tests.drills.homes import filled_tables
 from tests.ingest.simulator.clients import market
-from tests.paths import ROOT
 
 COINS = ("BTC", "SOL")
 TABLES = ("trades", "quotes", "contexts", "coverage", "bars", "instruments", "quarantine")
@@ -173,22 +170,9 @@ async def test_a_second_recording_goes_on_where_the_first_ended(settings: Settin
         assert tables(settings) == tables(other)
 
 
-def cli(*arguments: str, home: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "serving.cli", "--home", str(home), "--log-level", "info", *arguments]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def await_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
-    assert process.stdout is not None
+def await_line(command: Command, pattern: str) -> re.Match[str]:
     said = []
-    for line in process.stdout:
+    for line in command.stdout:
         said.append(line)
         if match := re.search(pattern, line):
             return match
@@ -198,14 +182,14 @@ def await_line(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 @pytest.mark.slow
 def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(settings: Settings) -> None:
     """The user's path: two terminals, a signal, and a start after a crash."""
-    venue = cli("serve-venue", "--port", "0", home=settings.home)
+    venue = tickwalk(settings.home, {}, "serve-venue", "--port", "0")
     try:
         ws_url = await_line(venue, r"(ws://\S+)")[1]
         info_url = await_line(venue, r"(http://\S+)")[1]
-        start = ("--set", "bars.widths=1s", "--set", "bars.grace_ms=500", "--set", "record.commit_s=1")
+        values = {"bars.widths": "1s", "bars.grace_ms": 500, "record.commit_s": 1}
         run = ("record", "--coin", "BTC", "--coin", "ETH", "--url", ws_url, "--info-url", info_url)
 
-        crashed = cli(*start, *run, home=settings.home)
+        crashed = tickwalk(settings.home, values, *run)
         await_line(crashed, "connected")
         folder = next(folder for folder in settings.journal_dir.iterdir())
         wait_for_frames(folder, 100)
@@ -213,18 +197,18 @@ def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(setting
         crashed.wait()
         assert not (folder / "sealed").exists()
 
-        second = cli(*start, *run, home=settings.home)
+        second = tickwalk(settings.home, values, *run)
         await_line(second, "recording recovered")  # it records already: frames are journalled meanwhile
         other = next(item for item in settings.journal_dir.iterdir() if item != folder)
         await_line(second, "caught up")
         wait_for_frames(other, 100)
         second.send_signal(signal.SIGINT)
-        output, _ = second.communicate(timeout=60)
+        output = second.communicate()
         assert second.returncode == 0, output
         assert "recorded simulated-" in output
     finally:
         venue.send_signal(signal.SIGINT)
-        venue.communicate(timeout=30)
+        venue.communicate()
     assert venue.returncode == 0
     assert (folder / "sealed").exists()
     assert (other / "sealed").exists()

@@ -28,11 +28,11 @@ OWN: Final = ("journal", "frame")
 COMPARED: Final = ("trades", "bars", "quotes", "books", "contexts", "quarantine")
 
 
-async def record(settings: Settings, *, shard: str, faults: list[Fault]) -> None:
+async def record(settings: Settings, *, shard: str, faults: list[Fault], span_s: float) -> None:
     """Record one new market from its first frame to its end; all of it or one shard."""
     part = int(shard[0]) if shard else 0
     mine = [coin for coin in COINS if not part or shard_of(coin, PARTS) == part]
-    source = market(coins=tuple(BY_NAME[name] for name in COINS), span_s=240.0)
+    source = market(coins=tuple(BY_NAME[name] for name in COINS), span_s=span_s)
     async with SimulatedVenue(
         source, wait_for_subscriptions=len(mine) * len(CHANNELS), faults=faults
     ) as venue:
@@ -59,16 +59,23 @@ def comparable(settings: Settings) -> dict[str, pa.Table]:
 
 
 @pytest.mark.parametrize(
-    "faults", [[], [Disconnect(at_s=70.0, outage_s=20.0)]], ids=["undisturbed", "with an outage"]
+    ("faults", "span_s"),
+    [
+        pytest.param([Disconnect(at_s=30.0, outage_s=20.0)], 90.0, id="with a short outage"),
+        pytest.param([], 240.0, id="undisturbed", marks=pytest.mark.drill),
+        pytest.param(
+            [Disconnect(at_s=70.0, outage_s=20.0)], 240.0, id="with an outage", marks=pytest.mark.drill
+        ),
+    ],
 )
-async def test_three_shards_are_one_recording(tmp_path: Path, faults: list[Fault]) -> None:
+async def test_three_shards_are_one_recording(tmp_path: Path, faults: list[Fault], span_s: float) -> None:
     one, three = fresh(tmp_path / "one"), fresh(tmp_path / "three")
-    await record(one, shard="", faults=faults)
+    await record(one, shard="", faults=faults, span_s=span_s)
     for part in range(1, PARTS + 1):
-        await record(three, shard=f"{part}/{PARTS}", faults=faults)
+        await record(three, shard=f"{part}/{PARTS}", faults=faults, span_s=span_s)
     rows = assert_equal(comparable(one), comparable(three))
-    assert rows["trades"] > 200
-    assert rows["bars"] >= len(COINS) * (240 // 10)
+    assert rows["trades"] > 200 * span_s / 240.0
+    assert rows["bars"] >= len(COINS) * (span_s // 10)
     replayed = replay_all(three, tmp_path / "replayed")
     assert_equal(read_tables(three), read_tables(replayed))
     assert_equal(comparable(one), comparable(replayed))

@@ -56,10 +56,10 @@ async def test_follow_beside_two_recorders_equals_a_later_build(settings: Settin
             "json",
         )
         endless = tickwalk(settings.home, VALUES, "features", "follow", "candles", *SECONDS)
-        said, _ = await asyncio.to_thread(follow.communicate, timeout=60)
+        said = await asyncio.to_thread(follow.communicate)
         line = await asyncio.to_thread(until_said, endless, "instruments", "known", "s after the close")
         endless.send_signal(signal.SIGINT)
-        rest, _ = await asyncio.to_thread(endless.communicate, timeout=60)
+        rest = await asyncio.to_thread(endless.communicate)
     assert follow.returncode == 0, said
     assert endless.returncode == 130, line + rest
     assert "Traceback" not in rest

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ingest.recorder.drivers import RealTimeDriver
 from ingest.recorder.recorder import Recorder, RecordingResult
 from ingest.simulator.faults.faults import Fault
 from ingest.simulator.market.capture import read_frame
@@ -27,6 +28,7 @@ from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts.tables import CONTRACTS
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.drills.running import commit_by_the_clock
 from tests.ingest.simulator.clients import BY_NAME, SMALL, Rerun, market
 
 START_NS = SMALL.start_ns
@@ -107,6 +109,7 @@ def configured(settings: Settings, venue: SimulatedVenue, **changes: Any) -> Set
         "info_url": venue.info_url,
         "explorer_url": "",
         "ntp_server": "",
+        "commit_s": 2.0,  # of the loop
         # What is allowed a minute is allowed a minute of the loop, which is many of the market's.
         "rest_weight_per_minute": 100_000,
         "handshakes_per_minute": 6_000,
@@ -217,6 +220,8 @@ async def live(
     monkeypatch.setattr("ingest.recorder.drivers.SteadyTime", lambda: time)
     monkeypatch.setattr("ingest.feed.connection_pool._CHECK_S", 4 * _TURN_S)
     monkeypatch.setattr("ingest.simulator.server.publisher._LONGEST_NAP_S", _TURN_S)
+    # Ten seconds of this market take a quarter of a second, and a commit takes as much processor time.
+    monkeypatch.setattr(RealTimeDriver, "bars_published", commit_by_the_clock)
     served = SimulatedVenue(
         source or market(span_s=None, start_ns=time.now_ns()),
         clock="real",

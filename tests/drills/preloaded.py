@@ -1,0 +1,11 @@
+"""Imports of the server of forked processes, and the loops that numba has compiled."""
+
+from ingest.pipeline import dedupe
+from ingest.venues.hyperliquid import scanner
+from serving.cli import record
+from tests.drills import command, recorder_process, venue_process
+
+__all__ = ["command", "record", "recorder_process", "venue_process"]
+
+scanner.warm_up()
+dedupe.warm_up()

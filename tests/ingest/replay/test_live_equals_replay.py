@@ -33,7 +33,7 @@ from tests.drills.running import port_of, quick
 
 BUSY: Final = "binance/ws_20240808_btc_eth_as_hyperliquid.ndjson.gz"
 FOUR_COINS: Final = "hyperliquid/ws_20250904_4coins.ndjson.gz"
-SOME_FRAMES: Final = {BUSY: 20_000, FOUR_COINS: 5_000}
+SOME_FRAMES: Final = {BUSY: 6_000, FOUR_COINS: 4_600}
 
 Frames = list[tuple[int, bytes]]
 

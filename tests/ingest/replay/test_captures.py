@@ -38,7 +38,7 @@ def replayed(path: Path, settings: Settings) -> tuple[ReplayResult, dict[str, pa
     ("name", "first", "frames", "trades"),
     [
         pytest.param(FOUR_COINS, 20_500, 6_000, 1_500, id="4 coins"),
-        pytest.param(BUSY, 0, 6_000, 1_500, id="busy"),
+        pytest.param(BUSY, 0, 6_000, 900, id="busy"),
         pytest.param(FOUR_COINS, 0, 26_000, 4_000, id="4 coins, longer", marks=pytest.mark.drill),
         pytest.param(BUSY, 0, 26_000, 4_000, id="busy, longer", marks=pytest.mark.drill),
     ],
@@ -47,7 +47,8 @@ def test_a_tape_and_its_journal_give_equal_rows(
     name: str, first: int, frames: int, trades: int, tmp_path: Path
 ) -> None:
     """The capture's batches differ from the journal's blocks, and the 4-coin capture has a gap."""
-    homes = [load_settings(overrides={"home": tmp_path / n}, environ={}) for n in "ab"]
+    values = {"bars.widths": ("1s", "1m")}
+    homes = [load_settings(overrides={"home": tmp_path / n, **values}, environ={}) for n in "ab"]
     done, rows = replayed(lines_of(name, first, frames, tmp_path), homes[0])
     again, others = replayed(homes[0].journal_dir / done.recording, homes[1])
     assert (done.counts, done.channels) == (again.counts, again.channels)

@@ -26,6 +26,7 @@ def count(lake: Lake, table: str, *, at: int | None = None) -> int:
     return int(lake.query(f"SELECT count(*) AS n FROM {table}", at=at)["n"][0].as_py())
 
 
+@pytest.mark.real_lakes
 def test_committing_a_batch_id_again_does_nothing(settings: Settings) -> None:
     with Lake.open(settings, clock=ManualTime(42)) as lake:
         first = lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
@@ -38,6 +39,7 @@ def test_committing_a_batch_id_again_does_nothing(settings: Settings) -> None:
         ]
 
 
+@pytest.mark.real_lakes
 def test_existing_rows_are_not_written_again(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         lake.commit({"trades": TRADES.rows([trade(1), trade(2)])}, batch_id="a")
@@ -92,6 +94,7 @@ def test_a_snapshot_reads_unchanged(settings: Settings) -> None:
             count(lake, "trades", at=999)
 
 
+@pytest.mark.real_lakes
 def test_a_lake_continues_after_a_reconnect(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each commit leaks memory in a connection, so a recorder replaces its connection regularly."""
     monkeypatch.setattr("storage.lake.lake._COMMITS_PER_CONNECTION", 2)
@@ -133,6 +136,7 @@ def test_an_empty_query_is_refused(settings: Settings, text: str) -> None:
         lake.query(text)
 
 
+@pytest.mark.real_lakes
 def test_a_read_only_lake_refuses_to_write(settings: Settings) -> None:
     Lake.open(settings).close()
     with (
@@ -170,6 +174,7 @@ def start_writer(home: Path, name: int, batches: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ})
 
 
+@pytest.mark.real_lakes
 def test_two_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:
     Lake.open(settings).close()
     writer = start_writer(settings.home, 1, 6)
@@ -216,6 +221,7 @@ def test_a_home_may_have_any_name_and_be_moved(tmp_path: Path, name: str) -> Non
         assert [count(lake, "trades"), count(lake, "trades", at=first)] == [2, 1]
 
 
+@pytest.mark.real_lakes
 def test_a_home_may_have_a_relative_or_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for number, home in enumerate(("here", tmp_path / "here")):
@@ -224,6 +230,7 @@ def test_a_home_may_have_a_relative_or_absolute_path(tmp_path: Path, monkeypatch
             assert count(lake, "trades") == number + 1
 
 
+@pytest.mark.real_lakes
 def test_no_connection_loads_an_unsigned_extension(settings: Settings, tmp_path: Path) -> None:
     """Nor does a later connection of the process, which skips checking the lake's extensions."""
     package = files("duckdb_extension_httpfs") / "extensions" / f"v{duckdb.__version__}"

@@ -56,11 +56,14 @@ def compared_tables() -> list[str]:
 
 def compare(new: Lake, old: Lake, *, on_step: Step = no_step) -> list[TableDiff]:
     """Compare the newest snapshots of two lakes; call `on_step` after each of `compared_tables`."""
-    there = set(tables_at(old))
+    there = {lake: set(tables_at(lake, with_rows=True)) for lake in (new, old)}
     found = []
     for name in compared_tables():
-        ours, theirs = readable(new, name), readable(old, name) if name in there else None
-        found.append(_compare_table(new, old, ours, theirs))
+        if name in there[new] | there[old]:
+            ours, theirs = readable(new, name), readable(old, name) if name in there[old] else None
+            found.append(_compare_table(new, old, ours, theirs))
+        else:
+            found.append(TableDiff(name, 0, 0, 0))
         on_step(name)
     return found
 

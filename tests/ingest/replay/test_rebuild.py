@@ -122,9 +122,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archived(settings)
     with Lake.open(settings) as lake:
         seed_fees(lake)
-        pin(lake, "early", now_ns=1)
         lake.commit({"versions": VERSIONS.rows([VERSION])}, batch_id="versions-n")
-        pin(lake, "mine", now_ns=1)
+    return settings.home
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose lake has rows of a file and of an archive."""
+    folder = Path(tmp_path_factory.mktemp("few"))
+    settings = fresh(folder / "home")
+    imported(settings, folder)
+    archived(settings)
     return settings.home
 
 
@@ -136,8 +144,12 @@ def held(made: Path) -> Tables:
 
 @pytest.fixture
 def home(made: Path, tmp_path: Path) -> Settings:
-    shutil.copytree(made, tmp_path / "home")
-    return fresh(tmp_path / "home")
+    return copied(made, tmp_path)
+
+
+def copied(home: Path, folder: Path) -> Settings:
+    shutil.copytree(home, folder / "home")
+    return fresh(folder / "home")
 
 
 def assert_same(held: Tables, settings: Settings) -> dict[str, int]:
@@ -162,6 +174,9 @@ def data_files(settings: Settings, table: str) -> list[Path]:
 
 
 def test_a_lake_made_anew_is_the_same(home: Settings, held: Tables) -> None:
+    with Lake.open(home) as lake:
+        pin(lake, "early", now_ns=1, snapshot=lake.snapshot() - 1)  # before the version was committed
+        pin(lake, "mine", now_ns=1)
     seen: list[str] = []
     done = made_anew(home, on_step=seen.append)
     kinds = Counter((item.source.kind, item.why == "") for item in done.made)
@@ -190,7 +205,12 @@ def test_a_lake_made_anew_is_the_same(home: Settings, held: Tables) -> None:
         assert kept_snapshots(lake) == {again["early"]: ("early",), again["mine"]: ("mine",)}
 
 
-def test_a_lake_that_lost_files_is_whole_again(home: Settings, held: Tables) -> None:
+@pytest.mark.parametrize("lake_of", ["few", pytest.param("made", id="every source", marks=pytest.mark.drill)])
+def test_a_lake_that_lost_files_is_whole_again(
+    request: pytest.FixtureRequest, tmp_path: Path, lake_of: str
+) -> None:
+    home = copied(request.getfixturevalue(lake_of), tmp_path)
+    held = read_tables(home, names=SAME)
     gone = {name: max(data_files(home, name), key=size_of) for name in ("trades", "bars", "candles")}
     for path in gone.values():
         path.unlink()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -18,6 +19,16 @@ from tests.conftest import recorded
 from tests.ingest.pipeline.scripts import Script
 
 FOUR_COINS = "hyperliquid/ws_20250904_4coins.ndjson.gz"
+# Lines of that capture: from 19:56 to 20:00, around the disconnect.
+MINUTES: Final = (20_500, 28_500)
+# Frames, prints, and distinct prints by coin, counted in the file without this project.
+COUNTS: Final = {
+    "minutes": (8_000, 2_725, {"BTC": 944, "ETH": 430, "SOL": 1_122, "WLFI": 194}),
+    "whole": (73_973, 20_559, {"BTC": 6_675, "ETH": 6_867, "SOL": 4_427, "WLFI": 2_555}),
+}
+EITHER_TAPE = pytest.mark.parametrize(
+    "tape", ["minutes", pytest.param("whole", marks=pytest.mark.drill)], indirect=True, scope="module"
+)
 PRINT = '{"channel":"trades","data":[{"coin":"BTC","side":"B","px":"%s","sz":"1","time":%d,"tid":%d}]}'
 
 
@@ -27,13 +38,22 @@ def line(second: int, message: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def tape(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A home into which the real 4-coin capture was replayed, twice."""
-    settings = load_settings(overrides={"home": tmp_path_factory.mktemp("tape")}, environ={})
+def tape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home into which the real 4-coin capture, or some minutes of it, was replayed, twice."""
+    settings = load_settings(overrides={"home": tmp_path_factory.mktemp("tape") / "home"}, environ={})
     path = recorded(FOUR_COINS)
+    frames, prints, trades = COUNTS[request.param]
+    if request.param == "minutes":
+        with gzip.open(path, "rb") as whole:
+            path = settings.home.parent / "minutes.ndjson"
+            path.write_bytes(b"".join(itertools.islice(whole, *MINUTES)))
     with Lake.open(settings) as lake:
         first = replay(path, settings, lake)
-        assert (first.counts.prints, first.counts.trades, first.counts.frames) == (20_559, 20_524, 73_973)
+        assert (first.counts.prints, first.counts.trades, first.counts.frames) == (
+            prints,
+            sum(trades.values()),
+            frames,
+        )
         before = lake.query("SELECT * FROM bars ORDER BY ALL")
         again = replay(path, settings, lake)
         assert sum(again.written.values()) == 0
@@ -51,28 +71,48 @@ def bar(settings: Settings, coin: str, opened: str) -> dict[str, Any]:
     return dict(rows[0])
 
 
-def test_the_capture_stores_each_distinct_print_once(tape: Settings) -> None:
+@pytest.mark.parametrize(
+    ("tape", "trades"),
+    [
+        ("minutes", COUNTS["minutes"][2]),
+        pytest.param("whole", COUNTS["whole"][2], marks=pytest.mark.drill),
+    ],
+    indirect=["tape"],
+    ids=["minutes", "whole"],
+    scope="module",
+)
+def test_the_capture_stores_each_distinct_print_once(tape: Settings, trades: dict[str, int]) -> None:
     with Lake.open(tape, read_only=True) as lake:
         rows = lake.query(
             "SELECT instrument, count(*) AS n FROM trades GROUP BY ALL ORDER BY ALL"
         ).to_pylist()
         quarantined = lake.query("SELECT * FROM quarantine").num_rows
-    assert {row["instrument"].split("|")[2]: row["n"] for row in rows} == {
-        "BTC": 6_675,
-        "ETH": 6_867,
-        "SOL": 4_427,
-        "WLFI": 2_555,
-    }
+    assert {row["instrument"].split("|")[2]: row["n"] for row in rows} == trades
     assert quarantined == 0
 
 
 @pytest.mark.parametrize(
-    ("coin", "opened", "trades", "volume", "buy_volume", "ohlc"),
+    ("tape", "coin", "opened", "trades", "volume", "buy_volume", "ohlc"),
     [
-        ("BTC", "20:05", 194, 11.58961, 10.35638, (110095, 110150, 110095, 110149)),
-        ("SOL", "20:10", 109, 2618.98, 822.81, (202.7, 202.86, 202.64, 202.65)),
-        ("WLFI", "20:10", 59, 188689, 80843, (0.1877, 0.18777, 0.18627, 0.18644)),
+        ("minutes", "BTC", "19:57", 77, 0.71936, 0.33074, (109836, 109837, 109822, 109822)),
+        ("minutes", "SOL", "19:59", 387, 27003.07, 14518.9, (201.9, 202.27, 201.77, 202.16)),
+        ("minutes", "WLFI", "19:57", 25, 52026, 20971, (0.18556, 0.18608, 0.1855, 0.18597)),
+        pytest.param(
+            *("whole", "BTC", "20:05", 194, 11.58961, 10.35638, (110095, 110150, 110095, 110149)),
+            marks=pytest.mark.drill,
+        ),
+        pytest.param(
+            *("whole", "SOL", "20:10", 109, 2618.98, 822.81, (202.7, 202.86, 202.64, 202.65)),
+            marks=pytest.mark.drill,
+        ),
+        pytest.param(
+            *("whole", "WLFI", "20:10", 59, 188689, 80843, (0.1877, 0.18777, 0.18627, 0.18644)),
+            marks=pytest.mark.drill,
+        ),
     ],
+    indirect=["tape"],
+    ids=lambda value: value if isinstance(value, str) else None,
+    scope="module",
 )
 def test_real_minutes_are_what_they_were(
     tape: Settings,
@@ -90,6 +130,7 @@ def test_real_minutes_are_what_they_were(
     assert (row["open"], row["high"], row["low"], row["close"]) == ohlc
 
 
+@EITHER_TAPE
 def test_the_real_disconnect_is_proven_harmless_for_three_coins_and_not_for_btc(tape: Settings) -> None:
     """BTC's last print before the loss is at 19:58:11.087, the oldest resent at 19:58:13.170: no overlap."""
     rows = {coin: bar(tape, coin, "19:58") for coin in ("BTC", "ETH", "SOL", "WLFI")}
@@ -135,13 +176,13 @@ def test_sparse_history_is_stored_and_nothing_is_called_quiet(settings: Settings
     path = recorded("hyperliquid/trades_20230227_20230502.ndjson.gz")
     head = settings.home.parent / "head.ndjson"
     with gzip.open(path, "rb") as whole:
-        head.write_bytes(b"".join(whole.readline() for _ in range(60)))
+        head.write_bytes(b"".join(whole.readline() for _ in range(20)))
     with Lake.open(settings) as lake:
         replay(head, settings, lake)
         statuses = lake.query("SELECT DISTINCT status FROM bars")["status"].to_pylist()
         trades = lake.query("SELECT count(*) AS n FROM trades")["n"][0].as_py()
     assert statuses == ["blind"]
-    assert trades >= 60
+    assert trades >= 20
 
 
 def test_replaying_a_recording_gives_the_rows_it_was_recorded_with(

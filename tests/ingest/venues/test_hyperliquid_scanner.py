@@ -190,7 +190,7 @@ frames = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(st.lists(frames, min_size=1, max_size=4))
 def test_scanned_frames_equal_decoded_ones(batch: list[bytes]) -> None:
     agree(batch)

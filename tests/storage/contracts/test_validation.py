@@ -40,7 +40,7 @@ def test_a_broken_rule_is_named_with_the_value(changes: dict[str, Any], reason: 
     assert reason in bad["reason"][0].as_py()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(st.sampled_from(range(len(BREACHES))), min_size=1, max_size=30))
 def test_both_engines_refuse_the_same_rows(picks: list[int]) -> None:
     rows = TRADES.rows([trade(tid + 1, **BREACHES[pick][0]) for tid, pick in enumerate(picks)])
@@ -62,7 +62,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(range(len(ROWS)))), min_size=1, max_size=20))
 def test_rules_proven_for_the_whole_batch_agree_with_both_engines(picks: list[tuple[int, int]]) -> None:
     """Keys that repeat, and pairs in the wrong order: what is not asked of each row would have been found sound."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -227,19 +227,44 @@ def _load_and_wait(home: Path, told: Connection) -> None:
         load(lake, {"bars": [bars(50, 60)], "trades": [batch(90)["trades"]]}, batch_id="a")
 
 
+def _fail_staged(home: Path) -> None:
+    """Load, and fail once the files are written and before they are registered."""
+
+    class Fails(Lake):
+        def once(self, *_: Any, **__: Any) -> Any:
+            raise _Killed
+
+    settings = load_settings(overrides={"home": home}, environ={})
+    with Fails.open(settings) as lake, pytest.raises(_Killed):
+        load(lake, {"bars": [bars(50, 60)], "trades": [batch(90)["trades"]]}, batch_id="a")
+
+
+class _Killed(BaseException):
+    """The end of a process."""
+
+
+def _kill_staged(home: Path) -> None:
+    mine, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_load_and_wait, args=(home, theirs))
+    process.start()
+    assert mine.poll(120)
+    process.kill()
+    process.join()
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(_fail_staged, id="in this process"),
+        pytest.param(_kill_staged, id="by a signal", marks=pytest.mark.drill),
+    ],
+)
 def test_a_load_killed_before_registration_leaves_removable_orphans(
-    settings: Settings,
+    settings: Settings, kill: Callable[[Path], None]
 ) -> None:
     with Lake.open(filled(settings)) as lake:
         before = lake.snapshot()
-    mine, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_load_and_wait, args=(settings.home, theirs)
-    )
-    process.start()
-    assert mine.poll(60)
-    process.kill()
-    process.join()
+    kill(settings.home)
     left = [str(path.absolute()) for path in files(settings, "load")]
     assert len(left) == 2
     with Lake.open(settings) as lake:
@@ -313,7 +338,7 @@ def test_a_failed_registration_commits_nothing(settings: Settings, monkeypatch: 
         assert rows_of(lake, "trades") == []
 
 
-@pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
+@pytest.mark.parametrize("catalog", ["sqlite", pytest.param("postgres", marks=pytest.mark.drill)])
 def test_the_same_in_s3(tmp_path: Path, catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3(monkeypatch) as endpoint:
         values = {
@@ -351,7 +376,7 @@ def _load_in_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-@budget(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@budget(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     minutes=st.lists(st.tuples(st.sampled_from(["BTC", "ETH", "SOL"]), st.integers(0, 30)), max_size=60),
     size=st.integers(1, 20),

@@ -72,6 +72,7 @@ def test_the_same_on_postgres(tmp_path: Path) -> None:
         together(tmp_path, seconds=0.0, roles=FEW, least=2, catalog=catalog)
 
 
+@pytest.mark.drill
 def test_the_same_with_the_data_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3(monkeypatch) as endpoint:
         together(tmp_path, seconds=0.0, roles=FEW, least=2, data=f"s3://{BUCKET}/lake", s3_endpoint=endpoint)

@@ -71,7 +71,7 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float) -> str:
 
 
 def test_kills_in_loads_commits_and_maintenance_lose_nothing_acknowledged(tmp_path: Path) -> None:
-    drill(tmp_path, kills=4, seed=3, longest_s=0.6)
+    drill(tmp_path, kills=3, seed=3, longest_s=0.3)
 
 
 @pytest.mark.drill

@@ -65,6 +65,8 @@ def make_promotion(facts: NightReport) -> PromotionSection:
     else:
         sentence = f"{len(failed)} of {len(rules)} rules fail: {', '.join(failed)}. "
         sentence += f"{serving} keeps serving." if serving else "No model is serving for this recipe."
+    if obstacle := verdict.get("champion_obstacle"):
+        sentence += f" {serving} counts as no champion, since it cannot be evaluated: {obstacle}."
     return PromotionSection(
         is_promoted=bool(verdict["promoted"]),
         challenger=facts.challenger,

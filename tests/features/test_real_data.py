@@ -105,7 +105,7 @@ def assert_rendered(health: FeatureHealth, path: Path) -> str:
     """Write the page, and check that it lists each feature with its figures; return its text."""
     text = write_features(path, health).read_text(encoding="utf-8")
     assert len(text) < 400_000
-    assert "fit to learn from" in text
+    assert "fit for training" in text
     for name in health.names:
         assert text.count(f"{name}: known on") >= 1, name
     return text

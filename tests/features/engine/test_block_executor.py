@@ -63,7 +63,6 @@ def program_of(features: Sequence[Feature]) -> Program:
     return compile_graph(trace(tuple(features)))
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     features=drawn_features(),
     rows=st.integers(1, 9),
@@ -73,7 +72,7 @@ def program_of(features: Sequence[Feature]) -> Program:
     cut=st.integers(0, 100),
     seed=st.integers(0, 9),
 )
-def test_any_program_gives_the_bits_of_its_functions(
+def check_program(
     features: tuple[Feature, ...], rows: int, steps: int, block: int, tile_rows: int, cut: int, seed: int
 ) -> None:
     panel, program = odd_panel(rows, steps, seed), program_of(features)
@@ -86,6 +85,15 @@ def test_any_program_gives_the_bits_of_its_functions(
             rings = by_blocks(StreamExecutor(program, rows), rest, 1)
             same_from(features, expected, tiles, cut=start)
             same_from(features, expected, rings, cut=start)
+
+
+def test_some_programs_give_the_bits_of_their_functions() -> None:
+    settings(max_examples=30, deadline=None)(check_program)()
+
+
+@pytest.mark.drill
+def test_any_program_gives_the_bits_of_its_functions() -> None:
+    settings(max_examples=200, deadline=None)(check_program)()
 
 
 def collide(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,7 +78,7 @@ ASKED = st.lists(
 )
 
 
-@examples(max_examples=8, deadline=None)
+@examples(max_examples=5, deadline=None)
 @given(requests=ASKED)
 def test_the_block_equals_a_fresh_build_whatever_was_cached(
     requests: list[tuple[tuple[int, int], list[int]]],
@@ -265,6 +266,15 @@ def digest(block: FeatureBlock) -> str:
     return hashlib.sha256(block.values.numpy().tobytes() + block.mask.numpy().tobytes()).hexdigest()
 
 
+def test_concurrent_threads_get_the_same_block(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        blocks = list(pool.map(lambda _: built_block(tmp_path, WHOLE, SET), range(2)))
+    assert [digest(block) for block in blocks] == [digest(build_features(WHOLE, SET))] * 2
+    assert len(days_of(tmp_path)) == DAYS
+    assert list(tmp_path.glob("*/.*.part")) == []
+
+
+@pytest.mark.drill
 def test_concurrent_nights_get_the_same_block(tmp_path: Path) -> None:
     both = [
         subprocess.Popen([sys.executable, "-c", AT_ONCE, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -105,7 +105,7 @@ def test_a_night_builds_the_new_day_and_keeps_the_rest(home: Home) -> None:
     assert home.compare() > 20_000
 
 
-@examples(max_examples=4, deadline=None)
+@examples(max_examples=3, deadline=None)
 @given(cuts=st.lists(st.integers(1, DAYS * STEPS - 1), min_size=1, max_size=3, unique=True))
 def test_updates_at_any_cuts_equal_a_build_of_everything(cuts: list[int]) -> None:
     with TemporaryDirectory() as folder:

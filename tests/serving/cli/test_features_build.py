@@ -119,7 +119,7 @@ def test_unhealthy_days_exit_with_1_and_stay(tmp_path: Path, capsys: pytest.Capt
     assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
     text = said(capsys)
     assert "refuse: " in text
-    assert "its source stopped: a model would learn from what it will never see again" in text
+    assert "its source stopped: a model would be trained on data that it will not get any more" in text
     assert f"health of the newest {DAYS} days: refused" in text
     assert run(tmp_path, "features", "build", "candles", *QUARTERS) == 1
     assert "0 days built" in said(capsys)

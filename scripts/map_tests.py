@@ -54,7 +54,9 @@ def names_of(test: str, table: dict[str, str]) -> Iterator[str]:
             test = table[file] + test.removeprefix(file)
 
 
-def match(before: Iterable[str], after: Iterable[str], table: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+def match(
+    before: Iterable[str], after: Iterable[str], table: dict[str, str]
+) -> tuple[dict[str, str], list[str]]:
     """Return the counterpart of each test, and the tests without one."""
     present, found, missing = set(after), dict[str, str](), list[str]()
     for test in before:
@@ -82,11 +84,15 @@ def suggest(missing: list[str], new: list[str], table: dict[str, str]) -> Iterat
 
 def main() -> int:
     """Print the tests that have no counterpart in either direction."""
-    parser = argparse.ArgumentParser(description="Map every test from before a restructuring to its counterpart.")
+    parser = argparse.ArgumentParser(
+        description="Map every test from before a restructuring to its counterpart."
+    )
     parser.add_argument("before", type=Path, help="output of pytest --collect-only -q at the old commit")
     parser.add_argument("after", type=Path, help="the same at the new commit")
     parser.add_argument("--table", type=Path, default=TABLE, help="renames, one a line: OLD -> NEW")
-    parser.add_argument("--suggest", action="store_true", help="print lines for the table where only ids changed")
+    parser.add_argument(
+        "--suggest", action="store_true", help="print lines for the table where only ids changed"
+    )
     chosen = parser.parse_args()
     before, after, table = read_ids(chosen.before), read_ids(chosen.after), read_table(chosen.table)
     found, missing = match(before, after, table)

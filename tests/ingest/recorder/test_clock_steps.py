@@ -46,16 +46,18 @@ async def test_set_by_an_hour_receipts_go_on_and_the_clock_counts_as_off(
     wall = SetTime()
     async with SimulatedVenue(live_market(), clock="real") as venue:
         settings = quick(settings, port_of(venue), record={"clock_check_s": 0.3})
+        began_ns = time.monotonic_ns()
         async with running(settings, wall=wall) as run:
             await run.until(lambda vitals: vitals.clock_verdict == "ok" and whole(vitals, 1))
             set_ns, wall.set_by_ns = time.time_ns(), by_ns
             await run.until(lambda vitals: vitals.clock_verdict == "off")
             bars = run.vitals.bars
             await run.until(lambda vitals: vitals.bars >= bars + 4)
+        took_ns = time.monotonic_ns() - began_ns
         (folder,) = recordings(settings)
         received = np.concatenate([batch.recv_ns for batch in read_batches(folder)])
         assert np.all(np.diff(received) >= 0), "receipts never fall"
-        assert np.max(np.diff(received)) < 2 * NS, "nor do they leap"
+        assert received[-1] - received[0] < 1.1 * took_ns, "nor do they leap"
         assert received[-1] > set_ns + NS
         assert len(stored_prints(settings)) == len(set(stored_prints(settings)))
         assert len(stored_prints(settings)) == sum(venue.stats.distinct.values())
@@ -65,7 +67,7 @@ async def test_set_by_an_hour_receipts_go_on_and_the_clock_counts_as_off(
             """SELECT count(*) AS bars, date_diff('second', min(ts_open), max(ts_open)) + 1 AS seconds
                FROM bars_latest GROUP BY instrument"""
         ).to_pylist()
-    assert steps == [pytest.approx(by_ns / 1e6, abs=50)]
+    assert steps == [pytest.approx(by_ns / 1e6, rel=1e-3)]
     assert all(row["bars"] == row["seconds"] for row in grid), "one bar a second, over the step too"
     assert assert_bars_hold_trades(settings) > 0
     assert_equal(read_tables(settings), read_tables(replay_all(settings, tmp_path / "replayed")))

@@ -25,6 +25,7 @@ from tests.drills.homes import (
 )
 from tests.drills.kills import SETTINGS
 from tests.drills.venue_process import venue_process
+from tests.patience import HANG_S
 
 SMALL: Final = {**SETTINGS, "metrics.port": 0, "record.segment_bytes": 20_000}
 
@@ -60,7 +61,7 @@ def assert_nothing_is_lost_by_what_follows(
     until_said(following, "recording recovered")
     until_said(following, "caught up")
     following.send_signal(signal.SIGINT)
-    said, _ = following.communicate(timeout=60)
+    said, _ = following.communicate(timeout=HANG_S)
     assert following.returncode == 0, said
     assert (failed / SEALED).exists()
     everywhere = set().union(*map(journalled_prints, recordings(settings)))
@@ -79,7 +80,7 @@ def test_a_full_disk_ends_the_recorder_with_a_word_and_the_next_one_recovers(
     ):
         values = SMALL | venue.addresses
         recorder = tickwalk(settings.home, values, "record")
-        said, _ = recorder.communicate(timeout=90)
+        said, _ = recorder.communicate(timeout=HANG_S)
         assert recorder.returncode == 2, said
         assert "the journal cannot be written: No space left on device" in said
         assert "free space or mend" in said
@@ -100,11 +101,11 @@ def test_a_disk_that_turns_read_only_ends_the_recorder_with_a_word(
         until_said(recorder, "connected", "chain")
         with mounted(journal, "--bind", str(journal)):
             mount("-o", "remount,bind,ro", str(journal))
-            said, _ = recorder.communicate(timeout=90)
+            said, _ = recorder.communicate(timeout=HANG_S)
             assert recorder.returncode == 2, said
             assert "the journal cannot be written: Read-only file system" in said
             refused = tickwalk(settings.home, values, "record", "--for", "1")
-            said, _ = refused.communicate(timeout=60)
+            said, _ = refused.communicate(timeout=HANG_S)
             assert refused.returncode == 2, said
             assert "cannot be" in said
             assert "Traceback" not in said

@@ -23,13 +23,14 @@ from tests.drills.homes import (
 )
 from tests.drills.proxy import FaultProxy
 from tests.drills.running import Running, live_market, port_of, quick, running, whole
+from tests.patience import IS_DRILL, assert_within
 
 SOCKETS: Final = 2
-PONG_S: Final = 1.2
-# Two pulses to notice, and what a busy machine takes.
+PONG_S: Final = 1.2 if IS_DRILL else 5.0  # no busy machine keeps a pong for so long
+# Two pulses to notice.
 NOTICE_S: Final = 2 * PONG_S + 5.0
 LIMITS: Final[dict[str, Any]] = {
-    "ping_s": 0.4, "pong_timeout_s": PONG_S, "socket_silence_s": 3.0, "connect_timeout_s": 1.0
+    "ping_s": PONG_S / 3, "pong_timeout_s": PONG_S, "socket_silence_s": 2.5 * PONG_S, "connect_timeout_s": PONG_S
 }  # fmt: skip
 
 Fault = Callable[[FaultProxy, int | None], None]
@@ -37,9 +38,9 @@ Fault = Callable[[FaultProxy, int | None], None]
 # What a fault does, and which cause its gap has.
 FAULTS: Final[dict[str, tuple[Fault, str]]] = {
     "cut": (lambda proxy, only: proxy.cut(only=only), "connection lost"),
-    "stalled": (lambda proxy, only: proxy.stall(only=only), "pong missing for 1.2 s"),
-    "slow": (lambda proxy, only: proxy.slow(40, only=only), "pong missing for 1.2 s"),
-    "half open": (lambda proxy, only: proxy.half_open(only=only), "pong missing for 1.2 s"),
+    "stalled": (lambda proxy, only: proxy.stall(only=only), f"pong missing for {PONG_S:g} s"),
+    "slow": (lambda proxy, only: proxy.slow(40, only=only), f"pong missing for {PONG_S:g} s"),
+    "half open": (lambda proxy, only: proxy.half_open(only=only), f"pong missing for {PONG_S:g} s"),
 }
 
 
@@ -47,7 +48,7 @@ FAULTS: Final[dict[str, tuple[Fault, str]]] = {
 async def recording_through_a_proxy(settings: Settings) -> AsyncIterator[tuple[Running, FaultProxy]]:
     """Yield a recorder behind a proxy, once it runs; beside it an undisturbed one records the same venue."""
     async with (
-        SimulatedVenue(live_market(activity=15.0), clock="real") as venue,
+        SimulatedVenue(live_market(activity=5.0), clock="real") as venue,
         FaultProxy("127.0.0.1", port_of(venue)) as proxy,
     ):
         through = f"ws://127.0.0.1:{proxy.port}/ws"
@@ -62,7 +63,7 @@ async def strike(run: Running, proxy: FaultProxy, fault: Fault, only: int | None
     """Cause a fault, and wait until it is detected and repaired."""
     before = run.vitals.reconnects
     fault(proxy, only)
-    assert await run.until(lambda vitals: vitals.reconnects > before) < NOTICE_S
+    assert_within(await run.until(lambda vitals: vitals.reconnects > before), NOTICE_S)
     proxy.resume()
     await run.until(
         lambda vitals: (
@@ -111,7 +112,6 @@ def causes(settings: Settings, kind: str) -> set[str]:
     return {str(cause).partition(";")[0] for cause in rows["cause"].to_pylist()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
     [
@@ -140,7 +140,7 @@ async def test_whatever_befalls_one_socket_its_twin_keeps_every_bar_whole(
     assert_equal(read_tables(run.settings), read_tables(replay_all(run.settings, tmp_path / "replayed")))
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 async def test_when_all_sockets_fail_the_gap_is_bridged_or_declared_with_its_cause(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -152,7 +152,7 @@ async def test_when_all_sockets_fail_the_gap_is_bridged_or_declared_with_its_cau
     blind = {
         bar["cause"].partition(";")[0] for bar in bars_of(run.settings).values() if bar["status"] == "blind"
     }
-    assert blind <= {"connection lost", "pong missing for 1.2 s", "recorder down", "stopped"}
+    assert blind <= {"connection lost", f"pong missing for {PONG_S:g} s", "recorder down", "stopped"}
     assert assert_as_undisturbed(run) > 8
     assert assert_bars_hold_trades(run.settings) > 0
     assert_equal(read_tables(run.settings), read_tables(replay_all(run.settings, tmp_path / "replayed")))

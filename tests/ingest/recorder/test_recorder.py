@@ -28,6 +28,7 @@ from storage.settings import Settings, load_settings
 from tests.drills.homes import filled_tables
 from tests.ingest.simulator.clients import market
 from tests.paths import ROOT
+from tests.patience import HANG_S
 
 COINS = ("BTC", "SOL")
 TABLES = ("trades", "quotes", "contexts", "coverage", "bars", "instruments", "quarantine")
@@ -219,12 +220,12 @@ def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(setting
         await_line(second, "caught up")
         wait_for_frames(other, 100)
         second.send_signal(signal.SIGINT)
-        output, _ = second.communicate(timeout=60)
+        output, _ = second.communicate(timeout=HANG_S)
         assert second.returncode == 0, output
         assert "recorded simulated-" in output
     finally:
         venue.send_signal(signal.SIGINT)
-        venue.communicate(timeout=30)
+        venue.communicate(timeout=HANG_S)
     assert venue.returncode == 0
     assert (folder / "sealed").exists()
     assert (other / "sealed").exists()

@@ -19,6 +19,7 @@ from storage.errors import LakeError
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.paths import ROOT
+from tests.patience import HANG_S
 from tests.storage.rows import bar, trade
 
 
@@ -173,7 +174,7 @@ def start_writer(home: Path, name: int, batches: int) -> subprocess.Popen[str]:
 def test_two_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:
     Lake.open(settings).close()
     writers = [start_writer(settings.home, name, 8) for name in (1, 2)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=HANG_S) for writer in writers] == [0, 0]
     with Lake.open(settings, read_only=True) as lake:
         assert count(lake, "trades") == 160
         assert count(lake, "bars") == 16

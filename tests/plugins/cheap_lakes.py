@@ -3,8 +3,8 @@
 Making the tables of a lake takes a quarter of a second of processor time, and hundreds of tests want a new lake; so a
 new lake starts as a copy of an empty one, which each process makes once. DuckDB's idle threads spin, which takes a
 quarter of what a recording takes (measured 2026-11-30), and the tests run in as many processes as there are cores.
-The tests of the lake itself and the benchmarks make their lakes from nothing and in as many threads as DuckDB likes,
-and so does a test marked `real_lakes`.
+The tests of the lake itself make their lakes from nothing and in as many threads as DuckDB likes, and so does a test
+marked `real_lakes`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,7 @@ import pytest
 from storage.lake.lake import Lake
 from storage.settings import load_settings
 
-_REAL: Final = (
-    "tests/storage/lake/test_lake.py",
-    "tests/storage/lake/test_migrations.py",
-    "tests/benchmarks/",
-)
+_REAL: Final = ("tests/storage/lake/test_lake.py", "tests/storage/lake/test_migrations.py")
 _open_database = duckdb.connect
 _connect = Lake._connect
 _in_one_thread = Lake._in_one_thread

@@ -44,7 +44,7 @@ def test_bars_are_printed_until_the_number_wanted(
     settings: Settings, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     """The short form of the next test: bars that are overdue at once, beside a recorder that just stopped."""
-    steps, wanted = 40, 4
+    steps, wanted = 200, 4
     start_ns = floor_ns(time.time_ns(), MINUTE_NS) - (steps + 10) * MINUTE_NS
     panel = random_panel(3, steps, seed=1, start_ns=start_ns)
     with Lake.open(settings) as lake:

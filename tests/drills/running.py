@@ -20,9 +20,9 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.venue_process import addresses
 from tests.ingest.simulator.clients import BY_NAME
+from tests.patience import HANG_S
 
 COINS: Final = ("BTC", "SOL")
-PATIENCE_S: Final = 150.0
 
 QUICK: Final[dict[str, Any]] = {
     "coins": COINS,
@@ -96,7 +96,7 @@ class Running:
         """The newest vital signs."""
         return self.seen[-1]
 
-    async def until(self, is_so: Callable[[RecorderStatus], bool], *, timeout_s: float = PATIENCE_S) -> float:
+    async def until(self, is_so: Callable[[RecorderStatus], bool], *, timeout_s: float = HANG_S) -> float:
         """Wait until vital signs, of which there is a new picture each second, are so; return how many s it took."""
         began_s = time.monotonic()
         async with asyncio.timeout(timeout_s):
@@ -137,7 +137,7 @@ async def running(settings: Settings, **more: Any) -> AsyncIterator[Running]:
         finally:
             watch.cancel()
             held.end()
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(HANG_S):
                 await task
 
 

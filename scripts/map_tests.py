@@ -48,7 +48,7 @@ def names_of(test: str, table: dict[str, str]) -> Iterator[str]:
         file, function, case = found["file"], f"{found['file']}::{found['name']}", found["case"] or ""
         if test in table:
             test = table[test]
-        elif function in table:
+        elif function in table and not (case and "[" in table[function]):  # a function that gained parameters
             test = table[function] + case
         elif file in table:
             test = table[file] + test.removeprefix(file)

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from storage.clock import NS
 
 _NAP_S: Final = 0.005
+
+
+def waited_ns(pid: int) -> int:
+    """Return how long the threads of a process have been ready to run and waited for a processor, all together."""
+    waits = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # a thread that has ended meanwhile
+            waits += int(path.read_text().split()[1])
+    return waits
 
 
 class Stalls:

@@ -250,11 +250,13 @@ async def test_handshakes_stay_within_the_minutes_budget(settings: Settings) -> 
 
 
 async def test_subscriptions_are_sent_at_the_pace_that_the_venue_allows(settings: Settings) -> None:
+    begun: list[float] = []
     times: list[float] = []
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
 
     async def listen(socket: ServerConnection) -> None:
+        begun.append(loop.time())
         async for _ in socket:
             times.append(loop.time())
             if len(times) == 45:
@@ -269,7 +271,7 @@ async def test_subscriptions_are_sent_at_the_pace_that_the_venue_allows(settings
         chosen = quick(settings, messages_per_s=40, ack_timeout_s=60.0, ping_s=60.0)
         async with listening(plans, chosen):
             await asyncio.wait_for(done.wait(), HANG_S)
-    assert times[41] - times[0] > 0.8, "40 in a second over all sockets, give or take the way to the server"
+    assert times[41] - begun[0] > 0.8, "40 in a second over all sockets, give or take the way to the server"
 
 
 @pytest.mark.timed

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -48,6 +52,24 @@ def shown(page: nbformat.NotebookNode) -> list[str]:
     return texts
 
 
+class Cells:
+    """The notebook's code cells, run in this process; each shows what it prints and its last expression."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Any] = {}
+
+    def show(self, source: str) -> str:
+        """Run one cell; return what it shows."""
+        tree = ast.parse(source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(tree, str(NOTEBOOK), "exec"), self._names)
+            if isinstance(last, ast.Expr):
+                value = eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), self._names)
+                print("" if value is None else repr(value), end="")
+        return printed.getvalue()
+
+
 def committed(home: Path, since_ns: int = 0, until_ns: int = 2**62) -> dict[str, int]:
     """Return how many prints and batches the recorder's commits of a time brought."""
     with Lake.open(load_settings(overrides={"home": home}, environ={}), read_only=True) as lake:
@@ -59,7 +81,10 @@ def committed(home: Path, since_ns: int = 0, until_ns: int = 2**62) -> dict[str,
     return dict(rows.to_pylist()[0])
 
 
-async def test_the_notebook_runs_beside_a_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["here", pytest.param("in a kernel", marks=pytest.mark.drill)])
+async def test_the_notebook_runs_beside_a_recorder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     home = unpack_home(tmp_path)
     settings = load_settings(overrides={"home": home}, environ={})
@@ -70,12 +95,22 @@ async def test_the_notebook_runs_beside_a_recorder(tmp_path: Path, monkeypatch: 
         ) as at_work:
             await at_work.until(lambda vitals: vitals.commit_age_s is not None)
             began_ns = time.time_ns()
-            page = await asyncio.to_thread(execute, tmp_path, home)
+            if where == "here":
+                monkeypatch.setenv("TICKWALK_HOME", str(home))
+                cells = Cells()
+                first, *others = (
+                    cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"
+                )
+                texts = [await asyncio.to_thread(cells.show, first)]
+                trades = at_work.vitals.trades  # and a commit while the notebook holds the home open
+                await at_work.until(lambda vitals: vitals.trades > trades and vitals.unsent_batches == 0)
+                texts += [await asyncio.to_thread(cells.show, source) for source in others]
+            else:
+                texts = shown(await asyncio.to_thread(execute, tmp_path, home))
             ended_ns = time.time_ns()
             trades = at_work.vitals.trades
             await at_work.until(lambda vitals: vitals.trades > trades and vitals.unsent_batches == 0)
 
-    texts = shown(page)
     assert len(texts) == 12
     assert "hyperliquid|perp|BTC" in texts[1]
     assert texts[5] == "(160, 320)"

@@ -206,8 +206,17 @@ def test_a_missing_or_damaged_file_is_rebuilt(home: Home) -> None:
     assert home.compare() > 20_000
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"days": 1}', b'{"days": {"2025-09-04": 7}}', b"\xff"])
-@pytest.mark.parametrize("which", [".json", ".started.json"])
+BODIES = (b"", b"{", b"[1]", b'{"days": 1}', b'{"days": {"2025-09-04": 7}}', b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("which", "body"),
+    [
+        *((".json", body) for body in BODIES),
+        (".started.json", b"{"),
+        *(pytest.param(".started.json", body, marks=pytest.mark.drill) for body in BODIES if body != b"{"),
+    ],
+)
 def test_with_a_damaged_manifest_existing_days_are_found(home: Home, body: bytes, which: str) -> None:
     home.add(WHOLE)
     home.update()

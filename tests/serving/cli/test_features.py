@@ -198,7 +198,7 @@ def test_health_is_printed_and_drawn(home: Path, tmp_path: Path, capsys: pytest.
 # Proof.
 
 
-@pytest.mark.parametrize("name", FEATURE_SETS)
+@pytest.mark.parametrize("name", ["candles", "live", pytest.param("wide", marks=pytest.mark.drill)])
 def test_prove_prints_what_was_compared(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert run(home, "features", "prove", name) == 0
     text = said(capsys)

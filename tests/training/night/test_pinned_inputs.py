@@ -268,7 +268,7 @@ def harm(path: Path) -> None:
     path.write_bytes(body)
 
 
-@pytest.mark.parametrize("found", ["full", "damaged", "empty"])
+@pytest.mark.parametrize("found", [pytest.param("full", marks=pytest.mark.drill), "damaged", "empty"])
 def test_no_file_of_a_night_depends_on_the_cache(world: World, found: str) -> None:
     """Cached panels and days of features save work; damaged ones are rebuilt."""
     kept = sorted(world.settings.features_dir.rglob("*.safetensors"))

@@ -41,7 +41,7 @@ format: setup ## put code into its format
 	$(BIN)/ruff format .
 
 drill: setup ## run the long forms of the drills (crash, restart, whole nights under Airflow)
-	DRILL=1 $(BIN)/python -m pytest -m drill
+	DRILL=1 $(BIN)/python -m pytest -m "drill or timed"
 
 bench: setup ## measure against peers and limits; ONLY=name runs one
 	$(BIN)/python -m tests.benchmarks $(ONLY)

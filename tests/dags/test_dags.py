@@ -17,6 +17,7 @@ from serving.airflow.secrets import load_secrets
 from serving.airflow.services import DAGS_DIR, local_env
 from storage.settings import Settings
 from tests.dags.small_night import FOLDS, TRAINING, furnish
+from tests.patience import HANG_S
 from training.recipe import RECIPES
 
 FILES = sorted(DAGS_DIR.glob("*.py"))
@@ -36,7 +37,7 @@ def inside(settings: Settings, *words: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

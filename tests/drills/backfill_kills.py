@@ -44,6 +44,7 @@ from storage.settings import load_settings
 from tests.ingest.backfill.archive.archives import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
 from tests.ingest.backfill.histories import NOW_NS, candles, served_aside
 from tests.ingest.recorder.faults.test_archive_fills import a_block
+from tests.patience import HANG_S
 from tests.storage.servers import s3
 
 COINS: Final = ("BTC", "ETH", "SOL")
@@ -59,7 +60,6 @@ _LOOK_S: Final = 0.005
 # A step, or an opened lake, takes about so long.
 _A_STEP_S: Final = 0.4
 _STARTS: Final = 4
-_PATIENCE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class _Life:
 
     def end(self) -> None:
         """Let it come to its end."""
-        self._process.join(_PATIENCE_S)
+        self._process.join(HANG_S)
         assert self._process.exitcode == 0, f"it ended with {self._process.exitcode}"
 
     def noted(self) -> list[str]:

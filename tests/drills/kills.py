@@ -32,6 +32,7 @@ from tests.drills.homes import (
 from tests.drills.recorder_process import start
 from tests.drills.stalls import Stalls
 from tests.drills.venue_process import VenueProcess, venue_process
+from tests.patience import HANG_S
 
 SETTINGS: Final[dict[str, object]] = {
     "record.coins": "BTC,ETH,SOL,HYPE,DOGE,AVAX",
@@ -122,7 +123,7 @@ def drill(folder: Path, *, kills: int, seed: int, longest_s: float, activity: fl
         _await_recovered(settings, last)
         time.sleep(_LAST_S)
         last.terminate()
-        last.join(60.0)
+        last.join(HANG_S)
         assert last.exitcode == 0, f"the last recorder ended with {last.exitcode}"
         sent = venue.sent()
     return _check(settings, folder / "undisturbed", lives, sent)

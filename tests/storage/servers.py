@@ -13,6 +13,8 @@ from typing import Final
 
 import pytest
 
+from tests.patience import HANG_S
+
 BUCKET: Final = "tickwalk"
 KEY: Final = "a-key-of-the-tests"
 
@@ -32,7 +34,7 @@ def postgres(folder: Path) -> Iterator[str]:
         as_server = ["runuser", "-u", "postgres", "--"]
 
     def run(*arguments: str) -> None:
-        subprocess.run([*as_server, *arguments], check=True, capture_output=True, cwd=place, timeout=60)
+        subprocess.run([*as_server, *arguments], check=True, capture_output=True, cwd=place, timeout=HANG_S)
 
     data = str(place / "data")
     run(str(tools / "initdb"), "-D", data, "-A", "trust", "-U", "lake", "--no-sync", "-E", "UTF8")

@@ -18,6 +18,7 @@ from tests.drills.homes import journalled_prints, stored_prints
 from tests.drills.running import live_market, port_of, quick, running
 from tests.ingest.simulator.clients import BY_NAME
 from tests.paths import ROOT
+from tests.patience import HANG_S
 from tests.tickwalk.conftest import unpack_home
 
 NOTEBOOK = ROOT / "docs" / "notebooks" / "first_look.ipynb"
@@ -29,7 +30,7 @@ def execute(folder: Path, home: Path) -> nbformat.NotebookNode:
     """Run the notebook on a home; a cell that fails is raised here."""
     page = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(
-        page, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        page, timeout=HANG_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     variables = os.environ | {"PYTHONPATH": str(ROOT), "TICKWALK_HOME": str(home), "IPYTHONDIR": str(folder)}
     variables["OMP_NUM_THREADS"] = "1"  # torch's threads would spin

@@ -23,6 +23,7 @@ from storage.clock import MS_NS, NS, ManualTime, parse_time_ns, width_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.ingest.feed.listeners import quick
+from tests.patience import HANG_S
 
 NOW_NS = parse_time_ns("2025-05-20T00:00:30")
 MINUTES = RestRequest("candles")
@@ -130,7 +131,7 @@ def served_aside(past: RecordedHistory) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    url, end = ready.result(timeout=30.0)
+    url, end = ready.result(timeout=HANG_S)
     try:
         yield url
     finally:

@@ -14,6 +14,7 @@ from ingest.feed.connection_pool import ConnectionPool
 from ingest.feed.subscription_plan import ConnectionPlan, Subscription
 from storage.clock import WallTime
 from storage.settings import Settings
+from tests.patience import HANG_S
 
 QUICK: dict[str, Any] = {
     "explorer_url": "",
@@ -78,7 +79,7 @@ class Ears:
             for data in [message["data"]]
         ]
 
-    async def until(self, is_so: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    async def until(self, is_so: Callable[[], bool], timeout_s: float = HANG_S) -> None:
         """Wait until a condition on the received frames holds."""
         async with asyncio.timeout(timeout_s):
             while not is_so():

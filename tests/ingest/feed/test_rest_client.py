@@ -20,6 +20,7 @@ from storage.errors import VenueError
 from storage.settings import Settings
 from tests.ingest.feed.listeners import quick
 from tests.ingest.simulator.clients import market
+from tests.patience import assert_within
 
 META = {"type": "meta"}
 
@@ -91,6 +92,7 @@ async def test_retry_after_is_honoured(settings: Settings) -> None:
         assert passed_s() >= 1.0
 
 
+@pytest.mark.timed
 async def test_a_venue_that_never_recovers_times_out_with_the_reason(settings: Settings) -> None:
     async with asking(settings, FailInfo(status=503, times=10_000), rest_timeout_s=0.4) as rest:
         passed_s = elapsed()
@@ -98,7 +100,7 @@ async def test_a_venue_that_never_recovers_times_out_with_the_reason(settings: S
             VenueError, match=r"did not answer meta within 0.4 s: it answered 503"
         ) as given_up:
             await rest.ask(META)
-        assert passed_s() < 2.0
+        assert_within(passed_s(), 2.0)
     assert "record.info_url" in given_up.value.hint
 
 
@@ -135,6 +137,7 @@ async def test_the_weight_of_rows_is_charged_once_known(settings: Settings) -> N
         assert rest.budget.spent(asyncio.get_running_loop().time()) == 104
 
 
+@pytest.mark.timed
 async def test_ctrl_c_ends_an_unanswered_request_at_once(settings: Settings) -> None:
     asked = asyncio.Event()
 
@@ -150,7 +153,7 @@ async def test_ctrl_c_ends_an_unanswered_request_at_once(settings: Settings) -> 
         question.cancel()
         with pytest.raises(asyncio.CancelledError):
             await question
-        assert passed_s() < 0.2
+        assert_within(passed_s(), 0.2)
 
 
 async def test_gaiaex_is_asked_five_times_a_second_at_most(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from ingest.simulator.venue import SimulatedVenue
 from storage.errors import SettingsError, VenueError
 from tests.ingest.simulator.clients import answer, client, market, subscribe, waiting_venue
 from tests.paths import ROOT
+from tests.patience import HANG_S
 
 
 async def test_a_port_in_use_is_reported() -> None:
@@ -48,7 +49,7 @@ def test_serving_prints_addresses_and_ends_on_ctrl_c(tmp_path: Path) -> None:
             assert process.stdout is not None
             said = list(itertools.takewhile(lambda line: "Ctrl-C" not in line, process.stdout))
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=20)
+            process.communicate(timeout=HANG_S)
         finally:
             process.kill()
     assert process.returncode == 0

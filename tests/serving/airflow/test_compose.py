@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet
 
 from serving.airflow.services import COMMON_ENV, SERVICES
 from tests.paths import ROOT
+from tests.patience import HANG_S
 
 COMPOSE = ROOT / "docker-compose.yml"
 GPU = ROOT / "docker" / "gpu.yml"
@@ -40,7 +41,7 @@ def run_compose(
     command = [program("docker-compose"), "--env-file", str(env_file), *chosen, "config", *words]
     # Nothing of this process's environment may fill in a variable that the .env lacks.
     clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(command, capture_output=True, text=True, env=clean, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=clean, check=False, timeout=HANG_S)
 
 
 def make_env(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -77,7 +78,7 @@ def test_compose_itself_accepts_the_file(env_file: Path, files: tuple[Path, ...]
 
 def test_files_match_the_compose_schema() -> None:
     command = [program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE), str(GPU)]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert checked.returncode == 0, checked.stdout
 
 

@@ -30,6 +30,7 @@ from storage.clock import NS
 from storage.settings import Settings, load_settings
 from storage.settings.services import AlertSettings
 from tests.paths import ROOT
+from tests.patience import HANG_S
 from tests.serving.monitoring.recorder_statuses import NOW_NS, vitals
 
 
@@ -141,7 +142,7 @@ def test_check_alerts_a_command_and_a_webhook(settings: Settings, tmp_path: Path
         settings = with_alert(settings, command=command, webhook=url, settle_s=60.0)
         write_heartbeat(settings, vitals(unsent_batches=40), beat_ns=NOW_NS)
         assert [trouble.kind for trouble in check_once(settings, now_ns=NOW_NS)] == ["lake"]
-        first = heard.get(timeout=5)
+        first = heard.get(timeout=HANG_S)
         assert json.loads(heard_by_command.read_text()) == first
         assert first["text"] == "tickwalk ALERT: lake: 40 batches are waiting for the lake"
         assert (first["event"], first["kind"], first["home"]) == ("alert", "lake", str(settings.home))
@@ -149,7 +150,7 @@ def test_check_alerts_a_command_and_a_webhook(settings: Settings, tmp_path: Path
         write_heartbeat(settings, vitals(), beat_ns=NOW_NS + 30 * NS)
         check_once(settings, now_ns=NOW_NS + 30 * NS)
         assert check_once(settings, now_ns=NOW_NS + 90 * NS) == []
-        assert heard.get(timeout=5)["event"] == "over"
+        assert heard.get(timeout=HANG_S)["event"] == "over"
         assert heard.empty(), "each look is a watcher of its own, and nothing is told twice"
 
 
@@ -157,7 +158,7 @@ def test_one_working_channel_is_enough(settings: Settings) -> None:
     with webhook() as (url, heard):
         settings = with_alert(settings, command="false", webhook=url)
         assert send(Alert("alert", "disk", "", "full", 0, 0), settings)
-        assert heard.get(timeout=5)["kind"] == "disk"
+        assert heard.get(timeout=HANG_S)["kind"] == "disk"
 
 
 @pytest.mark.parametrize("command", ["/no/such/program", "false", "sleep 60", "a 'b"])
@@ -177,7 +178,7 @@ def test_webhook_address_is_never_shown(
     with webhook(status=500) as (failing, heard):
         settings = with_alert(settings, webhook=url or failing)
         assert not send(Alert("alert", "disk", "", "full", 0, 0), settings)
-        assert url or heard.get(timeout=5)
+        assert url or heard.get(timeout=HANG_S)
     monkeypatch.setenv("TICKWALK_ALERT_WEBHOOK", url or failing)
     monkeypatch.setenv("TICKWALK_HOME", str(settings.home))
     cli.main(["settings"])
@@ -207,11 +208,11 @@ def tickwalk(settings: Settings, *words: str, **variables: str) -> subprocess.Po
 
 def test_check_exits_with_1_and_prints_the_reasons(settings: Settings) -> None:
     empty = tickwalk(settings, "alert", "check")
-    assert "no recorder has run" in empty.communicate(timeout=60)[0]
+    assert "no recorder has run" in empty.communicate(timeout=HANG_S)[0]
     assert empty.returncode == 1
     write_heartbeat(settings, vitals())
     well = tickwalk(settings, "alert", "check")
-    assert well.communicate(timeout=60)[0] == "all well\n"
+    assert well.communicate(timeout=HANG_S)[0] == "all well\n"
     assert well.returncode == 0
 
 
@@ -243,11 +244,11 @@ def test_killed_recorder_and_its_restart_are_noticed_by_another_process(settings
         watcher = tickwalk(settings, "alert", "watch", TICKWALK_ALERT_WEBHOOK=url, **variables)
         first.kill()
         first.communicate()
-        assert (heard.get(timeout=60)["kind"]) == "silent"
+        assert (heard.get(timeout=HANG_S)["kind"]) == "silent"
         second = recorder()
-        assert heard.get(timeout=60)["event"] == "over"
+        assert heard.get(timeout=HANG_S)["event"] == "over"
         watcher.send_signal(signal.SIGTERM)
-        _, said = watcher.communicate(timeout=60)
+        _, said = watcher.communicate(timeout=HANG_S)
         second.kill()
         second.communicate()
     assert watcher.returncode == 0, said
@@ -256,6 +257,6 @@ def test_killed_recorder_and_its_restart_are_noticed_by_another_process(settings
 
 def test_watching_without_a_channel_is_refused(settings: Settings) -> None:
     watcher = tickwalk(settings, "alert", "watch")
-    _, said = watcher.communicate(timeout=60)
+    _, said = watcher.communicate(timeout=HANG_S)
     assert watcher.returncode == 2
     assert "nobody would be alerted" in said

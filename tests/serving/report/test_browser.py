@@ -15,6 +15,7 @@ from features.monitoring.health import FeatureHealth
 from serving.report import write_report
 from serving.report.page import write_features
 from storage.settings import Settings
+from tests.patience import HANG_S
 from training.night.artifacts import NightArtifacts
 
 CHROMIUM = shutil.which("chromium")
@@ -61,7 +62,7 @@ def visit(page: Path, folder: Path, *, size: str = "1200,900") -> Visit:
         [*command, f"--window-size={size}", "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=True,
     )
     starts = [event.get("params") or {} for event in json.loads(log.read_text())["events"]]

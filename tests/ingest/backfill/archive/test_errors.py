@@ -22,6 +22,7 @@ from tests.ingest.backfill.archive.archives import HOUR, HOUR_MS, both, packed, 
 from tests.ingest.backfill.archive.conftest import Put
 from tests.ingest.backfill.archive.test_commands import run
 from tests.ingest.recorder.faults.test_archive_fills import a_block
+from tests.patience import HANG_S
 
 HOURS = 2
 LAST = BLOCKS.key(HOUR + HOURS * HOUR_NS)
@@ -39,7 +40,7 @@ class Front(http.server.BaseHTTPRequestHandler):
         if self.refused and self.path.endswith(self.refused):
             return self._answer(self.status, b"<Error><Code>Made</Code></Error>", {})
         place = urlsplit(self.behind)
-        server = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10.0)
+        server = http.client.HTTPConnection(place.hostname or "", place.port, timeout=HANG_S)
         server.request("GET", self.path, headers=dict(self.headers))
         answer = server.getresponse()
         return self._answer(answer.status, answer.read(), dict(answer.headers))

@@ -30,6 +30,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.running import commit_by_the_clock
 from tests.ingest.simulator.clients import BY_NAME, SMALL, Rerun, market
+from tests.patience import HANG_S
 
 START_NS = SMALL.start_ns
 BTC, SOL = "hyperliquid|perp|BTC", "hyperliquid|perp|SOL"
@@ -230,7 +231,7 @@ async def live(
         faults=faults,
         **(venue or {}),
     )
-    async with served, asyncio.timeout(220):
+    async with served, asyncio.timeout(HANG_S):
         if has_chain:
             changes["record"] = {"explorer_url": served.explorer_url} | changes.get("record", {})
         run = Live(served, configured(settings, served, **changes), time=time)
@@ -262,7 +263,7 @@ async def live(
             run.read(lake, *tables)
 
 
-async def until(is_so: Callable[[], bool], timeout_s: float = 180.0) -> None:
+async def until(is_so: Callable[[], bool], timeout_s: float = HANG_S) -> None:
     """Poll a condition that has no event, once a turn of the loop."""
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - what a simulated venue has done so far has no event

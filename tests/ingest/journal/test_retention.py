@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,15 +241,22 @@ def test_a_kill_in_the_middle_leaves_no_half_file_and_the_next_pass_ends_it(sett
     elsewhere = settings.home / "elsewhere"
     overrides = {"home": str(settings.home), "keep.copy_to": str(elsewhere)}
     program = (
-        "from storage.settings import load_settings\nfrom ingest.journal.retention import apply_retention\n"
+        "import os, signal\nfrom storage.settings import load_settings\n"
+        "from ingest.journal.backup_store import FolderBackupStore\n"
+        "from ingest.journal.retention import apply_retention\n"
+        "put, names = FolderBackupStore.put, []\n"
+        "def killed_in_the_fourth(store, name, path, content):\n"
+        "    names.append(name)\n"
+        "    if len(names) == 4:\n"
+        "        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    put(store, name, path, content)\n"
+        "FolderBackupStore.put = killed_in_the_fourth\n"
         f"settings = load_settings(environ={{}}, overrides={overrides!r})\n"
         "apply_retention(settings, now_ns=0)\n"
     )
     sealed = {path.name: content_of(path) for path in [*segments(folder), folder / SEALED]}
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as process:
-        while len(list(elsewhere.rglob("*.twj"))) < 3 and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
     there = [path for path in elsewhere.rglob("*") if path.is_file() and not path.name.startswith(".")]
     assert 3 <= len(there) < len(sealed), "it was killed in the middle"
     assert all(content_of(path) == sealed[path.name] for path in there)

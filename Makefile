@@ -40,8 +40,8 @@ format: setup ## put code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-drill: setup ## run the long forms of the drills (crash, restart, whole nights under Airflow)
-	DRILL=1 $(BIN)/python -m pytest -m "drill or timed"
+drill: setup ## run the long forms of drills and property tests, and check speeds
+	DRILL=1 $(BIN)/python -m pytest -m "drill or timed or hypothesis"
 
 bench: setup ## measure against peers and limits; ONLY=name runs one
 	$(BIN)/python -m tests.benchmarks $(ONLY)

@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.plugins.cheap_lakes",
     "tests.plugins.cpu_report",
     "tests.plugins.groups",
+    "tests.plugins.property_tests",
     "tests.plugins.shared_work",
     "tests.plugins.tls_context",
 ]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ingest.simulator.venue import SimulatedVenue
 from tests.drills.proxy import FaultProxy
 from tests.ingest.simulator.clients import answer, connected, listen, market, subscribe
+from tests.plugins.property_tests import examples
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -63,7 +64,7 @@ async def is_silent(reader: asyncio.StreamReader) -> bool:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=200_000), min_size=1, max_size=4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_what_goes_in_comes_out(parts: list[bytes]) -> None:
     async def run() -> None:
         async with echo() as (proxy, _), joined(proxy) as streams:

@@ -23,6 +23,7 @@ from features.store.serialization import read_block, read_panel, write_block, wr
 from features.versioning.fingerprint import fingerprint
 from storage.errors import ContractError, SettingsError
 from tests.features.panels import random_panel
+from tests.plugins.property_tests import examples
 
 WHOLE = random_panel(7, 700, seed=1)
 BLOCKS = {name: build_features(WHOLE, name) for name in FEATURE_SETS}
@@ -54,7 +55,7 @@ def test_a_block_rounds_what_was_computed_in_float64(name: str) -> None:
         assert same_bits(BLOCKS[name].mask[:, :, place], mask)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(name=st.sampled_from(sorted(FEATURE_SETS)), start=st.integers(0, 500), length=st.integers(1, 400))
 def test_any_slicing_agrees_to_the_bit(name: str, start: int, length: int) -> None:
     piece, whole = build_features(WHOLE.steps(start, start + length), name), BLOCKS[name]
@@ -95,16 +96,15 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n_steps", [3_000, pytest.param(5_000, marks=pytest.mark.drill)])
-def test_torch_threads_do_not_affect_the_result(n_steps: int) -> None:
+def test_torch_threads_do_not_affect_the_result() -> None:
     """A build calls torch on one thread; an exported graph may use all threads of its host."""
-    panel, features = random_panel(12, n_steps), get_set("candles")
+    panel, features = random_panel(12, 5_000), get_set("candles")
 
     def bits(threads: int) -> list[torch.Tensor]:
         with on_threads(threads):
             return [
                 v.view(torch.int64)
-                for v, _ in evaluate(InputView(leaves_of(panel)), features, shape=(12, n_steps))
+                for v, _ in evaluate(InputView(leaves_of(panel)), features, shape=(12, 5_000))
             ]
 
     assert all(torch.equal(one, two) for one, two in zip(bits(1), bits(2), strict=True))

@@ -16,6 +16,7 @@ from features.multi_width import join_wider
 from features.panel.panel import Panel
 from storage.errors import ContractError
 from tests.features.panels import MINUTE_NS, START_NS, random_panel
+from tests.plugins.property_tests import examples as example_count
 
 HOUR_NS = 60 * MINUTE_NS
 FIRST_NS = START_NS // HOUR_NS * HOUR_NS
@@ -56,7 +57,7 @@ def test_each_close_has_the_last_completed_hour() -> None:
     assert not JOINED.mask[3, :, count:].any(), "the fourth instrument has no hours"
 
 
-@examples(max_examples=20, deadline=None)
+@examples(max_examples=example_count(20), deadline=None)
 @given(step=st.integers(0, 899))
 def test_an_incomplete_hour_changes_nothing(step: int) -> None:
     """Replace every hour that closes after a minute's close: no value at or before that minute changes."""

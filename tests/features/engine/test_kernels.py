@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from features.engine.kernels import KERNELS
+from tests.plugins.property_tests import examples
 
 NUMBERS = (0.0, -0.0, 1.0, 0.1, -1.5, 5e-324, -1e-310, 7.999, -7.999, math.inf, -math.inf, math.nan)
 BLOCKS = st.tuples(st.integers(0, 9), st.integers(0, 40)).flatmap(
@@ -31,7 +32,7 @@ def assert_same(function: Any, x: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize("function", KERNELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(block=BLOCKS)
 def test_a_kernel_has_equal_bits_for_ties_holes_and_unusual_numbers(function: Any, block: Any) -> None:
     assert_same(function, torch.from_numpy(block))

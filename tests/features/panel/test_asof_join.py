@@ -22,6 +22,7 @@ from storage.contracts.tables import BOOKS, FUNDING, LAGS
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.panels import MINUTE_NS, START_NS, bar_rows
+from tests.plugins.property_tests import examples
 
 A, GAIA = "hyperliquid|perp|BTC", "gaiaex|perp|BTC"
 STEPS = 6
@@ -69,7 +70,7 @@ def row_of(panel: Panel, name: str, instrument: str = A) -> list[float]:
     return panel.column(name)[panel.instruments.index(instrument)].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_newest_row_that_was_knowable_counts(seed: int) -> None:
     draw = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from ingest.bars.trade_buffer import TradeBuffer
 from storage.clock import NS
 from storage.settings import load_settings
 from tests.ingest.pipeline.scripts import START_NS, Script, latest, run
+from tests.plugins.property_tests import examples
 
 BTC = "hyperliquid|perp|BTC"
 
@@ -82,7 +83,7 @@ def test_several_widths_come_from_one_pass() -> None:
     assert latest(minutes)[0]["volume"] == 1.0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(60))
 @given(prints)
 def test_volume_is_conserved(items: list[tuple[int, int, str, str, str]]) -> None:
     _, rows = run(script_of(items))
@@ -94,7 +95,7 @@ def test_volume_is_conserved(items: list[tuple[int, int, str, str, str]]) -> Non
     assert sum(bar["buy_volume"] for bar in bars.values()) == pytest.approx(bought)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(60))
 @given(prints, st.randoms(use_true_random=False))
 def test_order_of_arrival_does_not_change_the_last_revision(
     items: list[tuple[int, int, str, str, str]], chance: Any
@@ -114,7 +115,7 @@ def test_order_of_arrival_does_not_change_the_last_revision(
     assert first == second
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(40))
 @given(prints, prints, st.integers(10, 230))
 def test_the_future_cannot_change_the_past(
     items: list[tuple[int, int, str, str, str]], others: list[tuple[int, int, str, str, str]], cut_s: int
@@ -133,7 +134,7 @@ def test_the_future_cannot_change_the_past(
     assert published[0] == published[1]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(40))
 @given(prints)
 def test_the_watermark_never_falls_and_revisions_count_up(
     items: list[tuple[int, int, str, str, str]],

@@ -18,6 +18,7 @@ from ingest.journal.records import Record, RecordKind
 from ingest.journal.writer import JournalWriter
 from storage.errors import JournalError
 from tests.paths import ROOT
+from tests.plugins.property_tests import examples
 
 records = st.lists(
     st.tuples(
@@ -41,7 +42,7 @@ def write(folder: Path, items: list[tuple[int, RecordKind, int, bytes]], *, ever
     return made
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(records)
 def test_records_are_read_back_as_written(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[int, RecordKind, int, bytes]]
@@ -63,7 +64,7 @@ def test_segments_are_cut_at_their_size_and_read_as_one(tmp_path: Path) -> None:
     assert list(read_journal(tmp_path / "r")) == made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.data())
 def test_a_torn_tail_loses_only_its_last_block(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -153,7 +154,7 @@ def test_kill_minus_nine_loses_nothing_that_was_synced(tmp_path: Path) -> None:
     assert [record.body for record in read] == [b"frame %d" % n for n in range(len(read))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(at=st.floats(0.0, 1.0), value=st.integers(0, 255))
 def test_one_damaged_byte_costs_one_block_at_most(
     tmp_path_factory: pytest.TempPathFactory, at: float, value: int

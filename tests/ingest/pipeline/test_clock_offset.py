@@ -22,6 +22,7 @@ from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts.tables import CLOCKS
 from storage.contracts.validation import validate
 from storage.errors import VenueError
+from tests.plugins.property_tests import examples
 
 NOW_NS = 1_767_571_200 * NS
 _NTP_EPOCH_S = 2_208_988_800
@@ -148,7 +149,7 @@ async def test_the_end_does_not_wait_for_a_hanging_server() -> None:
     hangs.set()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.integers(-10_000, 10_000), st.integers(0, 4_000), st.integers(0, 4_000))
 def test_the_true_offset_lies_within_the_uncertainty(ahead_ms: int, there_ms: int, back_ms: int) -> None:
     """However the round trip is split between the two directions."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ingest.pipeline import dedupe
 from ingest.pipeline.dedupe import CONFLICT, KEPT, NEW, SEEN, TradeDeduplicator
 from storage.clock import NS
+from tests.plugins.property_tests import examples
 
 PRINTS = st.lists(
     st.tuples(st.sampled_from("ABC"), st.integers(1, 6), st.integers(0, 6), st.sampled_from([1.0, 2.0])),
@@ -18,7 +19,7 @@ PRINTS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(PRINTS)
 def test_the_first_of_a_key_is_new_and_every_later_one_is_judged_by_its_content(
     prints: list[tuple[str, int, int, float]],

@@ -14,6 +14,7 @@ from ingest.pipeline.latency import MINUTE_NS, LatencyTracker
 from storage.clock import NS
 from storage.contracts.tables import LAGS
 from storage.contracts.validation import validate
+from tests.plugins.property_tests import examples
 
 START_NS = 1_767_571_200 * NS
 LAG = st.one_of(
@@ -34,7 +35,7 @@ def one_by_one(frames: list[tuple[float, int]]) -> LatencyTracker:
     return lags
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(FRAMES, st.lists(st.integers(0, 80), max_size=4))
 def test_many_frames_at_once_count_as_one_by_one(frames: list[tuple[float, int]], cuts: list[int]) -> None:
     """However they are cut into batches."""
@@ -48,7 +49,7 @@ def test_many_frames_at_once_count_as_one_by_one(frames: list[tuple[float, int]]
     assert bulk.settle(START_NS + 10 * MINUTE_NS) == single.settle(START_NS + 10 * MINUTE_NS)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.floats(0.01, 1e7), min_size=1, max_size=400))
 def test_percentiles_are_within_five_percent_of_sorting(values: list[float]) -> None:
     (row,) = one_by_one([(value, 0) for value in values]).settle(START_NS + NS)
@@ -57,7 +58,7 @@ def test_percentiles_are_within_five_percent_of_sorting(values: list[float]) -> 
     assert row["max_ms"] == max(values)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(FRAMES)
 def test_every_frame_is_in_exactly_one_row_and_the_rows_fit_the_contract(
     frames: list[tuple[float, int]],

@@ -88,7 +88,7 @@ def test_a_full_disk_ends_the_recorder_with_a_word_and_the_next_one_recovers(
         assert_nothing_is_lost_by_what_follows(settings, values, tmp_path / "replayed")
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_disk_that_turns_read_only_ends_the_recorder_with_a_word(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from ingest.simulator.server.market_state import MarketState
 from ingest.simulator.server.venue_wide import VenueWide
 from ingest.simulator.wire.subscriptions import RequestRefused, parse_request
 from tests.ingest.simulator.clients import SMALL, answer, ask, client, info, market, subscribe, waiting_venue
+from tests.plugins.property_tests import examples
 
 # Requests and answers.
 
@@ -227,7 +228,7 @@ def warm_board() -> MarketState:
 
 
 @given(known_fields | json_values, known_fields | json_values)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_request_can_break_the_venue(body: Any, inner: Any) -> None:
     """Any request is answered or refused."""
     board = warm_board()

@@ -21,6 +21,7 @@ from ingest.simulator.wire.candles import INTERVAL_MINUTES, CandleBook, bounds_m
 from ingest.simulator.wire.encoder import Block, SimulatedPrint, decimal_text, exact_text
 from storage.clock import MS_NS, NS
 from storage.errors import SettingsError
+from tests.plugins.property_tests import examples
 
 MINUTE_MS = 60_000
 
@@ -212,7 +213,7 @@ prints_of_a_coin = st.lists(
 
 
 @given(prints_of_a_coin)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_candles_of_every_interval_conserve_prints(prints: list[SimulatedPrint]) -> None:
     book = CandleBook("SOL", 4, 2)
     for item in prints:

@@ -31,6 +31,7 @@ from storage.settings import Settings, load_settings
 from storage.settings.services import AlertSettings
 from tests.paths import ROOT
 from tests.patience import HANG_S
+from tests.plugins.property_tests import examples
 from tests.serving.monitoring.recorder_statuses import NOW_NS, vitals
 
 
@@ -110,7 +111,7 @@ def test_failed_alert_is_retried_with_backoff() -> None:
     assert [event for event, _ in ears.heard if event != "tried"] == ["alert"]
 
 
-@hypothesis(deadline=None, max_examples=100)
+@hypothesis(deadline=None, max_examples=examples(100))
 @given(st.lists(st.tuples(st.integers(1, 900), st.booleans()), max_size=120), st.booleans())
 def test_alert_is_never_sent_more_often_than_allowed(steps: list[tuple[int, bool]], restarts: bool) -> None:
     """Whatever comes and goes, and whether or not the watcher is restarted between two looks."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import RangeError, SettingsError
+from tests.plugins.property_tests import examples
 from training.data.folds import (
     Fold,
     FoldGeometry,
@@ -63,7 +64,7 @@ def rows_and_folds(draw_from: st.DrawFn) -> tuple[list[Fold], np.ndarray, np.nda
     return folds, decided, decided + (np.array(spans) * MINUTE_NS).astype(np.int64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows_and_folds())
 def test_no_row_leaks_whatever_the_rows(case: tuple[list[Fold], np.ndarray, np.ndarray]) -> None:
     folds, decided, end = case
@@ -73,7 +74,7 @@ def test_no_row_leaks_whatever_the_rows(case: tuple[list[Fold], np.ndarray, np.n
         assert count_leaks(fold, parts, decided, end).total == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows_and_folds())
 def test_every_row_in_a_window_stays_or_has_a_reason(case: tuple[list[Fold], np.ndarray, np.ndarray]) -> None:
     folds, decided, end = case
@@ -87,7 +88,7 @@ def test_every_row_in_a_window_stays_or_has_a_reason(case: tuple[list[Fold], np.
         assert not (parts.purged & ~reaches).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows_and_folds(), st.integers(0, 2**32))
 def test_counter_agrees_with_brute_force_on_broken_splits(
     case: tuple[list[Fold], np.ndarray, np.ndarray], seed: int

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.clock import parse_time_ns
+from tests.plugins.property_tests import examples
 from training.evaluation.costs import BPS, Costs
 from training.evaluation.positions import MarketData, PositionRule, run_ledger
 
@@ -168,7 +169,7 @@ def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, 
     return net
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.floats(0, 0.4), st.integers(5, 40))
 def test_ledger_equals_a_slow_implementation(
     seed: int, hold: int, delay: int, holes: float, steps: int

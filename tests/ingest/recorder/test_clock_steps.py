@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ingest.journal.reader import read_batches
 from ingest.recorder.steady_clock import SteadyTime
 from ingest.simulator.venue import SimulatedVenue
-from storage.clock import MS_NS, NS
+from storage.clock import NS
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.drills.homes import (
@@ -25,7 +25,6 @@ from tests.drills.homes import (
     stored_prints,
 )
 from tests.drills.running import live_market, port_of, quick, running, whole
-from tests.drills.stalls import Stalls
 
 HOUR_NS = 3_600 * NS
 
@@ -48,31 +47,32 @@ async def test_set_by_an_hour_receipts_go_on_and_the_clock_counts_as_off(
     settings: Settings, tmp_path: Path, by_ns: int
 ) -> None:
     wall = SetTime()
-    with Stalls() as stalls:
-        async with SimulatedVenue(live_market(activity=10.0), clock="real") as venue:
-            settings = quick(settings, port_of(venue), record={"clock_check_s": 0.3})
-            async with running(settings, wall=wall) as run:
-                await run.until(lambda vitals: vitals.clock_verdict == "ok" and whole(vitals, 1))
-                set_ns, wall.set_by_ns = time.time_ns(), by_ns
-                await run.until(lambda vitals: vitals.clock_verdict == "off")
-                bars = run.vitals.bars
-                await run.until(lambda vitals: vitals.bars >= bars + 4)
-            (folder,) = recordings(settings)
-            received = np.concatenate([batch.recv_ns for batch in read_batches(folder)])
-            assert np.all(np.diff(received) >= 0), "receipts never fall"
-            # What the machine kept everyone waiting is no leap.
-            stalled_ns = stalls.longest_ns(0, time.time_ns())
-            assert np.max(np.diff(received)) < 2 * NS + 3 * stalled_ns, "nor do they leap"
-            assert received[-1] > set_ns + NS
-            assert len(stored_prints(settings)) == len(set(stored_prints(settings)))
-            assert len(stored_prints(settings)) == sum(venue.stats.distinct.values())
+    async with SimulatedVenue(live_market(activity=10.0), clock="real") as venue:
+        settings = quick(settings, port_of(venue), record={"clock_check_s": 0.3})
+        began_ns = time.monotonic_ns()
+        async with running(settings, wall=wall) as run:
+            await run.until(lambda vitals: vitals.clock_verdict == "ok" and whole(vitals, 1))
+            set_ns, wall.set_by_ns = time.time_ns(), by_ns
+            await run.until(lambda vitals: vitals.clock_verdict == "off")
+            bars = run.vitals.bars
+            await run.until(lambda vitals: vitals.bars >= bars + 4)
+        took_ns = time.monotonic_ns() - began_ns
+        (folder,) = recordings(settings)
+        received = np.concatenate([batch.recv_ns for batch in read_batches(folder)])
+        assert np.all(np.diff(received) >= 0), "receipts never fall"
+        # The recorder's clock runs at most a tenth fast.
+        assert received[-1] - received[0] < 1.1 * took_ns, "nor do they leap"
+        assert received[-1] > set_ns + NS
+        assert len(stored_prints(settings)) == len(set(stored_prints(settings)))
+        assert len(stored_prints(settings)) == sum(venue.stats.distinct.values())
     with Lake.open(settings, read_only=True) as lake:
         steps = lake.query("SELECT offset_ms FROM clocks WHERE source = 'monotonic'")["offset_ms"].to_pylist()
         grid = lake.query(
             """SELECT count(*) AS bars, date_diff('second', min(ts_open), max(ts_open)) + 1 AS seconds
                FROM bars_latest GROUP BY instrument"""
         ).to_pylist()
-    assert steps == [pytest.approx(by_ns / 1e6, abs=50 + stalled_ns / MS_NS)]
+    # The machine may keep the recorder waiting between its looks at the two clocks.
+    assert steps == [pytest.approx(by_ns / 1e6, rel=1e-3)]
     assert all(row["bars"] == row["seconds"] for row in grid), "one bar a second, over the step too"
     assert assert_bars_hold_trades(settings) > 0
     assert_equal(read_tables(settings), read_tables(replay_all(settings, tmp_path / "replayed")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import linecache
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -49,6 +50,8 @@ def load_feature(folder: Path, **changed: object) -> Feature:
     params = {"factor": "3.0", "lookback": 3, "comment": "as it was", "formula": "x"} | changed
     path.write_text(FEATURE_FILE.format(**params))
     linecache.checkcache()
+    # A version of equal size, written in the same second, would be taken from the bytecode of the one before.
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     spec = importlib.util.spec_from_file_location("strange_room", path)
     assert spec is not None
     assert spec.loader is not None

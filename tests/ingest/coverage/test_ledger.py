@@ -170,7 +170,7 @@ def test_nobody_watches_more_than_a_whole_bar(events: list[tuple[int, str, int]]
         now_ns = START_NS + second * NS
         is_open = number in book.open_connections()
         if what == "open" and not is_open:
-            book.open(number, now_ns)
+            book.open(number)
             book.subscribe(number, TRADES, BTC, now_ns)
         elif what == "close" and is_open:
             book.close(number, now_ns, "lost")

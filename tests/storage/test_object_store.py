@@ -6,12 +6,21 @@ import base64
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import ClientError
 
 import storage.object_store as module
-from storage.object_store import ObjectStore, ObjectStoreError, content_of, split_address
+from storage.object_store import (
+    _PART_BYTES,
+    ObjectStore,
+    ObjectStoreError,
+    ObjectWriter,
+    content_of,
+    split_address,
+)
 from tests.storage.servers import KEY, s3
 
 
@@ -103,3 +112,54 @@ def test_unreachable_server_is_retryable(tmp_path: Path, bucket: str) -> None:
 )
 def test_address_splits_into_bucket_and_prefix(address: str, parts: tuple[str, str] | None) -> None:
     assert split_address(address) == parts
+
+
+class ScriptedClient:
+    """An S3 client that fails at one operation and records all of them."""
+
+    def __init__(self, fails_at: str = "") -> None:
+        self.fails_at = fails_at
+        self.calls: list[str] = []
+
+    def __getattr__(self, operation: str) -> Any:
+        def call(**_: object) -> dict[str, str]:
+            self.calls.append(operation)
+            if operation == self.fails_at:
+                response = {"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}
+                raise ClientError(response, operation)  # type: ignore[arg-type]
+            return {"UploadId": "1", "ETag": "e"}
+
+        return call
+
+
+def test_large_object_is_uploaded_in_parts_and_completed() -> None:
+    client = ScriptedClient()
+    writer = ObjectWriter(client, {})
+    assert writer.write(bytes(_PART_BYTES + 1)) == writer.tell() == _PART_BYTES + 1
+    writer.flush()
+    writer.close()
+    writer.close()
+    assert client.calls == [
+        "create_multipart_upload",
+        "upload_part",
+        "upload_part",
+        "complete_multipart_upload",
+    ]
+
+
+def test_failed_write_never_completes_the_object() -> None:
+    client = ScriptedClient("upload_part")
+    writer = ObjectWriter(client, {})
+    with pytest.raises(ObjectStoreError):
+        writer.write(bytes(_PART_BYTES))
+    writer.close()
+    assert client.calls == ["create_multipart_upload", "upload_part", "abort_multipart_upload"]
+
+
+def test_failed_completion_aborts_the_upload() -> None:
+    client = ScriptedClient("complete_multipart_upload")
+    writer = ObjectWriter(client, {})
+    writer.write(bytes(_PART_BYTES))
+    with pytest.raises(ObjectStoreError):
+        writer.close()
+    assert client.calls[-1] == "abort_multipart_upload"

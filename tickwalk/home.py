@@ -29,7 +29,7 @@ _BARS = """
 """
 _FIRST_BAR = """
     SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars
-    WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
+    WHERE width = ? AND list_contains(?, origin) AND list_contains(?, instrument)
 """
 
 
@@ -228,8 +228,8 @@ class HomeReader:
             step_ns = width_ns(width)
             since_ns = floor_ns(since_ns + step_ns - 1, step_ns)
             if names is None:  # not those that have bars in the look-back only
-                names = list(self._load(width, None, since_ns, until_ns, frozenset(), snapshot).instruments)
-            asked = (width, list(ORIGINS), names is None, names or [])
+                names = self._served_instruments(width, since_ns, until_ns, snapshot)
+            asked = (width, list(ORIGINS), names)
             oldest_ns = self._open_lake.query(_FIRST_BAR, asked, at=snapshot)["first_ns"][0].as_py()
             first_ns = max(since_ns - deepest_lookback(items) * step_ns, oldest_ns or since_ns)
         panel = self._load(width, names, first_ns, until_ns, columns_of(items), snapshot)
@@ -312,6 +312,23 @@ class HomeReader:
         if isinstance(instruments, str):
             instruments = [instruments]
         return [resolve_instrument(self._open_lake, name, width=width, at=at) for name in instruments]
+
+    def _served_instruments(
+        self, width: str, since_ns: int | None, until_ns: int | None, at: int | None
+    ) -> list[str]:
+        from features.panel.panel import ORIGINS, no_bars_error, served_instruments
+
+        names = served_instruments(
+            self._open_lake,
+            width=width,
+            since_ns=since_ns,
+            until_ns=until_ns,
+            at=at,
+            grace_ns=self._settings.bars.grace_ns,
+        )
+        if not names:
+            raise no_bars_error(width, ORIGINS, since_ns, until_ns)
+        return names
 
     def _load(
         self,

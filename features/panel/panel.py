@@ -48,15 +48,16 @@ PRINTED: Final = _CODES["printed"]
 QUIET: Final = _CODES["quiet"]
 UNKNOWN: Final = _CODES["unknown"]
 
+_MATCHES: Final = """
+    width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?) AND list_contains(?, origin)
+    AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
+"""
+
 _SELECT: Final = f"""
 WITH knowable AS (
     SELECT instrument, ts_open, revision, status, {", ".join(_BAR_COLUMNS)}
     FROM bars
-    WHERE width = ?
-      AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
-      AND list_contains(?, origin)
-      AND (? OR list_contains(?, instrument))
-      AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
+    WHERE {_MATCHES} AND (? OR list_contains(?, instrument))
 ), served AS (
     SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
 )
@@ -64,6 +65,8 @@ SELECT instrument, ts_open, status, {", ".join(_BAR_COLUMNS)}
 FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
 ORDER BY instrument, ts_open
 """
+
+_INSTRUMENTS: Final = f"SELECT DISTINCT instrument FROM bars WHERE {_MATCHES} ORDER BY instrument"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +196,7 @@ def load_panel(
     wanted = sorted(set(instruments)) if instruments is not None else []
     bounds_us = open_bounds_us(since_ns, until_ns)
     bars = lake.query(
-        _SELECT, (width, *bounds_us, list(origins), instruments is None, wanted, grace_ns), at=at
+        _SELECT, (width, *bounds_us, list(origins), grace_ns, instruments is None, wanted), at=at
     )
     if bars.num_rows == 0:
         raise (
@@ -203,6 +206,21 @@ def load_panel(
         )
     panel = panel_from_table(bars, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments)
     return with_joined(panel, lake, joined, at=at)
+
+
+def served_instruments(
+    lake: Lake,
+    *,
+    width: str,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+    at: int | None = None,
+    grace_ns: int,
+) -> list[str]:
+    """Return the ids that `load_panel` would choose for the same arguments; a range without bars gives none."""
+    params = (width, *open_bounds_us(since_ns, until_ns), list(ORIGINS), grace_ns)
+    names: list[str] = lake.query(_INSTRUMENTS, params, at=at).to_pydict()["instrument"]
+    return names
 
 
 def open_bounds_us(since_ns: int | None, until_ns: int | None) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from ingest.pipeline.dedupe import KEPT
 from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
+from storage.lake.empty_tables import may_have_rows
 from storage.lake.lake import Lake
 
 # The tables hold a year and more: each query first finds, by streaming aggregates, the rows that matter.
@@ -121,6 +122,8 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
         started_ns: when the new recording began; rows that were not known by then are ignored.
     """
     state, wanted = pipeline.state, list(instruments)
+    if not may_have_rows(lake.query, "coverage"):
+        return
     spans = _by_instrument(lake, _COVERAGE, [wanted, started_ns, started_ns, BLIND_NS // US_NS])
     for instrument, rows in spans.items():
         for row in rows:

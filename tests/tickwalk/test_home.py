@@ -245,6 +245,18 @@ def test_features_do_not_depend_on_where_they_begin(home: tickwalk.HomeReader) -
         assert torch.equal(part.mask, whole.mask[:, first:])
 
 
+def test_features_take_the_instruments_whose_bars_the_panel_serves(small: Settings) -> None:
+    """One with bars in the look-back only, and one whose bar was knowable too late, are left out."""
+    old, late = "hyperliquid|perp|OLD", "hyperliquid|perp|LATE"
+    rows = [bar(0, instrument=old), bar(1, instrument=late, ts_knowable_ns=LATE_NS)]
+    with Lake.open(small, clock=ManualTime(2)) as lake:
+        lake.commit({"bars": BARS.rows(rows)}, batch_id="others")
+    with tickwalk.open(small.home) as home:
+        assert home.features("candles", "1m").instruments == (BTC, old)
+        assert home.features("candles", "1m", since=60 * 10**9).instruments == (BTC,)
+        assert home.panel("1m", since=60 * 10**9).instruments == (BTC,)
+
+
 # Models.
 
 

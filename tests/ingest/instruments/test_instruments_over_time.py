@@ -115,6 +115,7 @@ def test_validity_intervals_in_the_lake(settings: Settings) -> None:
     assert again.instrument_id("A") == "hyperliquid|perp|A~2"
 
 
+@pytest.mark.real_lakes
 def test_a_lake_of_the_first_release_gets_the_new_columns(settings: Settings, tmp_path: Path) -> None:
     """Rows of the first release lack the columns; their meaning stays the same."""
     first = {"instrument": "hyperliquid|perp|A", "venue": "hyperliquid", "kind": "perp", "symbol": "A"}

@@ -143,6 +143,7 @@ def test_a_missing_or_truncated_object_is_named_and_fetched_once_it_is_whole(
     assert trades(tmp_path / "home") == 2 * 73
 
 
+@pytest.mark.real_lakes
 def test_a_lake_of_a_newer_release_is_refused_before_anything_is_fetched(
     place: tuple[str, Put], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ from storage.clock import MS_NS, NS, ManualTime
 from storage.contracts.tables import CONTRACTS
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.drills.homes import filled_tables
 from tests.drills.running import commit_by_the_clock
 from tests.ingest.simulator.clients import BY_NAME, SMALL, Rerun, market
 from tests.patience import HANG_S
@@ -85,9 +86,13 @@ class Taken:
 
     def read(self, lake: Lake, *more: str) -> None:
         """Read the tables that most tests look at, and those named; a query takes a tenth of a second."""
+        filled = filled_tables(lake)
         for name in (*USUAL, *more):
             order = ", ".join(CONTRACTS[name].key)
-            self.tables[name] = lake.query(f"SELECT * FROM {name} ORDER BY {order}").to_pylist()
+            is_read = name in filled
+            self.tables[name] = (
+                lake.query(f"SELECT * FROM {name} ORDER BY {order}").to_pylist() if is_read else []
+            )
         latest = {(row["instrument"], row["width"], row["ts_open"]): row for row in self.tables["bars"]}
         self.tables["bars_latest"] = list(latest.values())
 

@@ -20,6 +20,7 @@ from ingest.bars.builder import BLIND_NS
 from ingest.bars.reconciliation import IMPORT, CandleFigures, Tolerance, differences, rows_of
 from ingest.pipeline.certification import queued
 from storage.clock import DAY_NS, NS, US_NS, TimeSource, WallTime
+from storage.contracts.availability import with_available
 from storage.contracts.tables import BARS, DISCREPANCIES, REPAIRS
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -138,7 +139,7 @@ def _certify_range(
     theirs = CandleFigures.of_table(pairs, "their_")
     differs = differences(CandleFigures.of_table(pairs), theirs, tolerance)
     is_unlike = np.asarray(differs.any(axis=0), np.bool_)
-    agreeing = _certified_revision(pairs.filter(pa.array(~is_unlike)), now_ns)
+    agreeing = _certified_revision(pairs.filter(pa.array(~is_unlike)), now_ns, lake.history_lag_ns)
     reported = {tuple(row.values()) for row in lake.query(_REPORTED, reach).to_pylist()}
     rows, repairs = [], []
     unlike = pairs.filter(pa.array(is_unlike))
@@ -161,7 +162,7 @@ def _certify_range(
     return pairs.num_rows, agreeing.num_rows
 
 
-def _certified_revision(bars: pa.Table, now_ns: int) -> pa.Table:
+def _certified_revision(bars: pa.Table, now_ns: int, lag_ns: int) -> pa.Table:
     """Return the next, certified revision of bars."""
     count = bars.num_rows
     changes: dict[str, Any] = {
@@ -170,7 +171,7 @@ def _certified_revision(bars: pa.Table, now_ns: int) -> pa.Table:
         "ts_knowable_ns": pa.array([now_ns] * count, pa.int64()),
     }
     columns = [changes.get(name, bars[name]) for name in BARS.schema.names]
-    return pa.table(columns, names=BARS.schema.names)
+    return with_available(pa.table(columns, names=BARS.schema.names), lag_ns)
 
 
 def _content(tables: dict[str, pa.Table]) -> str:

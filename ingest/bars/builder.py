@@ -29,6 +29,7 @@ from ingest.coverage.intervals import Part
 from ingest.coverage.ledger import BOOK, TRADES, CoverageLedger
 from ingest.instruments.trading_calendar import session_at
 from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
+from storage.contracts.availability import available_ns
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
@@ -69,13 +70,14 @@ class BarClock:
     """Bars of one width for all instruments."""
 
     def __init__(
-        self, width: str, *, grace_ns: int, ledger: CoverageLedger, keeps_settled: bool = False
+        self, width: str, *, grace_ns: int, lag_ns: int, ledger: CoverageLedger, keeps_settled: bool = False
     ) -> None:
         """Start without instruments.
 
         Args:
             width: such as `1m`.
             grace_ns: a bar is published this long after its close.
+            lag_ns: a repaired bar was available this long after its close.
             ledger: coverage of each bar.
             keeps_settled: keep bars that will be compared with the venue's candles.
         """
@@ -83,6 +85,7 @@ class BarClock:
         self.width = width
         self.width_ns = width_ns(width)
         self.grace_ns = grace_ns
+        self._lag_ns = lag_ns
         self.reopen_ns = max(REOPEN_NS, 2 * self.width_ns)
         """A late print may change a bar for at least this long after its open."""
         self.ledger = ledger
@@ -148,7 +151,8 @@ class BarClock:
         """Certify a published bar with which the venue's candle agrees, and return its next revision."""
         book = self._books[instrument]
         before = book.published.get(open_ns) or book.settled.pop(open_ns)
-        row = before | {"certified": True, "revision": before["revision"] + 1, "ts_knowable_ns": now_ns}
+        row = before | {"certified": True, "revision": before["revision"] + 1}
+        self._set_clocks(row, now_ns)
         if open_ns in book.published:
             book.published[open_ns] = row
         return row
@@ -313,9 +317,19 @@ class BarClock:
         if before is not None and all(before[name] == value for name, value in row.items()):
             return None
         row["revision"] = 0 if before is None else before["revision"] + 1
-        row["ts_knowable_ns"] = now_ns
+        self._set_clocks(row, now_ns)
         book.published[bar] = row
         return row
+
+    def _set_clocks(self, row: dict[str, Any], now_ns: int) -> None:
+        row["ts_knowable_ns"] = now_ns
+        row["ts_available_ns"] = available_ns(
+            origin=row["origin"],
+            repaired=row["repaired"],
+            close_ns=row["ts_open"] * US_NS + self.width_ns,
+            knowable_ns=now_ns,
+            lag_ns=self._lag_ns,
+        )
 
     def _forget(self, book: _InstrumentBars, close_ns: int) -> None:
         # Unpublished bars are kept: a recorder that was down for hours publishes those hours' bars when it is back.

@@ -94,7 +94,7 @@ _BARS: Final = f"""
            CAST(NULL AS DOUBLE) AS ask_size, CAST(NULL AS BIGINT) AS quote_age_ms,
            CAST(NULL AS DOUBLE) AS funding_rate, CAST(NULL AS DOUBLE) AS open_interest,
            CAST(NULL AS DOUBLE) AS oracle, CAST(NULL AS DOUBLE) AS mark, CAST(NULL AS BIGINT) AS context_age_ms,
-           t_ns + $step + $lag AS ts_knowable_ns
+           t_ns + $step + $lag AS ts_knowable_ns, t_ns + $step + $lag AS ts_available_ns
     FROM judged ORDER BY instrument, t_ns
 """
 

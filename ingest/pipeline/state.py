@@ -73,6 +73,7 @@ class RecordingState:
             BarClock(
                 width,
                 grace_ns=settings.bars.grace_ns,
+                lag_ns=settings.bars.history_lag_ms * MS_NS,
                 ledger=self.ledger,
                 keeps_settled=settings.record.certify and width in INTERVALS,
             )

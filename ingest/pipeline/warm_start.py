@@ -37,7 +37,7 @@ _BARS: Final = """
         WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?)
         QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
     )
-    SELECT * EXCLUDE (batch, ts_ingested_ns, ts_newest)
+    SELECT * EXCLUDE (batch, ts_ingested_ns, home, ts_newest)
            REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
     FROM near
     WHERE ts_open > ts_newest - to_microseconds(?)
@@ -46,7 +46,8 @@ _BARS: Final = """
 """
 
 _SETTLED: Final = """
-    SELECT * EXCLUDE (batch, ts_ingested_ns) REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
+    SELECT * EXCLUDE (batch, ts_ingested_ns, home)
+           REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
     FROM bars
     WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND ts_open > make_timestamptz(?)
     QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1

@@ -21,6 +21,7 @@ from ingest.replay.lineage import LineageSource, sources_of
 from ingest.replay.source_replayer import Bytes, RebuiltSource, SourceReplayer
 from storage.clock import NS, TimeSource, WallTime
 from storage.errors import LakeError
+from storage.lake.home_id import keep_home_id
 from storage.lake.lake import Lake
 from storage.lake.lake_diff import TableDiff, compare
 from storage.lake.locks import lake_lock
@@ -111,6 +112,7 @@ def rebuild(
         place = dataclasses.replace(
             settings, home=home, lake=dataclasses.replace(settings.lake, catalog="", data="")
         )
+        keep_home_id(settings.home, home)
         with Lake.open(place, clock=clock) as new:
             made = tuple(SourceReplayer(old, new, settings, place).make(sources, on_bytes, on_step))
             old_pins, pins_lost = _pins(old)

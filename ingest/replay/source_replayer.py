@@ -26,8 +26,9 @@ from ingest.backfill.source import BackfillStep
 from ingest.replay.lineage import BatchLineage, LineageSource
 from ingest.replay.replay import replay
 from storage.clock import MS_NS, WallTime
-from storage.contracts.contract import STAMPS, Contract
-from storage.contracts.tables import CONTRACTS
+from storage.contracts.availability import with_available
+from storage.contracts.contract import AVAILABLE, Contract
+from storage.contracts.tables import BARS, CONTRACTS
 from storage.errors import TickwalkError, VenueError
 from storage.lake.lake import Lake
 from storage.lake.readable_files import ReadableTable, readable
@@ -178,8 +179,11 @@ class SourceReplayer:
         if name not in self._readable:
             self._readable[name] = readable(self.old, name)
         rows = self.old.query(
-            f"SELECT * {self._readable[name].among('list_contains(?, batch)')}", [batch_ids]
-        ).drop_columns([field.name for field in STAMPS])
+            f"SELECT * {self._readable[name].among('list_contains(?, batch)')}", [batch_ids], as_stored=True
+        )
+        rows = rows.drop_columns([field.name for field in contract.stamps if field.name in rows.column_names])
+        if contract is BARS and AVAILABLE.name not in rows.column_names:
+            rows = with_available(rows, self.settings.bars.history_lag_ms * MS_NS)
         for field in contract.schema:
             if field.name not in rows.column_names:  # of an older layout
                 rows = rows.append_column(field.name, pa.nulls(rows.num_rows, field.type))

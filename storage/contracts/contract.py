@@ -2,14 +2,14 @@
 
 Every write goes through `validate` (validation.py), which runs the contract as a pandera schema and splits a batch
 into valid rows and rejected rows with their reasons. The lake adds the columns `ts_ingested_ns` and `batch` to every
-table at commit.
+table at commit, and `home` to `bars`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -62,6 +62,7 @@ class Contract:
         ordered: pairs `(a, b)` such that `a <= b` in every row.
         compared: the columns in which two rows of one key must agree (default: all but key and knowable time).
         revises: a row with a stored key and other values becomes the next revision.
+        has_home: the lake also stamps each row with the home that wrote it.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Contract:
     ordered: tuple[tuple[str, str], ...] = ()
     compared: tuple[str, ...] = ()
     revises: bool = False
+    has_home: bool = False
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class Contract:
         """The columns in which two rows of one identity must agree to be equal."""
         if self.compared:
             return self.compared
-        return tuple(name for name in self.schema.names if name not in (*self.key, "ts_knowable_ns"))
+        return tuple(name for name in self.schema.names if name not in (*self.key, *_CLOCKS))
 
     @property
     def time(self) -> str | None:
@@ -102,7 +104,12 @@ class Contract:
     @cached_property
     def stored_schema(self) -> pa.Schema:
         """The Arrow schema of the stored table."""
-        return pa.schema([*self.schema, *STAMPS])
+        return pa.schema([*self.schema, *self.stamps])
+
+    @property
+    def stamps(self) -> tuple[pa.Field[Any], ...]:
+        """The columns that the lake adds at commit."""
+        return (*STAMPS, HOME) if self.has_home else STAMPS
 
     def empty(self) -> pa.Table:
         """Return a batch without rows."""
@@ -140,12 +147,34 @@ STAMPS: Final = (
     pa.field("ts_ingested_ns", I64, False),
     pa.field("batch", TEXT, False),
 )
+HOME: Final = pa.field("home", TEXT, False)
+_CLOCKS: Final = ("ts_knowable_ns", "ts_available_ns")
+
+
+class Stamp(NamedTuple):
+    """Values of the columns that the lake adds to a row: time and batch of its commit, and the home that made it."""
+
+    ingested_ns: int
+    batch: str
+    home: str
+
+    def of(self, contract: Contract) -> tuple[int | str, ...]:
+        """Return the values of a contract's stamps, in their order."""
+        return self if contract.has_home else self[:2]
+
 
 # Columns that many tables share.
 INSTRUMENT = Column("instrument", TEXT, "`venue|kind|raw_symbol`, byte-exact")
 TS_EVENT = Column("ts_event", TS, "the venue's time of the event")
 TS_RECV = Column("ts_recv_ns", I64, "time of receipt", low=0)
 KNOWABLE = Column("ts_knowable_ns", I64, "time from which a live system would have known the row", low=0)
+AVAILABLE = Column(
+    "ts_available_ns",
+    I64,
+    "time from which the venue had published the row: the close plus `bars.history_lag_ms` for history, a repaired row "
+    "and any origin but `live`; otherwise `ts_knowable_ns`",
+    low=0,
+)
 ORIGIN = Column("origin", TEXT, "source of the row", one_of=ORIGINS)
 WIDTH = Column("width", TEXT, "bar width, such as `1m`")
 SOURCE = (

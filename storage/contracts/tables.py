@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from storage.contracts.contract import (
+    AVAILABLE,
     BYTES,
     F64,
     F64S,
@@ -232,10 +233,12 @@ BARS: Final = Contract(
         price("mark", "mark price at the close", nullable=True),
         Column("context_age_ms", I64, "age of the context at the close", nullable=True),
         KNOWABLE,
+        AVAILABLE,
     ),
     key=("instrument", "width", "ts_open", "revision"),
     revises=True,
     ordered=(("ts_open", "ts_close"), ("low", "high"), ("buy_volume", "volume")),
+    has_home=True,
 )
 
 CANDLES: Final = Contract(
@@ -273,6 +276,23 @@ FUNDING: Final = Contract(
         KNOWABLE,
     ),
     key=("instrument", "ts_event"),
+)
+
+RECORDINGS: Final = Contract(
+    "recordings",
+    "Which instruments a recording lists, and when: from its start to its last frame, connected or not. A new row "
+    "replaces the earlier ones of its recording. Written by the recorder at its start, at each rotation, when its list "
+    "changes and at its end, and by replay.",
+    (
+        Column("recording", TEXT, "the recording's name"),
+        Column("home", TEXT, "id of the home that has it"),
+        Column("venue", TEXT, "the venue"),
+        Column("instruments", TEXT, "JSON: list of the instruments' ids"),
+        Column("ts_started_ns", I64, "its start", low=0),
+        Column("ts_last_ns", I64, "receipt of its last frame; null: it runs", nullable=True, low=0),
+        KNOWABLE,
+    ),
+    key=("recording", "home", "ts_knowable_ns"),
 )
 
 INSTRUMENTS: Final = Contract(
@@ -480,6 +500,7 @@ CONTRACTS: Final[dict[str, Contract]] = {
         BARS,
         CANDLES,
         FUNDING,
+        RECORDINGS,
         INSTRUMENTS,
         REPAIRS,
         QUARANTINE,

@@ -20,7 +20,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from storage.contracts.contract import Contract
+from storage.contracts.contract import Contract, Stamp
 from storage.contracts.tables import CONTRACTS
 from storage.contracts.validation import validate
 from storage.errors import ContractError
@@ -34,7 +34,7 @@ from storage.lake.key_ranges import (
     spans_of,
     stored_time_range,
 )
-from storage.lake.lake import CommitResult, Lake, Stamp, WriteResult
+from storage.lake.lake import CommitResult, Lake, WriteResult
 from storage.lake.maintenance import MERGE_BELOW_BYTES
 from storage.lake.parquet_writer import ROW_GROUP_ROWS, TableFolder, TunedFile
 from storage.lake.quarantine_rows import as_quarantine
@@ -173,7 +173,7 @@ class _Staged:
     def _reject(self, contract: Contract, bad: pa.Table) -> None:
         if not bad.num_rows:
             return
-        now_ns, batch_id = self._stamp
+        now_ns, batch_id = self._stamp[:2]
         self._rejected.append(as_quarantine(contract.name, bad, batch_id, now_ns, first=self._count))
         self._count += bad.num_rows
         if self._count > _MAX_REJECTED:
@@ -198,7 +198,7 @@ class _Staged:
                 written, conflict = self._lake.add(part.contract, rows, self._stamp)
                 done.rows[name] += written
                 if conflict.num_rows:
-                    now_ns, batch_id = self._stamp
+                    now_ns, batch_id = self._stamp[:2]
                     done.refused.append(as_quarantine(name, conflict, batch_id, now_ns, first=count))
                     count += conflict.num_rows
         return done

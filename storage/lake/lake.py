@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,18 +24,20 @@ from typing import Final, Self
 import duckdb
 import pyarrow as pa
 
-from storage.clock import TimeSource, WallTime
+from storage.clock import MS_NS, TimeSource, WallTime
 from storage.code_version import code_version
-from storage.contracts.contract import Contract
+from storage.contracts.contract import Contract, Stamp
 from storage.contracts.tables import BATCHES, CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.connection import connect, first_line, quoted, redacted, retry, rollback
 from storage.lake.empty_tables import EmptyTables
+from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
-from storage.lake.point_in_time import point_in_time_views
+from storage.lake.migrations import HomeFacts
+from storage.lake.point_in_time import shadowing_views
 from storage.lake.quarantine_rows import as_quarantine, distinct
-from storage.lake.schema_version import find_missing, migrate
+from storage.lake.schema_version import bars_are_old, find_missing, migrate
 from storage.lake.upsert import contradicted, insert, split_new_and_conflicting
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -48,9 +51,6 @@ _COMMITS_PER_CONNECTION: Final = 200
 _KNOWN_BATCHES: Final = "SELECT count(*) FROM batches WHERE batch_id = ?"
 _NO_SNAPSHOT: Final = "No snapshot found"
 _MISSING: Final = (duckdb.CatalogException, duckdb.BinderException)
-
-Stamp = tuple[int, str]
-"""`ts_ingested_ns` and `batch` of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class Lake:
         ]
         self._locks = LakeLocks(settings.lake_dir, readers_wait=self._is_sqlite)
         self._attached: set[int] = set()
+        self._is_old = False
+        self._old_snapshots: dict[int, bool] = {}
         self._commits = 0
         self._empty = EmptyTables()
         self._connection: duckdb.DuckDBPyConnection
@@ -149,7 +151,9 @@ class Lake:
     def _connect_checked(self) -> None:
         self._connection = self._connect()
         try:
-            migrate(self._connection, now_ns=self._clock.now_ns(), read_only=bool(self._mode))
+            facts = None if self._mode else HomeFacts(self._home_id, self.history_lag_ns)
+            migrate(self._connection, now_ns=self._clock.now_ns(), facts=facts)
+            self._is_old = bars_are_old(self._connection, "lake")
         except BaseException:
             self.close()
             raise
@@ -195,6 +199,7 @@ class Lake:
         *,
         at: int | None = None,
         known_at_ns: int | None = None,
+        as_stored: bool = False,
     ) -> pa.Table:
         """Run a query and return all of its rows.
 
@@ -203,6 +208,7 @@ class Lake:
             params: the values.
             at: read the lake as of this snapshot, that is what it contained then.
             known_at_ns: leave out rows that became knowable later, to get what a live system would have known.
+            as_stored: read `bars` of an older layout with the columns that it has, not with those of this release.
 
         Raises:
             LakeError: the query fails, or the snapshot does not exist.
@@ -214,11 +220,11 @@ class Lake:
         try:
             with self._locks.reading():
                 cursor.execute(f"USE {schema}")
-                if known_at_ns is not None:
-                    for statement in point_in_time_views(schema, known_at_ns, sql):
-                        # A lake of an older release may lack the table; the query itself fails if it reads it.
-                        with suppress(duckdb.CatalogException, duckdb.BinderException):
-                            cursor.execute(statement)
+                lag_ns = self.history_lag_ns if not as_stored and self._lacks_clock(cursor, at) else None
+                for statement in shadowing_views(schema, sql, known_at_ns=known_at_ns, lag_ns=lag_ns):
+                    # A lake of an older release may lack the table; the query itself fails if it reads it.
+                    with suppress(duckdb.CatalogException, duckdb.BinderException):
+                        cursor.execute(statement)
                 return retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
         except duckdb.Error as error:
             if at is not None and _NO_SNAPSHOT in str(error):
@@ -230,6 +236,16 @@ class Lake:
             raise LakeError(f"the query failed: {first_line(error)}", sql=sql) from error
         finally:
             cursor.close()
+
+    def _lacks_clock(self, cursor: duckdb.DuckDBPyConnection, at: int | None) -> bool:
+        """Return whether `bars` is of a layout without `ts_available_ns` and `home`."""
+        if at is not None:
+            if at not in self._old_snapshots:
+                self._old_snapshots[at] = bars_are_old(cursor, f"lake_at_{at}")
+            return self._old_snapshots[at]
+        if self._is_old:  # opened read-only; meanwhile someone may have migrated it
+            self._is_old = bars_are_old(cursor, "lake")
+        return self._is_old
 
     def snapshot(self) -> int:
         """Return the number of the newest snapshot."""
@@ -375,7 +391,7 @@ class Lake:
 
     def stamp(self, batch_id: str) -> Stamp:
         """Return the stamp for rows of a batch that is written now."""
-        return self._clock.now_ns(), batch_id
+        return Stamp(self._clock.now_ns(), batch_id, self._home_id)
 
     def add(self, contract: Contract, rows: pa.Table, stamp: Stamp) -> tuple[int, pa.Table]:
         """Write the new rows, within `once`; return how many, and the rows that conflict with stored ones.
@@ -387,6 +403,10 @@ class Lake:
         """
         fresh, conflict = split_new_and_conflicting(self._connection, contract, rows)
         return insert(self._connection, contract, fresh, stamp), conflict
+
+    @cached_property
+    def _home_id(self) -> str:
+        return home_id(self._settings.home)
 
     @contextmanager
     def _in_one_thread(self, is_small: bool) -> Iterator[None]:
@@ -457,6 +477,11 @@ class Lake:
     def settings(self) -> LakeSettings:
         """The `lake` section of the settings."""
         return self._settings.lake
+
+    @property
+    def history_lag_ns(self) -> int:
+        """`bars.history_lag_ms` in nanoseconds."""
+        return self._settings.bars.history_lag_ms * MS_NS
 
     @property
     def data(self) -> str:

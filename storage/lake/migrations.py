@@ -13,9 +13,11 @@ from typing import Final
 
 import pyarrow as pa
 
+from storage.contracts.availability import available_sql
 from storage.contracts.contract import TS, Contract
 from storage.contracts.tables import CONTRACTS, MIGRATIONS
 from storage.errors import LakeError
+from storage.lake.connection import quoted
 
 SQL_TYPES: Final = {
     pa.int64(): "BIGINT",
@@ -50,26 +52,44 @@ ExistingColumns = Mapping[str, set[str]]
 
 
 @dataclass(frozen=True, slots=True)
+class HomeFacts:
+    """What a step needs of the home that migrates a lake.
+
+    Args:
+        home: its id.
+        lag_ns: `bars.history_lag_ms` in nanoseconds.
+    """
+
+    home: str
+    lag_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Migration:
     """One numbered step.
 
     Args:
         number: steps are applied in this order, each once.
         name: what it does, for the table `migrations`.
-        sql: its statements, for a lake that has the tables; a new lake is created from the contracts.
-        adds: the table and column that the statements add; if it exists, they are skipped.
+        sql: its statements, for a lake that has the tables; a new lake is created from the contracts. `{available}`
+            stands for the expression of `ts_available_ns`, `{home}` for the id of the home.
+        adds: the table and columns that the statements add; if the first exists, or the table does not, they are
+            skipped.
     """
 
     number: int
     name: str
     sql: tuple[str, ...] = ()
-    adds: tuple[str, str] | None = None
+    adds: tuple[str, ...] = ()
 
-    def steps(self, existing: ExistingColumns) -> list[str]:
+    def steps(self, existing: ExistingColumns, facts: HomeFacts) -> list[str]:
         """Return the statements that a lake needs."""
-        table, column = self.adds or ("", "")
-        is_needed = self.adds is None or (table in existing and column not in existing[table])
-        return list(self.sql) if is_needed else []
+        if self.adds:
+            table, column, *_ = self.adds
+            if table not in existing or column in existing[table]:
+                return []
+        values = {"available": available_sql(facts.lag_ns), "home": quoted(facts.home)}
+        return [statement.format(**values) for statement in self.sql]
 
 
 STEPS: Final = (
@@ -79,6 +99,16 @@ STEPS: Final = (
         "a pin says whether it was set or let go; all older ones were set",
         ("ALTER TABLE pins ADD COLUMN event VARCHAR DEFAULT 'pinned'",),
         adds=("pins", "event"),
+    ),
+    Migration(
+        3,
+        "bars have the clock of the venue's publication, and the home that wrote them",
+        (
+            "ALTER TABLE bars ADD COLUMN ts_available_ns BIGINT",
+            "ALTER TABLE bars ADD COLUMN home VARCHAR",
+            "UPDATE bars SET ts_available_ns = {available}, home = {home}",
+        ),
+        adds=("bars", "ts_available_ns", "home"),
     ),
 )
 LAYOUT: Final = STEPS[-1].number
@@ -109,16 +139,19 @@ def refuse_newer(existing: ExistingColumns, number: int) -> None:
             )
 
 
-def pending_steps(existing: ExistingColumns, number: int) -> tuple[list[str], list[Migration]]:
+def pending_steps(
+    existing: ExistingColumns, number: int, facts: HomeFacts
+) -> tuple[list[str], list[Migration]]:
     """Return the statements that migrate a lake, and the numbered steps among them.
 
     Args:
         existing: columns of the lake; empty for a new lake.
         number: the last step that was applied; 0 for a lake of the first release, or a new one.
+        facts: of the home that migrates it.
     """
     due = [step for step in STEPS if step.number > number]
-    steps = [statement for step in due for statement in step.steps(existing)]
-    done = {step.adds for step in due if step.adds}
+    steps = [statement for step in due for statement in step.steps(existing, facts)]
+    done = {(step.adds[0], column) for step in due for column in step.adds[1:]}
     for contract in CONTRACTS.values():
         if contract.name not in existing:
             steps.append(f"CREATE TABLE {contract.name} ({', '.join(_columns(contract).values())})")

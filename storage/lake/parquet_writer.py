@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.atomic_write import sync
-from storage.contracts.contract import STAMPS, Contract
+from storage.contracts.contract import TEXT, Contract, Stamp
 from storage.errors import LakeError
 from storage.object_store import ObjectStore, split_address
 from storage.settings.services import LakeSettings
@@ -87,7 +87,7 @@ class TunedFile:
     """A Parquet file that is being written, with the lake's stamps in each row."""
 
     def __init__(
-        self, folder: TableFolder, name: str, contract: Contract, stamp: tuple[int, str], rows: pa.Table
+        self, folder: TableFolder, name: str, contract: Contract, stamp: Stamp, rows: pa.Table
     ) -> None:
         """Open a file.
 
@@ -95,16 +95,18 @@ class TunedFile:
             folder: in which it is created.
             name: its name.
             contract: of the table.
-            stamp: `ts_ingested_ns` and `batch` of every row.
+            stamp: of every row.
             rows: a sample, by which the encodings are chosen.
 
         Raises:
             LakeError: the file cannot be written; also raised by the other methods.
         """
-        self._folder, self.name, self._stamp = folder, name, stamp
+        self._folder, self.name, self._stamp = folder, name, stamp.of(contract)
         schema = contract.stored_schema
+        self._names = contract.schema.names
         # All rows have the same batch: a dictionary from the start saves a look-up per row.
-        self._schema = schema.set(len(schema) - 1, pa.field("batch", _DICTIONARY, False))
+        stamps = [field.with_type(_DICTIONARY) if field.type == TEXT else field for field in contract.stamps]
+        self._schema = pa.schema([*contract.schema, *stamps])
         with self._write_errors():
             self._stream = folder.create(name)
         delta_columns = [item.name for item in schema if _suits_delta(contract, item)]
@@ -134,8 +136,12 @@ class TunedFile:
         """Append rows that have the contract's columns in order."""
         count = rows.num_rows
         zeros = pa.repeat(pa.scalar(0, pa.int32()), count)
-        batch = pa.DictionaryArray.from_arrays(zeros, pa.array([self._stamp[1]]))
-        stamps = [pa.repeat(pa.scalar(self._stamp[0], STAMPS[0].type), count), batch]
+        stamps: list[pa.Array[Any]] = [
+            pa.DictionaryArray.from_arrays(zeros, pa.array([value]))
+            if isinstance(value, str)
+            else pa.repeat(pa.scalar(value, pa.int64()), count)
+            for value in self._stamp
+        ]
         columns = [*rows.columns, *(pa.chunked_array([item]) for item in stamps)]
         stamped = pa.Table.from_arrays(columns, schema=self._schema)
         with self._write_errors():
@@ -152,7 +158,7 @@ class TunedFile:
         """Yield the rows of the closed file without their stamps, at most `most` at a time."""
         with self._folder.read(self.name) as stream:
             file = pq.ParquetFile(stream)
-            for batch in file.iter_batches(batch_size=most, columns=self._schema.names[: -len(STAMPS)]):
+            for batch in file.iter_batches(batch_size=most, columns=self._names):
                 yield pa.Table.from_batches([batch])
 
     def remove(self) -> None:

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from storage.contracts.contract import TS, Contract
-from storage.contracts.tables import CONTRACTS, RETRIES
+from storage.contracts.availability import with_available
+from storage.contracts.contract import AVAILABLE, TS, Contract
+from storage.contracts.tables import BARS, CONTRACTS, RETRIES
 from storage.contracts.validation import failures_of
 from storage.errors import LakeError
 from storage.lake.lake import Lake
@@ -119,6 +120,8 @@ def _retry_some(
     if not rows:
         return
     batch = pa.Table.from_pylist(rows, schema=_nullable_schema(contract))
+    if contract is BARS and batch[AVAILABLE.name].null_count:  # quarantined by a release without this clock
+        batch = with_available(batch, lake.history_lag_ns)
     valid, notes = [], []
     for number, reason in enumerate(_reasons(lake, contract, batch)):
         if reason:

@@ -9,22 +9,23 @@ from __future__ import annotations
 import duckdb
 
 from storage.code_version import code_version
+from storage.contracts.contract import Stamp
 from storage.contracts.tables import CONTRACTS, MIGRATIONS
 from storage.lake.connection import rollback
-from storage.lake.migrations import VIEWS, ExistingColumns, pending_steps, refuse_newer, rows_of
+from storage.lake.migrations import VIEWS, ExistingColumns, HomeFacts, pending_steps, refuse_newer, rows_of
 from storage.lake.upsert import insert
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
 
-def migrate(run: duckdb.DuckDBPyConnection, *, now_ns: int, read_only: bool) -> None:
+def migrate(run: duckdb.DuckDBPyConnection, *, now_ns: int, facts: HomeFacts | None) -> None:
     """Refuse a lake of a newer release, and migrate one of an older release.
 
     Args:
         run: a connection that uses the lake, under the commit lock.
         now_ns: the current time.
-        read_only: do not migrate.
+        facts: of the home that opens it; None: do not migrate.
 
     Raises:
         LakeError: a newer release wrote it.
@@ -34,22 +35,33 @@ def migrate(run: duckdb.DuckDBPyConnection, *, now_ns: int, read_only: bool) -> 
         found = run.execute("SELECT max(number) FROM migrations").fetchone()
         number = found[0] if found and found[0] else 0
     refuse_newer(existing, number)
-    if read_only:
+    if facts is None:
         return
-    steps, due = pending_steps(existing, number)
+    steps, due = pending_steps(existing, number, facts)
     if not (steps or due):
         return
     run.execute("BEGIN TRANSACTION")
     try:
         for step in steps:
             run.execute(step)
-        insert(run, MIGRATIONS, rows_of(due, code=code_version(), now_ns=now_ns), (now_ns, "migration"))
+        insert(
+            run,
+            MIGRATIONS,
+            rows_of(due, code=code_version(), now_ns=now_ns),
+            Stamp(now_ns, "migration", facts.home),
+        )
         run.execute("COMMIT")
     except BaseException:
         rollback(run)
         raise
     if existing:
         logger.info("lake migrated", steps=[step.name for step in due], statements=len(steps))
+
+
+def bars_are_old(run: duckdb.DuckDBPyConnection, schema: str) -> bool:
+    """Return whether a lake, or a snapshot, has a table `bars` without `ts_available_ns` and `home`."""
+    columns = _columns(run, f"{schema}.main.bars", set())
+    return bool(columns) and "home" not in columns
 
 
 def find_missing(run: duckdb.DuckDBPyConnection, schema: str, message: str) -> str:

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.contracts.contract import Contract
+from storage.contracts.contract import Contract, Stamp
 
 
 def split_new_and_conflicting(
@@ -72,15 +72,16 @@ def contradicted(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Ta
     return [bool(row[0]) for row in found]
 
 
-def insert(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table, stamp: tuple[int, str]) -> int:
+def insert(run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table, stamp: Stamp) -> int:
     """Insert rows with their stamps, and return how many; for arguments see `split_new_and_conflicting`."""
     if rows.num_rows == 0:
         return 0
     run.register("incoming", rows.select(contract.schema.names))
     run.execute(
         # By name, because a column that was added by a migration is the last of the table.
-        f"INSERT INTO {contract.name} BY NAME SELECT *, ? AS ts_ingested_ns, ? AS batch FROM incoming",
-        list(stamp),
+        f"INSERT INTO {contract.name} BY NAME"
+        f" SELECT *, {', '.join(f'? AS {field.name}' for field in contract.stamps)} FROM incoming",
+        list(stamp.of(contract)),
     )
     run.unregister("incoming")
     return rows.num_rows

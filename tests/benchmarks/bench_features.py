@@ -305,6 +305,7 @@ def rows_of(panel: Panel) -> pa.Table:
     told: dict[str, pa.Array] = {
         "instrument": pa.array(np.repeat(np.array(panel.instruments), panel.n_steps)),
         "ts_open": pa.array(opens_us), "ts_close": pa.array(close_us), "ts_knowable_ns": pa.array(close_us * US_NS),
+        "ts_available_ns": pa.array(close_us * US_NS),
         "status": pa.array(np.array(STATUSES)[panel.status.numpy().ravel()]),
     }  # fmt: skip
     columns = []

@@ -100,6 +100,7 @@ def _bars_of(number: int, count: int) -> pa.Table:
     columns = {name: pa.array(values, mask=is_quiet) for name, values in printed.items()}
     columns |= {name: pa.array(values) for name, values in always.items()}
     columns |= {name: pa.repeat(pa.scalar(value), count) for name, value in same.items()}
+    columns["ts_available_ns"] = columns["ts_knowable_ns"]
     times = {name: columns[name].cast(TS) for name in ("ts_open", "ts_close")}
     return pa.Table.from_arrays(
         [(columns | times)[item.name].cast(item.type) for item in BARS.schema], schema=BARS.schema

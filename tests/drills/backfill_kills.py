@@ -45,6 +45,7 @@ from tests.ingest.backfill.archive.archives import HOUR, HOUR_MS, LATER, both, i
 from tests.ingest.backfill.histories import NOW_NS, candles, served_aside
 from tests.ingest.recorder.faults.test_archive_fills import a_block
 from tests.patience import HANG_S
+from tests.storage.rows import UNSTAMPED
 from tests.storage.servers import s3
 
 COINS: Final = ("BTC", "ETH", "SOL")
@@ -52,9 +53,9 @@ COINS: Final = ("BTC", "ETH", "SOL")
 ROWS: Final = {
     "candles": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM candles ORDER BY ALL",
     "funding": "SELECT * EXCLUDE (source, ts_ingested_ns, batch) FROM funding ORDER BY ALL",
-    "bars": "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM bars ORDER BY ALL",
-    "trades": "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM trades ORDER BY ALL",
-    "coverage": "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM coverage ORDER BY ALL",
+    "bars": f"SELECT {UNSTAMPED} FROM bars ORDER BY ALL",
+    "trades": f"SELECT {UNSTAMPED} FROM trades ORDER BY ALL",
+    "coverage": f"SELECT {UNSTAMPED} FROM coverage ORDER BY ALL",
 }
 _LOOK_S: Final = 0.005
 # A step, or an opened lake, takes about so long.

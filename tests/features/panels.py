@@ -12,6 +12,7 @@ import torch
 from features.panel.panel import COLUMNS, PRINTED, Panel
 from storage.clock import NS, US_NS
 from storage.contracts.tables import BARS, SESSIONS, STATUSES
+from tests.storage.rows import with_clock
 
 MINUTE_NS = 60 * NS
 START_NS = 1_757_000_000 * NS // MINUTE_NS * MINUTE_NS
@@ -142,7 +143,7 @@ def bar_rows(rows: list[dict[str, Any]]) -> pa.Table:
             "trades_applicable": True,
             "ts_knowable_ns": ts_close_ns + row.pop("lag_ms", 0) * 1_000_000,
         }
-        full.append(base | row)
+        full.append(with_clock(base | row))
     return BARS.rows(full)
 
 
@@ -169,6 +170,7 @@ def stored_rows(panel: Panel, *, lag_ms: int = 0) -> pa.Table:
     given = {name: cells[name] for name in cells.column_names} | {
         "ts_close": pa.array(close_us),
         "ts_knowable_ns": pa.array(close_us * US_NS + lag_ms * 1_000_000),
+        "ts_available_ns": pa.array(close_us * US_NS + lag_ms * 1_000_000),
     }
     base: dict[str, Any] = {
         "width": f"{panel.width_ns // MINUTE_NS}m", "revision": 0, "cause": "", "session": "always",

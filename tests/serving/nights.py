@@ -142,6 +142,7 @@ def _bar(
         "ask": float(price[step]) * 1.0001,
         "quote_age_ms": 100,
         "ts_knowable_ns": opens_ns + WIDTH_NS + 500_000_000,
+        "ts_available_ns": opens_ns + WIDTH_NS + 500_000_000,
     }
     if bar["status"] == "printed":
         first, last = float(price[max(step - 1, 0)]), float(price[step])

@@ -6,8 +6,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from storage.contracts.availability import available_ns
 from storage.contracts.tables import BARS, FUNDING, TRADES
 
+LAG_NS: Final = 1_100_000_000
+"""`bars.history_lag_ms` by default."""
+UNSTAMPED: Final = "COLUMNS(name -> name NOT IN ('ts_ingested_ns', 'batch', 'home'))"
+"""All columns of any table but the stamps of its commit, which differ between two lakes of equal rows."""
 BTC = "hyperliquid|perp|BTC"
 
 
@@ -57,7 +62,22 @@ def bar(minute: int, **changes: Any) -> dict[str, Any]:
         "trades_applicable": True,
         "ts_knowable_ns": (minute + 1) * 60_000_000_000 + 2_000_000_000,
     }
-    return row | changes
+    return with_clock(row | changes)
+
+
+def with_clock(row: dict[str, Any], lag_ns: int = LAG_NS) -> dict[str, Any]:
+    """Return a row of `bars` with the `ts_available_ns` that it must have, unless it has one."""
+    row.setdefault(
+        "ts_available_ns",
+        available_ns(
+            origin=row["origin"],
+            repaired=row["repaired"],
+            close_ns=row["ts_close"] * 1_000,
+            knowable_ns=row["ts_knowable_ns"],
+            lag_ns=lag_ns,
+        ),
+    )
+    return row
 
 
 def funding(hour: int, **changes: Any) -> dict[str, Any]:

@@ -148,6 +148,7 @@ def fill_lake(
         "notional": np.full(count, 1e6),
         "trades_applicable": [True] * count,
         "ts_knowable_ns": np.tile(opens + step_ns + NS, n_instruments),
+        "ts_available_ns": np.tile(opens + step_ns + NS, n_instruments),
     }
     arrays = [
         pa.array(columns[item.name], item.type) if item.name in columns else pa.nulls(count, item.type)

@@ -123,6 +123,7 @@ def _table(
         "trades": folded.trades,
         "trades_applicable": np.ones(count, np.bool_),
         "ts_knowable_ns": (open_ms + step_ms + lag_ms) * MS_NS,
+        "ts_available_ns": (open_ms + step_ms + lag_ms) * MS_NS,
     }
     arrays = [
         pa.nulls(count, item.type) if item.name in _MARKET else pa.array(columns[item.name]).cast(item.type)

@@ -27,6 +27,7 @@ from tests.ingest.backfill.histories import (
     serving,
     settings_for,
 )
+from tests.storage.rows import UNSTAMPED
 
 Held = dict[tuple[str, str], list[RecordedCandle]]
 CANDLES = "hyperliquid/candles_{}_to_20250520.parquet"
@@ -125,10 +126,7 @@ async def funding_comes_back(
 def replayed(settings: Settings, lake: Lake, home: Path) -> int:
     """Assert that the recordings of a home alone give its rows in another; return how many rows those are."""
     again = dataclasses.replace(settings, home=home)
-    queries = [
-        f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {name} ORDER BY ALL"
-        for name in ("candles", "bars", "funding")
-    ]
+    queries = [f"SELECT {UNSTAMPED} FROM {name} ORDER BY ALL" for name in ("candles", "bars", "funding")]
     expected = [lake.query(query) for query in queries]
     with Lake.open(again) as other:
         for folder in sorted(settings.journal_dir.glob(f"{PREFIX}*")):

@@ -25,6 +25,7 @@ from storage.settings import Settings, load_settings
 from tests.drills.command import Command, tickwalk
 from tests.drills.homes import filled_tables
 from tests.ingest.simulator.clients import market
+from tests.storage.rows import UNSTAMPED
 
 COINS = ("BTC", "SOL")
 TABLES = ("trades", "quotes", "contexts", "coverage", "bars", "instruments", "quarantine")
@@ -55,7 +56,7 @@ def tables(settings: Settings, *names: str) -> dict[str, list[dict[str, object]]
     with Lake.open(settings, read_only=True) as lake:
         filled = {"bars_latest", *filled_tables(lake)}
         return {
-            name: lake.query(f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {name} ORDER BY ALL").to_pylist()
+            name: lake.query(f"SELECT {UNSTAMPED} FROM {name} ORDER BY ALL").to_pylist()
             if name in filled
             else []
             for name in names or TABLES

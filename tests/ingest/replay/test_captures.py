@@ -13,6 +13,7 @@ from ingest.replay.replay import ReplayResult, replay
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
+from tests.storage.rows import UNSTAMPED
 
 FOUR_COINS = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 BUSY = "binance/ws_20240808_btc_eth_as_hyperliquid.ndjson.gz"
@@ -30,8 +31,8 @@ def lines_of(name: str, first: int, frames: int, folder: Path) -> Path:
 def replayed(path: Path, settings: Settings) -> tuple[ReplayResult, dict[str, pa.Table]]:
     with Lake.open(settings) as lake:
         done = replay(path, settings, lake)
-        query = "SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {} ORDER BY ALL"
-        return done, {table: lake.query(query.format(table)) for table in TABLES}
+        query = "SELECT {} FROM {} ORDER BY ALL"
+        return done, {table: lake.query(query.format(UNSTAMPED, table)) for table in TABLES}
 
 
 @pytest.mark.parametrize(

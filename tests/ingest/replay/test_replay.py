@@ -17,6 +17,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.conftest import recorded
 from tests.ingest.pipeline.scripts import Script
+from tests.storage.rows import UNSTAMPED
 
 FOUR_COINS = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 # Lines of that capture: from 19:56 to 20:00, around the disconnect.
@@ -195,7 +196,7 @@ def test_replaying_a_recording_gives_the_rows_it_was_recorded_with(
         replay(folder, settings, one)
         replay(folder / "000000.twj", other, two)
         for table in ("trades", "quotes", "coverage", "bars"):
-            query = f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {table} ORDER BY ALL"
+            query = f"SELECT {UNSTAMPED} FROM {table} ORDER BY ALL"
             assert one.query(query).equals(two.query(query)), table
             assert one.query(query).num_rows > 0, table
 

@@ -27,7 +27,7 @@ from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import pin, rows_hash
 from storage.settings import Settings, load_settings
 from tests.storage.lake.lakes import filled
-from tests.storage.rows import bar, batch, funding, trade
+from tests.storage.rows import UNSTAMPED, bar, batch, funding, trade
 from tests.storage.servers import BUCKET, postgres, s3
 
 NOW_NS: Final = time.time_ns()
@@ -45,7 +45,7 @@ def cut(rows: pa.Table, size: int) -> Iterator[pa.Table]:
 def rows_of(lake: Lake, name: str, at: int | None = None) -> list[dict[str, Any]]:
     """Return a table's rows in the order of its key, without their stamps."""
     found = lake.query(
-        f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {name} ORDER BY {', '.join(CONTRACTS[name].key)}",
+        f"SELECT {UNSTAMPED} FROM {name} ORDER BY {', '.join(CONTRACTS[name].key)}",
         at=at,
     )
     return found.to_pylist()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from storage.clock import ManualTime
-from storage.contracts.tables import CONTRACTS, MIGRATIONS
+from storage.contracts.tables import BARS, CONTRACTS, MIGRATIONS
 from storage.errors import LakeError
+from storage.lake.home_id import home_id
+from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.lake.migrations import LAYOUT, STEPS
-from storage.lake.snapshots import snapshot_ids
+from storage.lake.snapshots import rows_hash, snapshot_ids
 from storage.settings import Settings
-from tests.storage.lake.lakes import filled, make_old
+from tests.storage.lake.lakes import OLD_BARS, filled, make_old
 
 
 def test_a_lake_of_the_first_release_is_migrated_and_keeps_its_rows(settings: Settings) -> None:
@@ -60,6 +62,35 @@ def test_a_lake_with_an_unknown_column_is_refused_as_newer(settings: Settings) -
         LakeError, match="table trades has a column 'liquidation' that this tickwalk does not"
     ):
         Lake.open(settings)
+
+
+AVAILABLE = [row["ts_available_ns"] for row in OLD_BARS]
+CLOCK = "SELECT ts_available_ns FROM {} ORDER BY ts_open, revision"
+
+
+def test_bars_of_an_older_release_have_both_clocks_wherever_they_are_read(settings: Settings) -> None:
+    make_old(settings)
+    newest = [AVAILABLE[0], *AVAILABLE[2:]]
+    with Lake.open(settings, read_only=True) as lake:
+        old = lake.snapshot()
+        content = rows_hash(lake, old)
+        for at in (None, old):
+            assert lake.query(CLOCK.format("bars"), at=at)["ts_available_ns"].to_pylist() == AVAILABLE
+            assert lake.query(CLOCK.format("bars_latest"), at=at)["ts_available_ns"].to_pylist() == newest
+            assert lake.query("SELECT DISTINCT home FROM bars", at=at)["home"].to_pylist() == [""]
+        with Lake.open(settings) as writer:  # meanwhile
+            assert writer.query(CLOCK.format("bars"))["ts_available_ns"].to_pylist() == AVAILABLE
+        assert lake.query("SELECT DISTINCT home FROM bars")["home"].to_pylist() == [home_id(settings.home)]
+        assert lake.query("SELECT DISTINCT home FROM bars", at=old)["home"].to_pylist() == [""]
+        # What a pin covers reads the same before the migration, after it, and in any other lake of these rows.
+        assert rows_hash(lake, old) == content
+        known_ns = OLD_BARS[1]["ts_knowable_ns"]
+        known = lake.query("SELECT * FROM bars", at=old, known_at_ns=known_ns)
+        assert (known.num_rows, known.num_columns) == (3, len(BARS.stored_schema))
+        # The rows were rewritten: no file is read less the rows deleted from it.
+        named = lake.query("SELECT delete_file FROM ducklake_list_files('lake', 'bars')")
+        assert named["delete_file"].null_count == named.num_rows > 0
+        assert not [finding for finding in verify(lake, now_ns=1).findings if "bars" in str(finding)]
 
 
 def test_migration_steps_are_numbered_without_a_gap() -> None:

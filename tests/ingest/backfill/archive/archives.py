@@ -17,6 +17,7 @@ from storage.clock import MS_NS, parse_time_ns
 from storage.lake.lake import Lake
 from storage.settings.services import ArchiveSettings
 from tests.ingest.recorder.faults.test_archive_fills import a_block, a_fill
+from tests.storage.rows import UNSTAMPED
 
 HOUR = parse_time_ns("2025-07-29T14:00:00Z")
 HOUR_MS = HOUR // MS_NS
@@ -76,5 +77,5 @@ async def fill_in(source: BackfillSource, request: BackfillRequest, lake: Lake) 
 
 def rows(lake: Lake, table: str, where: str = "true") -> list[dict[str, Any]]:
     """Return a table's rows without the lake's stamps, in the order of their key columns."""
-    query = f"SELECT * EXCLUDE (ts_ingested_ns, batch) FROM {table} WHERE {where} ORDER BY ALL"
+    query = f"SELECT {UNSTAMPED} FROM {table} WHERE {where} ORDER BY ALL"
     return lake.query(query).to_pylist()

@@ -50,8 +50,18 @@ def connect_in_memory() -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def machine_time_zone() -> str:
+    """Return the time zone of this machine, such as `Asia/Kolkata`, in which no connection of ours works."""
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT current_setting('TimeZone')").fetchone()
+    assert found is not None
+    return str(found[0])
+
+
 def _configure(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("SET TimeZone = 'UTC'")
+    # Globally, because cursors and DuckLake's own connections do not inherit what is set for one connection. They would
+    # read and print times in the machine's zone.
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
     # It would go to standard output, among rows. Notebooks without ipywidgets have none, and refuse the setting.
     if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() != [(False,)]:
         connection.execute("SET enable_progress_bar = false")

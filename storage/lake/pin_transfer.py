@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from storage.contracts.tables import PINS
 from storage.errors import LakeError
 from storage.lake.lake import Lake
-from storage.lake.snapshots import METADATA_TABLES, ROWS_HASH, Pin, rows_by_table, rows_hash
+from storage.lake.snapshots import METADATA_TABLES, ROWS_HASH, Pin, has_pinned_rows, rows_by_table
 
 ReadsSame = Callable[[Pin, Lake, int], bool | None]
 """Returns whether a snapshot matches a pin whose hash does not cover all rows; None if that is no longer known."""
@@ -43,7 +43,7 @@ def repin(pin: Pin, new: Lake, old: Lake, *, now_ns: int, reads_same: ReadsSame)
     # Newest first: later commits often leave a night's range unchanged.
     for at in dict.fromkeys([new.snapshot(), *candidates]):
         is_same = (
-            rows_hash(new, at) == pin.content
+            has_pinned_rows(new, at, pin.content)
             if pin.content.startswith(ROWS_HASH)
             else reads_same(pin, new, at)
         )

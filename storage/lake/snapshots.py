@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from storage.contracts.tables import CONTRACTS, PINS
 from storage.errors import LakeError
+from storage.lake.connection import machine_time_zone, quoted
 from storage.lake.lake import Lake
 
 CATALOG: Final = "__ducklake_metadata_lake"
@@ -184,17 +185,36 @@ def tables_at(lake: Lake, at: int | None = None, *, with_rows: bool = False) -> 
     return [name for name in CONTRACTS if name in held]
 
 
-def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step) -> str:
+def has_pinned_rows(lake: Lake, at: int, content: str) -> bool:
+    """Return whether the rows of a snapshot have the hash of a pin.
+
+    Earlier states of release 0.1.0 wrote the times of rows in the time zone of the machine before they hashed them, so
+    a pin that does not match may be one that was made in this machine's zone.
+    """
+    if rows_hash(lake, at) == content:
+        return True
+    zone = machine_time_zone()
+    return zone != "UTC" and rows_hash(lake, at, time_zone=zone) == content
+
+
+def rows_hash(lake: Lake, at: int, *, on_step: Step = no_step, time_zone: str = "UTC") -> str:
     """Return a hash of all rows of a snapshot, independent of their order and files.
 
     Each row is hashed (MD5 of its JSON), and the hashes are added, so that no table has to be sorted. The hash reveals
     damage and mistakes; it is no protection against forgery.
+
+    Args:
+        lake: to read.
+        at: the snapshot.
+        on_step: called with the name of each table after its rows were read.
+        time_zone: of the times in the JSON; another than UTC is only for pins of earlier states.
     """
     facts = []
     for name in tables_at(lake, at, with_rows=True):
         if name not in METADATA_TABLES:
             row = lake.query(
-                f"WITH data AS (SELECT COLUMNS(name -> NOT list_contains({_unhashed(name)}, name)) FROM {name}),"
+                f"SET TimeZone = {quoted(time_zone)};"  # for this query's session alone
+                f" WITH data AS (SELECT COLUMNS(name -> NOT list_contains({_unhashed(name)}, name)) FROM {name}),"
                 " texts AS (SELECT CAST(to_json(data) AS VARCHAR) AS text FROM data)"
                 " SELECT count(*) AS rows, CAST(coalesce(sum(md5_number_lower(text)), 0) AS VARCHAR) AS low,"
                 " CAST(coalesce(sum(md5_number_upper(text)), 0) AS VARCHAR) AS high FROM texts",

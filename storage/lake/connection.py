@@ -38,6 +38,9 @@ def connect(settings: LakeSettings, catalog: str) -> duckdb.DuckDBPyConnection:
     _configure(connection)
     # DuckDB 1.5.5 takes a registered Arrow table for one row and joins it by nested loops otherwise.
     connection.execute("SET asof_loop_join_threshold = 0")
+    # By itself DuckLake would repeat a commit that another one came before, without asking whether that was the same
+    # batch: two homes committed 40 batches as 73. `Lake.once` asks, and then tries again.
+    connection.execute("SET ducklake_max_retry_count = 0")
     if settings.data.startswith("s3://"):
         connection.execute(_s3_secret(settings))
     return connection
@@ -129,8 +132,13 @@ def retry(action: Callable[[], T], *, tries: int = 8) -> T:
 def is_retryable(error: BaseException) -> bool:
     """Return whether a failed statement may succeed on retry, as with a locked or contended catalog."""
     text = str(error).lower()
-    return isinstance(error, duckdb.Error) and any(
-        sign in text for sign in ("database is locked", "failed to commit", "conflict", "could not serialize")
+    # The last: another process was creating the lake, or the server still works for one that was killed while doing so.
+    return isinstance(error, duckdb.Error) and (
+        any(
+            sign in text
+            for sign in ("database is locked", "failed to commit", "conflict", "could not serialize")
+        )
+        or ("failed to initialize ducklake" in text and "already exists" in text)
     )
 
 

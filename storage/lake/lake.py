@@ -102,7 +102,7 @@ class Lake:
             "DATA_INLINING_ROW_LIMIT 0",
             *(("META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 10000") if self._is_sqlite else ()),
         ]
-        self._locks = LakeLocks(settings.lake_dir, readers_wait=self._is_sqlite)
+        self._locks = LakeLocks(settings.lake_dir, catalog=self._catalog)
         self._attached: set[int] = set()
         self._is_old = False
         self._old_snapshots: dict[int, bool] = {}
@@ -136,7 +136,7 @@ class Lake:
             else:
                 settings.ensure_home()
                 with lake.exclusive():  # of two that open a new lake, one makes it
-                    lake._connect_checked()
+                    retry(lake._connect_checked)
         except duckdb.Error as error:
             raise LakeError(f"the lake's catalog cannot be opened: {redacted(str(error))}") from None
         except OSError as error:
@@ -155,7 +155,7 @@ class Lake:
             migrate(self._connection, now_ns=self._clock.now_ns(), facts=facts)
             self._is_old = bars_are_old(self._connection, "lake")
         except BaseException:
-            self.close()
+            self._connection.close()
             raise
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
@@ -189,6 +189,7 @@ class Lake:
     def close(self) -> None:
         """Close the connection; nothing is pending outside a commit."""
         self._connection.close()
+        self._locks.close()
 
     # Reading.
 
@@ -444,10 +445,13 @@ class Lake:
     # Locks and maintenance.
 
     def exclusive(self, patience_s: float = math.inf) -> AbstractContextManager[None]:
-        """Hold the commit lock: SQLite catalogs reject overlapping commits (9 of 120 without the lock, 0 with it).
+        """Hold the commit lock, in a Postgres catalog for all homes.
+
+        SQLite catalogs reject overlapping commits (9 of 120 without the lock, 0 with it). In Postgres two homes would
+        both find that a batch id is new.
 
         Raises:
-            LakeError: another process held it for longer than `patience_s`.
+            LakeError: another process held it for longer than `patience_s`, or Postgres cannot be reached.
         """
         return self._locks.exclusive(patience_s)
 

@@ -1,19 +1,22 @@
 """Locks of a lake: who may write, read or maintain it at a time.
 
-Processes take turns by three lock files beside the catalog. A writer holds `commit.lock`. With a SQLite catalog,
-readers also share `door.lock` and `read.lock`, by which maintenance keeps them out.
+Processes of a home take turns by three lock files. A writer holds `commit.lock`, and with a Postgres catalog also an
+advisory lock there, for which writers of all homes wait. With a SQLite catalog, readers share `door.lock` and
+`read.lock`, by which maintenance keeps them out.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from storage.errors import LakeError
 from storage.file_lock import file_lock
+from storage.lake.catalog_lock import CatalogLock
 
 READERS_PATIENCE_S: Final = 5.0
 """How long maintenance blocks new readers while a long query runs, before it gives up."""
@@ -42,21 +45,35 @@ def lake_lock(path: Path, timeout_s: float = math.inf, *, is_shared: bool = Fals
 class LakeLocks:
     """The locks that one connection takes."""
 
-    def __init__(self, folder: Path, *, readers_wait: bool) -> None:
+    def __init__(self, folder: Path, *, catalog: str) -> None:
         """Use the lock files of a folder.
 
         Args:
-            folder: of the catalog.
-            readers_wait: readers take locks too, because the catalog has no snapshot isolation.
+            folder: of the lake.
+            catalog: `sqlite:...` or `postgres:...`.
         """
         self._commit = folder / "commit.lock"
         self._door, self._readers = folder / "door.lock", folder / "read.lock"
-        self._readers_wait = readers_wait
+        # SQLite catalogs have no snapshot isolation, so readers take locks too.
+        self._readers_wait = catalog.startswith("sqlite:")
+        self._catalog = CatalogLock(catalog) if catalog.startswith("postgres") else None
         self._is_alone = False
 
-    def exclusive(self, timeout_s: float = math.inf) -> AbstractContextManager[None]:
+    def close(self) -> None:
+        """Close the connection to the catalog, if there is one."""
+        if self._catalog is not None:
+            self._catalog.close()
+
+    @contextmanager
+    def exclusive(self, timeout_s: float = math.inf) -> Iterator[None]:
         """Hold the commit lock; see `Lake.exclusive`."""
-        return lake_lock(self._commit, timeout_s)
+        until_s = time.monotonic() + timeout_s
+        with lake_lock(self._commit, timeout_s):
+            if self._catalog is None:
+                yield
+                return
+            with self._catalog.hold(max(until_s - time.monotonic(), 0.0)):
+                yield
 
     @contextmanager
     def opening(self) -> Iterator[None]:

@@ -328,7 +328,7 @@ def test_reading_changes_nothing_and_takes_no_commit_lock(
 def test_a_commit_does_not_wait_for_a_reader(small: Settings) -> None:
     with Lake.open(small) as lake, tickwalk.open(small.home) as home:
         home.bars("BTC")
-        with LakeLocks(small.lake_dir, readers_wait=True).reading():  # as in the middle of a query
+        with LakeLocks(small.lake_dir, catalog="sqlite:").reading():  # as in the middle of a query
             done = lake.commit({"bars": BARS.rows([bar(3)])}, batch_id="c", patience_s=0.0)
         assert done.is_new
 

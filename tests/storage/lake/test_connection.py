@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from storage.lake import snapshots
-from storage.lake.connection import connect, connect_in_memory
+from storage.lake.connection import connect, connect_in_memory, is_retryable
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.lake.snapshots import pin, pins, rows_hash
@@ -113,3 +113,14 @@ def test_one_module_makes_all_connections() -> None:
     found = set(uses_of_duckdb())
     assert (FACTORY, "connect") in found, "no call was found, so nothing was checked"
     assert {(path, name) for path, name in found if path != FACTORY and name not in NEEDS_NO_SESSION} == set()
+
+
+def test_commits_that_may_succeed_later_are_told_from_others() -> None:
+    for text in (
+        "database is locked",
+        "Failed to commit DuckLake transaction.",
+        'Failed to initialize DuckLake: ... ERROR:  relation "ducklake_metadata" already exists',
+    ):
+        assert is_retryable(duckdb.IOException(text))
+        assert not is_retryable(OSError(text))
+    assert not is_retryable(duckdb.CatalogException("Table with name x already exists"))

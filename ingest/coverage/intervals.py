@@ -31,6 +31,7 @@ class Gap:
         overrides: a socket was open, but what it proved is not valid (a dead stream, a halted chain).
         is_final: nothing that the venue resends can bridge it.
         evidence: what bridged it.
+        known_ns: when it became known, or what bridged it; only kept where the order of the two matters.
     """
 
     connection: int
@@ -41,6 +42,7 @@ class Gap:
     overrides: bool = False
     is_final: bool = False
     evidence: str = ""
+    known_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

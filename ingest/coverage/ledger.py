@@ -16,6 +16,13 @@ from typing import Any, Final, Protocol
 
 from ingest.coverage.intervals import BarCoverage, Gap, Part, WatchedSpan, length, recent, subtract
 from ingest.coverage.ledger_rows import CoverageRows, Key
+from ingest.coverage.refusals import (
+    PRINTS_REFUSED,
+    VENUE_STATEMENT,
+    RefusedPrints,
+    grow_gaps,
+    refused_parts,
+)
 
 TRADES: Final = "trades"
 BOOK: Final = "book"
@@ -74,6 +81,7 @@ class CoverageLedger:
         self._dirty: dict[str, int] = {}
         self._rows = CoverageRows(recording, evidence="inferred" if is_inferred else "socket")
         self._stalls: dict[str, Gap] = {}
+        self._refused = RefusedPrints()
 
     # Events.
 
@@ -150,13 +158,14 @@ class CoverageLedger:
     def confirm(self, instrument: str, open_ns: int, close_ns: int, now_ns: int) -> None:
         """Mark a bar as complete, because the venue's candle counts as many prints as we have."""
         key = (TRADES, instrument)
-        if any(
+        is_refused = self.has_refused(instrument, open_ns, close_ns)
+        if not is_refused and any(
             g.from_ns <= open_ns and close_ns <= g.to_ns and g.is_bridged for g in self._gaps.get(key, ())
         ):
             return
         gap = Gap(-1, open_ns, close_ns, "counted by the venue")
         self._gaps.setdefault(key, []).append(gap)
-        self._bridge(key, gap, "venue_statement", now_ns)
+        self._bridge(key, gap, VENUE_STATEMENT, now_ns)
 
     def has_open_gap(self, instrument: str) -> bool:
         """Return whether the newest gap in an instrument's trades is not bridged and still can be."""
@@ -198,6 +207,22 @@ class CoverageLedger:
             for key in connection.since:
                 proven_ns = self._grown_to(connection, key, from_ns)
                 self._add_gap(connection.number, key, proven_ns, to_ns, cause, to_ns, overrides=True)
+
+    def refuse_prints(self, instrument: str, from_ns: int, to_ns: int) -> None:
+        """Note that a print of an instrument was refused, with a time from `from_ns` to `to_ns`, both included."""
+        self._refused.add(instrument, from_ns, to_ns)
+
+    def apply_refusals(self, now_ns: int) -> None:
+        """Make gaps of the prints that were refused since the last call."""
+        for instrument, parts in self._refused.take().items():
+            key = (TRADES, instrument)
+            for gap in grow_gaps(self._gaps.setdefault(key, []), parts, now_ns):
+                self._mark_dirty(instrument, gap.from_ns)
+                self._rows.add_gap(key, gap, now_ns)
+
+    def has_refused(self, instrument: str, open_ns: int, close_ns: int) -> bool:
+        """Return whether prints of an interval were refused, and nothing has shown since that none is missing."""
+        return bool(refused_parts((open_ns, close_ns), self._gaps.get((TRADES, instrument), ())))
 
     def stall(self, scope: str, from_ns: int, cause: str) -> None:
         """Begin a stall: open streams prove nothing from an instant on.
@@ -285,6 +310,17 @@ class CoverageLedger:
         """Return the venue time up to which an open stream is proven."""
         return self._grown_to(self._open[number], (channel, instrument), now_ns)
 
+    def instruments_on(self, number: int, channel: str) -> list[str]:
+        """Return the instruments of which a connection carries a channel; none if it is not open."""
+        connection = self._open.get(number)
+        return [] if connection is None else sorted(key[1] for key in connection.since if key[0] == channel)
+
+    def watched_since_ns(self, channel: str, instrument: str) -> int:
+        """Return the venue time at which watching began, of what is remembered; 0 for never."""
+        key = (channel, instrument)
+        begins = [connection.since[key] for connection in self._open.values() if key in connection.since]
+        return min([*begins, *(span.from_ns for span in self._spans.get(key, ()))], default=0)
+
     def open_streams(self) -> list[tuple[int, str, str]]:
         """Return (connection, channel, instrument) of every open stream."""
         return [(c.number, *key) for c in self._open.values() for key in c.since]
@@ -312,13 +348,19 @@ class CoverageLedger:
         if not missing:
             return BarCoverage(observed_ns, True, False, "", False)
         lacking = subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
-        if not lacking:
+        # A bridged gap shows that every print of it was resent, and not that each of them could be read.
+        refused = refused_parts(bar[0], gaps)
+        if not lacking and not refused:
             return BarCoverage(observed_ns, False, True, "", False)
-        cause, is_pending = self._cause_of(lacking, gaps, is_open, key)
+        lacking = subtract(lacking, refused)
+        cause, is_pending = self._cause_of(lacking, gaps, is_open, key) if lacking else ("", False)
+        if refused:
+            cause = PRINTS_REFUSED
         return BarCoverage(observed_ns, False, False, cause, is_pending)
 
     def tick(self, now_ns: int) -> None:
-        """Detect instruments that have just become silent for too long, and drop old spans and gaps."""
+        """Make gaps of refused prints, detect instruments that have just become silent, and drop old spans and gaps."""
+        self.apply_refusals(now_ns)
         for connection in self._open.values():
             for instrument, coin in connection.coins.items():
                 mark = (connection.number, instrument)
@@ -409,7 +451,7 @@ class CoverageLedger:
         self._rows.add_gap(key, gap, now_ns)
 
     def _bridge(self, key: Key, gap: Gap, evidence: str, now_ns: int) -> None:
-        gap.is_bridged, gap.evidence = True, evidence
+        gap.is_bridged, gap.evidence, gap.known_ns = True, evidence, now_ns
         self._mark_dirty(key[1], gap.from_ns)
         self._rows.add_gap(key, gap, now_ns)
 

@@ -133,7 +133,7 @@ class Certifier:
         now_ns: int,
     ) -> None:
         ours = CandleFigures.of_rows([bar for _, bar in bars])
-        theirs = CandleFigures.of_rows([_figures(by_open.get(open_ns)) for open_ns, _ in bars])
+        theirs = CandleFigures.of_rows([figures_of(by_open.get(open_ns)) for open_ns, _ in bars])
         differs, absent = differences(ours, theirs, self._tolerance), theirs.is_absent
         for at, (open_ns, bar) in enumerate(bars):
             is_late = now_ns >= open_ns + clock.width_ns + DUE_NS
@@ -185,7 +185,8 @@ def queued(bar: Mapping[str, Any], venue_trades: float, now_ns: int) -> dict[str
     }
 
 
-def _figures(candle: wire.CandleData | None) -> dict[str, float] | None:
+def figures_of(candle: wire.CandleData | None) -> dict[str, float] | None:
+    """Return the figures of a candle by name; None for one that is absent."""
     if candle is None:
         return None
     return {

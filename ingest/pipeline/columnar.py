@@ -3,7 +3,7 @@
 Frames between two publishing instants are scanned together (`ingest.venues.hyperliquid.scanner`). Frames that the
 scanner understood, of streams in their steady state, are processed by column. Frames that do not affect those streams
 (books, contexts, pongs) are processed one by one beside them. Any other frame (an acknowledgement, a first batch after
-a subscription, an odd number) is a barrier: everything before it is processed first.
+a subscription, an odd number, one that cannot be decoded) is a barrier: everything before it is processed first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ingest.coverage.ledger import TRADES as TRADES_CHANNEL
 from ingest.journal.records import RecordBatch
 from ingest.pipeline.dedupe import CONFLICT, NEW, SEEN
 from ingest.pipeline.frame_run import FrameRun
-from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
+from ingest.pipeline.hyperliquid_handler import Decoded, HyperliquidHandler, Unreadable
 from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.scanner import BBO, TRADES, CoinCodes, ScannedFrames, scan
@@ -31,7 +31,7 @@ from storage.contracts.tables import CONTRACTS
 # Below this many frames, one by one is as fast.
 LEAST_FRAMES: Final = 64
 _CHANNELS: Final = {TRADES: TRADES_CHANNEL, BBO: "bbo"}
-_BARRIERS: Final = (wire.Ack, wire.ErrorMessage, wire.Trades, wire.Bbo)
+_BARRIERS: Final = (wire.Ack, wire.ErrorMessage, wire.Trades, wire.Bbo, Unreadable)
 _SIDE_TEXTS: Final = np.array(["sell", "unknown", "buy"], dtype=object)
 
 Index = NDArray[np.int64]
@@ -87,7 +87,7 @@ class ColumnarProcessor:
         self._take_columns(run, is_columnar, at, stop - start)
         state.end_run()
 
-    def _pass(self, run: FrameRun, i: int, message: wire.Message) -> None:
+    def _pass(self, run: FrameRun, i: int, message: Decoded) -> None:
         """Process a barrier."""
         state = self._state
         record = run.batch.record(run.start + i)
@@ -142,14 +142,14 @@ class ColumnarProcessor:
                 table[kind, code] = is_known and not is_first and not (is_recycled and kind == TRADES)
         return table
 
-    def _beside(self, run: FrameRun, i: int) -> wire.Message | None:
+    def _beside(self, run: FrameRun, i: int) -> Decoded | None:
         """Process a frame that is no barrier and return None; or return a barrier's message, not processed."""
         state = self._state
         record = run.batch.record(run.start + i)
         state.now_ns = record.recv_ns
         message = self._frames.decode(record)
         state.counts.frames += 1
-        if message is None or isinstance(message, _BARRIERS):
+        if isinstance(message, _BARRIERS):
             return message
         channel = type(message).__struct_config__.tag
         connection = int(run.connections[i])
@@ -236,6 +236,8 @@ class ColumnarProcessor:
             record = run.batch.record(run.start + int(frame[k]))
             state.now_ns = record.recv_ns
             state.refuse_frame("trades", reason, record, f":{tid}")
+            event_ns = int(scanned.print_ms[prints[k]]) * MS_NS
+            state.ledger.refuse_prints(self._instruments[int(scanned.coin[frame[k]])], event_ns, event_ns)
         is_new = verdicts == NEW
         if is_new.any():
             self._new_prints(run, frame[is_new], prints[is_new])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.journal.records import RecordBatch
-from ingest.pipeline.rows import AHEAD_NS, LARGEST
+from ingest.pipeline.rows import AHEAD_NS, FIRST_PRINT_MS, LARGEST
 from ingest.venues.hyperliquid.scanner import OTHER, ScannedFrames
 from storage.clock import MS_NS
 
@@ -41,5 +41,5 @@ class FrameRun:
         usable &= ~odd.any(axis=1)
         frame = np.repeat(np.arange(len(usable)), np.diff(scanned.prints))
         fits = (scanned.px > 0.0) & (scanned.px < LARGEST) & (scanned.sz > 0.0) & (scanned.sz < LARGEST)
-        usable[frame[~fits | (scanned.print_ms <= 0)]] = False
+        usable[frame[~fits | (scanned.print_ms < FIRST_PRINT_MS)]] = False
         return usable

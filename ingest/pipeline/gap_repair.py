@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import msgspec
 
-from ingest.bars.reconciliation import INTERVALS
+from ingest.bars.builder import BarClock
+from ingest.bars.reconciliation import INTERVALS, CandleFigures, Tolerance, differences
 from ingest.journal.records import Record
 from ingest.pipeline import rows
-from ingest.pipeline.certification import Certifier
+from ingest.pipeline.certification import Certifier, figures_of
 from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
 from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
@@ -140,16 +141,20 @@ class GapRepair:
         state = self._state
         instrument = state.instrument(coin)
         begins_ns = state.registry.begins_ns(instrument)
-        usable = []
+        usable, is_whole = [], True
         for item in sorted(prints, key=lambda item: item.time):
             if why := _foreign(item.coin, coin) or rows.unusable(item, record.recv_ns, begins_ns):
                 state.refuse_frame("trades", why, record, f":{item.tid}")
+                is_whole &= not _foreign(item.coin, coin) and not rows.unusable(item, record.recv_ns)
             else:
                 usable.append(item)
         if usable and all(clock.has(instrument) for clock in state.clocks):
+            # What was refused before is in the answer, and closed by it; what conflicts with the answer is not.
+            state.ledger.apply_refusals(record.recv_ns)
             self._frames.prints(record, instrument, usable, "recent")
             # Another server answers, and it may lag: the time between its newest print and the resent is not proven.
-            if usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
+            # An answer with a print that cannot be used proves nothing, and is no reason to doubt a watched bar.
+            if is_whole and usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
                 state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)
 
     def _compare(
@@ -171,13 +176,24 @@ class GapRepair:
             candle = by_open.get(open_ns)
             ours = clock.trades_of(bar.instrument, open_ns)
             bar.tries += 1
-            if candle is not None and ours == candle.n:
+            if candle is not None and ours == candle.n and self._agrees(clock, bar, open_ns, candle):
                 self._state.ledger.confirm(bar.instrument, open_ns, bar.close_ns, now_ns)
                 self._close(key, bar, candle.n, "confirmed", now_ns, ours)
             elif bar.tries >= len(TRIES_NS):
                 self._close(key, bar, candle.n if candle else None, "queued", now_ns, ours)
             else:
                 self._note(key, bar, candle.n if candle else None, "short", now_ns, ours)
+
+    def _agrees(self, clock: BarClock, bar: _Due, open_ns: int, candle: wire.CandleData) -> bool:
+        """Return whether a candle with our number of prints settles a bar.
+
+        A refused print may be the other version of one that we have: then every figure must agree.
+        """
+        if not self._state.ledger.has_refused(bar.instrument, open_ns, bar.close_ns):
+            return True
+        ours = CandleFigures.of_rows([clock.row_of(bar.instrument, open_ns)])
+        theirs = CandleFigures.of_rows([figures_of(candle)])
+        return not differences(ours, theirs, Tolerance.of(self._state.settings)).any()
 
     def _close(
         self, key: Bar, bar: _Due, theirs: int | None, outcome: str, now_ns: int, ours: int | None = None

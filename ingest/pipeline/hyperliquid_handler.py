@@ -11,6 +11,7 @@ from ingest.journal.records import Record
 from ingest.pipeline import rows
 from ingest.pipeline.dedupe import CONFLICT, SEEN
 from ingest.pipeline.order_books import Mode, book_row, unusable_book
+from ingest.pipeline.refused_prints import refuse_print, refuse_prints_of
 from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
 from storage.clock import MS_NS
@@ -18,6 +19,13 @@ from storage.errors import TickwalkError, VenueError
 
 # An unseen print this much older than what its stream had proven was left out by the stream.
 _LEFT_OUT_NS: Final = 5_000 * MS_NS
+
+
+class Unreadable:
+    """A frame that could not be decoded; it is in quarantine already."""
+
+
+Decoded = wire.Message | Unreadable
 
 
 class HyperliquidHandler:
@@ -28,18 +36,18 @@ class HyperliquidHandler:
         self._mids: dict[str, tuple[float | None, float | None]] = {}
         self._contexts: dict[str, wire.AssetContext] = {}
 
-    def decode(self, record: Record) -> wire.Message | None:
-        """Return the message of a frame; quarantine a frame that cannot be decoded and return None."""
+    def decode(self, record: Record) -> Decoded:
+        """Return the message of a frame; quarantine a frame that cannot be decoded."""
         try:
             message = wire.decode(record.body)
         except TickwalkError as error:
             self._state.channels["undecodable"] += 1
             self._state.refuse_frame("frames", error.message, record)
-            return None
+            return Unreadable()
         self._state.channels[type(message).__struct_config__.tag] += 1  # type: ignore[index]
         return message
 
-    def apply(self, record: Record, connection: int, message: wire.Message) -> None:
+    def apply(self, record: Record, connection: int, message: Decoded) -> None:
         """Apply a message.
 
         Args:
@@ -76,6 +84,8 @@ class HyperliquidHandler:
                 self._dexs(record, message.data.ctxs)
             case wire.AssetCtxs():
                 self._dexs(record, [(message.data.dex or "", message.data.ctxs)])
+            case Unreadable():
+                refuse_prints_of(self._state, connection, record.body, record.recv_ns)
             case _:
                 pass  # counted when it was decoded
 
@@ -146,19 +156,42 @@ class HyperliquidHandler:
             instrument = self._record_message(record, connection, TRADES, coin, newest_ms)
             if instrument is None:
                 state.counts.prints += len(items)
+                for item in items:
+                    refuse_print(state, connection, coin, item.time, record.recv_ns)
                 continue
             is_first = (connection, instrument) in state.awaits_first
             before_ns = state.newest_print_ns.get(instrument, 0)
+            if is_first:
+                # What was refused before is resent now; what is refused of the batch itself is not.
+                state.ledger.apply_refusals(record.recv_ns)
             for item, fault in zip(items, faults, strict=True):
                 if fault:
-                    state.counts.prints += 1
-                    state.refuse_frame("trades", fault, record, f":{item.tid}")
+                    self._refuse_print(record, connection, item, fault, begins_ns, is_first=is_first)
             new = self.prints(record, instrument, usable, "venue_replay" if is_first else "live")
             if is_first:
                 state.end_first_batch(connection, instrument)
                 self._prove(connection, instrument, usable, new, before_ns, record.recv_ns)
                 if state.ledger.has_open_gap(instrument):
                     state.unproven.append(coin)
+
+    def _refuse_print(
+        self,
+        record: Record,
+        connection: int,
+        item: wire.WirePrint,
+        fault: str,
+        begins_ns: int,
+        *,
+        is_first: bool,
+    ) -> None:
+        """Quarantine a print that cannot be used; its bar lacks it."""
+        state = self._state
+        state.counts.prints += 1
+        state.refuse_frame("trades", fault, record, f":{item.tid}")
+        if is_first and not rows.unusable(item, record.recv_ns):
+            return  # of the contract that had the name before, whose prints are resent under it
+        time_ms = item.time if item.time * MS_NS >= begins_ns else None
+        refuse_print(state, connection, item.coin, time_ms, record.recv_ns)
 
     def _prove(
         self,
@@ -212,6 +245,7 @@ class HyperliquidHandler:
             state.counts.conflicts += 1
             reason = f"print {item.tid} at {item.time} came again with other values"
             state.refuse_frame("trades", reason, record, f":{item.tid}")
+            state.ledger.refuse_prints(instrument, item.time * MS_NS, item.time * MS_NS)
             return False
         event_ns = item.time * MS_NS
         state.counts.trades += 1

@@ -140,6 +140,7 @@ class Pipeline:
     def stop(self, now_ns: int, cause: str) -> None:
         """End the recording: every open span ends where it was proven."""
         state = self.state
+        state.ledger.apply_refusals(now_ns)
         for connection in sorted(state.ledger.open_connections()):
             state.ledger.close(connection, now_ns, cause)
         for scope, _ in state.ledger.stalls():
@@ -298,8 +299,6 @@ class Pipeline:
             self._gaia.apply(record, connection)
             return
         message = self._frames.decode(record)
-        if message is None:
-            return
         if venue != "chain":
             self._frames.apply(record, connection, message)
         elif isinstance(message, ExplorerBlocks):

@@ -15,6 +15,8 @@ ZERO_HASH: Final = "0x" + "0" * 64
 LARGEST: Final = 1e12
 # How far the venue's clock may run ahead of ours; a later time is in another unit, or corrupt.
 AHEAD_NS: Final = 5 * NS
+# 2010: older than any venue. A time in seconds, read as milliseconds, lies in 1970.
+FIRST_PRINT_MS: Final = 1_262_304_000_000
 
 
 def unusable(item: wire.WirePrint, recv_ns: int, begins_ns: int = 0) -> str:
@@ -23,7 +25,7 @@ def unusable(item: wire.WirePrint, recv_ns: int, begins_ns: int = 0) -> str:
         {
             f"price {item.px} is not between 0 and {LARGEST:g}": 0.0 < item.px < LARGEST,
             f"size {item.sz} is not between 0 and {LARGEST:g}": 0.0 < item.sz < LARGEST,
-            _time_rule(item.time): is_time(item.time, recv_ns),
+            _time_rule(item.time): is_print_time(item.time, recv_ns),
             f"time {item.time} is before this contract had its name": item.time * MS_NS >= begins_ns,
             f"tid {item.tid} is not between 0 and 2^63": 0 <= item.tid < 1 << 63,
         }
@@ -63,6 +65,11 @@ def unusable_context(ctx: wire.AssetContext) -> str:
 def is_time(ts_ms: int, recv_ns: int) -> bool:
     """Return whether a venue time is plausible: after 1970, and not further in our future than clocks differ."""
     return 0 < ts_ms * MS_NS <= recv_ns + AHEAD_NS
+
+
+def is_print_time(ts_ms: int, recv_ns: int) -> bool:
+    """Return whether a print may have this time; one before 2010 is in another unit, or corrupt."""
+    return ts_ms >= FIRST_PRINT_MS and is_time(ts_ms, recv_ns)
 
 
 def _time_rule(ts_ms: int) -> str:

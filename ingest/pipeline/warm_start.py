@@ -18,6 +18,7 @@ from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock
 from ingest.bars.trade_buffer import Row
 from ingest.coverage.intervals import Gap, WatchedSpan
 from ingest.coverage.ledger import RECORDER_DOWN, SILENT_STREAM
+from ingest.coverage.refusals import PRINTS_REFUSED
 from ingest.instruments.stored_listings import newest_listings
 from ingest.pipeline.dedupe import KEPT
 from ingest.pipeline.processor import Pipeline
@@ -77,6 +78,7 @@ _COVERAGE: Final = """
         WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? GROUP BY ALL
     )
     SELECT instrument, channel, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, kind, cause, bridged,
+           evidence, ts_knowable_ns,
            connection < 0 AND evidence <> 'venue_statement' AND kind = 'gap' AS overrides
     FROM coverage JOIN newest USING (instrument, channel)
     WHERE ts_knowable_ns <= ? AND ts_to > ts_newest - to_microseconds(?)
@@ -224,9 +226,10 @@ def _restore_span(state: RecordingState, instrument: str, span: dict[str, Any]) 
     if span["kind"] == "watched":
         state.ledger.restore(key, WatchedSpan(-1, from_ns, to_ns), None, RECORDER_DOWN)
     else:
-        # A gap that no connection ended was a stall or a dead stream; only a dead stream's may still be bridged.
-        is_final = span["overrides"] and span["cause"] != SILENT_STREAM
+        # A gap that no connection ended was a stall, a dead stream or a refused print; a stall cannot be bridged.
+        is_final = span["overrides"] and span["cause"] not in (SILENT_STREAM, PRINTS_REFUSED)
         gap = Gap(-1, from_ns, to_ns, span["cause"], span["bridged"], span["overrides"], is_final)
+        gap.evidence, gap.known_ns = span["evidence"], span["ts_knowable_ns"]
         state.ledger.restore(key, None, gap, RECORDER_DOWN)
 
 

@@ -41,8 +41,6 @@ def bbo(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "frame",
     [
-        {"channel": "trades", "data": [PRINT | {"time": Script.venue_ms(30), "tid": 1 << 63}]},
-        {"channel": "trades", "data": [PRINT | {"coin": "FOO", "time": Script.venue_ms(30)}]},
         bbo(time=10**17),
         bbo(coin="FOO"),
         bbo(bbo=[{"px": "0", "sz": "1"}, None]),

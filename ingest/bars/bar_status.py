@@ -1,11 +1,14 @@
-"""Status of a bar: printed, quiet, halted, blind or unlisted."""
+"""Status of a bar: printed, quiet, halted, blind, unlisted or unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ingest.coverage.intervals import BarCoverage, Part
+
+NO_BOOK_YET: Final = "no book yet"
+"""Cause of a bar of books alone whose stream was alive and had not delivered one, or none since its last was void."""
 
 
 def bar_status(watch: BarCoverage, row: Mapping[str, Any]) -> tuple[str, str]:
@@ -16,6 +19,8 @@ def bar_status(watch: BarCoverage, row: Mapping[str, Any]) -> tuple[str, str]:
         return "printed", ""
     if row["quote_age_ms"] is not None and row["bid"] is None and row["ask"] is None:
         return "halted", ""
+    if not row["trades_applicable"] and row["quote_age_ms"] is None:
+        return "unknown", NO_BOOK_YET
     return "quiet", ""
 
 

@@ -240,6 +240,11 @@ class CoverageLedger:
         """Return whether an instrument, or a scope of them, is stalled now."""
         return scope in self._stalls
 
+    def stall_cause(self, scope: str) -> str:
+        """Return why an instrument, or a scope of them, is stalled now; an empty text if it is not."""
+        gap = self._stalls.get(scope)
+        return "" if gap is None else gap.cause
+
     def stalls(self) -> list[tuple[str, str]]:
         """Return (scope, cause) of the stalls that last."""
         return [(scope, gap.cause) for scope, gap in self._stalls.items()]

@@ -1,7 +1,8 @@
 """Handler of GaiaEx messages: relayed order books, and detection of a stale relay.
 
 GaiaEx relays Hyperliquid's books and publishes no trades. A book that it flags as stale counts as stale at once; a
-relay that froze without a flag is detected by the quote of the same coin on Hyperliquid, which has moved.
+relay that froze without a flag is detected by the quote of the same coin on Hyperliquid, which has moved. A book that
+cannot be used leaves the last one out of date: the stream is stalled until a book can be used again.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from storage.errors import TickwalkError
 
 UPSTREAM_STALE: Final = "upstream stale"
 RELAY_STALE: Final = "relay stale"
+UNDECODABLE: Final = "undecodable"
 NOT_SUPPORTED: Final = "symbol not supported"
 RELAY_LAG: Final = "gaiaex relay"
 _TOUCHES: Final = 512
+# Frames of these types hold no book; one that cannot be decoded proves nothing, and that is all.
+_BOOKLESS: Final = frozenset(("heartbeat", "recovered", "error", "pong"))
 
 
 @dataclass(slots=True)
@@ -63,7 +67,9 @@ class GaiaexHandler:
         if not is_held:
             state.ledger.subscribe(connection, BOOK, instrument, now_ns)
         state.record_touches(twin, maxlen=_TOUCHES)
-        self._relays[connection] = _Relay(symbol, instrument, twin)
+        relay = self._relays[connection] = _Relay(symbol, instrument, twin)
+        if not is_held:
+            self._void(relay, now_ns)  # of an earlier recording: this socket has not delivered a book yet
 
     def closed(self, connection: int) -> None:
         """Close a symbol's socket."""
@@ -86,6 +92,8 @@ class GaiaexHandler:
         except TickwalkError as error:
             state.channels["undecodable"] += 1
             state.refuse_frame("frames", error.message, record)
+            if relay is not None:
+                self._lose_unreadable(record, connection, relay)
             return
         state.channels[f"gaiaex {message.__struct_config__.tag}"] += 1
         if relay is None:
@@ -95,6 +103,8 @@ class GaiaexHandler:
         # A spot pair has two names (its generations differ), a perpetual one.
         if named and named != relay.symbol and kind_of(relay.symbol) == "perp":
             state.refuse_frame("frames", f"{named!r} came on the socket of {relay.symbol!r}", record)
+            if isinstance(message, gaiaex_messages.GaiaBook | gaiaex_messages.UpstreamLost):
+                self._stall_undecodable(record, connection, relay)
             return
         state.note_stream(connection, BOOK, relay.instrument, record.recv_ns)
         match message:
@@ -105,8 +115,9 @@ class GaiaexHandler:
             case gaiaex_messages.UpstreamLost():
                 self._lose(relay, UPSTREAM_STALE, _since(message.timestamp, record), record.recv_ns)
             case gaiaex_messages.UpstreamRecovered():
-                at_ns = _since(message.timestamp, record)
-                state.ledger.resume(relay.instrument, at_ns, record.recv_ns)
+                if state.ledger.stall_cause(relay.instrument) != UNDECODABLE:
+                    at_ns = _since(message.timestamp, record)
+                    state.ledger.resume(relay.instrument, at_ns, record.recv_ns)
             case gaiaex_messages.Rejection():
                 if message.is_terminal:
                     for clock in state.clocks:
@@ -138,6 +149,7 @@ class GaiaexHandler:
             why = f"time {book.time} is no time in milliseconds at its receipt"
         if why:
             state.refuse_frame("books", why, record)
+            self._stall_undecodable(record, connection, relay)
             return
         state.rows.add(
             "books",
@@ -173,6 +185,24 @@ class GaiaexHandler:
             self._lose(relay, UPSTREAM_STALE, record.recv_ns, record.recv_ns)
         elif not self._state.ledger.is_stalled(relay.instrument):
             self._state.record_message(connection, relay.instrument, None, record.recv_ns)
+
+    def _lose_unreadable(self, record: Record, connection: int, relay: _Relay) -> None:
+        """Stall a stream on which a frame came that may have been a book, or was a message that it is stale."""
+        kind = gaiaex_messages.type_of(record.body)
+        if kind == "stale":
+            self._lose(relay, UPSTREAM_STALE, record.recv_ns, record.recv_ns)
+        elif kind not in _BOOKLESS:
+            self._stall_undecodable(record, connection, relay)
+
+    def _stall_undecodable(self, record: Record, connection: int, relay: _Relay) -> None:
+        """Stall a stream since the time that it has proven, until one of its books can be used."""
+        ledger, now_ns = self._state.ledger, record.recv_ns
+        if ledger.stall_cause(relay.instrument) == UNDECODABLE or not ledger.is_open(connection):
+            return
+        # A relay that says that it has recovered ends another stall, but its newest book is still unknown.
+        ledger.resume(relay.instrument, now_ns, now_ns)
+        proven_ns = ledger.proven_ns(connection, BOOK, relay.instrument, now_ns)
+        self._lose(relay, UNDECODABLE, min(proven_ns, now_ns), now_ns)
 
     def _lose(self, relay: _Relay, cause: str, from_ns: int, now_ns: int) -> None:
         if not self._state.ledger.is_stalled(relay.instrument):

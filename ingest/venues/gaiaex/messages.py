@@ -11,6 +11,7 @@ venue's pages as captured in 2026, undated; nothing here was checked against the
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Final, Literal, TypeVar
 
@@ -102,6 +103,7 @@ class _RawBook(msgspec.Struct, tag_field="type", tag="orderbook"):
     feed_connected: bool | None = None
 
 
+_TYPE: Final = re.compile(rb'"type"\s*:\s*"([^"\\]*)"')
 _decoder: Final = msgspec.json.Decoder(
     _RawBook | RelayHeartbeat | UpstreamLost | UpstreamRecovered | Rejection | GaiaPong, strict=False
 )
@@ -125,6 +127,12 @@ def decode(frame: bytes) -> GaiaMessage:
             return GaiaPong()
         raise VenueError(f"GaiaEx frame is not JSON: {error}") from error
     return _book_of(message) if isinstance(message, _RawBook) else message
+
+
+def type_of(frame: bytes) -> str:
+    """Return the type that an undecodable frame names; an empty text if it cannot be read."""
+    named = _TYPE.findall(frame)
+    return named[0].decode(errors="replace") if len(named) == 1 else ""
 
 
 def _book_of(raw: _RawBook) -> GaiaBook:

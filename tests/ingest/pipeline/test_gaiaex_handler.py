@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ingest.pipeline.gaiaex_handler import RELAY_LAG, RELAY_STALE, UPSTREAM_STALE
+from ingest.bars.bar_status import NO_BOOK_YET
+from ingest.pipeline.gaiaex_handler import RELAY_LAG, RELAY_STALE, UNDECODABLE, UPSTREAM_STALE
 from storage.clock import NS
 from tests.ingest.pipeline.scripts import START_NS, Script, latest, run
 
@@ -204,6 +205,66 @@ def test_what_cannot_be_used_is_quarantined_with_the_reason(
     assert len(rows["quarantine"]) == 1
     assert reason in rows["quarantine"][0]["reason"]
     assert rows["quarantine"][0]["source"].startswith("made:")
+
+
+UNUSABLE: list[dict[str, Any] | bytes] = [
+    b'{"type":"orderbook","symbol":"BTC","bids":[["1"',
+    b"<html>",
+    {"type": "orderbook", "symbol": "BTC", "bids": [["x", "1"]], "asks": [], "timestamp": 1},
+    {"type": "orderbook", "symbol": "BTC", "bids": [["2", "1"]], "asks": [["1", "1"]], "timestamp": 1},
+    {"type": "orderbook", "symbol": "BTC", "bids": [], "asks": [], "timestamp": -5},
+    {"type": "orderbook", "symbol": "ETH", "bids": [], "asks": [], "timestamp": Script.venue_ms(89)},
+    {"type": "depth", "symbol": "BTC", "bids": [], "asks": []},
+    {"symbol": "BTC", "bids": [], "asks": [], "timestamp": 1},
+]
+
+
+@pytest.mark.parametrize("frame", UNUSABLE)
+def test_a_book_that_cannot_be_used_stalls_its_stream_until_one_can(frame: dict[str, Any] | bytes) -> None:
+    """Heartbeats go on, and so does the word that the relay has recovered: neither shows the book."""
+    relayed = Relayed().live(0, 90).live(90, 310, relay=False).beats(90, 310)
+    relayed.script.frame(90.5, frame, RELAY)
+    relayed.say(100, "recovered", symbol="BTC", timestamp=Script.venue_ms(100))
+    for n in range(200, 310):
+        relayed.book(n + 0.7, n)
+    pipeline, rows = run(relayed.script)
+    assert not pipeline.state.ledger.is_stalled(BTC)
+    bars = latest(rows["bars"], BTC)
+    assert [(bars[n]["status"], bars[n]["cause"]) for n in (1, 2)] == [("blind", UNDECODABLE)] * 2
+    assert {bars[n][name] for n in (1, 2) for name in QUOTED} == {None}
+    assert [bars[n]["status"] for n in (0, 4)] == ["quiet"] * 2
+    assert [row["cause"] for row in rows["coverage"] if row["cause"] == UNDECODABLE] == [UNDECODABLE]
+
+
+@pytest.mark.parametrize("kind", ["heartbeat", "recovered", "error", "pong"])
+def test_another_message_that_cannot_be_decoded_leaves_the_book_as_it_is(kind: str) -> None:
+    relayed = Relayed().live(0, 190)
+    relayed.script.frame(90.5, f'{{"type":"{kind}","timestamp":'.encode(), RELAY)
+    assert {bar["status"] for bar in relayed.bars().values()} == {"quiet"}
+
+
+def test_a_stale_message_without_its_reason_counts_all_the_same() -> None:
+    relayed = Relayed().live(0, 90).live(90, 130, relay=False).say(90.6, "stale", symbol="BTC")
+    assert run(relayed.script)[0].state.ledger.stall_cause(BTC) == UPSTREAM_STALE
+
+
+def test_a_book_that_cannot_be_used_outlasts_a_relay_that_has_recovered() -> None:
+    relayed = Relayed().live(0, 90).live(90, 190, relay=False).beats(90, 190)
+    relayed.say(90.6, "stale", symbol="BTC", reason="upstream")
+    relayed.script.frame(95, b'{"type":"orderbook"', RELAY)
+    relayed.say(96, "recovered", symbol="BTC", timestamp=Script.venue_ms(96))
+    pipeline, rows = run(relayed.script)
+    assert pipeline.state.ledger.stall_cause(BTC) == UNDECODABLE
+    assert {latest(rows["bars"], BTC)[n]["status"] for n in (1, 2)} == {"blind"}
+
+
+def test_a_symbol_that_never_delivered_a_book_is_not_quiet() -> None:
+    relayed = Relayed().live(0, 250, relay=False).beats(0, 250)
+    for n in range(190, 250):
+        relayed.book(n + 0.7, n)
+    bars = relayed.bars()
+    assert [(bars[n]["status"], bars[n]["cause"]) for n in (1, 2)] == [("unknown", NO_BOOK_YET)] * 2
+    assert (bars[3]["status"], bars[3]["cause"]) == ("quiet", "")
 
 
 def test_a_spot_pair_may_go_by_either_of_its_names() -> None:

@@ -33,6 +33,8 @@ class RecordKind(enum.IntEnum):
     """A REST answer; the body is JSON with `request`, `response` and `asked_ns`."""
     HELD = 8
     """Streams continued from an earlier recording: JSON list of (connection, channel, instrument, since in ns)."""
+    REFUSED = 9
+    """A line of a capture that is no frame: JSON with `source`, `reason` and `until_ns`, a line feed, and its bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from ingest.pipeline.columnar import LEAST_FRAMES, ColumnarProcessor
 from ingest.pipeline.gaiaex_handler import GaiaexHandler
 from ingest.pipeline.gap_repair import GapRepair
 from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
+from ingest.pipeline.refused_prints import refuse_prints_of
 from ingest.pipeline.rest_responses import apply_answer
 from ingest.pipeline.state import Counts, RecordingState
 from ingest.venues.hyperliquid.messages import ExplorerBlocks, Pong
@@ -122,6 +123,8 @@ class Pipeline:
                 self.stop(record.recv_ns, record.body.decode() or "stopped")
             case RecordKind.ANSWER:
                 apply_answer(state, self.repairs, record)
+            case RecordKind.REFUSED:
+                self._refused_line(record)
             case RecordKind.CLOCK:
                 pass
         state.watermark_ns = max(state.watermark_ns, state.now_ns - self._lateness_ns)
@@ -156,10 +159,6 @@ class Pipeline:
         reason = f"{damage.reason}: {damage.size_bytes} bytes from offset {damage.offset} are not read"
         logger.warning("journal damaged", segment=damage.segment, offset=damage.offset, reason=damage.reason)
         self.state.refuse("frames", reason, b"", f"{damage.segment}@{damage.offset}")
-
-    def refuse_line(self, reason: str, raw: bytes, source: str) -> None:
-        """Quarantine a line of a capture that is no frame."""
-        self.state.refuse("frames", reason, raw, source)
 
     def drain(self) -> dict[str, pa.Table]:
         """Return the rows made since the last call, by table, and forget them."""
@@ -289,6 +288,14 @@ class Pipeline:
         for scope, cause in before["stalls"]:
             self.state.ledger.stall(scope, record.recv_ns, cause)
             self._gaia.void(scope, record.recv_ns)
+
+    def _refused_line(self, record: Record) -> None:
+        """Quarantine a line of a capture that is no frame; it may have been one that held prints."""
+        head, raw = record.body.split(b"\n", 1)
+        about = json.loads(head)
+        self.state.refuse("frames", about["reason"], raw, about["source"])
+        if raw:
+            refuse_prints_of(self.state, self._connection, raw, max(about["until_ns"], record.recv_ns))
 
     # Frames.
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingest.backfill.rest.runner import replay_backfill
-from ingest.journal.captures import BadCaptureLine, content_id, read_capture
+from ingest.journal.capture_order import CaptureFrame, CaptureItem, read_in_order
+from ingest.journal.captures import content_id
 from ingest.journal.format import SUFFIX, Damage, hold_recording, segments
 from ingest.journal.reader import read_batches, read_journal
 from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, read_header, settings_of_recording
@@ -83,31 +84,31 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
 def _replay_capture(
     path: Path, folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None
 ) -> ReplayResult:
-    bad: list[BadCaptureLine] = []
-    frames = read_capture(path, on_bad=bad.append, on_bytes=on_bytes)
+    items = read_in_order(path, on_bytes=on_bytes)
     # Read the first frame before the journal is made: a file that is no capture must leave nothing behind.
-    first_ns, first = next(frames)
+    first = next(items)
     pipeline = Pipeline(folder.name, settings, is_capture=True)
     with JournalWriter(folder, segment_bytes=settings.record.segment_bytes) as journal:
         about = json.dumps({"source": "capture", "file": path.name}).encode()
         done = ReplayResult(folder.name, pipeline.counts, pipeline.state.channels)
 
         def batches() -> Iterator[RecordBatch]:
-            yield journal.extend((first_ns,), (RecordKind.STARTED,), (-1,), (about,))
-            for chunk in _chunks(itertools.chain(((first_ns, first),), frames)):
-                stamps, bodies = zip(*chunk, strict=True)
-                count = len(chunk)
-                yield journal.extend(stamps, (RecordKind.FRAME,) * count, (0,) * count, bodies)
+            yield journal.extend((first.recv_ns,), (RecordKind.STARTED,), (-1,), (about,))
+            for chunk in _chunks(itertools.chain((first,), items)):
+                stamps, kinds, bodies = zip(*(_record_of(item, path) for item in chunk), strict=True)
+                yield journal.extend(stamps, kinds, (0,) * len(chunk), bodies)
             yield journal.extend((journal.last_recv_ns,), (RecordKind.STOPPED,), (-1,), (b"end of capture",))
 
-        def before_commit() -> None:
-            journal.sync()
-            for line in bad:
-                pipeline.refuse_line(line.reason, line.raw, f"{path.name}:{line.number}")
-            bad.clear()
-
-        _drive(pipeline, batches(), lake, done, before_commit)
+        _drive(pipeline, batches(), lake, done, journal.sync)
     return done
+
+
+def _record_of(item: CaptureItem, path: Path) -> tuple[int, RecordKind, bytes]:
+    if isinstance(item, CaptureFrame):
+        return item.recv_ns, RecordKind.FRAME, item.body
+    source = f"{path.name}:{item.number}"
+    about = {"source": source, "reason": item.reason, "until_ns": item.until_ns}
+    return item.recv_ns, RecordKind.REFUSED, json.dumps(about).encode() + b"\n" + item.raw
 
 
 def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
@@ -188,9 +189,9 @@ def recorded_instruments(about: Mapping[str, Any], pipeline: Pipeline) -> list[s
     ]
 
 
-def _chunks(frames: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    frames = iter(frames)
-    while chunk := list(itertools.islice(frames, _CHUNK_FRAMES)):
+def _chunks(items: Iterable[CaptureItem]) -> Iterator[list[CaptureItem]]:
+    items = iter(items)
+    while chunk := list(itertools.islice(items, _CHUNK_FRAMES)):
         yield chunk
 
 

@@ -264,11 +264,11 @@ class BarClock:
             self._forget_ns = close_ns + _FORGET_EVERY_NS
         for instrument in sorted(self._books):
             book = self._books[instrument]
-            if is_due:
-                self._forget(book, close_ns)
             again = book.late | book.pending
             if instrument in self._dirty:
                 again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
+            if is_due:
+                self._forget(book, close_ns, again)
             due += [(instrument, bar) for bar in sorted(again)]
             book.late, book.pending = set(), set()
         self._dirty.clear()
@@ -331,11 +331,13 @@ class BarClock:
             lag_ns=self._lag_ns,
         )
 
-    def _forget(self, book: _InstrumentBars, close_ns: int) -> None:
+    def _forget(self, book: _InstrumentBars, close_ns: int, again: set[int]) -> None:
+        """Drop bars that nothing can change any more, except those that are revised now."""
         # Unpublished bars are kept: a recorder that was down for hours publishes those hours' bars when it is back.
         horizon = min(close_ns - self.reopen_ns, book.next_open_ns)
         blind_ns = horizon - BLIND_NS
         kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
+        kept |= again
         if self.keeps_settled:
             for bar, row in book.published.items():
                 if bar < horizon and bar not in kept and is_certifiable(row):

@@ -58,11 +58,16 @@ def mutate(frame: bytes, chance: random.Random, others: Sequence[bytes]) -> byte
         others: frames from which parts are taken.
     """
     for _ in range(1 + (chance.random() < 0.25) + 2 * (chance.random() < 0.05)):
-        spans = [match.span() for match in _TOKEN.finditer(frame)]
-        if not spans:
-            return frame + b"{}"
-        frame = _pick(_CHANGES, chance)(frame, spans, chance, others)
+        frame = mutate_once(frame, chance, others)
     return frame
+
+
+def mutate_once(frame: bytes, chance: random.Random, others: Sequence[bytes]) -> bytes:
+    """Return a frame with one change; see `mutate`."""
+    spans = [match.span() for match in _TOKEN.finditer(frame)]
+    if not spans:
+        return frame + b"{}"
+    return _pick(_CHANGES, chance)(frame, spans, chance, others)
 
 
 def _pick(items: Sequence[Change], chance: random.Random) -> Change:

@@ -1,8 +1,8 @@
 """Captures in order of receipt: pieces that were joined in the wrong order are merged, and no receipt time is moved.
 
-A capture is read twice. The first pass finds its pieces: where receipt times step back by more than `JITTER_NS`, another
-piece begins. The second merges the pieces, each of which is read by itself, so memory is bounded whatever the file's
-size. Steps back within a piece, as several sockets make that write to one file, are sorted in a window of that length.
+A capture is read twice. The first pass finds its pieces: where receipt times step back by more than `JITTER_NS`, a new
+one begins. The second merges the pieces, each of which is read by itself, so memory is bounded whatever the file's
+size. Smaller steps back, as in a file to which several sockets write, are sorted within a window of that length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from storage.clock import DAY_NS, NS
 from storage.errors import CaptureError
 
 JITTER_NS: Final = 5 * NS
-"""Steps back within this are of one piece: messages of several sockets overtake each other by up to 5 s (tables.md)."""
+"""Limit of a step back within a piece: messages of several sockets overtake each other by up to 5 s (docs/tables.md)."""
 MOST_PIECES: Final = 64
 """Each is read through a buffer of its own, and a gzipped file once for each."""
 _MOST_PENDING: Final = 4_096

@@ -39,7 +39,7 @@ class BadCaptureLine:
         number: of the line, from 1.
         raw: its bytes.
         reason: why it is not a frame.
-        recv_ns: where it stands among the frames: its own receipt time if that can be read, or that of the frame before.
+        recv_ns: receipt time of the frame before it.
         until_ns: the latest that it can have been received.
     """
 

@@ -9,7 +9,7 @@ the venue's pages on 2026-08-22; channels that those pages do not list (`assetCt
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -280,6 +280,9 @@ _Enveloped = (
     | ErrorMessage
 )
 Message = _Enveloped | Greeting
+
+CHANNELS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(_Enveloped))
+"""Names of the channels that are decoded."""
 
 _GREETING: Final = b"Websocket connection established."
 _ALREADY_SUBSCRIBED: Final = "Already subscribed"

@@ -14,14 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
+from ingest.venues.hyperliquid.messages import CHANNELS
+
 TRADES: Final = "trades"
-# Channels of the venue that carry no public trade (docs/adding-a-venue.md).
-_OTHERS: Final = frozenset(
-    "bbo l2Book activeAssetCtx activeSpotAssetCtx candle allMids allDexsAssetCtxs assetCtxs spotAssetCtxs "
-    "fastAssetCtxs explorerBlock explorerTxs outcomeMetaUpdates subscriptionResponse pong error post notification "
-    "webData2 webData3 user userEvents userFills userFundings userNonFundingLedgerUpdates userHistoricalOrders "
-    "userTwapSliceFills userTwapHistory orderUpdates openOrders clearinghouseState twapStates activeAssetData".split()
-)
+_OTHERS: Final = CHANNELS - {TRADES}
 _CHANNEL: Final = re.compile(rb'"channel"\s*:\s*"([^"\\]*)"')
 _COIN: Final = re.compile(rb'"coin"\s*:\s*"([^"]*)"')
 _PRINT_KEYS: Final = frozenset(("side", "px", "sz", "time", "tid", "hash"))
@@ -68,7 +64,9 @@ def refused_prints(frame: bytes) -> tuple[RefusedPrint, ...]:
 def _unwrapped(message: Any) -> Any:
     """Return the frame of a capture's line, whose other fields may be damaged."""
     if isinstance(message, dict) and "channel" not in message:
-        return next((part for part in message.values() if isinstance(part, dict) and "channel" in part), message)
+        return next(
+            (part for part in message.values() if isinstance(part, dict) and "channel" in part), message
+        )
     return message
 
 

@@ -48,6 +48,16 @@ def test_a_late_print_reopens_its_bar_as_a_revision() -> None:
     assert said[1]["ts_knowable_ns"] == START_NS + 122 * NS, "known at the next publishing, not before"
 
 
+def test_a_late_print_revises_a_bar_that_is_dropped_at_the_same_instant() -> None:
+    """At 182 s the bar of the first minute is too old to be kept; the print of 130 s still came in time for it."""
+    script = Script().open(0).alive(0.1, 250).print(30.5).print(130.5, event_s=45.0, px="105.0")
+    said = [row for row in run(script)[1]["bars"] if row["ts_open"].minute == 0]
+    assert [(row["revision"], row["trades"], row["status"]) for row in said] == [
+        (0, 1, "printed"),
+        (1, 2, "printed"),
+    ]
+
+
 def test_of_one_instant_the_last_received_is_the_close() -> None:
     script = Script().open(0).alive(0.1, 70)
     script.prints(

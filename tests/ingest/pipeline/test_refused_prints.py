@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 from typing import Any
@@ -13,15 +14,18 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from ingest.coverage.refusals import PRINTS_REFUSED
-from ingest.journal.records import RecordKind
+from ingest.journal.captures import read_capture
+from ingest.journal.records import Record, RecordKind
+from ingest.pipeline.processor import Pipeline
 from ingest.replay.replay import replay
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.refused_frames import RefusedPrint, refused_prints
 from storage.clock import NS
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
+from tests.conftest import recorded
 from tests.ingest.pipeline.mutations import mutate_once
-from tests.ingest.pipeline.scripts import START_NS, Script, latest, run
+from tests.ingest.pipeline.scripts import START_NS, Script, latest, run, take_batches
 
 BTC, ETH = "hyperliquid|perp|BTC", "hyperliquid|perp|ETH"
 FINE = load_settings(overrides={"bars.widths": "1m,5s"}, environ={})
@@ -49,7 +53,14 @@ def statuses(script: Script, instrument: str = BTC) -> list[tuple[str, str]]:
 
 
 PRINTED, REFUSED = ("printed", ""), ("blind", PRINTS_REFUSED)
-PRINT: dict[str, Any] = {"coin": "BTC", "side": "B", "px": "100", "sz": "1", "time": Script.venue_ms(70), "tid": 99}
+PRINT: dict[str, Any] = {
+    "coin": "BTC",
+    "side": "B",
+    "px": "100",
+    "sz": "1",
+    "time": Script.venue_ms(70),
+    "tid": 99,
+}
 WHOLE = trades([PRINT, PRINT | {"tid": 100}])
 
 
@@ -175,7 +186,12 @@ def candle(**changes: Any) -> dict[str, Any]:
 def test_a_candle_repairs_the_bar_only_if_every_figure_agrees(changes: dict[str, Any], status: str) -> None:
     """A refused print may be the other version of one that we have: equal counts are not enough."""
     script = two_coins(until_s=310).frame(70.5, trades([PRINT | {"px": "x"}]))
-    req = {"coin": "BTC", "interval": "1m", "startTime": Script.venue_ms(60), "endTime": Script.venue_ms(120) - 1}
+    req = {
+        "coin": "BTC",
+        "interval": "1m",
+        "startTime": Script.venue_ms(60),
+        "endTime": Script.venue_ms(120) - 1,
+    }
     script.answer(245, {"type": "candleSnapshot", "req": req}, [candle(**changes)])
     bar = latest(run(script)[1]["bars"])[1]
     assert (bar["status"], bar["repaired"]) == (status, status == "printed")
@@ -183,7 +199,12 @@ def test_a_candle_repairs_the_bar_only_if_every_figure_agrees(changes: dict[str,
 
 def test_a_print_refused_after_the_candle_agreed_counts_again() -> None:
     script = two_coins(until_s=310).frame(70.5, trades([PRINT | {"px": "x"}]))
-    req = {"coin": "BTC", "interval": "1m", "startTime": Script.venue_ms(60), "endTime": Script.venue_ms(120) - 1}
+    req = {
+        "coin": "BTC",
+        "interval": "1m",
+        "startTime": Script.venue_ms(60),
+        "endTime": Script.venue_ms(120) - 1,
+    }
     script.answer(245, {"type": "candleSnapshot", "req": req}, [candle()])
     script.frame(250, trades([PRINT | {"time": Script.venue_ms(80), "px": "x"}]))
     pipeline, _ = run(script)
@@ -206,7 +227,9 @@ def test_refusals_that_follow_each_other_are_one_gap() -> None:
     """A venue that changes its messages makes one interval that grows, and not a row a print."""
     script = Script().open(0).alive(0.1, 250).print(3.5)
     for tid, at_s in enumerate(range(10, 250)):
-        script.frame(at_s + 0.6, trades([PRINT | {"time": Script.venue_ms(at_s + 0.2), "px": None, "tid": tid}]))
+        script.frame(
+            at_s + 0.6, trades([PRINT | {"time": Script.venue_ms(at_s + 0.2), "px": None, "tid": tid}])
+        )
     _, rows = run(script)
     gaps = [row for row in rows["coverage"] if row["cause"] == PRINTS_REFUSED]
     assert len({row["ts_from"] for row in gaps}) == 1
@@ -220,7 +243,10 @@ def test_a_restart_remembers_what_was_refused(settings: Settings) -> None:
     first = [r for r in whole.records if r.recv_ns < START_NS + 90 * NS]
     second = [r for r in whole.records if r.recv_ns >= START_NS + 90 * NS]
     before, after = Script(("BTC", "ETH")), Script(("BTC", "ETH"))
-    before.records, after.records = first, [dataclasses.replace(first[0], recv_ns=START_NS + 90 * NS), *second]
+    before.records, after.records = (
+        first,
+        [dataclasses.replace(first[0], recv_ns=START_NS + 90 * NS), *second],
+    )
     before.stop(89.9)
     known = [json.loads(r.body)["data"] for r in first if b'"trades", "data"' in r.body]
     items = [i for data in known for i in data if i["px"] != "x" and i["time"] > Script.venue_ms(72)]
@@ -250,7 +276,9 @@ def law_script(chance: random.Random, *, is_capture: bool) -> Script:
         at_s = 0.5
         while at_s < 125:
             count = chance.choice((1, 1, 2, 3))
-            items = [script.a_print(at_s - 0.4, coin=coin, px=f"{chance.randrange(90, 110)}") for _ in range(count)]
+            items = [
+                script.a_print(at_s - 0.4, coin=coin, px=f"{chance.randrange(90, 110)}") for _ in range(count)
+            ]
             script.prints(at_s, items)
             at_s = round(at_s + chance.choice((0.3, 2.0, 6.0, 11.0)), 1)
     return script
@@ -259,7 +287,9 @@ def law_script(chance: random.Random, *, is_capture: bool) -> Script:
 @pytest.mark.parametrize("is_capture", [False, True], ids=["live", "capture"])
 @LAW
 @given(seed=st.integers(0, 1 << 40))
-def test_a_bar_whose_print_was_corrupted_is_neither_quiet_nor_plainly_printed(is_capture: bool, seed: int) -> None:
+def test_a_bar_whose_print_was_corrupted_is_neither_quiet_nor_plainly_printed(
+    is_capture: bool, seed: int
+) -> None:
     """Unless what came is a valid message all the same, of other values, another print or another channel."""
     chance = random.Random(seed)
     script = law_script(chance, is_capture=is_capture)
@@ -269,29 +299,65 @@ def test_a_bar_whose_print_was_corrupted_is_neither_quiet_nor_plainly_printed(is
     broken = mutate_once(whole, chance, [record.body for record in script.records])
     script.records[at] = dataclasses.replace(script.records[at], body=broken)
     _, rows = run(script, FINE, is_capture=is_capture)
+    check_law(rows, whole, broken)
+
+
+@pytest.mark.parametrize("runs", [4, pytest.param(200, marks=pytest.mark.drill)])
+def test_the_law_holds_in_a_real_capture(runs: int) -> None:
+    read = itertools.islice(
+        read_capture(recorded("hyperliquid/ws_20250904_4coins.ndjson.gz")), 21_000, 24_000
+    )
+    records = [Record(n, recv_ns, RecordKind.FRAME, 0, body) for n, (recv_ns, body) in enumerate(read)]
+    places = [n for n, record in enumerate(records) if b'"channel":"trades"' in record.body]
+    chance, checked = random.Random(runs), 0
+    for _ in range(runs):
+        at = chance.choice(places)
+        whole = records[at].body
+        broken = mutate_once(whole, chance, [records[n].body for n in places[:50]])
+        pipeline = Pipeline("made", FINE, is_capture=True)
+        take_batches(
+            pipeline, [*records[:at], dataclasses.replace(records[at], body=broken), *records[at + 1 :]]
+        )
+        pipeline.stop(records[-1].recv_ns, "end of capture")
+        checked += check_law(
+            {name: table.to_pylist() for name, table in pipeline.drain().items()}, whole, broken
+        )
+    assert checked
+
+
+def check_law(rows: dict[str, Any], whole: bytes, broken: bytes) -> int:
+    """Check the last revision of every bar that lacks a print of a refused frame; return their number."""
     if not [row for row in rows.get("quarantine", ()) if row["raw"] == broken]:
-        return
+        return 0
     stored = {
-        (row["instrument"].split("|")[2], round(row["ts_event"].timestamp() * 1_000), row["tid"], row["price"])
+        (
+            row["instrument"].split("|")[2],
+            round(row["ts_event"].timestamp() * 1_000),
+            row["tid"],
+            row["price"],
+        )
         for row in rows["trades"]
     }
-    lost = [i for i in wire.decode(whole).data if (i.coin, i.time, i.tid, i.px) not in stored]  # type: ignore[union-attr]
-    for item in lost:
-        for width, width_ms in (("1m", 60_000), ("5s", 5_000)):
-            bars = [
-                row for row in rows["bars"]
-                if row["instrument"] == f"hyperliquid|perp|{item.coin}" and row["width"] == width
-                and round(row["ts_open"].timestamp() * 1_000) == item.time // width_ms * width_ms
-            ]  # fmt: skip
-            if bars:
-                last = max(bars, key=lambda row: row["revision"])
-                assert last["status"] == "blind", (broken, item, last)
+    last = {
+        (row["instrument"].split("|")[2], row["width"], round(row["ts_open"].timestamp() * 1_000)): row[
+            "status"
+        ]
+        for row in sorted(rows["bars"], key=lambda row: row["revision"])
+    }
+    message = wire.decode(whole)
+    assert isinstance(message, wire.Trades)
+    lost = [item for item in message.data if (item.coin, item.time, item.tid, item.px) not in stored]
+    bars = {(i.coin, width, i.time // ms * ms) for i in lost for width, ms in (("1m", 60_000), ("5s", 5_000))}
+    wrong = {bar: last[bar] for bar in bars & last.keys() if last[bar] != "blind"}
+    assert not wrong, broken
+    return len(bars & last.keys())
 
 
 @pytest.mark.parametrize(
     ("frame", "held"),
     [
-        (b'{"channel":"trades","data":[{"coin":"A","px":"1","time":"5"},{"px":"1","sz":"2"}]}', [("A", 5), ("A", None)]),
+        (b'{"channel":"trades","data":[{"coin":"A","px":"1","time":"5"},{"px":"1","sz":"2"}]}',
+         [("A", 5), ("A", None)]),
         (b'{"channel":"trades","data":[{"coin":"A","px":"1","sz":"2"},{"coin":"B","px":"1","time":true}]}',
          [("A", None), ("B", None)]),
         (b'{"recv_ns":"x","msg":{"channel":"trades","data":[{"coin":"A","px":"1","time":5.0}]}}', [("A", 5)]),

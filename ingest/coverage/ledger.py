@@ -16,13 +16,7 @@ from typing import Any, Final, Protocol
 
 from ingest.coverage.intervals import BarCoverage, Gap, Part, WatchedSpan, length, recent, subtract
 from ingest.coverage.ledger_rows import CoverageRows, Key
-from ingest.coverage.refusals import (
-    PRINTS_REFUSED,
-    VENUE_STATEMENT,
-    RefusedPrints,
-    grow_gaps,
-    refused_parts,
-)
+from ingest.coverage.refusals import PRINTS_REFUSED, VENUE_STATEMENT, RefusedPrints, refused_parts
 
 TRADES: Final = "trades"
 BOOK: Final = "book"
@@ -81,7 +75,7 @@ class CoverageLedger:
         self._dirty: dict[str, int] = {}
         self._rows = CoverageRows(recording, evidence="inferred" if is_inferred else "socket")
         self._stalls: dict[str, Gap] = {}
-        self._refused = RefusedPrints()
+        self.refused = RefusedPrints(TRADES, self._gaps, self._rows, self._mark_dirty)
 
     # Events.
 
@@ -158,7 +152,7 @@ class CoverageLedger:
     def confirm(self, instrument: str, open_ns: int, close_ns: int, now_ns: int) -> None:
         """Mark a bar as complete, because the venue's candle counts as many prints as we have."""
         key = (TRADES, instrument)
-        is_refused = self.has_refused(instrument, open_ns, close_ns)
+        is_refused = self.refused.has(instrument, open_ns, close_ns)
         if not is_refused and any(
             g.from_ns <= open_ns and close_ns <= g.to_ns and g.is_bridged for g in self._gaps.get(key, ())
         ):
@@ -207,22 +201,6 @@ class CoverageLedger:
             for key in connection.since:
                 proven_ns = self._grown_to(connection, key, from_ns)
                 self._add_gap(connection.number, key, proven_ns, to_ns, cause, to_ns, overrides=True)
-
-    def refuse_prints(self, instrument: str, from_ns: int, to_ns: int) -> None:
-        """Note that a print of an instrument was refused, with a time from `from_ns` to `to_ns`, both included."""
-        self._refused.add(instrument, from_ns, to_ns)
-
-    def apply_refusals(self, now_ns: int) -> None:
-        """Make gaps of the prints that were refused since the last call."""
-        for instrument, parts in self._refused.take().items():
-            key = (TRADES, instrument)
-            for gap in grow_gaps(self._gaps.setdefault(key, []), parts, now_ns):
-                self._mark_dirty(instrument, gap.from_ns)
-                self._rows.add_gap(key, gap, now_ns)
-
-    def has_refused(self, instrument: str, open_ns: int, close_ns: int) -> bool:
-        """Return whether prints of an interval were refused, and nothing has shown since that none is missing."""
-        return bool(refused_parts((open_ns, close_ns), self._gaps.get((TRADES, instrument), ())))
 
     def stall(self, scope: str, from_ns: int, cause: str) -> None:
         """Begin a stall: open streams prove nothing from an instant on.
@@ -365,7 +343,7 @@ class CoverageLedger:
 
     def tick(self, now_ns: int) -> None:
         """Make gaps of refused prints, detect instruments that have just become silent, and drop old spans and gaps."""
-        self.apply_refusals(now_ns)
+        self.refused.apply(now_ns)
         for connection in self._open.values():
             for instrument, coin in connection.coins.items():
                 mark = (connection.number, instrument)

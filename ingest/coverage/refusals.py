@@ -8,10 +8,11 @@ venue's candle that agrees with the bar in every figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ingest.coverage.intervals import Gap, Part, subtract
+from ingest.coverage.ledger_rows import CoverageRows, Key
 from storage.clock import NS
 
 PRINTS_REFUSED: Final = "prints refused"
@@ -22,47 +23,52 @@ _GROWS_NS: Final = 60 * NS
 
 
 class RefusedPrints:
-    """Times of prints that were refused, until the ledger makes gaps of them.
+    """Refused prints of one ledger.
 
-    They wait for a publishing instant, so that a venue whose every message is unreadable makes one gap that grows, and
-    not a gap a print.
+    Their times wait for a publishing instant before they become gaps, so that a venue whose every message is unreadable
+    makes one gap that grows, and not a gap a print.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        channel: str,
+        gaps: dict[Key, list[Gap]],
+        rows: CoverageRows,
+        mark_dirty: Callable[[str, int], None],
+    ) -> None:
+        """Start with nothing refused.
+
+        Args:
+            channel: of the prints.
+            gaps: of the ledger, by channel and instrument.
+            rows: of the ledger.
+            mark_dirty: called with an instrument and the venue time from which its bars must be revised.
+        """
+        self._channel = channel
+        self._gaps = gaps
+        self._rows = rows
+        self._mark_dirty = mark_dirty
         self._parts: dict[str, list[Part]] = {}
 
     def add(self, instrument: str, from_ns: int, to_ns: int) -> None:
-        """Add the interval of venue time in which a print of an instrument is missing; both ends belong to it."""
+        """Note that a print of an instrument was refused, with a time from `from_ns` to `to_ns`, both included."""
         part = (from_ns // NS * NS, to_ns // NS * NS + NS)
         parts = self._parts.setdefault(instrument, [])
         if part not in parts[-2:]:
             parts.append(part)
 
-    def take(self) -> dict[str, list[Part]]:
-        """Return disjoint intervals in order of time, by instrument, and forget them."""
+    def apply(self, now_ns: int) -> None:
+        """Make gaps of what was refused since the last call."""
         taken, self._parts = self._parts, {}
-        return {instrument: _merged(parts) for instrument, parts in sorted(taken.items())}
+        for instrument, parts in sorted(taken.items()):
+            key = (self._channel, instrument)
+            for gap in _grow(self._gaps.setdefault(key, []), _merged(parts), now_ns):
+                self._mark_dirty(instrument, gap.from_ns)
+                self._rows.add_gap(key, gap, now_ns)
 
-
-def grow_gaps(gaps: list[Gap], parts: Sequence[Part], now_ns: int) -> list[Gap]:
-    """Add refused intervals to an instrument's gaps; return the gaps that are new or have grown.
-
-    Args:
-        gaps: of the instrument's trades; changed in place.
-        parts: see `RefusedPrints.take`.
-        now_ns: the present.
-    """
-    changed = []
-    for start, to in parts:
-        gap = next((gap for gap in reversed(gaps) if _may_grow(gap, start, now_ns)), None)
-        if gap is None:
-            gap = Gap(-1, start, to, PRINTS_REFUSED, overrides=True)
-            gaps.append(gap)
-        elif to <= gap.to_ns:
-            continue  # known already
-        gap.to_ns, gap.known_ns = to, now_ns
-        changed.append(gap)
-    return changed
+    def has(self, instrument: str, open_ns: int, close_ns: int) -> bool:
+        """Return whether prints of an interval were refused, and nothing has shown since that none is missing."""
+        return bool(refused_parts((open_ns, close_ns), self._gaps.get((self._channel, instrument), ())))
 
 
 def refused_parts(bar: Part, gaps: Sequence[Gap]) -> list[Part]:
@@ -80,6 +86,21 @@ def refused_parts(bar: Part, gaps: Sequence[Gap]) -> list[Part]:
             ]
             parts += subtract([inside], stated)
     return parts
+
+
+def _grow(gaps: list[Gap], parts: Sequence[Part], now_ns: int) -> list[Gap]:
+    """Add refused intervals to an instrument's gaps; return the gaps that are new or have grown."""
+    changed = []
+    for start, to in parts:
+        gap = next((gap for gap in reversed(gaps) if _may_grow(gap, start, now_ns)), None)
+        if gap is None:
+            gap = Gap(-1, start, to, PRINTS_REFUSED, overrides=True)
+            gaps.append(gap)
+        elif to <= gap.to_ns:
+            continue  # known already
+        gap.to_ns, gap.known_ns = to, now_ns
+        changed.append(gap)
+    return changed
 
 
 def _may_grow(gap: Gap, start: int, now_ns: int) -> bool:

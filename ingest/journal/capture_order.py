@@ -19,7 +19,7 @@ from storage.clock import DAY_NS, NS
 from storage.errors import CaptureError
 
 JITTER_NS: Final = 5 * NS
-"""Limit of a step back within a piece: messages of several sockets overtake each other by up to 5 s (docs/tables.md)."""
+"""Limit of a step back within a piece: messages of several sockets overtake each other by up to 5 s."""
 MOST_PIECES: Final = 64
 """Each is read through a buffer of its own, and a gzipped file once for each."""
 _MOST_PENDING: Final = 4_096

@@ -237,7 +237,7 @@ class ColumnarProcessor:
             state.now_ns = record.recv_ns
             state.refuse_frame("trades", reason, record, f":{tid}")
             event_ns = int(scanned.print_ms[prints[k]]) * MS_NS
-            state.ledger.refuse_prints(self._instruments[int(scanned.coin[frame[k]])], event_ns, event_ns)
+            state.ledger.refused.add(self._instruments[int(scanned.coin[frame[k]])], event_ns, event_ns)
         is_new = verdicts == NEW
         if is_new.any():
             self._new_prints(run, frame[is_new], prints[is_new])

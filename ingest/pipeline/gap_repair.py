@@ -150,7 +150,7 @@ class GapRepair:
                 usable.append(item)
         if usable and all(clock.has(instrument) for clock in state.clocks):
             # What was refused before is in the answer, and closed by it; what conflicts with the answer is not.
-            state.ledger.apply_refusals(record.recv_ns)
+            state.ledger.refused.apply(record.recv_ns)
             self._frames.prints(record, instrument, usable, "recent")
             # Another server answers, and it may lag: the time between its newest print and the resent is not proven.
             # An answer with a print that cannot be used proves nothing, and is no reason to doubt a watched bar.
@@ -189,7 +189,7 @@ class GapRepair:
 
         A refused print may be the other version of one that we have: then every figure must agree.
         """
-        if not self._state.ledger.has_refused(bar.instrument, open_ns, bar.close_ns):
+        if not self._state.ledger.refused.has(bar.instrument, open_ns, bar.close_ns):
             return True
         ours = CandleFigures.of_rows([clock.row_of(bar.instrument, open_ns)])
         theirs = CandleFigures.of_rows([figures_of(candle)])

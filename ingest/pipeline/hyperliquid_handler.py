@@ -163,7 +163,7 @@ class HyperliquidHandler:
             before_ns = state.newest_print_ns.get(instrument, 0)
             if is_first:
                 # What was refused before is resent now; what is refused of the batch itself is not.
-                state.ledger.apply_refusals(record.recv_ns)
+                state.ledger.refused.apply(record.recv_ns)
             for item, fault in zip(items, faults, strict=True):
                 if fault:
                     self._refuse_print(record, connection, item, fault, begins_ns, is_first=is_first)
@@ -245,7 +245,7 @@ class HyperliquidHandler:
             state.counts.conflicts += 1
             reason = f"print {item.tid} at {item.time} came again with other values"
             state.refuse_frame("trades", reason, record, f":{item.tid}")
-            state.ledger.refuse_prints(instrument, item.time * MS_NS, item.time * MS_NS)
+            state.ledger.refused.add(instrument, item.time * MS_NS, item.time * MS_NS)
             return False
         event_ns = item.time * MS_NS
         state.counts.trades += 1

@@ -143,7 +143,7 @@ class Pipeline:
     def stop(self, now_ns: int, cause: str) -> None:
         """End the recording: every open span ends where it was proven."""
         state = self.state
-        state.ledger.apply_refusals(now_ns)
+        state.ledger.refused.apply(now_ns)
         for connection in sorted(state.ledger.open_connections()):
             state.ledger.close(connection, now_ns, cause)
         for scope, _ in state.ledger.stalls():

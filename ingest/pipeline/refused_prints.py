@@ -23,12 +23,12 @@ def refuse_print(
     """
     for instrument in _instruments(state, connection, coin):
         if time_ms is not None and rows.is_print_time(time_ms, until_ns):
-            state.ledger.refuse_prints(instrument, time_ms * MS_NS, time_ms * MS_NS)
+            state.ledger.refused.add(instrument, time_ms * MS_NS, time_ms * MS_NS)
             continue
         newest_ns = state.newest_print_ns.get(instrument, 0)
         since_ns = max(newest_ns, state.ledger.watched_since_ns(TRADES, instrument))
         # The venue's clock may be ahead of ours: its newest print is a time that it has reached.
-        state.ledger.refuse_prints(instrument, min(since_ns, until_ns), max(newest_ns, until_ns))
+        state.ledger.refused.add(instrument, min(since_ns, until_ns), max(newest_ns, until_ns))
 
 
 def refuse_prints_of(state: RecordingState, connection: int, frame: bytes, until_ns: int) -> None:

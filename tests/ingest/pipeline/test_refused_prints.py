@@ -208,7 +208,7 @@ def test_a_print_refused_after_the_candle_agreed_counts_again() -> None:
     script.answer(245, {"type": "candleSnapshot", "req": req}, [candle()])
     script.frame(250, trades([PRINT | {"time": Script.venue_ms(80), "px": "x"}]))
     pipeline, _ = run(script)
-    assert pipeline.state.ledger.has_refused(BTC, START_NS + 60 * NS, START_NS + 120 * NS)
+    assert pipeline.state.ledger.refused.has(BTC, START_NS + 60 * NS, START_NS + 120 * NS)
 
 
 def test_an_unusable_print_among_the_newest_trades_proves_nothing_and_refutes_nothing() -> None:

@@ -44,7 +44,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "pipeline": "bars coverage instruments journal sharding venues",
         "probe": "feed instruments venues",
         "recorder": "bars concurrency coverage feed instruments journal pipeline replay sharding venues",
-        "replay": "backfill journal pipeline venues",
+        "replay": "backfill journal pipeline",
         "simulator": "venues",
     },
     "features": {

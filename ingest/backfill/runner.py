@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from ingest.backfill.history import HistoryStamper
 from ingest.backfill.pricing import DownloadCost, cost_of
 from ingest.backfill.rate_budget import weight_per_minute
 from ingest.backfill.source import BackfillRequest, BackfillSource, BackfillStep, StepResult
@@ -137,6 +138,7 @@ async def run_backfill(
     dry_run: bool = False,
     stop: asyncio.Event | None = None,
     goes_on: bool = False,
+    stamper: HistoryStamper | None = None,
     on_plan: Callable[[BackfillPlan], None] | None = None,
     on_step: Callable[[BackfillStep, BackfillResult], None] | None = None,
 ) -> BackfillResult:
@@ -150,6 +152,7 @@ async def run_backfill(
         dry_run: only make the plan.
         stop: stops between two steps; a step that takes longer than some seconds is cancelled.
         goes_on: count a failed step as absent and continue.
+        stamper: of the bars (default: by what the lake knows now).
         on_plan: called with the plan before the first step; may raise to end the backfill.
         on_step: called after each committed or absent step.
 
@@ -165,6 +168,7 @@ async def run_backfill(
         on_plan(result.plan)
     if dry_run:
         return result
+    stamper = stamper or HistoryStamper(lake, settings)
     for number, (source, step) in enumerate(result.plan.steps):
         try:
             taken = await _run(stop, source.fetch(step))
@@ -179,7 +183,8 @@ async def run_backfill(
             result.absent.append((step, taken.absent))
             logger.info("backfill step absent", step=step.key, reason=taken.absent)
         else:
-            commit = write_batch(lake, taken.tables, batch_id=step.key, inputs=taken.inputs)
+            tables, inputs = stamper.stamp(step.key, taken.tables, taken.inputs, taken.arrived_ns)
+            commit = write_batch(lake, tables, batch_id=step.key, inputs=inputs)
             result.taken += 1
             result.refused += commit.refused
             for name, rows in commit.rows.items():

@@ -48,11 +48,13 @@ class StepResult:
         tables: rows by table; a source also derives the bars.
         inputs: lineage of the rows: the position of the answer in the journal, or the object and its SHA-256.
         absent: why there is nothing to fetch yet; the next run retries. Empty: it was fetched.
+        arrived_ns: receipt of what the bars were made of (None: when they are committed).
     """
 
     tables: Mapping[str, pa.Table]
     inputs: Mapping[str, object] = field(default_factory=dict)
     absent: str = ""
+    arrived_ns: int | None = None
 
 
 class BackfillSource(Protocol):

@@ -77,12 +77,29 @@ def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, i
     return found
 
 
-def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, RecordBatch]]:
-    """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
-    if len(data) < len(MAGIC) + LENGTH.size:
-        return
-    at = len(MAGIC) + LENGTH.size + LENGTH.unpack_from(data, len(MAGIC))[0]
+def last_receipt_ns(folder: Path) -> int:
+    """Return the receipt of a recording's last readable record; 0 if there is none.
+
+    The heads of the last segment's blocks are read, and one block is unpacked.
+    """
+    for path in reversed(segments(folder)):
+        if not path.stat().st_size:
+            continue
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            unpacker = zstandard.ZstdDecompressor()
+            for at, _ in reversed(_block_heads(data)):
+                block = _read_block(data, at, unpacker)
+                if not isinstance(block, str) and len(block[0]):
+                    return int(block[0].recv_ns[-1])
+    return 0
+
+
+def _block_heads(data: mmap.mmap) -> list[tuple[int, int]]:
+    """Return (offset, number of the first record) of a segment's blocks, whole or not."""
     heads: list[tuple[int, int]] = []
+    if len(data) < len(MAGIC) + LENGTH.size:
+        return heads
+    at = len(MAGIC) + LENGTH.size + LENGTH.unpack_from(data, len(MAGIC))[0]
     while at >= 0 and at + BLOCK_STRUCT.size <= len(data):
         mark, packed_size, _, first, _ = BLOCK_STRUCT.unpack_from(data, at)
         if mark != BLOCK_MARK:
@@ -90,7 +107,12 @@ def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, 
             continue
         heads.append((at, first))
         at += BLOCK_STRUCT.size + packed_size
-    unpacker = zstandard.ZstdDecompressor()
+    return heads
+
+
+def _find_blocks(data: mmap.mmap, wanted: Sequence[int]) -> Iterator[tuple[int, RecordBatch]]:
+    """Yield (offset, records) of a segment's blocks that may hold a wanted frame."""
+    heads, unpacker = _block_heads(data), zstandard.ZstdDecompressor()
     for (at, first), following in zip_longest(heads, heads[1:]):
         if any(first <= number and (following is None or number < following[1]) for number in wanted):
             block = _read_block(data, at, unpacker)

@@ -24,6 +24,7 @@ from ingest.pipeline.gaiaex_handler import GaiaexHandler
 from ingest.pipeline.gap_repair import GapRepair
 from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
 from ingest.pipeline.refused_prints import refuse_prints_of
+from ingest.pipeline.registration import header_instruments
 from ingest.pipeline.rest_responses import apply_answer
 from ingest.pipeline.state import Counts, RecordingState
 from ingest.venues.hyperliquid.messages import ExplorerBlocks, Pong
@@ -43,19 +44,20 @@ _LOOK_NS: Final = NS
 class Pipeline:
     """Turns the records of one recording into rows of the tables."""
 
-    def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
+    def __init__(self, recording: str, settings: Settings, *, is_capture: bool, home: str = "") -> None:
         """Start with nothing seen.
 
         Args:
             recording: its name, in every row.
             settings: bar widths, grace, lateness and silence limits.
             is_capture: the records contain no control records; gaps and reconnects are inferred.
+            home: id of the home that has the recording.
         """
         self.recording = recording
         # Other settings or other code may make other rows of the same frames.
         about = f"{settings.bars}{settings.record}{settings.gaiaex}{code_version()}"
         self.fingerprint = sha256(about.encode()).hexdigest()[:12]
-        self.state = RecordingState(recording, settings, is_capture=is_capture)
+        self.state = RecordingState(recording, settings, is_capture=is_capture, home=home)
         self._settings = settings
         self._frames = HyperliquidHandler(self.state)
         self._gaia = GaiaexHandler(self.state)
@@ -153,6 +155,7 @@ class Pipeline:
             clock.mark_dirty(dirty)
             self._publish(clock.settle(now_ns))
         state.rows.extend("lags", state.lags.settle(now_ns))
+        state.registration.end(now_ns)
 
     def damage(self, damage: Damage) -> None:
         """Quarantine bytes of the journal that cannot be read."""
@@ -255,6 +258,7 @@ class Pipeline:
     def _started(self, record: Record) -> None:
         about = json.loads(record.body or b"{}")
         self._continues = bool(about.get("continues"))
+        self.state.registration.start(header_instruments(about, self.state.registry), record.recv_ns)
         for coin in about.get("coins", []):
             self.state.add_instrument(self.state.instrument(coin), record.recv_ns)
             self.state.coins.setdefault(coin)

@@ -21,6 +21,7 @@ from ingest.pipeline.clock_offset import ClockOffsets
 from ingest.pipeline.dedupe import TradeDeduplicator
 from ingest.pipeline.latency import LatencyTracker
 from ingest.pipeline.publishing_schedule import PublishingSchedule
+from ingest.pipeline.registration import Registration
 from ingest.pipeline.row_buffer import RowBuffer
 from storage.clock import MS_NS, NS
 from storage.settings import Settings
@@ -50,7 +51,7 @@ class Counts:
 class RecordingState:
     """State of one recording."""
 
-    def __init__(self, recording: str, settings: Settings, *, is_capture: bool) -> None:
+    def __init__(self, recording: str, settings: Settings, *, is_capture: bool, home: str = "") -> None:
         """Start with nothing seen; see `Pipeline`."""
         self.recording = recording
         self.settings = settings
@@ -59,6 +60,7 @@ class RecordingState:
         self.counts = Counts()
         self.channels: Counter[str] = Counter()
         self.rows = RowBuffer()
+        self.registration = Registration(recording, home, self.venue, self.rows, is_capture=is_capture)
         self.registry = InstrumentRegistry(self.venue)
         self.lags = LatencyTracker(recording)
         self.our_clock = ClockOffsets(recording, limit_ms=settings.alert.clock_ms)
@@ -118,6 +120,7 @@ class RecordingState:
     def add_instrument(self, instrument: str, now_ns: int, *, has_trades: bool = True) -> None:
         """Begin an instrument's bars."""
         self._version += 1
+        self.registration.add(instrument, now_ns)
         for clock in self.clocks:
             clock.add_instrument(instrument, now_ns, has_trades=has_trades)
 

@@ -19,6 +19,7 @@ from ingest.journal.recording import COMMIT_FRAMES
 from ingest.journal.writer import JournalWriter
 from ingest.recorder.frame_sink import FrameSink
 from storage.clock import TimeSource
+from storage.contracts.tables import RECORDINGS
 from storage.errors import LakeError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
@@ -59,7 +60,8 @@ class CommitQueue:
     """Batches whose rows were dropped, or may be incomplete: the recording must be replayed."""
     _unsent: deque[_PendingBatch] = field(default_factory=deque)
     _first: int = 0
-    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while batches are committed, and by whoever else writes to the lake meanwhile."""
 
     @property
     def is_behind(self) -> bool:
@@ -84,6 +86,15 @@ class CommitQueue:
         """Begin a recording, whose frames are numbered from zero."""
         self._first, self.dropped = 0, 0
         self.committed_ns = self.clock.now_ns()
+
+    def register(self, recording: str, row: dict[str, object]) -> None:
+        """Queue the row of `recordings` that announces a recording, before any of its frames is committed.
+
+        A recovery may delay the first batch for minutes, and history that arrives meanwhile must know of the recording.
+        """
+        inputs: dict[str, object] = {"recording": recording}
+        tables = {RECORDINGS.name: RECORDINGS.rows([row])}
+        self._unsent.append(_PendingBatch(f"live:{recording}:start", inputs, tables))
 
     def cut_if_due(self) -> None:
         """Make a batch if batches are cut by the number of frames and there are enough."""
@@ -118,7 +129,7 @@ class CommitQueue:
         Raises:
             JournalError: the disk refuses frames.
         """
-        async with self._sending:
+        async with self.sending:
             if not self.is_counted and journal is None:
                 self.intake.flush()
                 self.cut()

@@ -30,6 +30,7 @@ class FrameSink:
         settings: Settings,
         clock: TimeSource,
         *,
+        home: str = "",
         venue_time: ManualTime | None = None,
         on_flush: Callable[[], None] | None = None,
     ) -> None:
@@ -38,11 +39,13 @@ class FrameSink:
         Args:
             settings: the journal's folder, and the settings that affect rows.
             clock: stamps what is received.
+            home: id of the home, for `recordings`.
             venue_time: advanced by a simulated venue's clock frames; it is then also `clock`.
             on_flush: called after each batch.
         """
         self._settings = settings
         self._now_ns = clock.now_ns
+        self._home = home
         self._venue_time = venue_time
         self._on_flush = on_flush
         self.frame: Callable[[int, bytes], None] = self._frame if venue_time is None else self._timed_frame
@@ -72,7 +75,7 @@ class FrameSink:
         self.journal = JournalWriter(
             self._settings.journal_dir / name, segment_bytes=self._settings.record.segment_bytes
         )
-        self.pipeline = Pipeline(name, self._settings, is_capture=False)
+        self.pipeline = Pipeline(name, self._settings, is_capture=False, home=self._home)
         self.waiting = []
         self.about = dict(about)
         self._record(RecordKind.STARTED, -1, json.dumps(about).encode())

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ingest.concurrency import run_in_thread, run_unless, wait_for
 from ingest.feed.connection_pool import ConnectionPool
@@ -23,6 +24,7 @@ from ingest.instruments.registry import InstrumentRegistry
 from ingest.instruments.stored_listings import newest_listings
 from ingest.journal.recording import SEALED
 from ingest.pipeline.processor import Counts
+from ingest.pipeline.registration import header_instruments, recording_row
 from ingest.pipeline.warm_start import resume, resume_listings
 from ingest.recorder.commit_queue import CommitQueue
 from ingest.recorder.drivers import RecorderActions, make_driver
@@ -33,7 +35,6 @@ from ingest.recorder.status import RecorderStatus, RunState
 from ingest.recorder.status_sampler import StatusSampler
 from ingest.recorder.tasks import STATUS_S, TaskContext, commit_loop, status_loop, sync_loop
 from ingest.replay.recovery import recover
-from ingest.replay.replay import recorded_instruments
 from storage.clock import TimeSource
 from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
@@ -93,7 +94,11 @@ class Recorder:
         self._name = name or ""
         self._origin = settings.record.venue
         self._intake = FrameSink(
-            settings, self._clock, venue_time=self._driver.venue_time, on_flush=self._on_flush
+            settings,
+            self._clock,
+            home=lake.home,
+            venue_time=self._driver.venue_time,
+            on_flush=self._on_flush,
         )
         self._commits = CommitQueue(lake, self._intake, self._clock, is_counted=not self._driver.has_timers)
         self._sampler = StatusSampler(settings, self._clock, self._intake, self._commits)
@@ -196,6 +201,9 @@ class Recorder:
         started_ns = self._intake.begin(self._name, about)
         for request, answer in answers:
             self._intake.answer(request, answer.body, answer.asked_ns)
+        if self._driver.has_timers:  # else nothing is committed before the first batch, which registers it too
+            self._register(about, registry, started_ns)
+            await self._commits.send()
         logger.info("recording", name=self._name, sockets=len(self._plans), url=self._settings.record.ws_url)
         return started_ns
 
@@ -206,7 +214,8 @@ class Recorder:
         def is_over() -> bool:
             return self._ending.is_set() or (task is not None and task.cancelling() > 0)
 
-        await run_in_thread(recover, self._settings, self._lake, exclude=self._name, is_over=is_over)
+        async with self._commits.sending:
+            await run_in_thread(recover, self._settings, self._lake, exclude=self._name, is_over=is_over)
         if not self._ending.is_set():  # else the next start replays this recording too
             await self._start_processing(started_ns)
             logger.info("caught up", name=self._name)
@@ -218,9 +227,10 @@ class Recorder:
 
         def restore() -> None:
             resume_listings(pipeline, self._lake, started_ns)
-            resume(pipeline, self._lake, recorded_instruments(about, pipeline), started_ns)
+            resume(pipeline, self._lake, header_instruments(about, pipeline.state.registry), started_ns)
 
-        await run_in_thread(restore)
+        async with self._commits.sending:
+            await run_in_thread(restore)
         self._commits.begin()
         self._bars_seen = 0
         self._intake.start_processing()
@@ -235,9 +245,11 @@ class Recorder:
         before, journal, name = self._name, intake.journal, recording_name(self._settings, self._origin)
         self._sampler.end_recording()
         self._sealed = self._counts()
-        about = recording_header(self._settings, intake.pipeline.state.registry) | {"continues": before}
+        registry = intake.pipeline.state.registry
+        about = recording_header(self._settings, registry) | {"continues": before}
         started_ns = intake.begin(name, about)
         intake.take_over(opened, streams, stalls)
+        self._register(about, registry, started_ns)
         await self._commits.send(journal)
         while self._commits.has_unsent and not self._ending.is_set():
             await wait_for(self._ending, STATUS_S)
@@ -247,6 +259,15 @@ class Recorder:
         self._name = name
         await self._catch_up(started_ns)
         logger.info("recording rotated", before=before, name=name)
+
+    def _register(self, about: Mapping[str, Any], registry: InstrumentRegistry, started_ns: int) -> None:
+        """Announce the recording that has begun in the lake; see `CommitQueue.register`."""
+        name, instruments = self._intake.journal.recording, header_instruments(about, registry)
+        venue = self._settings.record.venue
+        row = recording_row(
+            name, self._lake.home, venue, instruments, started_ns=started_ns, now_ns=started_ns
+        )
+        self._commits.register(name, row)
 
     async def _end(self, cause: str) -> None:
         """End the journal and drain what is pending; seal the recording if the lake has all of it."""

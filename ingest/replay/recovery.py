@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ingest.backfill.history import HistoryStamper
 from ingest.journal.format import segments
 from ingest.journal.recording import CAPTURE, SEALED, read_header
 from ingest.replay.replay import replay
@@ -37,6 +38,8 @@ def recover(
         The names of the recovered recordings.
     """
     recovered: list[str] = []
+    # Answers that a killed backfill had received reach the tables only now.
+    stamper = HistoryStamper(lake, settings, not_before_ns=lake.stamp("").ingested_ns)
 
     def check(_: int) -> None:
         if is_over():
@@ -45,7 +48,7 @@ def recover(
     for folder in _unsealed(settings.journal_dir, exclude):
         try:
             check(0)
-            done = replay(folder, settings, lake, on_bytes=check)
+            done = replay(folder, settings, lake, on_bytes=check, stamper=stamper)
         except _Over:
             logger.info("recovery ended early", name=folder.name)
             return recovered

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ingest.backfill.history import HistoryStamper
 from ingest.backfill.rest.runner import replay_backfill
 from ingest.journal.capture_order import CaptureFrame, CaptureItem, read_in_order
 from ingest.journal.captures import content_id
@@ -24,8 +25,8 @@ from ingest.journal.recording import BACKFILL, CAPTURE, COMMIT_FRAMES, read_head
 from ingest.journal.records import RecordBatch, RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline.processor import Counts, Pipeline
+from ingest.pipeline.registration import header_instruments
 from ingest.pipeline.warm_start import resume, resume_listings
-from ingest.venues.gaiaex import protocol as gaiaex
 from storage.errors import CaptureError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
@@ -55,7 +56,14 @@ class ReplayResult:
     written: dict[str, int] = field(default_factory=dict)
 
 
-def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | None = None) -> ReplayResult:
+def replay(
+    path: Path,
+    settings: Settings,
+    lake: Lake,
+    *,
+    on_bytes: Progress | None = None,
+    stamper: HistoryStamper | None = None,
+) -> ReplayResult:
     """Replay a capture, or a recording of our own journal, into the lake.
 
     Args:
@@ -63,6 +71,7 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
         settings: bar widths and limits; its home receives the capture's journal.
         lake: receives the rows.
         on_bytes: called with the number of bytes read, for a progress bar.
+        stamper: of a backfill's bars, see `replay_backfill`.
 
     Raises:
         CaptureError: the path is neither.
@@ -72,7 +81,7 @@ def replay(path: Path, settings: Settings, lake: Lake, *, on_bytes: Progress | N
     if path.suffix == SUFFIX:
         path = path.parent
     if path.is_dir():
-        return _replay_journal(path, settings, lake, on_bytes)
+        return _replay_journal(path, settings, lake, on_bytes, stamper)
     recording = f"{CAPTURE}{content_id(path)}"
     folder = settings.journal_dir / recording
     if _is_complete(folder):
@@ -87,7 +96,7 @@ def _replay_capture(
     items = read_in_order(path, on_bytes=on_bytes)
     # Read the first frame before the journal is made: a file that is no capture must leave nothing behind.
     first = next(items)
-    pipeline = Pipeline(folder.name, settings, is_capture=True)
+    pipeline = Pipeline(folder.name, settings, is_capture=True, home=lake.home)
     with JournalWriter(folder, segment_bytes=settings.record.segment_bytes) as journal:
         about = json.dumps({"source": "capture", "file": path.name}).encode()
         done = ReplayResult(folder.name, pipeline.counts, pipeline.state.channels)
@@ -111,20 +120,34 @@ def _record_of(item: CaptureItem, path: Path) -> tuple[int, RecordKind, bytes]:
     return item.recv_ns, RecordKind.REFUSED, json.dumps(about).encode() + b"\n" + item.raw
 
 
-def _replay_journal(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
+def _replay_journal(
+    folder: Path,
+    settings: Settings,
+    lake: Lake,
+    on_bytes: Progress | None,
+    stamper: HistoryStamper | None = None,
+) -> ReplayResult:
     with hold_recording(folder):
-        return _replay_locked(folder, settings, lake, on_bytes)
+        about, started_ns = read_header(folder)
+        if about.get("source") == BACKFILL:
+            return _replay_backfill(folder, settings, lake, stamper)
+        return _replay_frames(folder, about, started_ns, settings, lake, on_bytes)
 
 
-def _replay_locked(folder: Path, settings: Settings, lake: Lake, on_bytes: Progress | None) -> ReplayResult:
-    about, started_ns = read_header(folder)
-    if about.get("source") == BACKFILL:
-        return _replay_backfill(folder, settings, lake)
+def _replay_frames(
+    folder: Path,
+    about: Mapping[str, Any],
+    started_ns: int,
+    settings: Settings,
+    lake: Lake,
+    on_bytes: Progress | None,
+) -> ReplayResult:
     settings = settings_of_recording(about, settings)
-    pipeline = Pipeline(folder.name, settings, is_capture=about.get("source") == "capture")
+    is_capture = about.get("source") == "capture"
+    pipeline = Pipeline(folder.name, settings, is_capture=is_capture, home=lake.home)
     if about.get("source") == "socket":
         resume_listings(pipeline, lake, started_ns)
-        resume(pipeline, lake, recorded_instruments(about, pipeline), started_ns)
+        resume(pipeline, lake, header_instruments(about, pipeline.state.registry), started_ns)
     damages: list[Damage] = []
     done = ReplayResult(folder.name, pipeline.counts, pipeline.state.channels)
 
@@ -139,8 +162,10 @@ def _replay_locked(folder: Path, settings: Settings, lake: Lake, on_bytes: Progr
     return done
 
 
-def _replay_backfill(folder: Path, settings: Settings, lake: Lake) -> ReplayResult:
-    done, answers = replay_backfill(folder, settings, lake)
+def _replay_backfill(
+    folder: Path, settings: Settings, lake: Lake, stamper: HistoryStamper | None
+) -> ReplayResult:
+    done, answers = replay_backfill(folder, settings, lake, stamper=stamper)
     counts = Counts(frames=answers.answers, quarantined=done.refused, bars=done.rows.get("bars", 0))
     return ReplayResult(folder.name, counts, answers.kinds, done.rows)
 
@@ -179,14 +204,6 @@ def _commit(pipeline: Pipeline, lake: Lake, done: ReplayResult, first: int, last
     )
     for name, rows in commit.rows.items():
         done.written[name] = done.written.get(name, 0) + rows
-
-
-def recorded_instruments(about: Mapping[str, Any], pipeline: Pipeline) -> list[str]:
-    """Return the instrument ids that a recording names in its header."""
-    registry = pipeline.state.registry
-    return [registry.instrument_id(coin) for coin in about.get("coins", [])] + [
-        registry.instrument_id(symbol, gaiaex.VENUE) for symbol in about.get("symbols", [])
-    ]
 
 
 def _chunks(items: Iterable[CaptureItem]) -> Iterator[list[CaptureItem]]:

@@ -258,7 +258,11 @@ class RestCandleSource:
             lag_ns=self._lag_ns,
             absent=self._absent,
         )
-        return StepResult({"bars": bars}, {"candles": self._width, "pages": len(needed)})
+        return StepResult(
+            {"bars": bars},
+            {"candles": self._width, "pages": len(needed)},
+            arrived_ns=self._client.received_ns,
+        )
 
 
 def split_on_grid(from_ns: int, to_ns: int, size_ns: int) -> list[tuple[int, int]]:

@@ -44,6 +44,9 @@ class JournaledAnswer(RestAnswer):
 class JournaledClient(Protocol):
     """A client of `POST /info` with journalled answers."""
 
+    received_ns: int
+    """Receipt of the last answer that was returned; 0 before the first."""
+
     async def ask(self, request: Mapping[str, Any]) -> JournaledAnswer:
         """Return the answer to a request.
 
@@ -79,6 +82,7 @@ class JournaledRestClient:
         self._keeps = keeps
         self._segment_bytes = segment_bytes
         self._journal: JournalWriter | None = None
+        self.received_ns = 0
 
     @property
     def recording(self) -> str:
@@ -106,8 +110,9 @@ class JournaledRestClient:
             VenueError: the venue refused, or did not answer.
             JournalError: the disk refused.
         """
-        answer = await self._rest.ask(request)
-        return self._append(request, answer)
+        answer = self._append(request, await self._rest.ask(request))
+        self.received_ns = answer.received_ns
+        return answer
 
     def stop(self, cause: str, *, discard: bool = False) -> None:
         """Write the last record of the recording, and close it.
@@ -160,6 +165,7 @@ class RecordedAnswers:
         self.kinds: Counter[str] = Counter()
         """Number of answers by type of request."""
         self.last_frame = -1
+        self.received_ns = 0
         self._packer, self._unpacker = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
         self._answers_by_request: defaultdict[str, deque[tuple[int, int, int, bytes]]] = defaultdict(deque)
         for record in read_journal(folder):
@@ -186,6 +192,7 @@ class RecordedAnswers:
                 hint="it ended before; replay the recordings of one backfill in the order of their names",
             )
         frame, asked_ns, received_ns, packed = answers[0] if len(answers) == 1 else answers.popleft()
+        self.received_ns = received_ns
         return JournaledAnswer(
             self._unpacker.decompress(packed), asked_ns, received_ns, self.recording, frame
         )

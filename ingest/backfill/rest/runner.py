@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ingest.backfill.history import HistoryStamper
 from ingest.backfill.rate_budget import shared_rate_limit
 from ingest.backfill.rest.candles import RestCandleSource
 from ingest.backfill.rest.funding import RestFundingSource
@@ -144,7 +145,9 @@ def _end(client: JournaledRestClient, lake: Lake, cause: str, *, is_used: bool, 
         client.seal()
 
 
-def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[BackfillResult, RecordedAnswers]:
+def replay_backfill(
+    folder: Path, settings: Settings, lake: Lake, *, stamper: HistoryStamper | None = None
+) -> tuple[BackfillResult, RecordedAnswers]:
     """Make the rows again from the recording of a backfill; steps that are in the lake are skipped.
 
     Steps without an answer in this recording are absent: that of a killed backfill holds only the first ones.
@@ -153,6 +156,7 @@ def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backf
         folder: the recording, locked by the caller.
         settings: today's home and lake; the header decides the rest.
         lake: stores the rows.
+        stamper: of the bars (default: by what the lake knows now, and the receipts).
 
     Raises:
         JournalError: it is not the recording of a backfill.
@@ -172,7 +176,9 @@ def replay_backfill(folder: Path, settings: Settings, lake: Lake) -> tuple[Backf
     result = BackfillResult(EMPTY_PLAN)
     # A backfill killed while it requested the listings left no answers about the past.
     with contextlib.suppress(VenueError, InstrumentError, RangeError):
-        result = run_without_waiting(run_backfill([source], request, lake, settings, goes_on=True))
+        result = run_without_waiting(
+            run_backfill([source], request, lake, settings, goes_on=True, stamper=stamper)
+        )
     _note_end(lake, client.recording, client.last_frame)
     return result, client
 

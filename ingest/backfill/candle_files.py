@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ingest.backfill.history import HistoryStamper
 from ingest.bars.from_candles import Absent, bars_of
 from ingest.journal.captures import content_id
 from storage.clock import MS_NS, US_NS, iso, width_ns
@@ -77,6 +78,7 @@ def import_candles(
     venue: str = "hyperliquid",
     kind: str = "perp",
     absent: Absent = "unknown",
+    stamper: HistoryStamper | None = None,
 ) -> ImportResult:
     """Import a Parquet file of candles.
 
@@ -88,6 +90,7 @@ def import_candles(
         venue: first part of the instrument ids.
         kind: second part of the instrument ids.
         absent: meaning of a missing candle.
+        stamper: of the bars (default: by what the lake knows now).
 
     Raises:
         CaptureError: the file is not a Parquet file of candles.
@@ -117,12 +120,11 @@ def import_candles(
     ).to_arrow_table()
     bars = bars_of(good, spans, width=width, step_ns=step_ns, lag_ns=lag_ns, absent=absent)
     written: dict[str, int] = {}
-    commit = write_batch(
-        lake,
-        {"candles": candles, "bars": bars},
-        batch_id=f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}",
-        inputs={"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)},
-    )
+    batch_id = f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}"
+    inputs = {"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)}
+    stamper = stamper or HistoryStamper(lake, settings)
+    stamped, decided = stamper.stamp(batch_id, {"candles": candles, "bars": bars}, inputs)
+    commit = write_batch(lake, stamped, batch_id=batch_id, inputs=decided)
     written |= commit.rows
     counts = Counter(bars["status"].to_pylist())
     span = run.execute("SELECT min(t_ns), max(t_ns) FROM raw").fetchone()

@@ -1,9 +1,10 @@
 """Certification of stored bars against stored candles.
 
 Watched bars are compared with the table `candles` (backfilled or imported), a day at a time. A bar that agrees gets a
-revision with `certified` set, knowable from now on, with the same values; one that differs gets rows in
-`discrepancies` and is queued for the archive. Bars derived from candles are left out: they would certify themselves.
-So are the newest hours, which belong to the recorder: it may still revise them, and requests their candles itself.
+revision with `certified` set, with the same values, and stamped like other history: a recorded bar is known to be
+certified from now on. One that differs gets rows in `discrepancies` and is queued for the archive. Bars derived from
+candles are left out: they would certify themselves. So are the newest hours, which belong to the recorder: it may still
+revise them, and requests their candles itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingest.backfill.history import HistoryStamper
 from ingest.bars.builder import BLIND_NS
 from ingest.bars.reconciliation import IMPORT, CandleFigures, Tolerance, differences, rows_of
 from ingest.pipeline.certification import queued
@@ -120,26 +122,34 @@ def certify(
     to_ns = min(to_ns if to_ns is not None else now_ns, now_ns - LIVE_NS)
     instrument_filter = [instrument] * 3
     reach = [from_ns // US_NS, max(to_ns, from_ns) // US_NS]
+    stamper = HistoryStamper(lake, settings)
     compared = agreed = 0
     for row in lake.query(_DAYS, [*reach, *instrument_filter]).to_pylist():
         day = int(row["day"])
         start_us = max(day * DAY_NS // US_NS, reach[0])
         stop_us = min((day + 1) * DAY_NS // US_NS, reach[1])
-        found = _certify_range(lake, [start_us, stop_us], instrument_filter, Tolerance.of(settings), now_ns)
+        found = _certify_range(
+            lake, [start_us, stop_us], instrument_filter, Tolerance.of(settings), now_ns, stamper
+        )
         compared, agreed = compared + found[0], agreed + found[1]
     shares = lake.query(_SHARES, [*reach, *instrument_filter])
     return CertifyResult(compared, agreed, compared - agreed, shares)
 
 
 def _certify_range(
-    lake: Lake, reach: list[int], instrument_filter: list[str | None], tolerance: Tolerance, now_ns: int
+    lake: Lake,
+    reach: list[int],
+    instrument_filter: list[str | None],
+    tolerance: Tolerance,
+    now_ns: int,
+    stamper: HistoryStamper,
 ) -> tuple[int, int]:
     """Compare one range; return the numbers of compared and of agreeing bars."""
     pairs = lake.query(_PAIRS, [*reach, *reach, *instrument_filter])
     theirs = CandleFigures.of_table(pairs, "their_")
     differs = differences(CandleFigures.of_table(pairs), theirs, tolerance)
     is_unlike = np.asarray(differs.any(axis=0), np.bool_)
-    agreeing = _certified_revision(pairs.filter(pa.array(~is_unlike)), now_ns, lake.history_lag_ns)
+    agreeing = _certified_revision(pairs.filter(pa.array(~is_unlike)), lake.history_lag_ns)
     reported = {tuple(row.values()) for row in lake.query(_REPORTED, reach).to_pylist()}
     rows, repairs = [], []
     unlike = pairs.filter(pa.array(is_unlike))
@@ -154,24 +164,25 @@ def _certify_range(
             "discrepancies": DISCREPANCIES.rows(rows),
             "repairs": REPAIRS.rows(repairs),
         }
-        lake.commit(
-            tables,
-            batch_id=f"certify:{_content(tables)}",
-            inputs={"from_us": reach[0], "to_us": reach[1], "compared": pairs.num_rows},
-        )
+        batch_id = f"certify:{_content(tables)}"
+        about = {"from_us": reach[0], "to_us": reach[1], "compared": pairs.num_rows}
+        stamped, inputs = stamper.stamp(batch_id, tables, about, now_ns)
+        # A row from the socket is available when it is knowable.
+        bars = with_available(stamped["bars"], lake.history_lag_ns)
+        lake.commit({**stamped, "bars": bars}, batch_id=batch_id, inputs=inputs)
     return pairs.num_rows, agreeing.num_rows
 
 
-def _certified_revision(bars: pa.Table, now_ns: int, lag_ns: int) -> pa.Table:
-    """Return the next, certified revision of bars."""
-    count = bars.num_rows
+def _certified_revision(bars: pa.Table, lag_ns: int) -> pa.Table:
+    """Return the next, certified revision of bars, knowable a lag after their close."""
+    count, closes_us = bars.num_rows, bars["ts_close"].cast(pa.int64())
     changes: dict[str, Any] = {
         "certified": pa.array([True] * count, pa.bool_()),
         "revision": pc.add(bars["revision"], pa.scalar(1, pa.int32())),
-        "ts_knowable_ns": pa.array([now_ns] * count, pa.int64()),
+        "ts_knowable_ns": pc.add(pc.multiply(closes_us, pa.scalar(US_NS)), pa.scalar(lag_ns)),
     }
     columns = [changes.get(name, bars[name]) for name in BARS.schema.names]
-    return with_available(pa.table(columns, names=BARS.schema.names), lag_ns)
+    return pa.table(columns, names=BARS.schema.names)
 
 
 def _content(tables: dict[str, pa.Table]) -> str:

@@ -11,7 +11,6 @@ from storage.lake.history_stamps import HistoryStamps, decide
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
-
 Decided = Callable[[str, pa.Table], HistoryStamps | None]
 """Returns the decision that was made about the bars of a batch, or None."""
 

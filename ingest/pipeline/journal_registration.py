@@ -26,7 +26,9 @@ logger = get_logger(__name__)
 
 # Folders of captures, which their replay registers, and of REST answers, which list nothing.
 _OTHERS: Final = (".", CAPTURE, f"{BACKFILL}-")
-_KNOWN: Final = "SELECT recording, bool_or(ts_last_ns IS NOT NULL) AS is_ended FROM recordings WHERE home = ? GROUP BY 1"
+_KNOWN: Final = (
+    "SELECT recording, bool_or(ts_last_ns IS NOT NULL) AS is_ended FROM recordings WHERE home = ? GROUP BY 1"
+)
 
 
 def register_recordings(settings: Settings, lake: Lake) -> int:

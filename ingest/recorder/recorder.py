@@ -201,7 +201,9 @@ class Recorder:
         started_ns = self._intake.begin(self._name, about)
         for request, answer in answers:
             self._intake.answer(request, answer.body, answer.asked_ns)
-        if self._driver.has_timers:  # else nothing is committed before the first batch, which registers it too
+        if (
+            self._driver.has_timers
+        ):  # else nothing is committed before the first batch, which registers it too
             self._register(about, registry, started_ns)
             await self._commits.send()
         logger.info("recording", name=self._name, sockets=len(self._plans), url=self._settings.record.ws_url)

@@ -9,7 +9,7 @@ from ingest.backfill.history import HistoryStamper
 from ingest.journal.format import segments
 from ingest.journal.recording import CAPTURE, SEALED, read_header
 from ingest.replay.replay import replay
-from storage.errors import TickwalkError
+from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -53,7 +53,9 @@ def recover(
             logger.info("recovery ended early", name=folder.name)
             return recovered
         except TickwalkError as error:
-            logger.warning("recording not recovered", name=folder.name, reason=str(error))
+            is_in_use = isinstance(error, JournalError) and "in use" in error.message
+            log = logger.info if is_in_use else logger.warning
+            log("recording not recovered", name=folder.name, reason=str(error))
             continue
         except Exception as error:  # a bug met in an old recording must not keep every new one from starting
             logger.warning("recording not recovered", name=folder.name, reason=repr(error), exc_info=True)

@@ -21,6 +21,7 @@ from ingest.backfill.archive.contexts import ArchiveContextSource
 from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import check_absent, import_candles
+from ingest.backfill.history import HistoryStamper
 from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillStep
 from ingest.replay.lineage import BatchLineage, LineageSource
@@ -30,6 +31,7 @@ from storage.contracts.availability import with_available
 from storage.contracts.contract import AVAILABLE, Contract
 from storage.contracts.tables import BARS, CONTRACTS
 from storage.errors import TickwalkError, VenueError
+from storage.lake.history_stamps import HistoryStamps, decide
 from storage.lake.lake import Lake
 from storage.lake.readable_files import ReadableTable, readable
 from storage.lake.snapshots import Step
@@ -70,11 +72,18 @@ class SourceReplayer:
     settings: Settings
     place: Settings
     _readable: dict[str, ReadableTable] = dataclasses.field(default_factory=dict)
+    _batches: dict[str, BatchLineage] = dataclasses.field(default_factory=dict)
+    _stamper: HistoryStamper = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare the stamps of history, which repeat what the old lake decided."""
+        self._stamper = HistoryStamper(self.new, self.place, decided=self._decided)
 
     def make(
         self, sources: Sequence[LineageSource], on_bytes: Bytes, on_step: Step
     ) -> Iterator[RebuiltSource]:
         """Replay all sources, in order."""
+        self._batches = {batch.batch_id: batch for source in sources for batch in source.batches}
         for source in sources:
             read_bytes = 0
 
@@ -103,10 +112,18 @@ class SourceReplayer:
             elif source.kind == "file":
                 self._import(source)
             elif source.path is not None:
-                replay(source.path, self.place, self.new, on_bytes=on_bytes)
+                replay(source.path, self.place, self.new, on_bytes=on_bytes, stamper=self._stamper)
         except TickwalkError as error:
             return error.message
         return ""
+
+    def _decided(self, batch_id: str, bars: pa.Table) -> HistoryStamps | None:
+        """Return how the old lake stamped a batch; None if it does not have it."""
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            return None
+        # A batch of an older release has no decision: its stamps are those of the migration.
+        return HistoryStamps.from_inputs(batch.inputs) or decide(self.old.query, bars, batch.ingested_ns)
 
     def _repeat_archive_step(self, source: LineageSource) -> None:
         """Repeat an archive step from the cached objects.
@@ -135,9 +152,10 @@ class SourceReplayer:
                 objects, settings, now
             )
         taken = asyncio.run(backfill.fetch(BackfillStep(batch.batch_id, source.name)))
-        if taken.absent or taken.inputs != batch.inputs:
+        if taken.absent or taken.inputs["objects"] != batch.inputs["objects"]:
             raise VenueError(taken.absent or "its objects have changed")
-        self.new.commit(taken.tables, batch_id=batch.batch_id, inputs=taken.inputs)
+        tables, inputs = self._stamper.stamp(batch.batch_id, taken.tables, taken.inputs)
+        self.new.commit(tables, batch_id=batch.batch_id, inputs=inputs)
 
     def _import(self, source: LineageSource) -> None:
         """Import a file of candles again with the options in the batch's id."""
@@ -148,7 +166,16 @@ class SourceReplayer:
         bars = dataclasses.replace(self.place.bars, history_lag_ms=int(lag_ns) // MS_NS)
         settings = dataclasses.replace(self.place, bars=bars)
         absent = check_absent(absent)
-        import_candles(source.path, settings, self.new, width=width, venue=venue, kind=kind, absent=absent)
+        import_candles(
+            source.path,
+            settings,
+            self.new,
+            width=width,
+            venue=venue,
+            kind=kind,
+            absent=absent,
+            stamper=self._stamper,
+        )
 
     def _carry(self, batches: Sequence[BatchLineage]) -> tuple[int, int]:
         """Carry batches over unchanged; return the numbers of rows carried, and of rows the old lake has lost."""

@@ -193,10 +193,13 @@ def _from_archive(
 def _run(label: str, work: Work, settings: Settings, *, dry_run: bool, is_agreed: bool) -> None:
     """Print the plan, check its cost, run the driver, and print the result."""
     from ingest.backfill.pricing import check_cost
+    from ingest.replay.recovery import recover
     from storage.lake.lake import Lake
 
     settings.ensure_home()
     with Lake.open(settings) as lake, report_backfill(label, dry_run=dry_run) as progress:
+        if not dry_run:
+            recover(settings, lake)
 
         def planned(plan: BackfillPlan) -> None:
             progress.plan(plan)

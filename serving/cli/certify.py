@@ -31,6 +31,7 @@ def certify(
     Example: `tickwalk certify --coin BTC --from 2026-11-01`
     """
     from ingest.backfill.certify import certify as run
+    from ingest.replay.recovery import recover
     from storage.clock import parse_time_ns
     from storage.lake.lake import Lake
 
@@ -40,6 +41,7 @@ def certify(
         raise RangeError(f"--to {until} is not after --from {since}", hint="swap them")
     settings = settings_of(context)
     with Lake.open(settings) as lake, notes.status("comparing bars with candles"):
+        recover(settings, lake)
         done = run(lake, settings, from_ns=from_ns, to_ns=to_ns, instrument=coin)
     if done.shares.num_rows == 0:
         raise RangeError(

@@ -145,11 +145,13 @@ def candles(
     Example: `tickwalk import candles btc-5m.parquet`
     """
     from ingest.backfill.candle_files import check_absent, describe, import_candles
+    from ingest.replay.recovery import recover
     from storage.lake.lake import Lake
 
     settings = settings_of(context)
     settings.ensure_home()
     with Lake.open(settings) as lake, notes.status(f"importing {file.name}"):
+        recover(settings, lake)
         done = import_candles(
             file, settings, lake, width=width, venue=venue, kind=kind, absent=check_absent(absent)
         )

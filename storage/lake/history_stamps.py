@@ -4,8 +4,8 @@ Whoever recorded an instrument knew what the recording says, and nothing else un
 is knowable from its arrival on where a recording listed its instrument during the 24 h before the bar's close. Where
 none did, nobody's knowledge is overwritten, and the bar is knowable `bars.history_lag_ms` after its close.
 
-The decision of a batch is stored in its `inputs`. A rebuild of the lake reuses it, since recordings that were registered
-later must not change stamps.
+The decision of a batch is stored in its `inputs`. A rebuild of the lake reuses it, since recordings that were
+registered later must not change stamps.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def decide(query: Query, bars: pa.Table, arrived_ns: int) -> HistoryStamps:
 
 
 def merged(spans: Sequence[tuple[int, int]]) -> Spans:
-    """Return spans in order, joined where at most 24 h lie between them: a close in between is within 24 h of the first.
+    """Return spans in order, joined where at most 24 h lie between them, as any close in between is that near to one.
 
     >>> merged([(0, 10), (5, 20), (20 + 86_400 * 10**9 + 1, 10**15)])
     ((0, 20), (86400000000021, 1000000000000000))

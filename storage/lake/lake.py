@@ -405,6 +405,11 @@ class Lake:
         fresh, conflict = split_new_and_conflicting(self._connection, contract, rows)
         return insert(self._connection, contract, fresh, stamp), conflict
 
+    @property
+    def home(self) -> str:
+        """Id of the home that writes; a home without one gets it now."""
+        return self._home_id
+
     @cached_property
     def _home_id(self) -> str:
         return home_id(self._settings.home)

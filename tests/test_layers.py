@@ -184,7 +184,7 @@ def test_a_forbidden_arrow_between_units_is_named_with_file_line_and_rule() -> N
     assert broken_unit_arrows(files) == [
         (
             "ingest/replay/replay.py:2: ingest.replay imports ingest.recorder.recorder, "
-            "but may import backfill, journal, pipeline, venues"
+            "but may import backfill, journal, pipeline"
         ),
         (
             "ingest/recorder/tasks.py:1: ingest.recorder imports ingest.backfill.runner, but may import bars, "

@@ -151,8 +151,9 @@ class Lake:
     def _connect_checked(self) -> None:
         self._connection = self._connect()
         try:
-            facts = None if self._mode else HomeFacts(self._home_id, self.history_lag_ns)
-            migrate(self._connection, now_ns=self._clock.now_ns(), facts=facts)
+            now_ns = self._clock.now_ns()
+            facts = None if self._mode else HomeFacts(self._home_id, self.history_lag_ns, now_ns)
+            migrate(self._connection, facts=facts)
             self._is_old = bars_are_old(self._connection, "lake")
         except BaseException:
             self._connection.close()

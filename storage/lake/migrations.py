@@ -18,6 +18,7 @@ from storage.contracts.contract import TS, Contract
 from storage.contracts.tables import CONTRACTS, MIGRATIONS
 from storage.errors import LakeError
 from storage.lake.connection import quoted
+from storage.lake.history_migration import REGISTER, RESTAMP
 
 SQL_TYPES: Final = {
     pa.int64(): "BIGINT",
@@ -58,10 +59,12 @@ class HomeFacts:
     Args:
         home: its id.
         lag_ns: `bars.history_lag_ms` in nanoseconds.
+        now_ns: the current time.
     """
 
     home: str
     lag_ns: int
+    now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +75,19 @@ class Migration:
         number: steps are applied in this order, each once.
         name: what it does, for the table `migrations`.
         sql: its statements, for a lake that has the tables; a new lake is created from the contracts. `{available}`
-            stands for the expression of `ts_available_ns`, `{home}` for the id of the home.
+            stands for the expression of `ts_available_ns`, `{home}` for the id of the home, `{now}` for the time.
         adds: the table and columns that the statements add; if the first exists, or the table does not, they are
             skipped.
+        after: statements for a lake that has `needs`, once all tables and columns exist.
+        needs: tables.
     """
 
     number: int
     name: str
     sql: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     def steps(self, existing: ExistingColumns, facts: HomeFacts) -> list[str]:
         """Return the statements that a lake needs."""
@@ -88,8 +95,18 @@ class Migration:
             table, column, *_ = self.adds
             if table not in existing or column in existing[table]:
                 return []
-        values = {"available": available_sql(facts.lag_ns), "home": quoted(facts.home)}
-        return [statement.format(**values) for statement in self.sql]
+        return [_filled_in(statement, facts) for statement in self.sql]
+
+    def last_steps(self, existing: ExistingColumns, facts: HomeFacts) -> list[str]:
+        """Return the statements that a lake needs once all tables and columns exist."""
+        if not all(table in existing for table in self.needs):
+            return []
+        return [_filled_in(statement, facts) for statement in self.after]
+
+
+def _filled_in(statement: str, facts: HomeFacts) -> str:
+    values = {"available": available_sql(facts.lag_ns), "home": quoted(facts.home), "now": facts.now_ns}
+    return statement.format(**values)
 
 
 STEPS: Final = (
@@ -109,6 +126,12 @@ STEPS: Final = (
             "UPDATE bars SET ts_available_ns = {available}, home = {home}",
         ),
         adds=("bars", "ts_available_ns", "home"),
+    ),
+    Migration(
+        4,
+        "history of recorded instruments is known from its arrival on",
+        after=(REGISTER, RESTAMP),
+        needs=("bars", "coverage"),
     ),
 )
 LAYOUT: Final = STEPS[-1].number
@@ -162,7 +185,7 @@ def pending_steps(
                 if name not in existing[contract.name] and (contract.name, name) not in done
             ]
     steps += [f"CREATE VIEW {name} AS {sql}" for name, sql in VIEWS.items() if name not in existing]
-    return steps, due
+    return steps + [statement for step in due for statement in step.last_steps(existing, facts)], due
 
 
 def rows_of(steps: Sequence[Migration], *, code: str, now_ns: int) -> pa.Table:

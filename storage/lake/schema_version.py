@@ -19,12 +19,11 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 
-def migrate(run: duckdb.DuckDBPyConnection, *, now_ns: int, facts: HomeFacts | None) -> None:
+def migrate(run: duckdb.DuckDBPyConnection, *, facts: HomeFacts | None) -> None:
     """Refuse a lake of a newer release, and migrate one of an older release.
 
     Args:
         run: a connection that uses the lake, under the commit lock.
-        now_ns: the current time.
         facts: of the home that opens it; None: do not migrate.
 
     Raises:
@@ -47,8 +46,8 @@ def migrate(run: duckdb.DuckDBPyConnection, *, now_ns: int, facts: HomeFacts | N
         insert(
             run,
             MIGRATIONS,
-            rows_of(due, code=code_version(), now_ns=now_ns),
-            Stamp(now_ns, "migration", facts.home),
+            rows_of(due, code=code_version(), now_ns=facts.now_ns),
+            Stamp(facts.now_ns, "migration", facts.home),
         )
         run.execute("COMMIT")
     except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.clock import ManualTime
-from storage.contracts.tables import BARS, CONTRACTS, MIGRATIONS
+from storage.contracts.tables import BARS, CONTRACTS, COVERAGE, MIGRATIONS
 from storage.errors import LakeError
 from storage.lake.home_id import home_id
 from storage.lake.integrity import verify
@@ -14,6 +14,14 @@ from storage.lake.migrations import LAYOUT, STEPS
 from storage.lake.snapshots import rows_hash, snapshot_ids
 from storage.settings import Settings
 from tests.storage.lake.lakes import OLD_BARS, filled, make_old
+from tests.storage.rows import BTC, bar
+
+_TO_LAYOUT_2 = (
+    "ALTER TABLE bars DROP COLUMN ts_available_ns",
+    "ALTER TABLE bars DROP COLUMN home",
+    "DROP TABLE recordings",
+    "DELETE FROM migrations WHERE number > 2",
+)
 
 
 def test_a_lake_of_the_first_release_is_migrated_and_keeps_its_rows(settings: Settings) -> None:
@@ -91,6 +99,46 @@ def test_bars_of_an_older_release_have_both_clocks_wherever_they_are_read(settin
         named = lake.query("SELECT delete_file FROM ducklake_list_files('lake', 'bars')")
         assert named["delete_file"].null_count == named.num_rows > 0
         assert not [finding for finding in verify(lake, now_ns=1).findings if "bars" in str(finding)]
+
+
+def test_history_of_recorded_instruments_is_stamped_with_its_arrival(settings: Settings) -> None:
+    """What a recording listed follows from its coverage; an archive's coverage is no recording's."""
+    day, minute = 1_440, 60_000_000
+    watched = {
+        "journal": "monday", "connection": 0, "channel": "trades", "instrument": BTC, "kind": "watched",
+        "cause": "", "evidence": "socket", "bridged": False, "revision": 0, "ts_knowable_ns": 0,
+        "ts_from": 10 * day * minute, "ts_to": (10 * day + 5) * minute,
+    }  # fmt: skip
+    archive = watched | {"journal": "s3://there/fills/1.lz4", "ts_from": 0, "ts_to": 20 * day * minute}
+    minutes = (0, 10 * day - 1, 10 * day, 11 * day + 4, 11 * day + 5, 20 * day)
+    history = [
+        bar(at, origin=origin, instrument=name)
+        for at in minutes
+        for origin, name in (("candle", BTC), ("archive", BTC + "~2"))
+    ]
+    with Lake.open(settings, clock=ManualTime(77 * day * minute * 1_000)) as lake:
+        lake.commit(
+            {"bars": BARS.rows([*history, bar(5)]), "coverage": COVERAGE.rows([watched, archive])},
+            batch_id="b",
+        )
+        for statement in _TO_LAYOUT_2:
+            lake._connection.execute(statement)
+    with Lake.open(settings) as lake:
+        rows = lake.query("SELECT instrument, ts_open, ts_knowable_ns = ts_ingested_ns AS is_moved FROM bars")
+        known = lake.query("SELECT * EXCLUDE (ts_ingested_ns, batch) FROM recordings").to_pylist()
+    moved = {
+        (row["instrument"], round(row["ts_open"].timestamp()) // 60)
+        for row in rows.to_pylist()
+        if row["is_moved"]
+    }
+    assert moved == {(BTC, 10 * day), (BTC, 11 * day + 4)}
+    assert known == [
+        {
+            "recording": "monday", "home": "", "venue": "hyperliquid", "instruments": f'["{BTC}"]',
+            "ts_started_ns": 10 * day * minute * 1_000, "ts_last_ns": (10 * day + 5) * minute * 1_000,
+            "ts_knowable_ns": (10 * day + 5) * minute * 1_000,
+        }
+    ]  # fmt: skip
 
 
 def test_migration_steps_are_numbered_without_a_gap() -> None:

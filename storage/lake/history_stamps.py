@@ -86,7 +86,7 @@ class HistoryStamps:
 
     def _is_listed(self, instruments: pa.ChunkedArray[Any], closes_ns: np.ndarray[Any, Any]) -> Any:
         """Return (n,) bool: whether a recording listed the instrument during the 24 h before the close."""
-        names = pc.dictionary_encode(instruments).combine_chunks()
+        names: Any = pc.dictionary_encode(instruments).combine_chunks()
         codes, found = np.asarray(names.indices), np.zeros(len(closes_ns), np.bool_)
         for code, name in enumerate(names.dictionary.to_pylist()):
             if not (spans := self.listed.get(name)):

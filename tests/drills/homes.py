@@ -22,7 +22,7 @@ from storage.settings import Settings, load_settings
 
 # These say who wrote what when, and when a lake was made, which a replay does otherwise.
 TABLES: Final = tuple(name for name in CONTRACTS if name not in ("batches", "migrations"))
-_OURS: Final = ("batch", "ts_ingested_ns")
+_OURS: Final = ("batch", "home", "ts_ingested_ns")
 
 _UNLIKE: Final = """
     WITH counted AS (

@@ -27,15 +27,20 @@ from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
 from storage.lake.empty_tables import may_have_rows
 from storage.lake.lake import Lake
 
+# History is no state of a recorder, and a replay elsewhere may lack it.
+_RECORDED: Final = "origin NOT IN ('candle', 'archive')"
+# An archive's coverage has the address of an object in place of a recording's name.
+_BY_RECORDING: Final = "NOT contains(journal, '/')"
+
 # The tables hold a year and more: each query first finds, by streaming aggregates, the rows that matter.
-_BARS: Final = """
+_BARS: Final = f"""
     WITH newest AS (
         SELECT instrument, max(ts_open) AS ts_newest FROM bars
-        WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? GROUP BY instrument
+        WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND {_RECORDED} GROUP BY instrument
     ),
     near AS (
         SELECT bars.*, ts_newest FROM bars JOIN newest USING (instrument)
-        WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?)
+        WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?) AND {_RECORDED}
         QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
     )
     SELECT * EXCLUDE (batch, ts_ingested_ns, home, ts_newest)
@@ -46,42 +51,44 @@ _BARS: Final = """
     ORDER BY instrument, ts_open
 """
 
-_SETTLED: Final = """
+_SETTLED: Final = f"""
     SELECT * EXCLUDE (batch, ts_ingested_ns, home)
            REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
     FROM bars
     WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND ts_open > make_timestamptz(?)
+      AND {_RECORDED}
     QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
     ORDER BY instrument, ts_open
 """
 
-_PRINTS: Final = """
+_PRINTS: Final = f"""
     WITH wanted AS (
         SELECT unnest(?::VARCHAR[]) AS instrument, make_timestamptz(unnest(?::BIGINT[])) AS ts_since,
                make_timestamptz(unnest(?::BIGINT[])) AS ts_from
     ),
     youngest AS (
         SELECT instrument, unnest(max(trades.rowid, ?)) AS id FROM trades JOIN wanted USING (instrument)
-        WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND ts_event >= ts_since GROUP BY instrument
+        WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND ts_event >= ts_since AND {_RECORDED}
+        GROUP BY instrument
     ),
     kept AS (SELECT instrument, min(id) AS first_id FROM youngest GROUP BY instrument)
     SELECT instrument, epoch_us(ts_event) AS ts_us, tid, price, size, side
     FROM trades JOIN wanted USING (instrument) LEFT JOIN kept USING (instrument)
-    WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?)
+    WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND {_RECORDED}
       AND (ts_event >= ts_from OR (ts_event >= ts_since AND trades.rowid >= first_id))
     ORDER BY instrument, trades.rowid
 """
 
-_COVERAGE: Final = """
+_COVERAGE: Final = f"""
     WITH newest AS (
         SELECT instrument, channel, max(ts_to) AS ts_newest FROM coverage
-        WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? GROUP BY ALL
+        WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND {_BY_RECORDING} GROUP BY ALL
     )
     SELECT instrument, channel, epoch_us(ts_from) AS from_us, epoch_us(ts_to) AS to_us, kind, cause, bridged,
            evidence, ts_knowable_ns,
            connection < 0 AND evidence <> 'venue_statement' AND kind = 'gap' AS overrides
     FROM coverage JOIN newest USING (instrument, channel)
-    WHERE ts_knowable_ns <= ? AND ts_to > ts_newest - to_microseconds(?)
+    WHERE ts_knowable_ns <= ? AND ts_to > ts_newest - to_microseconds(?) AND {_BY_RECORDING}
     QUALIFY row_number() OVER (
         PARTITION BY journal, connection, channel, instrument, ts_from, kind ORDER BY revision DESC) = 1
     ORDER BY instrument, ts_from
@@ -99,9 +106,9 @@ _QUOTES: Final = """
     QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_event DESC, ts_recv_ns DESC, frame DESC) = 1
 """
 
-_CONTEXTS: Final = """
+_CONTEXTS: Final = f"""
     SELECT instrument, ts_recv_ns, funding_rate, open_interest, oracle, mark FROM contexts
-    WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND ts_knowable_ns > ?
+    WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND ts_knowable_ns > ? AND {_RECORDED}
     QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_recv_ns DESC, frame DESC) = 1
 """
 

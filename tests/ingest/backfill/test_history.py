@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ingest.replay.replay import replay
 from storage.clock import DAY_NS, MS_NS, NS, ManualTime
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.drills.homes import fresh
 from tests.ingest.pipeline.scripts import START_NS, Script
 from tests.storage.rows import LAG_NS
 
@@ -110,6 +112,22 @@ def test_a_recording_counts_that_the_lake_does_not_know(
     last = 72 if state == "running" else 24
     assert found["BTC"] == {hour: expected(hour, 1, last) for hour in range(-47, 73)}
     assert [row["ts_last_ns"] is None for row in known] == ([True] if state == "running" else [True, False])
+
+
+def test_a_recording_of_another_home_counts_in_a_shared_catalog(
+    settings: Settings, tmp_path: Path, lake_at: Any
+) -> None:
+    other = fresh(tmp_path / "other")
+    shared = {"catalog": f"sqlite:{tmp_path / 'catalog.sqlite'}", "data": str(tmp_path / "data")}
+    here, there = (
+        dataclasses.replace(home, lake=dataclasses.replace(home.lake, **shared)) for home in (settings, other)
+    )
+    with Lake.open(there) as lake:
+        replay(script().write(other.journal_dir / "monday"), there, lake)
+    with Lake.open(here, clock=ManualTime(NOW_NS)) as lake:
+        import_candles(candles(tmp_path), here, lake)
+        found = stamps(lake)
+    assert found["BTC"] == {hour: expected(hour, 1, 24) for hour in range(-47, 73)}
 
 
 def test_a_recovered_recording_has_the_rows_that_its_header_had(settings: Settings, lake_at: Any) -> None:

@@ -56,6 +56,10 @@ async def test_over_rotations_no_bar_is_blind_and_no_print_is_missing(
         gaps = lake.query("SELECT * FROM coverage WHERE kind = 'gap'").to_pylist()
         blind = lake.query(_BLIND_INSIDE).to_pylist()
         grid = lake.query(_GRID).to_pylist()
+        registered = lake.query(_REGISTERED).to_pylist()
+    assert [row["recording"] for row in registered] == [folder.name for folder in folders]
+    assert all(row["batch"] == f"live:{row['recording']}:start" for row in registered), "before any frame"
+    assert all(row["is_ended"] for row in registered)
     assert gaps == []
     assert blind == []
     assert all(row["bars"] == row["seconds"] for row in grid), "one bar a second, over the rotations too"
@@ -71,6 +75,10 @@ _BLIND_INSIDE: Final = """
     SELECT instrument, ts_open, cause, observed_ms FROM bars_latest JOIN watched USING (instrument)
     QUALIFY status = 'blind' AND ts_open >= ts_first
         AND row_number() OVER (PARTITION BY instrument ORDER BY ts_open DESC) > 2
+"""
+_REGISTERED: Final = """
+    SELECT recording, arg_min(batch, ts_knowable_ns) AS batch, max(ts_last_ns) IS NOT NULL AS is_ended
+    FROM recordings GROUP BY recording ORDER BY min(ts_started_ns)
 """
 _GRID: Final = """
     SELECT count(*) AS bars, date_diff('second', min(ts_open), max(ts_open)) + 1 AS seconds

@@ -356,19 +356,19 @@ class Interleaving:
 
 
 _OPERATIONS: Final = {
-    name: getattr(Interleaving, name)
-    for name in (
-        "imported",
-        "record",
-        "archived",
-        "killed_recording",
-        "imported_twice",
-        "recover",
-        "backfilled",
-        "capture",
-        "killed_backfill",
-        "certified",
-        "replay",
+    operation.__name__: operation
+    for operation in (
+        Interleaving.imported,
+        Interleaving.record,
+        Interleaving.archived,
+        Interleaving.killed_recording,
+        Interleaving.imported_twice,
+        Interleaving.recover,
+        Interleaving.backfilled,
+        Interleaving.capture,
+        Interleaving.killed_backfill,
+        Interleaving.certified,
+        Interleaving.replay,
     )
 }
 

@@ -40,10 +40,13 @@ def register_recordings(settings: Settings, lake: Lake) -> int:
         settings: the home.
         lake: receives rows of `recordings`.
     """
+    folders = [folder for folder in _folders(settings.journal_dir) if segments(folder)]
+    if not folders:
+        return 0
     known = {row["recording"]: row["is_ended"] for row in lake.query(_KNOWN, [lake.home]).to_pylist()}
     rows: list[dict[str, Any]] = []
-    for folder in sorted(settings.journal_dir.iterdir()) if settings.journal_dir.exists() else []:
-        if folder.name.startswith(_OTHERS) or known.get(folder.name) or not segments(folder):
+    for folder in folders:
+        if known.get(folder.name):
             continue
         try:
             rows += _rows(folder, settings, lake, is_known=folder.name in known)
@@ -53,6 +56,11 @@ def register_recordings(settings: Settings, lake: Lake) -> int:
         names = sha256(repr([(row["recording"], row["ts_knowable_ns"]) for row in rows]).encode()).hexdigest()
         lake.commit({RECORDINGS.name: RECORDINGS.rows(rows)}, batch_id=f"recordings:{names[:24]}")
     return len(rows)
+
+
+def _folders(journal: Path) -> list[Path]:
+    found = sorted(journal.iterdir()) if journal.exists() else []
+    return [folder for folder in found if not folder.name.startswith(_OTHERS)]
 
 
 def _rows(folder: Path, settings: Settings, lake: Lake, *, is_known: bool) -> list[dict[str, Any]]:

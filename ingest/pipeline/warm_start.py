@@ -25,10 +25,11 @@ from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
 from storage.lake.empty_tables import may_have_rows
+from storage.lake.history_stamps import HISTORY_ORIGINS
 from storage.lake.lake import Lake
 
 # History is no state of a recorder, and a replay elsewhere may lack it.
-_RECORDED: Final = "origin NOT IN ('candle', 'archive')"
+_RECORDED: Final = f"origin NOT IN {HISTORY_ORIGINS}"
 # An archive's coverage has the address of an object in place of a recording's name.
 _BY_RECORDING: Final = "NOT contains(journal, '/')"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from storage.clock import DAY_NS, US_NS
+from storage.lake.history_stamps import HISTORY_ORIGINS
 
 # Coverage from an archive has the address of an object in place of a recording's name.
 REGISTER: Final = f"""
@@ -24,7 +25,7 @@ REGISTER: Final = f"""
 
 RESTAMP: Final = f"""
     UPDATE bars SET ts_knowable_ns = greatest(ts_ingested_ns, epoch_us(ts_close) * {US_NS})
-    WHERE origin IN ('candle', 'archive') AND EXISTS (
+    WHERE origin IN {HISTORY_ORIGINS} AND EXISTS (
         SELECT 1
         FROM (
             SELECT unnest(from_json(instruments, '["VARCHAR"]')) AS instrument, ts_started_ns, ts_last_ns

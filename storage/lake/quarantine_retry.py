@@ -15,12 +15,14 @@ from datetime import datetime
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.contracts.availability import with_available
 from storage.contracts.contract import AVAILABLE, TS, Contract
 from storage.contracts.tables import BARS, CONTRACTS, RETRIES
 from storage.contracts.validation import failures_of
 from storage.errors import LakeError
+from storage.lake.history_stamps import HISTORY_ORIGINS, decide
 from storage.lake.lake import Lake
 
 _ID: Final = "substr(md5(concat_ws(chr(31), table_name, source, reason)), 1, 10)"
@@ -131,14 +133,28 @@ def _retry_some(
             notes.append({name: read[number][name] for name in _KEY} | {"ts_knowable_ns": now_ns})
     if not valid:
         return
+    accepted, decision = _stamp_history(lake, contract, batch.take(valid), now_ns)
     # The batch id is derived from the rows, so a repeated retry writes nothing twice.
     names = json.dumps([[note[name] for name in _KEY] for note in notes]).encode()
     commit = lake.commit(
-        {contract.name: batch.take(valid), "retries": RETRIES.rows(notes)},
+        {contract.name: accepted, "retries": RETRIES.rows(notes)},
         batch_id=f"retry:{contract.name}:{hashlib.sha256(names).hexdigest()[:16]}",
-        inputs={"quarantine": len(notes)},
+        inputs={"quarantine": len(notes)} | decision,
     )
     done.committed[contract.name] = done.committed.get(contract.name, 0) + commit.rows.get(contract.name, 0)
+
+
+def _stamp_history(
+    lake: Lake, contract: Contract, rows: pa.Table, now_ns: int
+) -> tuple[pa.Table, dict[str, object]]:
+    """Return accepted rows, and the decision about those bars that are history: they arrive now."""
+    if contract is not BARS:
+        return rows, {}
+    is_history = pc.is_in(rows["origin"], pa.array(HISTORY_ORIGINS))
+    stamps = decide(lake.query, rows.filter(is_history), now_ns)
+    at = rows.column_names.index("ts_knowable_ns")
+    column = pc.if_else(is_history, stamps.apply(rows)[at], rows[at])
+    return rows.set_column(at, rows.field(at), column), stamps.to_inputs()
 
 
 def _reasons(lake: Lake, contract: Contract, batch: pa.Table) -> Iterator[str]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from storage.contracts import validation
-from storage.contracts.tables import CONTRACTS, QUARANTINE, TRADES
+from storage.contracts.tables import BARS, CONTRACTS, QUARANTINE, RECORDINGS, TRADES
 from storage.errors import LakeError
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.lake.quarantine_retry import count_pending, find_row, list_kinds, retry
 from storage.settings import Settings
 from tests.storage.lake.lakes import filled
-from tests.storage.rows import trade
+from tests.storage.rows import BTC, bar, trade
 
 FRAME = b'{"channel":"trades","data":[]}'
 
@@ -82,3 +83,36 @@ def test_a_row_is_shown_completely(settings: Settings) -> None:
             find_row(lake, "zz")
         with pytest.raises(LakeError, match="there is no table 'frames'"):
             retry(lake, now_ns=1, table="frames")
+
+
+def test_an_accepted_bar_of_history_arrives_with_its_acceptance(settings: Settings) -> None:
+    """Like any history: it is known from now on where a recording listed its instrument."""
+    recording = {
+        "recording": "monday", "home": "here", "venue": "hyperliquid", "instruments": f'["{BTC}"]',
+        "ts_started_ns": 0, "ts_last_ns": 9 * 60 * 10**9, "ts_knowable_ns": 9,
+    }  # fmt: skip
+    rows = [
+        bar(number, origin=origin, instrument=name)
+        for number, (origin, name) in enumerate([("candle", BTC), ("live", BTC), ("candle", "other")])
+    ]
+    refused = [
+        {
+            "table_name": "bars",
+            "reason": "made",
+            "source": str(number),
+            "ts_knowable_ns": 1,
+            "raw": _json(row),
+        }
+        for number, row in enumerate(BARS.rows(rows).to_pylist())
+    ]
+    with Lake.open(settings) as lake:
+        tables = {"recordings": RECORDINGS.rows([recording]), "quarantine": QUARANTINE.rows(refused)}
+        lake.commit(tables, batch_id="made")
+        now_ns = 10**15
+        assert retry(lake, now_ns=now_ns).committed == {"bars": 3}
+        found = lake.query("SELECT ts_knowable_ns AS ns FROM bars ORDER BY ts_open")["ns"].to_pylist()
+    assert found == [now_ns, rows[1]["ts_knowable_ns"], rows[2]["ts_knowable_ns"]]
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, default=lambda moment: moment.isoformat()).encode()

@@ -67,6 +67,18 @@ def read_in_order(path: Path, *, on_bytes: Callable[[int], None] | None = None) 
     yield from readers[0] if len(readers) == 1 else heapq.merge(*readers, key=attrgetter("recv_ns"))
 
 
+def frames_in_order(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield `(recv_ns, frame)` of a capture in order of receipt; a bad line is an error. See `read_in_order`.
+
+    Raises:
+        CaptureError: as `read_in_order`, or a line is not a frame.
+    """
+    for item in read_in_order(path):
+        if isinstance(item, BadCaptureLine):
+            raise CaptureError(item.reason, hint="see data formats in docs/tutorial.md")
+        yield item.recv_ns, item.body
+
+
 def _find_pieces(path: Path) -> tuple[list[_Piece], dict[int, str]]:
     """Return the pieces of a capture in file order, and by their number the lines with a stray receipt time."""
     pieces: list[_Piece] = []

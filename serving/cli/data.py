@@ -29,8 +29,9 @@ def replay(
     """Load captures or recordings into the tables.
 
     Rows that the tables already hold are skipped, so a second run adds nothing. A capture is a file of lines
-    `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped. It is replayed in order of `recv_ns`: pieces
-    that were joined in another order are merged, and no receipt time is changed. Each file is a recording of its own.
+    `{"recv_ns": ..., "msg": {...}}` or `<recv_ns> {...}`, plain or gzipped. It is replayed in order of `recv_ns`:
+    pieces that were joined in another order are merged, and no receipt time is changed. Each file is a recording of
+    its own.
 
     Example: `tickwalk replay capture.ndjson.gz`
     """

@@ -86,11 +86,11 @@ def serve_tape(
 
     The capture is played once, to all subscribers. Example: `tickwalk serve-tape capture.ndjson.gz --speed 10`
     """
-    from ingest.journal.captures import read_capture
+    from ingest.journal.capture_order import frames_in_order
     from ingest.simulator.market.capture import CaptureMarket, scan_listings
     from ingest.simulator.venue import SimulatedVenue
 
-    tape = CaptureMarket(read_capture(file), listings=scan_listings(read_capture(file)))
+    tape = CaptureMarket(frames_in_order(file), listings=scan_listings(frames_in_order(file)))
     _serve(SimulatedVenue(tape, clock="real", speed=speed, host=host, port=port))
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ingest.backfill.archive.fill_pairing import Fills
+from ingest.backfill.archive.refused_fills import FILLS_REFUSED, RefusedSpan, refused_bars
 from ingest.bars.aggregate import Folded, fold
 from ingest.instruments.trading_calendar import session_at
 from storage.clock import MS_NS, US_NS, width_ns
@@ -61,6 +62,8 @@ def make_bars(
     from_ms: int,
     to_ms: int,
     lag_ms: int,
+    coins: Sequence[str] = (),
+    refused: Sequence[RefusedSpan] = (),
 ) -> pa.Table:
     """Return the bars of an hour for the instruments that traded in it.
 
@@ -71,36 +74,54 @@ def make_bars(
         width: of the bars; divides the range.
         from_ms, to_ms: the range.
         lag_ms: time from the close of a bar until it is knowable.
+        coins: names by code, of which spans name some.
+        refused: times in which trades were refused; bars that contain one are blind.
     """
     step_ms = width_ns(width) // MS_NS
     steps = (to_ms - from_ms) // step_ms
     # Rows that the lake refuses must make no bar either.
     sound = (prints["price"] > 0) & (prints["price"] <= _LARGEST_PRICE) & (prints["size"] <= _LARGEST_SIZE)
-    prints = prints.at(sound & (prints["size"] > 0))
-    present = np.unique(prints["coin"])
+    sound &= prints["size"] > 0
+    present = np.unique(prints["coin"][sound])
+    codes = prints["coin"][~sound].tolist()
+    unsound = [
+        RefusedSpan(instruments[code], time_ms, time_ms)
+        for code, time_ms in zip(codes, prints["time_ms"][~sound].tolist(), strict=True)
+    ]
+    prints = prints.at(sound)
     bar = np.searchsorted(present, prints["coin"]) * steps + (prints["time_ms"] - from_ms) // step_ms
     order = np.lexsort((prints["time_ms"], bar))
     columns = (np.ascontiguousarray(prints[name][order]) for name in ("price", "size", "side"))
     folded = fold(bar[order], *columns, bars=len(present) * steps)
     opens = from_ms + step_ms * np.arange(steps)
-    return _table(
-        folded, [instruments[code] for code in present.tolist()], opens, step_ms, parts_ms, width, lag_ms
+    names = [instruments[code] for code in present.tolist()]
+    lacking = refused_bars(unsound, names, opens, step_ms)
+    lacking |= refused_bars(
+        refused, [coins[code] for code in present.tolist()] if refused else names, opens, step_ms
     )
+    return _table(folded, names, opens, step_ms, parts_ms, width, lag_ms, lacking.ravel())
 
 
 def _table(
-    folded: Folded, names: list[str], opens: Array, step_ms: int, parts_ms: Array, width: str, lag_ms: int
+    folded: Folded,
+    names: list[str],
+    opens: Array,
+    step_ms: int,
+    parts_ms: Array,
+    width: str,
+    lag_ms: int,
+    lacking: Array,
 ) -> pa.Table:
     count, each = len(names) * len(opens), len(names)
     open_ms = np.tile(opens, each)
     observed = np.tile(_observed(opens, opens + step_ms, parts_ms), each)
     is_whole, is_printed = observed == step_ms, folded.trades > 0
-    status = np.where(~is_whole, "blind", np.where(is_printed, "printed", "quiet"))
+    status = np.where(~is_whole | lacking, "blind", np.where(is_printed, "printed", "quiet"))
     empty = ~is_printed
     texts = {
         "instrument": np.repeat(np.array(names, dtype=object), len(opens)),
         "status": status,
-        "cause": np.where(is_whole, "", ARCHIVE_SILENT),
+        "cause": np.where(lacking, FILLS_REFUSED, np.where(is_whole, "", ARCHIVE_SILENT)),
         "session": [session_at(name, ms * MS_NS) for name in names for ms in opens.tolist()],
     }
     stamps = {"ts_open": open_ms * 1_000, "ts_close": (open_ms + step_ms) * 1_000}

@@ -23,6 +23,7 @@ from ingest.backfill.archive.fill_pairing import COLUMNS, Fills, RejectedFills, 
 from ingest.backfill.archive.fills import NO_TRADES, Fill
 from ingest.backfill.archive.ndjson import MalformedLine, NdjsonReader
 from ingest.backfill.archive.object_keys import Form
+from ingest.backfill.archive.refused_fills import RefusedSpan, spans_of_line
 from ingest.pipeline.rows import ZERO_HASH
 
 Array = NDArray[Any]
@@ -76,6 +77,7 @@ class Hour:
         beats_ms: sorted times of fills of any coin.
         odd: fills that make no trade.
         bad: malformed lines.
+        refused: times of the trades that are in `odd` and `bad`.
         left_out: number of fills marked as no trade, such as settlements.
     """
 
@@ -84,6 +86,7 @@ class Hour:
     beats_ms: Array
     odd: list[RejectedFills] = field(default_factory=list)
     bad: list[MalformedLine] = field(default_factory=list)
+    refused: list[RefusedSpan] = field(default_factory=list)
     left_out: int = 0
 
 
@@ -105,13 +108,17 @@ class HourReader:
         self._prints: list[Fills] = []
         self._beats: list[Array] = []
         self._bad: list[MalformedLine] = []
+        self._refused: list[RefusedSpan] = []
         self._left_out = 0
 
     def add(self, pieces: Iterable[bytes], form: Form, object_number: int) -> None:
         """Parse an object; of a neighbouring hour only the part that may hold events of this one."""
         reader: NdjsonReader[Any] = NdjsonReader(_KINDS[form])
-        parse: Callable[[list[Any], Array, int], tuple[Fills, list[int]]] = getattr(self, f"_parse_{form}")
+        parse: Callable[[list[Any], Array, int], tuple[Fills, list[int], Array]]
+        parse = getattr(self, f"_parse_{form}")
         line = 0
+        newest_ms = self._from_ms
+        unplaced: list[tuple[MalformedLine, int]] = []
         for piece in pieces:
             first, last = self._first_and_last_ms(piece, reader, form)
             if last is not None and last < self._from_ms - self._spill_ms:
@@ -120,7 +127,7 @@ class HourReader:
             if first is not None and first >= self._to_ms + self._spill_ms:
                 break
             items, numbers, bad, line = reader.read(piece, object_number, line)
-            rows, beats = parse(items, numbers, object_number)
+            rows, beats, beat_lines = parse(items, numbers, object_number)
             del items  # while they are still in the cache
             inside = (rows["time_ms"] >= self._from_ms) & (rows["time_ms"] < self._to_ms)
             (self._prints if form == "trades" else self._fills).append(
@@ -128,6 +135,37 @@ class HourReader:
             )
             self._beats.append(np.array(beats, np.int64))
             self._bad += bad
+            if bad or unplaced:
+                unplaced = self._place(unplaced, bad, self._beats[-1], beat_lines, newest_ms)
+            newest_ms = max([newest_ms, *beats[-1:]])
+        for item, before_ms in unplaced:
+            self._refused += spans_of_line(item.raw, before_ms, self._to_ms)
+
+    def _place(
+        self,
+        unplaced: list[tuple[MalformedLine, int]],
+        bad: list[MalformedLine],
+        beats: Array,
+        lines: Array,
+        newest_ms: int,
+    ) -> list[tuple[MalformedLine, int]]:
+        """Note what malformed lines may have held; return those after the last readable line of the piece.
+
+        Args:
+            unplaced: lines of earlier pieces, and the time before each.
+            bad: lines of the piece.
+            beats, lines: (n,) times in the piece, and the numbers of their lines, rising.
+            newest_ms: time before the piece.
+        """
+        waiting = []
+        for item, before_ms in [*unplaced, *((item, newest_ms) for item in bad)]:
+            at = int(np.searchsorted(lines, item.line))
+            earlier_ms = int(beats[at - 1]) if at else before_ms
+            if at < len(lines):
+                self._refused += spans_of_line(item.raw, earlier_ms, int(beats[at]))
+            else:
+                waiting.append((item, earlier_ms))
+        return waiting
 
     def finish(self) -> Hour:
         """Return the hour after all objects were added."""
@@ -136,7 +174,9 @@ class HourReader:
         if self._prints:
             prints = drop_duplicates(Fills.join([*self._prints, prints]))
         beats = np.sort(np.concatenate([*self._beats, np.empty(0, np.int64)]))
-        return Hour(prints, names, beats, odd, self._bad, self._left_out)
+        keys = [item.unpaired.key for item in odd]
+        refused = [*self._refused, *(RefusedSpan(coin, time_ms, time_ms) for coin, time_ms, _ in keys)]
+        return Hour(prints, names, beats, odd, self._bad, refused, self._left_out)
 
     def _first_and_last_ms(
         self, piece: bytes, reader: NdjsonReader[Any], form: Form
@@ -153,22 +193,23 @@ class HourReader:
 
     def _parse_blocks(
         self, blocks: list[BlockLine], numbers: Array, object_number: int
-    ) -> tuple[Fills, list[int]]:
+    ) -> tuple[Fills, list[int], Array]:
         events = [block.events for block in blocks]
+        beat_lines = numbers[np.array([bool(event) for event in events], np.bool_)]
         beats = [event[0].fill.time for event in events if event]
         fills = [event.fill for event in chain.from_iterable(events)]
         numbers = np.repeat(numbers, [len(event) for event in events])
-        return self._columns(fills, numbers, object_number), beats
+        return self._columns(fills, numbers, object_number), beats, beat_lines
 
     def _parse_fills(
         self, lines: list[UserFill], numbers: Array, object_number: int
-    ) -> tuple[Fills, list[int]]:
+    ) -> tuple[Fills, list[int], Array]:
         fills = [line.fill for line in lines]
-        return self._columns(fills, numbers, object_number), [fill.time for fill in fills]
+        return self._columns(fills, numbers, object_number), [fill.time for fill in fills], numbers
 
     def _parse_trades(
         self, lines: list[_Print], numbers: Array, object_number: int
-    ) -> tuple[Fills, list[int]]:
+    ) -> tuple[Fills, list[int], Array]:
         times = _iso_ms([line.time for line in lines])
         indices = [n for n, line in enumerate(lines) if not self._wanted or line.coin in self._wanted]
         chosen = [lines[n] for n in indices]
@@ -185,7 +226,8 @@ class HourReader:
             "price": [item.px for item in chosen],
             "size": [item.sz for item in chosen],
         }
-        return Fills({name: np.array(columns[name], kind) for name, kind in COLUMNS.items()}), times.tolist()
+        rows = Fills({name: np.array(columns[name], kind) for name, kind in COLUMNS.items()})
+        return rows, times.tolist(), numbers
 
     def _columns(self, fills: list[Fill], line: Array, object_number: int) -> Fills:
         # Transposing tuples of all attributes took 469 ns a fill; one attribute after another took 528.

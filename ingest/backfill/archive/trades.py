@@ -30,6 +30,7 @@ from ingest.backfill.archive.object_keys import (
     hours_of,
     with_neighbours,
 )
+from ingest.backfill.archive.refused_fills import without_refused
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.venues.hyperliquid.protocol import instrument_id
 from storage.clock import DAY_NS, MS_NS, TimeSource, iso, parse_time_ns, width_ns
@@ -129,7 +130,14 @@ class ArchiveTradeSource:
         instruments = [instrument_id(coin) for coin in hour.coins]
         parts = proven_spans(hour.beats_ms, round(self._settings.archive.silence_s * 1_000))
         bars = [
-            make_bars(hour.prints, instruments, parts, width, from_ms=from_ms, to_ms=to_ms, lag_ms=lag_ms)
+            make_bars(
+                *(hour.prints, instruments, parts, width),
+                from_ms=from_ms,
+                to_ms=to_ms,
+                lag_ms=lag_ms,
+                coins=hour.coins,
+                refused=hour.refused,
+            )
             for width in self.widths
         ]
         tables = {
@@ -207,12 +215,13 @@ class ArchiveTradeSource:
         row = {"journal": journal, "connection": -1, "channel": "trades", "kind": "watched", "cause": ""}
         row |= {"evidence": "venue_statement", "bridged": False, "revision": 0}
         row["ts_knowable_ns"] = to_ms * MS_NS + self._settings.bars.history_lag_ms * MS_NS
-        spans = np.clip(parts_ms, hour_ns // MS_NS, to_ms)
+        from_ms = hour_ns // MS_NS
+        spans = np.clip(parts_ms, from_ms, to_ms)
         return contracts.COVERAGE.rows(
             [
                 row | {"instrument": instruments[code], "ts_from": start * 1_000, "ts_to": end * 1_000}
                 for code in np.unique(hour.prints["coin"]).tolist()
-                for start, end in spans.tolist()
+                for start, end in without_refused(spans.tolist(), hour.refused, hour.coins[code])
                 if end > start
             ]
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -71,18 +73,57 @@ async def test_an_hour_makes_trades_bars_and_coverage_and_a_second_run_does_noth
         assert trades[0]["ts_knowable_ns"] == (HOUR_MS + 1_000) * MS_NS + lag_ns
         bars = rows(lake, "bars_latest")
         assert len(bars) == 60
-        assert [bar["status"] for bar in bars[:3]] == ["printed", "quiet", "printed"]
+        assert [bar["status"] for bar in bars[:4]] == ["printed", "blind", "printed", "quiet"]
+        assert bars[1]["cause"] == "prints refused", "of its trade the archive has one side alone"
         first = bars[0]
         assert (first["trades"], first["volume"], first["buy_volume"]) == (2, 1.0, 0.5)
         assert (first["open"], first["close"], first["observed_ms"]) == (100.0, 101.0, 60_000)
         assert {bar["origin"] for bar in bars} == {"archive"}
         (odd,) = rows(lake, "quarantine")
         assert odd["reason"] == "1 fills on sides B: a trade has one B and one A"
-        (span,) = rows(lake, "coverage")
-        assert (span["kind"], span["evidence"]) == ("watched", "venue_statement")
+        spans = rows(lake, "coverage")
+        assert {(span["kind"], span["evidence"]) for span in spans} == {("watched", "venue_statement")}
+        assert spans[1]["ts_from"] - spans[0]["ts_to"] == timedelta(milliseconds=1), (
+            "all but the refused trade"
+        )
         before = lake.snapshot()
         assert await fill_in(source, wish, lake) == {}
         assert lake.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "lacking"),
+    [
+        pytest.param(lambda line: line.replace(b'"px": "100.0"', b'"px": "x"'), {"BTC"}, id="JSON"),
+        pytest.param(
+            lambda line: line.replace(b'"coin": "BTC"', b'"coin": 7', 1), {"BTC", "ETH"}, id="no coin"
+        ),
+        pytest.param(lambda line: line[:40], {"BTC", "ETH"}, id="cut"),
+        pytest.param(lambda line: line.replace(b'"time": 1', b'"time": "x', 1), {"BTC", "ETH"}, id="no JSON"),
+        pytest.param(lambda line: line.replace(b'"sz": "0.5"', b'"sz": "0.6"', 1), {"BTC"}, id="no pair"),
+    ],
+)
+async def test_a_bar_that_lacks_a_refused_trade_is_blind(
+    place: tuple[str, Put], settings: Settings, damage: Callable[[bytes], bytes], lacking: set[str]
+) -> None:
+    where, put = place
+    broken = a_block(*both(1, HOUR_MS + 90_000))
+    assert damage(broken) != broken
+    put_hours(put)
+    others = [a_block(*both(n, HOUR_MS + n * 5_000, coin=coin)) for n, coin in ((2, "BTC"), (3, "ETH"))]
+    lines = in_order([*pulse(HOUR_MS, END_MS), *others, broken])
+    put(BLOCKS.key(HOUR), packed(damage(line) if line == broken else line for line in lines))
+    with Lake.open(settings) as lake:
+        source = ArchiveTradeSource(objects_at(where, settings.home), settings, ManualTime(LATER))
+        await fill_in(source, WISH, lake)
+        bars = rows(lake, "bars_latest", "status = 'blind'")
+        assert len(rows(lake, "quarantine")) == 1
+    found = {
+        (bar["instrument"].split("|")[2], bar["ts_open"].minute)
+        for bar in bars
+        if bar["cause"] == "prints refused"
+    }
+    assert found - {("PULSE", 1)} == {(coin, 1) for coin in lacking}
 
 
 async def test_an_unwritten_span_is_blind_and_not_quiet(place: tuple[str, Put], settings: Settings) -> None:

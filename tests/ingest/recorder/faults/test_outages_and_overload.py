@@ -94,7 +94,9 @@ async def test_frames_that_are_no_messages_are_set_aside_one_by_one(settings: Se
     assert raws == bodies - {b"Websocket connection established."}
     assert run.is_each_print_stored_once()
     # Each may have been prints of this coin: the seconds in which they came are blind, and no others.
-    assert {row["cause"] for row in run.bars(BTC, 10.0, 80.0) if row["status"] == "blind"} == {"prints refused"}
+    assert {row["cause"] for row in run.bars(BTC, 10.0, 80.0) if row["status"] == "blind"} == {
+        "prints refused"
+    }
     assert set(statuses(run.bars(BTC, 30.0, 80.0))) <= {"printed", "quiet"}
 
 

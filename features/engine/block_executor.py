@@ -62,7 +62,9 @@ class BlockExecutor(Executor):
         ]
         arena.finish(rows)
         super().__init__(program, arena.filled())
-        bases, self._row_strides, tile_strides = np.array(arena.places, dtype=np.int64).reshape(-1, 3).T
+        # Contiguous, as the streaming executor's are: for strided ones the interpreter is compiled a second time.
+        places = np.array(arena.places, dtype=np.int64).reshape(-1, 3)
+        bases, self._row_strides, tile_strides = np.ascontiguousarray(places.T)
         within = {place for segment in self._segments for place in segment.leaves}
         self._shared = [place for place in range(len(program.inputs)) if place not in within]
         self._tiles = [

@@ -425,10 +425,10 @@ def _bbo(raw, at, end, coins, text, ends, touch):  # type: ignore[no-untyped-def
         elif code == _LEVELS:
             if at >= end or raw[at] != 91:
                 return -1, time_ms
-            at = _level(raw, at + 1, end, touch, 0)
+            at = _level(raw, at + 1, end, touch, np.int64(0))  # plain 0 and 2 would be compiled once each
             if at < 0 or at >= end or raw[at] != 44:
                 return -1, time_ms
-            at = _level(raw, at + 1, end, touch, 2)
+            at = _level(raw, at + 1, end, touch, np.int64(2))
             if at < 0 or at >= end or raw[at] != 93:
                 return -1, time_ms
             at += 1
@@ -449,7 +449,7 @@ def _bbo(raw, at, end, coins, text, ends, touch):  # type: ignore[no-untyped-def
 
 @_jit
 def _scan(raw, ends, table, text, names, kind, coin, time_ms, prints, numbers, stamps, side, is_twap, touch):  # type: ignore[no-untyped-def]  # pragma: no cover
-    m = 0
+    m = np.int64(0)  # with a plain 0, what is called with it is compiled a second time
     for i in range(ends.size - 1):
         at, end = ends[i], ends[i + 1]
         if _starts(raw, at, end, _TRADES_HEAD):

@@ -21,11 +21,13 @@ from typing import Any, Final
 
 import msgspec
 
+from ingest.backfill.refused_candles import refused_candles
 from ingest.backfill.rest.journaled_client import JournaledAnswer, JournaledClient
 from ingest.backfill.rest.markets import BackfillMarket, resolve_markets
 from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.bars.from_candles import Absent, bars_of
+from ingest.bars.print_shares import REACH
 from ingest.bars.reconciliation import INTERVALS
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.rate_limits import weight_of
@@ -35,13 +37,15 @@ from storage.errors import RangeError, SettingsError, VenueError
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
-REACH: Final = 5_000
+SERVED: Final = 5_000
 """Candles of a width that the venue serves (venue docs, candle snapshot, read 2026-08-22)."""
 
 _PAGE: Final = 1_000
 _CHUNK: Final = 1_440
-# Bars of so many steps before a chunk are made again with it: only later candles show whether they were a halt.
-_REMADE_STEPS: Final = 60
+# Bars of so many steps before a chunk are made again with it: the first candles of a halt are too few to show it.
+_REMADE_STEPS: Final = 240
+# A silence of a reach is judged as it would be with all candles, however the range is cut into chunks.
+_MARGIN_STEPS: Final = 2 * REACH
 _CANDLE_BYTES: Final = 140
 
 _STORED_CANDLES: Final = """
@@ -125,12 +129,12 @@ class RestCandleSource:
         context = await resolve_markets(self._client, self._lake, self._settings, request.coins)
         step_ns = self._step_ns
         # The one that is still open counts among the newest.
-        reach_ns = floor_ns(context.now_ns, step_ns) - (REACH - 1) * step_ns
+        reach_ns = floor_ns(context.now_ns, step_ns) - (SERVED - 1) * step_ns
         from_ns = max(floor_ns(request.from_ns + step_ns - 1, step_ns), reach_ns)
         to_ns = min(floor_ns(request.to_ns, step_ns), floor_ns(context.now_ns, step_ns))
         if request.to_ns <= reach_ns:
             raise RangeError(
-                f"the venue has no {self._width} candle before {iso(reach_ns)}: it serves the newest {REACH:,}",
+                f"the venue has no {self._width} candle before {iso(reach_ns)}: it serves the newest {SERVED:,}",
                 hint="ask for a greater --width, or take an archive's",
             )
         if from_ns >= to_ns:
@@ -237,7 +241,7 @@ class RestCandleSource:
         }
 
     def _make_bars(self, chunk: _Chunk) -> StepResult:
-        """Make bars of the stored candles; other instruments of the venue serve to detect halts."""
+        """Make bars of the stored candles; those around them and of other instruments measure the rhythm."""
         step_ns, lake = self._step_ns, self._lake
         low_ns = max(chunk.from_ns - _REMADE_STEPS * step_ns, self._from_ns)
         needed = [
@@ -247,16 +251,17 @@ class RestCandleSource:
             return StepResult(
                 {}, absent=f"{missing} of its {len(needed)} pages of candles are not in the lake"
             )
-        margin_ns = _CHUNK * step_ns
-        stored_range = (self._width, self._settings.record.venue, low_ns - margin_ns, chunk.to_ns + margin_ns)
+        margin_ns = _MARGIN_STEPS * step_ns
+        venue, first_ns, end_ns = self._settings.record.venue, low_ns - margin_ns, chunk.to_ns + margin_ns
         spans = lake.query(_SPANS, (low_ns, chunk.to_ns - step_ns, self._width, self._instruments))
         bars = bars_of(
-            lake.query(_STORED_CANDLES, stored_range).select(CANDLES.schema.names),
+            lake.query(_STORED_CANDLES, (self._width, venue, first_ns, end_ns)).select(CANDLES.schema.names),
             spans,
             width=self._width,
             step_ns=step_ns,
             lag_ns=self._lag_ns,
             absent=self._absent,
+            refused=refused_candles(lake, venue, self._width, first_ns, end_ns),
         )
         return StepResult(
             {"bars": bars},

@@ -60,6 +60,7 @@ class Contract:
         columns: in order, without the stamps.
         key: the columns that make a row unique; rows are sorted by them.
         ordered: pairs `(a, b)` such that `a <= b` in every row.
+        both_or_none: pairs of columns of which both are 0 or neither is, in every row.
         compared: the columns in which two rows of one key must agree (default: all but key and knowable time).
         revises: a row with a stored key and other values becomes the next revision.
         has_home: the lake also stamps each row with the home that wrote it.
@@ -73,6 +74,7 @@ class Contract:
     compared: tuple[str, ...] = ()
     revises: bool = False
     has_home: bool = False
+    both_or_none: tuple[tuple[str, str], ...] = ()
 
     @property
     def identity(self) -> tuple[str, ...]:

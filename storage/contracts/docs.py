@@ -57,9 +57,10 @@ def _table(contract: Contract) -> str:
         )
     elif contract.compared:
         lines.append(f"- Two rows with the same key are equal if {_names(contract.compared)} agree.")
-    if contract.ordered:
-        rules = ", ".join(f"`{low} <= {high}`" for low, high in contract.ordered)
-        lines.append(f"- In every row: {rules}.")
+    rules = [f"`{low} <= {high}`" for low, high in contract.ordered]
+    rules += [f"`{a}` and `{b}` are both 0 or neither is" for a, b in contract.both_or_none]
+    if rules:
+        lines.append(f"- In every row: {', '.join(rules)}.")
     lines += ["", "| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
     lines += [_column(column) for column in contract.columns]
     return "\n".join(lines)

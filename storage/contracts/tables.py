@@ -212,7 +212,7 @@ BARS: Final = Contract(
         Column("observed_ms", I64, "watched time within the bar", low=0),
         Column("repaired", FLAG, "missed prints were restored from resent ones, as proven"),
         Column("certified", FLAG, "the venue's own candle agrees"),
-        price("open", "first print", nullable=True),
+        price("open", "first print; null also where its source does not have it", nullable=True),
         price("high", "highest print", nullable=True),
         price("low", "lowest print", nullable=True),
         price("close", "last print; if several have the last time, the last received", nullable=True),
@@ -249,7 +249,7 @@ CANDLES: Final = Contract(
         INSTRUMENT,
         WIDTH,
         Column("ts_open", TS, "start of the candle, inclusive"),
-        price("open", "first trade"),
+        price("open", "first trade; null: the source gives the previous close instead", nullable=True),
         price("high", "highest trade"),
         price("low", "lowest trade"),
         price("close", "last trade"),
@@ -260,6 +260,7 @@ CANDLES: Final = Contract(
     ),
     key=("instrument", "width", "ts_open", "source"),
     ordered=(("low", "high"), ("low", "open"), ("low", "close"), ("open", "high"), ("close", "high")),
+    both_or_none=(("volume", "trades"),),
 )
 
 FUNDING: Final = Contract(

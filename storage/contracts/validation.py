@@ -1,12 +1,14 @@
 """Validation of batches: rows that break their contract, and the rules they break.
 
+A row whose key an earlier one has is skipped if it is equal, and rejected otherwise (repeated_keys.py).
+
 One contract becomes two pandera schemas with the same rules: pandas for small batches (5 ms for 200 rows, measured;
 polars 9-19 ms) and polars for large ones (tens of millions of rows a second). A recorder has only small batches, so it
 never loads polars.
 
 pandera takes about a millisecond per column and rule, even for few rows. So a rule is skipped if the batch as a whole
-satisfies it: the nulls, minimum and maximum of a column are allowed, no pair is in the wrong order, or the key has as
-many distinct values as there are rows. For the remaining rules pandera finds the rows and reasons.
+satisfies it: the nulls, minimum and maximum of a column are allowed, or no pair is in the wrong order. For the
+remaining rules pandera finds the rows and reasons.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.contracts.contract import Column, Contract
+from storage.contracts.repeated_keys import CONTRADICTION, repeated_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +35,6 @@ SMALL_BATCH_ROWS: Final = 200_000
 
 # Tolerance for rounding: the same prints may have been summed in another order.
 _SLACK: Final = 1e-9
-_KEY_RULE: Final = "key is unique in its batch"
 
 
 def validate(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -43,52 +45,73 @@ def validate(contract: Contract, batch: pa.Table) -> tuple[pa.Table, pa.Table]:
         batch: rows with the columns of `contract.schema`, in any order.
 
     Returns:
-        The valid rows, and the rejected rows with a text column `reason` that names every broken rule.
+        The valid rows, each once, and the rejected rows with a text column `reason` that names every broken rule.
 
     Raises:
         ContractError: a column is missing or cannot be cast to its type.
     """
     batch = contract.typed(batch)
-    failures = failures_of(contract, batch)
-    if not failures:
+    failures, repeats = _split(contract, batch)
+    if not (failures or repeats):
         return batch, batch.slice(0, 0).append_column("reason", pa.array([], pa.string()))
     bad = np.zeros(batch.num_rows, dtype=bool)
     bad[list(failures)] = True
+    good = ~bad
+    good[repeats] = False
     reasons = pa.array([failures[row] for row in sorted(failures)], pa.string())
-    return batch.filter(pa.array(~bad)), batch.filter(pa.array(bad)).append_column("reason", reasons)
+    return batch.filter(pa.array(good)), batch.filter(pa.array(bad)).append_column("reason", reasons)
 
 
 def failures_of(contract: Contract, batch: pa.Table) -> dict[int, str]:
     """Return the indices of the rejected rows of a typed batch, each with the rules it breaks."""
+    return _split(contract, batch)[0]
+
+
+def _split(contract: Contract, batch: pa.Table) -> tuple[dict[int, str], list[int]]:
+    """Return the rejected rows, each with the rules it breaks, and the rows that repeat an earlier one."""
+    failures = _broken_rules(contract, batch)
+    if is_unique(batch, contract.key):
+        return failures, []
+    equal, other = repeated_rows(contract, batch, failures)
+    return failures | dict.fromkeys(other, CONTRADICTION), equal
+
+
+def _broken_rules(contract: Contract, batch: pa.Table) -> dict[int, str]:
+    """Return the rows that break a rule of their own, whatever the others are."""
     if batch.num_rows == 0:
         return {}
     # In nearly all batches, this leaves no column or rule to check row by row.
     unproven = _Unproven(
         tuple(c.name for c in contract.columns if not _is_proven(c, batch[c.name])),
         tuple(pair for pair in contract.ordered if not _is_ordered(batch, *pair)),
-        not is_unique(batch, contract.key),
+        tuple(pair for pair in contract.both_or_none if not _agree(batch, *pair)),
     )
     if unproven == _NOTHING:
         return {}
-    used = {*unproven.columns, *chain.from_iterable(unproven.ordered), *contract.key}
+    used = {*unproven.columns, *chain.from_iterable((*unproven.ordered, *unproven.both_or_none))}
     batch = batch.select([name for name in batch.column_names if name in used])
     small = batch.num_rows < SMALL_BATCH_ROWS
     return _failures_small(contract, batch, unproven) if small else _failures(contract, batch, unproven)
 
 
 class _Unproven(NamedTuple):
-    """Rules that a batch may break: of columns, of pairs, and uniqueness of the key."""
+    """Rules that a batch may break: of columns, of the order of two, and of two that are 0 together."""
 
     columns: tuple[str, ...]
     ordered: tuple[tuple[str, str], ...]
-    key: bool
+    both_or_none: tuple[tuple[str, str], ...]
 
 
-_NOTHING: Final = _Unproven((), (), False)
+_NOTHING: Final = _Unproven((), (), ())
 
 
 def _is_ordered(batch: pa.Table, low: str, high: str) -> bool:
     return pc.all(pc.less_equal(batch[low], batch[high])).as_py() is not False
+
+
+def _agree(batch: pa.Table, a: str, b: str) -> bool:
+    agree = pc.equal(pc.equal(batch[a], 0), pc.equal(batch[b], 0))
+    return pc.all(agree).as_py() is not False
 
 
 def is_unique(batch: pa.Table, key: Sequence[str]) -> bool:
@@ -187,7 +210,7 @@ def _collect(cases: Any) -> dict[int, str]:
     reasons: dict[int, dict[str, None]] = {}
     for row, column, check, value in cases:
         # pandas reports a rule of the whole row once per column; its name suffices.
-        is_whole_row = str(check) == _KEY_RULE or " <= " in str(check)
+        is_whole_row = " <= " in str(check) or " both 0 " in str(check)
         text = str(check) if is_whole_row else f"{column} is {_show(value)}: {check}"
         reasons.setdefault(int(row), {})[text] = None
     return {row: "; ".join(texts) for row, texts in reasons.items()}
@@ -204,9 +227,9 @@ def _pandas_schema(contract: Contract, unproven: _Unproven) -> Any:
     checks = [
         pandas_api.Check(_pandas_le(low, high), name=_order_rule(low, high)) for low, high in unproven.ordered
     ]
-    key = list(contract.key)
-    if unproven.key:
-        checks.append(pandas_api.Check(lambda frame: ~frame.duplicated(key), name=_KEY_RULE))
+    checks += [
+        pandas_api.Check(_pandas_agree(a, b), name=_agree_rule(a, b)) for a, b in unproven.both_or_none
+    ]
     columns = {
         c.name: pandas_api.Column(None, _checks(pandas_api, c), nullable=c.nullable)
         for c in contract.columns
@@ -218,18 +241,13 @@ def _pandas_schema(contract: Contract, unproven: _Unproven) -> Any:
 @cache
 def _polars_schema(contract: Contract, unproven: _Unproven) -> Any:
     import pandera.polars as polars_api
-    import polars as pl
 
     checks = [
         polars_api.Check(_polars_le(low, high), name=_order_rule(low, high)) for low, high in unproven.ordered
     ]
-    key = list(contract.key)
-    if unproven.key:
-        checks.append(
-            polars_api.Check(
-                lambda data: data.lazyframe.select(pl.struct(key).is_first_distinct()), name=_KEY_RULE
-            )
-        )
+    checks += [
+        polars_api.Check(_polars_agree(a, b), name=_agree_rule(a, b)) for a, b in unproven.both_or_none
+    ]
     columns = {
         c.name: polars_api.Column(None, _checks(polars_api, c), nullable=c.nullable)
         for c in contract.columns
@@ -251,6 +269,27 @@ def _checks(api: Any, column: Column) -> list[Any]:
 
 def _order_rule(low: str, high: str) -> str:
     return f"{low} <= {high}"
+
+
+def _agree_rule(a: str, b: str) -> str:
+    return f"{a} and {b} are both 0 or neither is"
+
+
+def _pandas_agree(a: str, b: str) -> Any:
+    def check(frame: pd.DataFrame) -> Any:
+        return ((frame[a] == 0) == (frame[b] == 0)) | frame[a].isna() | frame[b].isna()
+
+    return check
+
+
+def _polars_agree(a: str, b: str) -> Any:
+    import polars as pl
+
+    def check(data: Any) -> Any:
+        one, other = pl.col(a), pl.col(b)
+        return data.lazyframe.select(((one == 0) == (other == 0)) | one.is_null() | other.is_null())
+
+    return check
 
 
 def _pandas_le(low: str, high: str) -> Any:

@@ -35,7 +35,7 @@ def as_quarantine(table: str, rows: pa.Table, batch_id: str, now_ns: int, *, fir
 
 
 def distinct(rows: pa.Table) -> pa.Table:
-    """Return the first row of `quarantine` of each key."""
+    """Return the first row of `quarantine` of each key, in the order of the rows."""
     first = rows.select(list(QUARANTINE.key)).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
     kept = first.group_by(list(QUARANTINE.key)).aggregate([("row", "min")])["row_min"]
-    return rows.take(kept)
+    return rows.take(kept.combine_chunks().sort())

@@ -67,7 +67,7 @@ def find_records(folder: Path, frames: Iterable[int]) -> dict[int, tuple[Path, i
     """
     wanted, found = sorted(set(frames)), {}
     for path in segments(folder):
-        if wanted:
+        if wanted and path.stat().st_size:
             with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 for at, batch in _find_blocks(data, wanted):
                     for number in wanted:

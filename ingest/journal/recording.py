@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ingest.journal.reader import read_journal
+from ingest.journal.reader import find_records, read_journal
 from ingest.journal.records import RecordKind
 from storage.settings import Settings
 
@@ -31,7 +31,9 @@ def read_header(folder: Path) -> tuple[dict[str, Any], int]:
 
     The header is empty if the beginning of the recording is lost.
     """
-    for record in read_journal(folder):
+    # Block by block, since a segment has tens of megabytes; from its beginning where frame 0 is lost.
+    found = find_records(folder, (0,))
+    for record in (found[0][2],) if found else read_journal(folder):
         return (json.loads(record.body) if record.kind is RecordKind.STARTED else {}), record.recv_ns
     return {}, 0
 

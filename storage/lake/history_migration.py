@@ -12,6 +12,9 @@ from typing import Final
 from storage.clock import DAY_NS, US_NS
 from storage.lake.history_stamps import HISTORY_ORIGINS
 
+MIGRATION_BATCH: Final = "migration"
+"""Batch of the rows that migrations write, which are no commit's and not in `batches`."""
+
 # Coverage from an archive has the address of an object in place of a recording's name.
 REGISTER: Final = f"""
     INSERT INTO recordings BY NAME
@@ -19,7 +22,7 @@ REGISTER: Final = f"""
            CAST(to_json(list_sort(list(DISTINCT instrument))) AS VARCHAR) AS instruments,
            epoch_us(min(ts_from)) * {US_NS} AS ts_started_ns, epoch_us(max(ts_to)) * {US_NS} AS ts_last_ns,
            epoch_us(max(ts_to)) * {US_NS} AS ts_knowable_ns,
-           CAST({{now}} AS BIGINT) AS ts_ingested_ns, 'migration' AS batch
+           CAST({{now}} AS BIGINT) AS ts_ingested_ns, '{MIGRATION_BATCH}' AS batch
     FROM coverage WHERE kind = 'watched' AND NOT contains(journal, '/') GROUP BY journal
 """
 

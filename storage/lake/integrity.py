@@ -14,6 +14,7 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from storage.errors import LakeError
+from storage.lake.history_migration import MIGRATION_BATCH
 from storage.lake.lake import Lake
 from storage.lake.maintenance import grace_cutoff
 from storage.lake.readable_files import measure, readable
@@ -221,7 +222,8 @@ def _compare_batches(lake: Lake, lost: Collection[str]) -> tuple[int, list[Integ
         rows = lake.query(
             f"""
             WITH said AS (SELECT batch_id, coalesce(CAST(rows->>'$.{table}' AS BIGINT), 0) AS said FROM {batches}),
-                 held AS (SELECT batch AS batch_id, count(*) AS held FROM {rows_of} GROUP BY batch)
+                 held AS (SELECT batch AS batch_id, count(*) AS held FROM {rows_of}
+                          WHERE batch <> '{MIGRATION_BATCH}' GROUP BY batch)
             SELECT batch_id, coalesce(said, 0) AS said, coalesce(held, 0) AS held
             FROM said FULL JOIN held USING (batch_id)
             WHERE coalesce(said, 0) <> coalesce(held, 0) ORDER BY batch_id

@@ -12,6 +12,7 @@ from storage.code_version import code_version
 from storage.contracts.contract import Stamp
 from storage.contracts.tables import CONTRACTS, MIGRATIONS
 from storage.lake.connection import rollback
+from storage.lake.history_migration import MIGRATION_BATCH
 from storage.lake.migrations import VIEWS, ExistingColumns, HomeFacts, pending_steps, refuse_newer, rows_of
 from storage.lake.upsert import insert
 from storage.logs import get_logger
@@ -47,7 +48,7 @@ def migrate(run: duckdb.DuckDBPyConnection, *, facts: HomeFacts | None) -> None:
             run,
             MIGRATIONS,
             rows_of(due, code=code_version(), now_ns=facts.now_ns),
-            Stamp(facts.now_ns, "migration", facts.home),
+            Stamp(facts.now_ns, MIGRATION_BATCH, facts.home),
         )
         run.execute("COMMIT")
     except BaseException:

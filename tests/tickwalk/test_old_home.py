@@ -6,6 +6,7 @@ Counts are those that `tests/fixtures/README.md` gives of the day on which it wa
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from features.store.serialization import read_block, read_panel
 from ingest.replay.replay import replay
 from serving import cli
 from serving.report import write_report
+from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.settings import load_settings
 from tests.tickwalk.conftest import unpack_home
@@ -85,6 +87,14 @@ def test_replaying_its_journal_adds_nothing_but_what_it_listed(old: Path) -> Non
             done = replay(folder, settings, lake)
             assert done.counts.frames > 0
             assert {table for table, rows in done.written.items() if rows} == {"recordings"}
+
+
+def test_it_is_sound_after_its_migration(old: Path) -> None:
+    with Lake.open(load_settings(overrides={"home": old}, environ={})) as lake:
+        assert lake.query("SELECT count(*) AS n FROM recordings WHERE batch = 'migration'")[
+            "n"
+        ].to_pylist() == [2]
+        assert verify(lake, now_ns=time.time_ns()).findings == ()
 
 
 def test_its_night_and_champion_are_read(old: Path) -> None:

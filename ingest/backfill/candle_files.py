@@ -1,8 +1,11 @@
 """Import of candle files, and the bars made of them.
 
 A file of candles becomes rows of `candles`, unchanged, and bars with origin `candle`. What candles do not contain
-stays null: flow always, and the number of trades if the file has none. `ingest.bars.from_candles` states which bars
-they make.
+stays null: flow always, the number of trades if the file has none, and the open if it is the previous close.
+`ingest.bars.from_candles` states which bars they make.
+
+Nothing is taken from the future: a candle that is still open is left out, and one that opens after the present goes to
+quarantine. Of two candles of one key the file's first counts; an equal one is skipped, another goes to quarantine.
 """
 
 from __future__ import annotations
@@ -10,37 +13,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any
 
-import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ingest.backfill.candle_columns import read_candle_file
+from ingest.backfill.candle_rows import Opens, closed_candles, refused_rows, split_by_time
 from ingest.backfill.history import HistoryStamper
 from ingest.bars.from_candles import Absent, bars_of
 from ingest.journal.captures import content_id
-from storage.clock import MS_NS, US_NS, iso, width_ns
+from storage.clock import MS_NS, US_NS, TimeSource, WallTime, iso, width_ns
+from storage.contracts.repeated_keys import CONTRADICTION
 from storage.contracts.tables import CANDLES
 from storage.contracts.validation import validate
-from storage.errors import CaptureError, RangeError, SettingsError
+from storage.errors import CaptureError, SettingsError
 from storage.lake.bulk_load import write_batch
-from storage.lake.connection import connect_in_memory
 from storage.lake.lake import Lake
 from storage.settings import Settings
-
-# Column names in files by our names; the first that a file has is used.
-_ALIASES: Final[dict[str, tuple[str, ...]]] = {
-    "symbol": ("coin", "symbol", "instrument", "pair"),
-    "t": ("t", "ts_open", "time", "timestamp", "open_time", "date"),
-    "open": ("open", "o"),
-    "high": ("high", "h"),
-    "low": ("low", "l"),
-    "close": ("close", "c"),
-    "volume": ("volume", "v"),
-}
-_FIRST_NS: Final = 1_262_304_000_000_000_000  # 2010
-_LAST_NS: Final = 4_102_444_800_000_000_000  # 2100
-_TRADES_ALIASES: Final = ("trades", "n", "count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +38,14 @@ class ImportResult:
 
     Args:
         instruments: in the file.
-        from_ns, to_ns: time range of the file, right-open.
-        candles: number of candles in the file.
+        from_ns, to_ns: time range of the candles, right-open.
+        candles: number of candles in the file that have ended.
         bars: number of derived bars, including those of absent candles.
         quiet: bars without a trade, as stated by the file or by the caller.
-        halted: bars in which no coin of the venue traded.
-        unknown: bars without a candle.
+        halted: bars in which the coins of the venue fell silent together.
+        unknown: bars without a usable candle, or with a silence that no rhythm explains.
         written: rows new to the lake, by table.
+        notes: what was left out or assumed, in sentences.
     """
 
     instruments: tuple[str, ...]
@@ -67,6 +57,7 @@ class ImportResult:
     halted: int
     unknown: int
     written: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def import_candles(
@@ -78,6 +69,9 @@ def import_candles(
     venue: str = "hyperliquid",
     kind: str = "perp",
     absent: Absent = "unknown",
+    opens: Opens = "first-trade",
+    timezone: str | None = None,
+    clock: TimeSource | None = None,
     stamper: HistoryStamper | None = None,
 ) -> ImportResult:
     """Import a Parquet file of candles.
@@ -90,147 +84,107 @@ def import_candles(
         venue: first part of the instrument ids.
         kind: second part of the instrument ids.
         absent: meaning of a missing candle.
+        opens: meaning of the open. The previous close is no price of the candle, so it is not stored.
+        timezone: of times without a zone (default: UTC).
+        clock: the present, after which no candle counts (default: wall clock).
         stamper: of the bars (default: by what the lake knows now).
 
     Raises:
         CaptureError: the file is not a Parquet file of candles.
-        RangeError: the file has no row.
+        RangeError: the file has no row, or no candle that has ended.
+        SettingsError: the time zone does not exist, or the times have one.
     """
-    try:
-        table = _read(path, venue, kind)
-    except duckdb.Error as error:
-        first = str(error).splitlines()[0]
-        raise CaptureError(
-            f"{path.name} has a column that is no candle's: {first}", hint="see docs/tutorial.md"
-        ) from error
-    if table.num_rows == 0:
-        raise RangeError(f"{path} holds no candle", hint="check the file; an empty import changes nothing")
-    width = width or _guess_width(table)
-    run = connect_in_memory()
-    run.register("raw", table)
+    file = read_candle_file(path, timezone=timezone)
+    now_ns = (clock or WallTime()).now_ns()
     lag_ns = settings.bars.history_lag_ms * MS_NS
-    step_ns = width_ns(width)
-    _check_times(run, path, width, step_ns)
     source = f"{path.name}#{content_id(path)}"
-    candles = _candles(run, width, step_ns, lag_ns, source)
-    good, _ = validate(CANDLES, candles)  # rows that the lake refuses must make no bar either
-    # A refused candle still proves that its instrument existed.
-    spans = run.execute(
-        "SELECT instrument, min(t_ns) AS first_ns, max(t_ns) AS last_ns FROM raw GROUP BY instrument"
-    ).to_arrow_table()
-    bars = bars_of(good, spans, width=width, step_ns=step_ns, lag_ns=lag_ns, absent=absent)
-    written: dict[str, int] = {}
-    batch_id = f"candles:{source}:{width}:{venue}|{kind}:{absent}:{lag_ns}"
-    inputs = {"file": path.name, "path": str(path.resolve()), "sha256": content_id(path)}
+    dated = split_by_time(file.rows, path.name, width, now_ns)
+    step_ns = width_ns(dated.width)
+    closed = closed_candles(dated, path.name, venue=venue, kind=kind, opens=opens)
+    candles = _candles(closed.rows, dated.width, step_ns, lag_ns, source)
+    good, bad = validate(CANDLES, candles)  # rows that the lake refuses must make no bar either
+    contradicting = Counter(bad["reason"].to_pylist())[CONTRADICTION]
+    if contradicting and file.times.set_back:
+        raise CaptureError(
+            f"{path.name}: {file.times.set_back}, as local times do when clocks are set back, and {contradicting} "
+            "candles contradict an earlier one of their time",
+            hint="name the zone with --timezone, such as America/New_York; --timezone UTC reads the times as they are",
+        )
+    bars = bars_of(
+        good,
+        closed.spans,
+        width=dated.width,
+        step_ns=step_ns,
+        lag_ns=lag_ns,
+        absent=absent,
+        refused=_openings([bad.select(["instrument", "ts_open"]), closed.unusable]),
+    )
+    refused = refused_rows(dated, closed, venue=venue, kind=kind, source=source, now_ns=now_ns)
+    options = f"{absent}{_option('open', opens, 'first-trade')}{_option('timezone', timezone, None)}"
+    batch_id = f"candles:{source}:{dated.width}:{venue}|{kind}:{options}:{lag_ns}"
+    inputs = {
+        "file": path.name,
+        "path": str(path.resolve()),
+        "sha256": content_id(path),
+        "now_ns": now_ns,
+    }
     stamper = stamper or HistoryStamper(lake, settings)
-    stamped, decided = stamper.stamp(batch_id, {"candles": candles, "bars": bars}, inputs)
+    tables = {"candles": candles, "bars": bars, "quarantine": refused}
+    stamped, decided = stamper.stamp(batch_id, tables, inputs)
     commit = write_batch(lake, stamped, batch_id=batch_id, inputs=decided)
-    written |= commit.rows
     counts = Counter(bars["status"].to_pylist())
-    span = run.execute("SELECT min(t_ns), max(t_ns) FROM raw").fetchone()
-    names = run.execute("SELECT DISTINCT instrument FROM raw ORDER BY 1").fetchall()
-    assert span is not None
+    notes = [f"column {file.time_name} has no time zone and was read as UTC; --timezone names another"]
+    notes = [*(notes if file.times.is_local else ()), *dated.notes]
+    for count, one, many, what in (
+        (
+            candles.num_rows - good.num_rows - bad.num_rows,
+            "says",
+            "say",
+            "the same as an earlier one: skipped",
+        ),
+        (contradicting, "contradicts", "contradict", "an earlier one of the same time: quarantined"),
+        (bad.num_rows - contradicting + closed.unusable.num_rows, "breaks", "break", "a rule: quarantined"),
+    ):
+        if count:
+            notes.append(f"{count:,} {f'candle {one}' if count == 1 else f'candles {many}'} {what}")
+    spans: Any = closed.spans.to_pydict()
     return ImportResult(
-        instruments=tuple(row[0] for row in names),
-        from_ns=int(span[0]),
-        to_ns=int(span[1]) + step_ns,
-        candles=candles.num_rows,
+        instruments=tuple(spans["instrument"]),
+        from_ns=min(spans["first_ns"]),
+        to_ns=max(spans["last_ns"]) + step_ns,
+        candles=candles.num_rows + closed.unusable.num_rows,
         bars=bars.num_rows,
         quiet=counts["quiet"],
         halted=counts["halted"],
         unknown=counts["unknown"],
-        written=written,
+        written=dict(commit.rows),
+        notes=tuple(notes),
     )
 
 
-def _read(path: Path, venue: str, kind: str) -> pa.Table:
-    """Return the file with the columns instrument, t_ns, open, high, low, close, volume, trades."""
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise CaptureError(
-            f"{path} is not a Parquet file of candles: {error}", hint="see docs/tutorial.md"
-        ) from error
-    lower = {name.lower(): name for name in table.column_names}
-    found: dict[str, str] = {}
-    for ours, theirs in _ALIASES.items():
-        name = next((lower[alias] for alias in theirs if alias in lower), None)
-        if name is None:
-            raise CaptureError(
-                f"{path.name} has no column for {ours} (has {', '.join(table.column_names)})",
-                hint=f"name it one of: {', '.join(theirs)}",
-            )
-        found[ours] = name
-    trades = next((lower[alias] for alias in _TRADES_ALIASES if alias in lower), None)
-    run = connect_in_memory()
-    run.register("file", table)
-    is_number = pa.types.is_integer(table.schema.field(found["t"]).type)
-    time = f'"{found["t"]}"'
-    # Integers are milliseconds, as venues send them; anything else must be a timestamp.
-    t_ns = (
-        f"CAST({time} AS BIGINT) * {MS_NS}"
-        if is_number
-        else f"epoch_us(CAST({time} AS TIMESTAMPTZ)) * {US_NS}"
-    )
-    prices = ", ".join(
-        f'CAST("{found[name]}" AS DOUBLE) AS {name}' for name in ("open", "high", "low", "close", "volume")
-    )
-    count = f'CAST("{trades}" AS BIGINT)' if trades else "CAST(NULL AS BIGINT)"
-    symbol = f'"{found["symbol"]}"'
-    return run.execute(
-        f"""SELECT concat_ws('|', ?, ?, {symbol}) AS instrument, {symbol} AS symbol, {t_ns} AS t_ns,
-                   {prices}, {count} AS trades
-            FROM file ORDER BY instrument, t_ns""",
-        [venue, kind],
-    ).to_arrow_table()
+def _option(name: str, value: str | None, default: str | None) -> str:
+    return "" if value == default else f",{name}={value}"
 
 
-def _guess_width(table: pa.Table) -> str:
-    run = connect_in_memory()
-    run.register("raw", table)
-    found = run.execute(
-        "SELECT mode(step) FROM (SELECT t_ns - lag(t_ns) OVER (PARTITION BY instrument ORDER BY t_ns) AS step FROM raw)"
-    ).fetchone()
-    step_ns = found[0] if found else None
-    for width in ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"):
-        if step_ns == width_ns(width):
-            return width
-    raise CaptureError(
-        "the width of the candles cannot be derived from their times", hint="say it: --width 5m"
-    )
-
-
-def _check_times(run: duckdb.DuckDBPyConnection, path: Path, width: str, step_ns: int) -> None:
-    """Refuse a file with times in another unit or off the grid of its width, or without symbols."""
-    found = run.execute(
-        """SELECT count(*) FILTER (t_ns % ? <> 0), count(*) FILTER (t_ns NOT BETWEEN ? AND ?),
-                  count(*) FILTER (symbol IS NULL), min(t_ns) FROM raw""",
-        [step_ns, _FIRST_NS, _LAST_NS],
-    ).fetchone()
-    assert found is not None
-    off_grid, out_of_range, nameless, earliest_ns = found
-    if out_of_range:
-        raise CaptureError(
-            f"{path.name} has {out_of_range} candles outside of 2010 to 2100, the first at {iso(earliest_ns)}",
-            hint="times are milliseconds since 1970, or timestamps",
-        )
-    if off_grid:
-        raise CaptureError(
-            f"{path.name} has {off_grid} candles that do not open on the grid of {width}",
-            hint="say the right width with --width, or mend the file",
-        )
-    if nameless:
-        raise CaptureError(f"{path.name} has {nameless} candles without a symbol", hint="mend the file")
-
-
-def _candles(run: duckdb.DuckDBPyConnection, width: str, step_ns: int, lag_ns: int, source: str) -> pa.Table:
-    rows = run.execute(
-        f"""SELECT instrument, ? AS width, make_timestamptz(t_ns // {US_NS}) AS ts_open, open, high, low, close, volume,
-                   trades, ? AS source, t_ns + ? AS ts_knowable_ns
-            FROM raw ORDER BY instrument, t_ns""",
-        [width, source, step_ns + lag_ns],
-    ).to_arrow_table()
+def _candles(rows: pa.Table, width: str, step_ns: int, lag_ns: int, source: str) -> pa.Table:
+    """Return rows of `candles`."""
+    t_ns = rows["t_ns"].to_numpy()
+    columns = {
+        "width": pa.repeat(pa.scalar(width), rows.num_rows),
+        "ts_open": pa.array(t_ns // US_NS, CANDLES.schema.field("ts_open").type),
+        "source": pa.repeat(pa.scalar(source), rows.num_rows),
+        "ts_knowable_ns": pa.array(t_ns + step_ns + lag_ns, pa.int64()),
+    }
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
     return rows.select(CANDLES.schema.names)
+
+
+def _openings(tables: list[pa.Table]) -> pa.Table:
+    """Return `instrument` and `t_ns` of refused candles."""
+    rows = pa.concat_tables(tables)
+    t_ns = pa.chunked_array([pa.array(rows["ts_open"].cast(pa.int64()).to_numpy() * US_NS, pa.int64())])
+    return pa.Table.from_arrays([rows["instrument"], t_ns], names=["instrument", "t_ns"])
 
 
 def check_absent(text: str) -> Absent:
@@ -246,10 +200,25 @@ def check_absent(text: str) -> Absent:
     return "quiet" if text == "quiet" else "unknown"
 
 
+def check_opens(text: str) -> Opens:
+    """Return the meaning of a candle's open.
+
+    Raises:
+        SettingsError: the text is neither `first-trade` nor `previous-close`.
+    """
+    if text not in ("first-trade", "previous-close"):
+        raise SettingsError(
+            f"--open is {text!r}",
+            hint="first-trade, or previous-close where the source repeats the last price",
+        )
+    return "previous-close" if text == "previous-close" else "first-trade"
+
+
 def describe(done: ImportResult) -> str:
-    """Return one line of text about an import."""
-    return (
-        f"{done.candles:,} candles of {len(done.instruments)} instruments, {iso(done.from_ns)} to {iso(done.to_ns)}: "
-        f"{done.bars:,} bars, {done.quiet:,} quiet, {done.halted:,} halted, "
+    """Return an import in words: a line of counts, and a line for each note."""
+    counts = (
+        f"{done.candles:,} candles of {len(done.instruments)} instruments, {iso(done.from_ns)} to "
+        f"{iso(done.to_ns)}: {done.bars:,} bars, {done.quiet:,} quiet, {done.halted:,} halted, "
         f"{done.unknown:,} unknown"
     )
+    return "\n".join([counts, *done.notes])

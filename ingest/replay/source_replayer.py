@@ -20,13 +20,13 @@ from ingest.backfill.archive.books import ArchiveBookSource
 from ingest.backfill.archive.contexts import ArchiveContextSource
 from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.trades import ArchiveTradeSource
-from ingest.backfill.candle_files import check_absent, import_candles
+from ingest.backfill.candle_files import check_absent, check_opens, import_candles
 from ingest.backfill.history import HistoryStamper
 from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillStep
 from ingest.replay.lineage import BatchLineage, LineageSource
 from ingest.replay.replay import replay
-from storage.clock import MS_NS, WallTime
+from storage.clock import MS_NS, ManualTime, WallTime
 from storage.contracts.availability import with_available
 from storage.contracts.contract import AVAILABLE, Contract
 from storage.contracts.tables import BARS, CONTRACTS
@@ -161,11 +161,12 @@ class SourceReplayer:
         """Import a file of candles again with the options in the batch's id."""
         (batch,) = source.batches
         assert source.path is not None
-        _, width, ids, absent, lag_ns = batch.batch_id.rsplit(":", 4)
+        _, width, ids, choices, lag_ns = batch.batch_id.rsplit(":", 4)
+        absent, *more = choices.split(",")
+        options = dict(option.split("=", 1) for option in more)
         venue, _, kind = ids.partition("|")
         bars = dataclasses.replace(self.place.bars, history_lag_ms=int(lag_ns) // MS_NS)
         settings = dataclasses.replace(self.place, bars=bars)
-        absent = check_absent(absent)
         import_candles(
             source.path,
             settings,
@@ -173,7 +174,10 @@ class SourceReplayer:
             width=width,
             venue=venue,
             kind=kind,
-            absent=absent,
+            absent=check_absent(absent),
+            opens=check_opens(options.get("open", "first-trade")),
+            timezone=options.get("timezone"),
+            clock=ManualTime(int(batch.inputs.get("now_ns", batch.ingested_ns))),
             stamper=self._stamper,
         )
 

@@ -138,15 +138,26 @@ def candles(
     absent: Annotated[
         str, typer.Option(help="Status of bars without a candle: unknown or quiet.")
     ] = "unknown",
+    opens: Annotated[
+        str,
+        typer.Option("--open", help="What the open is: first-trade, or previous-close as in BitMEX's files."),
+    ] = "first-trade",
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="Time zone of times that have none, such as America/New_York; default: UTC."),
+    ] = None,
 ) -> None:
     """Import candles from a Parquet file, and derive bars from them with origin `candle`.
 
-    Columns: coin (or symbol), t (open time; milliseconds or a timestamp), open, high, low, close, volume, and
-    optionally trades.
+    Columns: coin (or symbol), t (open time: a timestamp, ISO 8601, or a number since 1970 in s, ms, us or ns), open,
+    high, low, close, volume, and optionally trades.
+
+    A candle that is still open is left out, and one of the future is quarantined, as is one that breaks its contract
+    or contradicts an earlier one of its time.
 
     Example: `tickwalk import candles btc-5m.parquet`
     """
-    from ingest.backfill.candle_files import check_absent, describe, import_candles
+    from ingest.backfill.candle_files import check_absent, check_opens, describe, import_candles
     from ingest.replay.recovery import recover
     from storage.lake.lake import Lake
 
@@ -155,7 +166,15 @@ def candles(
     with Lake.open(settings) as lake, notes.status(f"importing {file.name}"):
         recover(settings, lake)
         done = import_candles(
-            file, settings, lake, width=width, venue=venue, kind=kind, absent=check_absent(absent)
+            file,
+            settings,
+            lake,
+            width=width,
+            venue=venue,
+            kind=kind,
+            absent=check_absent(absent),
+            opens=check_opens(opens),
+            timezone=timezone,
         )
     console.print(describe(done), highlight=False)
     new = ", ".join(f"{name} {rows:,}" for name, rows in done.written.items() if rows) or "nothing"

@@ -38,6 +38,7 @@ class Column:
         nullable: whether nulls are allowed; `doc` gives their meaning.
         low, high: bounds, inclusive; `low_open` makes the lower one exclusive.
         one_of: the allowed values.
+        nan: whether NaN is allowed where nulls are.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Column:
     high: float | None = None
     low_open: bool = False
     one_of: tuple[str, ...] | None = None
+    nan: bool = True
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def repeated_rows(
     if not again.size:
         return [], []
     content = batch.select(list(contract.content))
-    mine, theirs = content.take(pa.array(again)).to_pylist(), content.take(pa.array(first)).to_pylist()
+    mine, theirs = content.take(again).to_pylist(), content.take(first).to_pylist()
     equal: list[int] = []
     other: list[int] = []
     for row, a, b in zip(again.tolist(), mine, theirs, strict=True):

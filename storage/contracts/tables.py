@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from storage.contracts.contract import (
@@ -249,7 +250,10 @@ CANDLES: Final = Contract(
         INSTRUMENT,
         WIDTH,
         Column("ts_open", TS, "start of the candle, inclusive"),
-        price("open", "first trade; null: the source gives the previous close instead", nullable=True),
+        replace(
+            price("open", "first trade; null: the source gives the previous close instead", nullable=True),
+            nan=False,
+        ),
         price("high", "highest trade"),
         price("low", "lowest trade"),
         price("close", "last trade"),

@@ -70,6 +70,11 @@ def failures_of(contract: Contract, batch: pa.Table) -> dict[int, str]:
 def _split(contract: Contract, batch: pa.Table) -> tuple[dict[int, str], list[int]]:
     """Return the rejected rows, each with the rules it breaks, and the rows that repeat an earlier one."""
     failures = _broken_rules(contract, batch)
+    for column in contract.columns:
+        # The engines take NaN for a null, or for a large number.
+        if not column.nan and pc.any(pc.is_nan(batch[column.name])).as_py():
+            for row in np.flatnonzero(pc.is_nan(batch[column.name]).fill_null(False).to_numpy()).tolist():
+                failures.setdefault(row, f"{column.name} is nan: not_nullable")
     if is_unique(batch, contract.key):
         return failures, []
     equal, other = repeated_rows(contract, batch, failures)
@@ -110,7 +115,8 @@ def _is_ordered(batch: pa.Table, low: str, high: str) -> bool:
 
 
 def _agree(batch: pa.Table, a: str, b: str) -> bool:
-    agree = pc.equal(pc.equal(batch[a], 0), pc.equal(batch[b], 0))
+    zero = pa.scalar(0)
+    agree = pc.equal(pc.equal(batch[a], zero), pc.equal(batch[b], zero))
     return pc.all(agree).as_py() is not False
 
 

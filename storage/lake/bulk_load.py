@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.contracts.contract import Contract, Stamp
-from storage.contracts.tables import CONTRACTS
+from storage.contracts.tables import CONTRACTS, QUARANTINE
 from storage.contracts.validation import validate
 from storage.errors import ContractError
 from storage.lake.key_ranges import (
@@ -106,7 +106,10 @@ def load(
     staged = _Staged(lake, batch_id)
     try:
         for name, stream in streams.items():
-            staged.append(CONTRACTS[name], stream)
+            if name == QUARANTINE.name:
+                staged.reject(stream)
+            else:
+                staged.append(CONTRACTS[name], stream)
     except BaseException:
         staged.abandon()
         raise
@@ -181,6 +184,10 @@ class _Staged:
                 f"{contract.name} refuses more than {_MAX_REJECTED:,} rows of {batch_id}; one: {bad['reason'][0]}",
                 hint="nothing was loaded; look at the source, it may be in other units",
             )
+
+    def reject(self, stream: Iterable[pa.Table]) -> None:
+        """Add rows of `quarantine` that the caller has made: they have no time in their key, and are few."""
+        self._rejected += [rows for rows in stream if rows.num_rows]
 
     def write(self, run: duckdb.DuckDBPyConnection, _: Stamp) -> WriteResult:
         """Within `Lake.once`, register the files, or upsert the rows of files that overlap the table."""

@@ -327,7 +327,8 @@ class Lake:
                     done.rows[name] = insert(run, CONTRACTS[name], rows, stamp)
                 elif rows.num_rows:
                     done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
-                    if conflict.num_rows:
+                    # What is in quarantine stays there; a row of its key adds nothing.
+                    if conflict.num_rows and name != QUARANTINE.name:
                         done.refused.append(as_quarantine(name, conflict, batch_id, stamp[0]))
             return done
 

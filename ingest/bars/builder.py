@@ -23,12 +23,14 @@ from ingest.bars.bar_columns import (
     market_columns,
     trade_columns,
 )
-from ingest.bars.bar_status import bar_status, is_certifiable, is_unlisted
+from ingest.bars.bar_status import bar_status, is_certifiable, is_incomplete, is_unlisted
+from ingest.bars.silent_bars import SilentBars, is_silent
 from ingest.bars.trade_buffer import Chunk, Row, TradeBuffer
 from ingest.coverage.intervals import Part
 from ingest.coverage.ledger import BOOK, TRADES, CoverageLedger
+from ingest.coverage.silence import SilenceJudge
 from ingest.instruments.trading_calendar import session_at
-from storage.clock import MS_NS, NS, US_NS, floor_ns, width_ns
+from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns, width_ns
 from storage.contracts.availability import available_ns
 from storage.logs import get_logger
 
@@ -41,6 +43,9 @@ REOPEN_NS: Final = 120 * NS
 # A bar that was not fully watched is kept longer, for the venue's own candle an hour after it.
 BLIND_NS: Final = 7_200 * NS
 
+# A bar without a print may be doubted while the silence lasts, but is not kept longer than this.
+SILENT_NS: Final = DAY_NS
+
 _FORGET_EVERY_NS: Final = 60 * NS
 
 SIDE_CODES: Final = {"buy": 1, "sell": -1, "unknown": 0}
@@ -52,6 +57,8 @@ class _InstrumentBars:
 
     first_open_ns: int
     next_open_ns: int
+    silent: SilentBars
+    """Bars without a print that have left `published` and may still change."""
     has_trades: bool = True
     delisted_ns: int | None = None
     absences: list[Part] = field(default_factory=list)
@@ -70,7 +77,14 @@ class BarClock:
     """Bars of one width for all instruments."""
 
     def __init__(
-        self, width: str, *, grace_ns: int, lag_ns: int, ledger: CoverageLedger, keeps_settled: bool = False
+        self,
+        width: str,
+        *,
+        grace_ns: int,
+        lag_ns: int,
+        ledger: CoverageLedger,
+        silence: SilenceJudge,
+        keeps_settled: bool = False,
     ) -> None:
         """Start without instruments.
 
@@ -79,6 +93,7 @@ class BarClock:
             grace_ns: a bar is published this long after its close.
             lag_ns: a repaired bar was available this long after its close.
             ledger: coverage of each bar.
+            silence: judges bars without a print.
             keeps_settled: keep bars that will be compared with the venue's candles.
         """
         self.keeps_settled = keeps_settled
@@ -89,6 +104,7 @@ class BarClock:
         self.reopen_ns = max(REOPEN_NS, 2 * self.width_ns)
         """A late print may change a bar for at least this long after its open."""
         self.ledger = ledger
+        self.silence = silence
         self._forget_ns = 0
         self._books: dict[str, _InstrumentBars] = {}
         self._dirty: dict[str, int] = {}
@@ -106,10 +122,18 @@ class BarClock:
             has_trades: false for a venue that publishes books only.
         """
         opened = floor_ns(now_ns, self.width_ns)
-        book = self._books.setdefault(instrument, _InstrumentBars(opened, opened, has_trades))
+        book = self._book(instrument, opened, has_trades=has_trades)
         if book.delisted_ns is not None:
             book.absences.append((book.delisted_ns, opened))
             book.delisted_ns, book.next_open_ns = None, max(book.next_open_ns, opened)
+
+    def _book(self, instrument: str, open_ns: int, *, has_trades: bool = True) -> _InstrumentBars:
+        """Return an instrument's bars, which begin at `open_ns` where there are none yet."""
+        book = self._books.get(instrument)
+        if book is None:
+            silent = SilentBars(instrument, self.width, self.width_ns)
+            book = self._books[instrument] = _InstrumentBars(open_ns, open_ns, silent, has_trades)
+        return book
 
     def end_instrument(self, instrument: str, at_ns: int) -> None:
         """End the bars of a delisted instrument with the one that is open."""
@@ -137,6 +161,8 @@ class BarClock:
     def trades_of(self, instrument: str, open_ns: int) -> int | None:
         """Return the number of prints of a published bar; None for one that is no longer in memory."""
         book = self._books.get(instrument)
+        if book is not None and open_ns in book.silent:
+            return 0
         if book is None or open_ns not in book.published:
             return None
         prints = book.prints.get(open_ns)
@@ -145,21 +171,32 @@ class BarClock:
     def row_of(self, instrument: str, open_ns: int) -> dict[str, Any] | None:
         """Return the last revision of a published bar; None for one that is no longer in memory."""
         book = self._books.get(instrument)
+        if book is not None and open_ns in book.silent:
+            return book.silent.row(open_ns)
         return None if book is None else book.published.get(open_ns) or book.settled.get(open_ns)
 
     def certify(self, instrument: str, open_ns: int, now_ns: int) -> dict[str, Any]:
         """Certify a published bar with which the venue's candle agrees, and return its next revision."""
         book = self._books[instrument]
-        before = book.published.get(open_ns) or book.settled.pop(open_ns)
+        if open_ns in book.silent:
+            before = book.silent.row(open_ns)
+        else:
+            before = book.published.get(open_ns) or book.settled.pop(open_ns)
         row = before | {"certified": True, "revision": before["revision"] + 1}
         self._set_clocks(row, now_ns)
         if open_ns in book.published:
             book.published[open_ns] = row
+        elif open_ns in book.silent:
+            book.silent.put(open_ns, row)
         return row
 
     def restore_settled(self, instrument: str, row: dict[str, Any]) -> None:
         """Restore a bar that an earlier recording published, and that only waits for the venue's candle."""
-        self._books[instrument].settled[row["ts_open"] * US_NS] = row
+        book, open_ns = self._books[instrument], row["ts_open"] * US_NS
+        if is_silent(row):
+            book.silent.put(open_ns, row)
+        else:
+            book.settled[open_ns] = row
 
     def add_print(self, instrument: str, row: Row, published_to_ns: int) -> None:
         """Add a print.
@@ -189,6 +226,8 @@ class BarClock:
             return None
         # Bars that a recorder missed while it was down are published only at its first publishing instant.
         is_published = bar + self.width_ns <= published_to_ns and bar < book.next_open_ns
+        if is_published and bar in book.silent:
+            book.published[bar] = book.silent.pop(bar)
         if is_published and bar not in book.published:
             logger.warning("print too late to reopen its bar", instrument=instrument, bar_open_ns=bar)
             return None
@@ -214,7 +253,7 @@ class BarClock:
     def restore(self, instrument: str, row: dict[str, Any], prints: Iterable[Row]) -> None:
         """Restore a bar that an earlier recording published, with the prints it was made of."""
         open_ns = row["ts_open"] * US_NS
-        book = self._books.setdefault(instrument, _InstrumentBars(open_ns, open_ns, row["trades_applicable"]))
+        book = self._book(instrument, open_ns, has_trades=row["trades_applicable"])
         book.first_open_ns = min(book.first_open_ns, open_ns)
         book.next_open_ns = max(book.next_open_ns, open_ns + self.width_ns)
         book.published[open_ns] = row
@@ -222,9 +261,18 @@ class BarClock:
         if rows:
             book.prints[open_ns] = TradeBuffer(rows)
 
+    def restore_silent(self, instrument: str, row: dict[str, Any]) -> None:
+        """Restore a bar without a print that an earlier recording published, and that may yet be doubted."""
+        open_ns = row["ts_open"] * US_NS
+        book = self._book(instrument, open_ns)
+        book.first_open_ns = min(book.first_open_ns, open_ns)
+        book.next_open_ns = max(book.next_open_ns, open_ns + self.width_ns)
+        if is_silent(row):
+            book.silent.put(open_ns, row)
+
     def restore_prints(self, instrument: str, open_ns: int, prints: Iterable[Row]) -> None:
         """Restore prints of a bar that had not closed when an earlier recording ended."""
-        book = self._books.setdefault(instrument, _InstrumentBars(open_ns, open_ns))
+        book = self._book(instrument, open_ns)
         book.first_open_ns = min(book.first_open_ns, open_ns)
         book.prints[open_ns] = TradeBuffer(prints)
 
@@ -264,11 +312,14 @@ class BarClock:
             self._forget_ns = close_ns + _FORGET_EVERY_NS
         for instrument in sorted(self._books):
             book = self._books[instrument]
+            from_ns = self._dirty.get(instrument)
             again = book.late | book.pending
-            if instrument in self._dirty:
-                again |= {bar for bar in book.published if bar + self.width_ns > self._dirty[instrument]}
+            if from_ns is not None:
+                for bar in [bar for bar in book.silent.opens() if bar + self.width_ns > from_ns]:
+                    book.published[bar] = book.silent.pop(bar)
+                again |= {bar for bar in book.published if bar + self.width_ns > from_ns}
             if is_due:
-                self._forget(book, close_ns, again)
+                self._forget(instrument, book, close_ns, again)
             due += [(instrument, bar) for bar in sorted(again)]
             book.late, book.pending = set(), set()
         self._dirty.clear()
@@ -281,11 +332,21 @@ class BarClock:
         rows = [self._row(instrument, bar, folded, i, now_ns) for i, (instrument, bar) in enumerate(due)]
         return [row for row in rows if row is not None]
 
+    def _revocable_ns(self, instrument: str, book: _InstrumentBars, horizon_ns: int) -> int:
+        """Return the open of the first bar that a doubt about the silence since the newest print would change."""
+        if not book.has_trades:
+            return horizon_ns
+        from_ns = self.silence.revocable_from_ns(instrument)
+        return max(floor_ns(from_ns, self.width_ns), horizon_ns - SILENT_NS)
+
     def _row(self, instrument: str, bar: int, folded: Folded, i: int, now_ns: int) -> dict[str, Any] | None:
         book = self._books[instrument]
         close_ns = bar + self.width_ns
-        channel = TRADES if book.has_trades else BOOK
-        watch = self.ledger.watch(instrument, bar, close_ns, now_ns, channel)
+        channel, proven, doubt = BOOK, [], ""
+        if book.has_trades:
+            channel, proven = TRADES, self.silence.proofs(instrument)
+            doubt = self.silence.reason_unknown(instrument, bar, close_ns)
+        watch = self.ledger.watch(instrument, bar, close_ns, now_ns, channel, proven)
         if watch.is_pending:
             book.pending.add(bar)
         before = book.published.get(bar)
@@ -313,7 +374,7 @@ class BarClock:
         if is_unlisted(book.delisted_ns, book.absences, bar, close_ns):
             row["status"], row["cause"] = "unlisted", "delisted"
         else:
-            row["status"], row["cause"] = bar_status(watch, row)
+            row["status"], row["cause"] = bar_status(watch, row, doubt)
         if before is not None and all(before[name] == value for name, value in row.items()):
             return None
         row["revision"] = 0 if before is None else before["revision"] + 1
@@ -331,22 +392,30 @@ class BarClock:
             lag_ns=self._lag_ns,
         )
 
-    def _forget(self, book: _InstrumentBars, close_ns: int, again: set[int]) -> None:
+    def _forget(self, instrument: str, book: _InstrumentBars, close_ns: int, again: set[int]) -> None:
         """Drop bars that nothing can change any more, except those that are revised now."""
         # Unpublished bars are kept: a recorder that was down for hours publishes those hours' bars when it is back.
         horizon = min(close_ns - self.reopen_ns, book.next_open_ns)
-        blind_ns = horizon - BLIND_NS
-        kept = {bar for bar, row in book.published.items() if bar >= blind_ns and row["status"] == "blind"}
-        kept |= again
-        if self.keeps_settled:
-            for bar, row in book.published.items():
-                if bar < horizon and bar not in kept and is_certifiable(row):
-                    book.settled[bar] = row
-            for bar in [bar for bar in book.settled if bar < blind_ns]:
-                del book.settled[bar]
-        for bars in (book.prints, book.published):
-            for bar in [bar for bar in bars if bar < horizon and bar not in kept]:
-                del bars[bar]
+        blind_ns, revocable_ns = horizon - BLIND_NS, self._revocable_ns(instrument, book, horizon)
+        for bar, row in [
+            item for item in book.published.items() if item[0] < horizon and item[0] not in again
+        ]:
+            waits = self.keeps_settled and is_certifiable(row)
+            if bar >= revocable_ns or (bar >= blind_ns and is_incomplete(row)):
+                if is_silent(row) and not len(book.prints.get(bar, ())):
+                    book.silent.put(bar, book.published.pop(bar))
+                continue
+            if waits and bar >= blind_ns and is_silent(row):
+                book.silent.put(bar, row)
+            elif waits:
+                book.settled[bar] = row
+            del book.published[bar]
+        for bar in [bar for bar in book.silent.opens() if bar < min(blind_ns, revocable_ns)]:
+            book.silent.discard(bar)
+        for bar in [bar for bar in book.settled if bar < blind_ns]:
+            del book.settled[bar]
+        for bar in [bar for bar in book.prints if bar < horizon and bar not in book.published]:
+            del book.prints[bar]
         book.pending = {bar for bar in book.pending if bar >= horizon}
         for notes in (book.quotes, book.contexts):
             # The newest before the horizon is still valid at later closes.

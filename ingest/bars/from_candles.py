@@ -19,6 +19,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from ingest.bars.bar_status import status_sql
 from ingest.bars.halt_detection import CoinSteps, find_silences
 from storage.clock import US_NS
 from storage.contracts.tables import BARS
@@ -66,6 +67,10 @@ _STATED: Final = """
     FROM edges GROUP BY instrument ORDER BY venue, instrument
 """
 
+_STATUS: Final = status_sql(
+    is_printed="is_printed", is_halted=f"cause = '{VENUE_HALT}'", is_doubtful="cause <> ''"
+)
+
 _BARS: Final = f"""
     WITH known AS (
         SELECT d.*, CASE WHEN is_printed THEN ''
@@ -77,9 +82,7 @@ _BARS: Final = f"""
         LEFT JOIN coin_silences c ON c.instrument = d.instrument AND d.t_ns BETWEEN c.first_ns AND c.last_ns
     ),
     judged AS (
-        SELECT *, CASE WHEN is_printed THEN 'printed' WHEN cause = '{VENUE_HALT}' THEN 'halted'
-                       WHEN cause <> '' THEN 'unknown' ELSE 'quiet' END AS status
-        FROM known
+        SELECT *, {_STATUS} AS status FROM known
     )
     SELECT instrument, $width AS width,
            make_timestamptz(t_ns // {US_NS}) AS ts_open,

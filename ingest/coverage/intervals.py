@@ -88,6 +88,21 @@ def subtract(parts: list[Part], holes: Sequence[Part]) -> list[Part]:
     return parts
 
 
+def merge(parts: Iterable[Part]) -> list[Part]:
+    """Return the union of parts as rising parts that do not touch.
+
+    >>> merge([(5, 7), (0, 2), (2, 3), (6, 9)])
+    [(0, 3), (5, 9)]
+    """
+    merged: list[Part] = []
+    for start, to in sorted(parts):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(to, merged[-1][1]))
+        else:
+            merged.append((start, to))
+    return merged
+
+
 def length(parts: Iterable[Part]) -> int:
     """Return the total length of parts that do not overlap."""
     return sum(to - start for start, to in parts)

@@ -10,42 +10,19 @@ When these reach back past the beginning of the gap, nothing was missed in betwe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
+from ingest.coverage.causes import SILENT_STREAM, main_cause
 from ingest.coverage.intervals import BarCoverage, Gap, Part, WatchedSpan, length, recent, subtract
 from ingest.coverage.ledger_rows import CoverageRows, Key
+from ingest.coverage.open_connections import Chain, CoinMessages, OpenConnection
 from ingest.coverage.refusals import PRINTS_REFUSED, VENUE_STATEMENT, RefusedPrints, refused_parts
 
 TRADES: Final = "trades"
 BOOK: Final = "book"
 """The one channel of an instrument without trades."""
-RECORDER_DOWN: Final = "recorder down"
-SILENT_STREAM: Final = "silent stream"
-DAMAGED: Final = "journal damaged"
-NOT_PROVEN_YET: Final = "not proven yet"
-
-
-class Chain(Protocol):
-    """The blockchain below a venue."""
-
-    def was_alive(self, from_ns: int, to_ns: int) -> bool:
-        """Return whether it made blocks throughout an interval."""
-
-
-@dataclass(slots=True)
-class _Coin:
-    event_ns: int
-    recv_ns: int
-
-
-@dataclass(slots=True)
-class _Connection:
-    number: int
-    alive_ns: int
-    since: dict[Key, int] = field(default_factory=dict)
-    coins: dict[str, _Coin] = field(default_factory=dict)
 
 
 class CoverageLedger:
@@ -67,7 +44,7 @@ class CoverageLedger:
         self._horizon_ns = horizon_ns
         self._silence_ns = silence_ns
         self._lag_ns = lag_ns
-        self._open: dict[int, _Connection] = {}
+        self._open: dict[int, OpenConnection] = {}
         self._spans: dict[Key, list[WatchedSpan]] = {}
         self._gaps: dict[Key, list[Gap]] = {}
         self._lost: dict[Key, tuple[int, str]] = {}
@@ -75,13 +52,13 @@ class CoverageLedger:
         self._dirty: dict[str, int] = {}
         self._rows = CoverageRows(recording, evidence="inferred" if is_inferred else "socket")
         self._stalls: dict[str, Gap] = {}
-        self.refused = RefusedPrints(TRADES, self._gaps, self._rows, self._mark_dirty)
+        self.refused = RefusedPrints(TRADES, self._gaps, self._rows, self.mark_dirty)
 
     # Events.
 
     def open(self, number: int) -> None:
         """Add an open connection."""
-        self._open[number] = _Connection(number, 0)
+        self._open[number] = OpenConnection(number, 0)
 
     def close(self, number: int, now_ns: int, cause: str) -> None:
         """Remove a connection that was lost or closed; its spans end at the newest venue time that it proved."""
@@ -100,7 +77,7 @@ class CoverageLedger:
         if key in connection.since:
             return False
         connection.since[key] = now_ns
-        connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
+        connection.coins.setdefault(instrument, CoinMessages(now_ns, now_ns))
         lost = self._lost.pop(key, None)
         if lost is not None and not self._is_watched_elsewhere(number, key):
             self._add_gap(number, key, lost[0], now_ns, lost[1], now_ns)
@@ -128,7 +105,7 @@ class CoverageLedger:
         connection = self._open[number]
         # A venue time ahead of our clock proves nothing beyond now.
         stamp = now_ns - self._lag_ns if event_ns is None else min(event_ns, now_ns)
-        coin = connection.coins.setdefault(instrument, _Coin(now_ns, now_ns))
+        coin = connection.coins.setdefault(instrument, CoinMessages(now_ns, now_ns))
         if now_ns - coin.recv_ns > self._silence_ns:
             self._split_at_silence(connection, instrument, coin, now_ns)
         coin.event_ns = max(coin.event_ns, stamp)
@@ -195,6 +172,21 @@ class CoverageLedger:
         """
         self._add_gap(-1, (TRADES, instrument), from_ns, now_ns, SILENT_STREAM, now_ns, overrides=True)
 
+    def put_gap(self, instrument: str, gap: Gap, now_ns: int) -> None:
+        """Add a gap in an instrument's trades that other evidence shows, or write the next row of one that was added.
+
+        Args:
+            instrument: of the trades.
+            gap: it may still grow; its row ends now.
+            now_ns: the present.
+        """
+        key = (TRADES, instrument)
+        gaps = self._gaps.setdefault(key, [])
+        if not any(gap is known for known in gaps):
+            gaps.append(gap)
+        self.mark_dirty(instrument, gap.from_ns)
+        self._rows.add_gap(key, replace(gap, to_ns=min(gap.to_ns, max(now_ns, gap.from_ns))), now_ns)
+
     def mark_unreadable(self, from_ns: int, to_ns: int, cause: str) -> None:
         """Add a gap to every open stream, because records between two receipt times cannot be read."""
         for connection in self._open.values():
@@ -242,7 +234,7 @@ class CoverageLedger:
         """Continue a stream of an earlier recording, which has proven it up to `since_ns`."""
         connection = self._open[number]
         connection.since[(channel, instrument)] = since_ns
-        connection.coins.setdefault(instrument, _Coin(since_ns, since_ns))
+        connection.coins.setdefault(instrument, CoinMessages(since_ns, since_ns))
         self._lost.pop((channel, instrument), None)
 
     def restore(self, key: Key, span: WatchedSpan | None, gap: Gap | None, cause: str) -> None:
@@ -308,10 +300,42 @@ class CoverageLedger:
         """Return (connection, channel, instrument) of every open stream."""
         return [(c.number, *key) for c in self._open.values() for key in c.since]
 
+    def watched_trades(self, instrument: str, now_ns: int) -> Part | None:
+        """Return since when open connections carry an instrument's trades and up to when they are proven, or None."""
+        key = (TRADES, instrument)
+        carriers = [connection for connection in self._open.values() if key in connection.since]
+        if not carriers:
+            return None
+        since_ns = min(connection.since[key] for connection in carriers)
+        return since_ns, max(self._grown_to(connection, key, now_ns) for connection in carriers)
+
+    def trade_gaps(self, instrument: str) -> list[Gap]:
+        """Return the gaps in an instrument's trades."""
+        return self._gaps.get((TRADES, instrument), [])
+
+    def is_lost(self, instrument: str, at_ns: int) -> bool:
+        """Return whether an instrument's trades were lost before a venue time and are not subscribed again."""
+        lost = self._lost.get((TRADES, instrument))
+        return lost is not None and lost[0] < at_ns
+
     def watch(
-        self, instrument: str, open_ns: int, close_ns: int, now_ns: int, channel: str = TRADES
+        self,
+        instrument: str,
+        open_ns: int,
+        close_ns: int,
+        now_ns: int,
+        channel: str = TRADES,
+        proven: Sequence[Part] = (),
     ) -> BarCoverage:
-        """Return how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it."""
+        """Return how much of `[open_ns, close_ns)` of an instrument was watched, and what proves it.
+
+        Args:
+            instrument: of the bar.
+            open_ns, close_ns: of the bar.
+            now_ns: the present.
+            channel: whose coverage counts.
+            proven: parts in which nothing is missing, as was proven beside this ledger.
+        """
         key = (channel, instrument)
         covered: list[Part] = [(s.from_ns, s.to_ns) for s in recent(self._spans.get(key, ()), open_ns)]
         is_open = False
@@ -331,6 +355,9 @@ class CoverageLedger:
         if not missing:
             return BarCoverage(observed_ns, True, False, "", False)
         lacking = subtract(missing, [(g.from_ns, g.to_ns) for g in gaps if g.is_bridged])
+        if lacking and proven:  # a doubt about what was watched is lifted where nothing is missing
+            doubted = [(g.from_ns, g.to_ns) for g in gaps if g.overrides and not g.is_final]
+            lacking = subtract(lacking, subtract(doubted, subtract(doubted, proven)))
         # A bridged gap shows that every print of it was resent, and not that each of them could be read.
         refused = refused_parts(bar[0], gaps)
         if not lacking and not refused:
@@ -349,7 +376,7 @@ class CoverageLedger:
                 mark = (connection.number, instrument)
                 if now_ns - coin.recv_ns > self._silence_ns and mark not in self._silent:
                     self._silent.add(mark)
-                    self._mark_dirty(instrument, coin.event_ns)
+                    self.mark_dirty(instrument, coin.event_ns)
         long_ago_ns = now_ns - self._horizon_ns
         for spans in self._spans.values():
             if spans and spans[0].to_ns < long_ago_ns:
@@ -369,21 +396,23 @@ class CoverageLedger:
 
     # Internals.
 
-    def _grown_to(self, connection: _Connection, key: Key, now_ns: int) -> int:
+    def _grown_to(self, connection: OpenConnection, key: Key, now_ns: int) -> int:
         """Return the venue time up to which an open span is proven; never before its beginning."""
         proven_ns = connection.alive_ns
         if self._is_silent(connection, key[1], now_ns):
             proven_ns = connection.coins[key[1]].event_ns
         return max(connection.since[key], proven_ns)
 
-    def _is_silent(self, connection: _Connection, instrument: str, now_ns: int) -> bool:
+    def _is_silent(self, connection: OpenConnection, instrument: str, now_ns: int) -> bool:
         coin = connection.coins.get(instrument)
         return coin is not None and now_ns - coin.recv_ns > self._silence_ns
 
     def _is_watched_elsewhere(self, number: int, key: Key) -> bool:
         return any(key in other.since for other in self._open.values() if other.number != number)
 
-    def _split_at_silence(self, connection: _Connection, instrument: str, coin: _Coin, now_ns: int) -> None:
+    def _split_at_silence(
+        self, connection: OpenConnection, instrument: str, coin: CoinMessages, now_ns: int
+    ) -> None:
         self._silent.discard((connection.number, instrument))
         for key in [key for key in connection.since if key[1] == instrument]:
             since = connection.since[key]
@@ -394,12 +423,12 @@ class CoverageLedger:
             connection.since[key] = now_ns
 
     def _end_span(
-        self, connection: _Connection, key: Key, since: int, until: int, cause: str, now_ns: int
+        self, connection: OpenConnection, key: Key, since: int, until: int, cause: str, now_ns: int
     ) -> None:
         span = WatchedSpan(connection.number, since, until)
         self._spans.setdefault(key, []).append(span)
         self._rows.add_span(key, span, cause, now_ns)
-        self._mark_dirty(key[1], until)
+        self.mark_dirty(key[1], until)
         spans = recent(self._spans[key], until)
         covered = [(s.from_ns, s.to_ns) for s in spans]
         to_ns = max([until, *(s.to_ns for s in spans)])
@@ -430,12 +459,13 @@ class CoverageLedger:
             cause = f"{cause}; chain alive"
         gap = Gap(number, from_ns, to_ns, cause, overrides=overrides)
         self._gaps.setdefault(key, []).append(gap)
-        self._mark_dirty(key[1], from_ns)
+        self.mark_dirty(key[1], from_ns)
         self._rows.add_gap(key, gap, now_ns)
 
     def _bridge(self, key: Key, gap: Gap, evidence: str, now_ns: int) -> None:
         gap.is_bridged, gap.evidence, gap.known_ns = True, evidence, now_ns
-        self._mark_dirty(key[1], gap.from_ns)
+        gap.to_ns = min(gap.to_ns, now_ns)
+        self.mark_dirty(key[1], gap.from_ns)
         self._rows.add_gap(key, gap, now_ns)
 
     def _keys(self, scope: str) -> list[Key]:
@@ -445,33 +475,25 @@ class CoverageLedger:
 
     def _mark_scope(self, scope: str, from_ns: int) -> None:
         for _, instrument in self._keys(scope):
-            self._mark_dirty(instrument, from_ns)
+            self.mark_dirty(instrument, from_ns)
 
-    def _mark_dirty(self, instrument: str, from_ns: int) -> None:
+    def mark_dirty(self, instrument: str, from_ns: int) -> None:
+        """Revise the bars of an instrument from a venue time on, because more is known of them."""
         self._dirty[instrument] = min(from_ns, self._dirty.get(instrument, from_ns))
 
     def _cause_of(
         self, lacking: list[Part], gaps: Iterable[Gap], is_open: bool, key: Key
     ) -> tuple[str, bool]:
-        start, to = max(lacking, key=lambda part: part[1] - part[0])
-        # A halted chain explains a stream's silence, and not the other way round.
-        for gap in sorted(gaps, key=lambda gap: not gap.is_final):
-            if gap.from_ns < to and start < gap.to_ns and not gap.is_bridged:
-                return gap.cause, False
-        lost = self._lost.get(key)
-        if lost is not None and to > lost[0]:
-            return lost[1], False
         first = min((s.from_ns for s in self._spans.get(key, ())), default=None)
         opened = [c.since[key] for c in self._open.values() if key in c.since]
-        earliest = min([*opened, *([first] if first is not None else [])], default=None)
-        if earliest is None or to <= earliest:
-            return RECORDER_DOWN, False
-        if is_open and any((c.number, key[1]) in self._silent for c in self._open.values()):
-            return (
-                SILENT_STREAM,
-                False,
-            )  # when messages come again, the gap that this makes marks the bars dirty
-        return NOT_PROVEN_YET, is_open
+        return main_cause(
+            lacking,
+            gaps,
+            self._lost.get(key),
+            earliest_ns=min([*opened, *([first] if first is not None else [])], default=None),
+            is_open=is_open,
+            is_silent=any((c.number, key[1]) in self._silent for c in self._open.values()),
+        )
 
 
 def _end_of(gap: Gap) -> int:

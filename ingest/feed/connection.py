@@ -77,10 +77,12 @@ class Connection:
         self.subscriptions.set_wanted(plan.wanted)
         self._subscriptions_changed.set()
 
-    def renew(self, subscription: Subscription) -> None:
-        """Unsubscribe from one stream and subscribe to it again."""
-        if self.subscriptions.renew(subscription):
-            self._subscriptions_changed.set()
+    def renew(self, subscription: Subscription) -> bool:
+        """Unsubscribe from one stream and subscribe to it again; return false if it is not confirmed."""
+        if not self.subscriptions.renew(subscription):
+            return False
+        self._subscriptions_changed.set()
+        return True
 
     def pause(self, is_paused: bool) -> None:
         """Stop reading, or resume it."""

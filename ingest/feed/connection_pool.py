@@ -175,6 +175,12 @@ class ConnectionPool:
             if self._group is not None:
                 self._start(self._connections[name])
 
+    def renew(self, channel: str, coin: str) -> bool:
+        """Subscribe again to a stream, on one of the connections that carry it; return whether one does."""
+        subscription = Subscription(channel, coin)
+        carriers = (connection for connection in self._connections.values() if connection.is_open)
+        return any(connection.renew(subscription) for connection in carriers)
+
     def pause(self) -> None:
         """Stop reading, since the consumer lags. Data of the venue then waits in the system's buffers."""
         self._set_paused(True)

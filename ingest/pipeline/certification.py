@@ -21,6 +21,7 @@ from ingest.bars.reconciliation import LATER, SOON, CandleFigures, Tolerance, di
 from ingest.pipeline.state import RecordingState
 from ingest.sharding import parse_shard
 from ingest.venues.hyperliquid import messages as wire
+from ingest.venues.hyperliquid.protocol import coin_of
 from ingest.venues.hyperliquid.rate_limits import weight_of
 from storage.clock import MS_NS, NS, US_NS, width_ns
 from storage.logs import get_logger
@@ -67,7 +68,7 @@ class Certifier:
         """Add a published bar if it waits for its candle, or remove it."""
         if bar["width"] not in self._widths:
             return
-        stream = (bar["instrument"].split("|", 2)[2].partition("~")[0], bar["width"])
+        stream = (coin_of(bar["instrument"]), bar["width"])
         open_ns = bar["ts_open"] * US_NS
         if is_certifiable(bar):
             self._waiting.setdefault(stream, {})[open_ns] = bar["instrument"]
@@ -137,8 +138,12 @@ class Certifier:
         differs, absent = differences(ours, theirs, self._tolerance), theirs.is_absent
         for at, (open_ns, bar) in enumerate(bars):
             is_late = now_ns >= open_ns + clock.width_ns + DUE_NS
+            instrument, close_ns = bar["instrument"], open_ns + clock.width_ns
+            if bar["trades"] == 0 and theirs.of("trades")[at] > 0:
+                self._state.silence.contradict(instrument, open_ns, close_ns, now_ns)
             if not absent[at] and not differs[:, at].any():
                 del waiting[open_ns]
+                self._state.silence.prove(instrument, open_ns, close_ns)
                 self._certify(clock, bar, open_ns, now_ns)
                 continue
             if is_late:

@@ -46,6 +46,7 @@ class ColumnarProcessor:
         self._coins = CoinCodes()
         self._instruments: list[str] = []
         self._seen_codes = np.zeros(0, np.int32)
+        self._rhythm_codes = np.zeros(0, np.int64)
         self._version = -1
         self._steady_streams: dict[int, NDArray[np.bool_]] = {}
 
@@ -111,6 +112,8 @@ class ColumnarProcessor:
         self._instruments = [state.instrument(coin) for coin in self._coins.names]
         codes = [state.seen.code(instrument) for instrument in self._instruments]
         self._seen_codes = np.array(codes, np.int32)
+        codes = [state.silence.rhythm.code(instrument) for instrument in self._instruments]
+        self._rhythm_codes = np.array(codes, np.int64)
 
     def _columnar_mask(self, run: FrameRun, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return a mask (n,) of the frames that can be processed by column."""
@@ -187,8 +190,9 @@ class ColumnarProcessor:
                     state.channels[channel] += len(mine)
                     lags_ns = run.recv_ns[mine] - run.scanned.time_ms[mine] * MS_NS
                     state.lags.note_many(channel, lags_ns / MS_NS, run.recv_ns[mine])
-            self._prints(run, chosen[kinds == TRADES])
+            frame, prints = self._prints(run, chosen[kinds == TRADES])
             self._quotes(run, chosen[kinds == BBO])
+            self._learn(run, frame, prints)
         state.report_run()
 
     def _record_message(self, run: FrameRun, chosen: Index) -> None:
@@ -215,9 +219,19 @@ class ColumnarProcessor:
             channel = _CHANNELS[int(run.scanned.kind[part[0]])]
             state.note_stream(connection, channel, self._coins.names[code], last, b - a)
 
-    def _prints(self, run: FrameRun, chosen: Index) -> None:
+    def _learn(self, run: FrameRun, frame: Index, prints: Index) -> None:
+        """Learn the rhythm of new prints, each after the evidence of the frames before it."""
+        codes, times = self._rhythm_codes[run.scanned.coin[frame]], run.scanned.print_ms[prints] * MS_NS
+
+        def before(i: int) -> None:
+            self._state.report_run(int(frame[i]))
+
+        self._state.silence.add_prints(codes, times, run.recv_ns[frame], before)
+
+    def _prints(self, run: FrameRun, chosen: Index) -> tuple[Index, Index]:
+        """Add prints; return the frame and the position of each new one."""
         if not len(chosen):
-            return
+            return chosen, chosen
         state, scanned = self._state, run.scanned
         counts = scanned.prints[chosen + 1] - scanned.prints[chosen]
         frame = np.repeat(chosen, counts)
@@ -239,8 +253,10 @@ class ColumnarProcessor:
             event_ns = int(scanned.print_ms[prints[k]]) * MS_NS
             state.ledger.refused.add(self._instruments[int(scanned.coin[frame[k]])], event_ns, event_ns)
         is_new = verdicts == NEW
-        if is_new.any():
-            self._new_prints(run, frame[is_new], prints[is_new])
+        frame, prints = frame[is_new], prints[is_new]
+        if len(prints):
+            self._new_prints(run, frame, prints)
+        return frame, prints
 
     def _new_prints(self, run: FrameRun, frame: Index, prints: Index) -> None:
         state, scanned = self._state, run.scanned

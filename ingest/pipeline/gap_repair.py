@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ingest.bars.bar_status import is_incomplete
 from ingest.bars.builder import BarClock
 from ingest.bars.reconciliation import INTERVALS, CandleFigures, Tolerance, differences
 from ingest.journal.records import Record
@@ -25,11 +26,14 @@ from ingest.pipeline.certification import Certifier, figures_of
 from ingest.pipeline.hyperliquid_handler import HyperliquidHandler
 from ingest.pipeline.state import RecordingState
 from ingest.venues.hyperliquid import messages as wire
+from ingest.venues.hyperliquid.protocol import coin_of
 from storage.clock import MS_NS, NS, US_NS, width_ns
 from storage.errors import VenueError
 
 TRIES_NS: Final = (120 * NS, 3_600 * NS)
 _LATE_NS: Final = 300 * NS
+# A stream of unknown rhythm makes an unknown bar a minute: its candles are requested together.
+_UNKNOWN_PACE_NS: Final = 600 * NS
 # The venue answers with 5000 candles at most, and with 500 on other pages; an answer must never be truncated.
 _PAGE: Final = 500
 
@@ -39,10 +43,11 @@ Bar = tuple[str, str, int]
 
 @dataclass(slots=True)
 class _Due:
-    """A blind bar: its instrument, close, and number of comparisons."""
+    """A bar that is not complete: its instrument, close, and number of comparisons."""
 
     instrument: str
     close_ns: int
+    is_unknown: bool
     tries: int = 0
     asked_ns: int = 0
 
@@ -64,25 +69,29 @@ class GapRepair:
         self._frames = frames
         self._blind: dict[Bar, _Due] = {}
         self._requested_ns: dict[str, int] = {}
+        self._unknown_asked_ns: dict[tuple[str, str], int] = {}
+        """By coin and width: when candles of bars with an unknown silence were last requested."""
         self._certifier = Certifier(state)
 
     @property
     def open_bars(self) -> int:
-        """Bars that are still blind and may be compared again."""
+        """Bars that are not complete and may be compared again."""
         return len(self._blind)
 
     def note_bars(self, bars: Iterable[Mapping[str, Any]]) -> None:
-        """Add published bars that are blind; remove those that no longer are."""
+        """Add published bars that are not complete; remove those that are by now."""
         for bar in bars:
             self._certifier.note(bar)
             if bar["width"] not in INTERVALS or not bar["trades_applicable"]:
                 continue
-            coin = bar["instrument"].split("|", 2)[2].partition("~")[0]
+            coin = coin_of(bar["instrument"])
             key = (coin, bar["width"], bar["ts_open"] * US_NS)
-            if bar["status"] != "blind":
+            if not is_incomplete(bar):
                 self._blind.pop(key, None)
             else:
-                self._blind.setdefault(key, _Due(bar["instrument"], bar["ts_close"] * US_NS))
+                is_unknown = bar["status"] == "unknown"
+                due = _Due(bar["instrument"], bar["ts_close"] * US_NS, is_unknown)
+                self._blind.setdefault(key, due).is_unknown = is_unknown
 
     def due_requests(self, now_ns: int) -> list[dict[str, Any]]:
         """Return the requests to send now; each is returned once."""
@@ -90,10 +99,15 @@ class GapRepair:
         self._state.unproven.clear()
         asks += self._listings(now_ns)
         due: dict[tuple[str, str, int], _Ask] = {}
+        paced = {key for key, at_ns in self._unknown_asked_ns.items() if now_ns - at_ns < _UNKNOWN_PACE_NS}
         for (coin, width, open_ns), bar in self._blind.items():
+            if bar.is_unknown and (coin, width) in paced:
+                continue
             is_due = bar.tries < len(TRIES_NS) and now_ns >= bar.close_ns + TRIES_NS[bar.tries]
             if is_due and now_ns - bar.asked_ns > TRIES_NS[0]:
                 bar.asked_ns = now_ns
+                if bar.is_unknown:
+                    self._unknown_asked_ns[coin, width] = now_ns
                 page_ns = _PAGE * width_ns(width)
                 ask = due.setdefault((coin, width, open_ns // page_ns), _Ask(width))
                 ask.opens.append(open_ns)
@@ -133,7 +147,8 @@ class GapRepair:
         """Queue for the archive what no answer has settled in time."""
         self._certifier.tick(now_ns)
         for key, bar in list(self._blind.items()):
-            if now_ns > bar.close_ns + TRIES_NS[-1] + _LATE_NS:
+            late_ns = _LATE_NS + (_UNKNOWN_PACE_NS if bar.is_unknown else 0)
+            if now_ns > bar.close_ns + TRIES_NS[-1] + late_ns:
                 self._close(key, bar, None, "queued", now_ns)
 
     def _recent(self, record: Record, coin: str, prints: list[wire.WirePrint]) -> None:
@@ -151,11 +166,13 @@ class GapRepair:
         if usable and all(clock.has(instrument) for clock in state.clocks):
             # What was refused before is in the answer, and closed by it; what conflicts with the answer is not.
             state.ledger.refused.apply(record.recv_ns)
-            self._frames.prints(record, instrument, usable, "recent")
+            new = self._frames.prints(record, instrument, usable, "recent")
             # Another server answers, and it may lag: the time between its newest print and the resent is not proven.
             # An answer with a print that cannot be used proves nothing, and is no reason to doubt a watched bar.
             if is_whole and usable[-1].time * MS_NS >= state.resent_ns.get(instrument, record.recv_ns):
                 state.ledger.bridge(instrument, usable[0].time * MS_NS, record.recv_ns)
+                times_ns = [item.time * MS_NS for item in new]
+                state.silence.add_answered(instrument, times_ns, record.recv_ns)
 
     def _compare(
         self,
@@ -176,8 +193,11 @@ class GapRepair:
             candle = by_open.get(open_ns)
             ours = clock.trades_of(bar.instrument, open_ns)
             bar.tries += 1
+            if candle is not None and ours == 0 and candle.n > 0:
+                self._state.silence.contradict(bar.instrument, open_ns, bar.close_ns, now_ns)
             if candle is not None and ours == candle.n and self._agrees(clock, bar, open_ns, candle):
                 self._state.ledger.confirm(bar.instrument, open_ns, bar.close_ns, now_ns)
+                self._state.silence.prove(bar.instrument, open_ns, bar.close_ns)
                 self._close(key, bar, candle.n, "confirmed", now_ns, ours)
             elif bar.tries >= len(TRIES_NS):
                 self._close(key, bar, candle.n if candle else None, "queued", now_ns, ours)

@@ -168,7 +168,9 @@ class HyperliquidHandler:
                 if fault:
                     self._refuse_print(record, connection, item, fault, begins_ns, is_first=is_first)
             new = self.prints(record, instrument, usable, "venue_replay" if is_first else "live")
-            if is_first:
+            if not is_first:
+                state.learn_prints(instrument, [item.time * MS_NS for item in new], record.recv_ns)
+            else:
                 state.end_first_batch(connection, instrument)
                 self._prove(connection, instrument, usable, new, before_ns, record.recv_ns)
                 if state.ledger.has_open_gap(instrument):
@@ -221,6 +223,7 @@ class HyperliquidHandler:
         oldest_ns = min(item.time for item in resent) * MS_NS
         self._state.resent_ns[instrument] = oldest_ns
         ledger.bridge(instrument, oldest_ns, now_ns)
+        self._state.silence.add_resent(instrument, times_ns, oldest_ns=oldest_ns, now_ns=now_ns)
 
     def prints(
         self,
@@ -289,19 +292,22 @@ class HyperliquidHandler:
 
     def _context(self, record: Record, connection: int, data: wire.ContextData) -> None:
         instrument = self._record_message(record, connection, "activeAssetCtx", data.coin, None)
-        if instrument is not None:
-            self._note_context(record, instrument, data.ctx)
+        if instrument is not None and self._note_context(record, instrument, data.ctx):
+            volume = data.ctx.day_base_vlm
+            self._state.silence.note_volume(connection, instrument, volume, record.recv_ns)
 
-    def _note_context(self, record: Record, instrument: str, ctx: wire.AssetContext) -> None:
+    def _note_context(self, record: Record, instrument: str, ctx: wire.AssetContext) -> bool:
+        """Add a context; return whether it can be used."""
         state = self._state
         if why := rows.unusable_context(ctx):
             state.refuse_frame("contexts", why, record, f":{instrument}")
-            return
+            return False
         state.rows.add("contexts", rows.context(state.recording, record, instrument, ctx))
         note = rows.note_of(ctx, record.recv_ns)
         for clock in state.clocks:
             if clock.has(instrument):
                 clock.add_context(instrument, note)
+        return True
 
     def _spot_context(self, record: Record, connection: int, data: wire.SpotContextData) -> None:
         instrument = self._record_message(record, connection, "activeAssetCtx", data.coin, None)
@@ -312,6 +318,7 @@ class HyperliquidHandler:
             self._state.refuse_frame("contexts", why, record)
             return
         self._state.rows.add("contexts", rows.spot_context(self._state.recording, record, instrument, ctx))
+        self._state.silence.note_volume(connection, instrument, ctx.day_base_vlm, record.recv_ns)
 
     def _dexs(self, record: Record, pairs: Iterable[tuple[str, list[wire.AssetContext]]]) -> None:
         """Add contexts that changed, named by their position in a dex's universe."""

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ingest.coverage.causes import DAMAGED
 from ingest.coverage.chain_liveness import ChainLiveness
-from ingest.coverage.ledger import DAMAGED
 from ingest.journal.format import Damage
 from ingest.journal.records import Record, RecordBatch, RecordKind
 from ingest.pipeline.columnar import LEAST_FRAMES, ColumnarProcessor
@@ -146,6 +146,7 @@ class Pipeline:
         """End the recording: every open span ends where it was proven."""
         state = self.state
         state.ledger.refused.apply(now_ns)
+        state.silence.stop(now_ns)
         for connection in sorted(state.ledger.open_connections()):
             state.ledger.close(connection, now_ns, cause)
         for scope, _ in state.ledger.stalls():
@@ -185,6 +186,7 @@ class Pipeline:
     def _tick(self, tick_ns: int) -> None:
         state = self.state
         state.ledger.tick(tick_ns)
+        state.silence.tick(tick_ns)
         self.repairs.tick(tick_ns)
         dirty = state.ledger.take_dirty()
         due = state.schedule.due(tick_ns)

@@ -5,15 +5,19 @@ Message handlers (`hyperliquid_handler`, `gaiaex_handler`, `columnar`) change it
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
 from dataclasses import dataclass
 from operator import itemgetter
 
+import numpy as np
+
 from ingest.bars.bar_columns import Quote
-from ingest.bars.builder import BLIND_NS, BarClock
+from ingest.bars.builder import BLIND_NS, SILENT_NS, BarClock
 from ingest.bars.reconciliation import INTERVALS
 from ingest.bars.trade_buffer import Chunk, Row
 from ingest.coverage.ledger import BOOK, CoverageLedger
+from ingest.coverage.silence import SilenceJudge
 from ingest.instruments.registry import InstrumentRegistry
 from ingest.journal.records import Record
 from ingest.pipeline import rows
@@ -68,15 +72,17 @@ class RecordingState:
             recording,
             silence_ns=int(settings.record.coin_silence_s * NS),
             lag_ns=settings.bars.history_lag_ms * MS_NS,
-            horizon_ns=BLIND_NS,
+            horizon_ns=SILENT_NS + BLIND_NS,
             is_inferred=is_capture,
         )
+        self.silence = SilenceJudge(self.ledger, SILENT_NS + BLIND_NS)
         self.clocks = [
             BarClock(
                 width,
                 grace_ns=settings.bars.grace_ns,
                 lag_ns=settings.bars.history_lag_ms * MS_NS,
                 ledger=self.ledger,
+                silence=self.silence,
                 keeps_settled=settings.record.certify and width in INTERVALS,
             )
             for width in settings.bars.widths
@@ -139,12 +145,15 @@ class RecordingState:
     def close_connection(self, connection: int, now_ns: int, cause: str) -> None:
         """Close a connection in the coverage ledger, and count it as lost."""
         self._version += 1
+        self.silence.tick(now_ns)
+        self.silence.forget_volumes(connection)
         self.ledger.close(connection, now_ns, cause)
         self.counts.reconnects += 1
 
     def unsubscribe(self, connection: int, channel: str, instrument: str, now_ns: int) -> None:
         """End a stream in the coverage ledger."""
         self._version += 1
+        self.silence.tick(now_ns)
         self.ledger.unsubscribe(connection, channel, instrument, now_ns)
 
     def continue_stream(
@@ -181,15 +190,21 @@ class RecordingState:
         """Set the frame of a run to which the evidence that follows belongs."""
         self._run_frame = frame
 
-    def report_run(self) -> None:
+    def report_run(self, until_frame: int | None = None) -> None:
         """Report the evidence collected so far to the coverage ledger, in the order of its frames.
 
         The order of receipt times alone is not enough: frames of one lot can share one.
+
+        Args:
+            until_frame: last frame of the run to report (default: all).
         """
         assert self._run is not None
-        for _, connection, instrument, event_ns, recv_ns in sorted(self._run, key=itemgetter(0)):
+        evidence = sorted(self._run, key=itemgetter(0))
+        if until_frame is not None:
+            evidence = evidence[: bisect_right(evidence, until_frame, key=itemgetter(0))]
+        for _, connection, instrument, event_ns, recv_ns in evidence:
             self.ledger.record_message(connection, instrument, event_ns, recv_ns)
-        self._run.clear()
+        self._run = sorted(self._run, key=itemgetter(0))[len(evidence) :]
 
     def end_run(self) -> None:
         """Report evidence at once again; `report_run` has reported all of it."""
@@ -241,6 +256,13 @@ class RecordingState:
         """Add many prints of one instrument to the bars of every width."""
         for clock, published_to_ns in zip(self.clocks, self.schedule.published_to_ns, strict=True):
             clock.add_prints(instrument, chunk, published_to_ns)
+
+    def learn_prints(self, instrument: str, times_ns: list[int], recv_ns: int) -> None:
+        """Learn the rhythm of a stream from new prints of one frame, in their order."""
+        if times_ns:
+            codes = np.full(len(times_ns), self.silence.rhythm.code(instrument), np.int64)
+            times = np.array(times_ns, np.int64)
+            self.silence.add_prints(codes, times, np.full(len(times_ns), recv_ns, np.int64))
 
     def add_quote(self, instrument: str, quote: Quote) -> None:
         """Add a change of the best bid or ask to the bars."""

@@ -14,14 +14,16 @@ from typing import Any, Final
 
 from ingest.bars.bar_columns import ContextNote, Quote
 from ingest.bars.bar_status import is_certifiable
-from ingest.bars.builder import BLIND_NS, SIDE_CODES, BarClock
+from ingest.bars.builder import BLIND_NS, SIDE_CODES, SILENT_NS, BarClock
 from ingest.bars.trade_buffer import Row
+from ingest.coverage.causes import RECORDER_DOWN, SILENT_STREAM
 from ingest.coverage.intervals import Gap, WatchedSpan
-from ingest.coverage.ledger import RECORDER_DOWN, SILENT_STREAM
 from ingest.coverage.refusals import PRINTS_REFUSED
+from ingest.coverage.silence import REVOCABLE
 from ingest.instruments.stored_listings import newest_listings
 from ingest.pipeline.dedupe import KEPT
 from ingest.pipeline.processor import Pipeline
+from ingest.pipeline.rhythm_restart import restore_rhythms, resume_doubts
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
 from storage.lake.empty_tables import may_have_rows
@@ -43,14 +45,27 @@ _BARS: Final = f"""
         SELECT bars.*, ts_newest FROM bars JOIN newest USING (instrument)
         WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?) AND {_RECORDED}
         QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
+    ),
+    judged AS (
+        SELECT *, coalesce(max(ts_open) FILTER (trades > 0) OVER (PARTITION BY instrument), '-infinity') AS ts_printed,
+               ts_open > ts_newest - to_microseconds(?) AS is_recent,
+               status IN ('blind', 'unknown') AND ts_open > ts_newest - to_microseconds(?) AS is_incomplete
+        FROM near
     )
-    SELECT * EXCLUDE (batch, ts_ingested_ns, home, ts_newest)
+    SELECT * EXCLUDE (batch, ts_ingested_ns, home, ts_newest, ts_printed, is_recent, is_incomplete)
            REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
-    FROM near
-    WHERE ts_open > ts_newest - to_microseconds(?)
-       OR (status = 'blind' AND ts_open > ts_newest - to_microseconds(?))
-    ORDER BY instrument, ts_open
+    FROM judged
 """
+
+_RECENT: Final = (
+    _BARS + "WHERE is_recent OR is_incomplete OR ts_open = ts_printed ORDER BY instrument, ts_open"
+)
+
+# The silence since the newest print may yet be doubted.
+_SILENT: Final = (
+    _BARS
+    + "WHERE ts_open > ts_printed AND trades = 0 AND NOT is_recent AND NOT is_incomplete ORDER BY instrument, ts_open"
+)
 
 _SETTLED: Final = f"""
     SELECT * EXCLUDE (batch, ts_ingested_ns, home)
@@ -113,6 +128,9 @@ _CONTEXTS: Final = f"""
     QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_recv_ns DESC, frame DESC) = 1
 """
 
+# A day of bars of many silent coins is turned into rows piece by piece.
+_SILENT_ROWS: Final = 4_096
+
 # A day has many quotes: look back a minute first, and further only for instruments without a quote in it.
 _MARKET_NS: Final = (60 * NS, 3_600 * NS, DAY_NS)
 
@@ -151,8 +169,13 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
     for clock in state.clocks:
         reach_us, blind_us = clock.reopen_ns // US_NS, BLIND_NS // US_NS
         params = [clock.width, started_ns]
-        reach = [max(reach_us, blind_us), reach_us, blind_us]
-        bars[clock.width] = _by_instrument(lake, _BARS, [recorded, *params, *params, *reach])
+        reach = [max(reach_us, blind_us, SILENT_NS // US_NS), reach_us, blind_us]
+        query_params = [recorded, *params, *params, *reach]
+        bars[clock.width] = _by_instrument(lake, _RECENT, query_params)
+        silent = lake.query(_SILENT, query_params)
+        for batch in silent.to_batches(max_chunksize=_SILENT_ROWS):
+            for row in batch.to_pylist():
+                clock.restore_silent(row["instrument"], row)
         for instrument in recorded:
             restored = bars[clock.width].get(instrument)
             first_us = restored[0]["ts_open"] if restored else since_us[instrument]
@@ -168,6 +191,8 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
         bar for by in bars.values() for rows in by.values() for bar in rows
         if started_ns - bar["ts_close"] * US_NS < BLIND_NS
     )  # fmt: skip
+    restore_rhythms(state, lake, recorded, started_ns)
+    resume_doubts(state, spans, started_ns)
     _restore_settled(pipeline, lake, recorded, started_ns)
     _restore_market(state, lake, recorded, started_ns)
 
@@ -234,8 +259,9 @@ def _restore_span(state: RecordingState, instrument: str, span: dict[str, Any]) 
     if span["kind"] == "watched":
         state.ledger.restore(key, WatchedSpan(-1, from_ns, to_ns), None, RECORDER_DOWN)
     else:
-        # A gap that no connection ended was a stall, a dead stream or a refused print; a stall cannot be bridged.
-        is_final = span["overrides"] and span["cause"] not in (SILENT_STREAM, PRINTS_REFUSED)
+        # A gap that no connection ended was a stall, which nothing bridges, a dead stream, a doubt or a refused print.
+        is_revocable = span["cause"] in (SILENT_STREAM, PRINTS_REFUSED, *REVOCABLE)
+        is_final = span["overrides"] and not is_revocable
         gap = Gap(-1, from_ns, to_ns, span["cause"], span["bridged"], span["overrides"], is_final)
         gap.evidence, gap.known_ns = span["evidence"], span["ts_knowable_ns"]
         state.ledger.restore(key, None, gap, RECORDER_DOWN)

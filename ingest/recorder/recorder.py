@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.concurrency import run_in_thread, run_unless, wait_for
+from ingest.coverage.ledger import TRADES
 from ingest.feed.connection_pool import ConnectionPool
 from ingest.feed.listing_client import AnsweredRequest, request_listings, update_registry
 from ingest.feed.rest_client import RestClient
@@ -35,6 +36,7 @@ from ingest.recorder.status import RecorderStatus, RunState
 from ingest.recorder.status_sampler import StatusSampler
 from ingest.recorder.tasks import STATUS_S, TaskContext, commit_loop, status_loop, sync_loop
 from ingest.replay.recovery import recover
+from ingest.venues.hyperliquid.protocol import coin_of
 from storage.clock import TimeSource
 from storage.errors import JournalError, TickwalkError
 from storage.lake.lake import Lake
@@ -297,6 +299,8 @@ class Recorder:
     def _each_second(self) -> None:
         self._driver.steer()
         self._feed_watchdogs()
+        if self._driver.has_timers and self._intake.waiting is None:
+            self._renew_doubted()
         self._sample_status("recording")
 
     def _sample_status(self, state: RunState, error: str = "") -> None:
@@ -310,6 +314,16 @@ class Recorder:
         streams = self._intake.pipeline.state.take_streams()
         for (connection, channel, coin), (recv_ns, count) in streams.items():
             self._sockets.watchdogs.record_frames(channel, coin, recv_ns, count, connection=connection)
+
+    def _renew_doubted(self) -> None:
+        """Subscribe again to trades whose silence is doubted: what the venue resends may prove it."""
+        assert self._sockets is not None
+        silence = self._intake.pipeline.state.silence
+        for renewal in silence.due_renewals(self._clock.now_ns()):
+            coin = coin_of(renewal.instrument)
+            log = logger.warning if renewal.is_repeated else logger.info
+            if self._sockets.renew(TRADES, coin):
+                log("trades silent", coin=coin, cause=renewal.cause, action="subscribe again")
 
     def _on_flush(self) -> None:
         """Commit if bars were published; pause the sockets while too many frames wait."""

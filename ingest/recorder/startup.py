@@ -9,6 +9,7 @@ import numpy as np
 
 from ingest.bars.aggregate import bar_of, fold_groups
 from ingest.bars.trade_buffer import TradeBuffer
+from ingest.coverage import rhythm
 from ingest.pipeline import dedupe
 from ingest.recorder.memory import release_starters
 from ingest.venues.hyperliquid import scanner
@@ -21,6 +22,7 @@ def load_compiled_functions() -> None:
     """Load the compiled functions before frames wait for them; then release the memory of their compiler."""
     scanner.warm_up()
     dedupe.warm_up()
+    rhythm.warm_up()
     fold_groups([TradeBuffer()])
     bar_of(np.zeros(1, np.int64), 1)
     release_starters()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ingest.backfill.archive.fill_pairing import Fills
 from ingest.backfill.archive.refused_fills import FILLS_REFUSED, RefusedSpan, refused_bars
 from ingest.bars.aggregate import Folded, fold
+from ingest.bars.bar_status import statuses_of
 from ingest.instruments.trading_calendar import session_at
 from storage.clock import MS_NS, US_NS, width_ns
 from storage.contracts.tables import BARS
@@ -116,7 +117,7 @@ def _table(
     open_ms = np.tile(opens, each)
     observed = np.tile(_observed(opens, opens + step_ms, parts_ms), each)
     is_whole, is_printed = observed == step_ms, folded.trades > 0
-    status = np.where(~is_whole | lacking, "blind", np.where(is_printed, "printed", "quiet"))
+    status = statuses_of(count, is_missing=~is_whole | lacking, is_printed=is_printed)
     empty = ~is_printed
     texts = {
         "instrument": np.repeat(np.array(names, dtype=object), len(opens)),

@@ -31,6 +31,15 @@ def instrument_id(coin: str, venue: str = VENUE) -> str:
     return f"{venue}|{kind_of(coin)}|{coin}"
 
 
+def coin_of(instrument: str) -> str:
+    """Return the venue's name of an instrument's coin, without the generation of a recycled name.
+
+    >>> coin_of("hyperliquid|perp|BTC"), coin_of("hyperliquid|spot|@107~2")
+    ('BTC', '@107')
+    """
+    return instrument.split("|", 2)[2].partition("~")[0]
+
+
 def kind_of(coin: str) -> str:
     """Return the kind of a coin by its name.
 

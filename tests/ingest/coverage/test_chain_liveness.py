@@ -19,7 +19,7 @@ SCOPE = "hyperliquid|"
 
 def watched(to_s: float, *, silent: tuple[float, float] = (0, 0)) -> Script:
     """A socket of BTC whose market stands still for a while, as both sockets answer pings every second."""
-    script = Script().open(0).opened(0, EXPLORER, venue="chain", socket="explorer")
+    script = Script().open(0).known(0.05).opened(0, EXPLORER, venue="chain", socket="explorer")
     at_s = 0.25
     while at_s < to_s:
         script.pong(at_s).pong(at_s, EXPLORER)
@@ -66,14 +66,18 @@ def test_ten_seconds_without_a_block_are_no_halt() -> None:
 
 
 def test_without_a_pong_the_explorer_may_be_what_is_dead() -> None:
-    script = Script().open(0).opened(0, EXPLORER, venue="chain", socket="explorer").alive(0.25, 190)
+    script = (
+        Script().open(0).known(0.05).opened(0, EXPLORER, venue="chain", socket="explorer").alive(0.25, 190)
+    )
     for at_s in range(1, 60):
         blocks(script, at_s, at_s - 0.5)
     assert set(statuses(script).values()) == {("quiet", "")}
 
 
 def test_an_explorer_that_is_lost_says_nothing() -> None:
-    script = Script().open(0).opened(0, EXPLORER, venue="chain", socket="explorer").alive(0.25, 190)
+    script = (
+        Script().open(0).known(0.05).opened(0, EXPLORER, venue="chain", socket="explorer").alive(0.25, 190)
+    )
     for at_s in range(1, 60):
         blocks(script, at_s, at_s - 0.5).pong(at_s, EXPLORER)
     script.close(60, EXPLORER)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.coverage.ledger import SILENT_STREAM, TRADES, CoverageLedger
+from ingest.coverage.causes import SILENT_STREAM
+from ingest.coverage.ledger import TRADES, CoverageLedger
 from storage.clock import MS_NS, NS
 from tests.ingest.pipeline.scripts import START_NS, Script, latest, minute_of, run
 
@@ -19,7 +20,7 @@ def ledger() -> CoverageLedger:
 
 
 def test_a_watched_bar_without_prints_is_quiet() -> None:
-    _, rows = run(Script().open(0).alive(0.1, 190))
+    _, rows = run(Script().open(0).known(0.05).alive(0.1, 190))
     bars = latest(rows["bars"])
     assert [(bars[m]["status"], bars[m]["observed_ms"]) for m in (1, 2)] == [("quiet", 60_000)] * 2
     assert bars[1]["open"] is None
@@ -34,6 +35,7 @@ def test_the_bar_in_which_watching_began_is_blind() -> None:
 
 def test_silence_of_a_coin_while_the_other_flows_is_not_quiet() -> None:
     script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH")
+    script.known(0.05).known(0.05, coin="ETH")
     script.alive(0.1, 310, coin="ETH").alive(0.1, 70).alive(250, 310)
     _, rows = run(script)
     bars = latest(rows["bars"])
@@ -57,14 +59,15 @@ def test_a_silent_stream_that_was_asked_for_again_was_lost_by_its_silence() -> N
 
 def test_a_quiet_bar_published_at_the_start_of_a_silence_is_revised() -> None:
     """Twenty seconds of silence are allowed; after sixty, the bar is no longer proven."""
-    script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH").alive(0.1, 300, coin="ETH").alive(0.1, 45)
+    script = Script(("BTC", "ETH")).open(0, 0, "BTC", "ETH").known(0.05)
+    script.alive(0.1, 300, coin="ETH").alive(0.1, 45)
     _, rows = run(script)
     said = [row["status"] for row in rows["bars"] if row["instrument"] == BTC and row["ts_open"].minute == 0]
     assert said == ["quiet", "blind"]
 
 
 def test_a_pong_proves_an_otherwise_silent_socket() -> None:
-    script = Script().open(0).bbo(0.5)
+    script = Script().open(0).known(0.05).bbo(0.5)
     for at_s in range(1, 29):
         script.pong(at_s)
     script.bbo(29).pong(59.0).pong(61.5).bbo(40).clock(70)
@@ -141,7 +144,7 @@ def test_a_resent_print_that_an_open_stream_had_left_out_takes_back_what_was_wat
 
 
 def test_a_twin_socket_leaves_no_hole_when_one_dies() -> None:
-    script = Script().open(0).open(0, 1).alive(0.1, 130).alive(0.2, 130, connection=1).close(70)
+    script = Script().open(0).known(0.05).open(0, 1).alive(0.1, 130).alive(0.2, 130, connection=1).close(70)
     script.records = [r for r in script.records if not (r.connection == 0 and r.recv_ns > START_NS + 70 * NS)]
     _, rows = run(script)
     assert latest(rows["bars"])[1]["status"] == "quiet"

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from ingest.coverage.rhythm import LEAST_GAPS
 from ingest.journal.records import Record, RecordBatch, RecordKind
 from ingest.journal.writer import JournalWriter
 from ingest.pipeline import processor as pipelines
@@ -99,6 +100,13 @@ class Script:
         """Have one print arrive."""
         return self.prints(
             at_s, [self.a_print(at_s - LAG_S if event_s is None else event_s, **changes)], connection
+        )
+
+    def known(self, at_s: float, connection: int = 0, *, coin: str = "BTC", every_s: float = 60.0) -> Self:
+        """Have the venue resend so many prints after a subscription that the rhythm of a coin's trades is known."""
+        events = [at_s - every_s * (n + 0.5) for n in range(LEAST_GAPS + 1)]
+        return self.prints(
+            at_s, [self.a_print(event_s, coin=coin) for event_s in reversed(events)], connection
         )
 
     def prints(self, at_s: float, items: list[dict[str, Any]], connection: int = 0) -> Self:

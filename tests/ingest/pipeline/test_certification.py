@@ -23,7 +23,7 @@ SETTINGS = load_settings(environ={})
 
 def watched(minutes: int = 6, *, silent: tuple[int, ...] = (), from_s: float = 0) -> Script:
     """Three prints a minute at 100, 101 and 100.5, of one unit each; the quote moves every second."""
-    script = Script().open(from_s).alive(from_s + 0.6, 60 * minutes + 5)
+    script = Script().open(from_s).known(from_s + 0.1).alive(from_s + 0.6, 60 * minutes + 5)
     for minute in range(minutes):
         for second, price in ((5, "100.0"), (25, "101.0"), (45, "100.5")):
             if minute not in silent:
@@ -204,6 +204,8 @@ def test_many_coins_are_asked_for_at_half_of_the_weight() -> None:
     """All coins' bars are due at once; the requests of an hour use at most half of the rate limit."""
     coins = tuple(f"C{n}" for n in range(120))
     script = Script(coins).open(0, 0, *coins)
+    for coin in coins:
+        script.known(0.1, coin=coin)
     for minute in range(4):
         for second in range(0, 60, 20):
             for coin in coins:

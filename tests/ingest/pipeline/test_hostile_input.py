@@ -52,7 +52,7 @@ def bbo(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_frame_out_of_bounds_is_quarantined_and_the_bars_go_on(frame: dict[str, Any] | bytes) -> None:
-    _, rows = run(Script().open(0).alive(0.1, 130).frame(31, frame))
+    _, rows = run(Script().open(0).known(0.05).alive(0.1, 130).frame(31, frame))
     assert len(rows["quarantine"]) == 1
     assert rows["quarantine"][0]["reason"]
     assert [row["status"] for row in latest(rows["bars"]).values()] == ["quiet", "quiet"]
@@ -112,7 +112,7 @@ def test_already_subscribed_is_an_acknowledgement() -> None:
     acks = [record for record in script.records if b'"trades"' in record.body]
     script.records = [record for record in script.records if record not in acks]
     text = 'Already subscribed: {"type":"trades","coin":"BTC"}'
-    _, rows = run(script.frame(0.05, {"channel": "error", "data": text}).alive(0.1, 130))
+    _, rows = run(script.frame(0.05, {"channel": "error", "data": text}).known(0.06).alive(0.1, 130))
     assert latest(rows["bars"])[1]["status"] == "quiet"
 
 

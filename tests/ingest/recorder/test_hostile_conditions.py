@@ -161,7 +161,7 @@ async def test_a_rotation_seals_what_it_ends_and_its_bars_are_whole(settings: Se
 
 def test_recordings_are_recovered_in_the_order_in_which_they_were_made(settings: Settings) -> None:
     """Names begin with the venue and the shard; a recording resumes from what was recorded before it."""
-    Script().open(0).alive(0.1, 90).stop(90).write(settings.journal_dir / "z-first")
+    Script().open(0).known(0.05).alive(0.1, 90).stop(90).write(settings.journal_dir / "z-first")
     later = Script()
     later.records = [dataclasses.replace(item, recv_ns=item.recv_ns + 90 * NS) for item in later.records]
     later.open(91, 0).alive(91.1, 200).stop(200).write(settings.journal_dir / "a-second")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ingest.coverage.silence import RHYTHM_NOT_KNOWN
 from ingest.feed.rest_client import RestClient
 from ingest.journal.reader import read_journal
 from ingest.journal.records import Record, RecordKind
@@ -111,10 +112,11 @@ async def test_an_omitted_candle_says_nothing_and_a_flat_one_proves_a_quiet_minu
     assert found(run, "NEVER", 1) == [("short", 0, None)]
     assert minute(run, "NEVER", 1)["status"] == "blind"
     for coin in ("ONCE", "NEVER"):
-        assert minute(run, coin, 3)["status"] == "quiet", "watched, so no candle is needed"
+        bar = minute(run, coin, 3)
+        assert (bar["status"], bar["cause"]) == ("unknown", RHYTHM_NOT_KNOWN), "watched, and no candle yet"
 
 
-async def test_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_alarm(
+async def test_a_coin_without_candles_is_unknown_and_its_candle_channel_is_no_alarm(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = {
@@ -127,7 +129,7 @@ async def test_a_coin_without_candles_is_quiet_and_its_candle_channel_is_no_alar
     async with live(settings, monkeypatch, record=record, **more) as run:
         await run.until_s(120.0)
     assert run.venue.stats.frames["candle"] > 0
-    assert set(statuses(run.bars("hyperliquid|perp|NEVER", 10.0, 110.0))) == {"quiet"}
+    assert set(statuses(run.bars("hyperliquid|perp|NEVER", 10.0, 110.0))) == {"unknown"}
     assert run.venue.stats.frames["subscriptionResponse"] == 6, "nothing was asked for again"
     assert run.venue.stats.by_feed["hyperliquid"] == 1
 

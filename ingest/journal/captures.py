@@ -123,7 +123,7 @@ def parse_lines(
                 continue
             try:
                 recv_ns, frame = _parse(decode, line)
-            except (ValueError, msgspec.MsgspecError) as error:
+            except (ValueError, msgspec.MsgspecError, RecursionError) as error:
                 reason = f"line {number - 1} of {path.name} is no frame: {error}"
                 first_bad = first_bad or reason
                 yield ParsedLine(number - 1, at, 0, line.rstrip(b"\r\n"), reason)

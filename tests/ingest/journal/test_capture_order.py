@@ -115,6 +115,12 @@ def test_bad_lines_stand_between_the_frames_around_them(tmp_path: Path) -> None:
     assert [item.recv_ns for item in items] == sorted(item.recv_ns for item in items)
 
 
+def test_a_line_that_is_nested_too_deeply_is_a_bad_line(tmp_path: Path) -> None:
+    deep = f'{{"recv_ns":{START_NS},"msg":{"[" * 9_000}{"]" * 9_000}}}'.encode()
+    items = list(read_in_order(write(tmp_path / "c.ndjson", [line(START_NS, 1), deep, line(START_NS, 2)])))
+    assert [isinstance(item, BadCaptureLine) for item in items] == [False, True, False]
+
+
 def test_a_bad_line_at_the_beginning_of_a_piece_stays_with_it(tmp_path: Path) -> None:
     first, second = ([line(START_NS + (at + n) * NS, n) for n in range(3)] for at in (0, 100))
     cut = line(START_NS - NS // 2, 9)[:60]

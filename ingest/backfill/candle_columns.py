@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -83,7 +84,7 @@ def read_candle_file(path: Path, *, timezone: str | None = None) -> CandleColumn
         if "trades" in columns
         else pa.nulls(table.num_rows, pa.int64())
     )
-    rows["row_at"] = pa.array(range(table.num_rows), pa.int64())
+    rows["row_at"] = pa.array(np.arange(table.num_rows))
     return CandleColumns(pa.table(rows), times, names["t"])
 
 

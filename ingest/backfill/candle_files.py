@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.backfill.candle_columns import read_candle_file
-from ingest.backfill.candle_rows import Opens, closed_candles, refused_rows, split_by_time
+from ingest.backfill.candle_columns import CandleColumns, read_candle_file
+from ingest.backfill.candle_rows import DatedCandles, Opens, closed_candles, refused_rows, split_by_time
 from ingest.backfill.history import HistoryStamper
 from ingest.bars.from_candles import Absent, bars_of
 from ingest.journal.captures import content_id
@@ -105,11 +105,7 @@ def import_candles(
     good, bad = validate(CANDLES, candles)  # rows that the lake refuses must make no bar either
     contradicting = Counter(bad["reason"].to_pylist())[CONTRADICTION]
     if contradicting and file.times.set_back:
-        raise CaptureError(
-            f"{path.name}: {file.times.set_back}, as local times do when clocks are set back, and {contradicting} "
-            "candles contradict an earlier one of their time",
-            hint="name the zone with --timezone, such as America/New_York; --timezone UTC reads the times as they are",
-        )
+        raise _set_back(path.name, file.times.set_back, contradicting)
     bars = bars_of(
         good,
         closed.spans,
@@ -133,20 +129,8 @@ def import_candles(
     stamped, decided = stamper.stamp(batch_id, tables, inputs)
     commit = write_batch(lake, stamped, batch_id=batch_id, inputs=decided)
     counts = Counter(bars["status"].to_pylist())
-    notes = [f"column {file.time_name} has no time zone and was read as UTC; --timezone names another"]
-    notes = [*(notes if file.times.is_local else ()), *dated.notes]
-    for count, one, many, what in (
-        (
-            candles.num_rows - good.num_rows - bad.num_rows,
-            "says",
-            "say",
-            "the same as an earlier one: skipped",
-        ),
-        (contradicting, "contradicts", "contradict", "an earlier one of the same time: quarantined"),
-        (bad.num_rows - contradicting + closed.unusable.num_rows, "breaks", "break", "a rule: quarantined"),
-    ):
-        if count:
-            notes.append(f"{count:,} {f'candle {one}' if count == 1 else f'candles {many}'} {what}")
+    repeated = candles.num_rows - good.num_rows - bad.num_rows
+    broken = bad.num_rows - contradicting + closed.unusable.num_rows
     spans: Any = closed.spans.to_pydict()
     return ImportResult(
         instruments=tuple(spans["instrument"]),
@@ -158,8 +142,32 @@ def import_candles(
         halted=counts["halted"],
         unknown=counts["unknown"],
         written=dict(commit.rows),
-        notes=tuple(notes),
+        notes=_notes(file, dated, repeated=repeated, contradicting=contradicting, broken=broken),
     )
+
+
+def _set_back(file: str, where: str, contradicting: int) -> CaptureError:
+    return CaptureError(
+        f"{file}: {where}, as local times do when clocks are set back, and {contradicting} candles contradict an "
+        "earlier one of their time",
+        hint="name the zone with --timezone, such as America/New_York; --timezone UTC reads the times as they are",
+    )
+
+
+def _notes(
+    file: CandleColumns, dated: DatedCandles, *, repeated: int, contradicting: int, broken: int
+) -> tuple[str, ...]:
+    """Return what was assumed or left out, in sentences."""
+    zone = f"column {file.time_name} has no time zone and was read as UTC; --timezone names another"
+    notes = [*([zone] if file.times.is_local else ()), *dated.notes]
+    for count, one, many, what in (
+        (repeated, "says", "say", "the same as an earlier one: skipped"),
+        (contradicting, "contradicts", "contradict", "an earlier one of the same time: quarantined"),
+        (broken, "breaks", "break", "a rule: quarantined"),
+    ):
+        if count:
+            notes.append(f"{count:,} {f'candle {one}' if count == 1 else f'candles {many}'} {what}")
+    return tuple(notes)
 
 
 def _option(name: str, value: str | None, default: str | None) -> str:

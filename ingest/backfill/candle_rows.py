@@ -138,7 +138,8 @@ def closed_candles(
         rows = rows.set_column(at, "open", pa.nulls(rows.num_rows, pa.float64()))
     else:
         is_missing = pc.is_null(rows["open"])
-        unusable, rows = rows.filter(is_missing), rows.filter(pc.invert(is_missing))
+        unusable = rows.filter(is_missing)
+        rows = rows.filter(pc.invert(is_missing)) if unusable.num_rows else rows
     openings = pa.array(unusable["t_ns"].to_numpy() // US_NS, CANDLES.schema.field("ts_open").type)
     keys = pa.Table.from_arrays(
         [unusable["instrument"], pa.chunked_array([openings])], names=["instrument", "ts_open"]

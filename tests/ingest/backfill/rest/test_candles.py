@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+from pathlib import Path
+
 import pytest
 
+from ingest.backfill.rest import candles as rest_candles
 from ingest.backfill.rest.journaled_client import PREFIX
 from ingest.backfill.rest.runner import RestRequest
 from ingest.simulator.faults.faults import FailInfo
@@ -65,6 +70,55 @@ async def test_a_flat_minute_is_quiet_and_a_missing_one_has_the_callers_meaning(
         await fill_in(lake, chosen, RestRequest("candles", absent="quiet"))
     rows = lake.query("SELECT status, trades, volume, close FROM bars WHERE status <> 'printed'").to_pylist()
     assert rows == [{"status": "quiet", "trades": 0, "volume": 0.0, "close": None}] * 2
+
+
+async def test_a_refused_candle_is_unknown_whatever_an_absent_one_means(
+    settings: Settings, lake: Lake
+) -> None:
+    """One below its low, one with volume and no trades; others of the page, and of other coins, go on."""
+    past = candles(30)
+    past[5] = past[5]._replace(open=1e6)
+    past[9] = past[9]._replace(trades=0)
+    history = {("BTC", "1m"): past, ("ETH", "1m"): candles(30)}
+    async with serving(RecordedHistory(NOW_NS, history)) as venue:
+        wanted = RestRequest("candles", absent="quiet")
+        await fill_in(lake, settings_for(settings, venue), wanted, coins=("BTC", "ETH"))
+    rows = lake.query(
+        "SELECT instrument, status, cause, count(*) AS n FROM bars GROUP BY ALL ORDER BY instrument, n"
+    )
+    assert [tuple(row.values()) for row in rows.to_pylist()] == [
+        ("hyperliquid|perp|BTC", "unknown", "candle refused", 2),
+        ("hyperliquid|perp|BTC", "printed", "", 27),
+        ("hyperliquid|perp|ETH", "printed", "", 29),
+    ]
+
+
+async def test_bars_do_not_depend_on_the_chunks_of_the_range(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silences of a thin coin, of a busy one and of all, across the edges of chunks of 1440 and of 400 steps."""
+    draw = random.Random(3)
+    halt = range(1_000, 1_080)
+    history = {
+        (coin, "1m"): candles(
+            1_600, flat=[n for n in range(1_600) if draw.random() > pace or n in halt or n in own]
+        )
+        for coin, pace, own in (("BTC", 0.99, range(0)), ("ETH", 0.9, range(300, 420)), ("OP", 0.3, range(0)))
+    }
+    found = []
+    async with serving(RecordedHistory(NOW_NS, history)) as venue:
+        for size in (1_440, 400):
+            monkeypatch.setattr(rest_candles, "_CHUNK", size)
+            chosen = settings_for(dataclasses.replace(settings, home=tmp_path / str(size)), venue)
+            with Lake.open(chosen) as lake:
+                await fill_in(lake, chosen, coins=("*",), from_ns=0)
+                found.append(
+                    lake.query(
+                        "SELECT instrument, ts_open, status, cause FROM bars_latest ORDER BY instrument, ts_open"
+                    )
+                )
+    assert set(found[0]["status"].to_pylist()) == {"printed", "quiet", "halted", "unknown"}
+    assert found[0].equals(found[1])
 
 
 async def test_history_revises_blind_bars_and_never_watched_ones(settings: Settings, lake: Lake) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Final
 
 from ingest.coverage.causes import SILENT_STREAM, main_cause
 from ingest.coverage.intervals import BarCoverage, Gap, Part, WatchedSpan, length, recent, subtract
-from ingest.coverage.ledger_rows import CoverageRows, Key
+from ingest.coverage.ledger_rows import CoverageRows, Key, is_within
 from ingest.coverage.open_connections import Chain, CoinMessages, OpenConnection
 from ingest.coverage.refusals import PRINTS_REFUSED, VENUE_STATEMENT, RefusedPrints, refused_parts
 
@@ -277,9 +278,11 @@ class CoverageLedger:
 
     def last_gap(self, instrument: str) -> Gap | None:
         """Return the newest gap of an instrument that is not bridged, including one that lasts."""
-        stalls = [gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)]
+        stalls = [gap for scope, gap in self._stalls.items() if is_within(instrument, scope)]
         gaps = [gap for channel in (TRADES, BOOK) for gap in self._gaps.get((channel, instrument), ())]
-        return max((gap for gap in stalls + gaps if not gap.is_bridged), key=_end_of, default=None)
+        return max(
+            (gap for gap in stalls + gaps if not gap.is_bridged), key=attrgetter("to_ns"), default=None
+        )
 
     def proven_ns(self, number: int, channel: str, instrument: str, now_ns: int) -> int:
         """Return the venue time up to which an open stream is proven."""
@@ -345,7 +348,7 @@ class CoverageLedger:
                 covered.append((connection.since[key], self._grown_to(connection, key, now_ns)))
         bar = [(open_ns, close_ns)]
         gaps = recent(self._gaps.get(key, ()), open_ns) + [
-            gap for scope, gap in self._stalls.items() if _is_within(instrument, scope)
+            gap for scope, gap in self._stalls.items() if is_within(instrument, scope)
         ]
         overriding = [(g.from_ns, g.to_ns) for g in gaps if g.overrides]
         missing = subtract(bar, covered)
@@ -471,7 +474,7 @@ class CoverageLedger:
     def _keys(self, scope: str) -> list[Key]:
         """Return the keys of instruments within a scope."""
         known = {key for connection in self._open.values() for key in connection.since} | set(self._spans)
-        return sorted(key for key in known if _is_within(key[1], scope))
+        return sorted(key for key in known if is_within(key[1], scope))
 
     def _mark_scope(self, scope: str, from_ns: int) -> None:
         for _, instrument in self._keys(scope):
@@ -494,11 +497,3 @@ class CoverageLedger:
             is_open=is_open,
             is_silent=any((c.number, key[1]) in self._silent for c in self._open.values()),
         )
-
-
-def _end_of(gap: Gap) -> int:
-    return gap.to_ns
-
-
-def _is_within(instrument: str, scope: str) -> bool:
-    return instrument == scope or (scope.endswith("|") and instrument.startswith(scope))

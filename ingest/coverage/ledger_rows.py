@@ -69,3 +69,8 @@ class CoverageRows:
                 "ts_knowable_ns": now_ns,
             }
         )
+
+
+def is_within(instrument: str, scope: str) -> bool:
+    """Return whether an instrument belongs to a scope: an instrument, or the prefix of a venue's instruments."""
+    return instrument == scope or (scope.endswith("|") and instrument.startswith(scope))

@@ -24,6 +24,7 @@ from storage.contracts.contract import Contract, Stamp
 from storage.contracts.tables import CONTRACTS, QUARANTINE
 from storage.contracts.validation import validate
 from storage.errors import ContractError
+from storage.lake.commit_result import CommitResult, WriteResult
 from storage.lake.key_ranges import (
     Spans,
     in_order,
@@ -34,7 +35,7 @@ from storage.lake.key_ranges import (
     spans_of,
     stored_time_range,
 )
-from storage.lake.lake import CommitResult, Lake, WriteResult
+from storage.lake.lake import Lake
 from storage.lake.maintenance import MERGE_BELOW_BYTES
 from storage.lake.parquet_writer import ROW_GROUP_ROWS, TableFolder, TunedFile
 from storage.lake.quarantine_rows import as_quarantine

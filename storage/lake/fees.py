@@ -16,7 +16,8 @@ import numpy as np
 from storage.clock import US_NS, iso, parse_time_ns
 from storage.contracts.tables import FEES
 from storage.errors import SettingsError
-from storage.lake.lake import CommitResult, Lake
+from storage.lake.commit_result import CommitResult
+from storage.lake.lake import Lake
 
 Role = Literal["maker", "taker"]
 BASE: Final = "base"

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ from storage.contracts.contract import Contract, Stamp
 from storage.contracts.tables import BATCHES, CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
+from storage.lake.commit_result import CommitResult, Write, WriteResult
 from storage.lake.connection import connect, first_line, quoted, redacted, retry, rollback
 from storage.lake.empty_tables import EmptyTables
 from storage.lake.home_id import home_id
@@ -37,7 +37,8 @@ from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.migrations import HomeFacts
 from storage.lake.point_in_time import shadowing_views
 from storage.lake.quarantine_rows import as_quarantine, distinct
-from storage.lake.schema_version import bars_are_old, find_missing, migrate
+from storage.lake.query_errors import failed_query, kinds_of_statements, missing_snapshot
+from storage.lake.schema_version import bars_are_old, migrate
 from storage.lake.upsert import contradicted, insert, split_new_and_conflicting
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -49,42 +50,7 @@ logger = get_logger(__name__)
 # does not): a recorder that commits every two seconds grew by 1 MB a minute (measured 2026-11-26).
 _COMMITS_PER_CONNECTION: Final = 200
 _KNOWN_BATCHES: Final = "SELECT count(*) FROM batches WHERE batch_id = ?"
-_NO_SNAPSHOT: Final = "No snapshot found"
-_MISSING: Final = (duckdb.CatalogException, duckdb.BinderException)
 _SELECT: Final = duckdb.StatementType.SELECT
-
-
-@dataclass(frozen=True, slots=True)
-class CommitResult:
-    """Result of a commit.
-
-    Args:
-        snapshot: the snapshot that has the batch.
-        rows: rows written, by table, without those that existed already.
-        refused: number of rows that went to quarantine.
-        is_new: false if this batch id was committed before.
-    """
-
-    snapshot: int
-    rows: Mapping[str, int]
-    refused: int
-    is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """Result of writing within one transaction.
-
-    Args:
-        rows: number written, by table.
-        refused: rows for `quarantine`.
-    """
-
-    rows: dict[str, int]
-    refused: list[pa.Table]
-
-
-Write = Callable[[duckdb.DuckDBPyConnection, Stamp], WriteResult]
 
 
 class Lake:
@@ -220,7 +186,7 @@ class Lake:
             LakeError: the query fails, or the snapshot does not exist.
         """
         schema = "lake" if at is None else self._attach_at(at)
-        kinds = _kinds_of_statements(sql)
+        kinds = kinds_of_statements(sql)
         if not kinds:
             raise LakeError("the query is empty", hint='write a statement, such as "SHOW TABLES"')
         # Whatever needs views of its own, or may change a session, gets a cursor of its own.
@@ -241,13 +207,7 @@ class Lake:
                 self._reader = cursor
             return rows
         except duckdb.Error as error:
-            if at is not None and _NO_SNAPSHOT in str(error):
-                raise _expired(at, error) from error
-            if isinstance(error, _MISSING) and (
-                what := find_missing(self._connection, schema, first_line(error))
-            ):
-                raise _older_release(what, at) from error
-            raise LakeError(f"the query failed: {first_line(error)}", sql=sql) from error
+            raise failed_query(error, self._connection, sql=sql, schema=schema, at=at) from error
         finally:
             if cursor is not self._reader:
                 cursor.close()
@@ -283,7 +243,7 @@ class Lake:
             try:
                 self._connection.execute(self._attach_as(name, f"SNAPSHOT_VERSION {int(at)}", "READ_ONLY"))
             except duckdb.Error as error:
-                raise _expired(at, error) from error
+                raise missing_snapshot(at, error) from error
             self._attached.add(at)
         return name
 
@@ -517,30 +477,3 @@ class Lake:
     def data(self) -> str:
         """Location of the Parquet files: a folder, or `s3://...`."""
         return self.settings.data or str(self._settings.lake_dir / "data")
-
-
-def _expired(at: int, error: duckdb.Error) -> LakeError:
-    return LakeError(
-        f"snapshot {at} does not exist or has expired: {first_line(error)}",
-        hint="list them with: tickwalk lake snapshots",
-    )
-
-
-def _older_release(what: str, at: int | None) -> LakeError:
-    """Return the error for a lake, or a snapshot, of an older release."""
-    if at is not None:
-        return LakeError(
-            f"snapshot {at} is of an older layout: it has no {what}", hint="ask for a later snapshot"
-        )
-    return LakeError(
-        f"the lake is of an older layout: it has no {what}",
-        hint="whatever opens it for writing brings it to this release's layout, such as: tickwalk lake compact",
-    )
-
-
-def _kinds_of_statements(sql: str) -> set[object]:
-    """Return the kinds of the statements of a text besides space and comments; an invalid one is of no known kind."""
-    try:
-        return {statement.type for statement in duckdb.extract_statements(sql)}
-    except duckdb.Error:
-        return {None}

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from storage.clock import DAY_NS
 from storage.lake.bulk_load import load
-from storage.lake.lake import CommitResult, Lake
+from storage.lake.commit_result import CommitResult
+from storage.lake.lake import Lake
 from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import kept_snapshots, rows_hash
 from storage.logs import configure_logs

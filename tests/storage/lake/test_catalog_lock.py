@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 
 from storage.errors import LakeError
 from storage.lake.catalog_lock import CatalogLock
-from storage.lake.lake import CommitResult, Lake
+from storage.lake.commit_result import CommitResult
+from storage.lake.lake import Lake
 from storage.lake.locks import LakeLocks
 from storage.settings import Settings, load_settings
 from tests.drills.lake_process import assert_whole, context, noted, start

@@ -1,11 +1,11 @@
 """A pytest plugin that saves processor time on lakes: copies, one layout check for each, and one thread in DuckDB.
 
 Making the tables of a lake takes a quarter of a second of processor time, and hundreds of tests want a new lake; so a
-new lake starts as a copy of an empty one, which each process makes once. Its layout is checked when a process opens it
-for writing for the first time: the check takes half of what opening takes. DuckDB's idle threads spin, which takes a
-quarter of what a recording takes (measured 2026-11-30), and the tests run in as many processes as there are cores.
-The tests of migrations make their lakes from nothing and in as many threads as DuckDB likes, and so does a test marked
-`real_lakes`. A benchmark that is run by itself never loads this plugin.
+new lake starts as a copy of an empty one, which each process makes once. The layout of any other lake is checked when a
+process opens it for writing for the first time: the check takes as long as the rest of opening. DuckDB's idle threads
+spin, which takes a quarter of what a recording takes (measured 2026-11-30), and the tests run in as many processes as
+there are cores. The tests of migrations make their lakes from nothing and in as many threads as DuckDB likes, and so
+does a test marked `real_lakes`. A benchmark that is run by itself never loads this plugin.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def _connect_checked_once(lake: Lake) -> None:
         _connect_checked(lake)
         return
     found = _id_of(catalog)
-    if found is not None and found in _checked:
+    if found in _checked if found else _is_copied(lake):
         lake._connection = lake._connect()
-        return
-    _connect_checked(lake)
+    else:
+        _connect_checked(lake)
     if not lake._mode:  # who only reads leaves an old layout as it is
         _checked.add(_id_of(catalog))
 
@@ -88,11 +88,20 @@ def _id_of(catalog: Path) -> tuple[str, int] | None:
 
 
 def _connect_to_copy(lake: Lake) -> duckdb.DuckDBPyConnection:
-    is_local = lake._is_sqlite and not lake._settings.lake.catalog and not lake._settings.lake.data
-    folder = lake._settings.lake_dir
-    if _is_cheap and is_local and not lake._mode and not (folder / "catalog.sqlite").exists():
-        shutil.copytree(_empty_lake(), folder, dirs_exist_ok=True)
+    if _is_copied(lake):
+        shutil.copytree(_empty_lake(), lake._settings.lake_dir, dirs_exist_ok=True)
     return _connect(lake)
+
+
+def _is_copied(lake: Lake) -> bool:
+    """Return whether a lake does not exist yet, and starts as a copy."""
+    is_local = lake._is_sqlite and not lake._settings.lake.catalog and not lake._settings.lake.data
+    return (
+        _is_cheap
+        and is_local
+        and not lake._mode
+        and not (lake._settings.lake_dir / "catalog.sqlite").exists()
+    )
 
 
 @cache

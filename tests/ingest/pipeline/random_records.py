@@ -55,6 +55,7 @@ class Wild:
             (self._again, 10),
             (self._odd, 8),
             (self._beside, 15),
+            (self._silence, 0.7),
         ]
         if not self._is_capture:
             steps += [(self._told, 5), (self._lost, 2), (self._tick, 3), (self._answer, 2), (self._relay, 8)]
@@ -121,7 +122,7 @@ class Wild:
         coin, time = self._coin(), self._event_ms()
         level = {"px": "99", "sz": "1", "n": 1}, {"px": "101", "sz": "1", "n": 1}
         book = {"coin": coin, "time": time, "levels": [[level[0]], [level[1]]]}
-        context = CONTEXT | {"markPx": self._number()}
+        context = CONTEXT | {"markPx": self._number(), "dayBaseVlm": str(self.chance.randrange(5, 9))}
         candle = {
             "s": coin,
             "i": "1m",
@@ -150,6 +151,15 @@ class Wild:
                 )
             )
         )
+
+    def _silence(self) -> None:
+        """Nothing prints for longer than a rhythm may allow, while quotes and volumes go on."""
+        coin, until_s = self._coin(), self._at_s + self.chance.choice((15.0, 70.0, 250.0))
+        while self._at_s < until_s:
+            self._at_s = round(self._at_s + 9.7, 4)
+            self._beside() if self.chance.random() < 0.3 else self._quote()
+            volume = CONTEXT | {"dayBaseVlm": str(self.chance.randrange(5, 9))}
+            self._send({"channel": "activeAssetCtx", "data": {"coin": coin, "ctx": volume}})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._sent.append(json.dumps(message, separators=(",", ":")).encode())

@@ -18,9 +18,8 @@ from storage.lake.connection import connect_in_memory
 Opens = Literal["first-trade", "previous-close"]
 
 _WIDTHS: Final = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d")
-# A longer hole within one instrument's candles is a wrong time: its bars would fill the memory.
-_HOLE_STEPS: Final = 1_000_000
-_HOLE_NS: Final = 366 * 86_400_000_000_000
+# A longer hole within one instrument's candles, in a year of minutes, is a wrong time: its bars would fill the memory.
+_HOLE_STEPS: Final = 525_600
 _MOST_REFUSED: Final = 100_000
 
 
@@ -117,7 +116,7 @@ def closed_candles(
         opens: meaning of the open.
 
     Raises:
-        CaptureError: two candles of an instrument are a year apart, or a million steps.
+        CaptureError: two candles of an instrument are 525,600 steps apart, a year of minutes.
     """
     with connect_in_memory() as run:
         run.register("ended", dated.ended)
@@ -200,7 +199,7 @@ def _refuse_holes(rows: pa.Table, file: str, step_ns: int) -> None:
     t_ns = rows["t_ns"].to_numpy()
     same: Any = pc.equal(rows["instrument"][1:], rows["instrument"][:-1])
     holes = np.where(same.to_numpy(), np.diff(t_ns), 0)
-    if holes.size and holes.max() > min(_HOLE_NS, _HOLE_STEPS * step_ns):
+    if holes.size and holes.max() > _HOLE_STEPS * step_ns:
         at = int(np.argmax(holes))
         before, after = iso(int(t_ns[at])), iso(int(t_ns[at + 1]))
         raise CaptureError(

@@ -168,8 +168,22 @@ def _as_fill(fills: Fills, n: int, coins: Sequence[str]) -> Fill:
     )
 
 
-def drop_duplicates(prints: Fills) -> Fills:
-    """Return trades once each, the first of each key, in their order."""
+def drop_duplicates(prints: Fills, coins: Sequence[str]) -> tuple[Fills, list[RejectedFills]]:
+    """Return trades once each, the first of each key, in their order, and the later ones that contradict it.
+
+    Args:
+        prints: in the order of their objects.
+        coins: names by code.
+    """
     keys = np.column_stack([prints[name] for name in ("coin", "time_ms", "tid")])
-    _, firsts = np.unique(keys, axis=0, return_index=True)
-    return prints.at(np.sort(firsts))
+    _, firsts, groups = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    first = firsts[groups.reshape(-1)]
+    is_other = np.zeros(len(prints), np.bool_)
+    for name in ("side", "price", "size"):
+        is_other |= prints[name] != prints[name][first]
+    rejected = []
+    for n in np.flatnonzero(is_other).tolist():
+        fill = _as_fill(prints, n, coins)
+        what = Unpaired(fill.key, "an earlier trade has its key, with other values", (fill,))
+        rejected.append(RejectedFills(what, int(prints["object"][n]), int(prints["line"][n])))
+    return prints.at(np.sort(firsts)), rejected

@@ -172,7 +172,8 @@ class HourReader:
         names = list(self._codes)
         prints, odd = pair_fills(Fills.join(self._fills), names)
         if self._prints:
-            prints = drop_duplicates(Fills.join([*self._prints, prints]))
+            prints, other = drop_duplicates(Fills.join([*self._prints, prints]), names)
+            odd = [*odd, *other]
         beats = np.sort(np.concatenate([*self._beats, np.empty(0, np.int64)]))
         keys = [item.unpaired.key for item in odd]
         refused = [*self._refused, *(RefusedSpan(coin, time_ms, time_ms) for coin, time_ms, _ in keys)]

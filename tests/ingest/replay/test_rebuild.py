@@ -7,11 +7,14 @@ import dataclasses
 import json
 import shutil
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ingest.backfill.archive.object_cache import ObjectCache
@@ -345,3 +348,25 @@ def test_a_lake_that_lies_elsewhere_is_not_replaced(settings: Settings) -> None:
     )
     with pytest.raises(LakeError, match=r"they cannot be replaced.*--to FOLDER"):
         rebuild(served, [])
+
+
+def test_an_imported_file_is_imported_with_the_same_options_and_the_same_present(settings: Settings) -> None:
+    """Candles that were open or of the future then are left out again, though they have ended by now."""
+    first = parse_time_ns("2025-11-02T05:00")  # an hour before clocks are set back
+    local = [
+        datetime.fromtimestamp(first / 1e9 + 60 * n, ZoneInfo("America/New_York")).replace(tzinfo=None)
+        for n in range(180)
+    ]
+    prices = {name: [10.0] * 180 for name in ("high", "low", "close", "volume")}
+    settings.ensure_home()
+    file = settings.home / "local.parquet"
+    pq.write_table(pa.table({"coin": ["ETH"] * 180, "t": local, "open": [99.0] * 180, **prices}), file)
+    with Lake.open(settings) as lake:
+        done = import_candles(
+            file, settings, lake, absent="quiet", opens="previous-close", timezone="America/New_York",
+            clock=ManualTime(first + 9_030 * 10**9),
+        )  # fmt: skip
+        assert done.written == {"candles": 150, "bars": 150, "quarantine": 29}
+    held = read_tables(settings, names=SAME)
+    made_anew(settings)
+    assert assert_same(held, settings)["candles"] == 150

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import multiprocessing
 import os
 import random
 import shutil
@@ -41,6 +40,7 @@ from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.logs import configure_logs
 from storage.settings import load_settings
+from tests.drills.forked import context
 from tests.ingest.backfill.archive.archives import HOUR, HOUR_MS, LATER, both, in_order, packed, pulse
 from tests.ingest.backfill.histories import NOW_NS, candles, served_aside
 from tests.ingest.recorder.faults.test_archive_fills import a_block
@@ -171,9 +171,7 @@ class _Life:
         begun = home.with_suffix(".begun")
         begun.unlink(missing_ok=True)
         environ = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._process: ForkServerProcess = context.Process(
+        self._process: ForkServerProcess = context().Process(
             target=_run, args=(work, self._values, self._notes, begun, environ)
         )
         self._process.start()

@@ -1,6 +1,7 @@
-"""A server of forked processes that has imported what a recorder needs.
+"""A server of forked processes that has imported what recorders, backfills and writers of a lake need.
 
-Importing it takes two seconds of processor time. The forked processes are processes of their own in all else: they
+Importing it takes two seconds of processor time. There is one server for all: a second list of imports would have no
+effect once it runs. The forked processes are processes of their own in all else: they
 share no interpreter, lock or file, and can be killed.
 """
 

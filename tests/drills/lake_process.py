@@ -7,12 +7,11 @@ after the commit has returned, which a `kill -9` cannot take back.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +25,7 @@ from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import kept_snapshots, rows_hash
 from storage.logs import configure_logs
 from storage.settings import Settings, load_settings
+from tests.drills.forked import context
 from tests.storage.rows import TRADES_A_BATCH, batch
 
 Role = Literal["write", "load", "read", "tidy"]
@@ -35,13 +35,6 @@ COUNTS: Final = """
            (SELECT count(*) FROM funding) AS funding,
            (SELECT count(*) FROM batches WHERE NOT starts_with(batch_id, 'pinned:')) AS batches
 """
-
-
-def context() -> ForkServerContext:
-    """Return what starts the processes."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["tests.drills.lake_process"])
-    return made
 
 
 def start(

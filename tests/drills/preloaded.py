@@ -3,9 +3,9 @@
 from ingest.pipeline import dedupe
 from ingest.venues.hyperliquid import scanner
 from serving.cli import record
-from tests.drills import command, recorder_process, venue_process
+from tests.drills import backfill_kills, command, lake_process, recorder_process, venue_process
 
-__all__ = ["command", "record", "recorder_process", "venue_process"]
+__all__ = ["backfill_kills", "command", "lake_process", "record", "recorder_process", "venue_process"]
 
 scanner.warm_up()
 dedupe.warm_up()

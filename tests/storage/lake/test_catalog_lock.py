@@ -22,7 +22,8 @@ from storage.lake.commit_result import CommitResult
 from storage.lake.lake import Lake
 from storage.lake.locks import LakeLocks
 from storage.settings import Settings, load_settings
-from tests.drills.lake_process import assert_whole, context, noted, start
+from tests.drills.forked import context
+from tests.drills.lake_process import assert_whole, noted, start
 from tests.patience import HANG_S
 from tests.storage.rows import batch
 from tests.storage.servers import postgres

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.server
-import multiprocessing
 import threading
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
@@ -20,6 +19,7 @@ from ingest.backfill.source import BackfillRequest
 from storage.clock import ManualTime
 from storage.lake.lake import Lake
 from storage.settings import load_settings
+from tests.drills.forked import context
 from tests.ingest.backfill.archive.archives import (
     HOUR,
     HOUR_MS,
@@ -107,8 +107,7 @@ def test_killed_while_it_fetches_and_before_it_commits_the_next_run_ends_with_th
 ) -> None:
     where, server = site
     whole = fill_home(where, tmp_path / "whole")
-    fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload([__name__])
+    fork = context()
     killed = tmp_path / "killed"
     server.stalls_at = "15.lz4"
     fetching = fork.Process(target=fill_home, args=(where, killed))

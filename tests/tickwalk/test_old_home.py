@@ -78,15 +78,16 @@ def test_its_quarantine_is_listed(old: Path, capsys: pytest.CaptureFixture[str])
     assert row["reason"] == "price -1.0 is not between 0 and 1e+12"
 
 
-def test_replaying_its_journal_adds_nothing_but_what_it_listed(old: Path) -> None:
+def test_replaying_its_journal_adds_what_it_listed_and_the_print_that_was_refused(old: Path) -> None:
     settings = load_settings(overrides={"home": old}, environ={})
-    recordings = sorted(path for path in settings.journal_dir.iterdir() if path.is_dir())
-    assert len(recordings) == 2  # the recording, and the capture
+    capture, recording = sorted(path for path in settings.journal_dir.iterdir() if path.is_dir())
     with Lake.open(settings) as lake:
-        for folder in recordings:
+        for folder, added in ((capture, {"recordings", "coverage"}), (recording, {"recordings"})):
             done = replay(folder, settings, lake)
             assert done.counts.frames > 0
-            assert {table for table, rows in done.written.items() if rows} == {"recordings"}
+            assert {table for table, rows in done.written.items() if rows} == added
+        gaps = lake.query("SELECT instrument FROM coverage WHERE cause = 'prints refused'").to_pylist()
+    assert gaps == [{"instrument": "hyperliquid|perp|SOL"}]  # its print is in quarantine
 
 
 def test_it_is_sound_after_its_migration(old: Path) -> None:

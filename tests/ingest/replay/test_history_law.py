@@ -13,7 +13,9 @@ from tests.drills.history_law import Interleaving
 from tests.drills.homes import fresh
 from tests.storage.servers import postgres
 
-pytestmark = pytest.mark.xfail(reason="bars are chosen by their revision, and not yet by their strength")
+pytestmark = pytest.mark.xfail(
+    reason="bars are chosen by their revision, and not yet by their strength", strict=False
+)
 
 
 def interleave(
@@ -32,7 +34,7 @@ def on(settings: Settings, catalog: str) -> Settings:
 def test_the_past_changes_by_recorded_and_never_recorded_history_only(
     settings: Settings, tmp_path: Path
 ) -> None:
-    drawn = interleave(settings, tmp_path / "files", seed=1, operations=11)
+    drawn = interleave(settings, tmp_path / "files", seed=2, operations=11)
     assert len(drawn.done) == 11
     assert min(drawn.changed, drawn.arrived) > 50
 

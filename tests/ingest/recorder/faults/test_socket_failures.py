@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ingest.coverage.silence import SILENT_TRADES, VOLUME_ROSE
 from ingest.journal.reader import read_journal
 from ingest.journal.records import RecordKind
 from ingest.simulator.faults.faults import ClaimSubscribed, Disconnect, LoseAck, NoPongs, SilentStream
@@ -102,6 +103,29 @@ async def test_one_silent_coin_is_asked_for_again_and_its_bars_are_blind(
     assert set(statuses(run.bars(SOL, 120.0, 130.0))) <= {"printed", "quiet"}
     assert set(statuses(run.bars(BTC, 10.0, 130.0))) <= {"printed", "quiet"}
     assert run.is_each_print_stored_once()
+
+
+async def test_trades_that_stop_while_quotes_and_volume_go_on_are_doubted_and_asked_for_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdogs are off; the stream that is subscribed again is still dead until 100 s."""
+    dead = SilentStream(coin="BTC", channels=("trades",), at_s=20.0, for_s=80.0)
+    record = {
+        "silence_least_s": 900.0,
+        "silence_most_s": 900.0,
+        "channels": ("trades", "bbo", "activeAssetCtx"),
+        "certify": False,
+    }
+    async with live(settings, monkeypatch, dead, record=record, streams=6) as run:
+        await run.until_s(130.0)
+    inside = run.bars(BTC, 20.0, 90.0)
+    assert len(inside) == 7
+    assert set(statuses(inside)) == {"blind"}
+    assert {row["cause"] for row in inside} <= {VOLUME_ROSE, SILENT_TRADES, "unsubscribed"}
+    assert VOLUME_ROSE in {row["cause"] for row in inside}
+    assert set(statuses(run.bars(BTC, 110.0, 120.0))) <= {"printed", "quiet"}
+    assert [coin for _, channel, coin in asked(run, "unsubscribe") if channel == "trades"] == ["BTC"]
+    assert "blind" not in statuses(run.bars(SOL, 30.0, 120.0))
 
 
 async def test_what_is_not_acknowledged_is_asked_for_until_it_is_and_again_after_a_reconnect(

@@ -2,7 +2,8 @@
 
 Watched bars are compared with the table `candles` (backfilled or imported), a day at a time. A bar that agrees gets a
 revision with `certified` set, with the same values, and stamped like other history: a recorded bar is known to be
-certified from now on. One that differs gets rows in `discrepancies` and is queued for the archive. Bars derived from
+certified from now on. One that differs gets rows in `discrepancies` and is queued for the archive; one without a print
+whose candle has some becomes blind. Bars derived from
 candles are left out: they would certify themselves. So are the newest hours, which belong to the recorder: it may still
 revise them, and requests their candles itself.
 """
@@ -19,7 +20,15 @@ import pyarrow.compute as pc
 
 from ingest.backfill.history import HistoryStamper
 from ingest.bars.builder import BLIND_NS
-from ingest.bars.reconciliation import IMPORT, CandleFigures, Tolerance, differences, rows_of
+from ingest.bars.reconciliation import (
+    IMPORT,
+    CandleFigures,
+    Tolerance,
+    contradicted,
+    differences,
+    rows_of,
+)
+from ingest.coverage.silence import CANDLE_COUNTS
 from ingest.pipeline.certification import queued
 from storage.clock import DAY_NS, NS, US_NS, TimeSource, WallTime
 from storage.contracts.availability import with_available
@@ -147,9 +156,14 @@ def _certify_range(
     """Compare one range; return the numbers of compared and of agreeing bars."""
     pairs = lake.query(_PAIRS, [*reach, *reach, *instrument_filter])
     theirs = CandleFigures.of_table(pairs, "their_")
-    differs = differences(CandleFigures.of_table(pairs), theirs, tolerance)
+    ours = CandleFigures.of_table(pairs)
+    differs = differences(ours, theirs, tolerance)
     is_unlike = np.asarray(differs.any(axis=0), np.bool_)
-    agreeing = _certified_revision(pairs.filter(pa.array(~is_unlike)), lake.history_lag_ns)
+    agreeing = _revision(pairs.filter(pa.array(~is_unlike)), lake.history_lag_ns, certified=True)
+    is_missing = contradicted(ours, theirs)
+    missing = _revision(
+        pairs.filter(pa.array(is_missing)), lake.history_lag_ns, status="blind", cause=CANDLE_COUNTS
+    )
     reported = {tuple(row.values()) for row in lake.query(_REPORTED, reach).to_pylist()}
     rows, repairs = [], []
     unlike = pairs.filter(pa.array(is_unlike))
@@ -160,7 +174,7 @@ def _certify_range(
             repairs.append(queued(bar, candle.of("trades")[0], now_ns))
     if agreeing.num_rows or rows:
         tables = {
-            "bars": agreeing,
+            "bars": pa.concat_tables([agreeing, missing]),
             "discrepancies": DISCREPANCIES.rows(rows),
             "repairs": REPAIRS.rows(repairs),
         }
@@ -173,11 +187,11 @@ def _certify_range(
     return pairs.num_rows, agreeing.num_rows
 
 
-def _certified_revision(bars: pa.Table, lag_ns: int) -> pa.Table:
-    """Return the next, certified revision of bars, knowable a lag after their close."""
+def _revision(bars: pa.Table, lag_ns: int, **values: Any) -> pa.Table:
+    """Return the next revision of bars with other values in some columns, knowable a lag after their close."""
     count, closes_us = bars.num_rows, bars["ts_close"].cast(pa.int64())
     changes: dict[str, Any] = {
-        "certified": pa.array([True] * count, pa.bool_()),
+        **{name: pa.repeat(pa.scalar(value), count) for name, value in values.items()},
         "revision": pc.add(bars["revision"], pa.scalar(1, pa.int32())),
         "ts_knowable_ns": pc.add(pc.multiply(closes_us, pa.scalar(US_NS)), pa.scalar(lag_ns)),
     }

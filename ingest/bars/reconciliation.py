@@ -130,6 +130,13 @@ def differences(
     return differs
 
 
+def contradicted(ours: CandleFigures, theirs: CandleFigures) -> NDArray[np.bool_]:
+    """Return a mask (m,) of the bars without a print whose candles prove that prints are missing."""
+    is_printed = (theirs.of("trades") > 0) | (theirs.of("volume") > 0)
+    found: NDArray[np.bool_] = np.asarray((ours.of("trades") == 0) & is_printed, np.bool_)
+    return found
+
+
 def rows_of(
     bars: Sequence[Mapping[str, Any]],
     theirs: CandleFigures,

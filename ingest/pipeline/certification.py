@@ -17,7 +17,15 @@ from typing import Any, Final
 
 from ingest.bars.bar_status import is_certifiable
 from ingest.bars.builder import BLIND_NS, BarClock
-from ingest.bars.reconciliation import LATER, SOON, CandleFigures, Tolerance, differences, rows_of
+from ingest.bars.reconciliation import (
+    LATER,
+    SOON,
+    CandleFigures,
+    Tolerance,
+    contradicted,
+    differences,
+    rows_of,
+)
 from ingest.pipeline.state import RecordingState
 from ingest.sharding import parse_shard
 from ingest.venues.hyperliquid import messages as wire
@@ -136,10 +144,11 @@ class Certifier:
         ours = CandleFigures.of_rows([bar for _, bar in bars])
         theirs = CandleFigures.of_rows([figures_of(by_open.get(open_ns)) for open_ns, _ in bars])
         differs, absent = differences(ours, theirs, self._tolerance), theirs.is_absent
+        is_contradicted = contradicted(ours, theirs)
         for at, (open_ns, bar) in enumerate(bars):
             is_late = now_ns >= open_ns + clock.width_ns + DUE_NS
             instrument, close_ns = bar["instrument"], open_ns + clock.width_ns
-            if bar["trades"] == 0 and theirs.of("trades")[at] > 0:
+            if is_contradicted[at]:
                 self._state.silence.contradict(instrument, open_ns, close_ns, now_ns)
             if not absent[at] and not differs[:, at].any():
                 del waiting[open_ns]

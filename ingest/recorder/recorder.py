@@ -321,9 +321,12 @@ class Recorder:
         silence = self._intake.pipeline.state.silence
         for renewal in silence.due_renewals(self._clock.now_ns()):
             coin = coin_of(renewal.instrument)
-            log = logger.warning if renewal.is_repeated else logger.info
-            if self._sockets.renew(TRADES, coin):
-                log("trades silent", coin=coin, cause=renewal.cause, action="subscribe again")
+            if not self._sockets.renew(TRADES, coin):
+                continue
+            if renewal.is_repeated:
+                logger.warning("trades still silent", coin=coin, cause=renewal.cause)
+            else:
+                logger.info("trades silent", coin=coin, cause=renewal.cause, action="subscribe again")
 
     def _on_flush(self) -> None:
         """Commit if bars were published; pause the sockets while too many frames wait."""

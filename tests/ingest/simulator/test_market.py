@@ -258,3 +258,21 @@ def test_weeks_begin_on_monday_and_months_on_the_first() -> None:
 def test_impossible_specs_are_refused(change: dict[str, object], complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint):
         dataclasses.replace(MarketSpec(), **change)  # type: ignore[arg-type]
+
+
+def test_the_volume_of_the_day_rises_by_prints_alone(hour: list[Block]) -> None:
+    """The rise between two contexts is at most what printed between them, since a day's oldest prints leave it."""
+    before: dict[str, float] = {}
+    printed: defaultdict[str, float] = defaultdict(float)
+    rises = Counter[str]()
+    for block in hour:
+        for frame in block.frames:
+            for item in frame.prints:
+                printed[frame.coin] += item.size
+            if frame.channel in ("activeAssetCtx", "activeSpotAssetCtx"):
+                volume = float(json.loads(frame.text)["data"]["ctx"]["dayBaseVlm"])
+                risen = volume - before.get(frame.coin, volume)
+                assert risen <= printed[frame.coin] * (1 + 1e-9) + 1e-9 * volume, (frame.coin, block.time_ms)
+                rises[frame.coin] += risen > 0
+                before[frame.coin], printed[frame.coin] = volume, 0.0
+    assert sum(rises.values()) > 100

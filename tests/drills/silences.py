@@ -154,7 +154,13 @@ class SimulatedRecorder:
     def _status(self, coin: SimulatedStream, open_ns: int, now_ns: int) -> tuple[str, str]:
         close_ns, proofs = open_ns + MINUTE_NS, self.judge.proofs(coin.instrument)
         watch = self.ledger.watch(coin.instrument, open_ns, close_ns, now_ns, TRADES, proofs)
-        row: dict[str, Any] = {"trades": 0, "trades_applicable": True, "quote_age_ms": 0, "bid": 1.0, "ask": 1.0}
+        row: dict[str, Any] = {
+            "trades": 0,
+            "trades_applicable": True,
+            "quote_age_ms": 0,
+            "bid": 1.0,
+            "ask": 1.0,
+        }
         return bar_status(watch, row, self.judge.reason_unknown(coin.instrument, open_ns, close_ns))
 
     def _renew(self, instrument: str, now_ns: int) -> None:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ingest.backfill.history import HistoryStamper
 from ingest.bars.builder import BLIND_NS
 from ingest.bars.reconciliation import (
+    CONTRADICTED,
     IMPORT,
     CandleFigures,
     Tolerance,
@@ -28,7 +29,6 @@ from ingest.bars.reconciliation import (
     differences,
     rows_of,
 )
-from ingest.coverage.silence import CANDLE_COUNTS
 from ingest.pipeline.certification import queued
 from storage.clock import DAY_NS, NS, US_NS, TimeSource, WallTime
 from storage.contracts.availability import with_available
@@ -161,9 +161,7 @@ def _certify_range(
     is_unlike = np.asarray(differs.any(axis=0), np.bool_)
     agreeing = _revision(pairs.filter(pa.array(~is_unlike)), lake.history_lag_ns, certified=True)
     is_missing = contradicted(ours, theirs)
-    missing = _revision(
-        pairs.filter(pa.array(is_missing)), lake.history_lag_ns, status="blind", cause=CANDLE_COUNTS
-    )
+    missing = _revision(pairs.filter(pa.array(is_missing)), lake.history_lag_ns, **CONTRADICTED)
     reported = {tuple(row.values()) for row in lake.query(_REPORTED, reach).to_pylist()}
     rows, repairs = [], []
     unlike = pairs.filter(pa.array(is_unlike))

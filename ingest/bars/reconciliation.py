@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ingest.coverage.silence import CANDLE_COUNTS
 from storage.settings import Settings
 
 Floats = NDArray[np.float64]
@@ -33,6 +34,8 @@ FIGURES: Final = ("open", "high", "low", "close", "volume", "trades")
 PRICES: Final = FIGURES[:4]
 INTERVALS: Final = frozenset({"1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d"})
 """Widths for which the venue has candles."""
+CONTRADICTED: Final = {"status": "blind", "cause": CANDLE_COUNTS}
+"""Columns of a bar without a print whose candle proves that prints are missing."""
 ABSENT: Final = "candle"
 """Name of the difference where we have prints and the venue has no candle."""
 SOON, LATER, IMPORT = "T+2m", "T+1h", "import"

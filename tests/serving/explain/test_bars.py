@@ -106,7 +106,7 @@ def test_missing_bar_is_refused_with_the_existing_range(replayed: Home) -> None:
 def test_name_of_two_instruments_is_refused(settings: Settings) -> None:
     with Lake.open(settings) as lake:
         for venue in ("hyperliquid", "other"):
-            script = Script().open(0).alive(0.6, 125)
+            script = Script().open(0).known(0.05).alive(0.6, 125)
             chosen = dataclasses.replace(settings, record=dataclasses.replace(settings.record, venue=venue))
             replay(script.write(settings.journal_dir / venue), chosen, lake)
         two = "'BTC' is 2 instruments: hyperliquid|perp|BTC, other|perp|BTC"

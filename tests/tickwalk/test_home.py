@@ -177,7 +177,7 @@ def test_a_wrong_width_set_query_or_night_is_named(home: tickwalk.HomeReader) ->
     with pytest.raises(LakeError, match="the query failed"):
         home.sql("SELECT nothing FROM nowhere")
     with pytest.raises(LakeError, match=r"the query failed: .*read-only"):
-        home.sql("DELETE FROM bars")
+        home.sql("DELETE FROM trades")
     with pytest.raises(GateError, match="no night is called 'x'"):
         home.night("x")
     with pytest.raises(RangeError, match="no 5m bar"):

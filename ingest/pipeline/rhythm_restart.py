@@ -16,7 +16,7 @@ from ingest.coverage.rhythm import HOUR_NS, LEAST_GAPS, LONG_NS
 from ingest.coverage.silence import REVOCABLE
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, US_NS
-from storage.lake.history_stamps import HISTORY_ORIGINS
+from storage.contracts.contract import HISTORY_ORIGINS
 from storage.lake.lake import Lake
 
 # As in a warm start: history is no state of a recorder.

@@ -26,8 +26,8 @@ from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.rhythm_restart import restore_rhythms, resume_doubts
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
+from storage.contracts.contract import HISTORY_ORIGINS
 from storage.lake.empty_tables import may_have_rows
-from storage.lake.history_stamps import HISTORY_ORIGINS
 from storage.lake.lake import Lake
 
 # History is no state of a recorder, and a replay elsewhere may lack it.

@@ -25,6 +25,8 @@ BYTES: Final = pa.binary()
 F64S: Final = pa.list_(pa.float64())
 
 ORIGINS: Final = ("live", "venue_replay", "recent", "candle", "archive")
+HISTORY_ORIGINS: Final = ("candle", "archive")
+"""Origins of rows that no recording has."""
 
 
 @dataclass(frozen=True, slots=True)

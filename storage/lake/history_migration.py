@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from storage.clock import DAY_NS, US_NS
-from storage.lake.history_stamps import HISTORY_ORIGINS
+from storage.contracts.contract import HISTORY_ORIGINS
 
 MIGRATION_BATCH: Final = "migration"
 """Batch of the rows that migrations write, which are no commit's and not in `batches`."""

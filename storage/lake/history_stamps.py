@@ -23,9 +23,6 @@ from storage.lake.empty_tables import may_have_rows
 
 HISTORY: Final = "history"
 """Key of the decision in the `inputs` of a batch."""
-HISTORY_ORIGINS: Final = ("candle", "archive")
-"""Origins of rows that no recording has."""
-
 _FOREVER_NS: Final = (1 << 63) - 1
 _LISTINGS: Final = """
     WITH newest AS (

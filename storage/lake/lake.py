@@ -35,10 +35,10 @@ from storage.lake.empty_tables import EmptyTables
 from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.migrations import HomeFacts
-from storage.lake.point_in_time import shadowing_views
 from storage.lake.quarantine_rows import as_quarantine, distinct
 from storage.lake.query_errors import failed_query, kinds_of_statements, missing_snapshot
 from storage.lake.schema_version import bars_are_old, migrate
+from storage.lake.shadowing_views import shadowing_views
 from storage.lake.upsert import contradicted, insert, split_new_and_conflicting
 from storage.logs import get_logger
 from storage.settings import Settings

@@ -19,6 +19,7 @@ from storage.contracts.tables import CONTRACTS, MIGRATIONS
 from storage.errors import LakeError
 from storage.lake.connection import quoted
 from storage.lake.history_migration import REGISTER, RESTAMP
+from storage.lake.point_in_time import known_bars
 
 SQL_TYPES: Final = {
     pa.int64(): "BIGINT",
@@ -32,10 +33,7 @@ SQL_TYPES: Final = {
 }
 
 VIEWS: Final = {
-    "bars_latest": """
-        SELECT * FROM bars
-        QUALIFY row_number() OVER (PARTITION BY instrument, width, ts_open ORDER BY revision DESC) = 1
-    """,
+    "bars_latest": known_bars(is_view=True),
     "instruments_valid": """
         SELECT *, ts_knowable_ns AS valid_from_ns,
                lead(ts_knowable_ns) OVER (PARTITION BY instrument ORDER BY ts_knowable_ns) AS valid_to_ns
@@ -184,7 +182,12 @@ def pending_steps(
                 for name, text in _columns(contract).items()
                 if name not in existing[contract.name] and (contract.name, name) not in done
             ]
-    steps += [f"CREATE VIEW {name} AS {sql}" for name, sql in VIEWS.items() if name not in existing]
+    # A step may be due because a view has another definition now.
+    steps += [
+        f"CREATE OR REPLACE VIEW {name} AS {sql}"
+        for name, sql in VIEWS.items()
+        if due or name not in existing
+    ]
     return steps + [statement for step in due for statement in step.last_steps(existing, facts)], due
 
 

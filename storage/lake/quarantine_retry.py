@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.contracts.availability import with_available
-from storage.contracts.contract import AVAILABLE, TS, Contract
+from storage.contracts.contract import AVAILABLE, HISTORY_ORIGINS, TS, Contract
 from storage.contracts.tables import BARS, CONTRACTS, RETRIES
 from storage.contracts.validation import failures_of
 from storage.errors import LakeError
-from storage.lake.history_stamps import HISTORY_ORIGINS, decide
+from storage.lake.history_stamps import decide
 from storage.lake.lake import Lake
 
 _ID: Final = "substr(md5(concat_ws(chr(31), table_name, source, reason)), 1, 10)"

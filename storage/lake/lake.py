@@ -348,7 +348,7 @@ class Lake:
             refused = sum(rows.num_rows for rows in done.refused)
             if refused:
                 quarantine, _ = split_new_and_conflicting(
-                    run, QUARANTINE, distinct(pa.concat_tables(done.refused))
+                    run, QUARANTINE, distinct(pa.concat_tables(done.refused)), stamp
                 )
                 written["quarantine"] = written.get("quarantine", 0) + insert(
                     run, QUARANTINE, quarantine, stamp
@@ -383,7 +383,7 @@ class Lake:
             rows: valid by the contract.
             stamp: of the rows.
         """
-        fresh, conflict = split_new_and_conflicting(self._connection, contract, rows)
+        fresh, conflict = split_new_and_conflicting(self._connection, contract, rows, stamp)
         return insert(self._connection, contract, fresh, stamp), conflict
 
     @property

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.contracts.contract import Contract, Stamp
+from storage.contracts.contract import HISTORY_ORIGINS, Contract, Stamp
+
+_HISTORY: Final = f"origin IN {HISTORY_ORIGINS}"
+# Both rows are history of one kind, or both are of recordings, the stored one of the home that writes.
+_SAME_SOURCE: Final = (
+    f"CASE WHEN n.{_HISTORY} THEN n.origin = h.origin ELSE NOT h.{_HISTORY} AND h.home = ? END"
+)
 
 
 def split_new_and_conflicting(
-    run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table
+    run: duckdb.DuckDBPyConnection, contract: Contract, rows: pa.Table, stamp: Stamp
 ) -> tuple[pa.Table, pa.Table]:
     """Return the rows to insert, and those that conflict with a stored row, with the reason.
+
+    Of a table with revisions, a row is left out if its source (`storage.lake.point_in_time`) has said the same before:
+    for a recorded row, at the same `ts_knowable_ns`. Any other row becomes the next revision, whatever it says; which
+    row counts is decided when bars are read.
 
     Args:
         run: the connection, within the transaction in which the rows will be inserted.
         contract: the table's.
         rows: at least one, with the contract's columns.
+        stamp: of the rows.
     """
     keys = ", ".join(contract.identity)
     stored = f"(SELECT * FROM {contract.name} {_near(contract)})"
@@ -33,20 +44,20 @@ def split_new_and_conflicting(
     conflicts = rows.slice(0, 0)
     if new.num_rows < rows.num_rows:
         same = _equal((*contract.identity, *contract.content))
+        if contract.has_home:
+            same += f" AND {_SAME_SOURCE} AND (n.{_HISTORY} OR n.ts_knowable_ns = h.ts_knowable_ns)"
         conflicts = run.execute(
             f"SELECT n.* FROM incoming n SEMI JOIN {stored} h USING ({keys}) "
             f"WHERE NOT EXISTS (SELECT 1 FROM {stored} h WHERE {same})",
-            bounds * 2,
+            [*bounds, *bounds, *([stamp.home] if contract.has_home else [])],
         ).to_arrow_table()
     if contract.revises and conflicts.num_rows:
         run.register("changed", conflicts)
         revised = run.execute(
             "SELECT n.* REPLACE (CAST(n.revision + 1 + h.top"
             f" - min(n.revision) OVER (PARTITION BY {_of('n', contract.identity)}) AS INTEGER) AS revision)"
-            f" FROM changed n JOIN (SELECT {keys}, max(revision) AS top, arg_max(observed_ms, revision) AS watched"
-            f" FROM {stored} GROUP BY {keys}) h USING ({keys})"
-            # The next revision of the same computation, or another one that observed as much and is not `unknown`.
-            " WHERE n.revision > h.top OR (n.observed_ms >= h.watched AND n.status <> 'unknown')",
+            f" FROM changed n JOIN (SELECT {keys}, max(revision) AS top FROM {stored} GROUP BY {keys}) h"
+            f" USING ({keys}) ORDER BY row_at",
             bounds,
         ).to_arrow_table()
         run.unregister("changed")

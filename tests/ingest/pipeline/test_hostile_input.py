@@ -25,7 +25,6 @@ from storage.errors import CaptureError, JournalError
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
 from tests.ingest.pipeline.scripts import Script, latest, run
-from tests.storage.rows import bar
 
 PRINT: dict[str, Any] = {"coin": "BTC", "side": "B", "px": "100", "sz": "1", "time": 1, "tid": 1}
 
@@ -216,17 +215,6 @@ def test_a_capture_with_impossible_stamps_is_refused_at_once(
         pytest.raises(CaptureError, match=r"holds no frame.*is no receipt time"),
     ):
         replay(file, settings, lake)
-
-
-def test_a_bar_that_watched_less_does_not_supersede_one_that_watched_more(settings: Settings) -> None:
-    with Lake.open(settings) as lake:
-        lake.commit({"bars": BARS.rows([bar(0), bar(1, origin="candle", observed_ms=0)])}, batch_id="a")
-        worse = [
-            bar(0, status="blind", cause="recorder down", observed_ms=100, trades=1),
-            bar(1, origin="candle", observed_ms=0, status="unknown", volume=None, trades=None),
-        ]
-        assert lake.commit({"bars": BARS.rows(worse)}, batch_id="b").rows["bars"] == 0
-        assert lake.query("SELECT DISTINCT status FROM bars")["status"].to_pylist() == ["printed"]
 
 
 def test_a_recording_cut_within_its_first_bar_loses_no_print(settings: Settings) -> None:

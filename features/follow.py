@@ -23,6 +23,7 @@ from features.store.manifest import StoreKey
 from features.store.panel_cache import load_stretch
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, iso, width_ns
 from storage.errors import RangeError
+from storage.lake.point_in_time import IS_RECORDED, is_known, known_bars
 from storage.logs import get_logger
 
 if TYPE_CHECKING:
@@ -34,11 +35,17 @@ _ENDS: Final = """
 SELECT epoch_us(min(ts_open)) AS first_us, epoch_us(max(ts_open)) AS last_us FROM bars
 WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
 """
-# Instruments with a row for a bar, whenever it became known; the newest revision shows whether they are still listed.
-_PRESENT: Final = """
-SELECT instrument, arg_max(status, revision) <> 'unlisted' AS is_listed FROM bars
-WHERE width = ? AND ts_open = make_timestamptz(?) AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
-GROUP BY instrument
+# Instruments with a row for a bar: a recorded one, whenever it became known, or history known in time. The row that
+# counts shows whether they are still listed. History that arrives later says nothing of a recorder that is still due.
+_PRESENT: Final = f"""
+SELECT instrument, status <> 'unlisted' AS is_listed FROM ({
+    known_bars(
+        ("instrument", "status"),
+        where=f'''
+    width = ? AND ts_open = make_timestamptz(?) AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
+    AND ({IS_RECORDED} OR {is_known("served")})''',
+    )
+})
 """
 _SETTLED_NS: Final = 10 * NS
 """A follower starts this long before the newest bar, in whole bars: one recorder may commit later than another."""
@@ -143,6 +150,7 @@ class Follower:
                 list(self._key.origins),
                 requested is None,
                 list(requested or ()),
+                self._key.grace_ns,
             ),
         )
         return {row["instrument"]: row["is_listed"] for row in found.to_pylist()}
@@ -175,6 +183,7 @@ def _read(
         joined=columns_of(get_set(key.feature_set)),
         at=None,  # a named snapshot stays attached as long as the connection lives
         grace_ns=key.grace_ns,
+        rows=key.rows,
     )
 
 

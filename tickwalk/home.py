@@ -29,7 +29,7 @@ _BARS = """
 """
 _FIRST_BAR = """
     SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars
-    WHERE width = ? AND list_contains(?, origin) AND list_contains(?, instrument)
+    WHERE width = ? AND list_contains(?, instrument)
 """
 
 
@@ -124,7 +124,7 @@ class HomeReader:
         known_at: Instant | None = None,
         at: SnapshotReference | None = None,
     ) -> QueryResult:
-        """Return an instrument's bars, one row each in the order of `ts_open`: the latest revision.
+        """Return an instrument's bars, one row each in the order of `ts_open`: the row that counts.
 
         The columns are those of table `bars`: times in UTC, prices in quote units, sizes in base units, null where
         unknown. A range without bars gives no rows.
@@ -133,7 +133,7 @@ class HomeReader:
             instrument: an id such as `hyperliquid|perp|BTC`, or `BTC` where one instrument has that name.
             width: bar width, such as `1m` (default: the first of setting `bars.widths`).
             since, until: bounds of `ts_open`, right-open (default: all).
-            known_at: show of each bar the last revision that was knowable at this instant.
+            known_at: of each bar, choose among the rows that were knowable at this instant.
             at: read the lake as it was at a snapshot, a pin or an instant.
 
         Raises:
@@ -161,8 +161,8 @@ class HomeReader:
     ) -> Panel:
         """Return bars of S instruments on T steps of one clock, as models are trained on them.
 
-        A panel is point-in-time by construction: of each bar it holds the last revision that was knowable at the bar's
-        close plus `bars.grace_ms`. A step without such a row has status `unknown` and NaN.
+        A panel is point-in-time by construction: of each bar it holds the row that counts among those that were
+        knowable at the bar's close plus `bars.grace_ms`. A step without such a row has status `unknown` and NaN.
 
         Args:
             width: bar width (default: the first of setting `bars.widths`).
@@ -215,7 +215,6 @@ class HomeReader:
         """
         from features.build import build_features
         from features.feature import deepest_lookback
-        from features.panel.panel import ORIGINS
         from features.sets import columns_of, get_set
 
         items = get_set(feature_set)
@@ -229,7 +228,7 @@ class HomeReader:
             since_ns = floor_ns(since_ns + step_ns - 1, step_ns)
             if names is None:  # not those that have bars in the look-back only
                 names = self._served_instruments(width, since_ns, until_ns, snapshot)
-            asked = (width, list(ORIGINS), names)
+            asked = (width, names)
             oldest_ns = self._open_lake.query(_FIRST_BAR, asked, at=snapshot)["first_ns"][0].as_py()
             first_ns = max(since_ns - deepest_lookback(items) * step_ns, oldest_ns or since_ns)
         panel = self._load(width, names, first_ns, until_ns, columns_of(items), snapshot)
@@ -316,7 +315,8 @@ class HomeReader:
     def _served_instruments(
         self, width: str, since_ns: int | None, until_ns: int | None, at: int | None
     ) -> list[str]:
-        from features.panel.panel import ORIGINS, no_bars_error, served_instruments
+        from features.panel.panel import no_bars_error, served_instruments
+        from storage.contracts.contract import ORIGINS
 
         names = served_instruments(
             self._open_lake,

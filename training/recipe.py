@@ -21,9 +21,9 @@ from typing import Any, Final
 
 import msgspec
 
-from features.panel.panel import ORIGINS
 from features.sets import get_set
 from storage.clock import width_ns
+from storage.contracts.contract import ORIGINS
 from storage.errors import SettingsError
 from training.data.folds import FoldGeometry
 from training.data.labels import LabelRule
@@ -51,7 +51,7 @@ class Recipe:
         seeds: fits of each challenger; the first is evaluated and deployed, and the spread is a rule of the gate.
         controls: models that a challenger must beat.
         challengers: models that may be promoted; the best by validation is the night's challenger.
-        origins: accepted origins of bars.
+        origins: accepted origins of bars (default: all).
         instruments: ids; empty: every instrument with bars in the range.
     """
 

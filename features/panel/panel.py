@@ -1,7 +1,8 @@
 """Dense panels of bars: every instrument at every step of one clock, point-in-time.
 
-A step without a row has the status `unknown`. Each bar holds the last revision that a live system would have had:
-`ts_knowable <= ts_close + grace`.
+A step without a row has the status `unknown`. Of the rows of a bar that were known at its close plus the grace, each
+bar holds the one that counts, completed from the others (`storage.lake.point_in_time`). Known are the rows that a live
+system had (`served`), or those that the venue had published (`available`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -21,8 +23,10 @@ from torch import Tensor
 
 from features.panel.asof_join import JOINED, Grid, join_columns
 from storage.clock import US_NS, floor_ns, iso, width_ns
+from storage.contracts.contract import ORIGINS
 from storage.contracts.tables import SESSIONS, STATUSES
 from storage.errors import ContractError, InstrumentError, RangeError
+from storage.lake.point_in_time import Basis, is_known, known_bars
 
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
@@ -40,33 +44,14 @@ COLUMNS: Final[tuple[str, ...]] = (*_BAR_COLUMNS, *JOINED)
 """Numeric columns of a panel: those of `bars` (`session` as its index in `SESSIONS`), and those joined as of the close
 (features/panel/asof_join.py)."""
 
-ORIGINS: Final = ("live", "venue_replay", "candle")
-"""Origins written by a live system or by importing history; `recent` and `archive` are repairs."""
-
 _CODES: Final = {status: code for code, status in enumerate(STATUSES)}
 PRINTED: Final = _CODES["printed"]
 QUIET: Final = _CODES["quiet"]
 UNKNOWN: Final = _CODES["unknown"]
 
-_MATCHES: Final = """
-    width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?) AND list_contains(?, origin)
-    AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
-"""
-
-_SELECT: Final = f"""
-WITH knowable AS (
-    SELECT instrument, ts_open, revision, status, {", ".join(_BAR_COLUMNS)}
-    FROM bars
-    WHERE {_MATCHES} AND (? OR list_contains(?, instrument))
-), served AS (
-    SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
-)
-SELECT instrument, ts_open, status, {", ".join(_BAR_COLUMNS)}
-FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
-ORDER BY instrument, ts_open
-"""
-
-_INSTRUMENTS: Final = f"SELECT DISTINCT instrument FROM bars WHERE {_MATCHES} ORDER BY instrument"
+_MATCHES: Final = "width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)"
+_ORIGIN: Final = "list_contains(?, origin)"
+_INSTRUMENT: Final = "(? OR list_contains(?, instrument))"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,8 +160,9 @@ def load_panel(
     joined: Collection[str] = (),
     at: int | None = None,
     grace_ns: int,
+    rows: Basis = "served",
 ) -> Panel:
-    """Read the bars that open in `[since_ns, until_ns)`, each as a live system would have served it.
+    """Read the bars that open in `[since_ns, until_ns)`, each as it was known at its close plus the grace.
 
     Args:
         lake: the tables.
@@ -186,7 +172,8 @@ def load_panel(
         origins: accepted origins of a row.
         joined: columns of other tables to join, names of `JOINED`, as a feature set needs (`features.sets.columns_of`).
         at: a snapshot of the lake (default: the newest).
-        grace_ns: a revision is used if it was knowable by this long after its bar's close.
+        grace_ns: a row is used if it was known by this long after its bar's close.
+        rows: whose clock says what was known.
 
     Raises:
         RangeError: no bar matches.
@@ -195,9 +182,8 @@ def load_panel(
     width_ns(width)  # an unknown width is an error of its own, not a range without bars
     wanted = sorted(set(instruments)) if instruments is not None else []
     bounds_us = open_bounds_us(since_ns, until_ns)
-    bars = lake.query(
-        _SELECT, (width, *bounds_us, list(origins), grace_ns, instruments is None, wanted), at=at
-    )
+    params = (width, *bounds_us, grace_ns, list(origins), instruments is None, wanted)
+    bars = lake.query(_select(rows), params, at=at)
     if bars.num_rows == 0:
         raise (
             missing_instrument_error(wanted[0])
@@ -216,11 +202,20 @@ def served_instruments(
     until_ns: int | None = None,
     at: int | None = None,
     grace_ns: int,
+    rows: Basis = "served",
 ) -> list[str]:
     """Return the ids that `load_panel` would choose for the same arguments; a range without bars gives none."""
-    params = (width, *open_bounds_us(since_ns, until_ns), list(ORIGINS), grace_ns)
-    names: list[str] = lake.query(_INSTRUMENTS, params, at=at).to_pydict()["instrument"]
+    params = (width, *open_bounds_us(since_ns, until_ns), grace_ns)
+    sql = f"SELECT DISTINCT instrument FROM bars WHERE {_MATCHES} AND {is_known(rows)} ORDER BY instrument"
+    names: list[str] = lake.query(sql, params, at=at).to_pydict()["instrument"]
     return names
+
+
+@cache
+def _select(rows: Basis) -> str:
+    names = ("instrument", "ts_open", "status", *_BAR_COLUMNS)
+    where = f"{_MATCHES} AND {is_known(rows)} AND {_ORIGIN} AND {_INSTRUMENT}"
+    return f"SELECT {', '.join(names)} FROM ({known_bars(names, where=where, basis=rows)}) ORDER BY instrument, ts_open"
 
 
 def open_bounds_us(since_ns: int | None, until_ns: int | None) -> tuple[int, int]:
@@ -234,8 +229,9 @@ def no_bars_error(
     width: str, origins: Sequence[str], since_ns: int | None, until_ns: int | None
 ) -> RangeError:
     """Return the error for a query that no bar matches."""
+    of_origin = "" if set(origins) == set(ORIGINS) else f" of origin {' or '.join(origins)}"
     return RangeError(
-        f"no {width} bar of origin {' or '.join(origins)} opens "
+        f"no {width} bar{of_origin} opens "
         f"from {_iso_or(since_ns, 'the beginning')} to {_iso_or(until_ns, 'the end')}",
         hint='see what the lake holds: tickwalk sql "SELECT width, origin, min(ts_open), max(ts_open), count(*) '
         'FROM bars GROUP BY ALL"',

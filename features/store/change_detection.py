@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from features.panel.panel import missing_instrument_error, no_bars_error, open_bounds_us
 from features.store.manifest import Manifest, StoreKey
 from storage.clock import DAY_NS, NS, US_NS, floor_ns, width_ns
+from storage.lake.point_in_time import is_known
 
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
@@ -22,7 +23,7 @@ SELECT epoch_us(ts_open) // 86400000000 AS day, epoch_us(min(ts_open)) AS first_
 FROM bars
 WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
   AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
-  AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
+  AND {known}
   AND ts_ingested_ns >= ? AND batch NOT IN (SELECT unnest(?::VARCHAR[]))
 GROUP BY day ORDER BY day
 """
@@ -71,7 +72,7 @@ def find_changes(
         ].to_pylist()
         if absent := sorted(set(key.instruments) - set(present)):
             raise missing_instrument_error(absent[0])
-    found = lake.query(_CHANGED_DAYS, params, at=at).to_pylist()
+    found = lake.query(_CHANGED_DAYS.format(known=is_known(key.rows)), params, at=at).to_pylist()
     if not found and not is_same:
         raise no_bars_error(key.width, key.origins, since_ns, until_ns)
     mark_ns = max([row["mark_ns"] for row in found] + [manifest.mark_ns] * is_same)

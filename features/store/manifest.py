@@ -15,12 +15,13 @@ from typing import Final
 
 import msgspec
 
-from features.panel.panel import ORIGINS
 from features.store.atomic_files import remove
 from features.store.day_files import DayFiles, day_name, file_name
 from features.store.eviction import named_files
 from storage.atomic_write import write_atomic
 from storage.clock import DAY_NS, width_ns
+from storage.contracts.contract import ORIGINS
+from storage.lake.point_in_time import Basis
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
@@ -38,6 +39,7 @@ class StoreKey:
         grace_ns: as in `load_panel`.
         origins: likewise.
         instruments: ids, or `None` for every instrument that has bars.
+        rows: as in `load_panel`.
     """
 
     feature_set: str
@@ -45,6 +47,7 @@ class StoreKey:
     grace_ns: int
     origins: tuple[str, ...] = ORIGINS
     instruments: tuple[str, ...] | None = None
+    rows: Basis = "served"
 
     @property
     def name(self) -> str:

@@ -22,7 +22,6 @@ import torch
 from features.panel.asof_join import JOINED, joined_with
 from features.panel.panel import (
     COLUMNS,
-    ORIGINS,
     UNKNOWN,
     Panel,
     content_hash,
@@ -38,7 +37,9 @@ from features.store.serialization import file_sum, panel_writer, read_panel
 from features.versioning.source_hash import features_code_hash
 from storage.atomic_write import temporary_path
 from storage.clock import DAY_NS, US_NS, floor_ns, width_ns
+from storage.contracts.contract import ORIGINS
 from storage.errors import RangeError
+from storage.lake.point_in_time import Basis, is_known
 from storage.logs import get_logger
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ SELECT instrument, epoch_us(min(ts_open)) AS first_us, epoch_us(max(ts_open)) AS
 FROM bars
 WHERE width = ? AND list_contains(?, origin) AND (? OR list_contains(?, instrument))
   AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
-  AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
+  AND {known}
 GROUP BY instrument ORDER BY instrument
 """
 _SNAPSHOT_TIME: Final = (
@@ -73,12 +74,13 @@ def cached_panel(
     joined: Collection[str] = (),
     at: int | None = None,
     grace_ns: int,
+    rows: Basis = "served",
 ) -> tuple[Panel, str]:
     """Return the same panel as `load_panel`, memory-mapped from the cache, filling the cache if needed.
 
     Args:
         root: the home's folder of features (`Settings.features_dir`); panels are in its subfolder `panels`.
-        lake, width, since_ns, until_ns, instruments, origins, joined, at, grace_ns: as in `load_panel`.
+        lake, width, since_ns, until_ns, instruments, origins, joined, at, grace_ns, rows: as in `load_panel`.
 
     Returns:
         The panel, and the hash of its rows (`features.panel.panel.content_hash`), computed from the returned panel.
@@ -90,7 +92,7 @@ def cached_panel(
     at = lake.snapshot() if at is None else at
     resolved = _resolve(
         lake, width=width, since_ns=since_ns, until_ns=until_ns, instruments=instruments, origins=origins, at=at,
-        grace_ns=grace_ns,
+        grace_ns=grace_ns, rows=rows,
     )  # fmt: skip
     query = {
         # A recreated lake counts its snapshots from 0 again, but with other creation times.
@@ -103,6 +105,7 @@ def cached_panel(
             sorted(origins),
             sorted(joined),
             grace_ns,
+            rows,
         ],
         "code": features_code_hash(),
     }
@@ -113,7 +116,17 @@ def cached_panel(
             return panel, content_hash(panel)
     fresh = temporary_path(folder / stem)
     try:
-        _write(fresh, lake, resolved, width=width, origins=origins, joined=joined, at=at, grace_ns=grace_ns)
+        _write(
+            fresh,
+            lake,
+            resolved,
+            width=width,
+            origins=origins,
+            joined=joined,
+            at=at,
+            grace_ns=grace_ns,
+            rows=rows,
+        )
         path = fresh.rename(folder / f"{stem}-{file_sum(fresh):08x}.safetensors")
     except OSError as error:  # the disk is full or not writable
         logger.warning("panel not kept", folder=str(folder), reason=str(error))
@@ -127,6 +140,7 @@ def cached_panel(
             joined=joined,
             at=at,
             grace_ns=grace_ns,
+            rows=rows,
         )
         return panel, content_hash(panel)
     finally:
@@ -147,13 +161,15 @@ class _ResolvedQuery:
 
 def _resolve(
     lake: Lake, *, width: str, since_ns: int | None, until_ns: int | None, instruments: Sequence[str] | None,
-    origins: Sequence[str], at: int, grace_ns: int,
+    origins: Sequence[str], at: int, grace_ns: int, rows: Basis,
 ) -> _ResolvedQuery:  # fmt: skip
     """Resolve default bounds and instruments, so that equal panels have equal queries."""
     wanted = None if instruments is None else sorted(set(instruments))
     bounds = (*open_bounds_us(since_ns, until_ns), grace_ns)
     found: list[dict[str, Any]] = lake.query(
-        _INSTRUMENTS, (width, list(origins), wanted is None, wanted or [], *bounds), at=at
+        _INSTRUMENTS.format(known=is_known(rows)),
+        (width, list(origins), wanted is None, wanted or [], *bounds),
+        at=at,
     ).to_pylist()
     if not found:
         raise (
@@ -198,11 +214,13 @@ def load_stretch(
     joined: Collection[str],
     at: int | None,
     grace_ns: int,
+    rows: Basis = "served",
 ) -> Panel:
     """Return the bars of a range, which may contain none, or lack some of the requested instruments."""
     bounds = (start_ns // US_NS, stop_ns // US_NS, grace_ns)
     if instruments is not None:
-        found = lake.query(_INSTRUMENTS, (width, list(origins), False, list(instruments), *bounds), at=at)
+        sql = _INSTRUMENTS.format(known=is_known(rows))
+        found = lake.query(sql, (width, list(origins), False, list(instruments), *bounds), at=at)
         instruments = [str(name) for name in found["instrument"].to_pylist()]
     try:
         if instruments is None or instruments:
@@ -216,6 +234,7 @@ def load_stretch(
                 joined=joined,
                 at=at,
                 grace_ns=grace_ns,
+                rows=rows,
             )
     except RangeError:
         logger.info("range without bars", width=width, start_ns=start_ns, stop_ns=stop_ns)

@@ -1,13 +1,14 @@
 """Incrementally updated store of the features of a lake.
 
-A store serves one key (set, code, width, origins, grace, instruments) from day files (features/store/day_files.py),
-each named by a hash of everything that it is built from. So a day is rebuilt exactly if one of the bars that it reads
-changed, and the result cannot differ from a full rebuild (tests/features/store/test_store.py).
+A store serves one key (set, code, width, origins, grace, instruments, rows) from day files
+(features/store/day_files.py), each named by a hash of everything that it is built from. So a day is rebuilt exactly if
+one of the bars that it reads changed, and the result cannot differ from a full rebuild
+(tests/features/store/test_store.py).
 
-Late prints, repairs and certifications never change a bar that was built: a panel holds the last revision that was
-knowable by the bar's close plus the grace, and theirs are knowable later. But rows that were knowable in time may still
-enter the lake afterwards, from imported history or a replayed journal. Therefore days that received rows since the last
-update are read again and compared; all others are not read at all.
+Late prints, repairs and certifications never change a bar that was built of `served` rows: a panel holds what was known
+by the bar's close plus the grace, and they are known later. But rows that were known in time may still enter the lake
+afterwards, from imported history or a replayed journal; of `available` rows, repairs are among them. Therefore days
+that received rows since the last update are read again and compared; all others are not read at all.
 """
 
 from __future__ import annotations
@@ -232,6 +233,7 @@ def _load(lake: Lake, key: StoreKey, span: tuple[int, int], at: int) -> Panel:
         joined=columns_of(get_set(key.feature_set)),
         at=at,
         grace_ns=key.grace_ns,
+        rows=key.rows,
     )
 
 

@@ -55,11 +55,15 @@ _PAIRS: Final = """
         QUALIFY row_number() OVER (
             PARTITION BY instrument, width, ts_open ORDER BY ts_ingested_ns DESC, source DESC) = 1
     ),
-    whole AS (
-        SELECT * FROM bars_latest
+    counting AS (
+        SELECT instrument, width, ts_open, revision FROM bars_latest
         WHERE ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
           AND (? IS NULL OR instrument = ? OR split_part(instrument, '|', 3) = ?)
           AND origin <> 'candle' AND status IN ('printed', 'quiet') AND trades_applicable AND NOT certified
+    ),
+    whole AS (  -- as written: what other sources complete is not the row's own
+        SELECT bars.* FROM bars JOIN counting USING (instrument, width, ts_open, revision)
+        WHERE ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
     )
     SELECT * FROM whole JOIN newest USING (instrument, width, ts_open) ORDER BY instrument, width, ts_open
 """
@@ -154,7 +158,7 @@ def _certify_range(
     stamper: HistoryStamper,
 ) -> tuple[int, int]:
     """Compare one range; return the numbers of compared and of agreeing bars."""
-    pairs = lake.query(_PAIRS, [*reach, *reach, *instrument_filter])
+    pairs = lake.query(_PAIRS, [*reach, *reach, *instrument_filter, *reach])
     theirs = CandleFigures.of_table(pairs, "their_")
     ours = CandleFigures.of_table(pairs)
     differs = differences(ours, theirs, tolerance)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from storage.clock import DAY_NS, US_NS, iso
 from storage.errors import RangeError
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import known_bars
 
 _FEES_AT: Final = """
     SELECT venue, kind, dex, tier, role, bps, ts_from AS since, source FROM fees
@@ -33,11 +34,12 @@ _INSTRUMENTS_AT: Final = """
 """
 
 # The same trades may be in bars and in candles, of several widths: the largest sum of an instrument counts.
-_UNIVERSE: Final = """
-    WITH known AS (
-        SELECT instrument, width, ts_open, coalesce(notional, volume * close) AS notional FROM bars
-        WHERE ts_open >= make_timestamptz(?) AND ts_close <= make_timestamptz(?) AND ts_knowable_ns <= ?
-        QUALIFY row_number() OVER (PARTITION BY instrument, width, ts_open ORDER BY revision DESC) = 1
+_TRADED: Final = ("instrument", "width", "ts_open", "notional", "volume", "close")
+_BY_THEN: Final = "ts_open >= make_timestamptz(?) AND ts_close <= make_timestamptz(?) AND ts_knowable_ns <= ?"
+_UNIVERSE: Final = f"""
+    WITH bars_by_then AS (
+        SELECT instrument, width, ts_open, coalesce(notional, volume * close) AS notional
+        FROM ({known_bars(_TRADED, where=_BY_THEN)})
     ),
     venue_candles AS (
         SELECT instrument, width, ts_open, volume * close AS notional FROM candles
@@ -45,7 +47,7 @@ _UNIVERSE: Final = """
         QUALIFY row_number() OVER (PARTITION BY instrument, width, ts_open ORDER BY ts_knowable_ns DESC, source) = 1
     ),
     sums AS (
-        SELECT instrument, sum(notional) AS notional FROM known GROUP BY instrument, width
+        SELECT instrument, sum(notional) AS notional FROM bars_by_then GROUP BY instrument, width
         UNION ALL SELECT instrument, sum(notional) FROM venue_candles GROUP BY instrument, width
     ),
     traded AS (

@@ -31,6 +31,11 @@ _REVISIONS: Final = """
     WHERE instrument = ? AND width = ? AND ts_open = make_timestamptz(?) ORDER BY revision
 """
 
+_COUNTS: Final = """
+    SELECT *, epoch_us(ts_close) * 1000 AS close_ns FROM bars_latest
+    WHERE instrument = ? AND width = ? AND ts_open = make_timestamptz(?)
+"""
+
 # Prints with equal times are in the order of receipt, which only `rowid` holds.
 _PRINTS: Final = """
     SELECT tid, price, size, side, origin, epoch_us(ts_event) * 1000 AS event_ns, ts_recv_ns, journal, frame FROM trades
@@ -72,7 +77,7 @@ def explain(lake: Lake, settings: Settings, *, name: str, at_ns: int, width: str
     instrument = find_instrument(lake, name, width, open_ns)
     bar_of = [instrument, width, open_ns // US_NS]
     revisions = lake.query(_REVISIONS, bar_of).to_pylist()
-    bar = revisions[-1]
+    [bar] = lake.query(_COUNTS, bar_of).to_pylist()
     bounds = [open_ns // US_NS, bar["close_ns"] // US_NS]
     prints = lake.query(_PRINTS, [instrument, *bounds]).to_pylist()
     channel = TRADES if bar["trades_applicable"] else BOOK
@@ -83,7 +88,7 @@ def explain(lake: Lake, settings: Settings, *, name: str, at_ns: int, width: str
     }
     return [
         f"{instrument}, {width} bar {iso(open_ns)} to {iso(bar['close_ns'])}",
-        *_section("revisions", map(_revision, revisions)),
+        *_section("revisions", (_revision(row, bar["revision"]) for row in revisions)),
         *_section("numbers", _numbers(bar, prints)),
         *_section("prints and frames", _trace_prints(settings, bar, prints)),
         *_section("coverage", _coverage(spans, bar)),
@@ -119,7 +124,8 @@ def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
         yield f"  {line}"
 
 
-def _revision(row: dict[str, Any]) -> str:
+def _revision(row: dict[str, Any], counts: int) -> str:
+    """Return the text of a revision; `counts` is the number of the one that counts."""
     cause = f" ({row['cause']})" if row["cause"] else ""
     marks = "".join(f", {name}" for name in ("repaired", "certified") if row[name])
     snapshot = "snapshot expired" if row["snapshot"] is None else f"snapshot {row['snapshot']}"
@@ -127,6 +133,7 @@ def _revision(row: dict[str, Any]) -> str:
         f"{row['revision']}: {row['status']}{cause}{marks}, {row['origin']}, watched {row['observed_ms']:,} ms, "
         f"{_count(row['trades'])}; knowable {iso(row['ts_knowable_ns'])} "
         f"(close {_after(row['ts_knowable_ns'] - row['close_ns'])}); {row['batch']}, {snapshot}"
+        f"{'; counts' if row['revision'] == counts else ''}"
     )
 
 

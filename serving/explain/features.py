@@ -12,13 +12,15 @@ import torch
 from features.feature import Feature
 from features.inputs import InputView, leaves_of
 from features.leakage.comparison import evaluate_on
-from features.panel.panel import ORIGINS, UNKNOWN, Panel, load_panel
+from features.panel.panel import UNKNOWN, Panel, load_panel
 from features.sets import columns_of
 from serving.explain.bars import find_instrument
 from serving.feature_jobs.catalog import columns_read, find_feature
 from storage.clock import NS, US_NS, floor_ns, iso, width_ns
+from storage.contracts.contract import ORIGINS
 from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import is_known, known_bars
 
 _MOST_ROWS: Final = 16
 _MOST_COLUMNS: Final = 5
@@ -26,16 +28,16 @@ _MOST_COLUMNS: Final = 5
 _FIRST: Final = """
     SELECT epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars WHERE width = ? AND list_contains(?, origin)
 """
-# As in `features.panel.panel.load_panel`: the last revision of each bar that was knowable at its close plus grace.
-_SERVED: Final = """
+# As in `features.panel.panel.load_panel`: the row that counts of those knowable at the bar's close plus grace.
+_ROW: Final = ("ts_open", "ts_close", "revision", "cause", "origin", "ts_knowable_ns")
+_IN_TIME: Final = f"""
+    instrument = ? AND width = ? AND list_contains(?, origin)
+    AND ts_open >= make_timestamptz(?) AND ts_open <= make_timestamptz(?) AND {is_known("served")}
+"""
+_SERVED: Final = f"""
     SELECT epoch_us(ts_open) * 1000 AS open_ns, epoch_us(ts_close) * 1000 AS close_ns, revision, cause, origin,
            ts_knowable_ns
-    FROM bars
-    WHERE instrument = ? AND width = ? AND list_contains(?, origin)
-      AND ts_open >= make_timestamptz(?) AND ts_open <= make_timestamptz(?)
-      AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
-    QUALIFY row_number() OVER (PARTITION BY ts_open ORDER BY revision DESC) = 1
-    ORDER BY ts_open
+    FROM ({known_bars(_ROW, where=_IN_TIME)}) ORDER BY ts_open
 """
 
 

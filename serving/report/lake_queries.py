@@ -1,7 +1,8 @@
 """Queries of the lake at a night's snapshot: bars, gaps, sources and rejected rows.
 
-The bars counted are those in the night's panel: of each bar the last revision that was knowable at its close plus the
-grace period. Coverage is that of the channel `trades`, which alone decides a bar's status.
+The bars counted are those in the night's panel: of each bar the row that counts among those that were knowable at its
+close plus the grace period (`storage.lake.point_in_time`). Coverage is that of the channel `trades`, which alone
+decides a bar's status.
 """
 
 from __future__ import annotations
@@ -12,25 +13,21 @@ from typing import Any, Final
 from ingest.coverage.ledger import TRADES
 from storage.clock import NS, US_NS, width_ns
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import is_known, known_bars
 from training.night.pinned_inputs import pinned_at
 
 SIMULATED: Final = "simulated"
 """Prefix of the names of recordings of a simulated venue."""
 
-_BARS: Final = """
-WITH knowable AS (
-    SELECT instrument, ts_open, revision, status, cause, origin, observed_ms, trades
-    FROM bars
-    WHERE width = ?
-      AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
-      AND list_contains(?, origin) AND list_contains(?, instrument)
-      AND ts_knowable_ns <= epoch_us(ts_close) * 1000 + ?
-), served AS (
-    SELECT instrument, ts_open, max(revision) AS revision FROM knowable GROUP BY ALL
-)
+_COUNTED: Final = ("instrument", "ts_open", "status", "cause", "origin", "observed_ms", "trades")
+_SERVED: Final = f"""
+    width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
+    AND list_contains(?, origin) AND list_contains(?, instrument) AND {is_known("served")}
+"""
+_BARS: Final = f"""
 SELECT instrument, epoch_us(ts_open) // ? AS bin, status, cause, origin, count(*) AS bars,
        CAST(sum(observed_ms) AS BIGINT) AS observed_ms, CAST(sum(trades) AS BIGINT) AS prints
-FROM knowable SEMI JOIN served USING (instrument, ts_open, revision)
+FROM ({known_bars(_COUNTED, where=_SERVED)})
 GROUP BY ALL ORDER BY ALL
 """
 
@@ -226,7 +223,7 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> RecordedData:
     bin_ns = choose_bin_ns(start_ns, stop_ns, bar_ns=width_ns(width))
     grace_ns = int(night["grace_ms"]) * 1_000_000
     bars = lake.query(
-        _BARS, (width, *bounds, list(recipe["origins"]), names, grace_ns, bin_ns // US_NS), at=at
+        _BARS, (bin_ns // US_NS, width, *bounds, list(recipe["origins"]), names, grace_ns), at=at
     )
     spans = lake.query(_SPANS, (TRADES, names, *bounds), at=at)
     files = lake.query(_FILES, (width, names, *bounds), at=at)

@@ -143,7 +143,7 @@ def test_a_stretch_without_bars_is_an_empty_panel(lake: Lake) -> None:
             lake, start_ns=start_ns, stop_ns=start_ns + 9 * MINUTE_NS, instruments=instruments, **query
         )
         assert (panel.instruments, panel.n_steps) == ((), 9)
-    with pytest.raises(RangeError, match="no 1m bar of origin"):
+    with pytest.raises(RangeError, match="no 1m bar opens"):
         cached_panel(Path(), lake, **QUERY, since_ns=START_NS + 9 * DAY_NS)
 
 

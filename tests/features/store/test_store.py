@@ -297,7 +297,7 @@ def test_bounds_limit_what_is_built_and_read(home: Home) -> None:
     assert torch.equal(piece.values, stored.values[[2, 1], 1:-1])
     with pytest.raises(RangeError, match="holds no bar from"):
         read(home.root, KEY, since_ns=MIDNIGHT_NS + 5 * DAY_NS)
-    with pytest.raises(RangeError, match="no 1h bar of origin"):
+    with pytest.raises(RangeError, match="no 1h bar opens"):
         home.update(replace(KEY, width="1h"))
 
 

@@ -182,7 +182,7 @@ def test_wider_bars_are_joined_into_a_file_only_and_must_be_wider(
     assert "--wider joins features into one file, but no file is named" in said(capsys)
     to = ("--to", str(tmp_path / "a.safetensors"))
     assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "1h", *to) == 2
-    assert "no 1h bar of origin" in said(capsys)
+    assert "no 1h bar opens" in said(capsys)
     assert run(home, "features", "build", "candles", *QUARTERS, "--wider", "15m", *to) == 2
     assert "cannot be joined" in said(capsys)
     assert not Path(to[1]).exists()

@@ -13,10 +13,6 @@ from tests.drills.history_law import Interleaving
 from tests.drills.homes import fresh
 from tests.storage.servers import postgres
 
-pytestmark = pytest.mark.xfail(
-    reason="bars are chosen by their revision, and not yet by their strength", strict=False
-)
-
 
 def interleave(
     settings: Settings, folder: Path, *, seed: int, operations: int, replays: bool = True

@@ -26,7 +26,8 @@ import pyarrow as pa
 from storage.clock import MS_NS, TimeSource, WallTime
 from storage.code_version import code_version
 from storage.contracts.contract import Contract, Stamp
-from storage.contracts.tables import BATCHES, CONTRACTS, QUARANTINE
+from storage.contracts.lake_records import BATCHES
+from storage.contracts.tables import CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.commit_result import CommitResult, Write, WriteResult

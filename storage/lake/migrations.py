@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from storage.contracts.availability import available_sql
 from storage.contracts.contract import TS, Contract
-from storage.contracts.tables import CONTRACTS, MIGRATIONS
+from storage.contracts.lake_records import MIGRATIONS
+from storage.contracts.tables import CONTRACTS
 from storage.errors import LakeError
 from storage.lake.connection import quoted
 from storage.lake.history_migration import REGISTER, RESTAMP

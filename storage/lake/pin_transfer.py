@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.contracts.tables import PINS
+from storage.contracts.lake_records import PINS
 from storage.errors import LakeError
 from storage.lake.lake import Lake
 from storage.lake.snapshots import METADATA_TABLES, ROWS_HASH, Pin, has_pinned_rows, rows_by_table

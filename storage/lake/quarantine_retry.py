@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from storage.contracts.availability import with_available
 from storage.contracts.contract import AVAILABLE, HISTORY_ORIGINS, TS, Contract
-from storage.contracts.tables import BARS, CONTRACTS, RETRIES
+from storage.contracts.lake_records import RETRIES
+from storage.contracts.tables import BARS, CONTRACTS
 from storage.contracts.validation import failures_of
 from storage.errors import LakeError
 from storage.lake.history_stamps import decide

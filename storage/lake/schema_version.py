@@ -10,7 +10,8 @@ import duckdb
 
 from storage.code_version import code_version
 from storage.contracts.contract import Stamp
-from storage.contracts.tables import CONTRACTS, MIGRATIONS
+from storage.contracts.lake_records import MIGRATIONS
+from storage.contracts.tables import CONTRACTS
 from storage.lake.connection import rollback
 from storage.lake.history_migration import MIGRATION_BATCH
 from storage.lake.migrations import VIEWS, ExistingColumns, HomeFacts, pending_steps, refuse_newer, rows_of

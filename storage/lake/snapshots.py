@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from storage.contracts.tables import CONTRACTS, PINS
+from storage.contracts.lake_records import PINS
+from storage.contracts.tables import CONTRACTS
 from storage.errors import LakeError
 from storage.lake.connection import machine_time_zone, quoted
 from storage.lake.lake import Lake

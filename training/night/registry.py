@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any, Literal
 
-from storage.contracts.tables import VERSIONS
+from storage.contracts.lake_records import VERSIONS
 from storage.errors import GateError
 from storage.lake.lake import Lake
 from storage.logs import get_logger

@@ -58,7 +58,7 @@ from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import EDITION, edition_of
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code_version import code_version, lock_hash
-from storage.contracts.tables import PINS
+from storage.contracts.lake_records import PINS
 from storage.errors import GateError, LeakError
 from storage.lake.fees import seed_fees
 from storage.lake.lake import Lake

@@ -30,7 +30,8 @@ from ingest.replay.rebuild import RebuildResult, find_sources, rebuild
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import ManualTime, parse_time_ns
-from storage.contracts.tables import TRADES, VERSIONS
+from storage.contracts.lake_records import VERSIONS
+from storage.contracts.tables import TRADES
 from storage.errors import LakeError
 from storage.lake.fees import seed_fees
 from storage.lake.integrity import verify

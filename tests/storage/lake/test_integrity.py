@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.clock import DAY_NS
-from storage.contracts.tables import PINS
+from storage.contracts.lake_records import PINS
 from storage.lake.integrity import IntegrityFinding, verify, verify_steps
 from storage.lake.lake import Lake
 from storage.lake.snapshots import ROWS_HASH, pin

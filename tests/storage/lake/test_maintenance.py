@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.clock import DAY_NS, NS
-from storage.contracts.tables import CONTRACTS, VERSIONS
+from storage.contracts.lake_records import VERSIONS
+from storage.contracts.tables import CONTRACTS
 from storage.errors import LakeError
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake

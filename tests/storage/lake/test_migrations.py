@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from storage.clock import ManualTime
-from storage.contracts.tables import BARS, CONTRACTS, COVERAGE, MIGRATIONS
+from storage.contracts.lake_records import MIGRATIONS
+from storage.contracts.tables import BARS, CONTRACTS, COVERAGE
 from storage.errors import LakeError
 from storage.lake.home_id import home_id
 from storage.lake.integrity import verify

@@ -14,7 +14,7 @@ import pytest
 
 from ingest.backfill.archive.object_keys import BLOCKS, HOUR_NS
 from storage.clock import iso
-from storage.contracts.tables import MIGRATIONS
+from storage.contracts.lake_records import MIGRATIONS
 from storage.lake.lake import Lake
 from storage.lake.migrations import LAYOUT
 from storage.settings import load_settings

@@ -50,3 +50,11 @@ def recorded(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"recorded data not here: {name}")
     return path
+
+
+def case(name: str) -> Path:
+    """Return one of the small inputs with known right values, or skip the test, naming it."""
+    path = SHARED / "cases" / name
+    if not path.exists():
+        pytest.skip(f"case not here: {name}")
+    return path

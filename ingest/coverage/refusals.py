@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ingest.coverage.intervals import Gap, Part, subtract
+from ingest.coverage.intervals import Gap, Part, merge, subtract
 from ingest.coverage.ledger_rows import CoverageRows, Key
 from storage.clock import NS
 
@@ -62,7 +62,7 @@ class RefusedPrints:
         taken, self._parts = self._parts, {}
         for instrument, parts in sorted(taken.items()):
             key = (self._channel, instrument)
-            for gap in _grow(self._gaps.setdefault(key, []), _merged(parts), now_ns):
+            for gap in _grow(self._gaps.setdefault(key, []), merge(parts), now_ns):
                 self._mark_dirty(instrument, gap.from_ns)
                 self._rows.add_gap(key, gap, now_ns)
 
@@ -106,13 +106,3 @@ def _grow(gaps: list[Gap], parts: Sequence[Part], now_ns: int) -> list[Gap]:
 def _may_grow(gap: Gap, start: int, now_ns: int) -> bool:
     is_open = gap.cause == PRINTS_REFUSED and not gap.is_bridged
     return is_open and gap.from_ns <= start <= gap.to_ns and now_ns - gap.known_ns <= _GROWS_NS
-
-
-def _merged(parts: Sequence[Part]) -> list[Part]:
-    merged: list[Part] = []
-    for start, to in sorted(parts):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(to, merged[-1][1]))
-        else:
-            merged.append((start, to))
-    return merged

@@ -23,7 +23,7 @@ from storage.lake.connection import connect_in_memory
 from storage.lake.lake import Lake
 from storage.lake.quarantine_retry import retry
 from storage.settings import Settings
-from tests.paths import SHARED
+from tests.conftest import case
 
 START_MS = 1_757_015_400_000  # on the grid of 5 minutes
 
@@ -317,7 +317,7 @@ SHARED_CASES: dict[str, dict[str, int] | str] = {
 
 @pytest.mark.parametrize("name", SHARED_CASES)
 def test_shared_cases(spare: tuple[Settings, Lake], name: str) -> None:
-    file, expected = case_file(name), SHARED_CASES[name]
+    file, expected = case(f"{name}/candles.parquet"), SHARED_CASES[name]
     if isinstance(expected, str):
         with pytest.raises(CaptureError, match=expected):
             import_candles(file, *spare, width="1m", venue=name, absent="quiet")
@@ -329,7 +329,7 @@ def test_shared_cases(spare: tuple[Settings, Lake], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["halt_ragged", "halt_two_coins", "halt_one_stray_print"])
 def test_no_minute_of_a_shared_halt_is_quiet(spare: tuple[Settings, Lake], name: str) -> None:
-    import_candles(case_file(name), *spare, width="1m", venue=name, absent="quiet")
+    import_candles(case(f"{name}/candles.parquet"), *spare, width="1m", venue=name, absent="quiet")
     inside = counted(spare[1], name, "AND epoch_ms(ts_open) // 60000 - 29453760 BETWEEN 200 AND 259")
     coins = 2 if name == "halt_two_coins" else 7
     strays = int(name == "halt_one_stray_print")
@@ -343,11 +343,3 @@ def counted(lake: Lake, venue: str, more: str = "") -> dict[str, int]:
         [f"{venue}|"],
     ).to_pylist()
     return {row["status"]: row["n"] for row in rows}
-
-
-def case_file(name: str) -> Path:
-    """Return a file of the shared cases, or skip the test, naming it."""
-    path = SHARED / "cases" / name / "candles.parquet"
-    if not path.exists():
-        pytest.skip(f"shared case not here: {name}")
-    return path

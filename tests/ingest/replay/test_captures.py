@@ -14,8 +14,7 @@ from ingest.coverage.gap_queries import list_gaps
 from ingest.replay.replay import ReplayResult, replay
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
-from tests.conftest import recorded
-from tests.paths import SHARED
+from tests.conftest import case, recorded
 from tests.storage.rows import UNSTAMPED
 
 FOUR_COINS = "hyperliquid/ws_20250904_4coins.ndjson.gz"
@@ -68,14 +67,6 @@ def test_a_tape_and_its_journal_give_equal_rows(
         "coverage",
         "lags",
     }
-
-
-def case(name: str) -> Path:
-    """Return one of the small inputs with known right values, or skip the test, naming it."""
-    path = SHARED / "cases" / name
-    if not path.exists():
-        pytest.skip(f"case not here: {name}")
-    return path
 
 
 def test_joined_pieces_give_the_rows_of_the_capture_in_order(tmp_path: Path) -> None:

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-import torch
-
 from features.feature import deepest_lookback
 from features.live import LiveFeatures, LiveRow
-from features.panel.panel import UNKNOWN, Panel, missing_instrument_error, no_bars_error
+from features.panel.panel import Panel, missing_instrument_error, no_bars_error
 from features.sets import columns_of, get_set
 from features.store.manifest import StoreKey
 from features.store.panel_cache import load_stretch
@@ -130,7 +127,7 @@ class Follower:
             self._reload_lookback(lake)
         stop_ns = self.next_ns + self._width_ns
         requested = self._key.instruments
-        bar = _reindex(_read(lake, self._key, requested, self.next_ns, stop_ns), self.instruments)
+        bar = _read(lake, self._key, requested, self.next_ns, stop_ns).reindexed(self.instruments)
         self.next_ns, self._expected = stop_ns, listed
         return self._live.step(bar)
 
@@ -163,7 +160,7 @@ class Follower:
         if absent := sorted(set(requested or ()) - set(self.instruments or panel.instruments)):
             raise missing_instrument_error(absent[0])
         self.instruments = tuple(sorted(requested)) if requested else panel.instruments
-        self._live = LiveFeatures.after(_reindex(panel, self.instruments).steps(0, -1), self._key.feature_set)
+        self._live = LiveFeatures.after(panel.reindexed(self.instruments).steps(0, -1), self._key.feature_set)
 
 
 def _listed(present: dict[str, bool]) -> set[str]:
@@ -185,17 +182,3 @@ def _read(
         grace_ns=key.grace_ns,
         rows=key.rows,
     )
-
-
-def _reindex(panel: Panel, instruments: tuple[str, ...]) -> Panel:
-    """Return the panel reindexed to these instruments; absent ones are unknown."""
-    place = {name: row for row, name in enumerate(panel.instruments)}
-    rows = torch.tensor([row for row, name in enumerate(instruments) if name in place], dtype=torch.int64)
-    found = torch.tensor([place[name] for name in instruments if name in place], dtype=torch.int64)
-    status = torch.full((len(instruments), panel.n_steps), UNKNOWN, dtype=torch.uint8)
-    status[rows] = panel.status[found]
-    values = {}
-    for name, value in panel.values.items():
-        values[name] = torch.full(status.shape, torch.nan, dtype=torch.float64)
-        values[name][rows] = value[found]
-    return Panel(instruments, panel.width_ns, np.asarray(panel.ts_open_ns), values, status)

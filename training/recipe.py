@@ -25,6 +25,7 @@ from features.sets import get_set
 from storage.clock import width_ns
 from storage.contracts.contract import ORIGINS
 from storage.errors import SettingsError
+from storage.lake.point_in_time import CLOCKS, Basis
 from training.data.folds import FoldGeometry
 from training.data.labels import LabelRule
 from training.evaluation.costs import Costs
@@ -53,6 +54,9 @@ class Recipe:
         challengers: models that may be promoted; the best by validation is the night's challenger.
         origins: accepted origins of bars (default: all).
         instruments: ids; empty: every instrument with bars in the range.
+        rows: which rows of bars teach: those that a live system had in time (`served`), or also those that the venue
+            had published in time and that were repaired or backfilled later (`available`). Validation, tests, the gate
+            and live scoring always use `served`.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Recipe:
     challengers: tuple[str, ...] = ("lightgbm", "mlp", "lstm")
     origins: tuple[str, ...] = ORIGINS
     instruments: tuple[str, ...] = ()
+    rows: Basis = "served"
 
     def __post_init__(self) -> None:
         width_ns(self.width)
@@ -86,6 +91,10 @@ class Recipe:
             raise SettingsError(
                 "a challenger must be a model that can be refitted",
                 hint=f"use lightgbm, {', '.join(NETWORKS)}",
+            )
+        if self.rows not in CLOCKS:
+            raise SettingsError(
+                f"recipe {self.name}: rows is {self.rows!r}", hint=f"use one of: {', '.join(CLOCKS)}"
             )
         if min(self.window_bars, self.stride, self.seeds) < 1:
             raise SettingsError(f"recipe {self.name}: window_bars, stride and seeds start at 1")

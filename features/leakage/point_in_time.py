@@ -32,6 +32,7 @@ from features.leakage.comparison import (
 from features.panel.panel import PRINTED, Panel
 from storage.clock import iso
 from storage.errors import InstrumentError, LeakError, RangeError
+from storage.lake.point_in_time import Basis
 from storage.logs import get_logger
 
 if TYPE_CHECKING:
@@ -83,22 +84,32 @@ class PointInTimeResult:
 
 
 class PointInTimeLake:
-    """A view of a lake that hides everything that became knowable after an instant, in every query."""
+    """A view of a lake that hides everything that became known after an instant, in every query.
 
-    def __init__(self, lake: Lake, known_at_ns: int) -> None:
+    Bars are hidden by the clock of the basis by which they are read, all other rows by `ts_knowable`.
+    """
+
+    def __init__(self, lake: Lake, known_at_ns: int, rows: Basis = "served") -> None:
         self._lake = lake
         self._known_at_ns = known_at_ns
+        self._rows = rows
 
     def query(self, sql: str, params: Sequence[object] = (), *, at: int | None = None) -> pa.Table:
         """Run a query on the visible rows."""
-        return self._lake.query(sql, params, at=at, known_at_ns=self._known_at_ns)
+        return self._lake.query(sql, params, at=at, known_at_ns=self._known_at_ns, rows=self._rows)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lake, name)
 
 
 def prove_point_in_time(
-    lake: Lake, load: Load, features: Sequence[Feature], *, grace_ns: int, seed: int
+    lake: Lake,
+    load: Load,
+    features: Sequence[Feature],
+    *,
+    grace_ns: int,
+    seed: int,
+    rows: Basis = "served",
 ) -> PointInTimeResult:
     """Prove that no value at or before a bar uses a row of the lake that became knowable after the bar's grace.
 
@@ -111,6 +122,7 @@ def prove_point_in_time(
         features: the features to prove.
         grace_ns: the grace that `load` uses.
         seed: seed of the cuts.
+        rows: the basis by which `load` reads bars.
 
     Raises:
         LeakError: a value changed, or is a later return; it names feature, instrument and bar. Or a planted label was
@@ -127,7 +139,7 @@ def prove_point_in_time(
                 break
             known_at_ns = int(panel.ts_close_ns[cut]) + grace_ns
             try:
-                known = load(cast("Lake", PointInTimeLake(lake, known_at_ns)))
+                known = load(cast("Lake", PointInTimeLake(lake, known_at_ns, rows)))
             except (InstrumentError, RangeError):
                 continue  # the loader requires an instrument, or a range, that did not exist yet
             compared += _require_unchanged(panel, before, known, features, cut)

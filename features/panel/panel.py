@@ -137,6 +137,21 @@ class Panel:
         start, stop = np.searchsorted(self.ts_open_ns, [start_ns, stop_ns])
         return self.steps(int(start), int(stop))
 
+    def reindexed(self, instruments: Sequence[str]) -> Panel:
+        """Return a panel of these instruments; every step of one that is absent here is unknown."""
+        if tuple(instruments) == self.instruments:
+            return self
+        place = {name: row for row, name in enumerate(self.instruments)}
+        rows = torch.tensor([row for row, name in enumerate(instruments) if name in place], dtype=torch.int64)
+        found = torch.tensor([place[name] for name in instruments if name in place], dtype=torch.int64)
+        status = torch.full((len(instruments), self.n_steps), UNKNOWN, dtype=torch.uint8)
+        status[rows] = self.status[found]
+        values = {}
+        for name, value in self.values.items():
+            values[name] = torch.full(status.shape, torch.nan, dtype=torch.float64)
+            values[name][rows] = value[found]
+        return Panel(tuple(instruments), self.width_ns, self.ts_open_ns, values, status)
+
     def select(self, order: Sequence[int]) -> Panel:
         """Return a panel of the instruments at these indices, in this order."""
         index = torch.tensor(list(order), dtype=torch.int64)
@@ -309,9 +324,12 @@ def panel_from_table(
     )
 
 
-def content_hash(panel: Panel) -> str:
-    """Return a hash of all rows of the panel; equal rows give equal hashes, whatever the lake and the day."""
-    digest = hashlib.sha256()
+def content_hash(panel: Panel, rows: Basis = "served") -> str:
+    """Return a hash of all rows of the panel, and of the basis by which they were read.
+
+    Equal rows of one basis give equal hashes, whatever the lake and the day.
+    """
+    digest = hashlib.sha256(b"" if rows == "served" else rows.encode())
     digest.update(json.dumps([panel.instruments, panel.width_ns, COLUMNS, STATUSES]).encode())
     digest.update(np.ascontiguousarray(panel.ts_open_ns, dtype="<i8").data)
     digest.update(panel.status.cpu().contiguous().numpy().data)

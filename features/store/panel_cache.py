@@ -113,7 +113,7 @@ def cached_panel(
     folder, stem = root / "panels", f"{width}-{digest[:16]}"
     for path in folder.glob(f"{stem}-*.safetensors"):
         if (panel := _read(path)) is not None:
-            return panel, content_hash(panel)
+            return panel, content_hash(panel, rows)
     fresh = temporary_path(folder / stem)
     try:
         _write(
@@ -142,12 +142,12 @@ def cached_panel(
             grace_ns=grace_ns,
             rows=rows,
         )
-        return panel, content_hash(panel)
+        return panel, content_hash(panel, rows)
     finally:
         fresh.unlink(missing_ok=True)
     panel = read_panel(path)  # an open file stays readable even if it is removed
     trim_files(folder.glob("*.safetensors"), limit_bytes=LIMIT_BYTES, keep={path})
-    return panel, content_hash(panel)
+    return panel, content_hash(panel, rows)
 
 
 @dataclass(frozen=True, slots=True)

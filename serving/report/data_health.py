@@ -10,6 +10,7 @@ from markupsafe import Markup
 from serving import formatting
 from serving.report import charts as svg
 from serving.report.night_data import NightReport
+from storage.lake.point_in_time import Basis
 
 _ROW_PX: Final = 14.0
 _MOST_REASONS: Final = 12
@@ -34,10 +35,15 @@ class DataHealthSection:
     labelled_share: str
     funding: str
     origins: tuple[tuple[str, str], ...]
+    differing: str
     refused: tuple[QuarantineRow, ...]
     refused_more: int
 
 
+_TEACH: Final[dict[Basis, str]] = {
+    "served": "the rows that a live system had in time teach and judge",
+    "available": "the rows that the venue had published in time teach, those that a live system had judge",
+}
 _BASIS: Final = {"mid": "mid of the closing quote", "print": "last trade, if no quote is known"}
 
 
@@ -63,6 +69,7 @@ def make_data_health(facts: NightReport) -> DataHealthSection:
         if share is None
         else f"known for {formatting.percent(share)} of instrument-hours",
         origins=tuple((name, formatting.count(n)) for name, n in recorded.origins.items()),
+        differing=f"{formatting.count(recorded.differing)}; {_TEACH[facts.recipe.rows]}",
         refused=tuple(
             QuarantineRow(item.table_name, item.reason, formatting.count(item.rows))
             for item in recorded.refused[:_MOST_REASONS]

@@ -10,25 +10,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from features.panel.asof_join import JOINED
+from features.panel.panel import COLUMNS
 from ingest.coverage.ledger import TRADES
 from storage.clock import NS, US_NS, width_ns
 from storage.lake.lake import Lake
-from storage.lake.point_in_time import is_known, known_bars
+from storage.lake.point_in_time import Basis, is_known, known_bars
 from training.night.pinned_inputs import pinned_at
 
 SIMULATED: Final = "simulated"
 """Prefix of the names of recordings of a simulated venue."""
 
-_COUNTED: Final = ("instrument", "ts_open", "status", "cause", "origin", "observed_ms", "trades")
-_SERVED: Final = f"""
+_OF_NIGHT: Final = """
     width = ? AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?)
-    AND list_contains(?, origin) AND list_contains(?, instrument) AND {is_known("served")}
+    AND list_contains(?, origin) AND list_contains(?, instrument)
 """
+
+
+def _rows(basis: Basis, columns: tuple[str, ...]) -> str:
+    """Return the query of the bars of a night's range, one row each."""
+    return known_bars(columns, where=f"{_OF_NIGHT} AND {is_known(basis)}", basis=basis)
+
+
+_COUNTED: Final = ("instrument", "ts_open", "status", "cause", "origin", "observed_ms", "trades")
 _BARS: Final = f"""
 SELECT instrument, epoch_us(ts_open) // ? AS bin, status, cause, origin, count(*) AS bars,
        CAST(sum(observed_ms) AS BIGINT) AS observed_ms, CAST(sum(trades) AS BIGINT) AS prints
-FROM ({known_bars(_COUNTED, where=_SERVED)})
+FROM ({_rows("served", _COUNTED)})
 GROUP BY ALL ORDER BY ALL
+"""
+
+_COMPARED: Final = ("status", *(name for name in COLUMNS if name not in JOINED))
+_KEYED: Final = ("instrument", "ts_open", *_COMPARED)
+_DIFFERING: Final = f"""
+SELECT count(*) AS bars
+FROM ({_rows("served", _KEYED)}) s FULL JOIN ({_rows("available", _KEYED)}) a USING (instrument, ts_open)
+WHERE ({", ".join(f"s.{name}" for name in _COMPARED)}) IS DISTINCT FROM ({", ".join(f"a.{name}" for name in _COMPARED)})
 """
 
 _SPANS: Final = """
@@ -165,6 +182,7 @@ class RecordedData:
         refused: rows quarantined in the night's range.
         discrepancies: differences between bars and the venue's candles, by time.
         certified, whole: recorded bars that are complete now (`whole`), and those that a candle confirms.
+        differing: bars that differ between what was served and what was available.
     """
 
     bin_ns: int
@@ -175,6 +193,7 @@ class RecordedData:
     discrepancies: tuple[Discrepancy, ...]
     certified: int
     whole: int
+    differing: int
 
     @property
     def is_simulated(self) -> bool:
@@ -233,6 +252,8 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> RecordedData:
         lake.query(_DISCREPANCIES, (width, names, *bounds), at=at).to_pylist() if has_discrepancies else []
     )
     agreed = lake.query(_CERTIFIED, (width, names, *bounds), at=at).to_pylist()[0]
+    of_range = (width, *bounds, list(recipe["origins"]), names, grace_ns)
+    differing = lake.query(_DIFFERING, (*of_range, *of_range), at=at)["bars"][0].as_py()
     counted = tuple(BarCount(**row) for row in bars.to_pylist())
     return RecordedData(
         bin_ns=bin_ns,
@@ -245,4 +266,5 @@ def read_recorded(lake: Lake, night: dict[str, Any]) -> RecordedData:
         discrepancies=tuple(Discrepancy(**row) for row in discrepancies),
         certified=int(agreed["certified"]),
         whole=int(agreed["whole"]),
+        differing=int(differing),
     )

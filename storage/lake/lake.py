@@ -36,6 +36,7 @@ from storage.lake.empty_tables import EmptyTables
 from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.migrations import HomeFacts
+from storage.lake.point_in_time import Basis
 from storage.lake.quarantine_rows import as_quarantine, distinct
 from storage.lake.query_errors import failed_query, kinds_of_statements, missing_snapshot
 from storage.lake.schema_version import bars_are_old, migrate
@@ -172,6 +173,7 @@ class Lake:
         *,
         at: int | None = None,
         known_at_ns: int | None = None,
+        rows: Basis = "served",
         as_stored: bool = False,
     ) -> pa.Table:
         """Run a query and return all of its rows.
@@ -181,6 +183,7 @@ class Lake:
             params: the values.
             at: read the lake as of this snapshot, that is what it contained then.
             known_at_ns: leave out rows that became knowable later, to get what a live system would have known.
+            rows: whose clock says since when a row of `bars` was known.
             as_stored: read `bars` of an older layout with the columns that it has, not with those of this release.
 
         Raises:
@@ -199,14 +202,16 @@ class Lake:
                 if reader is None:
                     cursor.execute(f"USE {schema}")  # reads the catalog: 1.5 of the 6 ms of a small query
                 lag_ns = self.history_lag_ns if not as_stored and self._lacks_clock(cursor, at) else None
-                for statement in shadowing_views(schema, sql, known_at_ns=known_at_ns, lag_ns=lag_ns):
+                for statement in shadowing_views(
+                    schema, sql, known_at_ns=known_at_ns, rows=rows, lag_ns=lag_ns
+                ):
                     # A lake of an older release may lack the table; the query itself fails if it reads it.
                     with suppress(duckdb.CatalogException, duckdb.BinderException):
                         cursor.execute(statement)
-                rows = retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
+                found = retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
             if is_plain:
                 self._reader = cursor
-            return rows
+            return found
         except duckdb.Error as error:
             raise failed_query(error, self._connection, sql=sql, schema=schema, at=at) from error
         finally:

@@ -35,15 +35,31 @@ _CLOCKS: Final = ("ts_decided_ns", "ts_span_start_ns", "ts_span_end_ns")
 
 
 @dataclass(frozen=True, slots=True)
+class Lessons:
+    """What teaches in place of the served bars, on the same instruments and steps.
+
+    Args:
+        block: features of the bars.
+        labels: labels of the bars.
+        past: see `NightData`.
+    """
+
+    block: FeatureBlock
+    labels: Labels
+    past: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class NightData:
     """The data of a night.
 
     Args:
-        panel: bars as they were known.
+        panel: bars as they were known, which judge; they also teach, unless there are lessons.
         block: features of the bars.
         labels: labels of the bars.
         past: (S, T) float64, trailing return over one horizon in units of the label; NaN where unknown.
         funding_paid: (S, T) float64, or `None` where the lake holds none in the range.
+        lessons: of a recipe whose `rows` is `available`.
     """
 
     panel: Panel
@@ -51,6 +67,17 @@ class NightData:
     labels: Labels
     past: torch.Tensor
     funding_paid: np.ndarray | None
+    lessons: Lessons | None = None
+
+    @property
+    def teaching(self) -> Lessons:
+        """What teaches: the lessons, or the served bars themselves."""
+        return self.lessons or Lessons(self.block, self.labels, self.past)
+
+    @property
+    def first_lesson(self) -> int:
+        """Number of the first row that teaches: lessons are numbered after all served rows."""
+        return 0 if self.lessons is None else self.labels.mask.numel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,27 +206,35 @@ class NightArtifacts:
         """Write panel, features and labels."""
         write_panel(self.path / "panel.safetensors", data.panel)
         write_block(self.path / "features.safetensors", data.block)
-        tensors = {name: getattr(data.labels, name).contiguous() for name in _LABELS}
-        tensors |= {name: torch.from_numpy(getattr(data.labels, name)) for name in _CLOCKS}
-        tensors["past"] = data.past.contiguous()
+        tensors = _label_tensors(data.labels, data.past)
         if data.funding_paid is not None:
             tensors["funding_paid"] = torch.from_numpy(data.funding_paid)
         write_atomic(self.path / "labels.safetensors", safetensors.torch.save(tensors))
+        if (lessons := data.lessons) is not None:
+            write_block(self.path / "lessons-features.safetensors", lessons.block)
+            tensors = _label_tensors(lessons.labels, lessons.past)
+            write_atomic(self.path / "lessons-labels.safetensors", safetensors.torch.save(tensors))
 
     def read_data(self) -> NightData:
         """Return panel, features and labels, memory-mapped."""
         self.read("panel.json", step="build_panel")
         tensors = safetensors.torch.load_file(self.path / "labels.safetensors")
-        values: dict[str, Any] = {name: tensors[name] for name in _LABELS}
-        labels = Labels(**values | {name: tensors[name].numpy() for name in _CLOCKS})
         funding = tensors.get("funding_paid")
         return NightData(
             panel=read_panel(self.path / "panel.safetensors"),
             block=read_block(self.path / "features.safetensors"),
-            labels=labels,
+            labels=_labels_of(tensors),
             past=tensors["past"],
             funding_paid=None if funding is None else funding.numpy(),
+            lessons=self._read_lessons(),
         )
+
+    def _read_lessons(self) -> Lessons | None:
+        if self.recipe.rows == "served":
+            return None
+        tensors = safetensors.torch.load_file(self.path / "lessons-labels.safetensors")
+        block = read_block(self.path / "lessons-features.safetensors")
+        return Lessons(block, _labels_of(tensors), tensors["past"])
 
     def write_predictions(self, path: str, predictions: Predictions) -> None:
         """Write predictions into the folder of a model."""
@@ -220,6 +255,17 @@ class NightArtifacts:
         started = time.perf_counter()
         yield
         self.write(f"timings/{step}.json", {"seconds": round(time.perf_counter() - started, 3)})
+
+
+def _label_tensors(labels: Labels, past: torch.Tensor) -> dict[str, torch.Tensor]:
+    tensors = {name: getattr(labels, name).contiguous() for name in _LABELS}
+    tensors |= {name: torch.from_numpy(getattr(labels, name)) for name in _CLOCKS}
+    return tensors | {"past": past.contiguous()}
+
+
+def _labels_of(tensors: dict[str, torch.Tensor]) -> Labels:
+    values: dict[str, Any] = {name: tensors[name] for name in _LABELS}
+    return Labels(**values | {name: tensors[name].numpy() for name in _CLOCKS})
 
 
 def training_code() -> str:

@@ -26,6 +26,8 @@ logger = get_logger(__name__)
 class FoldRows:
     """Row numbers of a fold, `s * T + t`, ascending; each (N,) int64.
 
+    Rows that teach are those of the lessons where a night has any, numbered after all served rows.
+
     Args:
         train, valid: labelled rows on the recipe's stride.
         test: every row on which a live system would have decided, whether or not its label was observed later.
@@ -40,15 +42,16 @@ class FoldRows:
 
 def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     """Return the rows of a fold's parts; a row needs at least one valid feature."""
-    known = data.block.mask.any(dim=-1)
+    known, lessons = data.block.mask.any(dim=-1), data.teaching
     labelled, decidable = data.labels.mask & known, data.labels.decidable & known
+    taught = lessons.labels.mask & lessons.block.mask.any(dim=-1)
     on_stride = torch.from_numpy(data.panel.ts_open_ns // data.panel.width_ns % recipe.stride == 0)
     train, valid, test = (torch.from_numpy(part) for part in (parts.train, parts.valid, parts.test))
     return FoldRows(
-        train=_row_numbers(labelled & (train & on_stride)),
+        train=_row_numbers(taught & (train & on_stride)) + data.first_lesson,
         valid=_row_numbers(labelled & (valid & on_stride)),
         test=_row_numbers(decidable & test),
-        seen=_row_numbers(labelled & train),
+        seen=_row_numbers(taught & train) + data.first_lesson,
     )
 
 
@@ -71,10 +74,10 @@ def train_models(
 
 
 def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
-    """Fit a normaliser to some rows, given by their numbers."""
-    rows = torch.zeros(data.labels.mask.numel(), dtype=torch.bool)
-    rows[seen] = True
-    return Normaliser.fit(data.block.values, data.block.mask, rows.reshape(data.labels.mask.shape))
+    """Fit a normaliser to some rows that teach, given by their numbers."""
+    rows, block = torch.zeros(data.labels.mask.numel(), dtype=torch.bool), data.teaching.block
+    rows[seen - data.first_lesson] = True
+    return Normaliser.fit(block.values, block.mask, rows.reshape(data.labels.mask.shape))
 
 
 def _train_model(

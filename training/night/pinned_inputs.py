@@ -12,30 +12,47 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from features.panel.panel import Panel, content_hash, load_panel
+from features.panel.panel import Panel, content_hash, load_panel, no_bars_error, served_instruments
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
 from storage.clock import NS
 from storage.errors import LakeError, SettingsError, TickwalkError
 from storage.lake.fees import BASE, FeeSchedule, read_fees
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import Basis
 from storage.lake.snapshots import Pin, pins
 from storage.settings import Settings
 from training.evaluation.costs import Costs
 from training.night.artifacts import NightArtifacts
+from training.recipe import Recipe
 
 _MINUTE_NS: Final = 60 * NS
 
 
-def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> tuple[Panel, np.ndarray | None]:
-    """Return a night's panel, and the funding paid in it; see `read_funding`.
+@dataclass(frozen=True, slots=True)
+class PinnedRows:
+    """What a night reads.
+
+    Args:
+        panel: the served bars.
+        lessons: the available bars on the same instruments and steps, where those teach.
+        funding: see `read_funding`.
+    """
+
+    panel: Panel
+    lessons: Panel | None
+    funding: np.ndarray | None
+
+
+def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> PinnedRows:
+    """Return the rows of a night.
 
     Raises:
         LakeError: the pinned rows differ from those that the night was opened on.
@@ -50,16 +67,63 @@ def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> tu
         instruments=facts["instruments"],
         **_panel_query(folder, at),
     )
+    taught = read_lessons(
+        lake, folder.recipe, panel, features_dir=features_dir, at=at, grace_ns=_grace_ns(facts)
+    )
     funding = read_funding(lake, panel, at=at)
     fees = read_taker_fees(lake, panel, folder.recipe.costs, at=at)
-    hashes = {"content_hash": content, "funding_hash": funding_hash(funding), "fee_hash": fee_hash(fees)}
+    lessons_hash = None if taught is None else content_hash(taught, folder.recipe.rows)
+    hashes = {
+        "content_hash": content,
+        "lessons_hash": lessons_hash,
+        "funding_hash": funding_hash(funding),
+        "fee_hash": fee_hash(fees),
+    }
     for name, value in hashes.items():
-        if value != facts[name]:
+        if value != facts.get(name):
             raise LakeError(
-                f"night {facts['night']} was opened on rows with hash {facts[name][:12]}, they now have {value[:12]}",
+                f"night {facts['night']} was opened on rows with hash {str(facts.get(name))[:12]}, they now have "
+                f"{str(value)[:12]}",
                 hint="the lake was edited under a pinned snapshot; open a new night",
             )
-    return panel, funding
+    return PinnedRows(panel, taught, funding)
+
+
+def read_lessons(
+    lake: Lake, recipe: Recipe, panel: Panel, *, features_dir: Path, at: int, grace_ns: int
+) -> Panel | None:
+    """Return the bars that teach in place of the served ones, on their instruments and steps; `None`: the served do.
+
+    Args:
+        lake: has the rows.
+        recipe: says which rows teach.
+        panel: the served bars.
+        features_dir: cache of panels.
+        at: snapshot of the lake.
+        grace_ns: as in `load_panel`.
+    """
+    if recipe.rows == "served":
+        return None
+    bounds: dict[str, Any] = {"since_ns": int(panel.ts_open_ns[0]), "until_ns": int(panel.ts_close_ns[-1])}
+    query: dict[str, Any] = {
+        "width": recipe.width,
+        "at": at,
+        "grace_ns": grace_ns,
+        "rows": recipe.rows,
+    } | bounds
+    found = set(served_instruments(lake, **query))
+    names = [name for name in panel.instruments if name in found]
+    if not names:
+        raise no_bars_error(recipe.width, recipe.origins, bounds["since_ns"], bounds["until_ns"])
+    lessons, _ = cached_panel(
+        features_dir,
+        lake,
+        instruments=names,
+        origins=recipe.origins,
+        joined=columns_of(get_set(recipe.feature_set)),
+        **query,
+    )
+    return lessons.reindexed(panel.instruments)
 
 
 def pinned_at(lake: Lake, facts: Mapping[str, Any]) -> int:
@@ -76,6 +140,14 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
     facts = folder.facts
     try:
         panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])
+        lessons = read_lessons(
+            lake,
+            folder.recipe,
+            panel,
+            features_dir=settings.features_dir,
+            at=at,
+            grace_ns=_grace_ns(facts),
+        )
         funding = read_funding(lake, panel, at=at)
         # Older nights took fees from the code and recorded no hash of them.
         fees = (
@@ -85,13 +157,18 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
         )
     except TickwalkError:  # bars of some instrument, or a fee, are missing
         return False
-    hashes = [pin.content, facts.get("funding_hash"), facts.get("fee_hash")]
-    return [content_hash(panel), funding_hash(funding), fees] == hashes
+    taught = None if lessons is None else content_hash(lessons, folder.recipe.rows)
+    hashes = [pin.content, facts.get("lessons_hash"), facts.get("funding_hash"), facts.get("fee_hash")]
+    return [content_hash(panel), taught, funding_hash(funding), fees] == hashes
 
 
-def panel_loader(folder: NightArtifacts, at: int) -> Callable[..., Panel]:
+def panel_loader(folder: NightArtifacts, at: int, rows: Basis = "served") -> Callable[..., Panel]:
     """Return `load_panel` for a night's bars at a snapshot, without the lake, start and instruments."""
-    return partial(load_panel, **_panel_query(folder, at))
+    return partial(load_panel, rows=rows, **_panel_query(folder, at))
+
+
+def _grace_ns(facts: Mapping[str, Any]) -> int:
+    return int(facts["grace_ms"]) * 1_000_000
 
 
 def _panel_query(folder: NightArtifacts, at: int) -> dict[str, Any]:
@@ -103,7 +180,7 @@ def _panel_query(folder: NightArtifacts, at: int) -> dict[str, Any]:
         "origins": recipe.origins,
         "joined": columns_of(get_set(recipe.feature_set)),
         "at": at,
-        "grace_ns": facts["grace_ms"] * 1_000_000,
+        "grace_ns": _grace_ns(facts),
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from features.feature import FeatureBlock
 from features.leakage.perturbation import PROOF_STEPS, prove
-from features.leakage.point_in_time import Load, prove_point_in_time
+from features.leakage.point_in_time import prove_point_in_time
 from features.monitoring.health import TrainingWindow, check_health
 from features.panel.panel import Panel
 from features.sets import get_set
@@ -22,7 +23,7 @@ from storage.errors import CheckpointError, LeakError
 from storage.lake.lake import Lake
 from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, split_rows, walk_forward_folds
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
-from training.night.artifacts import NightArtifacts, NightData
+from training.night.artifacts import Lessons, NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
 from training.night.pinned_inputs import panel_loader, pinned_at, read_pinned
 from training.night.registry import champion_after, events_before, read_versions
@@ -49,7 +50,8 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
-    panel, funding = read_pinned(folder, lake, features_dir=features_dir)
+    pinned = read_pinned(folder, lake, features_dir=features_dir)
+    panel = pinned.panel
     block = built_block(features_dir, panel, recipe.feature_set)
     if block.fingerprint != facts["feature_fingerprint"]:
         raise CheckpointError(
@@ -57,14 +59,7 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
             f"their code is now {block.fingerprint[:12]}",
             hint="open a new night: tickwalk nightly",
         )
-    newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
-    # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
-    load_known = partial(
-        panel_loader(folder, pinned_at(lake, facts)),
-        since_ns=newest_ns,
-        instruments=recipe.instruments or None,
-    )
-    _prove(folder, panel, lake, load_known, grace_ns=grace_ns)
+    _prove(folder, panel, lake, grace_ns=grace_ns)
     health = check_health(
         block,
         panel,
@@ -73,14 +68,27 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
     )
     folder.write("health.json", health.to_dict())
     health.refuse()
-    labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
+    served = _learn(panel, block, recipe, grace_ns=grace_ns)
+    lessons = None
+    if pinned.lessons is not None:
+        taught = built_block(features_dir, pinned.lessons, recipe.feature_set)
+        check_health(taught, pinned.lessons, split_ns=_newest_test_ns(panel, recipe), learned=None).refuse()
+        lessons = _learn(pinned.lessons, taught, recipe, grace_ns=grace_ns)
     return NightData(
         panel=panel,
         block=block,
-        labels=labels,
-        past=trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale,
-        funding_paid=funding,
+        labels=served.labels,
+        past=served.past,
+        funding_paid=pinned.funding,
+        lessons=lessons,
     )
+
+
+def _learn(panel: Panel, block: FeatureBlock, recipe: Recipe, *, grace_ns: int) -> Lessons:
+    """Return features, labels and past returns of a panel."""
+    labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
+    past = trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale
+    return Lessons(block, labels, past)
 
 
 def champion_training_window(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:
@@ -130,6 +138,7 @@ def count_data(data: NightData) -> dict[str, Any]:
         "basis": dict(zip(BASES[1:], by_basis.tolist()[1:], strict=True)),
         "valid_share": dict(zip(data.block.names, share.tolist(), strict=True)),
         "funding_share": paid,
+        "lesson_rows": int(data.teaching.labels.mask.sum()),
     }
 
 
@@ -192,19 +201,33 @@ def read_fold(entry: dict[str, Any]) -> Fold:
     return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
 
 
-def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, load: Load, *, grace_ns: int) -> None:
-    """Run both leak proofs, and write what was compared, or why a proof failed."""
+def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, *, grace_ns: int) -> None:
+    """Run both leak proofs, and write what was compared, or why a proof failed.
+
+    The proof from the lake hides rows by the clock of their basis: once for the bars that judge, and once for those
+    that teach, where these are others.
+    """
     facts, recipe = folder.facts, folder.recipe
+    newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
+    hindsight = {}
     try:
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
-        hindsight = prove_point_in_time(
-            lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"]
-        )
+        for rows in dict.fromkeys(("served", recipe.rows)):
+            # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
+            load = partial(
+                panel_loader(folder, pinned_at(lake, facts), rows),
+                since_ns=newest_ns,
+                instruments=recipe.instruments or None,
+            )
+            hindsight[rows] = prove_point_in_time(
+                lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"], rows=rows
+            ).to_dict()
     except LeakError as error:
         folder.write("proof.json", {"passed": False, "reason": error.message})
         raise
-    passed = {"passed": True, "reason": ""}
-    folder.write("proof.json", passed | proof.to_dict() | {"hindsight": hindsight.to_dict()})
+    more = {"lessons_hindsight": hindsight[recipe.rows]} if recipe.rows != "served" else {}
+    found = {"passed": True, "reason": ""} | proof.to_dict()
+    folder.write("proof.json", found | {"hindsight": hindsight["served"]} | more)
 
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 
+from features.feature import FeatureBlock
 from features.panel.panel import Panel
 from storage.lake.fees import FeeSchedule
 from training.data.folds import Fold
@@ -19,7 +20,7 @@ from training.evaluation.metrics import Score, deflated_sharpe, score_prediction
 from training.evaluation.positions import MarketData, PositionLedger, run_ledger
 from training.models.device import derive_seed
 from training.models.estimators import FoldContext
-from training.night.artifacts import NightArtifacts, NightData, Predictions
+from training.night.artifacts import Lessons, NightArtifacts, NightData, Predictions
 from training.recipe import Recipe
 
 # Blocks of the bootstrap, in horizons: labels overlap over one, and what drives them lasts longer.
@@ -44,11 +45,33 @@ class EvaluationWindow:
 def make_fold_context(
     data: NightData, normaliser: Normaliser, recipe: Recipe, device: torch.device
 ) -> FoldContext:
-    """Return windows and labels under a fold's normaliser."""
-    windows = PanelWindows(data.block, normaliser, window_bars=recipe.window_bars, device=device)
-    labels = data.labels
+    """Return windows and labels under a fold's normaliser.
+
+    Lessons follow the served rows as if they were more instruments, so no window has bars of both.
+    """
+    parts = [Lessons(data.block, data.labels, data.past)] + ([data.lessons] if data.lessons else [])
+    windows = PanelWindows(
+        data.block if data.lessons is None else _stacked([part.block for part in parts]),
+        normaliser,
+        window_bars=recipe.window_bars,
+        device=device,
+    )
     return FoldContext(
-        windows, normaliser, data.past.flatten(), labels.label.flatten(), labels.mask.flatten()
+        windows,
+        normaliser,
+        torch.cat([part.past.flatten() for part in parts]),
+        torch.cat([part.labels.label.flatten() for part in parts]),
+        torch.cat([part.labels.mask.flatten() for part in parts]),
+    )
+
+
+def _stacked(blocks: Sequence[FeatureBlock]) -> FeatureBlock:
+    """Return blocks of equal steps and features as one, the instruments one after another."""
+    return replace(
+        blocks[0],
+        instruments=tuple(name for block in blocks for name in block.instruments),
+        values=torch.cat([block.values for block in blocks]),
+        mask=torch.cat([block.mask for block in blocks]),
     )
 
 

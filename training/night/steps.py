@@ -6,16 +6,20 @@ the features, the seed and the code of `training`, so one night cannot give two 
 
 The folder `models/nights/<night>/`:
 
-    night.json              night, recipe, since_ns, until_ns, instruments, snapshot, content_hash, funding_hash,
-                            fee_hash, fees (role, tier, rows in force), feature_set, feature_names,
-                            feature_fingerprint, seed, grace_ms, training_code, code, lock, torch_version, device
+    night.json              night, recipe, since_ns, until_ns, instruments, snapshot, rows, content_hash,
+                            lessons_hash (null: the served rows teach), funding_hash, fee_hash, fees (role, tier, rows
+                            in force), feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code,
+                            code, lock, torch_version, device
     panel.safetensors       the panel (features.store.serialization.read_panel)
     features.safetensors    the feature block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid if known
+    lessons-*.safetensors   features and labels of the rows that teach, where those are `available`
     panel.json              steps, instruments, rows (labelled), status (counts by status), basis (labels of mid and
-                            of print), valid_share (by feature), funding_share (of instrument-hours; null: none)
+                            of print), valid_share (by feature), funding_share (of instrument-hours; null: none),
+                            lesson_rows (labelled rows that may teach)
     edition.json            the code of the features (features.versioning.set_diff), for `tickwalk features diff`
-    proof.json              passed, and what features.leakage.perturbation and features.leakage.point_in_time compared
+    proof.json              passed, and what features.leakage.perturbation and features.leakage.point_in_time compared;
+                            lessons_hindsight: the latter for `available` rows
     health.json             coverage, nulls, drift by feature and instrument, and findings of the limits
                             (features.monitoring.health);
                             trained_since_ns, trained_until_ns: the reference window of the drift; champion: the
@@ -52,6 +56,7 @@ from typing import Any
 
 import torch
 
+from features.panel.panel import content_hash
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
 from features.versioning.fingerprint import fingerprint
@@ -69,7 +74,7 @@ from training.models.device import prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts, training_code
 from training.night.fold_training import train_models
-from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_taker_fees
+from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_lessons, read_taker_fees
 from training.night.preparation import count_data, describe_fold, plan_night_folds, prepare_data, read_fold
 from training.night.promotion import finish_night
 from training.recipe import get_recipe
@@ -118,9 +123,19 @@ def open_night(
             grace_ns=settings.bars.grace_ns,
         )
         fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
+        lessons = read_lessons(
+            lake,
+            plan,
+            panel,
+            features_dir=settings.features_dir,
+            at=snapshot,
+            grace_ns=settings.bars.grace_ns,
+        )
         identity = {
             "recipe": plan.to_plain(),
+            "rows": plan.rows,
             "content_hash": content,
+            "lessons_hash": None if lessons is None else content_hash(lessons, plan.rows),
             "funding_hash": funding_hash(read_funding(lake, panel, at=snapshot)),
             "fee_hash": fee_hash(fees),
             "feature_fingerprint": fingerprint(features),

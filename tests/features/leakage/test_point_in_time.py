@@ -208,9 +208,25 @@ def test_a_highly_predictive_feature_is_reported_as_suspect(lake: Lake) -> None:
 
 
 def test_a_proof_that_hides_nothing_fails(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features.leakage.point_in_time, "PointInTimeLake", lambda lake, known_at_ns: lake)
+    monkeypatch.setattr(
+        features.leakage.point_in_time, "PointInTimeLake", lambda lake, known_at_ns, rows: lake
+    )
     with pytest.raises(LeakError, match="the proof is blind: its check of the lake did not catch a label"):
         prove_point_in_time(lake, load, get_set("candles"), grace_ns=GRACE_NS, seed=0)
+
+
+def test_each_basis_is_proven_by_its_own_clock(lake: Lake) -> None:
+    """Of repaired rows, which came an hour late, a panel of available rows is full, and one of served rows has none."""
+
+    def available(lake: Lake) -> Panel:
+        return load(lake, rows="available")
+
+    assert not torch.equal(load(lake).column("volume"), available(lake).column("volume"))
+    volume = [item for item in get_set("live") if "volume" in item.name]
+    arguments: dict[str, Any] = {"grace_ns": GRACE_NS, "seed": 0}
+    assert prove_point_in_time(lake, available, volume, rows="available", **arguments).compared > 100
+    with pytest.raises(LeakError, match="that became knowable after step"):
+        prove_point_in_time(lake, available, volume, rows="served", **arguments)
 
 
 def test_a_loader_of_nothing_is_refused(lake: Lake) -> None:

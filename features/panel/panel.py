@@ -215,13 +215,15 @@ def served_instruments(
     width: str,
     since_ns: int | None = None,
     until_ns: int | None = None,
+    origins: Sequence[str] = ORIGINS,
     at: int | None = None,
     grace_ns: int,
     rows: Basis = "served",
 ) -> list[str]:
     """Return the ids that `load_panel` would choose for the same arguments; a range without bars gives none."""
-    params = (width, *open_bounds_us(since_ns, until_ns), grace_ns)
-    sql = f"SELECT DISTINCT instrument FROM bars WHERE {_MATCHES} AND {is_known(rows)} ORDER BY instrument"
+    params = (width, *open_bounds_us(since_ns, until_ns), grace_ns, list(origins))
+    where = f"{_MATCHES} AND {is_known(rows)} AND {_ORIGIN}"
+    sql = f"SELECT DISTINCT instrument FROM bars WHERE {where} ORDER BY instrument"
     names: list[str] = lake.query(sql, params, at=at).to_pydict()["instrument"]
     return names
 

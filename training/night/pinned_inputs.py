@@ -107,6 +107,7 @@ def read_lessons(
     bounds: dict[str, Any] = {"since_ns": int(panel.ts_open_ns[0]), "until_ns": int(panel.ts_close_ns[-1])}
     query: dict[str, Any] = {
         "width": recipe.width,
+        "origins": recipe.origins,
         "at": at,
         "grace_ns": grace_ns,
         "rows": recipe.rows,
@@ -119,7 +120,6 @@ def read_lessons(
         features_dir,
         lake,
         instruments=names,
-        origins=recipe.origins,
         joined=columns_of(get_set(recipe.feature_set)),
         **query,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.panel.panel import Panel, content_hash, load_panel, panel_from_table
+from features.panel.panel import Panel, content_hash, load_panel, panel_from_table, served_instruments
 from storage.clock import ManualTime
 from storage.errors import ContractError, InstrumentError, RangeError
 from storage.lake.lake import Lake
@@ -98,6 +98,14 @@ def test_every_origin_is_read_unless_others_are_named(lake: Lake) -> None:
     lake.commit({"bars": rows}, batch_id="one")
     assert load(lake, grace_ns=2_000_000_000).n_steps == 2
     assert load(lake, origins=("live",)).n_steps == 1
+
+
+def test_the_instruments_of_a_query_are_those_of_its_panel(lake: Lake) -> None:
+    rows = bar_rows([{"step": 0}, {"step": 1, "instrument": "hyperliquid|perp|OTHER", "origin": "archive"}])
+    lake.commit({"bars": rows}, batch_id="one")
+    for origins in (("live",), ("archive",), ("live", "archive")):
+        names = served_instruments(lake, width="1m", grace_ns=GRACE_NS, origins=origins)
+        assert tuple(names) == load(lake, origins=origins).instruments
 
 
 def test_a_snapshot_is_read_as_it_was(lake: Lake) -> None:

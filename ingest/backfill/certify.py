@@ -3,9 +3,8 @@
 Watched bars are compared with the table `candles` (backfilled or imported), a day at a time. A bar that agrees gets a
 revision with `certified` set, with the same values, and stamped like other history: a recorded bar is known to be
 certified from now on. One that differs gets rows in `discrepancies` and is queued for the archive; one without a print
-whose candle has some becomes blind. Bars derived from
-candles are left out: they would certify themselves. So are the newest hours, which belong to the recorder: it may still
-revise them, and requests their candles itself.
+whose candle has some becomes blind. Bars derived from candles are left out: they would certify themselves. So are the
+newest hours, which belong to the recorder: it may still revise them, and requests their candles itself.
 """
 
 from __future__ import annotations
@@ -174,7 +173,7 @@ def _certify_range(
             candle = CandleFigures(theirs.values[:, [at]])
             rows += rows_of([bar], candle, differs[:, [at]], checked=IMPORT, now_ns=now_ns)
             repairs.append(queued(bar, candle.of("trades")[0], now_ns))
-    if agreeing.num_rows or rows:
+    if agreeing.num_rows or missing.num_rows or rows:
         tables = {
             "bars": pa.concat_tables([agreeing, missing]),
             "discrepancies": DISCREPANCIES.rows(rows),

@@ -48,7 +48,7 @@ def split_new_and_conflicting(
             same += f" AND {_SAME_SOURCE} AND (n.{_HISTORY} OR n.ts_knowable_ns = h.ts_knowable_ns)"
         conflicts = run.execute(
             f"SELECT n.* FROM incoming n SEMI JOIN {stored} h USING ({keys}) "
-            f"WHERE NOT EXISTS (SELECT 1 FROM {stored} h WHERE {same})",
+            f"WHERE NOT EXISTS (SELECT 1 FROM {stored} h WHERE {same}) ORDER BY row_at",
             [*bounds, *bounds, *([stamp.home] if contract.has_home else [])],
         ).to_arrow_table()
     if contract.revises and conflicts.num_rows:

@@ -16,19 +16,17 @@ from ingest.coverage.rhythm import HOUR_NS, LEAST_GAPS, LONG_NS
 from ingest.coverage.silence import REVOCABLE
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, US_NS
-from storage.contracts.contract import HISTORY_ORIGINS
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import IS_RECORDED
 
-# As in a warm start: history is no state of a recorder.
-_RECORDED: Final = f"origin NOT IN {HISTORY_ORIGINS}"
-
+# As in a warm start, rows of history are left out: they are no state of a recorder.
 _HOURS: Final = f"""
     WITH steps AS (
         SELECT instrument, epoch_us(ts_event) // ? AS step, count(*) AS prints,
                min(epoch_us(ts_event)) AS first_us, max(epoch_us(ts_event)) AS last_us
         FROM trades
         WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?)
-          AND {_RECORDED}
+          AND {IS_RECORDED}
         GROUP BY ALL
     ),
     gaps AS (
@@ -44,7 +42,7 @@ _HOURS: Final = f"""
 _NEWEST: Final = f"""
     SELECT instrument, max(epoch_us(ts_event), ?) AS newest_us FROM trades
     WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?)
-      AND {_RECORDED}
+      AND {IS_RECORDED}
     GROUP BY instrument ORDER BY instrument
 """
 

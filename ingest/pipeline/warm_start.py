@@ -26,12 +26,11 @@ from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.rhythm_restart import restore_rhythms, resume_doubts
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
-from storage.contracts.contract import HISTORY_ORIGINS
 from storage.lake.empty_tables import may_have_rows
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import IS_RECORDED
 
-# History is no state of a recorder, and a replay elsewhere may lack it.
-_RECORDED: Final = f"origin NOT IN {HISTORY_ORIGINS}"
+# Rows of history are left out: they are no state of a recorder, and a replay elsewhere may lack them.
 # An archive's coverage has the address of an object in place of a recording's name.
 _BY_RECORDING: Final = "NOT contains(journal, '/')"
 
@@ -39,11 +38,11 @@ _BY_RECORDING: Final = "NOT contains(journal, '/')"
 _BARS: Final = f"""
     WITH newest AS (
         SELECT instrument, max(ts_open) AS ts_newest FROM bars
-        WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND {_RECORDED} GROUP BY instrument
+        WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND {IS_RECORDED} GROUP BY instrument
     ),
     near AS (
         SELECT bars.*, ts_newest FROM bars JOIN newest USING (instrument)
-        WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?) AND {_RECORDED}
+        WHERE width = ? AND ts_knowable_ns <= ? AND ts_open > ts_newest - to_microseconds(?) AND {IS_RECORDED}
         QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
     ),
     judged AS (
@@ -72,7 +71,7 @@ _SETTLED: Final = f"""
            REPLACE (epoch_us(ts_open) AS ts_open, epoch_us(ts_close) AS ts_close)
     FROM bars
     WHERE list_contains(?, instrument) AND width = ? AND ts_knowable_ns <= ? AND ts_open > make_timestamptz(?)
-      AND {_RECORDED}
+      AND {IS_RECORDED}
     QUALIFY row_number() OVER (PARTITION BY instrument, ts_open ORDER BY revision DESC) = 1
     ORDER BY instrument, ts_open
 """
@@ -84,13 +83,13 @@ _PRINTS: Final = f"""
     ),
     youngest AS (
         SELECT instrument, unnest(max(trades.rowid, ?)) AS id FROM trades JOIN wanted USING (instrument)
-        WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND ts_event >= ts_since AND {_RECORDED}
+        WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND ts_event >= ts_since AND {IS_RECORDED}
         GROUP BY instrument
     ),
     kept AS (SELECT instrument, min(id) AS first_id FROM youngest GROUP BY instrument)
     SELECT instrument, epoch_us(ts_event) AS ts_us, tid, price, size, side
     FROM trades JOIN wanted USING (instrument) LEFT JOIN kept USING (instrument)
-    WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND {_RECORDED}
+    WHERE ts_knowable_ns <= ? AND ts_event >= make_timestamptz(?) AND {IS_RECORDED}
       AND (ts_event >= ts_from OR (ts_event >= ts_since AND trades.rowid >= first_id))
     ORDER BY instrument, trades.rowid
 """
@@ -124,7 +123,7 @@ _QUOTES: Final = """
 
 _CONTEXTS: Final = f"""
     SELECT instrument, ts_recv_ns, funding_rate, open_interest, oracle, mark FROM contexts
-    WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND ts_knowable_ns > ? AND {_RECORDED}
+    WHERE list_contains(?, instrument) AND ts_knowable_ns <= ? AND ts_knowable_ns > ? AND {IS_RECORDED}
     QUALIFY row_number() OVER (PARTITION BY instrument ORDER BY ts_recv_ns DESC, frame DESC) = 1
 """
 

@@ -61,9 +61,9 @@ _REVISION_BITS: Final = 32
 _STAMP_BITS: Final = 68
 
 
-def is_known(basis: Basis, *, grace: str = "?") -> str:
-    """Return the condition that a row was known by its bar's close plus a grace, in nanoseconds."""
-    return f"{CLOCKS[basis]} <= epoch_us(ts_close) * 1000 + {grace}"
+def is_known(basis: Basis) -> str:
+    """Return the condition that a row was known by its bar's close plus a grace, its parameter, in nanoseconds."""
+    return f"{CLOCKS[basis]} <= epoch_us(ts_close) * 1000 + ?"
 
 
 def known_bars(

@@ -29,12 +29,20 @@ _ARENA_MAX: Final = -8
 _PIECE_BYTES: Final = 64 * 1024
 _MADV_DONTNEED: Final = getattr(mmap, "MADV_DONTNEED", 4)
 
+_is_kept_small = False
+
 _MAPPED: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+\s+(\S+)$")
 _LIBRARY: Final = re.compile(r"\.so($|\.)|\.duckdb_extension$")
 
 
 def keep_small() -> None:
-    """Make freed memory return to the system. Call it before anything large is allocated."""
+    """Make freed memory return to the system. Call it before anything large is allocated.
+
+    A process that does more than record, such as a notebook, does not call it; `trim` and `release_starters` do nothing
+    there.
+    """
+    global _is_kept_small
+    _is_kept_small = True
     pa.set_memory_pool(pa.system_memory_pool())
     libc = _libc()
     if libc is not None:
@@ -45,7 +53,7 @@ def keep_small() -> None:
 
 def trim() -> None:
     """Return freed memory to the system; safe to call from any thread."""
-    libc = _libc()
+    libc = _libc() if _is_kept_small else None
     if libc is not None:
         libc.malloc_trim(0)
 
@@ -55,7 +63,7 @@ def release_starters() -> int:
 
     The pages are unchanged copies of a library's file; one that is needed again is read from the file.
     """
-    libc = _libc()
+    libc = _libc() if _is_kept_small else None
     if libc is None:
         return 0
     gc.collect()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from ingest.recorder.memory import release_starters
+from ingest.recorder.memory import keep_small, release_starters
 from ingest.replay.replay import replay
 from storage.clock import NS
 from storage.lake.lake import Lake
@@ -61,5 +61,6 @@ def test_a_forked_process_compiles_on_after_it_has_let_its_compiler_go() -> None
 
 
 def _compile_after_release() -> None:
+    keep_small()
     release_starters()
     assert numba.njit(lambda number: number + 1)(1) == 2

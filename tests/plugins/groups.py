@@ -12,9 +12,13 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 _RECORDED_DAY: Final = "the recorded day"
+_JUDGED_NIGHT: Final = "the judged night"
 _GROUPS: Final = {
     "tests/features/test_follow.py": _RECORDED_DAY,
     "tests/features/test_live_equals_batch.py": _RECORDED_DAY,
+    "tests/serving/cli/test_features.py": _JUDGED_NIGHT,
+    "tests/serving/report/test_browser.py": _JUDGED_NIGHT,
+    "tests/serving/report/test_report.py": _JUDGED_NIGHT,
 }
 _LONG: Final = (
     "tests/dags/test_airflow_stack.py",

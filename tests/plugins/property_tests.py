@@ -13,7 +13,7 @@ from hypothesis import settings
 from tests.patience import IS_DRILL
 
 PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "full" if IS_DRILL else "quick")
-_QUICK_SHARE: Final = 3
+_QUICK_SHARE: Final = 4
 
 
 def examples(count: int) -> int:

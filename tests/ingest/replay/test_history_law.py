@@ -30,14 +30,14 @@ def on(settings: Settings, catalog: str) -> Settings:
 def test_the_past_changes_by_recorded_and_never_recorded_history_only(
     settings: Settings, tmp_path: Path
 ) -> None:
-    drawn = interleave(settings, tmp_path / "files", seed=2, operations=11)
-    assert len(drawn.done) == 11
+    drawn = interleave(settings, tmp_path / "files", seed=2, operations=8)
+    assert len(drawn.done) == 8
     assert min(drawn.changed, drawn.arrived) > 50
 
 
 def test_the_same_on_postgres(settings: Settings, tmp_path: Path) -> None:
     with postgres(tmp_path / "pg") as catalog:
-        drawn = interleave(on(settings, catalog), tmp_path / "files", seed=2, operations=6, replays=False)
+        drawn = interleave(on(settings, catalog), tmp_path / "files", seed=2, operations=4, replays=False)
     assert min(drawn.changed, drawn.arrived) > 50
 
 

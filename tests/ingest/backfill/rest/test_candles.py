@@ -96,18 +96,18 @@ async def test_a_refused_candle_is_unknown_whatever_an_absent_one_means(
 async def test_bars_do_not_depend_on_the_chunks_of_the_range(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silences of a thin coin, of a busy one and of all, across the edges of chunks of 1440 and of 400 steps."""
+    """Silences of a thin coin, of a busy one and of all, across the edges of chunks of 720 and of 200 steps."""
     draw = random.Random(3)
-    halt = range(1_000, 1_080)
+    halt = range(500, 580)
     history = {
         (coin, "1m"): candles(
-            1_600, flat=[n for n in range(1_600) if draw.random() > pace or n in halt or n in own]
+            800, flat=[n for n in range(800) if draw.random() > pace or n in halt or n in own]
         )
-        for coin, pace, own in (("BTC", 0.99, range(0)), ("ETH", 0.9, range(300, 420)), ("OP", 0.3, range(0)))
+        for coin, pace, own in (("BTC", 0.99, range(0)), ("ETH", 0.9, range(150, 270)), ("OP", 0.3, range(0)))
     }
     found = []
     async with serving(RecordedHistory(NOW_NS, history)) as venue:
-        for size in (1_440, 400):
+        for size in (720, 200):
             monkeypatch.setattr(rest_candles, "_CHUNK", size)
             chosen = settings_for(dataclasses.replace(settings, home=tmp_path / str(size)), venue)
             with Lake.open(chosen) as lake:

@@ -91,6 +91,7 @@ def test_made_bars_fit_their_contract_and_come_instrument_by_instrument() -> Non
     assert good["instrument"].to_pylist() == sorted(good["instrument"].to_pylist())
 
 
+@pytest.mark.drill
 def test_a_load_and_a_plain_write_hold_the_same_rows() -> None:
     taken, sizes = bench_load.alternate(list(made_bars(300, minutes=100)), rounds=1)
     assert set(taken) == set(sizes) == {bench_load.OURS, bench_load.AGAINST}
@@ -98,12 +99,14 @@ def test_a_load_and_a_plain_write_hold_the_same_rows() -> None:
     assert set(reads) == set(taken)
 
 
+@pytest.mark.drill
 def test_the_memory_of_a_load_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_load, "MEMORY_ROWS", 100)
     (figure,) = bench_load.memory()
     assert (figure.unit, 50 < figure.value < bench_load.LIMIT_MB) == ("MB", True)
 
 
+@pytest.mark.drill
 def test_a_read_gives_the_same_rows_after_any_number_of_commits(tmp_path: Path) -> None:
     homes = bench_reads.make_homes(tmp_path, (1, 2))
     taken = bench_reads.read_all(homes, rounds=1)

@@ -96,7 +96,7 @@ async def test_a_refused_candle_is_unknown_whatever_an_absent_one_means(
 async def test_bars_do_not_depend_on_the_chunks_of_the_range(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silences of a thin coin, of a busy one and of all, across the edges of chunks of 720 and of 200 steps."""
+    """Silences of a thin coin, of a busy one and of all, across the edges of chunks of 720 and of 400 steps."""
     draw = random.Random(3)
     halt = range(500, 580)
     history = {
@@ -107,7 +107,7 @@ async def test_bars_do_not_depend_on_the_chunks_of_the_range(
     }
     found = []
     async with serving(RecordedHistory(NOW_NS, history)) as venue:
-        for size in (720, 200):
+        for size in (720, 400):
             monkeypatch.setattr(rest_candles, "_CHUNK", size)
             chosen = settings_for(dataclasses.replace(settings, home=tmp_path / str(size)), venue)
             with Lake.open(chosen) as lake:

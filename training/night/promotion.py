@@ -34,6 +34,7 @@ from training.models.device import derive_seed
 from training.models.estimators import FittedModel, fit_model, load_model
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
+from training.night.market_data import make_market
 from training.night.preparation import training_facts
 from training.night.registry import VersionEvent, append_events, champion_after, events_before, read_versions
 from training.night.scoring import (
@@ -42,7 +43,6 @@ from training.night.scoring import (
     compare_with_champion,
     evaluation_window,
     make_fold_context,
-    make_market,
     make_summary,
     score_all_folds,
     summarise_backtests,

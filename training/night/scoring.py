@@ -10,10 +10,7 @@ import numpy as np
 import torch
 
 from features.feature import FeatureBlock
-from features.panel.panel import Panel
-from storage.lake.fees import FeeSchedule
 from training.data.folds import Fold
-from training.data.labels import BASIS_MID, delay_bars, prices_at_close
 from training.data.panel import Normaliser, PanelWindows
 from training.evaluation.gate import BacktestResult, ChampionComparison
 from training.evaluation.metrics import Score, deflated_sharpe, score_predictions, sharpe
@@ -73,41 +70,6 @@ def _stacked(blocks: Sequence[FeatureBlock]) -> FeatureBlock:
         values=torch.cat([block.values for block in blocks]),
         mask=torch.cat([block.mask for block in blocks]),
     )
-
-
-def make_market(data: NightData, recipe: Recipe, fees: FeeSchedule, *, grace_ns: int) -> MarketData:
-    """Return prices and costs of every step of a panel; the half spread comes from the closing quote.
-
-    Args:
-        data: the night's panel and labels.
-        recipe: sets the order's delay, and possibly a taker fee of its own.
-        fees: taker fees of the venues.
-        grace_ns: from a bar's close to the decision.
-    """
-    panel = data.panel
-    prices = prices_at_close(panel)
-    bid, ask = panel.column("bid"), panel.column("ask")
-    quoted = (prices.basis == BASIS_MID) & (ask >= bid)
-    notional = panel.column("notional")
-    notional = torch.where(torch.isfinite(notional), notional, panel.column("volume") * panel.column("close"))
-    return MarketData(
-        instruments=panel.instruments,
-        ts_close_ns=panel.ts_close_ns,
-        price=prices.price.numpy(),
-        half_spread=torch.where(quoted, (ask - bid) / (ask + bid), torch.nan).numpy(),
-        notional=notional.numpy(),
-        taker_fee_bps=_taker_fee_bps(panel, recipe, fees),
-        scale=data.labels.scale.numpy(),
-        funding_paid=data.funding_paid,
-        delay_bars=delay_bars(panel.width_ns, grace_ns=grace_ns, delay_ms=recipe.label.delay_ms),
-    )
-
-
-def _taker_fee_bps(panel: Panel, recipe: Recipe, fees: FeeSchedule) -> np.ndarray:
-    """Return the taker fee at each bar's close, (S, T) float64: the recipe's own, or else the venue's."""
-    if (own := recipe.costs.taker_fee_bps) is not None:
-        return np.full((panel.n_instruments, panel.n_steps), own)
-    return np.stack([fees.bps(name, panel.ts_close_ns) for name in panel.instruments])
 
 
 def evaluation_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.ndarray) -> EvaluationWindow:
@@ -267,7 +229,7 @@ def _notes(folder: NightArtifacts, recipe: Recipe, champion: ChampionComparison 
     if counts["basis"]["print"]:
         notes.append(
             f"{counts['basis']['print']} labels are returns of last prints, which bounce between bid and ask, and "
-            f"a half spread of {costs.half_spread_bps:g} bp is assumed where a bar has no quote"
+            f"the half spread of a bar without a quote is estimated from them, at least {costs.half_spread_bps:g} bp"
         )
     proof = folder.read("proof.json")
     if unproven := proof.get("unproven"):

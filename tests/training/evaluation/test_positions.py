@@ -139,24 +139,33 @@ def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, 
         units, last, order, free = 0.0, NAN, None, 0
         for step in range(n_steps):
             price = market.price[i, step]
+            listed = market.is_listed[:, step]
             fee = float(market.taker_fee_bps[i, step]) * BPS
             half = market.half_spread[i, step]
-            half = costs.half_spread_bps * BPS if math.isnan(half) else half
+            if math.isnan(half):
+                half = max(costs.half_spread_bps * BPS, np.nan_to_num(market.estimated_half_spread[i, step]))
+            if not listed[i]:
+                price = market.settlement[i, step]
             if not math.isnan(price):
                 net += units * (price - last) if units else 0.0
                 last = price
             if units and market.funding_paid is not None:
                 net -= units * last * market.funding_paid[i, step]
+            if not listed[i]:
+                units, order = 0.0, None
+                continue
             is_last = step == n_steps - 1
             if order is not None and step >= order[0] and not math.isnan(price) and not is_last:
                 net -= pay(abs(order[1] - units * price), i, step, fee + half)
                 units, order = order[1] / price, None
                 free = step + max(0, rule.hold_bars - market.delay_bars) if units else step
+            elif order is not None and step == order[0] + rule.expire_bars - 1:
+                order, free = None, step
             if is_last and units:
                 net -= pay(abs(units * last), i, step, fee + half)
             if order is None and (not units or step == free):
                 move = prediction[i, step] * market.scale[i, step]
-                size = rule.gross_share / len(prediction)
+                size = rule.gross_share / listed.sum()
                 share = min(1.0, size * costs.capital_usd / market.notional[i, step])
                 cost = fee + half + costs.impact_bps * BPS * share**0.5
                 wants = abs(move) > rule.threshold * 2 * cost
@@ -170,14 +179,30 @@ def walk_slowly(prediction: np.ndarray, market: MarketData, rule: PositionRule, 
 
 
 @settings(max_examples=examples(60), deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.floats(0, 0.4), st.integers(5, 40))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    hold=st.integers(1, 5),
+    delay=st.integers(1, 3),
+    expire=st.integers(1, 4),
+    holes=st.floats(0, 0.6),
+    steps=st.integers(5, 40),
+    listings=st.integers(1, 4),
+)
 def test_ledger_equals_a_slow_implementation(
-    seed: int, hold: int, delay: int, holes: float, steps: int
+    seed: int, hold: int, delay: int, expire: int, holes: float, steps: int, listings: int
 ) -> None:
     rng = np.random.default_rng(seed)
     shape = (2, steps)
     price = np.exp(np.cumsum(rng.standard_normal(shape) * 0.01, axis=1)) * 100
-    price[rng.random(shape) < holes] = NAN
+    # Listed and unlisted stretches take turns.
+    turns = np.sort(rng.integers(0, steps, (2, listings)), axis=1)
+    listed = np.array(
+        [(np.searchsorted(row, np.arange(steps), side="right") + seed) % 2 == 1 for row in turns]
+    )
+    gone = np.zeros(shape, dtype=bool)
+    gone[:, 1:] = listed[:, :-1] & ~listed[:, 1:]
+    settlement = np.where(gone, price * 1.01, NAN)
+    price[(rng.random(shape) < holes) | ~listed] = NAN
     prediction = rng.standard_normal(shape)
     prediction[rng.random(shape) < 0.2] = NAN
     half = np.where(rng.random(shape) < 0.5, rng.random(shape) * 1e-3, NAN)
@@ -185,9 +210,12 @@ def test_ledger_equals_a_slow_implementation(
         market_of(price.tolist(), scale=2e-3, half_spread=half.tolist(), delay_bars=delay),
         funding_paid=rng.standard_normal(shape) * 1e-4,
         notional=rng.random(shape) * 1e6,
+        estimated_half_spread=np.where(rng.random(shape) < 0.5, rng.random(shape) * 1e-3, NAN),
+        is_listed=listed,
+        settlement=settlement,
     )
     rule, costs = (
-        PositionRule(threshold=1.0, hold_bars=hold),
+        PositionRule(threshold=1.0, hold_bars=hold, expire_bars=expire),
         replace(COSTS, impact_bps=10.0, capital_usd=1e5),
     )
     ledger = run_ledger(prediction, market, rule, costs)

@@ -30,6 +30,7 @@ from storage.lake.point_in_time import Basis
 from storage.lake.snapshots import Pin, pins
 from storage.settings import Settings
 from training.evaluation.costs import Costs
+from training.evaluation.funding_charges import due_times
 from training.night.artifacts import NightArtifacts
 from training.recipe import Recipe
 
@@ -187,8 +188,9 @@ def _panel_query(folder: NightArtifacts, at: int) -> dict[str, Any]:
 def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
     """Return the funding rates due within each bar, (S, T), or `None` if the lake has none in the range.
 
-    A payment at a bar's close belongs to that bar. Times are rounded to the nearest minute, since the venue's
-    have some milliseconds of jitter (measured: up to 0.2 s after the hour).
+    A payment due at a bar's close belongs to that bar (training.evaluation.funding_charges.due_times). A payment that
+    is stored twice, with its stamp and without its delay, counts once: the row with the earlier stamp. Stamps after the
+    last close are not read, so that nothing after the range changes a night.
     """
     rows = lake.query(
         "SELECT instrument, epoch_us(ts_event) * 1000 AS at_ns, funding_rate FROM funding "
@@ -196,18 +198,20 @@ def read_funding(lake: Lake, panel: Panel, *, at: int) -> np.ndarray | None:
         (
             list(panel.instruments),
             int(panel.ts_open_ns[0] - _MINUTE_NS) // 1000,
-            int(panel.ts_close_ns[-1] + _MINUTE_NS) // 1000,
+            int(panel.ts_close_ns[-1]) // 1000,
         ),
         at=at,
     )
     if rows.num_rows == 0:
         return None
-    due_ns = (rows["at_ns"].to_numpy() + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
-    step = (due_ns - int(panel.ts_open_ns[0]) - 1) // panel.width_ns
+    due_ns = due_times(rows["at_ns"].to_numpy())
     instrument = np.array([panel.instruments.index(name) for name in rows["instrument"].to_pylist()])
-    inside = (step >= 0) & (step < panel.n_steps)
+    step = (due_ns - int(panel.ts_open_ns[0]) - 1) // panel.width_ns
+    is_first = np.ones(len(due_ns), dtype=bool)
+    is_first[1:] = (np.diff(due_ns) != 0) | (np.diff(instrument) != 0)
+    counts = is_first & (step >= 0) & (step < panel.n_steps)
     paid = np.zeros(panel.status.shape)
-    np.add.at(paid, (instrument[inside], step[inside]), rows["funding_rate"].to_numpy()[inside])
+    np.add.at(paid, (instrument[counts], step[counts]), rows["funding_rate"].to_numpy()[counts])
     return paid
 
 

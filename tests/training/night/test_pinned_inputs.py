@@ -241,6 +241,20 @@ def test_market_without_a_known_fee_is_refused_with_the_setting_that_replaces_it
     assert error.value.hint.startswith("set costs.taker_fee_bps in the recipe")
 
 
+def test_missing_fee_is_refused_when_the_night_opens(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    row = minute(0) | {"instrument": "hyperliquid|spot|C0"}  # whose published fees begin in May 2025
+    with Lake.open(settings) as lake:
+        lake.commit({"bars": BARS.rows([row])}, batch_id="spot")
+    recipe = tmp_path / "least.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(
+        SettingsError, match=r"no taker fee of hyperliquid\|spot\|C0 at hyperliquid, tier base"
+    ):
+        open_night(settings, recipe=str(recipe))
+    assert not (settings.models_dir / "nights").exists()
+
+
 def test_a_pinned_night_repeats_to_the_bit_after_maintenance(world: World) -> None:
     with Lake.open(world.settings) as lake:
         compact(lake, now_ns=LATER_NS)

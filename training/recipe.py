@@ -125,7 +125,9 @@ RECIPES: Final[dict[str, Recipe]] = {
             width="1m",
             window_bars=16,
             label=LabelRule(horizon_bars=5, volatility_bars=60),
-            folds=FoldGeometry(n_folds=4, test_share=0.12, valid_share=0.12, embargo_bars=16),
+            folds=FoldGeometry(
+                n_folds=4, embargo_bars=16, unit="hour", test_units=6, valid_units=6, train_units=8
+            ),
             position=PositionRule(threshold=1.0, hold_bars=5),
             # The simulated market is small: a larger capital would pay more for its own impact than it can earn.
             costs=Costs(half_spread_bps=1.0, capital_usd=10_000.0),
@@ -138,7 +140,9 @@ RECIPES: Final[dict[str, Recipe]] = {
             width="5m",
             window_bars=24,
             label=LabelRule(horizon_bars=12, volatility_bars=288),
-            folds=FoldGeometry(n_folds=5, test_share=0.1, valid_share=0.1, embargo_bars=36),
+            folds=FoldGeometry(
+                n_folds=5, embargo_bars=36, unit="week", test_units=1, valid_units=1, train_units=2
+            ),
             position=PositionRule(threshold=1.0, hold_bars=12),
             costs=Costs(half_spread_bps=1.0),
             stride=3,

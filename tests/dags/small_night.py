@@ -32,6 +32,9 @@ volatility_bars = 24
 [folds]
 n_folds = 2
 embargo_bars = 6
+unit = "hour"
+test_units = 6
+valid_units = 6
 [position]
 hold_bars = 3
 [fit]

@@ -32,8 +32,10 @@ horizon_bars = 3
 volatility_bars = 20
 [folds]
 n_folds = 2
-test_share = 0.2
-valid_share = 0.2
+unit = "hour"
+test_units = 2
+valid_units = 2
+train_units = 2
 embargo_bars = 6
 [position]
 hold_bars = 3

@@ -1,7 +1,9 @@
-"""Walk-forward folds: train, validation and test windows on the clock, with purge and embargo.
+"""Walk-forward folds: train, validation and test windows on the calendar, with purge and embargo.
 
 A fold has three right-open windows of time, in order: train `[a, b)`, valid `[b, c)`, test `[c, d)`. A row belongs to
-the window that contains its decision. Two rules apply at every boundary:
+the window that contains its decision. Tests tile the calendar: with windows of `n` units, they start at every `n`-th
+hour, day or week from the UTC epoch (weeks: from Monday, 1970-01-05), whatever the range of the data. So another day of
+data adds a fold at most, and moves no other. Two rules apply at every boundary:
 
 - purge: a row of an earlier part is dropped if its label's span ends after the boundary;
 - embargo: a row of a later part is dropped if it is decided within `embargo` of the boundary.
@@ -19,40 +21,64 @@ from typing import Final, Literal
 
 import numpy as np
 
-from storage.clock import NS, floor_ns, iso
+from storage.clock import DAY_NS, NS, iso
 from storage.errors import RangeError, SettingsError
 
+CalendarUnit = Literal["hour", "day", "week"]
+HOUR_NS: Final = 3_600 * NS
+UNIT_NS: Final[dict[str, int]] = {"hour": HOUR_NS, "day": DAY_NS, "week": 7 * DAY_NS}
+# 1970-01-01 was a Thursday.
+_ANCHOR_NS: Final[dict[str, int]] = {"hour": 0, "day": 0, "week": 4 * DAY_NS}
 _GLYPHS: Final = {"train": "█", "purge": "x", "valid": "▒", "embargo": "·", "test": "▓", "none": " "}
 
 
 @dataclass(frozen=True, slots=True)
 class FoldGeometry:
-    """Number and lengths of the folds of a range of time.
+    """Calendar windows of the folds.
 
     Args:
-        n_folds: number of folds; their tests are contiguous and end with the range.
-        test_share, valid_share: length of one test and one valid window, as shares of the whole range.
+        n_folds: the largest number of folds; the newest count, where the range holds more.
         embargo_bars: rows decided within this many bars of a boundary are dropped from the later part.
-        scheme: `expanding` trains on everything before valid; `rolling` on the last `train_share` of the range.
-        train_share: length of a rolling train window; expanding folds start with at least this much.
+        unit: `hour`, `day` or `week`, in UTC; weeks start on Monday.
+        test_units, valid_units: length of one test and one valid window.
+        train_units: least length of an expanding train window, and the length of a rolling one.
+        scheme: `expanding` trains on everything before valid; `rolling` on the last `train_units` of it.
     """
 
     n_folds: int
-    test_share: float
-    valid_share: float
     embargo_bars: int
+    unit: CalendarUnit = "day"
+    test_units: int = 1
+    valid_units: int = 1
+    train_units: int = 1
     scheme: Literal["expanding", "rolling"] = "expanding"
-    train_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.n_folds < 1 or self.embargo_bars < 0 or min(self.test_share, self.valid_share) <= 0:
-            raise SettingsError(f"fold geometry {self} is out of range", hint="see docs/glossary.md: fold")
-        taken = self.n_folds * self.test_share + self.valid_share + self.train_share
-        if taken > 1 + 1e-9:
+        lengths = (self.n_folds, self.test_units, self.valid_units, self.train_units)
+        if min(lengths) < 1 or self.embargo_bars < 0 or self.unit not in UNIT_NS:
             raise SettingsError(
-                f"folds take {taken:.0%} of the range: {self.n_folds} tests, one valid, the least train",
-                hint="lower n_folds, test_share, valid_share or train_share until they fit in 100%",
+                f"fold geometry {self} is out of range",
+                hint=f"n_folds and the units start at 1, embargo_bars at 0; unit is one of: {', '.join(UNIT_NS)}",
             )
+
+    @property
+    def unit_ns(self) -> int:
+        """Length of the unit."""
+        return UNIT_NS[self.unit]
+
+    @property
+    def test_ns(self) -> int:
+        """Length of a test window."""
+        return self.test_units * self.unit_ns
+
+    @property
+    def before_test_ns(self) -> int:
+        """Time that a fold needs before its test: one valid window and the least train window."""
+        return (self.valid_units + self.train_units) * self.unit_ns
+
+    def test_start_ns(self, at_ns: int) -> int:
+        """Return the start of the test window that contains a time."""
+        return at_ns - (at_ns - _ANCHOR_NS[self.unit]) % self.test_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +91,7 @@ class TimeSpan:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One train, valid and test triple on the clock."""
+    """One train, valid and test triple on the clock; `index` is its place in a night, and its test names it."""
 
     index: int
     train: TimeSpan
@@ -111,37 +137,48 @@ class Leaks:
 
 
 def walk_forward_folds(start_ns: int, stop_ns: int, *, width_ns: int, geometry: FoldGeometry) -> list[Fold]:
-    """Return the folds of a range, oldest first, with every boundary on the bars' grid.
+    """Return the folds of a range, oldest first: those of the newest `n_folds` tests that are complete.
+
+    Args:
+        start_ns: time of the first decision.
+        stop_ns: all decisions before it are in the range, with their labels; a test that ends later is left out.
+        width_ns: width of a bar, the unit of the embargo.
+        geometry: the windows.
 
     Raises:
-        RangeError: a window would not be longer than its embargo.
+        RangeError: no fold fits, or a window is not longer than its embargo.
     """
-    length_ns = stop_ns - start_ns
     embargo_ns = geometry.embargo_bars * width_ns
-    test_ns = floor_ns(int(length_ns * geometry.test_share), width_ns)
-    valid_ns = floor_ns(int(length_ns * geometry.valid_share), width_ns)
-    if length_ns <= 0 or min(test_ns, valid_ns) <= embargo_ns:
+    shortest_ns = min(geometry.test_units, geometry.valid_units) * geometry.unit_ns
+    if shortest_ns <= embargo_ns:
         raise RangeError(
-            f"{max(length_ns, 0) / NS / 3600:.1f} hours from {iso(start_ns)} are too few for "
-            f"{geometry.n_folds} folds with an embargo of {embargo_ns / NS / 60:.0f} minutes",
-            hint="record or import more history, widen --since, or lower folds.embargo_bars in the recipe",
+            f"an embargo of {geometry.embargo_bars} bars covers {embargo_ns / HOUR_NS:.1f} hours, and a test or valid "
+            f"window has {shortest_ns / HOUR_NS:.1f}",
+            hint="lower folds.embargo_bars in the recipe, or use more units or a longer unit",
         )
+    last_ns = geometry.test_start_ns(stop_ns) - geometry.test_ns
+    tests = [last_ns - back * geometry.test_ns for back in reversed(range(geometry.n_folds))]
     folds = []
-    for index in range(geometry.n_folds):
-        test_start = stop_ns - (geometry.n_folds - index) * test_ns
-        valid_start = test_start - valid_ns
-        train_ns = floor_ns(int(length_ns * geometry.train_share), width_ns)
-        train_start = max(start_ns, valid_start - train_ns) if geometry.scheme == "rolling" else start_ns
-        folds.append(
-            Fold(
-                index,
-                TimeSpan(train_start, valid_start),
-                TimeSpan(valid_start, test_start),
-                TimeSpan(test_start, test_start + test_ns),
-                embargo_ns,
-            )
-        )
+    for test_ns in (at for at in tests if at - geometry.before_test_ns >= start_ns):
+        valid_ns = test_ns - geometry.valid_units * geometry.unit_ns
+        is_rolling = geometry.scheme == "rolling"
+        train_ns = valid_ns - geometry.train_units * geometry.unit_ns if is_rolling else start_ns
+        windows = (train_ns, valid_ns), (valid_ns, test_ns), (test_ns, test_ns + geometry.test_ns)
+        folds.append(Fold(len(folds), *(TimeSpan(*window) for window in windows), embargo_ns))
+    if not folds:
+        raise _no_fold(start_ns, stop_ns, geometry)
     return folds
+
+
+def _no_fold(start_ns: int, stop_ns: int, geometry: FoldGeometry) -> RangeError:
+    least = geometry.train_units + geometry.valid_units + geometry.test_units
+    first_ns = geometry.test_start_ns(start_ns + geometry.before_test_ns - 1) + geometry.test_ns
+    return RangeError(
+        f"{max(stop_ns - start_ns, 0) / HOUR_NS:.1f} hours from {iso(start_ns)} to {iso(stop_ns)} are too few for one "
+        f"fold of {least} {geometry.unit}s ({geometry.train_units} train, {geometry.valid_units} valid, "
+        f"{geometry.test_units} test); the first would end at {iso(first_ns + geometry.test_ns)}",
+        hint="record or import more history, widen --since, or set fewer units or a shorter folds.unit in the recipe",
+    )
 
 
 def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> SplitRows:

@@ -17,9 +17,9 @@ from features.monitoring.health import TrainingWindow, check_health
 from features.panel.panel import Panel
 from features.sets import get_set
 from features.store.incremental import built_block
-from storage.clock import NS, iso
+from storage.clock import NS, floor_ns, iso
 from storage.contracts.tables import STATUSES
-from storage.errors import CheckpointError, LeakError
+from storage.errors import CheckpointError, LeakError, RangeError
 from storage.lake.lake import Lake
 from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, split_rows, walk_forward_folds
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
@@ -145,16 +145,24 @@ def count_data(data: NightData) -> dict[str, Any]:
 def plan_night_folds(data: NightData, recipe: Recipe) -> list[Fold]:
     """Return the folds of the labelled range.
 
+    It starts with the first decision that has a label, and stops where labels would need bars after the panel. So the
+    rows of a fold, and their labels, do not depend on later bars.
+
     Raises:
         RangeError: the range is too short for the recipe's folds.
     """
-    labels = data.labels
-    labelled = labels.mask.any(dim=0).numpy()
-    decided = labels.ts_decided_ns[labelled]
-    width_ns = data.panel.width_ns
-    start = int(decided[0]) // width_ns * width_ns if len(decided) else 0
-    stop = int(decided[-1]) // width_ns * width_ns + width_ns if len(decided) else 0
-    return walk_forward_folds(start, stop, width_ns=width_ns, geometry=recipe.folds)
+    labels, width_ns = data.labels, data.panel.width_ns
+    decided = labels.ts_decided_ns[labels.mask.any(dim=0).numpy()]
+    complete = labels.ts_decided_ns[labels.ts_span_end_ns <= data.panel.ts_close_ns[-1]]
+    if not len(decided) or not len(complete):
+        raise RangeError(
+            f"none of {data.panel.n_steps} bars from {iso(int(data.panel.ts_open_ns[0]))} has a label",
+            hint="record or import more history, or lower label.horizon_bars in the recipe",
+        )
+    # Boundaries are on the grid of the bars, and the next decision is one bar after the last complete one.
+    start_ns = floor_ns(int(decided[0]), width_ns)
+    stop_ns = floor_ns(int(complete[-1]), width_ns) + width_ns
+    return walk_forward_folds(start_ns, stop_ns, width_ns=width_ns, geometry=recipe.folds)
 
 
 def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]:
@@ -232,8 +240,7 @@ def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, *, grace_ns: int) -
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:
     """Return the start of the newest part of the range, which is as long as a fold's test window."""
-    start_ns, stop_ns = int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])
-    return stop_ns - int((stop_ns - start_ns) * recipe.folds.test_share) // panel.width_ns * panel.width_ns
+    return max(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]) - recipe.folds.test_ns)
 
 
 def _labelled(labels: Labels, steps: np.ndarray) -> int:

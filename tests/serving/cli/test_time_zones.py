@@ -89,8 +89,10 @@ RECIPE: Final = """
     challengers = ["mlp"]
     [folds]
     n_folds = 1
-    test_share = 0.2
-    valid_share = 0.15
+    unit = "hour"
+    test_units = 1
+    valid_units = 1
+    train_units = 1
     embargo_bars = 6
     [fit]
     epochs = 2

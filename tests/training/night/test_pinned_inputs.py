@@ -46,8 +46,10 @@ controls = ["ridge"]
 challengers = ["mlp"]
 [folds]
 n_folds = 1
-test_share = 0.2
-valid_share = 0.15
+unit = "hour"
+test_units = 2
+valid_units = 2
+train_units = 2
 embargo_bars = 6
 [fit]
 epochs = 2

@@ -38,8 +38,10 @@ stride = 2
 seeds = 1
 [folds]
 n_folds = 2
-test_share = 0.2
-valid_share = 0.15
+unit = "hour"
+test_units = 3
+valid_units = 2
+train_units = 3
 embargo_bars = 6
 [fit]
 epochs = 5
@@ -247,8 +249,8 @@ def test_next_night_compares_with_the_champion_on_unseen_steps(trained: Night) -
     assert trained.folder.read("deploy.json")["cutoff_ns"] == UNTIL_NS - MINUTE_NS
     rule = night.verdict["rules"][-1]
     assert rule["name"] == "beats champion"
-    # Bar 1098 closes at the cut-off and is decided after it; of 1250 bars the last six have no label.
-    unseen = 1250 - 6 - 1098
+    # Bar 1098 closes at the cut-off and is decided after it; the last test ends at 18:00 and the cut-off is 15:39.
+    unseen = 2 * 60 + 21
     assert rule["reason"].startswith(
         f"return after costs on {unseen} steps that {trained.verdict['version']} "
     )
@@ -396,6 +398,6 @@ def test_range_that_is_too_short_or_empty_is_refused(trained: Night) -> None:
     with pytest.raises(RangeError, match="no 1m bar"):
         open_night(settings, recipe=recipe_in(settings.home), since="2030-01-01")
     plain = trained.folder.recipe.to_plain()
-    plain["folds"]["embargo_bars"] = 300
-    with pytest.raises(RangeError, match="too few for 2 folds"):
+    plain["folds"]["unit"] = "week"
+    with pytest.raises(RangeError, match="are too few for one fold of 8 weeks"):
         plan_folds(settings, copy_of(trained, "short", *BUILT, recipe=plain))

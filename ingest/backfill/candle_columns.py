@@ -9,14 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ingest.backfill.candle_times import OpenTimes, TimeColumn
+from ingest.backfill.file_columns import find_column, typed_column
 from storage.errors import CaptureError, RangeError
 
-# Column names in files by ours; the first that a file has is used. Exact names come before those in another case:
-# venues name the time of the open `t` and that of the close `T`.
+# Column names in files by ours; the first that a file has is used.
 _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "symbol": ("coin", "symbol", "instrument", "pair", "s"),
     "t": ("t", "ts_open", "time", "timestamp", "open_time", "date"),
@@ -90,35 +89,8 @@ def read_candle_file(path: Path, *, timezone: str | None = None) -> CandleColumn
 
 def _find(columns: list[str], ours: str, file: str) -> int | None:
     """Return the position of a column by its aliases."""
-    aliases = _ALIASES[ours]
-    for shown, wanted in ((columns, aliases), ([name.lower() for name in columns], aliases)):
-        for alias in wanted:
-            at = [number for number, name in enumerate(shown) if name == alias]
-            if len(at) > 1:
-                names = ", ".join(columns[number] for number in at)
-                raise CaptureError(
-                    f"{file} has several columns for {ours}: {names}", hint=f"name one {alias}"
-                )
-            if at:
-                return at[0]
-    if ours in _OPTIONAL:
-        return None
-    raise CaptureError(
-        f"{file} has no column for {ours} (has {', '.join(columns)})",
-        hint=f"name it one of: {', '.join(aliases)}",
-    )
+    return find_column(columns, ours, _ALIASES[ours], file, is_optional=ours in _OPTIONAL)
 
 
 def _typed(values: pa.ChunkedArray[Any], kind: pa.DataType, name: str, file: str) -> pa.ChunkedArray[Any]:
-    """Return a column as another type; a number of trades that is NaN is null, as pandas writes it."""
-    if values.type == kind:
-        return values
-    try:
-        if pa.types.is_floating(values.type) and pa.types.is_integer(kind):
-            values = pa.chunked_array([pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)])
-        return values.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise CaptureError(
-            f"{file} has a column that is no candle's: {name}: {str(error).splitlines()[0]}",
-            hint="see docs/tutorial.md",
-        ) from error
+    return typed_column(values, kind, name, file, whose="candle's", hint="see docs/tutorial.md")

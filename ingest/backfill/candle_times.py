@@ -60,12 +60,14 @@ class TimeColumn:
         file, name: of the file and the column, for messages.
         values: one a row.
         symbols: the coin of each row.
+        rows: what the rows are, for messages.
     """
 
     file: str
     name: str
     values: pa.ChunkedArray[Any]
     symbols: pa.ChunkedArray[Any]
+    rows: str = "candles"
 
     def read(self, timezone: str | None = None) -> OpenTimes:
         """Return the times.
@@ -79,7 +81,7 @@ class TimeColumn:
         """
         zone = None if timezone is None else zone_of(timezone)
         if self.values.null_count:
-            raise self._error(f"has {self.values.null_count} candles without a time", "mend the file")
+            raise self._error(f"has {self.values.null_count} {self.rows} without a time", "mend the file")
         kind = self.values.type
         values = self.values
         if pa.types.is_dictionary(kind):
@@ -116,7 +118,7 @@ class TimeColumn:
             numbers = values.cast(pa.float64()).to_numpy()
             if not np.isfinite(numbers).all():
                 raise self._error(
-                    f"has {int((~np.isfinite(numbers)).sum())} candles without a time", "mend the file"
+                    f"has {int((~np.isfinite(numbers)).sum())} {self.rows} without a time", "mend the file"
                 )
         found = np.full(numbers.size, -1)
         for number, size_ns in enumerate(_UNITS.values()):
@@ -124,7 +126,7 @@ class TimeColumn:
         if (found < 0).any():
             at = int(np.argmax(found < 0))
             raise self._error(
-                f"has {int((found < 0).sum())} candles outside of 2010 to 2100, the first in row {at + 1}: "
+                f"has {int((found < 0).sum())} {self.rows} outside of 2010 to 2100, the first in row {at + 1}: "
                 f"{numbers[at]} is no time in s, ms, us or ns since 1970",
                 "mend the file",
             )
@@ -206,7 +208,7 @@ class TimeColumn:
         if outside.any():
             at = int(np.argmax(outside))
             raise self._error(
-                f"has {int(outside.sum())} candles outside of 2010 to 2100, the first in row {at + 1}: "
+                f"has {int(outside.sum())} {self.rows} outside of 2010 to 2100, the first in row {at + 1}: "
                 f"{iso(int(t_ns[at]))}",
                 "mend the file",
             )

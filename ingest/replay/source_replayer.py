@@ -21,6 +21,7 @@ from ingest.backfill.archive.contexts import ArchiveContextSource
 from ingest.backfill.archive.object_cache import ObjectCache
 from ingest.backfill.archive.trades import ArchiveTradeSource
 from ingest.backfill.candle_files import check_absent, check_opens, import_candles
+from ingest.backfill.funding_files import FUNDING_FILE, import_funding
 from ingest.backfill.history import HistoryStamper
 from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillStep
@@ -109,6 +110,8 @@ class SourceReplayer:
         try:
             if source.kind == "archive":
                 self._repeat_archive_step(source)
+            elif source.kind == "file" and source.name.startswith(FUNDING_FILE):
+                self._import_funding(source)
             elif source.kind == "file":
                 self._import(source)
             elif source.path is not None:
@@ -179,6 +182,22 @@ class SourceReplayer:
             timezone=options.get("timezone"),
             clock=ManualTime(int(batch.inputs.get("now_ns", batch.ingested_ns))),
             stamper=self._stamper,
+        )
+
+    def _import_funding(self, source: LineageSource) -> None:
+        """Import a file of funding again with its options."""
+        (batch,) = source.batches
+        assert source.path is not None
+        options = batch.inputs["options"]
+        bars = dataclasses.replace(self.place.bars, history_lag_ms=int(options["history_lag_ms"]))
+        import_funding(
+            source.path,
+            dataclasses.replace(self.place, bars=bars),
+            self.new,
+            venue=options["venue"],
+            kind=options["kind"],
+            timezone=options["timezone"],
+            clock=ManualTime(int(batch.inputs["now_ns"])),
         )
 
     def _carry(self, batches: Sequence[BatchLineage]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from serving.cli.context import Format, console, notes, print_table, settings_of
-from serving.cli.progress import byte_progress
+from serving.cli.progress import byte_progress, growing_progress
 from storage.errors import RangeError
 
 imports = typer.Typer(no_args_is_help=True, help="Import history from files.")
@@ -179,6 +179,56 @@ def candles(
     console.print(describe(done), highlight=False)
     new = ", ".join(f"{name} {rows:,}" for name, rows in done.written.items() if rows) or "nothing"
     console.print(f"new rows: {new}", highlight=False)
+
+
+@imports.command()
+def funding(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV file of paid funding.")],
+    venue: Annotated[str, typer.Option(help="Venue in the instrument ids.")] = "hyperliquid",
+    kind: Annotated[str, typer.Option(help="Kind in the instrument ids.")] = "perp",
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="Time zone of times that have none, such as America/New_York; default: UTC."),
+    ] = None,
+) -> None:
+    """Import paid funding from a Parquet or CSV file.
+
+    Columns: coin (or symbol, or an instrument id), time (a timestamp, ISO 8601, or a number since 1970 in s, ms, us or
+    ns), funding_rate (share of the notional, positive: longs pay), and optionally premium and interval_h.
+
+    Rows that the tables already hold are skipped, so a second run adds nothing. A payment of the future is an error.
+
+    Example: `tickwalk import funding funding.csv`
+    """
+    from ingest.backfill.funding_files import import_funding
+    from ingest.replay.recovery import recover
+    from storage.clock import iso
+    from storage.lake.lake import Lake
+
+    settings = settings_of(context)
+    settings.ensure_home()
+    with Lake.open(settings) as lake, growing_progress(file.name) as (on_total, on_rows):
+        recover(settings, lake)
+        done = import_funding(
+            file,
+            settings,
+            lake,
+            venue=venue,
+            kind=kind,
+            timezone=timezone,
+            on_total=on_total,
+            on_rows=on_rows,
+        )
+    console.print(
+        f"{done.payments:,} payments of {len(done.instruments)} instruments, {iso(done.from_ns)} to {iso(done.to_ns)}",
+        highlight=False,
+    )
+    if done.is_utc_assumed:
+        console.print(
+            "the times have no zone and were read as UTC; --timezone names another", highlight=False
+        )
+    console.print(f"new rows: {done.written:,}, quarantined {done.refused:,}", highlight=False)
 
 
 def _size(path: Path) -> int:

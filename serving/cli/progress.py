@@ -41,6 +41,15 @@ def row_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
+def growing_progress(label: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """Show a bar of rows whose number is not known yet; yield the functions that set it and that advance the bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda total: progress.update(task, total=total), lambda rows: progress.advance(task, rows)
+
+
+@contextlib.contextmanager
 def step_progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
     """Show a bar of steps; yield the function that completes a step and names the next."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

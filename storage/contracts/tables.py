@@ -272,7 +272,7 @@ CANDLES: Final = Contract(
 FUNDING: Final = Contract(
     "funding",
     "Paid funding (not the predicted rate of `contexts`); positive: longs pay shorts. Written by "
-    "`tickwalk backfill funding`.",
+    "`tickwalk backfill funding` and `tickwalk import funding`.",
     (
         INSTRUMENT,
         Column("ts_event", TS, "time of payment by the venue, including its jitter"),

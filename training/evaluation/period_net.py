@@ -9,7 +9,6 @@ Axes: S instruments, T steps, P periods.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,7 +88,7 @@ def measure_path(
     quoted = np.ones(steps, dtype=bool)
     half_spread = market.half_spread[:, offset : offset + steps]
     for fill in ledger.fills:
-        quoted[fill.step] &= math.isfinite(half_spread[fill.instrument, fill.step])
+        quoted[fill.step] &= fill.is_quoted
     # A period without a fill is quoted where the market has any quote in it.
     is_quoted = [
         bool(quoted[at : at + bars].all() and np.isfinite(half_spread[:, at : at + bars]).any())

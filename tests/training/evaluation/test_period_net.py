@@ -109,3 +109,28 @@ def test_day_with_one_fill_without_a_quote_is_not_quoted() -> None:
         period_ns=DAY_NS,
     )
     assert not bare.is_quoted.any()
+
+
+def test_settlement_pays_no_spread_and_so_needs_no_quote() -> None:
+    listed = np.arange(144) < 24 * 2 + 1
+    price = np.where(listed, 100.0, np.nan)[None]
+    market = MarketData(
+        instruments=("a",),
+        ts_close_ns=HOUR_NS * (np.arange(144) + 1),
+        price=np.concatenate([price, np.full((1, 144), 50.0)]),
+        half_spread=np.where(np.isfinite(np.concatenate([price, np.full((1, 144), 50.0)])), 1e-4, np.nan),
+        notional=np.full((2, 144), 1e12),
+        taker_fee_bps=np.zeros((2, 144)),
+        scale=np.full((2, 144), 0.01),
+        funding_paid=None,
+        delay_bars=1,
+        is_listed=np.stack([listed, np.ones(144, dtype=bool)]),
+        settlement=np.stack([np.where(np.arange(144) == 24 * 2 + 1, 99.0, np.nan), np.full(144, np.nan)]),
+    )
+    prediction = np.full((2, 144), np.nan)
+    prediction[0, 24 * 2 - 2] = 1.0
+    rule = PositionRule(threshold=1.0, hold_bars=24)
+    ledger = run_ledger(prediction, market, rule, Costs(half_spread_bps=1.0))
+    assert [(fill.step, fill.price, fill.spread) for fill in ledger.fills][1] == (49, 99.0, 0.0)
+    path = measure_path(ledger, market, offset=0, width_ns=HOUR_NS, period_ns=DAY_NS)
+    assert path.is_quoted.all()

@@ -14,7 +14,7 @@ Two estimators look at the bars that printed in a trailing window, and the large
   bid-ask spreads, Journal of Financial and Quantitative Analysis 23, 1988). Where returns have a slow drift besides,
   second differences of the autocovariances take the place of the autocovariances, and the drift cancels.
 
-An estimate is renewed every 24th part of the window, at instants counted from the UTC epoch, and uses only bars that
+An estimate is renewed every eighth part of the window, at instants counted from the UTC epoch, and uses only bars that
 closed by then. So the future cannot change it, nor can bars from before the window.
 
 Axes: S instruments, T steps, N printed bars of one window.
@@ -27,7 +27,7 @@ from typing import Final
 
 import numpy as np
 
-_RENEWALS: Final = 24
+_RENEWALS: Final = 8
 """Estimates per window."""
 _LEAST_SHARE: Final = 12
 """An estimate needs prints in a twelfth of its window's bars."""

@@ -87,7 +87,7 @@ def test_start_of_the_panel_does_not_change_an_estimate_by_a_bit() -> None:
     whole = estimates(market, window_bars=480)
     for start in (1, 77, 1000):
         late = estimate_half_spread(market.prices[:, :, start:], CLOSES[start:], window_bars=480)
-        assert np.array_equal(whole[:, start + 500 :], late[:, 500:])
+        assert np.array_equal(whole[:, start + 540 :], late[:, 540:])
 
 
 def test_only_printed_bars_count() -> None:
@@ -100,10 +100,10 @@ def test_only_printed_bars_count() -> None:
 
 
 def test_too_few_prints_give_no_estimate() -> None:
-    market = bounce_market(flip=0.5, half=6e-4, steps=300)
+    market = bounce_market(flip=0.5, half=6e-4, steps=600)
     found = estimates(market)
     assert np.isnan(found[:, :119]).all()
-    assert np.isfinite(found[:, 180:]).all()
+    assert np.isfinite(found[:, 300:]).all()
     assert np.isnan(estimate_half_spread(market.prices[:, :, :1], CLOSES[:1], window_bars=10)).all()
 
 

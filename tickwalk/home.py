@@ -255,9 +255,9 @@ class HomeReader:
         """Return one row a retraining night, in the order in which they were judged; unfinished ones come last.
 
         Columns: `night`, `recipe`, `since`, `until` (UTC), `instruments` (count), `snapshot`, `outcome` (`promoted`,
-        `refused` or `unfinished`), `version`, `model`, `reason`, `judged` (UTC), and of the challenger on test rows:
-        `ic` (information coefficient), `net` (return after costs, share of capital), `sharpe`, `deflated_sharpe`
-        (a probability), `fills`, `leaks` (leaked rows; a count). Null where not computed.
+        `paper`, `refused` or `unfinished`), `version`, `model`, `reason`, `judged` (UTC), and of the challenger on
+        test rows: `ic` (information coefficient), `net` (return after costs, share of capital), `sharpe`,
+        `deflated_sharpe` (a probability), `fills`, `leaks` (leaked rows; a count). Null where not computed.
         """
         from tickwalk.nights import list_nights
 

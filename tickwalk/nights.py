@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from storage.lake.lake import Lake
     from storage.settings import Settings
 
-Outcome = Literal["promoted", "refused", "unfinished"]
+Outcome = Literal["promoted", "paper", "refused", "unfinished"]
+
+_OUTCOMES: Final[dict[str, Outcome]] = {"champion": "promoted", "paper": "paper", "rejected": "refused"}
 
 _TIME: Final[pa.DataType] = pa.timestamp("us", tz="Etc/UTC")  # as DuckDB names it
 _SCHEMA: Final = pa.schema(
@@ -51,7 +53,8 @@ class NightDetails:
 
     Args:
         night: its id.
-        outcome: `promoted`, `refused`, or `unfinished` while a step is missing.
+        outcome: `promoted`, `paper` (sound, but only on prices without quotes), `refused`, or `unfinished` while a
+            step is missing.
         manifest: what it was made from (`night.json`): recipe, range, snapshot, hashes, seed, code.
         verdict: version, challenger, champion before it, reason and rules; empty while unfinished.
         figures: the challenger's on the test rows of all folds: `test` (rows, ic, rank_ic, r2, hit_rate), `traded`
@@ -86,7 +89,8 @@ def read_night(settings: Settings, night: str) -> NightDetails:
     verdict: dict[str, Any] = folder.read("verdict.json") if folder.has("verdict.json") else {}
     models: dict[str, Any] = folder.read("summary.json")["models"] if folder.has("summary.json") else {}
     page = settings.report_path(night)
-    outcome: Outcome = "unfinished" if not verdict else "promoted" if verdict["promoted"] else "refused"
+    state = verdict.get("state") or ("champion" if verdict.get("promoted") else "rejected")
+    outcome: Outcome = _OUTCOMES[state] if verdict else "unfinished"
     return NightDetails(
         night=night,
         outcome=outcome,

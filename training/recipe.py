@@ -1,4 +1,4 @@
-"""Recipes: the data, labels, folds, models, costs and gate limits of a night, in one frozen value.
+"""Recipes: the data, labels, folds, models and costs of a night, in one frozen value.
 
 A recipe has a name, or is a TOML file that names another recipe as its `base` and lists the differences:
 
@@ -29,7 +29,6 @@ from storage.lake.point_in_time import CLOCKS, Basis
 from training.data.folds import FoldGeometry
 from training.data.labels import LabelRule
 from training.evaluation.costs import Costs
-from training.evaluation.gate import GateLimits
 from training.evaluation.positions import PositionRule
 from training.models.controls import BASELINES
 from training.models.networks import NETWORKS
@@ -49,9 +48,9 @@ class Recipe:
         window_bars: bars in a network's input.
         stride: train and valid rows are every `stride`-th step of the clock, since the labels of neighbours overlap;
             all test rows are used.
-        seeds: fits of each challenger; the first is evaluated and deployed, and the spread is a rule of the gate.
-        controls: models that a challenger must beat.
-        challengers: models that may be promoted; the best by validation is the night's challenger.
+        seeds: fits of each challenger; the first is evaluated and deployed, and the gate tests it among all of them.
+        controls: baselines in every report; of them, ridge may serve.
+        challengers: models that may serve, simplest first: each must earn more than those before it.
         origins: accepted origins of bars (default: all).
         instruments: ids; empty: every instrument with bars in the range.
         rows: which rows of bars teach: those that a live system had in time (`served`), or also those that the venue
@@ -70,7 +69,6 @@ class Recipe:
     stride: int = 1
     seeds: int = 1
     fit: FitRule = field(default_factory=FitRule)
-    gate: GateLimits = field(default_factory=GateLimits)
     controls: tuple[str, ...] = ("zero", "momentum", "ridge")
     challengers: tuple[str, ...] = ("lightgbm", "mlp", "lstm")
     origins: tuple[str, ...] = ORIGINS

@@ -95,9 +95,7 @@ def report(
 
 
 def _print_night(night: str, verdict: dict[str, object], page: str) -> None:
-    is_promoted = bool(verdict["promoted"])
+    outcome = {"champion": "promoted", "paper": "paper only"}.get(str(verdict["state"]), "refused")
     console.print(f"night:    {night}", highlight=False)
-    console.print(
-        f"verdict:  {'promoted' if is_promoted else 'refused'}: {verdict['reason']}", highlight=False
-    )
+    console.print(f"verdict:  {outcome}: {verdict['reason']}", highlight=False)
     console.print(f"report:   {Path(page).resolve()}", highlight=False, soft_wrap=True)

@@ -28,6 +28,8 @@ _UNITS: Final = {
     **dict.fromkeys(("size", "bid_size", "ask_size", "volume", "buy_volume", "open_interest"), "base"),
     **dict.fromkeys(("notional", "day_notional"), "quote"),
     **dict.fromkeys(("funding_rate", "premium"), "share"),
+    **dict.fromkeys(("net", "risk", "worst_loss"), "share of capital"),
+    "p_value": "probability",
     **dict.fromkeys(("bid_px", "ask_px"), "quote per base"),
     **dict.fromkeys(("bid_sz", "ask_sz"), "base"),
     "max_leverage": "times",

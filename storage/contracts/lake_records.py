@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from storage.contracts.contract import I32, I64, KNOWABLE, TEXT, Column, Contract
+from storage.contracts.contract import F64, FLAG, I32, I64, KNOWABLE, TEXT, Column, Contract
 
 VERSIONS: Final = Contract(
     "versions",
-    "Ledger of model versions, append-only. A row is an event; the last `champion` event names the serving version.",
+    "Ledger of model versions, append-only. A row is an event; the last `champion` event names the serving version, "
+    "unless a later `paper` or `retired` event of that version ended it.",
     (
         Column("version", TEXT, "id of the model version"),
-        Column("event", TEXT, "what happened", one_of=("registered", "champion", "rejected", "retired")),
+        Column(
+            "event", TEXT, "what happened", one_of=("registered", "champion", "paper", "rejected", "retired")
+        ),
         Column("recipe", TEXT, "the recipe of its training"),
         Column("model", TEXT, "the model's name"),
         Column("night", TEXT, "the night that produced it"),
@@ -22,6 +25,63 @@ VERSIONS: Final = Contract(
         KNOWABLE,
     ),
     key=("version", "event", "ts_knowable_ns"),
+)
+
+LINEAGES: Final = Contract(
+    "lineages",
+    "Starts of the evidence that the promotion gate collects, append-only: one row per lineage and null hypothesis, "
+    "and another after a demotion. Written by `judge_night`; docs/gate.md explains the terms.",
+    (
+        Column("lineage", TEXT, "hash of universe, bar width, feature set, label, position rule and costs"),
+        Column(
+            "null_hypothesis",
+            TEXT,
+            "`zero`: its mean net is at most 0; a lineage: its mean net is at most that of this other one",
+        ),
+        Column("k", I32, "number of the start in this home; the level is A / (k (k + 1))", low=1),
+        Column(
+            "p_value", F64, "of the history, adjusted for all models; null: no test", nullable=True, low=0
+        ),
+        Column("is_quoted", FLAG, "every day of the history had quotes"),
+        Column("through_ns", I64, "end of the last day of the history; later days enter one by one"),
+        Column("period_ns", I64, "length of a day (or hour) of this lineage", low=1),
+        Column("definition", TEXT, "JSON: the parts of the lineage"),
+        Column("recipe", TEXT, "the recipe of the night"),
+        Column("night", TEXT, "the night that judged it first"),
+        KNOWABLE,
+    ),
+    key=("lineage", "null_hypothesis", "k"),
+)
+
+GATE_DAYS: Final = Contract(
+    "gate_days",
+    "Net return of lineages by complete UTC day (or hour), append-only. A day enters once, in order. The evidence of a "
+    "lineage is computed from these rows and `lineages` (docs/gate.md).",
+    (
+        Column("lineage", TEXT, "as in `lineages`"),
+        Column("null_hypothesis", TEXT, "as in `lineages`"),
+        Column("day_ns", I64, "start of the day", low=0),
+        Column(
+            "net", F64, "net of the lineage, after costs, less that of the lineage of the null hypothesis"
+        ),
+        Column(
+            "risk",
+            F64,
+            "risk of the day, known before it; null: in the history, or not known yet",
+            nullable=True,
+        ),
+        Column("worst_loss", F64, "worst daily loss of the day's positions on earlier prices", low=0),
+        Column("is_quoted", FLAG, "every fill of the day had a quote"),
+        Column(
+            "source",
+            TEXT,
+            "`history`: tested at once; `path`: chosen models of a night; `ledger`: the paper ledger",
+            one_of=("history", "path", "ledger"),
+        ),
+        Column("night", TEXT, "the night that added it"),
+        KNOWABLE,
+    ),
+    key=("lineage", "null_hypothesis", "day_ns"),
 )
 
 PINS: Final = Contract(

@@ -31,7 +31,15 @@ from storage.contracts.contract import (
     amount,
     price,
 )
-from storage.contracts.lake_records import BATCHES, MIGRATIONS, PINS, RETRIES, VERSIONS
+from storage.contracts.lake_records import (
+    BATCHES,
+    GATE_DAYS,
+    LINEAGES,
+    MIGRATIONS,
+    PINS,
+    RETRIES,
+    VERSIONS,
+)
 
 STATUSES: Final = ("unlisted", "blind", "printed", "halted", "quiet", "unknown")
 SESSIONS: Final = ("regular", "extended", "internal", "always")
@@ -438,6 +446,8 @@ CONTRACTS: Final[dict[str, Contract]] = {
         QUARANTINE,
         RETRIES,
         VERSIONS,
+        LINEAGES,
+        GATE_DAYS,
         PINS,
         BATCHES,
         DISCREPANCIES,

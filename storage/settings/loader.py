@@ -22,6 +22,7 @@ from storage.settings.services import (
     AirflowSettings,
     AlertSettings,
     ArchiveSettings,
+    GateSettings,
     KeepSettings,
     LakeSettings,
     MetricsSettings,
@@ -44,6 +45,7 @@ class Settings:
     bars: BarSettings = field(default_factory=BarSettings)
     lake: LakeSettings = field(default_factory=LakeSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
     airflow: AirflowSettings = field(default_factory=AirflowSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     alert: AlertSettings = field(default_factory=AlertSettings)

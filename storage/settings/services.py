@@ -1,4 +1,4 @@
-"""Settings of the lake, training, Airflow, metrics, alerts, journal retention and archives."""
+"""Settings of the lake, training, the gate, Airflow, metrics, alerts, journal retention and archives."""
 
 from __future__ import annotations
 
@@ -51,6 +51,21 @@ class TrainingSettings:
         if self.device not in ("auto", "cpu", "cuda", "mps"):
             raise SettingsError(
                 f"training.device is {self.device!r}", hint="set it to auto, cpu, cuda or mps"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """Settings of the promotion gate."""
+
+    false_promotions: float = 0.05
+    """Probability that any model without an edge is ever promoted in this home; half of it needs twice the evidence."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_promotions < 1:
+            raise SettingsError(
+                f"gate.false_promotions is {self.false_promotions}",
+                hint="set it above 0 and below 1, such as 0.05",
             )
 
 

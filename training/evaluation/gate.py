@@ -1,7 +1,14 @@
-"""The promotion gate: fixed rules over a night's evidence, each with its value, limit and reason.
+"""The promotion gate: one decision from the evidence that a lineage earns money, and that it earns more than another.
 
-Validation alone chooses the challenger: the model with the highest information coefficient (IC), averaged over the
-folds' valid rows. All other rules read test rows, which take no part in any choice. Every rule must hold.
+A *lineage* is what stays the same from night to night: universe, bar width, feature set, label, position rule and
+costs. Its path is the net return by day of the models that were chosen before each test. Evidence belongs to the
+lineage and is collected over nights (docs/gate.md):
+
+- *History*, once: the p-value of the path among those of all models (training/evaluation/multiple_testing.py).
+- *Later days*, one by one: an e-process that starts at the value of the history (training/evaluation/e_process.py).
+
+A lineage is promoted when its evidence is at least 1/alpha for every null hypothesis: that it earns nothing, and, where
+another lineage serves, that it earns no more than that one.
 """
 
 from __future__ import annotations
@@ -9,25 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from training.evaluation.metrics import Estimate
+import numpy as np
 
+from training.evaluation.e_process import alpha_of, evidence_path, start_value
 
-@dataclass(frozen=True, slots=True)
-class GateLimits:
-    """Limits of the rules.
+NULL_ZERO: Final = "zero"
+"""Null hypothesis: the mean net return is at most 0. Others are named after the lineage that must be beaten."""
+OTHER_LIMITS: Final = (0.01, 0.05, 0.1, 0.2)
+"""Limits on false promotions that a report compares."""
 
-    Args:
-        min_deflated_sharpe: probability that the Sharpe ratio after costs survives correction for multiple testing.
-        min_fills: with fewer fills, a good result is no evidence.
-        max_seed_spread: largest minus smallest IC among seeds, as a share of the mean's size.
-        min_unseen_steps: steps after the champion's cut-off that a comparison with it needs.
-    """
-
-    min_deflated_sharpe: float = 0.95
-    min_fills: int = 30
-    max_seed_spread: float = 1.0
-    min_unseen_steps: int = 60
+State = Literal["champion", "paper", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +74,56 @@ class ChampionComparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """Everything that the gate reads.
+class EvidenceDays:
+    """Days that entered the evidence of a lineage after its history, in order.
 
     Args:
-        challenger: its name.
-        controls: names of the controls.
-        leaks: leaked rows over all folds.
-        features_proven: the feature proof found no feature that looks ahead.
-        ic: the challenger's information coefficient over all test rows.
-        seed_ics: the same for each of its seeds.
-        backtests: by model.
-        champion: the comparison with the champion; `None` where no version serves yet.
+        net: (N,) float64, of the lineage, or less that of the champion's lineage.
+        risk: (N,) float64, known before the day; infinite where nothing was bet.
+        worst_loss: (N,) float64, of the day's positions on earlier prices.
+        is_quoted: (N,) bool.
     """
 
-    challenger: str
-    controls: tuple[str, ...]
-    leaks: int
-    features_proven: bool
-    ic: Estimate
-    seed_ics: tuple[float, ...]
-    backtests: Mapping[str, BacktestResult]
-    champion: ChampionComparison | None
+    net: np.ndarray
+    risk: np.ndarray
+    worst_loss: np.ndarray
+    is_quoted: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class NullEvidence:
+    """Evidence of a lineage against one null hypothesis.
+
+    Args:
+        null: the hypothesis.
+        k: number of the lineage in this home.
+        alpha: its share of the false promotions.
+        p_value: of the history; `None` where there was no test.
+        start: evidence of the history.
+        value: evidence after all days.
+        quoted_value: evidence of the days with quotes alone.
+        days, quoted_days: days after the history, and those with quotes.
+    """
+
+    null: str
+    k: int
+    alpha: float
+    p_value: float | None
+    start: float
+    value: float
+    quoted_value: float
+    days: int
+    quoted_days: int
+
+    @property
+    def needed(self) -> float:
+        """The evidence that a promotion needs."""
+        return 1 / self.alpha
 
 
 @dataclass(frozen=True, slots=True)
 class GateRule:
-    """One rule's outcome; value and limit are NaN where the rule has none."""
+    """One condition and its outcome; value and limit are NaN where the condition has none."""
 
     name: str
     passed: bool
@@ -111,91 +134,162 @@ class GateRule:
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """The decision, with the outcome of every rule."""
+    """The decision, with the outcome of every condition.
+
+    Args:
+        challenger: the model that would serve.
+        state: `champion` (it serves), `paper` (sound on prices without quotes, never serves) or `rejected`.
+        rules: the conditions.
+        reason: in one sentence.
+    """
 
     challenger: str
-    promoted: bool
+    state: State
     rules: tuple[GateRule, ...]
+    reason: str
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it serves."""
+        return self.state == "champion"
 
 
-def choose_challenger(valid_ics: Mapping[str, Sequence[float]]) -> str:
-    """Return the model with the highest mean validation IC; a fold where it is undefined counts as 0.
+def weigh(
+    days: EvidenceDays,
+    *,
+    null: str,
+    k: int,
+    p_value: float | None,
+    is_quoted_start: bool,
+    false_promotions: float,
+) -> NullEvidence:
+    """Return the evidence of a lineage against one null hypothesis.
 
-    >>> choose_challenger({"mlp": [0.02, 0.04], "lstm": [0.05, 0.00]})
-    'mlp'
+    Args:
+        days: after the history.
+        null: the hypothesis.
+        k: number of the lineage in its home.
+        p_value: of the history; `None`: no test.
+        is_quoted_start: whether all days of the history had quotes.
+        false_promotions: probability of a false promotion that the home accepts, over all lineages ever.
     """
-    means = {
-        name: math.fsum(0.0 if math.isnan(ic) else ic for ic in ics) / max(len(ics), 1)
-        for name, ics in valid_ics.items()
-    }
-    return max(means, key=lambda name: means[name])
+    alpha = alpha_of(k, false_promotions=false_promotions)
+    start, quoted = start_value(p_value, alpha), days.is_quoted
+
+    def last(start: float, used: np.ndarray) -> float:
+        path = evidence_path(start, days.net[used], days.risk[used], days.worst_loss[used])
+        return float(path[-1]) if len(path) else start
+
+    return NullEvidence(
+        null=null,
+        k=k,
+        alpha=alpha,
+        p_value=p_value,
+        start=start,
+        value=last(start, np.ones(len(quoted), dtype=bool)),
+        quoted_value=last(start if is_quoted_start else 1.0, quoted),
+        days=len(days.net),
+        quoted_days=int(quoted.sum()),
+    )
 
 
-def decide(evidence: Evidence, limits: GateLimits) -> GateDecision:
-    """Apply every rule; the challenger is promoted only if all hold."""
-    own = evidence.backtests[evidence.challenger]
-    rules = (
-        _rule("leaks", evidence.leaks == 0, evidence.leaks, 0, "leaked rows"),
-        _rule(
+def preconditions(
+    *, leaks: int, features_proven: bool, champion: ChampionComparison | None
+) -> tuple[GateRule, ...]:
+    """Return the conditions without which nothing is promoted, whatever the evidence."""
+    checks = [
+        GateRule("leaks", leaks == 0, float(leaks), 0.0, "leaked rows"),
+        GateRule(
             "feature proof",
-            evidence.features_proven,
-            float(evidence.features_proven),
-            1,
+            features_proven,
+            float(features_proven),
+            1.0,
             "perturbing the future must change no feature",
         ),
-        _rule(
-            "ic",
-            evidence.ic.low > 0,
-            evidence.ic.low,
-            0,
-            f"lower end of the 95% interval; the IC is {evidence.ic.value:+.4f}",
-        ),
-        _rule(
-            "fills", own.fills >= limits.min_fills, own.fills, limits.min_fills, "fills over all test windows"
-        ),
-        *(_beats(control, own, evidence.backtests[control]) for control in evidence.controls),
-        _rule(
-            "deflated sharpe",
-            own.deflated_sharpe >= limits.min_deflated_sharpe,
-            own.deflated_sharpe,
-            limits.min_deflated_sharpe,
-            f"probability that a Sharpe ratio of {own.sharpe:+.3f} a period survives correction for multiple testing",
-        ),
-        _seed_spread(evidence.seed_ics, limits.max_seed_spread),
-        _beats_champion(evidence.champion, limits.min_unseen_steps),
+    ]
+    if champion is not None and champion.obstacle:
+        checks.append(
+            GateRule("champion's files", not champion.is_damaged, math.nan, math.nan, champion.obstacle_note)
+        )
+    return tuple(checks)
+
+
+def decide(
+    challenger: str,
+    checks: Sequence[GateRule],
+    evidence: Sequence[NullEvidence],
+    *,
+    is_renewal: bool = False,
+) -> GateDecision:
+    """Decide on a night's challenger.
+
+    Args:
+        challenger: the model that would serve.
+        checks: conditions without which nothing is promoted, whatever the evidence.
+        evidence: against each null hypothesis.
+        is_renewal: its lineage serves already, so that it needs no further evidence.
+    """
+    failed = [rule.name for rule in checks if not rule.passed]
+    if failed:
+        return GateDecision(challenger, "rejected", tuple(checks), f"failed: {', '.join(failed)}")
+    if is_renewal:
+        return GateDecision(challenger, "champion", tuple(checks), "renews the champion of its lineage")
+    rules = (*checks, *(_evidence_rule(item) for item in evidence))
+    state: State = "rejected"
+    if evidence and all(item.quoted_value >= item.needed for item in evidence):
+        state = "champion"
+    elif evidence and all(item.value >= item.needed for item in evidence):
+        state = "paper"
+    return GateDecision(challenger, state, rules, _reason(state, evidence))
+
+
+def _evidence_rule(item: NullEvidence) -> GateRule:
+    history = (
+        "no test of the history" if item.p_value is None else f"p-value of the history {item.p_value:.4f}"
     )
-    return GateDecision(evidence.challenger, all(rule.passed for rule in rules), rules)
-
-
-def _rule(name: str, passed: bool, value: float, limit: float, reason: str) -> GateRule:
-    return GateRule(name, bool(passed), float(value), float(limit), reason)
-
-
-def _beats(control: str, own: BacktestResult, other: BacktestResult) -> GateRule:
-    return _rule(
-        f"beats {control}", own.net > other.net, own.net, other.net, "return after costs, same folds"
+    return GateRule(
+        f"earns more than {item.null}",
+        item.quoted_value >= item.needed,
+        item.quoted_value,
+        item.needed,
+        f"{history}; of {item.days} later days {item.quoted_days} had quotes; "
+        f"with the others the evidence is {item.value:.3g}",
     )
 
 
-def _seed_spread(ics: Sequence[float], limit: float) -> GateRule:
-    if len(ics) < 2:
-        return GateRule("seed spread", True, math.nan, limit, "not measured: the recipe trains one seed")
-    mean = math.fsum(ics) / len(ics)
-    spread = (max(ics) - min(ics)) / abs(mean) if mean else math.inf
-    reason = f"IC by seed: {', '.join(f'{ic:+.4f}' for ic in ics)}"
-    return _rule("seed spread", spread <= limit, spread, limit, reason)
+def _reason(state: State, evidence: Sequence[NullEvidence]) -> str:
+    if state == "champion":
+        return "evidence suffices: " + ", ".join(f"{e.quoted_value:.3g} of {e.needed:.3g}" for e in evidence)
+    if state == "paper":
+        return "evidence suffices only with days without quotes, so it stays on paper"
+    return "too little evidence: " + ", ".join(
+        f"{e.value:.3g} of {e.needed:.3g} that it earns more than {e.null}"
+        for e in evidence
+        if e.value < e.needed
+    )
 
 
-def _beats_champion(comparison: ChampionComparison | None, min_steps: int) -> GateRule:
-    name = "beats champion"
-    if comparison is None:
-        return GateRule(name, True, math.nan, math.nan, "no version serves yet")
-    version, steps = comparison.version, comparison.unseen_steps
-    if comparison.obstacle:
-        return GateRule(name, not comparison.is_damaged, math.nan, math.nan, comparison.obstacle_note)
-    if steps < min_steps:
-        reason = f"{steps} test steps are new to {version}, {min_steps} are needed"
-        return GateRule(name, False, steps, min_steps, reason)
-    reason = f"return after costs on {steps} steps that {version} has not seen"
-    passed = comparison.challenger_net > comparison.champion_net
-    return _rule(name, passed, comparison.challenger_net, comparison.champion_net, reason)
+def compare_limits(weighed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what other limits on false promotions would have decided.
+
+    Args:
+        weighed: arguments of `weigh` for each null hypothesis, without the limit.
+
+    Returns:
+        By limit: the limit, alpha, the evidence needed, the weakest evidence and whether it would serve.
+    """
+    found = []
+    for limit in OTHER_LIMITS:
+        items = [weigh(**arguments, false_promotions=limit) for arguments in weighed]
+        if items:
+            weakest = min(items, key=lambda item: item.quoted_value / item.needed)
+            found.append(
+                {
+                    "false_promotions": limit,
+                    "alpha": weakest.alpha,
+                    "needed": weakest.needed,
+                    "evidence": weakest.quoted_value,
+                    "serves": weakest.quoted_value >= weakest.needed,
+                }
+            )
+    return found

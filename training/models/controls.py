@@ -19,7 +19,7 @@ from storage.errors import SettingsError
 Weights = Mapping[str, torch.Tensor]
 
 # Candidates for the shrinkage, compared on valid rows; the unit is rows of uninformative prior data.
-_ALPHAS: Final = (1e2, 1e3, 1e4, 1e5, 1e6)
+_ALPHAS: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
 _MOST_ROUNDS: Final = 200
 
 
@@ -51,7 +51,7 @@ class Baseline(Protocol):
 
     @property
     def budget(self) -> int:
-        """Rounds that valid rows chose, for a refit without them; 0 where there is no such choice."""
+        """Rounds or shrinkage that valid rows chose, for a refit without them; 0 where there is no such choice."""
 
 
 class Zero:
@@ -92,19 +92,24 @@ class Momentum:
 class Ridge:
     """Ridge regression on features and masks; closed form in float64 (Hoerl and Kennard, 1970)."""
 
-    budget = 0
-
-    def __init__(self, coefficients: torch.Tensor) -> None:
-        self._coefficients = coefficients
+    def __init__(self, coefficients: torch.Tensor, *, shrinkage: int) -> None:
+        # The budget of a refit is the shrinkage that valid rows chose.
+        self._coefficients, self.budget = coefficients, shrinkage
 
     @classmethod
-    def fit(cls, train: BarRows, valid: BarRows) -> Ridge:
-        """Fit to train rows, with the shrinkage that does best on valid rows."""
+    def fit(cls, train: BarRows, valid: BarRows | None, *, shrinkage: int | None = None) -> Ridge:
+        """Fit to train rows, with the shrinkage that does best on valid rows, or exactly `shrinkage` without them."""
         design = cls._design(train)
         gram, moment = design.T @ design, design.T @ train.label.to(torch.float64)
         penalty = torch.eye(len(gram), dtype=torch.float64)
         penalty[-1, -1] = 0.0  # the constant is not shrunk
-        fits = [cls(torch.linalg.solve(gram + alpha * penalty, moment)) for alpha in _ALPHAS]
+
+        def solve(alpha: int) -> Ridge:
+            return cls(torch.linalg.solve(gram + alpha * penalty, moment), shrinkage=alpha)
+
+        if valid is None:
+            return solve(shrinkage or _ALPHAS[0])
+        fits = [solve(alpha) for alpha in _ALPHAS]
         errors = [float(((fit.predict(valid) - valid.label) ** 2).sum()) for fit in fits]
         return fits[int(np.argmin(errors))]
 
@@ -112,7 +117,7 @@ class Ridge:
         return (self._design(table) @ self._coefficients).to(torch.float32)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return {"coefficients": self._coefficients}
+        return {"coefficients": self._coefficients, "shrinkage": torch.tensor([self.budget])}
 
     @staticmethod
     def _design(table: BarRows) -> torch.Tensor:
@@ -186,9 +191,10 @@ def fit_baseline(
     Args:
         name: one of `BASELINES`.
         train: rows to fit to.
-        valid: rows that choose shrinkage or rounds; `None` only for a refit of `lightgbm` with a `budget`.
+        valid: rows that choose shrinkage or rounds; `None` only for a refit of `ridge` or `lightgbm` with a
+            `budget`.
         seed, threads: of LightGBM.
-        budget: rounds of a refit.
+        budget: shrinkage or rounds of a refit.
 
     Raises:
         SettingsError: no baseline has that name, or it cannot be fitted without valid rows.
@@ -197,8 +203,8 @@ def fit_baseline(
         return Zero()
     if name == "momentum":
         return Momentum.fit(train)
-    if name == "ridge" and valid is not None:
-        return Ridge.fit(train, valid)
+    if name == "ridge" and (valid is not None or budget is not None):
+        return Ridge.fit(train, valid, shrinkage=budget)
     if name == "lightgbm" and (valid is not None or budget is not None):
         rounds = budget if valid is None and budget is not None else _MOST_ROUNDS
         return BoostedTrees.fit(train, valid, seed=seed, threads=threads, rounds=rounds)
@@ -219,7 +225,9 @@ def load_baseline(name: str, weights: Weights) -> Baseline:
     if name == "momentum":
         return Momentum(weights["coefficient"])
     if name == "ridge":
-        return Ridge(weights["coefficients"])
+        # Checkpoints of older releases lack the shrinkage; it matters to a refit only.
+        shrinkage = weights.get("shrinkage", torch.zeros(1))
+        return Ridge(weights["coefficients"], shrinkage=int(shrinkage))
     if name == "lightgbm":
         booster = lightgbm.Booster(model_str=bytes(weights["booster"].numpy()).decode())
         return BoostedTrees(booster, rounds=booster.num_trees())

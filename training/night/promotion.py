@@ -1,13 +1,14 @@
-"""End of a night: the evidence, the gate's decision, the refit of the challenger, and the registry's events.
+"""End of a night: the path of its lineage, the gate's decision, the refit, and the registry's events.
 
-The deployed weights follow one rule: the challenger is trained again, with the seed of its first fit, on every
-labelled row up to the cut-off, for the median of the epochs (or rounds) that validation chose in the folds.
+The deployed weights follow one rule: the model that is chosen after all tests is trained again, with the seed of its
+first fit, on every labelled row up to the cut-off, for the median of the budgets (epochs, rounds or shrinkage) that
+validation chose in the folds.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -21,19 +22,16 @@ from storage.lake.lake import Lake
 from storage.logs import get_logger
 from training.data.folds import Fold, SplitRows
 from training.data.panel import Normaliser
-from training.evaluation.gate import (
-    BacktestResult,
-    ChampionComparison,
-    Evidence,
-    GateDecision,
-    choose_challenger,
-    decide,
-)
+from training.evaluation.gate import BacktestResult, ChampionComparison, preconditions
+from training.evaluation.multiple_testing import overfitting_probability
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
 from training.models.estimators import FittedModel, fit_model, load_model
 from training.night.artifacts import NightArtifacts, NightData
+from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
+from training.night.lineage_evidence import evidence_rows, lineage_of, read_gate_record
+from training.night.lineage_path import LineagePath, least_block, period_of, stitch_path
 from training.night.market_data import make_market
 from training.night.preparation import training_facts
 from training.night.registry import VersionEvent, append_events, champion_after, events_before, read_versions
@@ -44,7 +42,6 @@ from training.night.scoring import (
     evaluation_window,
     make_fold_context,
     make_summary,
-    score_all_folds,
     summarise_backtests,
     to_dense,
 )
@@ -52,6 +49,8 @@ from training.recipe import Recipe
 
 logger = get_logger(__name__)
 
+_PATH: Final = "path"
+"""Name of the lineage's path among the backtests, and of its part of `summary.json`."""
 _COMPARABLE: Final = ("window_bars", "width", "label")
 """Keys of the recipe in which a champion must agree with the night."""
 _OTHER: Final = {
@@ -82,20 +81,17 @@ def finish_night(
     *,
     models_dir: Path,
     clock: TimeSource,
+    false_promotions: float,
 ) -> dict[str, Any]:
     """Apply the gate to a night whose folds are all trained, and write `deploy/`, `summary.json` and `verdict.json`.
 
-    The registry's events are committed just before `verdict.json`, which marks the night as done.
+    The registry's events and the evidence are committed just before `verdict.json`, which marks the night as done.
     """
     data, recipe = folder.read_data(), folder.recipe
     metrics = _read_metrics(folder, folds, recipe)
-    valid_ic = {
-        name: [_number(metrics[fold.index, name, 0]["valid"]["ic"]["value"]) for fold in folds]
-        for name in recipe.challengers
-    }
-    challenger = choose_challenger(valid_ic)
+    night, width_ns = folder.path.name, data.panel.width_ns
 
-    # 1. Backtests of every model and seed over the tests.
+    # 1. Backtests of every model and seed over the tests, and the path of the models chosen before each.
     market = make_market(data, recipe, folder.fees, grace_ns=folder.facts["grace_ms"] * 1_000_000)
     window = evaluation_window(market, folds, data.labels.ts_decided_ns)
     dense = {
@@ -105,38 +101,93 @@ def finish_night(
         for fit in recipe.model_seeds
     }
     ledgers = {name: backtest(prediction, window, recipe) for name, prediction in dense.items()}
+    lineage, record = lineage_of(recipe), read_gate_record(lake, night=night)
+    period_ns = record.period_ns(lineage.name) or period_of(folds, width_ns=width_ns)
+    path = stitch_path(
+        dense,
+        ledgers,
+        market,
+        window,
+        folds,
+        recipe,
+        data.labels.ts_decided_ns,
+        width_ns=width_ns,
+        period_ns=period_ns,
+        seed=folder.facts["seed"],
+    )
+    challenger = path.last.model
     candidates = [name for name in ledgers if name not in recipe.controls]
-    past = events_before(read_versions(lake, recipe=recipe.name), folder.path.name)
+    past = events_before(read_versions(lake, recipe=recipe.name), night)
     backtests = summarise_backtests(
-        ledgers, recipe, candidates=candidates, earlier_trials=len({event.version for event in past})
+        ledgers | {_PATH: path.ledger},
+        recipe,
+        candidates=candidates,
+        earlier_trials=len({event.version for event in past}),
     )
 
     # 2. The gate.
     serving = champion_after(past)
-    comparison = (
-        _compare(serving, dense[challenger], data, recipe, window, device, models_dir) if serving else None
+    comparison, serving_net = (
+        _compare(serving, dense[challenger], data, recipe, window, device, models_dir, period_ns)
+        if serving
+        else (None, {})
     )
-    decision = decide(_evidence(folder, folds, recipe, challenger, backtests, comparison), recipe.gate)
+    proof = folder.read("proof.json", step="build_panel")
+    decided = decide_night(
+        challenger,
+        lineage,
+        path.net,
+        path.members,
+        checks=preconditions(
+            leaks=folder.read("folds.json")["leaks"],
+            features_proven=proof["passed"] and proof["fingerprint"] == folder.facts["feature_fingerprint"],
+            champion=comparison,
+        ),
+        record=record,
+        serving=serving,
+        serving_net=serving_net,
+        must_beat=comparison is not None and not comparison.obstacle,
+        least_block=least_block(recipe, width_ns=width_ns, period_ns=period_ns),
+        false_promotions=false_promotions,
+        seed=derive_seed(folder.facts["seed"], "gate"),
+    )
 
     # 3. The deployable weights, and the results.
-    deployed = _refit(
-        folder, data, recipe, challenger, [metrics[f.index, challenger, 0] for f in folds], device
+    budgets = [metrics[fold.index, challenger, 0]["budget"] for fold in folds]
+    deployed = _refit(folder, data, recipe, challenger, budgets, device)
+    valid_ic = {
+        name: [_number(metrics[fold.index, name, 0]["valid"]["ic"]["value"]) for fold in folds]
+        for name in recipe.challengers
+    }
+    summary = make_summary(
+        folder, folds, recipe, window, ledgers, backtests, valid_ic, challenger, comparison
     )
-    folder.write(
-        "summary.json",
-        make_summary(folder, folds, recipe, window, ledgers, backtests, valid_ic, challenger, comparison),
-    )
-    _register(lake, folder, recipe, decision, deployed, backtests[challenger], models_dir, clock)
+    folder.write("summary.json", summary | {_PATH: _describe_path(path, backtests[_PATH], period_ns)})
+    _register(lake, folder, recipe, decided, deployed, backtests[_PATH], serving, models_dir, clock)
     verdict = {
         "version": deployed["version"],
         "champion": serving.version if serving else None,
+        "champion_lineage": lineage_name(serving),
         "champion_obstacle": comparison.obstacle if comparison else "",
-        "reason": _reason(decision),
-        **asdict(decision),
+        "comparison": asdict(comparison) if comparison else None,
+        **decided.to_plain(false_promotions=false_promotions),
     }
     folder.write("verdict.json", verdict)
-    logger.info("night judged", night=folder.path.name, challenger=challenger, promoted=decision.promoted)
+    logger.info("night judged", night=night, challenger=challenger, state=decided.gate.state)
     return dict(folder.read("verdict.json"))
+
+
+def _describe_path(path: LineagePath, result: BacktestResult, period_ns: int) -> dict[str, Any]:
+    """Return the part of `summary.json` about the path of the lineage."""
+    return {
+        "by_fold": [choice.model for choice in path.by_fold],
+        "last": asdict(path.last),
+        "traded": asdict(result),
+        "period_ns": period_ns,
+        "periods": {"start_ns": path.net.start_ns.tolist(), "net": path.net.net.tolist()},
+        "quoted_share": float(path.net.is_quoted.mean()) if len(path.net) else None,
+        "overfitting": overfitting_probability(path.members),
+    }
 
 
 def _read_metrics(
@@ -155,28 +206,6 @@ def _read_metrics(
     return found
 
 
-def _evidence(
-    folder: NightArtifacts,
-    folds: list[Fold],
-    recipe: Recipe,
-    challenger: str,
-    backtests: dict[str, BacktestResult],
-    comparison: ChampionComparison | None,
-) -> Evidence:
-    scores = [score_all_folds(folder, folds, recipe, challenger, number) for number in range(recipe.seeds)]
-    proof = folder.read("proof.json", step="build_panel")
-    return Evidence(
-        challenger=challenger,
-        controls=recipe.controls,
-        leaks=folder.read("folds.json")["leaks"],
-        features_proven=proof["passed"] and proof["fingerprint"] == folder.facts["feature_fingerprint"],
-        ic=scores[0].ic,
-        seed_ics=tuple(score.ic.value for score in scores),
-        backtests=backtests,
-        champion=comparison,
-    )
-
-
 def _compare(
     serving: VersionEvent,
     challenger: np.ndarray,
@@ -185,7 +214,8 @@ def _compare(
     window: EvaluationWindow,
     device: torch.device,
     models_dir: Path,
-) -> ChampionComparison:
+    period_ns: int,
+) -> tuple[ChampionComparison, dict[int, float]]:
     """Compare the challenger with the champion's deployed weights on the test steps after the champion's cut-off."""
     path = models_dir / serving.artefact
     try:
@@ -199,14 +229,23 @@ def _compare(
         is_damaged = isinstance(error, CheckpointError) and "field" not in error.facts
         return ChampionComparison(
             serving.version, 0, math.nan, math.nan, obstacle=obstacle, is_damaged=is_damaged
-        )
+        ), {}
     steps = slice(window.first, window.stop)
     unseen = data.labels.ts_decided_ns[steps] >= serving.inputs["cutoff_ns"]
     rows = torch.zeros_like(data.labels.decidable)
     rows[:, steps] = data.labels.decidable[:, steps] & torch.from_numpy(unseen)
     predictions = predict_rows(champion, torch.nonzero(rows.flatten()).squeeze(-1), data)
     dense = to_dense([predictions], window)
-    return compare_with_champion(dense, challenger, window, recipe, version=serving.version, unseen=unseen)
+    return compare_with_champion(
+        dense,
+        challenger,
+        window,
+        recipe,
+        version=serving.version,
+        unseen=unseen,
+        width_ns=data.panel.width_ns,
+        period_ns=period_ns,
+    )
 
 
 def _load_champion(path: Path, data: NightData, recipe: Recipe, device: torch.device) -> FittedModel:
@@ -234,13 +273,13 @@ def _refit(
     data: NightData,
     recipe: Recipe,
     challenger: str,
-    metrics: list[Any],
+    budgets: list[int],
     device: torch.device,
 ) -> dict[str, Any]:
     nothing = np.zeros(data.panel.n_steps, dtype=bool)
     rows = fold_rows(data, SplitRows(~nothing, nothing, nothing, nothing, nothing), recipe)
     context = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
-    budget = round(median(entry["budget"] for entry in metrics))
+    budget = round(median(budgets))
     stamp = folder.stamp(
         model=challenger,
         fold=-1,
@@ -265,37 +304,45 @@ def _register(
     lake: Lake,
     folder: NightArtifacts,
     recipe: Recipe,
-    decision: GateDecision,
+    decided: NightDecision,
     deployed: dict[str, Any],
     result: BacktestResult,
+    serving: VersionEvent | None,
     models_dir: Path,
     clock: TimeSource,
 ) -> None:
-    facts, now_ns = folder.facts, clock.now_ns()
+    facts, now_ns, gate = folder.facts, clock.now_ns(), decided.gate
     registered = VersionEvent(
         version=deployed["version"],
         event="registered",
         recipe=recipe.name,
-        model=decision.challenger,
+        model=gate.challenger,
         night=folder.path.name,
-        reason="best by validation",
-        metrics={"traded": asdict(result), "rules": {rule.name: rule.passed for rule in decision.rules}},
+        reason="chosen by net on earlier windows",
+        metrics={
+            "traded": asdict(result),
+            "rules": {rule.name: rule.passed for rule in gate.rules},
+            "gate": dict(decided.kept),
+        },
         inputs={name: facts[name] for name in _REGISTERED}
         | training_facts(folder)
         | {"cutoff_ns": deployed["cutoff_ns"]},
         artefact=str((folder.path / "deploy").relative_to(models_dir)),
         ts_knowable_ns=now_ns,
     )
-    decided = VersionEvent(
-        **asdict(registered)
-        | {"event": "champion" if decision.promoted else "rejected", "reason": _reason(decision)}
+    events = [registered, replace(registered, event=gate.state, reason=gate.reason)]
+    if serving is not None and (demotion := decided.demotion) is not None and demotion.is_demoted:
+        demoted = replace(serving, event="paper", reason=_demotion_reason(demotion), ts_knowable_ns=now_ns)
+        events.insert(1, demoted)
+    rows = evidence_rows(decided.lineage, recipe.name, folder.path.name, now_ns, decided.collected)
+    append_events(lake, events, batch_id=f"versions-{folder.path.name}", further=rows)
+
+
+def _demotion_reason(demotion: Demotion) -> str:
+    return (
+        f"demoted after {demotion.days} days: its CUSUM is {demotion.statistic:.2f}, above "
+        f"{demotion.threshold:.2f} for a daily Sharpe ratio of {demotion.daily_sharpe:.2f}"
     )
-    append_events(lake, [registered, decided], batch_id=f"versions-{folder.path.name}")
-
-
-def _reason(decision: GateDecision) -> str:
-    failed = [rule.name for rule in decision.rules if not rule.passed]
-    return f"failed: {', '.join(failed)}" if failed else f"all {len(decision.rules)} rules hold"
 
 
 def _number(value: float | None) -> float:

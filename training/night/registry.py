@@ -1,7 +1,8 @@
 """Registry of model versions: registration, promotion, rejection and retirement.
 
-The table `versions` is append-only, one row an event. The last `champion` or `retired` event of a recipe determines
-which version serves. A rollback is one more `champion` event of an old version.
+The table `versions` is append-only, one row an event. The last `champion`, `paper` or `retired` event of a version
+determines whether it serves: a demoted champion becomes `paper`. A rollback is one more `champion` event of an old
+version.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from storage.contracts.lake_records import VERSIONS
 from storage.errors import GateError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
-EventKind = Literal["registered", "champion", "rejected", "retired"]
+EventKind = Literal["registered", "champion", "paper", "rejected", "retired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def champion_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
     for event in events:
         if event.event == "champion":
             serving = event
-        elif event.event == "retired" and serving is not None and event.version == serving.version:
+        elif event.event in ("retired", "paper") and serving is not None and event.version == serving.version:
             serving = None
     return serving
 
@@ -82,8 +85,14 @@ def events_before(events: Iterable[VersionEvent], night: str) -> list[VersionEve
     return list(takewhile(lambda event: event.night != night, events))
 
 
-def append_events(lake: Lake, events: list[VersionEvent], *, batch_id: str) -> None:
-    """Append events in one commit; a repeated batch id adds nothing."""
+def append_events(
+    lake: Lake,
+    events: list[VersionEvent],
+    *,
+    batch_id: str,
+    further: Mapping[str, pa.Table] | None = None,
+) -> None:
+    """Append events, and further rows by table, in one commit; a repeated batch id adds nothing."""
     rows = [
         asdict(event)
         | {
@@ -93,7 +102,9 @@ def append_events(lake: Lake, events: list[VersionEvent], *, batch_id: str) -> N
         for event in events
     ]
     done = lake.commit(
-        {"versions": VERSIONS.rows(rows)}, batch_id=batch_id, inputs={"night": events[0].night}
+        {"versions": VERSIONS.rows(rows), **(further or {})},
+        batch_id=batch_id,
+        inputs={"night": events[0].night},
     )
     if done.is_new:
         for event in events:

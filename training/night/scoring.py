@@ -14,6 +14,7 @@ from training.data.folds import Fold
 from training.data.panel import Normaliser, PanelWindows
 from training.evaluation.gate import BacktestResult, ChampionComparison
 from training.evaluation.metrics import Score, deflated_sharpe, score_predictions, sharpe
+from training.evaluation.period_net import complete_periods, net_by_period
 from training.evaluation.positions import MarketData, PositionLedger, run_ledger
 from training.models.device import derive_seed
 from training.models.estimators import FoldContext
@@ -157,7 +158,9 @@ def compare_with_champion(
     *,
     version: str,
     unseen: np.ndarray,
-) -> ChampionComparison:
+    width_ns: int,
+    period_ns: int,
+) -> tuple[ChampionComparison, dict[int, float]]:
     """Backtest challenger and champion on the steps that the champion was not trained on.
 
     Args:
@@ -166,18 +169,28 @@ def compare_with_champion(
         recipe: the position rule for both.
         version: the champion.
         unseen: (T,) bool, decided after the champion's cut-off; a tail of the window.
+        width_ns: width of a bar.
+        period_ns: length of a period.
+
+    Returns:
+        The comparison, and the champion's net by start of each complete period of these steps.
     """
     count = int(unseen.sum())
     if count == 0:
-        return ChampionComparison(version, 0, np.nan, np.nan)
+        return ChampionComparison(version, 0, np.nan, np.nan), {}
     head = len(unseen) - count
     tail = EvaluationWindow(window.first + head, window.stop, window.market.window(head, len(unseen)))
-    return ChampionComparison(
+    net = backtest(champion[:, head:], tail, recipe).net
+    comparison = ChampionComparison(
         version,
         count,
         challenger_net=float(backtest(challenger[:, head:], tail, recipe).net.sum()),
-        champion_net=float(backtest(champion[:, head:], tail, recipe).net.sum()),
+        champion_net=float(net.sum()),
     )
+    closes = tail.market.ts_close_ns
+    first, bars = complete_periods(closes, width_ns=width_ns, period_ns=period_ns)
+    starts = (closes[first] - width_ns).tolist()
+    return comparison, dict(zip(starts, net_by_period(net, first, bars).tolist(), strict=True))
 
 
 def make_summary(
@@ -211,7 +224,8 @@ def make_summary(
         "valid_ic": valid_ic,
         "seed_ic": [
             score_all_folds(folder, folds, recipe, challenger, number).ic.value
-            for number in range(recipe.seeds)
+            for model, number in recipe.model_seeds
+            if model == challenger
         ],
         "notes": _notes(folder, recipe, champion),
     }
@@ -245,4 +259,9 @@ def _notes(folder: NightArtifacts, recipe: Recipe, champion: ChampionComparison 
     notes.append(f"taker fee from {fee}; impact {costs.impact_bps:g} bp times the root of the bar's share")
     if champion is not None and champion.obstacle:
         notes.append(champion.obstacle_note)
+    elif champion is not None and champion.unseen_steps:
+        notes.append(
+            f"on the {champion.unseen_steps} test steps that {champion.version} was not trained on it earned "
+            f"{champion.champion_net:+.2%}, and the challenger {champion.challenger_net:+.2%}; this does not decide"
+        )
     return notes

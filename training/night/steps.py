@@ -34,13 +34,17 @@ The folder `models/nights/<night>/`:
                                     valid and test: {rows, ic, rank_ic: {value, low, high}, r2, hit_rate}
     deploy/                 checkpoint of the challenger's refit on all rows up to the cut-off
     deploy.json             version, model, budget, rows, cutoff_ns (end of the last label that it was trained on)
-    verdict.json            version, challenger, promoted, rules: [{name, passed, value, limit, reason}], champion
-                            (the version that served before this night, or null), champion_obstacle (why it cannot be
-                            evaluated and so counts as none, or ""), reason
+    verdict.json            version, challenger, state (champion, paper, rejected), promoted, rules: [{name, passed,
+                            value, limit, reason}], reason, champion (the version that served before, or null),
+                            champion_lineage, champion_obstacle (why it cannot be evaluated and so counts as none, or
+                            ""), comparison (with its weights), lineage: {name, definition}, false_promotions, evidence:
+                            [{null, k, alpha, p_value, start, value, quoted_value, days, quoted_days, needed, history}],
+                            other_limits, demotion (training.night.decision)
     summary.json            for the report: models: {name: {role, folds: [test scores], test (all folds together),
                             traded: {gross, fee, spread, impact, funding, net, fills, sharpe, deflated_sharpe}}},
                             equity: {ts_ns, net: {model: cumulated share of capital}}, valid_ic: {challenger: [by
-                            fold]}, seed_ic: [of the challenger], notes (caveats)
+                            fold]}, seed_ic: [of the challenger], notes (caveats); path: {by_fold, last,
+                            traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}
     timings/<step>.json     seconds; kept apart, since equal nights take unequal time
 
 JSON has sorted keys, and null where a figure is undefined. Nothing outside `timings/` depends on the wall clock or
@@ -268,5 +272,11 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
     folds = [read_fold(entry) for entry in folder.read("folds.json", step="plan_folds")["folds"]]
     with folder.timed("judge_night"), Lake.open(settings) as lake:
         return finish_night(
-            folder, folds, lake, device, models_dir=settings.models_dir, clock=clock or WallTime()
+            folder,
+            folds,
+            lake,
+            device,
+            models_dir=settings.models_dir,
+            clock=clock or WallTime(),
+            false_promotions=settings.gate.false_promotions,
         )

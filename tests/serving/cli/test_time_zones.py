@@ -97,8 +97,6 @@ RECIPE: Final = """
     [fit]
     epochs = 2
     batch = 128
-    [gate]
-    min_fills = 1
 """
 PRINT: Final = (
     '{"recv_ns":%d,"msg":{"channel":"trades",'

@@ -53,6 +53,15 @@ def test_ridge_equals_least_squares_with_rows_for_the_shrinkage() -> None:
     np.testing.assert_allclose(fitted.weights()["coefficients"].numpy(), best, atol=1e-8)
 
 
+def test_ridge_is_refitted_with_the_shrinkage_that_valid_rows_chose() -> None:
+    fitted = fit_baseline("ridge", TRAIN, VALID, seed=0, threads=1)
+    refit = fit_baseline("ridge", TRAIN, None, seed=0, threads=1, budget=fitted.budget)
+    assert refit.budget == fitted.budget == load_baseline("ridge", fitted.weights()).budget
+    assert torch.equal(refit.predict(VALID), fitted.predict(VALID))
+    other = fit_baseline("ridge", TRAIN, None, seed=0, threads=1, budget=fitted.budget * 1_000)
+    assert not torch.equal(other.predict(VALID), fitted.predict(VALID))
+
+
 def test_momentum_is_one_coefficient_of_least_squares() -> None:
     past = TRAIN.past.clone()
     past[:10] = torch.nan

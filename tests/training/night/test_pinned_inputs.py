@@ -54,8 +54,6 @@ embargo_bars = 6
 [fit]
 epochs = 2
 batch = 128
-[gate]
-min_fills = 1
 """
 BLIND = (300, 301, 302)
 """Unobserved minutes of the first instrument, in the middle of the training rows."""

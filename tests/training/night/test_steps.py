@@ -47,9 +47,6 @@ embargo_bars = 6
 epochs = 5
 batch = 128
 learning_rate = 3e-3
-[gate]
-min_fills = 10
-min_deflated_sharpe = 0.9
 """
 CLOCK = ManualTime(1_800_000_000 * 10**9)
 
@@ -106,18 +103,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return run_night(home_with(Path(tmp_path_factory.mktemp("trained")), LONGER), until=UNTIL)
 
 
-def test_planted_signal_is_found_and_promoted(trained: Night) -> None:
+def test_planted_signal_is_found_and_its_short_history_proves_nothing(trained: Night) -> None:
     models = trained.folder.read("summary.json")["models"]
     for name in ("ridge", "mlp", "lightgbm"):
         assert models[name]["test"]["r2"] > models["zero"]["test"]["r2"] == 0
         assert models[name]["test"]["ic"]["low"] > 0
         assert models[name]["traded"]["net"] > 0
-    # The signal is pure momentum, so whether a challenger beats the controls is luck; the other rules must hold.
-    failed = {rule["name"] for rule in trained.verdict["rules"] if not rule["passed"]}
-    assert failed <= {"beats momentum", "beats ridge"}
-    assert trained.verdict["promoted"] == (not failed)
-    last = "champion" if trained.verdict["promoted"] else "rejected"
-    assert [event.event for event in events_of(trained)] == ["registered", last]
+    assert all(rule["passed"] for rule in trained.verdict["rules"][:-1])
+    # Its tests cover six complete hours, and a test of the history needs twenty.
+    assert trained.verdict["state"] == "rejected"
+    assert trained.verdict["reason"] == "too little evidence: 1 of 40 that it earns more than zero"
+    assert [event.event for event in events_of(trained)] == ["registered", "rejected"]
+    path = trained.folder.read("summary.json")["path"]
+    assert path["by_fold"] == ["ridge", "ridge"]
+    assert len(path["periods"]["net"]) == 6
 
 
 def events_of(night: Night) -> list[VersionEvent]:
@@ -247,15 +246,14 @@ def test_next_night_compares_with_the_champion_on_unseen_steps(trained: Night) -
     assert (second["trained_since_ns"], second["trained_until_ns"]) == (START_NS, second["split_ns"])
     # With a stride of two, the last training label ends one bar before the end of the first night.
     assert trained.folder.read("deploy.json")["cutoff_ns"] == UNTIL_NS - MINUTE_NS
-    rule = night.verdict["rules"][-1]
-    assert rule["name"] == "beats champion"
     # Bar 1098 closes at the cut-off and is decided after it; the last test ends at 18:00 and the cut-off is 15:39.
-    unseen = 2 * 60 + 21
-    assert rule["reason"].startswith(
-        f"return after costs on {unseen} steps that {trained.verdict['version']} "
-    )
-    assert rule["passed"] == (rule["value"] > rule["limit"])
-    assert rule["limit"] != 0
+    comparison = night.verdict["comparison"]
+    assert comparison["version"] == trained.verdict["version"]
+    assert comparison["unseen_steps"] == 2 * 60 + 21
+    assert comparison["champion_net"] != 0
+    # Both are of one lineage, so that the new fit renews the champion.
+    assert (night.verdict["state"], len(night.verdict["evidence"])) == ("champion", 1)
+    assert [event.event for event in events_of(night)] == ["registered", "champion"]
 
 
 def test_noise_is_refused_with_reasons(tmp_path: Path) -> None:
@@ -263,8 +261,8 @@ def test_noise_is_refused_with_reasons(tmp_path: Path) -> None:
     night = run_night(home_with(tmp_path, noise))
     assert not night.verdict["promoted"]
     failed = {rule["name"] for rule in night.verdict["rules"] if not rule["passed"]}
-    assert "deflated sharpe" in failed
-    assert night.verdict["reason"].startswith("failed: ")
+    assert failed == {"earns more than zero"}
+    assert night.verdict["reason"].startswith("too little evidence: ")
     assert [event.event for event in events_of(night)] == ["registered", "rejected"]
     with Lake.open(night.settings, read_only=True) as lake:
         assert current_champion(lake, "tiny") is None
@@ -299,21 +297,22 @@ def test_champion_that_cannot_be_evaluated_counts_as_none_or_blocks_if_damaged(
     with Lake.open(night.settings) as lake:
         version = trained.verdict["version"]
         if (serving := current_champion(lake, "tiny")) is None or serving.version != version:
-            promote_version(lake, version, reason="by hand", now_ns=CLOCK.now_ns() + 10**6)
-    clock = ManualTime(CLOCK.now_ns() + 86_400 * 10**9)
+            promote_version(lake, version, reason="by hand", now_ns=CLOCK.now_ns() + 2 * 86_400 * 10**9)
+    clock = ManualTime(CLOCK.now_ns() + 3 * 86_400 * 10**9)
     verdict = judge_night(night.settings, name, clock=clock)
     assert verdict["champion"] == version
     obstacle = verdict["champion_obstacle"]
     assert case in obstacle
     assert str(tmp_path) not in obstacle
-    *others, rule = verdict["rules"]
+    rule = verdict["rules"][2]
     is_damaged = case == "no checkpoint"
     consequence = (
         "cannot be evaluated" if is_damaged else "counts as no champion, since it cannot be evaluated"
     )
     assert rule["reason"].startswith(f"{version} {consequence}: {obstacle}")
-    assert (rule["name"], rule["passed"], rule["value"]) == ("beats champion", not is_damaged, None)
-    assert verdict["promoted"] == (not is_damaged and all(other["passed"] for other in others))
+    assert (rule["name"], rule["passed"], rule["value"]) == ("champion's files", not is_damaged, None)
+    # Its lineage serves, whatever has become of its files' format; only damage needs somebody.
+    assert verdict["promoted"] == (not is_damaged)
     assert rule["reason"] in NightArtifacts.find(night.settings, name).read("summary.json")["notes"]
 
 

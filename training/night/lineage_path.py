@@ -1,0 +1,111 @@
+"""The path of a night's lineage: the models chosen before each test, and what they would have earned in turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from storage.clock import NS
+from training.data.folds import Fold
+from training.evaluation.period_net import PeriodNet, complete_periods, measure_path, net_by_period
+from training.evaluation.positions import MarketData, PositionLedger
+from training.evaluation.selection import NEVER_SERVE, ModelChoice, choose
+from training.models.device import derive_seed
+from training.night.scoring import EvaluationWindow, backtest
+from training.recipe import Recipe
+
+HOUR_NS: Final = 3_600 * NS
+DAY_NS: Final = 24 * HOUR_NS
+
+
+@dataclass(frozen=True, slots=True)
+class LineagePath:
+    """The path of a night's lineage.
+
+    Args:
+        by_fold: the choice before each test.
+        last: the choice after all tests, which is refitted.
+        ledger: positions and earnings of the path.
+        net: net and risk of the path by complete period.
+        members: (P, K) net of every model and seed that may serve, in the same periods.
+    """
+
+    by_fold: tuple[ModelChoice, ...]
+    last: ModelChoice
+    ledger: PositionLedger
+    net: PeriodNet
+    members: np.ndarray
+
+
+def period_of(folds: Sequence[Fold], *, width_ns: int) -> int:
+    """Return the length of a period: a UTC day, or an hour where a test is shorter than a day."""
+    shortest = min(fold.test.stop_ns - fold.test.start_ns for fold in folds)
+    return HOUR_NS if shortest < DAY_NS and HOUR_NS % width_ns == 0 else DAY_NS
+
+
+def least_block(recipe: Recipe, *, width_ns: int, period_ns: int) -> int:
+    """Return the periods that horizon and holding cover together."""
+    bars = recipe.label.horizon_bars + recipe.position.hold_bars
+    return max(1, math.ceil(bars * width_ns / period_ns))
+
+
+def stitch_path(
+    dense: Mapping[str, np.ndarray],
+    ledgers: Mapping[str, PositionLedger],
+    market: MarketData,
+    window: EvaluationWindow,
+    folds: Sequence[Fold],
+    recipe: Recipe,
+    decided_ns: np.ndarray,
+    *,
+    width_ns: int,
+    period_ns: int,
+    seed: int,
+) -> LineagePath:
+    """Choose a model before each test from the periods that end before it, and run the position rule on all of them.
+
+    Args:
+        dense: (S, T) predictions over the window by model and seed.
+        ledgers: their backtests.
+        market: prices of all steps of the panel.
+        window: of all tests.
+        folds: oldest first.
+        recipe: order of the models, position rule and costs.
+        decided_ns: (T',) times of the decisions of all steps of the panel.
+        width_ns: width of a bar.
+        period_ns: length of a period.
+        seed: of the night.
+    """
+    first, bars = complete_periods(window.market.ts_close_ns, width_ns=width_ns, period_ns=period_ns)
+    end_ns = window.market.ts_close_ns[first] - width_ns + period_ns
+    nets = {name: net_by_period(ledger.net, first, bars) for name, ledger in ledgers.items()}
+    block = least_block(recipe, width_ns=width_ns, period_ns=period_ns)
+
+    def choose_before(at_ns: float) -> ModelChoice:
+        known = end_ns <= at_ns
+        return choose(
+            {name: nets[name][known] for name in recipe.models},
+            order=recipe.models,
+            least_block=block,
+            seed=derive_seed(seed, "choice"),
+        )
+
+    choices = tuple(choose_before(fold.test.start_ns) for fold in folds)
+    decided = decided_ns[window.first : window.stop]
+    prediction = np.full(window.market.price.shape, np.nan)
+    for fold, choice in zip(folds, choices, strict=True):
+        steps = (decided >= fold.test.start_ns) & (decided < fold.test.stop_ns)
+        prediction[:, steps] = dense[choice.model][:, steps]
+    ledger = backtest(prediction, window, recipe)
+    members = [net for name, net in nets.items() if name not in NEVER_SERVE]
+    return LineagePath(
+        by_fold=choices,
+        last=choose_before(math.inf),
+        ledger=ledger,
+        net=measure_path(ledger, market, offset=window.first, width_ns=width_ns, period_ns=period_ns),
+        members=np.stack(members, axis=1),
+    )

@@ -110,13 +110,13 @@ def test_planted_signal_is_found_and_its_short_history_proves_nothing(trained: N
         assert models[name]["test"]["ic"]["low"] > 0
         assert models[name]["traded"]["net"] > 0
     assert all(rule["passed"] for rule in trained.verdict["rules"][:-1])
-    # Its tests cover six complete hours, and a test of the history needs twenty.
+    # Its tests cover five complete hours, and a test of the history needs twenty.
     assert trained.verdict["state"] == "rejected"
     assert trained.verdict["reason"] == "too little evidence: 1 of 40 that it earns more than zero"
     assert [event.event for event in events_of(trained)] == ["registered", "rejected"]
     path = trained.folder.read("summary.json")["path"]
     assert path["by_fold"] == ["ridge", "ridge"]
-    assert len(path["periods"]["net"]) == 6
+    assert len(path["periods"]["net"]) == 5
 
 
 def events_of(night: Night) -> list[VersionEvent]:
@@ -370,8 +370,8 @@ def test_planted_leak_stops_the_night_on_every_run(trained: Night, monkeypatch: 
     with pytest.raises(LeakError, match="must be 0"):
         plan_folds(settings, name)
     leaks = [fold["leaks"] for fold in NightArtifacts.find(settings, name).read("folds.json")["folds"]]
-    # The labels of five bars cross each boundary; with a stride of two, two of them at one and three at the other.
-    assert [leak["label"] for leak in leaks] == [2 * (2 + 3)] * 2
+    # Labels of five bars cross each boundary, which is a full hour: with a stride of two, three of them at each.
+    assert [leak["label"] for leak in leaks] == [2 * (3 + 3)] * 2
 
 
 @pytest.mark.parametrize("field", ["training_code", "torch_version", "lock"])

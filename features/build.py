@@ -41,7 +41,7 @@ def build_features(panel: Panel, feature_set: str) -> FeatureBlock:
 
     Args:
         panel: (S, T).
-        feature_set: name in `features.sets.FEATURE_SETS`.
+        feature_set: name in `features.sets.feature_sets`.
 
     Returns:
         float32 values, 0.0 where invalid, and their mask, (S, T, F) both; computed in float64.

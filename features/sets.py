@@ -69,7 +69,8 @@ from features.library.volatility import (
 )
 from features.panel.panel import COLUMNS
 from features.versioning.fingerprint import inputs_of
-from storage.errors import SettingsError
+from storage.errors import ProjectError, SettingsError
+from storage.project import merge_registry
 
 _CANDLES: Final = (
     *log_return.values(),
@@ -150,7 +151,45 @@ _WIDE: Final = (
 )
 
 FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE, "wide": _WIDE}
-"""Sets by name. The order is that of a block's last axis, and is part of the fingerprint."""
+"""Built-in sets by name. The order is that of a block's last axis, and is part of the fingerprint."""
+
+
+def feature_sets() -> dict[str, tuple[Feature, ...]]:
+    """Return all sets by name: the built-in ones, and those of the user's project.
+
+    Raises:
+        ProjectError: the project cannot be imported, or defines a name a second time.
+    """
+    added = merge_registry(FEATURE_SETS, "FEATURE_SETS", kind="feature set", where="features/sets.py")
+    if not added:
+        return FEATURE_SETS
+    known = {
+        item.name: (item, name) for name, features in reversed(FEATURE_SETS.items()) for item in features
+    }
+    checked: dict[str, tuple[Feature, ...]] = {}
+    for name, members in added.items():
+        checked[name] = _members(name, members)
+        for item in checked[name]:
+            existing, place = known.setdefault(item.name, (item, name))
+            if existing is not item or checked[name].count(item) > 1:
+                raise ProjectError(
+                    f"feature {item.name!r} is defined twice: in the set {name!r} of the project, and in {place!r}",
+                    hint="give the project's function another name, or list the feature once",
+                )
+    return FEATURE_SETS | checked
+
+
+def _members(name: str, members: object) -> tuple[Feature, ...]:
+    given = tuple(members) if isinstance(members, list | tuple) else (members,)
+    wrong = [item for item in given if not isinstance(item, Feature)]
+    if wrong or not given:
+        raise ProjectError(
+            f"feature set {name!r} of the project holds {wrong[0]!r}, which is no feature"
+            if wrong
+            else f"feature set {name!r} of the project is empty",
+            hint="write a tuple of features; the members of a family are (*my_family.values(),)",
+        )
+    return tuple(item for item in given if isinstance(item, Feature))
 
 
 def get_set(name: str) -> tuple[Feature, ...]:
@@ -158,13 +197,15 @@ def get_set(name: str) -> tuple[Feature, ...]:
 
     Raises:
         SettingsError: there is no such set.
+        ProjectError: as `feature_sets`.
     """
-    if name not in FEATURE_SETS:
-        nearest = difflib.get_close_matches(name, FEATURE_SETS, n=1, cutoff=0.0)[0]
+    sets = feature_sets()
+    if name not in sets:
+        nearest = difflib.get_close_matches(name, sets, n=1, cutoff=0.0)[0]
         raise SettingsError(
-            f"feature set {name!r} does not exist; there are {', '.join(FEATURE_SETS)}", hint=f"use {nearest}"
+            f"feature set {name!r} does not exist; there are {', '.join(sets)}", hint=f"use {nearest}"
         )
-    return FEATURE_SETS[name]
+    return sets[name]
 
 
 def columns_of(features: Iterable[Feature]) -> frozenset[str]:

@@ -33,6 +33,10 @@ class ContractError(TickwalkError):
     """A table does not fit its contract in a way that no single row explains (a column is missing)."""
 
 
+class ProjectError(TickwalkError):
+    """The user's project folder cannot be imported, breaks a rule, or its code failed."""
+
+
 class CaptureError(TickwalkError):
     """A file is not a capture that can be replayed."""
 

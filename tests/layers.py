@@ -32,6 +32,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "contracts": "errors",
         "lake": "atomic_write clock code_version contracts errors file_lock logs object_store settings",
         "logs": "errors",
+        "project": "atomic_write errors",
         "settings": "clock errors",
     },
     "ingest": {

@@ -8,6 +8,8 @@ A recipe has a name, or is a TOML file that names another recipe as its `base` a
     horizon_bars = 24
     [position]
     hold_bars = 24
+
+Such a file in `recipes/` of the user's project folder is found by its name alone (storage/project.py).
 """
 
 from __future__ import annotations
@@ -24,17 +26,16 @@ import msgspec
 from features.sets import get_set
 from storage.clock import width_ns
 from storage.contracts.contract import ORIGINS
-from storage.errors import SettingsError
+from storage.errors import ProjectError, SettingsError
 from storage.lake.point_in_time import CLOCKS, Basis
+from storage.project import current_project, refuse_name
 from training.data.folds import FoldGeometry
 from training.data.labels import LabelRule
 from training.evaluation.costs import Costs
 from training.evaluation.positions import PositionRule
 from training.models.controls import BASELINES
-from training.models.networks import NETWORKS
+from training.models.networks import networks
 from training.models.trainer import FitRule
-
-MODELS: Final = (*BASELINES, *NETWORKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,21 @@ class Recipe:
     def __post_init__(self) -> None:
         width_ns(self.width)
         get_set(self.feature_set)
+        available = (*BASELINES, *networks())
         for name in self.models:
-            if name not in MODELS:
-                raise SettingsError(f"no model is called {name!r}", hint=f"use one of: {', '.join(MODELS)}")
+            if name not in available:
+                raise SettingsError(
+                    f"no model is called {name!r}",
+                    hint=f"use one of: {', '.join(available)}; or run in the directory of the project that defines it",
+                )
         if not self.controls or not self.challengers:
             raise SettingsError(f"recipe {self.name} needs at least one control and one challenger")
         if not set(self.controls) <= set(BASELINES):
             raise SettingsError("a control must be a baseline", hint=f"use some of: {', '.join(BASELINES)}")
-        if not set(self.challengers) <= {"lightgbm", *NETWORKS}:
+        refittable = ("lightgbm", *available[len(BASELINES) :])
+        if not set(self.challengers) <= set(refittable):
             raise SettingsError(
-                "a challenger must be a model that can be refitted",
-                hint=f"use lightgbm, {', '.join(NETWORKS)}",
+                "a challenger must be a model that can be refitted", hint=f"use {', '.join(refittable)}"
             )
         if self.rows not in CLOCKS:
             raise SettingsError(
@@ -151,37 +156,69 @@ RECIPES: Final[dict[str, Recipe]] = {
 }
 
 
+def recipe_names() -> dict[str, str]:
+    """Return every recipe that has a name, with its source: `built-in`, or the path of the project's file.
+
+    Raises:
+        ProjectError: a file of the project has the name of a built-in recipe.
+    """
+    found = dict.fromkeys(RECIPES, "built-in")
+    project = current_project()
+    for name, path in (project.recipe_paths if project else {}).items():
+        refuse_name(name, kind="recipe", places=dict.fromkeys(RECIPES, "training/recipe.py"), here=str(path))
+        found[name] = str(path)
+    return found
+
+
 def get_recipe(name: str) -> Recipe:
     """Return a recipe by its name, or from a TOML file by its path.
 
     Raises:
         SettingsError: no recipe has that name, or the file is not valid.
+        ProjectError: the user's project cannot be used.
     """
-    if name.endswith(".toml"):
-        return _from_file(Path(name))
-    if name not in RECIPES:
-        nearest = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+    return _find(name, ())
+
+
+def _find(name: str, derived: tuple[str, ...]) -> Recipe:
+    if name in derived:
         raise SettingsError(
-            f"recipe {name!r} does not exist; there are: {', '.join(RECIPES)}",
+            f"recipes are based on each other: {', '.join((*derived, name))}",
+            hint=f"base one of them on {next(iter(RECIPES))}",
+        )
+    if name.endswith(".toml"):
+        return _from_file(Path(name), (*derived, name))
+    names = recipe_names()
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise SettingsError(
+            f"recipe {name!r} does not exist; there are: {', '.join(names)}",
             hint=f"use {nearest}, or a path that ends in .toml",
         )
-    return RECIPES[name]
+    return RECIPES[name] if name in RECIPES else _from_file(Path(names[name]), (*derived, name), name=name)
 
 
-def _from_file(path: Path) -> Recipe:
+def _from_file(path: Path, derived: tuple[str, ...], *, name: str = "") -> Recipe:
+    """Read a recipe; `name` is that of a project's recipe, whose file need not repeat it."""
     try:
         overrides = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"recipe file {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"recipe file {path} is not TOML: {error}") from error
     base = overrides.pop("base", None)
     if not isinstance(base, str):
         raise SettingsError(
             f"recipe file {path} names no base", hint=f'write base = "{next(iter(RECIPES))}" first'
         )
-    merged = _merge(get_recipe(base).to_plain(), overrides, where=str(path))
-    if merged["name"] == base:
+    if name and overrides.setdefault("name", name) != name:
+        raise ProjectError(
+            f"recipe file {path} has the name {overrides['name']!r}",
+            hint=f"a project's recipe is called like its file: leave the key out, or write {name}",
+        )
+    parent = _find(base, derived)
+    merged = _merge(parent.to_plain(), overrides, where=str(path))
+    if merged["name"] == parent.name:
         raise SettingsError(f"recipe file {path} has the name of its base", hint="give it a name of its own")
     return recipe_from_plain(merged)
 

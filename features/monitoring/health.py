@@ -19,7 +19,7 @@ from features.feature import FeatureBlock
 from features.monitoring.checks import HealthFinding, find
 from features.monitoring.drift import MIN_TRAINED, Figures, drift
 from features.panel.panel import PRINTED, QUIET, Panel
-from features.sets import FEATURE_SETS
+from features.sets import feature_sets
 from storage.contracts.tables import STATUSES
 from storage.errors import ContractError
 from storage.logs import get_logger
@@ -165,7 +165,7 @@ def check_health(
     recent = block.ts_open_ns >= split_ns
     trained, champion = _training_window(block, split_ns, learned)
     others = set(block.instruments) - learned.instruments if learned and champion else set()
-    clocks = {item.name for item in FEATURE_SETS.get(block.feature_set, ()) if item.is_clock}
+    clocks = {item.name for item in feature_sets().get(block.feature_set, ()) if item.is_clock}
     for place, name in enumerate(block.names):
         for row in range(len(block.instruments)):
             value = block.values[row, :, place].cpu().numpy().astype(np.float64)

@@ -25,7 +25,7 @@ from features.build import build_features
 from features.feature import FeatureBlock, deepest_lookback
 from features.multi_width import width_name
 from features.panel.panel import UNKNOWN, Panel, content_hash
-from features.sets import FEATURE_SETS, get_set
+from features.sets import feature_sets, get_set
 from features.store.atomic_files import note_used, remove
 from features.store.serialization import read_block, write_block
 from features.versioning.fingerprint import fingerprint
@@ -62,7 +62,7 @@ class DayFiles:
 
     Args:
         folder: their folder.
-        feature_set: name in `features.sets.FEATURE_SETS`.
+        feature_set: name in `features.sets.feature_sets`.
         lookback_ns: lookback of a day.
     """
 
@@ -202,7 +202,7 @@ def index_of(rows: Sequence[int], count: int) -> slice | Tensor:
 def is_current(folder: Path) -> bool:
     """Return whether the days of a folder were built by the current code."""
     feature_set, width, *_ = [*folder.name.rsplit("-", 2), "", ""]
-    return feature_set in FEATURE_SETS and folder.name == _folder_name(feature_set, width)
+    return feature_set in feature_sets() and folder.name == _folder_name(feature_set, width)
 
 
 def _folder_name(feature_set: str, width: str) -> str:

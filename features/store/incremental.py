@@ -33,7 +33,7 @@ def built_block(
     Args:
         root: the home's folder of features (`Settings.features_dir`).
         panel: (S, T), on the CPU.
-        feature_set: name in `features.sets.FEATURE_SETS`.
+        feature_set: name in `features.sets.feature_sets`.
         limit_bytes: disk space for day files that no store refers to.
 
     Raises:

@@ -34,7 +34,7 @@ class StoreKey:
     """Identity of a store: which features, of which bars.
 
     Args:
-        feature_set: name in `features.sets.FEATURE_SETS`.
+        feature_set: name in `features.sets.feature_sets`.
         width: width of the bars.
         grace_ns: as in `load_panel`.
         origins: likewise.

@@ -10,6 +10,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Final
 
 from storage.code_version import sources_hash
+from storage.project import PROJECT, project_code_of
 
 _PACKAGES: Final = ("features", "storage")
 _CONSTANTS: Final = (bool, int, float, str, bytes, type(None))
@@ -21,14 +22,19 @@ def reached_sources(roots: Iterable[Callable[..., object]]) -> dict[str, str]:
     Only names of our own packages and of the roots' packages are followed; libraries such as torch are pinned by the
     locked environment instead.
 
+    Where a root belongs to the user's project, the files of its module and of what that imports count as a whole, since
+    values that are no constants (a tensor, a file) are not followed.
+
     Returns:
-        By qualified name: source text as in the file, or the `repr` of a constant.
+        By qualified name: source text as in the file, or the `repr` of a constant; `tickwalk_project`: a hash.
     """
     roots = tuple(roots)
     packages = {*_PACKAGES, *(root.__module__.partition(".")[0] for root in roots)}
     collector = _SourceCollector(frozenset(packages))
     for root in roots:
         collector.add("", root)
+    if code := project_code_of(root.__module__ for root in roots):
+        collector.sources[PROJECT] = code
     return collector.sources
 
 

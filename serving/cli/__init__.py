@@ -79,12 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(code, int) and code:  # `typer.Exit`, where Click does not end the process itself
             sys.exit(code)
     except TickwalkError as error:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        console.print(f"[bold red]error:[/] {_plain(error.message)}", highlight=False)
-        if error.hint:
-            console.print(f"[bold]next:[/]  {_plain(error.hint)}", highlight=False)
+        _print_error(error.message, error.hint)
         sys.exit(2)
     except typer.Exit as done:
         sys.exit(done.exit_code)
@@ -99,6 +94,13 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(130)
         # Click's own usage errors print themselves; anything else is a defect and keeps its traceback.
         if not hasattr(error, "show"):
+            from storage.project import place_in_project
+
+            if (place := place_in_project(error)) is not None:
+                _print_error(
+                    f"{type(error).__name__}: {error} ({place})", "correct the project, and run it again"
+                )
+                sys.exit(2)
             raise
         error.show()
         sys.exit(int(getattr(error, "exit_code", 1)))
@@ -123,6 +125,15 @@ def refuse_foreign_packages() -> None:
                 f"the package {package!r} belongs to something else: {parent}",
                 hint="install tickwalk into an environment of its own, as `make setup` does",
             )
+
+
+def _print_error(message: str, hint: str) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print(f"[bold red]error:[/] {_plain(message)}", highlight=False)
+    if hint:
+        console.print(f"[bold]next:[/]  {_plain(hint)}", highlight=False)
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from features.feature import Feature, deepest_lookback
 from features.inputs import CLOCK, LEAVES, STATUS
-from features.sets import FEATURE_SETS, get_set
+from features.sets import feature_sets, get_set
 from features.versioning.fingerprint import fingerprint
 from features.versioning.set_diff import ordered_inputs_of, reached_of
 from storage.errors import SettingsError
@@ -24,7 +24,7 @@ def list_sets() -> pa.Table:
             "lookback_bars": deepest_lookback(features),
             "fingerprint": fingerprint(features)[:12],
         }
-        for name, features in FEATURE_SETS.items()
+        for name, features in feature_sets().items()
     ]
     return pa.Table.from_pylist(rows)
 
@@ -40,7 +40,7 @@ def list_rows(feature_set: str | None, *, is_short: bool) -> pa.Table:
             "inputs": ", ".join(item.inputs),
             "source": item.source.partition(")")[0] + ")" if is_short and ")" in item.source else item.source,
         }
-        for name in ([feature_set] if feature_set else FEATURE_SETS)
+        for name in ([feature_set] if feature_set else feature_sets())
         for item in get_set(name)
     ]
     table = pa.Table.from_pylist(rows)
@@ -61,7 +61,7 @@ def describe(name: str, *, with_code: bool) -> Iterator[str]:
         "missing": item.missing,
         "lookback": f"{item.lookback_bars} bars, {item.own_lookback_bars} of them read by the feature itself",
         "source": item.source,
-        "sets": ", ".join(key for key, features in FEATURE_SETS.items() if item in features),
+        "sets": ", ".join(key for key, features in feature_sets().items() if item in features),
         "fingerprint": fingerprint((item,)),
     }
     for key, value in facts.items():
@@ -83,7 +83,7 @@ def find_feature(name: str) -> Feature:
     Raises:
         SettingsError: there is no such feature; the hint names the closest one.
     """
-    by_name = {item.name: item for features in FEATURE_SETS.values() for item in features}
+    by_name = {item.name: item for features in feature_sets().values() for item in features}
     if name not in by_name:
         nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]
         raise SettingsError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import iso
-from training.recipe import RECIPES
+from training.recipe import recipe_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def _commands(facts: NightReport) -> tuple[tuple[str, str], ...]:
     """Return (description, command); times are written in full, so that the night gets the same id."""
     night, snapshot = facts.night, facts.night["snapshot"]
     commit = str(night["code"]).partition("+g")[2].removesuffix(".dirty")
-    # A recipe that is not built in came from a file; the page contains its full text.
-    recipe = facts.recipe.name if facts.recipe.name in RECIPES else f"{facts.recipe.name}.toml"
+    # A recipe without a name of its own came from a file; the page contains its full text.
+    recipe = facts.recipe.name if facts.recipe.name in recipe_names() else f"{facts.recipe.name}.toml"
     nightly = (
         f"tickwalk --set training.seed={night['seed']} --set training.device={night['device']} nightly "
         f"--recipe {shlex.quote(recipe)} --at {snapshot} "

@@ -30,8 +30,8 @@ from storage.settings.services import (
 )
 
 CONFIG_NAME: Final = "tickwalk.toml"
-# Read before the settings: the path of the file, and the format of log lines.
-_ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG"})
+# Read before the settings: the path of the file, the format of log lines, and the folder of the user's project.
+_ENVIRONMENT_ONLY: Final = frozenset({"TICKWALK_CONFIG", "TICKWALK_LOG", "TICKWALK_PROJECT"})
 
 
 @dataclass(frozen=True, slots=True)

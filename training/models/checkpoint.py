@@ -22,11 +22,13 @@ import torch
 
 from storage.atomic_write import write_atomic
 from storage.errors import CheckpointError
+from storage.project import archived_project
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-# These two may change while the bits stay equal (a commit message, a rebuilt lake), so they are not compared.
-INFORMATIVE: Final = frozenset({"code", "snapshot"})
+# These may change while the bits stay equal (a commit message, a rebuilt lake, another model of the project), so they
+# are not compared.
+INFORMATIVE: Final = frozenset({"code", "snapshot", "project"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class CheckpointStamp:
         lock: hash of the locked environment.
         torch_version: version of torch.
         device: kind of device.
+        project_code: hash of the user's code that the model uses; empty for a built-in model.
+        project: hash of all sources of the user's project, which the checkpoint stores; empty where neither the model
+            nor the features use it.
     """
 
     model: str
@@ -62,6 +67,8 @@ class CheckpointStamp:
     lock: str
     torch_version: str
     device: str
+    project_code: str = ""
+    project: str = ""
 
     def expectations(self) -> dict[str, Any]:
         """Return the fields in which a checkpoint must agree to be continued under this stamp."""
@@ -96,7 +103,11 @@ def save_checkpoint(
     cursor: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Replace the folder's checkpoint atomically."""
+    """Replace the folder's checkpoint atomically; sources of the user's project are stored where the stamp names them.
+
+    Raises:
+        ProjectError: the project folder is not the one that the stamp names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(dict(state or {}), buffer)
@@ -107,6 +118,8 @@ def save_checkpoint(
         ),
         "state": (".pt", buffer.getvalue()),
     }
+    if stamp.project:
+        files["project"] = (".json", archived_project(stamp.project))
     entries: dict[str, dict[str, str]] = {}
     for kind, (suffix, content) in files.items():
         digest = hashlib.sha256(content).hexdigest()
@@ -165,6 +178,22 @@ def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
     weights = safetensors.torch.load(_verified(folder, manifest["files"]["weights"]))
     state = torch.load(io.BytesIO(_verified(folder, manifest["files"]["state"])), weights_only=True)
     return Checkpoint(stamp, weights, manifest["normaliser"], manifest["cursor"], state)
+
+
+def stored_project(folder: Path) -> tuple[Mapping[str, Any], bytes]:
+    """Return a checkpoint's stamp and its stored sources of the user's project, verified by their hash.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it uses no user code, or a file is missing or damaged.
+    """
+    stamp = load_checkpoint(folder, expect={}).stamp
+    if not stamp.get("project"):
+        raise CheckpointError(
+            f"checkpoint {folder} stores no project folder",
+            hint="its features and its model are built in: check out the code that it names",
+        )
+    entry = json.loads((folder / MANIFEST).read_bytes())["files"]["project"]
+    return stamp, _verified(folder, entry)
 
 
 _AGAIN: Final = "train again: tickwalk nightly"

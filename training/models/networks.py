@@ -13,7 +13,9 @@ from typing import Final
 import torch
 from torch import nn
 
-from storage.errors import SettingsError
+from storage.errors import ProjectError, SettingsError
+from storage.project import is_user_code, merge_registry, project_code, project_code_of, user_code
+from training.models.controls import BASELINES
 
 
 class WindowMLP(nn.Module):
@@ -62,16 +64,52 @@ def _head(width: int) -> nn.Linear:
 NETWORKS: Final[dict[str, Callable[[int, int], nn.Module]]] = {"mlp": WindowMLP, "lstm": WindowLSTM}
 
 
+def networks() -> dict[str, Callable[[int, int], nn.Module]]:
+    """Return all networks by name: the built-in ones, and those of the user's project.
+
+    Raises:
+        ProjectError: the project cannot be imported, defines a name a second time, or a value cannot be called.
+    """
+    taken = dict.fromkeys(BASELINES, "training/models/controls.py")
+    added = merge_registry(
+        NETWORKS, "NETWORKS", kind="model", where="training/models/networks.py", taken=taken
+    )
+    found: dict[str, Callable[[int, int], nn.Module]] = dict(NETWORKS)
+    for name, make in added.items():
+        if not callable(make):
+            raise ProjectError(
+                f"network {name!r} of the project is {make!r}",
+                hint="name a class or function that takes (window_bars, n_features) and returns a torch module",
+            )
+        found[name] = make
+    return found
+
+
+def network_code(name: str) -> str:
+    """Return a hash of the project's code that a model uses; empty for a built-in model."""
+    make = networks().get(name)
+    if make is None or name in NETWORKS:
+        return ""
+    # What is defined elsewhere, such as a partial, may use any module of the project.
+    return project_code_of([make.__module__]) if is_user_code(make) else project_code()
+
+
 def make_network(name: str, *, window_bars: int, n_features: int, seed: int) -> nn.Module:
     """Return a network with weights drawn from `seed`, without changing the process's random state.
 
     Raises:
         SettingsError: no network has that name.
+        ProjectError: code of the project failed.
     """
-    if name not in NETWORKS:
-        raise SettingsError(
-            f"no network is called {name!r}", hint=f"use one of: {', '.join(sorted(NETWORKS))}"
-        )
-    with torch.random.fork_rng(devices=[]):
+    found = networks()
+    if name not in found:
+        raise SettingsError(f"no network is called {name!r}", hint=f"use one of: {', '.join(sorted(found))}")
+    with torch.random.fork_rng(devices=[]), user_code(f"network {name!r} cannot be made"):
         torch.manual_seed(seed)
-        return NETWORKS[name](window_bars, n_features)
+        network = found[name](window_bars, n_features)
+    if not isinstance(network, nn.Module):
+        raise ProjectError(
+            f"network {name!r} of the project returned {type(network).__name__}, not a torch module",
+            hint="return a torch.nn.Module with forward(x_BTF, mask_BTF) -> y_B",
+        )
+    return network

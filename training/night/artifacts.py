@@ -20,14 +20,17 @@ import torch
 
 from features.feature import FeatureBlock
 from features.panel.panel import Panel
+from features.sets import get_set
 from features.store.serialization import read_block, read_panel, write_block, write_panel
 from storage.atomic_write import write_atomic
 from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
 from storage.lake.fees import FeeSchedule
+from storage.project import is_user_code, project_code
 from storage.settings import Settings
 from training.data.labels import Labels
 from training.models.checkpoint import CheckpointStamp, write_json
+from training.models.networks import network_code
 from training.recipe import Recipe, recipe_from_plain
 
 _LABELS: Final = ("label", "mask", "basis", "scale", "decidable")
@@ -140,12 +143,19 @@ class NightArtifacts:
         """Refuse to continue a night that was opened by other code.
 
         Raises:
-            CheckpointError: the source of `training`, torch or the locked environment has changed since.
+            CheckpointError: the source of `training`, code of the user's project that a model uses, torch or the locked
+                environment has changed since.
         """
         facts = self.facts
-        now = {"training_code": training_code(), "torch_version": str(torch.__version__), "lock": lock_hash()}
+        now: dict[str, object] = {
+            "training_code": training_code(),
+            "torch_version": str(torch.__version__),
+            "lock": lock_hash(),
+            "project_code": model_codes(self.recipe),
+        }
         for name, value in now.items():
-            if facts[name] != value:
+            # Nights of older releases have no code of a project.
+            if facts.get(name, {}) != value:
                 raise CheckpointError(
                     f"night {self.path.name} was opened with {name} {facts[name]}, and this is {value}",
                     hint="open a new night: tickwalk nightly",
@@ -170,6 +180,8 @@ class NightArtifacts:
             lock=lock_hash(),
             torch_version=str(torch.__version__),
             device=device,
+            project_code=network_code(model),
+            project=used_project(self.recipe),
         )
 
     def has(self, name: str) -> bool:
@@ -271,3 +283,14 @@ def _labels_of(tensors: dict[str, torch.Tensor]) -> Labels:
 def training_code() -> str:
     """Return a hash of the source of `training`; it is part of a night's identity."""
     return sources_hash("training")[:16]
+
+
+def model_codes(recipe: Recipe) -> dict[str, str]:
+    """Return the hash of the user's code by model of the project; it is part of a night's identity."""
+    return {name: code for name in recipe.models if (code := network_code(name))}
+
+
+def used_project(recipe: Recipe) -> str:
+    """Return the hash of the user's project where a model or a feature of the recipe comes from it, else nothing."""
+    has_features = any(is_user_code(item.function) for item in get_set(recipe.feature_set))
+    return project_code() if has_features or model_codes(recipe) else ""

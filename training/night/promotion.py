@@ -27,6 +27,7 @@ from training.evaluation.multiple_testing import overfitting_probability
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
 from training.models.estimators import FittedModel, fit_model, load_model
+from training.models.networks import network_code
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
@@ -67,6 +68,7 @@ _REGISTERED: Final = (
     "feature_fingerprint",
     "code",
     "training_code",
+    "project_code",
     "lock",
     "torch_version",
 )
@@ -264,6 +266,8 @@ def _load_champion(path: Path, data: NightData, recipe: Recipe, device: torch.de
     plain = recipe.to_plain()
     if differing := [key for key in _COMPARABLE if saved.stamp["recipe"].get(key) != plain[key]]:
         raise CheckpointError(f"it was trained with another {' and '.join(differing)}", field="recipe")
+    if saved.stamp.get("project_code", "") != network_code(str(saved.stamp["model"])):
+        raise CheckpointError("it was trained with other code of the project folder", field="project_code")
     context = make_fold_context(data, Normaliser.from_plain(saved.normaliser), recipe, device)
     return load_model(context, saved)
 

@@ -9,7 +9,7 @@ The folder `models/nights/<night>/`:
     night.json              night, recipe, since_ns, until_ns, instruments, snapshot, rows, content_hash,
                             lessons_hash (null: the served rows teach), funding_hash, fee_hash, fees (role, tier, rows
                             in force), feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code,
-                            code, lock, torch_version, device
+                            project_code (hash by model of the user's project), code, lock, torch_version, device
     panel.safetensors       the panel (features.store.serialization.read_panel)
     features.safetensors    the feature block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid if known
@@ -76,7 +76,7 @@ from storage.settings import Settings
 from training.data.folds import draw_folds
 from training.models.device import prepare_device
 from training.models.estimators import OnEpoch
-from training.night.artifacts import NightArtifacts, training_code
+from training.night.artifacts import NightArtifacts, model_codes, training_code
 from training.night.fold_training import train_models
 from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_lessons, read_taker_fees
 from training.night.preparation import count_data, describe_fold, plan_night_folds, prepare_data, read_fold
@@ -145,6 +145,7 @@ def open_night(
             "feature_fingerprint": fingerprint(features),
             "seed": settings.training.seed,
             "training_code": training_code(),
+            "project_code": model_codes(plan),
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         night = f"{plan.name}-{digest[:12]}"

@@ -158,13 +158,20 @@ def walk_forward_folds(start_ns: int, stop_ns: int, *, width_ns: int, geometry: 
         )
     last_ns = geometry.test_start_ns(stop_ns) - geometry.test_ns
     tests = [last_ns - back * geometry.test_ns for back in reversed(range(geometry.n_folds))]
-    folds = []
+    folds: list[Fold] = []
     for test_ns in (at for at in tests if at - geometry.before_test_ns >= start_ns):
         valid_ns = test_ns - geometry.valid_units * geometry.unit_ns
         is_rolling = geometry.scheme == "rolling"
         train_ns = valid_ns - geometry.train_units * geometry.unit_ns if is_rolling else start_ns
-        windows = (train_ns, valid_ns), (valid_ns, test_ns), (test_ns, test_ns + geometry.test_ns)
-        folds.append(Fold(len(folds), *(TimeSpan(*window) for window in windows), embargo_ns))
+        folds.append(
+            Fold(
+                len(folds),
+                TimeSpan(train_ns, valid_ns),
+                TimeSpan(valid_ns, test_ns),
+                TimeSpan(test_ns, test_ns + geometry.test_ns),
+                embargo_ns,
+            )
+        )
     if not folds:
         raise _no_fold(start_ns, stop_ns, geometry)
     return folds

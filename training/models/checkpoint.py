@@ -37,13 +37,13 @@ class CheckpointStamp:
 
     Args:
         model: its name in the recipe.
-        fold: the fold's index; -1 for the refit on all rows.
+        fold: start of its fold's test, in ns; -1 for the refit on all rows.
         seed: the seed of all its draws.
-        recipe: the whole recipe, as plain values.
+        recipe: the whole recipe, or the parts that matter to a fold's fit, as plain values.
         feature_names: names of the model's inputs, in order.
         feature_fingerprint: hash of the feature set's code and declaration.
-        content_hash: hash of the pinned rows.
-        snapshot: the lake's snapshot with these rows.
+        content_hash: hash of the pinned rows, or of the rows that a fold's fit reads.
+        snapshot: the lake's snapshot with the pinned rows; -1 for a fold's fit.
         code: version and commit of the code.
         training_code: hash of the source of `training`.
         lock: hash of the locked environment.

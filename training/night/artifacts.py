@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 
@@ -23,6 +24,7 @@ from features.panel.panel import Panel
 from features.sets import get_set
 from features.store.serialization import read_block, read_panel, write_block, write_panel
 from storage.atomic_write import write_atomic
+from storage.clock import width_ns
 from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
 from storage.lake.fees import FeeSchedule
@@ -33,6 +35,8 @@ from training.models.checkpoint import CheckpointStamp, write_json
 from training.models.networks import network_code
 from training.recipe import Recipe, recipe_from_plain
 
+TEST_PREDICTIONS: Final = "predictions.safetensors"
+VALID_PREDICTIONS: Final = "validation.safetensors"
 _LABELS: Final = ("label", "mask", "basis", "scale", "decidable")
 _CLOCKS: Final = ("ts_decided_ns", "ts_span_start_ns", "ts_span_end_ns")
 
@@ -121,6 +125,11 @@ class NightArtifacts:
     def ids(settings: Settings) -> list[str]:
         """Return the ids of all nights that were opened, sorted."""
         return sorted(path.parent.name for path in (settings.models_dir / "nights").glob("*/night.json"))
+
+    @property
+    def fits_dir(self) -> Path:
+        """The folder of the fits that nights share."""
+        return self.path.parent.with_name("fits")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -248,18 +257,22 @@ class NightArtifacts:
         block = read_block(self.path / "lessons-features.safetensors")
         return Lessons(block, _labels_of(tensors), tensors["past"])
 
-    def write_predictions(self, path: str, predictions: Predictions) -> None:
-        """Write predictions into the folder of a model."""
-        tensors = {
-            name: torch.from_numpy(getattr(predictions, name))
-            for name in ("instrument", "step", "prediction", "label")
-        }
-        write_atomic(self.path / path / "predictions.safetensors", safetensors.torch.save(tensors))
-
-    def read_predictions(self, path: str) -> Predictions:
-        """Return the predictions in the folder of a model."""
-        tensors = safetensors.torch.load_file(self.path / path / "predictions.safetensors")
-        return Predictions(**{name: value.numpy() for name, value in tensors.items()})
+    def read_predictions(self, path: str, name: str = TEST_PREDICTIONS) -> Predictions:
+        """Return the predictions in the folder of a model, with the row numbers of this night's panel."""
+        file = self.path / path / name
+        with safetensors.safe_open(file, framework="pt") as opened:
+            instruments = json.loads(opened.metadata()["instruments"])
+            tensors = {key: opened.get_tensor(key).numpy() for key in opened.keys()}  # noqa: SIM118
+        facts = self.facts
+        places = {name: place for place, name in enumerate(facts["instruments"])}
+        place_of = np.array([places[name] for name in instruments], dtype=np.int32)
+        step = (tensors["ts_open_ns"] - facts["since_ns"]) // width_ns(facts["recipe"]["width"])
+        return Predictions(
+            instrument=place_of[tensors["instrument"]],
+            step=step.astype(np.int32),
+            prediction=tensors["prediction"],
+            label=tensors["label"],
+        )
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -267,6 +280,28 @@ class NightArtifacts:
         started = time.perf_counter()
         yield
         self.write(f"timings/{step}.json", {"seconds": round(time.perf_counter() - started, 3)})
+
+
+def write_predictions(path: Path, predictions: Predictions, panel: Panel) -> None:
+    """Write predictions by instrument and time, so that a night with another panel can read them.
+
+    Args:
+        path: the file.
+        predictions: with the row numbers of the panel.
+        panel: names the instruments and the opens of the bars.
+    """
+    places, instrument = np.unique(predictions.instrument, return_inverse=True)
+    tensors = {
+        "instrument": instrument.astype(np.int32),
+        "ts_open_ns": panel.ts_open_ns[predictions.step],
+        "prediction": predictions.prediction,
+        "label": predictions.label,
+    }
+    names = json.dumps([panel.instruments[place] for place in places])
+    content = safetensors.torch.save(
+        {name: torch.from_numpy(values) for name, values in tensors.items()}, metadata={"instruments": names}
+    )
+    write_atomic(path, content)
 
 
 def _label_tensors(labels: Labels, past: torch.Tensor) -> dict[str, torch.Tensor]:

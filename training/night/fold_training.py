@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,13 +14,26 @@ from storage.logs import get_logger
 from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
 from training.evaluation.metrics import Score
+from training.models.checkpoint import CheckpointStamp, write_json
 from training.models.device import derive_seed
 from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_model
-from training.night.artifacts import NightArtifacts, NightData, Predictions
+from training.models.trainer import EpochLog
+from training.night.artifacts import (
+    TEST_PREDICTIONS,
+    VALID_PREDICTIONS,
+    NightArtifacts,
+    NightData,
+    Predictions,
+    write_predictions,
+)
+from training.night.fit_store import FitStore, fit_id, recipe_of_fit, rows_digest
 from training.night.scoring import make_fold_context, score_folds
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
+
+NO_SNAPSHOT: Final = -1
+"""Snapshot in the stamp of a fold's fit, whose rows are named by their content and not by a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +44,14 @@ class FoldRows:
 
     Args:
         train, valid: labelled rows on the recipe's stride.
+        validated: every row of the valid part on which a live system would have decided; choices trade on these.
         test: every row on which a live system would have decided, whether or not its label was observed later.
         seen: every labelled row of the train part, on the stride or off it; the normaliser is fitted to these.
     """
 
     train: torch.Tensor
     valid: torch.Tensor
+    validated: torch.Tensor
     test: torch.Tensor
     seen: torch.Tensor
 
@@ -50,6 +66,7 @@ def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     return FoldRows(
         train=_row_numbers(taught & (train & on_stride)) + data.first_lesson,
         valid=_row_numbers(labelled & (valid & on_stride)),
+        validated=_row_numbers(decidable & valid),
         test=_row_numbers(decidable & test),
         seen=_row_numbers(taught & train) + data.first_lesson,
     )
@@ -58,19 +75,56 @@ def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
 def train_models(
     folder: NightArtifacts, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
 ) -> dict[str, Any]:
-    """Train every model and seed that is not trained yet, and return the test IC of each."""
-    data, recipe = folder.read_data(), folder.recipe
-    parts = split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns)
-    rows = fold_rows(data, parts, recipe)
-    context = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
+    """Train every model and seed that no night has trained on the same rows, and return the test IC of each."""
+    data, recipe, store = folder.read_data(), folder.recipe, FitStore(folder.fits_dir)
+    rows = fold_rows(data, split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns), recipe)
+    content = rows_digest(data, asdict(rows), window_bars=recipe.window_bars)
+    context: FoldContext | None = None
     results: dict[str, Any] = {}
+    fits: dict[str, Any] = folder.read(_fits_file(fold)) if folder.has(_fits_file(fold)) else {}
     for model, number in recipe.model_seeds:
-        path = folder.model_path(fold.index, model, number)
-        if not folder.has(f"{path}/metrics.json"):
-            _train_model(folder, fold, model, number, data, recipe, rows, context, on_epoch)
-        results[folder.model_name(model, number)] = folder.read(f"{path}/metrics.json")["test"]["ic"]["value"]
-    logger.info("fold trained", night=folder.path.name, fold=fold.index, models=len(results))
+        path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
+        if not folder.has(f"{path}/fit.json"):
+            stamp = _stamp(folder, fold, model, number, data, recipe, content, device)
+            fit = fit_id(stamp, threads=torch.get_num_threads())
+            with store.locked(fit) as target:
+                is_reused = store.is_done(fit)
+                if not is_reused:
+                    context = context or make_fold_context(
+                        data, fit_normaliser(data, rows.seen), recipe, device
+                    )
+                    _train_model(target, fold, number, data, recipe, rows, context, stamp, on_epoch)
+                    store.finish(fit)
+                store.link(fit, folder.path / path)
+            fits[name] = {"fit": fit, "is_reused": is_reused}
+            folder.write(_fits_file(fold), fits)
+        results[name] = folder.read(f"{path}/metrics.json")["test"]["ic"]["value"]
+    reused = sum(entry["is_reused"] for entry in fits.values())
+    logger.info("fold trained", night=folder.path.name, fold=fold.index, models=len(results), reused=reused)
     return results
+
+
+def _fits_file(fold: Fold) -> str:
+    """Return the file with the fits of a fold; apart, since of two equal nights the second trains nothing."""
+    return f"timings/fits-{fold.index:02d}.json"
+
+
+def _stamp(
+    folder: NightArtifacts,
+    fold: Fold,
+    model: str,
+    number: int,
+    data: NightData,
+    recipe: Recipe,
+    content: str,
+    device: torch.device,
+) -> CheckpointStamp:
+    """Return the origin of a fit in terms that do not depend on the night: the fold is the start of its test."""
+    seed = derive_seed(folder.facts["seed"], model, fold.test.start_ns, number)
+    night = folder.stamp(
+        model=model, fold=fold.test.start_ns, seed=seed, feature_names=data.block.names, device=device.type
+    )
+    return replace(night, recipe=recipe_of_fit(recipe), content_hash=content, snapshot=NO_SNAPSHOT)
 
 
 def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
@@ -81,43 +135,35 @@ def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
 
 
 def _train_model(
-    folder: NightArtifacts,
+    target: Path,
     fold: Fold,
-    model: str,
     number: int,
     data: NightData,
     recipe: Recipe,
     rows: FoldRows,
     context: FoldContext,
+    stamp: CheckpointStamp,
     on_epoch: OnEpoch | None,
 ) -> None:
-    path = folder.model_path(fold.index, model, number)
-    stamp = folder.stamp(
-        model=model,
-        fold=fold.index,
-        seed=derive_seed(folder.facts["seed"], model, fold.index, number),
-        feature_names=data.block.names,
-        device=context.windows.device.type,
-    )
+    """Fit one model and seed, and write its checkpoint, predictions and scores into a folder."""
+
+    def report_epoch(model: str, _: int, log: EpochLog) -> None:
+        if on_epoch is not None:
+            on_epoch(model, fold.index, log)
+
     fitted = fit_model(
-        context,
-        rows.train,
-        rows.valid,
-        stamp,
-        recipe.fit,
-        folder=folder.path / path,
-        on_epoch=on_epoch,
+        context, rows.train, rows.valid, stamp, recipe.fit, folder=target, on_epoch=report_epoch
     )
     tested = predict_rows(fitted, rows.test, data)
-    folder.write_predictions(path, tested)
-    folder.write(
-        f"{path}/metrics.json",
+    write_predictions(target / TEST_PREDICTIONS, tested, data.panel)
+    write_predictions(target / VALID_PREDICTIONS, predict_rows(fitted, rows.validated, data), data.panel)
+    write_json(
+        target / "metrics.json",
         {
-            "model": model,
+            "model": stamp.model,
             "number": number,
-            "fold": fold.index,
+            "tested_ns": [fold.test.start_ns, fold.test.stop_ns],
             "seed": stamp.seed,
-            "role": "control" if model in recipe.controls else "challenger",
             "parameters": fitted.parameters,
             "budget": fitted.budget,
             "history": [asdict(entry) for entry in fitted.history],

@@ -26,12 +26,16 @@ The folder `models/nights/<night>/`:
                             version that was trained on it ("": none, the reference is the rest of the range)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
                             test, purged, embargoed}, leaks: {label, embargo, shared}}], leaks (total), drawing (text)
-    fold-XX/<fit>/          one fit: `model`, or `model+1` for its second seed:
+    fold-XX/<fit>/          one fit: `model`, or `model+1` for its second seed; links to `models/fits/<id>/`, which
+                            nights share (training.night.fit_store):
         manifest.json, weights-*.safetensors, state-*.pt     the checkpoint (training.models.checkpoint)
-        predictions.safetensors     instrument, step (int32), prediction, label (float32, NaN: not observed); test rows
-        metrics.json                model, number, fold, seed, role, parameters, budget (best epoch, or rounds),
-                                    history: [{epoch, train_loss, valid_loss, best_epoch}], rows: {train, valid, test},
-                                    valid and test: {rows, ic, rank_ic: {value, low, high}, r2, hit_rate}
+        predictions.safetensors     instrument (place in the list of the file's metadata), ts_open_ns, prediction, label
+                                    (NaN: not observed); test rows
+        validation.safetensors      the same for all rows of the valid window on which a live system would have decided
+        metrics.json                model, number, tested_ns (the test), seed, parameters, budget (best epoch, or
+                                    rounds), history: [{epoch, train_loss, valid_loss, best_epoch}], rows: {train,
+                                    valid, test}, valid and test: {rows, ic, rank_ic: {value, low, high}, r2, hit_rate}
+        fit.json                    fit (its id), files: {name: sha256}
     deploy/                 checkpoint of the challenger's refit on all rows up to the cut-off
     deploy.json             version, model, budget, rows, cutoff_ns (end of the last label that it was trained on)
     verdict.json            version, challenger, state (champion, paper, rejected), promoted, rules: [{name, passed,
@@ -46,6 +50,7 @@ The folder `models/nights/<night>/`:
                             fold]}, seed_ic: [of the challenger], notes (caveats); path: {by_fold, last,
                             traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}
     timings/<step>.json     seconds; kept apart, since equal nights take unequal time
+    timings/fits-XX.json    {member: {fit, is_reused}} of a fold: is_reused, another night had trained it
 
 JSON has sorted keys, and null where a figure is undefined. Nothing outside `timings/` depends on the wall clock or
 on the location of the home.

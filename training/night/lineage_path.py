@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from storage.clock import NS
-from training.data.folds import Fold
+from training.data.folds import Fold, FoldGeometry
 from training.evaluation.period_net import PeriodNet, complete_periods, measure_path, net_by_period
 from training.evaluation.positions import MarketData, PositionLedger
 from training.evaluation.selection import NEVER_SERVE, ModelChoice, choose
@@ -41,10 +41,9 @@ class LineagePath:
     members: np.ndarray
 
 
-def period_of(folds: Sequence[Fold], *, width_ns: int) -> int:
-    """Return the length of a period: a UTC day, or an hour where a test is shorter than a day."""
-    shortest = min(fold.test.stop_ns - fold.test.start_ns for fold in folds)
-    return HOUR_NS if shortest < DAY_NS and HOUR_NS % width_ns == 0 else DAY_NS
+def period_of(geometry: FoldGeometry, *, width_ns: int) -> int:
+    """Return the length of a period: a UTC day, or an hour where the folds are hourly."""
+    return HOUR_NS if geometry.unit == "hour" and HOUR_NS % width_ns == 0 else DAY_NS
 
 
 def least_block(recipe: Recipe, *, width_ns: int, period_ns: int) -> int:

@@ -104,7 +104,7 @@ def finish_night(
     }
     ledgers = {name: backtest(prediction, window, recipe) for name, prediction in dense.items()}
     lineage, record = lineage_of(recipe), read_gate_record(lake, night=night)
-    period_ns = record.period_ns(lineage.name) or period_of(folds, width_ns=width_ns)
+    period_ns = record.period_ns(lineage.name) or period_of(recipe.folds, width_ns=width_ns)
     path = stitch_path(
         dense,
         ledgers,

@@ -254,6 +254,15 @@ def test_next_night_compares_with_the_champion_on_unseen_steps(trained: Night) -
     # Both are of one lineage, so that the new fit renews the champion.
     assert (night.verdict["state"], len(night.verdict["evidence"])) == ("champion", 1)
     assert [event.event for event in events_of(night)] == ["registered", "champion"]
+    # Each complete hour entered once: those of the first night as its history, the others in order.
+    with Lake.open(trained.settings, read_only=True) as lake:
+        days = lake.query("SELECT day_ns, source, night FROM gate_days ORDER BY day_ns").to_pylist()
+    by_night = [[day for day in days if day["night"] == name] for name in (trained.name, night.name)]
+    assert [{day["source"] for day in entered} for entered in by_night] == [{"history"}, {"path"}]
+    assert [day["day_ns"] for day in days] == [
+        days[0]["day_ns"] + 60 * MINUTE_NS * i for i in range(len(days))
+    ]
+    assert night.verdict["evidence"][0]["days"] == len(by_night[1]) > 0
 
 
 def test_noise_is_refused_with_reasons(tmp_path: Path) -> None:

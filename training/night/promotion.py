@@ -28,11 +28,17 @@ from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
 from training.models.estimators import FittedModel, fit_model, load_model
 from training.models.networks import network_code
-from training.night.artifacts import NightArtifacts, NightData
+from training.night.artifacts import VALID_PREDICTIONS, NightArtifacts, NightData
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
 from training.night.lineage_evidence import evidence_rows, lineage_of, read_gate_record
-from training.night.lineage_path import LineagePath, least_block, period_of, stitch_path
+from training.night.lineage_path import (
+    LineagePath,
+    least_block,
+    nets_before_first_test,
+    period_of,
+    stitch_path,
+)
 from training.night.market_data import make_market
 from training.night.preparation import training_facts
 from training.night.registry import VersionEvent, append_events, champion_after, events_before, read_versions
@@ -105,6 +111,17 @@ def finish_night(
     ledgers = {name: backtest(prediction, window, recipe) for name, prediction in dense.items()}
     lineage, record = lineage_of(recipe), read_gate_record(lake, night=night)
     period_ns = record.period_ns(lineage.name) or period_of(recipe.folds, width_ns=width_ns)
+    decided_ns = data.labels.ts_decided_ns
+    validated = [
+        {
+            name: folder.read_predictions(folder.model_path(fold.index, name), VALID_PREDICTIONS)
+            for name in recipe.models
+        }
+        for fold in folds
+    ]
+    earlier = nets_before_first_test(
+        validated, market, folds, recipe, decided_ns, width_ns=width_ns, period_ns=period_ns
+    )
     path = stitch_path(
         dense,
         ledgers,
@@ -112,7 +129,8 @@ def finish_night(
         window,
         folds,
         recipe,
-        data.labels.ts_decided_ns,
+        decided_ns,
+        earlier=earlier,
         width_ns=width_ns,
         period_ns=period_ns,
         seed=folder.facts["seed"],
@@ -183,6 +201,7 @@ def _describe_path(path: LineagePath, result: BacktestResult, period_ns: int) ->
     """Return the part of `summary.json` about the path of the lineage."""
     return {
         "by_fold": [choice.model for choice in path.by_fold],
+        "choices": [asdict(choice) for choice in path.by_fold],
         "last": asdict(path.last),
         "traded": asdict(result),
         "period_ns": period_ns,

@@ -47,7 +47,7 @@ The folder `models/nights/<night>/`:
     summary.json            for the report: models: {name: {role, folds: [test scores], test (all folds together),
                             traded: {gross, fee, spread, impact, funding, net, fills, sharpe, deflated_sharpe}}},
                             equity: {ts_ns, net: {model: cumulated share of capital}}, valid_ic: {challenger: [by
-                            fold]}, seed_ic: [of the challenger], notes (caveats); path: {by_fold, last,
+                            fold]}, seed_ic: [of the challenger], notes (caveats); path: {by_fold, choices, last,
                             traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}
     timings/<step>.json     seconds; kept apart, since equal nights take unequal time
     timings/fits-XX.json    {member: {fit, is_reused}} of a fold: is_reused, another night had trained it

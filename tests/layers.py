@@ -78,7 +78,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "report": "formatting",
     },
     "tickwalk": {
-        "home": "instants nights result",
+        "home": "instants result",
     },
 }
 """What each unit of a package may import from other units of the same package.

@@ -18,14 +18,18 @@ from storage.errors import TickwalkError
 
 if TYPE_CHECKING:
     from tickwalk.home import HomeReader
-    from tickwalk.nights import NightDetails
     from tickwalk.result import QueryResult
+    from training.night.night_list import NightDetails
 
     __version__: str
 
 __all__ = ["HomeReader", "NightDetails", "QueryResult", "TickwalkError", "__version__", "open"]
 
-_LAZY = {"HomeReader": "home", "NightDetails": "nights", "QueryResult": "result"}
+_LAZY = {
+    "HomeReader": "tickwalk.home",
+    "NightDetails": "training.night.night_list",
+    "QueryResult": "tickwalk.result",
+}
 
 
 def open(home: str | Path | None = None, *, config: str | Path | None = None) -> HomeReader:  # noqa: A001
@@ -56,7 +60,7 @@ def __getattr__(name: str) -> object:
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(f"tickwalk.{_LAZY[name]}"), name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'tickwalk' has no attribute {name!r}")
 
 

@@ -19,7 +19,7 @@ from tickwalk.result import QueryResult
 if TYPE_CHECKING:
     from features.feature import FeatureBlock
     from features.panel.panel import Panel
-    from tickwalk.nights import NightDetails
+    from training.night.night_list import NightDetails
     from training.night.registry import VersionEvent
 
 _BARS = """
@@ -256,10 +256,11 @@ class HomeReader:
 
         Columns: `night`, `recipe`, `since`, `until` (UTC), `instruments` (count), `snapshot`, `outcome` (`promoted`,
         `paper`, `refused` or `unfinished`), `version`, `model`, `reason`, `judged` (UTC), and of the challenger on
-        test rows: `ic` (information coefficient), `net` (return after costs, share of capital), `sharpe`,
-        `deflated_sharpe` (a probability), `fills`, `leaks` (leaked rows; a count). Null where not computed.
+        test rows: `ic` (information coefficient), `net` (return after costs, share of capital), `sharpe`, `drawdown`
+        (largest fall from a peak, share of capital), `deflated_sharpe` (a probability), `fills`, `leaks` (leaked rows;
+        a count). Null where not computed.
         """
-        from tickwalk.nights import list_nights
+        from training.night.night_list import list_nights
 
         return QueryResult(list_nights(self._settings, self._open_lake))
 
@@ -272,7 +273,7 @@ class HomeReader:
         Raises:
             GateError: there is no such night.
         """
-        from tickwalk.nights import read_night
+        from training.night.night_list import read_night
 
         return read_night(self._settings, night)
 
@@ -285,7 +286,7 @@ class HomeReader:
         Raises:
             GateError: no recipe was named, and several have a champion; the message lists them.
         """
-        from tickwalk.nights import find_champion
+        from training.night.night_list import find_champion
 
         return find_champion(self._open_lake, recipe)
 

@@ -1,4 +1,4 @@
-"""Commands `demo`, `nightly`, `models` and `report`."""
+"""Commands `demo`, `nightly` and `report`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serving.cli.context import Format, console, notes, print_table, settings_of
+from serving.cli.context import console, notes, settings_of
 from serving.cli.progress import step_progress
 
 
@@ -15,7 +15,6 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(demo)
     app.command()(nightly)
-    app.command()(models)
     app.command()(report)
 
 
@@ -63,27 +62,9 @@ def nightly(
     _print_night(done.night, done.verdict, done.report)
 
 
-def models(
-    context: typer.Context,
-    form: Annotated[Format, typer.Option("--format", help="Output format.")] = "table",
-) -> None:
-    """List model versions and whether they were promoted.
-
-    Shows the registry's events, newest last: registered, promoted, refused.
-    """
-    from storage.lake.lake import Lake
-
-    query = """
-        SELECT make_timestamptz(ts_knowable_ns // 1000) AS at, recipe, version, model, event, reason
-        FROM versions ORDER BY ts_knowable_ns, version, event
-    """
-    with Lake.open(settings_of(context), read_only=True) as lake:
-        print_table(lake.query(query), form)
-
-
 def report(
     context: typer.Context,
-    night: Annotated[str, typer.Argument(help="Id of the night; `tickwalk models` lists them.")],
+    night: Annotated[str, typer.Argument(help="Id of the night; `tickwalk nights list` lists them.")],
 ) -> None:
     """Write the report of a night again.
 

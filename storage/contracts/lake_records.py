@@ -19,6 +19,7 @@ VERSIONS: Final = Contract(
         Column("model", TEXT, "the model's name"),
         Column("night", TEXT, "the night that produced it"),
         Column("reason", TEXT, "the reason, for people"),
+        Column("who", TEXT, "who caused it, as `user@host`; empty: a night", nullable=True),
         Column("metrics", TEXT, "JSON: figures that the gate evaluated"),
         Column("inputs", TEXT, "JSON: snapshot, content hash, feature fingerprint, code version"),
         Column("artefact", TEXT, "folder of its checkpoint, relative to the models folder"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -262,6 +262,7 @@ class Lake:
         batch_id: str,
         inputs: Mapping[str, object] | None = None,
         patience_s: float = math.inf,
+        check: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
     ) -> CommitResult:
         """Write a batch over several tables atomically, and once per batch id.
 
@@ -274,6 +275,7 @@ class Lake:
             batch_id: committing an id again does nothing.
             inputs: lineage of the batch (journal segments, files, snapshots), stored as JSON.
             patience_s: wait at most this long for other writers.
+            check: called in the transaction before it writes; an exception leaves the lake as it was.
 
         Raises:
             LakeError: the catalog stayed locked, or refused the batch.
@@ -287,6 +289,8 @@ class Lake:
                 refused.append(as_quarantine(name, bad, batch_id, self._clock.now_ns()))
 
         def write(run: duckdb.DuckDBPyConnection, stamp: Stamp) -> WriteResult:
+            if check is not None:
+                check(run)
             done = WriteResult({}, list(refused))
             for name, rows in valid.items():
                 if rows.num_rows and self._empty.has(run, name):

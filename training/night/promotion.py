@@ -355,10 +355,17 @@ def _register(
     )
     events = [registered, replace(registered, event=gate.state, reason=gate.reason)]
     if serving is not None and (demotion := decided.demotion) is not None and demotion.is_demoted:
-        demoted = replace(serving, event="paper", reason=_demotion_reason(demotion), ts_knowable_ns=now_ns)
+        reason = _demotion_reason(demotion)
+        demoted = replace(serving, event="paper", reason=reason, ts_knowable_ns=now_ns, who="")
         events.insert(1, demoted)
     rows = evidence_rows(decided.lineage, recipe.name, folder.path.name, now_ns, decided.collected)
-    append_events(lake, events, batch_id=f"versions-{folder.path.name}", further=rows)
+    append_events(
+        lake,
+        events,
+        batch_id=f"versions-{folder.path.name}",
+        expected=serving.version if serving else None,
+        further=rows,
+    )
 
 
 def _demotion_reason(demotion: Demotion) -> str:

@@ -40,6 +40,7 @@ _SCHEMA: Final = pa.schema(
         ("ic", pa.float64()),
         ("net", pa.float64()),
         ("sharpe", pa.float64()),
+        ("drawdown", pa.float64()),
         ("deflated_sharpe", pa.float64()),
         ("fills", pa.int64()),
         ("leaks", pa.int64()),
@@ -62,6 +63,8 @@ class NightDetails:
             empty while unfinished.
         models: the same figures of every model and control, by name.
         rules: the gate's, each with name, passed, value, limit and reason.
+        drawdown: largest fall of the challenger's cumulated net from a peak, as a share of capital; `None` while
+            unfinished.
         leaks: leaked rows over all folds; `None` before the folds were planned.
         folder: where its files lie.
         report: its page; `None` where none was written.
@@ -74,6 +77,7 @@ class NightDetails:
     figures: Mapping[str, Any]
     models: Mapping[str, Mapping[str, Any]]
     rules: tuple[Mapping[str, Any], ...]
+    drawdown: float | None
     leaks: int | None
     folder: Path
     report: Path | None
@@ -87,7 +91,8 @@ def read_night(settings: Settings, night: str) -> NightDetails:
     """
     folder = NightArtifacts.find(settings, night)
     verdict: dict[str, Any] = folder.read("verdict.json") if folder.has("verdict.json") else {}
-    models: dict[str, Any] = folder.read("summary.json")["models"] if folder.has("summary.json") else {}
+    summary: dict[str, Any] = folder.read("summary.json") if folder.has("summary.json") else {}
+    models: dict[str, Any] = summary.get("models", {})
     page = settings.report_path(night)
     state = verdict.get("state") or ("champion" if verdict.get("promoted") else "rejected")
     outcome: Outcome = _OUTCOMES[state] if verdict else "unfinished"
@@ -99,10 +104,27 @@ def read_night(settings: Settings, night: str) -> NightDetails:
         figures=models.get(verdict.get("challenger", ""), {}),
         models=models,
         rules=tuple(verdict.get("rules", ())),
+        drawdown=drawdown_of(summary, verdict.get("challenger", "")),
         leaks=folder.read("folds.json")["leaks"] if folder.has("folds.json") else None,
         folder=folder.path,
         report=page if page.exists() else None,
     )
+
+
+def drawdown_of(summary: Mapping[str, Any], model: str) -> float | None:
+    """Return the largest fall of a model's cumulated net from a peak (or from 0), as a share of capital.
+
+    >>> drawdown_of({"equity": {"net": {"mlp": [0.1, 0.3, 0.15, 0.25]}}}, "mlp")
+    0.15
+    """
+    net = summary.get("equity", {}).get("net", {}).get(model)
+    if not net:
+        return None
+    peak = fall = 0.0
+    for value in net:
+        peak = max(peak, value)
+        fall = max(fall, peak - value)
+    return fall
 
 
 def list_nights(settings: Settings, lake: Lake) -> pa.Table:
@@ -135,6 +157,7 @@ def _row(details: NightDetails, judged_ns: int | None) -> dict[str, Any]:
         "judged": None if judged_ns is None else judged_ns // US_NS,
         "ic": test.get("ic", {}).get("value"),
         **{name: traded.get(name) for name in ("net", "sharpe", "deflated_sharpe", "fills")},
+        "drawdown": details.drawdown,
         "leaks": details.leaks,
     }
 

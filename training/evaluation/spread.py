@@ -55,6 +55,8 @@ def estimate_half_spread(prices: np.ndarray, ts_close_ns: np.ndarray, *, window_
     every = max(1, window_bars // _RENEWALS)
     closed = ts_close_ns // (ts_close_ns[1] - ts_close_ns[0])
     renewals = np.flatnonzero(closed % every == 0)
+    if not len(renewals):
+        return found
     for row in range(prices.shape[1]):
         printed = np.flatnonzero(np.isfinite(prices[3, row]))
         logs = np.log(prices[:, row, printed])

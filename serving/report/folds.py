@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
 
@@ -25,6 +25,8 @@ class FoldRow:
     rows: tuple[tuple[str, str], ...]
     leaks: int
     leaks_title: str
+    choice: str
+    reused: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class FoldsSection:
     label_span: str
     embargo: str
     scheme: str
+    calendar: str
     leaks: int
 
 
@@ -48,19 +51,32 @@ def make_folds(facts: NightReport) -> FoldsSection:
     )
     last = facts.folds[-1]
     return FoldsSection(
-        rows=tuple(_row(fold, axis, facts.label_span_ns) for fold in facts.folds),
+        rows=tuple(_row(facts, number, axis) for number in range(len(facts.folds))),
         axis=svg.time_ticks(axis),
         boundary=_boundary(last["test"][0], facts.label_span_ns, last["embargo_ns"]),
         boundary_at=formatting.clock(last["test"][0]),
         label_span=formatting.length(facts.label_span_ns),
         embargo=formatting.length(last["embargo_ns"]),
         scheme=facts.recipe.folds.scheme,
+        calendar=_calendar(facts),
         leaks=facts.leaks,
     )
 
 
-def _row(fold: dict[str, Any], axis: svg.TimeAxis, label_span_ns: int) -> FoldRow:
+def _calendar(facts: NightReport) -> str:
+    """Return the windows in words."""
+    folds = facts.recipe.folds
+    tests, valid = (
+        f"{units} {folds.unit}{'s' if units > 1 else ''}" for units in (folds.test_units, folds.valid_units)
+    )
+    monday = ", from Monday" if folds.unit == "week" else ""
+    return f"tests of {tests} and validation of {valid} on the UTC calendar{monday}"
+
+
+def _row(facts: NightReport, number: int, axis: svg.TimeAxis) -> FoldRow:
+    fold, label_span_ns = facts.folds[number], facts.label_span_ns
     index, rows, leaks = fold["index"], fold["rows"], fold["leaks"]
+    fits, choices = facts.fits.get(index, {}), facts.summary["path"]["by_fold"]
     drawn = [
         svg.block(
             axis.share(fold[part][0]),
@@ -89,6 +105,8 @@ def _row(fold: dict[str, Any], axis: svg.TimeAxis, label_span_ns: int) -> FoldRo
         rows=counts,
         leaks=sum(leaks.values()),
         leaks_title=", ".join(f"{name} {found}" for name, found in sorted(leaks.items())),
+        choice=choices[number] if number < len(choices) else "",
+        reused=f"{sum(entry['is_reused'] for entry in fits.values())} of {len(fits)}" if fits else "",
     )
 
 

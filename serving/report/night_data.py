@@ -15,7 +15,7 @@ from storage.clock import width_ns
 from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.night.artifacts import NightArtifacts
+from training.night.artifacts import NightArtifacts, fits_file
 from training.recipe import Recipe
 
 
@@ -44,6 +44,7 @@ class NightReport:
         holes: runs of unverified bars, by instrument and time.
         label_span_ns: time from a decision to the end of its label, which the purge removes.
         recorded: data of the lake at the night's snapshot.
+        fits: by fold: members with the ids of their fits, and whether an earlier night had made them.
     """
 
     night: dict[str, Any]
@@ -60,6 +61,7 @@ class NightReport:
     holes: tuple[DataGap, ...]
     label_span_ns: int
     recorded: RecordedData
+    fits: dict[int, dict[str, Any]]
 
     @property
     def bar_ns(self) -> int:
@@ -112,6 +114,11 @@ def read_night(settings: Settings, night: str) -> NightReport:
         holes=tuple(find_holes(data.panel)),
         label_span_ns=int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0]),
         recorded=recorded,
+        fits={
+            entry["index"]: folder.read(name)
+            for entry in plan["folds"]
+            if folder.has(name := fits_file(entry["index"]))
+        },
     )
 
 

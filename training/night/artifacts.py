@@ -282,6 +282,11 @@ class NightArtifacts:
         self.write(f"timings/{step}.json", {"seconds": round(time.perf_counter() - started, 3)})
 
 
+def fits_file(fold: int) -> str:
+    """Return the file with the fits of a fold; apart, since of two equal nights the second trains nothing."""
+    return f"timings/fits-{fold:02d}.json"
+
+
 def write_predictions(path: Path, predictions: Predictions, panel: Panel) -> None:
     """Write predictions by instrument and time, so that a night with another panel can read them.
 

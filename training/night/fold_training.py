@@ -24,6 +24,7 @@ from training.night.artifacts import (
     NightArtifacts,
     NightData,
     Predictions,
+    fits_file,
     write_predictions,
 )
 from training.night.fit_store import FitStore, fit_id, recipe_of_fit, rows_digest
@@ -81,7 +82,7 @@ def train_models(
     content = rows_digest(data, asdict(rows), window_bars=recipe.window_bars)
     context: FoldContext | None = None
     results: dict[str, Any] = {}
-    fits: dict[str, Any] = folder.read(_fits_file(fold)) if folder.has(_fits_file(fold)) else {}
+    fits: dict[str, Any] = folder.read(fits_file(fold.index)) if folder.has(fits_file(fold.index)) else {}
     for model, number in recipe.model_seeds:
         path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
         if not folder.has(f"{path}/fit.json"):
@@ -97,16 +98,11 @@ def train_models(
                     store.finish(fit)
                 store.link(fit, folder.path / path)
             fits[name] = {"fit": fit, "is_reused": is_reused}
-            folder.write(_fits_file(fold), fits)
+            folder.write(fits_file(fold.index), fits)
         results[name] = folder.read(f"{path}/metrics.json")["test"]["ic"]["value"]
     reused = sum(entry["is_reused"] for entry in fits.values())
     logger.info("fold trained", night=folder.path.name, fold=fold.index, models=len(results), reused=reused)
     return results
-
-
-def _fits_file(fold: Fold) -> str:
-    """Return the file with the fits of a fold; apart, since of two equal nights the second trains nothing."""
-    return f"timings/fits-{fold.index:02d}.json"
 
 
 def _stamp(

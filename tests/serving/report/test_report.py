@@ -17,6 +17,7 @@ from serving import formatting
 from serving.report import write_report
 from serving.report.coverage import make_coverage
 from serving.report.features import make_features
+from serving.report.folds import make_folds
 from serving.report.lake_queries import BarCount, CoverageRow, choose_bin_ns
 from serving.report.night_data import NightReport, read_night
 from serving.report.page import LATEST, POLICY, render, render_features
@@ -353,6 +354,15 @@ def test_cell_opacity_is_the_known_share(facts: NightReport) -> None:
 
 
 # Folds, skill, money.
+
+
+def test_folds_name_the_chosen_model_and_the_reused_fits(facts: NightReport) -> None:
+    found = make_folds(facts)
+    assert [row.choice for row in found.rows] == facts.summary["path"]["by_fold"]
+    assert [row.reused for row in found.rows] == ["0 of 7"] * len(facts.folds)
+    fits = {0: {name: {"is_reused": name == "mlp"} for name in ("ridge", "mlp")}}
+    assert [row.reused for row in make_folds(dataclasses.replace(facts, fits=fits)).rows] == ["1 of 2", ""]
+    assert found.calendar == "tests of 2 hours and validation of 2 hours on the UTC calendar"
 
 
 def test_folds_are_drawn_to_scale(facts: NightReport, written: str) -> None:

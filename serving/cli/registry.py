@@ -220,10 +220,13 @@ def show_night(
             f"{night}: {found.outcome}: {found.verdict.get('reason', 'a step is missing')}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
         for rule in found.rules:
             mark = "holds" if rule["passed"] else "FAILS"
-            console.print(f"  {mark}  {rule['name']}: {rule['reason']}", highlight=False, markup=False)
+            console.print(
+                f"  {mark}  {rule['name']}: {rule['reason']}", highlight=False, markup=False, soft_wrap=True
+            )
     print_rows(_for(form, rows), form, columns=("model", "role", *FIGURES), numeric={*FIGURES})
 
 

@@ -64,7 +64,9 @@ def make_folds(facts: NightReport) -> FoldsSection:
 
 
 def _calendar(facts: NightReport) -> str:
-    """Return the windows in words."""
+    """Return the windows in words; nothing for a night of a release whose folds were shares of the range."""
+    if "unit" not in facts.night["recipe"]["folds"]:
+        return ""
     folds = facts.recipe.folds
     tests, valid = (
         f"{units} {folds.unit}{'s' if units > 1 else ''}" for units in (folds.test_units, folds.valid_units)
@@ -76,7 +78,7 @@ def _calendar(facts: NightReport) -> str:
 def _row(facts: NightReport, number: int, axis: svg.TimeAxis) -> FoldRow:
     fold, label_span_ns = facts.folds[number], facts.label_span_ns
     index, rows, leaks = fold["index"], fold["rows"], fold["leaks"]
-    fits, choices = facts.fits.get(index, {}), facts.summary["path"]["by_fold"]
+    fits, choices = facts.fits.get(index, {}), facts.summary.get("path", {}).get("by_fold", ())
     drawn = [
         svg.block(
             axis.share(fold[part][0]),

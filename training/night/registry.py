@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from itertools import takewhile
 from typing import Any, Final, Literal
@@ -30,9 +30,7 @@ logger = get_logger(__name__)
 EventKind = Literal["registered", "champion", "paper", "rejected", "retired"]
 
 _EVENTS: Final = """
-    SELECT version, event, recipe, model, night, reason, metrics, inputs, artefact, ts_knowable_ns,
-           coalesce(who, '') AS who
-    FROM versions WHERE coalesce(recipe = ?, true)
+    SELECT * FROM versions WHERE coalesce(recipe = ?, true)
     ORDER BY ts_knowable_ns, event = 'registered' DESC, version, event
 """
 
@@ -82,10 +80,13 @@ def read_versions(lake: Lake, *, recipe: str | None = None) -> list[VersionEvent
 
 
 def _parsed(rows: Iterable[Mapping[str, Any]]) -> list[VersionEvent]:
-    return [
-        VersionEvent(**{**row, "metrics": json.loads(row["metrics"]), "inputs": json.loads(row["inputs"])})
-        for row in rows
-    ]
+    """Return the events of rows; a lake that an older release wrote lacks `who`."""
+    found = []
+    for row in rows:
+        values = {field.name: row[field.name] for field in fields(VersionEvent) if field.name in row}
+        values |= {name: json.loads(row[name]) for name in ("metrics", "inputs")}
+        found.append(VersionEvent(**values | {"who": row.get("who") or ""}))
+    return found
 
 
 def current_champion(lake: Lake, recipe: str) -> VersionEvent | None:

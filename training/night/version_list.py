@@ -67,8 +67,10 @@ def figures_of(settings: Settings, event: VersionEvent) -> dict[str, float | Non
     """Return a version's figures; those of a night whose folder is gone are `None`."""
     folder = NightArtifacts(settings.models_dir / "nights" / event.night)
     summary = folder.read("summary.json") if folder.has("summary.json") else {}
-    test = summary.get("models", {}).get(event.model, {}).get("test", {})
-    traded = event.metrics.get("traded", {})
+    model = summary.get("models", {}).get(event.model, {})
+    test = model.get("test", {})
+    # All of one model where its night is there; the registry has the net of the lineage's path.
+    traded = model.get("traded") or event.metrics.get("traded", {})
     return {
         "ic": test.get("ic", {}).get("value"),
         "net": traded.get("net"),

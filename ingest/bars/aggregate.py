@@ -109,10 +109,9 @@ def _fold(bar, price, size, side, prices, sums, trades, known):  # type: ignore[
             low = min(low, last)
             volume += amount
             notional += last * amount
-            if side[i] > 0:
-                bought += amount
-            elif side[i] == 0:
-                is_known = False
+            # Selected, not branched on: whether the aggressor bought is as good as random, and 0.0 changes no sum.
+            bought += amount if side[i] > 0 else 0.0
+            is_known &= side[i] != 0
             i += 1
         prices[0, b], prices[1, b], prices[2, b], prices[3, b] = first, high, low, last
         sums[0, b], sums[1, b], sums[2, b] = volume, bought, notional

@@ -69,7 +69,8 @@ def make_prints(prints: int = PRINTS, *, seed: int = 7) -> Prints:
 def fold_ours(prints: Prints, step_ns: int) -> Folded:
     """Fold by the kernel, into every bar of the grid."""
     steps = SPAN_NS // step_ns
-    bar = prints.instrument * steps + bar_of(prints.ts_ns, step_ns)
+    bar = bar_of(prints.ts_ns, step_ns)
+    bar += prints.instrument * steps
     return fold(bar, prints.price, prints.size, prints.side, bars=INSTRUMENTS * steps)
 
 

@@ -410,8 +410,7 @@ class BarClock:
             elif waits:
                 book.settled[bar] = row
             del book.published[bar]
-        for bar in [bar for bar in book.silent.opens() if bar < min(blind_ns, revocable_ns)]:
-            book.silent.discard(bar)
+        book.silent.discard_before(min(blind_ns, revocable_ns))
         for bar in [bar for bar in book.settled if bar < blind_ns]:
             del book.settled[bar]
         for bar in [bar for bar in book.prints if bar < horizon and bar not in book.published]:

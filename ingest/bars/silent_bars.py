@@ -6,6 +6,7 @@ their context and what is known of their coverage, so a bar takes about 300 byte
 
 from __future__ import annotations
 
+import heapq
 import struct
 from collections.abc import Mapping
 from typing import Any, Final
@@ -36,6 +37,9 @@ class SilentBars:
         self._width = width
         self._width_ns = width_ns
         self._bars: dict[int, tuple[Any, ...]] = {}
+        self._oldest: list[int] = []
+        """A heap of the opens, and of some that are gone: a day has 86,400 bars of a second, too many to look through
+        at each tick."""
 
     def __contains__(self, open_ns: int) -> bool:
         return open_ns in self._bars
@@ -49,6 +53,8 @@ class SilentBars:
         market = (float("nan") if row[name] is None else row[name] for name in MARKET_COLUMNS)
         known = (*_KEPT, *MARKET_COLUMNS, *TRADE_COLUMNS)
         more = {name: value for name, value in row.items() if name not in _STATED and name not in known}
+        if open_ns not in self._bars:
+            heapq.heappush(self._oldest, open_ns)
         self._bars[open_ns] = (*(row[name] for name in _KEPT), more or None, _PACKED.pack(*market))
 
     def pop(self, open_ns: int) -> dict[str, Any]:
@@ -79,9 +85,10 @@ class SilentBars:
         """Return the status of a bar."""
         return str(self._bars[open_ns][_KEPT.index("status")])
 
-    def discard(self, open_ns: int) -> None:
-        """Keep a bar no longer."""
-        del self._bars[open_ns]
+    def discard_before(self, limit_ns: int) -> None:
+        """Keep the bars that open before an instant no longer."""
+        while self._oldest and self._oldest[0] < limit_ns:
+            self._bars.pop(heapq.heappop(self._oldest), None)
 
 
 def is_silent(row: Mapping[str, Any]) -> bool:

@@ -155,8 +155,9 @@ class CoverageLedger:
             slack_ns: messages may overtake each other by this much, at the end of what was proven.
         """
         key = (TRADES, instrument)
-        gaps = [(g.from_ns, g.to_ns) for g in self._gaps.get(key, ())]
-        watched = [(s.from_ns, s.to_ns) for s in self._spans.get(key, ())]
+        oldest_ns = min(times_ns, default=0)
+        gaps = [(g.from_ns, g.to_ns) for g in recent(self._gaps.get(key, ()), oldest_ns)]
+        watched = [(s.from_ns, s.to_ns) for s in recent(self._spans.get(key, ()), oldest_ns)]
         # A twin that is open should have delivered them too.
         twins = [c for c in self._open.values() if c.number != number and key in c.since]
         watched += [(c.since[key], c.alive_ns) for c in twins]

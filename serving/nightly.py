@@ -50,7 +50,7 @@ def run_night(
             night,
             fold,
             on_epoch=lambda model, at_fold, log: on_step(
-                f"training fold {at_fold + 1} of {len(folds)}: {model}, epoch {log.epoch}"
+                f"training fold {at_fold + 1} of {len(folds)}: {model}, epoch {log.epoch:g}"
             ),
         )
     on_step("judging the challenger")

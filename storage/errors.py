@@ -69,5 +69,12 @@ class CheckpointError(TickwalkError):
     """A checkpoint is missing, damaged, or was made by other code or data than expected."""
 
 
+class FitError(TickwalkError):
+    """A fit diverged or disagrees with its folds, or its rows cannot train a model.
+
+    Facts where known: `model`, `fold` (-1: the refit), `epoch`, `learning_rate`, `instrument`, `ts_open_ns`.
+    """
+
+
 class GateError(TickwalkError):
     """The promotion gate cannot be evaluated, or a manual promotion breaks its rule."""

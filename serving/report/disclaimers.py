@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
+from training.evaluation.metrics import LEAST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def _caveats(facts: NightReport) -> list[str]:
         )
     if any(fold["low"] is None for fold in _intervals(facts)):
         caveats.append(
-            "Some estimates have no confidence interval: their test has fewer than 8 independent blocks of time."
+            "Some estimates have no confidence interval: their test has fewer than "
+            f"{LEAST_BLOCKS} independent blocks of time."
         )
     caveats += [note[:1].upper() + note[1:].rstrip(".") + "." for note in facts.summary["notes"]]
     if recipe.seeds == 1:

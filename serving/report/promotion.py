@@ -245,6 +245,8 @@ def _tiles(facts: NightReport) -> tuple[FigureTile, ...]:
     interval = (
         f"95% interval {formatting.signed(ic['low'])} to {formatting.signed(ic['high'])}"
         if ic["low"] is not None
+        else "its predictions are constant"
+        if ic["value"] is None
         else "too few blocks of time for a confidence interval"
     )
     return (

@@ -98,7 +98,7 @@ def _model(facts: NightReport, model: str, folds: tuple[int, ...]) -> ModelCurve
 
 
 def _curve(
-    model: str, fold: int, histories: list[list[dict[str, Any]]], scale: svg.Linear, epochs: int
+    model: str, fold: int, histories: list[list[dict[str, Any]]], scale: svg.Linear, epochs: float
 ) -> Curve:
     ticks = scale.ticks(3)
     digits = formatting.needed_digits(ticks)
@@ -116,19 +116,18 @@ def _curve(
         svg.texts_at_left(marks),
     ]
     best = next((entry for entry in histories[0] if entry["epoch"] == histories[0][-1]["best_epoch"]), None)
-    if best is None:
+    trained = histories[0][-1]["epoch"]
+    if best is None or best["epoch"] == 0:
         note = "no epoch improved the validation loss"
     else:
-        note = (
-            f"best: epoch {best['epoch']} of {len(histories[0])}, {formatting.decimal(best['valid_loss'], 4)}"
-        )
+        note = f"best: epoch {best['epoch']:g} of {trained:g}, {formatting.decimal(best['valid_loss'], 4)}"
         at = {"cx": svg.percent(_across(best["epoch"], epochs)), "cy": _down(scale, best["valid_loss"])}
         drawn.append(svg.el("circle", svg.el("title", note), **at, r=4.5, class_="best"))
     label = f"{model}, fold {fold}: {note}"
     return Curve(fold, svg.picture(*drawn, height=_HEIGHT, label=label), note)
 
 
-def _lines(history: list[dict[str, Any]], scale: svg.Linear, epochs: int, number: int) -> list[Markup]:
+def _lines(history: list[dict[str, Any]], scale: svg.Linear, epochs: float, number: int) -> list[Markup]:
     faint = " other" if number else ""
     return [
         svg.path(
@@ -143,8 +142,8 @@ def _lines(history: list[dict[str, Any]], scale: svg.Linear, epochs: int, number
     ]
 
 
-def _across(epoch: int, epochs: int) -> float:
-    return 0.18 + 0.78 * ((epoch - 1) / (epochs - 1) if epochs > 1 else 0.5)
+def _across(epoch: float, epochs: float) -> float:
+    return 0.18 + 0.78 * epoch / epochs
 
 
 def _down(scale: svg.Linear, value: float) -> float:
@@ -152,11 +151,15 @@ def _down(scale: svg.Linear, value: float) -> float:
 
 
 def _budget(facts: NightReport, member: str, folds: tuple[int, ...], *, is_network: bool) -> EpochBudget:
+    # A network's budget counts validation points, of which the first comes before epoch 1; in nights of older releases
+    # it counts epochs.
+    history = facts.metrics[folds[0], member]["history"]
+    per_unit = facts.recipe.fit.checks if is_network and history[0]["epoch"] == 0 else 1
     return EpochBudget(
         member=member,
         unit="epochs" if is_network else "rounds",
-        chosen=tuple(formatting.count(facts.metrics[fold, member]["budget"]) for fold in folds),
-        deployed=formatting.count(facts.deploy["budget"])
+        chosen=tuple(f"{facts.metrics[fold, member]['budget'] / per_unit:g}" for fold in folds),
+        deployed=f"{facts.deploy['budget'] / per_unit:g}"
         if member == facts.deploy["model"]
         else formatting.NOTHING,
     )

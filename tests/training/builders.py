@@ -85,6 +85,10 @@ def stamp_of() -> CheckpointStamp:
         lock="l" * 8,
         torch_version="2.13.0",
         device="cpu",
+        hardware="AVX2",
+        threads=1,
+        rows="served",
+        stacking="one by one",
     )
 
 

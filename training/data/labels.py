@@ -9,8 +9,9 @@ plus the order's delay (`k` is 1 wherever grace and delay fit in one bar). The e
 
 before all costs. The price is the mid where the bar has a quote, else its last print; a label never mixes the two.
 `volatility[t]` is the root mean square of the one-bar returns of the last `volatility_bars` bars up to and
-including `t`. Where the price is a last print, that print may be up to one grace older than the decision, but it is
-still later than all data of the features.
+including `t`; its bits do not depend on where the panel starts, once the panel has those bars. Where the price is a
+last print, that print may be up to one grace older than the decision, but it is still later than all data of the
+features.
 
 Axes: S instruments, T steps. One row of the panel is one listing (a recycled name is a new instrument), and a span
 with an `unlisted` step is masked, so no return spans two listings.
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from features.inputs import QUOTE_LIMIT_MS
+from features.ops.rolling import count_over, sum_over
 from features.panel.panel import Panel
 from storage.contracts.tables import STATUSES
 from storage.errors import SettingsError
@@ -138,13 +140,16 @@ def trailing_return(prices: Prices, bars: int) -> torch.Tensor:
 
 
 def trailing_scale(prices: Prices, rule: LabelRule) -> torch.Tensor:
-    """Return the volatility of one horizon as known at each bar, (S, T) float64; NaN with too few returns."""
+    """Return the volatility of one horizon as known at each bar, (S, T) float64; NaN with too few returns.
+
+    The sums are those of features (features/ops/rolling.py). A running sum carried rounding from the first bar of the
+    panel into every later scale, so a panel cut at its start gave other labels.
+    """
     returns = trailing_return(prices, 1)
     seen = torch.isfinite(returns)
     squares = torch.where(seen, returns**2, 0.0)
-    total = _trailing_sum(squares, rule.volatility_bars)
-    count = _trailing_sum(seen.to(torch.float64), rule.volatility_bars)
-    volatility = torch.sqrt(total.clamp(min=0.0) / count.clamp(min=1.0))
+    count = count_over(seen, rule.volatility_bars)
+    volatility = torch.sqrt(sum_over(squares, rule.volatility_bars) / count.clamp(min=1))
     enough = (count >= rule.volatility_bars / 2) & (volatility > _LEAST_VOLATILITY)
     return torch.where(enough, volatility * rule.horizon_bars**0.5, torch.nan)
 
@@ -195,13 +200,6 @@ def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
         ts_span_start_ns=close_ns + enter * panel.width_ns,
         ts_span_end_ns=close_ns + leave * panel.width_ns,
     )
-
-
-def _trailing_sum(values: torch.Tensor, bars: int) -> torch.Tensor:
-    total = torch.cumsum(values, dim=1)
-    before = torch.zeros_like(total)
-    before[:, bars:] = total[:, :-bars]
-    return total - before
 
 
 def _unbroken(status: torch.Tensor, enter: int, leave: int, max_hole_bars: int) -> torch.Tensor:

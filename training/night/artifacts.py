@@ -189,6 +189,10 @@ class NightArtifacts:
             lock=lock_hash(),
             torch_version=str(torch.__version__),
             device=device,
+            hardware=facts["hardware"],
+            threads=facts["threads"],
+            rows=facts["rows"],
+            stacking=facts["stacking"],
             project_code=network_code(model),
             project=used_project(self.recipe),
         )

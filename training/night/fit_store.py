@@ -2,9 +2,10 @@
 
 `models/fits/<fit>/` has the checkpoint, predictions and scores of one model and seed on one fold, and `fit.json`, which
 is written last and has the hash of every file. `<fit>` is a hash of all that the result depends on: the rows that were
-read, with their windows, labels and times; the parts of the recipe that matter to a fit; the seed; threads and device;
-and the code, torch and environment. A night gets hard links to these files, so its folder stays complete if the store
-is deleted, and nothing is stored twice. The store may be deleted at any time; later nights then train anew.
+read, with their windows, labels and times; the parts of the recipe that matter to a fit; the seed; the device,
+hardware and threads; and the code, torch and environment. A night gets hard links to these files, so its folder stays
+complete if the store is deleted, and nothing is stored twice. The store may be deleted at any time; later nights then
+train anew.
 
 An interrupted fit is continued by whichever night needs it next, and a lock lets one process at a time work on it.
 """
@@ -93,10 +94,9 @@ class FitStore:
             _link(folder / name, target / name)
 
 
-def fit_id(stamp: CheckpointStamp, *, threads: int) -> str:
+def fit_id(stamp: CheckpointStamp) -> str:
     """Return the identity of a fit."""
-    identity = stamp.expectations() | {"threads": threads}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(stamp.expectations(), sort_keys=True).encode()).hexdigest()[:24]
 
 
 def recipe_of_fit(recipe: Recipe) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from training.evaluation.metrics import Score
 from training.models.checkpoint import CheckpointStamp, write_json
 from training.models.device import derive_seed
 from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_model
-from training.models.trainer import EpochLog
+from training.models.fit_health import check_predictions, check_training_rows
 from training.night.artifacts import (
     TEST_PREDICTIONS,
     VALID_PREDICTIONS,
@@ -28,7 +28,7 @@ from training.night.artifacts import (
     write_predictions,
 )
 from training.night.fit_store import FitStore, fit_id, recipe_of_fit, rows_digest
-from training.night.scoring import make_fold_context, score_folds
+from training.night.scoring import make_fold_context, night_phase, score_folds
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
@@ -44,10 +44,12 @@ class FoldRows:
     Rows that teach are those of the lessons where a night has any, numbered after all served rows.
 
     Args:
-        train, valid: labelled rows on the recipe's stride.
+        train, valid: labelled rows of the stride's first phase (training/data/stride.py).
         validated: every row of the valid part on which a live system would have decided; choices trade on these.
         test: every row on which a live system would have decided, whether or not its label was observed later.
-        seen: every labelled row of the train part, on the stride or off it; the normaliser is fitted to these.
+        seen: every labelled row of the train part, whatever its phase: the normaliser is fitted to these, and networks
+            are trained on one phase of them in each epoch.
+        labelled: number of labelled rows of the train part, with valid features or without.
     """
 
     train: torch.Tensor
@@ -55,6 +57,11 @@ class FoldRows:
     validated: torch.Tensor
     test: torch.Tensor
     seen: torch.Tensor
+    labelled: int
+
+    def by_use(self) -> dict[str, torch.Tensor]:
+        """Return the row numbers by the name of their part."""
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "labelled"}
 
 
 def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
@@ -62,7 +69,7 @@ def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     known, lessons = data.block.mask.any(dim=-1), data.teaching
     labelled, decidable = data.labels.mask & known, data.labels.decidable & known
     taught = lessons.labels.mask & lessons.block.mask.any(dim=-1)
-    on_stride = torch.from_numpy(data.panel.ts_open_ns // data.panel.width_ns % recipe.stride == 0)
+    on_stride = torch.from_numpy(night_phase(data, recipe) == 0)
     train, valid, test = (torch.from_numpy(part) for part in (parts.train, parts.valid, parts.test))
     return FoldRows(
         train=_row_numbers(taught & (train & on_stride)) + data.first_lesson,
@@ -70,16 +77,21 @@ def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
         validated=_row_numbers(decidable & valid),
         test=_row_numbers(decidable & test),
         seen=_row_numbers(taught & train) + data.first_lesson,
+        labelled=int((lessons.labels.mask & train).sum()),
     )
 
 
 def train_models(
     folder: NightArtifacts, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
 ) -> dict[str, Any]:
-    """Train every model and seed that no night has trained on the same rows, and return the test IC of each."""
+    """Train every model and seed that no night has trained on the same rows, and return the test IC of each.
+
+    Raises:
+        FitError: the rows cannot train a model, a fit diverged, or a prediction is not finite.
+    """
     data, recipe, store = folder.read_data(), folder.recipe, FitStore(folder.fits_dir)
     rows = fold_rows(data, split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns), recipe)
-    content = rows_digest(data, asdict(rows), window_bars=recipe.window_bars)
+    content = rows_digest(data, rows.by_use(), window_bars=recipe.window_bars)
     context: FoldContext | None = None
     results: dict[str, Any] = {}
     fits: dict[str, Any] = folder.read(fits_file(fold.index)) if folder.has(fits_file(fold.index)) else {}
@@ -87,13 +99,11 @@ def train_models(
         path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
         if not folder.has(f"{path}/fit.json"):
             stamp = _stamp(folder, fold, model, number, data, recipe, content, device)
-            fit = fit_id(stamp, threads=torch.get_num_threads())
+            fit = fit_id(stamp)
             with store.locked(fit) as target:
                 is_reused = store.is_done(fit)
                 if not is_reused:
-                    context = context or make_fold_context(
-                        data, fit_normaliser(data, rows.seen), recipe, device
-                    )
+                    context = context or _checked_context(fold, data, recipe, rows, device)
                     _train_model(target, fold, number, data, recipe, rows, context, stamp, on_epoch)
                     store.finish(fit)
                 store.link(fit, folder.path / path)
@@ -103,6 +113,19 @@ def train_models(
     reused = sum(entry["is_reused"] for entry in fits.values())
     logger.info("fold trained", night=folder.path.name, fold=fold.index, models=len(results), reused=reused)
     return results
+
+
+def _checked_context(
+    fold: Fold, data: NightData, recipe: Recipe, rows: FoldRows, device: torch.device
+) -> FoldContext:
+    """Return the windows and labels of a fold whose rows can train a model.
+
+    Raises:
+        FitError: they cannot.
+    """
+    context = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
+    check_training_rows(context, rows.seen, rows.valid, labelled=rows.labelled, fold=fold.index)
+    return context
 
 
 def _stamp(
@@ -142,17 +165,21 @@ def _train_model(
     on_epoch: OnEpoch | None,
 ) -> None:
     """Fit one model and seed, and write its checkpoint, predictions and scores into a folder."""
-
-    def report_epoch(model: str, _: int, log: EpochLog) -> None:
-        if on_epoch is not None:
-            on_epoch(model, fold.index, log)
-
     fitted = fit_model(
-        context, rows.train, rows.valid, stamp, recipe.fit, folder=target, on_epoch=report_epoch
+        context,
+        rows.seen,
+        rows.valid,
+        stamp,
+        recipe.fit,
+        folder=target,
+        fold=fold.index,
+        on_epoch=on_epoch,
     )
-    tested = predict_rows(fitted, rows.test, data)
+    validated, tested = predict_rows(fitted, rows.validated, data), predict_rows(fitted, rows.test, data)
+    for index, found in ((rows.validated, validated), (rows.test, tested)):
+        check_predictions(context, index, found.prediction, model=stamp.model, fold=fold.index)
     write_predictions(target / TEST_PREDICTIONS, tested, data.panel)
-    write_predictions(target / VALID_PREDICTIONS, predict_rows(fitted, rows.validated, data), data.panel)
+    write_predictions(target / VALID_PREDICTIONS, validated, data.panel)
     write_json(
         target / "metrics.json",
         {

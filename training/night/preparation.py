@@ -189,11 +189,11 @@ def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]
 
 
 def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
-    """Count leaks among the rows that are actually trained and tested on, from their own times."""
-    used = torch.from_numpy(np.unique(torch.cat((rows.train, rows.valid, rows.test)).numpy()))
+    """Count leaks among the rows that are actually trained and tested on in any epoch, from their own times."""
+    used = torch.from_numpy(np.unique(torch.cat((rows.seen, rows.valid, rows.test)).numpy()))
     nothing = np.zeros(len(used), dtype=bool)
     parts = SplitRows(
-        train=torch.isin(used, rows.train).numpy(),
+        train=torch.isin(used, rows.seen).numpy(),
         valid=torch.isin(used, rows.valid).numpy(),
         test=torch.isin(used, rows.test).numpy(),
         purged=nothing,

@@ -1,8 +1,9 @@
 """End of a night: the path of its lineage, the gate's decision, the refit, and the registry's events.
 
 The deployed weights follow one rule: the model that is chosen after all tests is trained again, with the seed of its
-first fit, on every labelled row up to the cut-off, for the median of the budgets (epochs, rounds or shrinkage) that
-validation chose in the folds.
+first fit, on every labelled row up to the cut-off, for the median of the budgets (validation points, rounds or
+shrinkage) that validation chose in the folds. It must agree with the folds' models on the folds' test rows
+(training/models/fit_health.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from training.evaluation.gate import BacktestResult, ChampionComparison, precond
 from training.evaluation.multiple_testing import overfitting_probability
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
-from training.models.estimators import FittedModel, fit_model, load_model
+from training.models.estimators import FittedModel, FoldContext, fit_model, load_model
+from training.models.fit_health import check_agreement, check_predictions, check_training_rows
 from training.models.networks import network_code
 from training.night.artifacts import VALID_PREDICTIONS, NightArtifacts, NightData
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
@@ -174,7 +176,7 @@ def finish_night(
 
     # 3. The deployable weights, and the results.
     budgets = [metrics[fold.index, challenger, 0]["budget"] for fold in folds]
-    deployed = _refit(folder, data, recipe, challenger, budgets, device)
+    deployed = _refit(folder, folds, data, recipe, challenger, budgets, device)
     valid_ic = {
         name: [_number(metrics[fold.index, name, 0]["valid"]["ic"]["value"]) for fold in folds]
         for name in recipe.challengers
@@ -293,6 +295,7 @@ def _load_champion(path: Path, data: NightData, recipe: Recipe, device: torch.de
 
 def _refit(
     folder: NightArtifacts,
+    folds: list[Fold],
     data: NightData,
     recipe: Recipe,
     challenger: str,
@@ -310,17 +313,53 @@ def _refit(
         feature_names=data.block.names,
         device=device.type,
     )
-    fit_model(context, rows.train, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget)
-    last = int((rows.train % data.panel.n_steps).max())
+    check_training_rows(context, rows.seen, None, labelled=rows.labelled, fold=-1)
+    fitted = fit_model(
+        context, rows.seen, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget
+    )
+    last = int((rows.seen % data.panel.n_steps).max())
     deployed = {
         "version": f"{challenger}-{folder.path.name}",
         "model": challenger,
         "budget": budget,
-        "rows": len(rows.train),
+        "rows": len(rows.seen),
         "cutoff_ns": int(data.labels.ts_span_end_ns[last]),
+        "agreement": _agreement(folder, folds, context, fitted, recipe, challenger),
     }
     folder.write("deploy.json", deployed)
     return deployed
+
+
+def _agreement(
+    folder: NightArtifacts,
+    folds: list[Fold],
+    context: FoldContext,
+    fitted: FittedModel,
+    recipe: Recipe,
+    model: str,
+) -> float:
+    """Return the refit's agreement with the models of its folds.
+
+    Raises:
+        FitError: it disagrees, or a prediction is not finite.
+    """
+    tested = [folder.read_predictions(folder.model_path(fold.index, model)) for fold in folds]
+    rows = [
+        torch.from_numpy(part.instrument.astype(np.int64) * context.windows.n_steps + part.step)
+        for part in tested
+    ]
+    refit = [fitted.predict(index).to(torch.float32).numpy() for index in rows]
+    for index, prediction in zip(rows, refit, strict=True):
+        check_predictions(context, index, prediction, model=model, fold=-1)
+    return check_agreement(
+        context,
+        rows,
+        refit,
+        [part.prediction for part in tested],
+        model=model,
+        learning_rate=recipe.fit.learning_rate,
+        epoch=fitted.history[-1].epoch if fitted.history else 0.0,
+    )
 
 
 def _register(

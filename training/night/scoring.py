@@ -12,6 +12,7 @@ import torch
 from features.feature import FeatureBlock
 from training.data.folds import Fold
 from training.data.panel import Normaliser, PanelWindows
+from training.data.stride import stride_phase
 from training.evaluation.gate import BacktestResult, ChampionComparison
 from training.evaluation.metrics import Score, deflated_sharpe, score_predictions, sharpe
 from training.evaluation.period_net import complete_periods, net_by_period
@@ -60,7 +61,17 @@ def make_fold_context(
         torch.cat([part.past.flatten() for part in parts]),
         torch.cat([part.labels.label.flatten() for part in parts]),
         torch.cat([part.labels.mask.flatten() for part in parts]),
+        instruments=data.panel.instruments * len(parts),
+        ts_open_ns=data.panel.ts_open_ns,
+        phase=torch.from_numpy(night_phase(data, recipe)),
+        stride=recipe.stride,
     )
+
+
+def night_phase(data: NightData, recipe: Recipe) -> np.ndarray:
+    """Return the phase of each step of a night's stride, (T,) int64 (training/data/stride.py)."""
+    panel = data.panel
+    return stride_phase(panel.ts_open_ns, width_ns=panel.width_ns, stride=recipe.stride)
 
 
 def _stacked(blocks: Sequence[FeatureBlock]) -> FeatureBlock:

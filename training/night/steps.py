@@ -2,14 +2,16 @@
 
 Each step takes the night's id, reads and writes the night's folder, and may run again, in another process or after a
 crash: finished work is kept, and interrupted work continues. The night's id is a hash of the recipe, the pinned rows,
-the features, the seed and the code of `training`, so one night cannot give two results.
+the features, the seed, the code of `training`, and the device, hardware and threads that it is computed with, so one
+night cannot give two results. Later steps use that device and that number of threads, whatever the settings say then.
 
 The folder `models/nights/<night>/`:
 
     night.json              night, recipe, since_ns, until_ns, instruments, snapshot, rows, content_hash,
                             lessons_hash (null: the served rows teach), funding_hash, fee_hash, fees (role, tier, rows
                             in force), feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code,
-                            project_code (hash by model of the user's project), code, lock, torch_version, device
+                            project_code (hash by model of the user's project), code, lock, torch_version, device,
+                            hardware, threads, stacking (training.models.device.compute_identity)
     panel.safetensors       the panel (features.store.serialization.read_panel)
     features.safetensors    the feature block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid if known
@@ -32,12 +34,14 @@ The folder `models/nights/<night>/`:
         predictions.safetensors     instrument (place in the list of the file's metadata), ts_open_ns, prediction, label
                                     (NaN: not observed); test rows
         validation.safetensors      the same for all rows of the valid window on which a live system would have decided
-        metrics.json                model, number, tested_ns (the test), seed, parameters, budget (best epoch, or
-                                    rounds), history: [{epoch, train_loss, valid_loss, best_epoch}], rows: {train,
-                                    valid, test}, valid and test: {rows, ic, rank_ic: {value, low, high}, r2, hit_rate}
+        metrics.json                model, number, tested_ns (the test), seed, parameters, budget (best
+                                    validation point, or rounds), history: [{epoch, train_loss, valid_loss,
+                                    best_epoch}], one a validation point, rows: {train (of one epoch), valid, test},
+                                    valid and test: {rows, ic, rank_ic: {value, low, high}, r2, hit_rate}
         fit.json                    fit (its id), files: {name: sha256}
     deploy/                 checkpoint of the challenger's refit on all rows up to the cut-off
-    deploy.json             version, model, budget, rows, cutoff_ns (end of the last label that it was trained on)
+    deploy.json             version, model, budget, rows, cutoff_ns (end of the last label that it was trained on),
+                            agreement (with the folds' models, training.models.fit_health; null: neither has an opinion)
     verdict.json            version, challenger, state (champion, paper, rejected), promoted, rules: [{name, passed,
                             value, limit, reason}], reason, champion (the version that served before, or null),
                             champion_lineage, champion_obstacle (why it cannot be evaluated and so counts as none, or
@@ -73,13 +77,13 @@ from features.versioning.set_diff import EDITION, edition_of
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.code_version import code_version, lock_hash
 from storage.contracts.lake_records import PINS
-from storage.errors import GateError, LeakError
+from storage.errors import CheckpointError, GateError, LeakError
 from storage.lake.fees import seed_fees
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 from training.data.folds import draw_folds
-from training.models.device import prepare_device
+from training.models.device import compute_identity, prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts, model_codes, training_code
 from training.night.fold_training import train_models
@@ -151,6 +155,7 @@ def open_night(
             "seed": settings.training.seed,
             "training_code": training_code(),
             "project_code": model_codes(plan),
+            **compute_identity(device),
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         night = f"{plan.name}-{digest[:12]}"
@@ -178,7 +183,6 @@ def open_night(
             "code": code_version(),
             "lock": lock_hash(),
             "torch_version": str(torch.__version__),
-            "device": device.type,
         },
     )
     logger.info("night opened", night=night, recipe=plan.name, snapshot=snapshot, steps=panel.n_steps)
@@ -243,18 +247,18 @@ def train_fold(
         settings: the home and the device.
         night: the night.
         fold: index of the fold.
-        on_epoch: called after every epoch of a network with model, fold and log.
+        on_epoch: called at every validation point of a network with model, fold and log.
 
     Raises:
         GateError: the night has no such fold.
-        CheckpointError: the folder has checkpoints of another origin.
+        CheckpointError: the folder has checkpoints of another origin, or the night was opened on other hardware.
+        FitError: the fold has rows that cannot train a model, or a fit diverged.
     """
     folder = NightArtifacts.find(settings, night)
     entries = {entry["index"]: entry for entry in folder.read("folds.json", step="plan_folds")["folds"]}
     if fold not in entries:
         raise GateError(f"night {night} has no fold {fold}", hint=f"its folds: {sorted(entries)}")
-    folder.refuse_other_code()
-    device = prepare_device(settings.training.device, threads=settings.training.threads)
+    device = _night_device(folder)
     with folder.timed(f"train_fold-{fold:02d}"):
         return train_models(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
 
@@ -269,12 +273,12 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
 
     Raises:
         GateError: a fold is not trained yet.
+        FitError: the refit diverged, or disagrees with its folds.
     """
     folder = NightArtifacts.find(settings, night)
     if folder.has("verdict.json"):
         return dict(folder.read("verdict.json"))
-    folder.refuse_other_code()
-    device = prepare_device(settings.training.device, threads=settings.training.threads)
+    device = _night_device(folder)
     folds = [read_fold(entry) for entry in folder.read("folds.json", step="plan_folds")["folds"]]
     with folder.timed("judge_night"), Lake.open(settings) as lake:
         return finish_night(
@@ -286,3 +290,22 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
             clock=clock or WallTime(),
             false_promotions=settings.gate.false_promotions,
         )
+
+
+def _night_device(folder: NightArtifacts) -> torch.device:
+    """Set torch up as the night was opened, and return its device.
+
+    Raises:
+        CheckpointError: the code, torch, the locked environment or the hardware has changed since.
+        SettingsError: this machine does not have the device.
+    """
+    folder.refuse_other_code()
+    facts = folder.facts
+    device = prepare_device(facts["device"], threads=facts["threads"])
+    for name, value in compute_identity(device).items():
+        if facts[name] != value:
+            raise CheckpointError(
+                f"night {folder.path.name} was opened with {name} {facts[name]}, and this is {value}",
+                hint="continue it where it was opened, or open a new night: tickwalk nightly",
+            )
+    return device

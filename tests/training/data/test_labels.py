@@ -71,6 +71,24 @@ def test_scale_and_decision_do_not_move_with_the_future() -> None:
     assert not torch.equal(first.label[:, 20:31], second.label[:, 20:31])
 
 
+@pytest.mark.parametrize("cut", [1, 37, 150])
+@pytest.mark.parametrize("bars", [7, 60, 64])
+def test_scale_and_label_do_not_move_with_the_start_of_the_panel(bars: int, cut: int) -> None:
+    """A running sum carried the rounding of all earlier bars into every scale."""
+    close = np.exp(walk(instruments=3, steps=400, seed=4, volatility=3e-3))
+    close[0, 40:200] *= 1e4  # a sum over these bars leaves rounding behind
+    close[1, 100:180] = math.nan
+    rule = LabelRule(horizon_bars=3, volatility_bars=bars)
+    whole = make_labels(panel_of(close), rule, grace_ns=GRACE_NS)
+    part = make_labels(panel_of(close[:, cut:], start_ns=START_NS + cut * MINUTE_NS), rule, grace_ns=GRACE_NS)
+    # The first return of the part needs one bar before the window.
+    later = torch.isfinite(whole.scale[:, cut + bars :])
+    assert later.float().mean() > 0.4
+    for name in ("scale", "label", "mask", "decidable"):
+        first, second = getattr(whole, name)[:, cut + bars :], getattr(part, name)[:, bars:]
+        assert torch.equal(torch.nan_to_num(first), torch.nan_to_num(second)), name
+
+
 def test_label_uses_the_mid_where_quoted_and_names_its_basis() -> None:
     bid = [[99.0, 100.0, 99.0, 101.0, 103.0, 102.0, math.nan]]
     ask = [[101.0, 102.0, 101.0, 103.0, 105.0, 104.0, math.nan]]

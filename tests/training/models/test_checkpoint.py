@@ -64,6 +64,10 @@ def test_same_training_writes_the_same_bytes(tmp_path: Path) -> None:
         ("lock", "x"),
         ("torch_version", "2.14.0"),
         ("device", "cuda"),
+        ("hardware", "AVX512"),
+        ("threads", 2),
+        ("rows", "available"),
+        ("stacking", "together"),
     ],
 )
 def test_other_origin_is_refused_with_the_field(tmp_path: Path, field: str, value: object) -> None:
@@ -101,8 +105,23 @@ def test_absent_damaged_or_unknown_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not JSON"):
         load_checkpoint(tmp_path, expect={})
     (tmp_path / MANIFEST).write_text(json.dumps({"format": 99}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="has format 99, this code reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99, this code reads 1 and 2"):
         load_checkpoint(tmp_path, expect={})
+
+
+def test_checkpoint_of_an_older_release_is_read_and_not_continued(tmp_path: Path) -> None:
+    save(tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_bytes())
+    manifest["format"] = 1
+    manifest["cursor"] = {"epoch": 3, "best_epoch": 2, "is_done": True, "history": []}
+    for name in ("hardware", "threads", "rows", "stacking"):
+        del manifest["stamp"][name]
+    write_json(tmp_path / MANIFEST, manifest)
+    saved = load_checkpoint(tmp_path, expect={"model": "mlp"})
+    assert saved.weights["w"].tolist() == [1.0, 1.0, 1.0]
+    assert saved.cursor == {"point": 3, "best_point": 2, "is_done": True, "history": []}
+    with pytest.raises(CheckpointError, match="was made with hardware null"):
+        load_checkpoint(tmp_path, expect=stamp_of().expectations())
 
 
 def test_crash_while_saving_leaves_the_old_checkpoint(

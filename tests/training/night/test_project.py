@@ -241,7 +241,17 @@ def fit(folder: Path, stamp: CheckpointStamp) -> tuple[FoldContext, torch.Tensor
     normaliser = Normaliser.fit(block.values, block.mask, rows)
     windows = PanelWindows(block, normaliser, window_bars=4, device=prepare_device("cpu", threads=1))
     label = torch.randn(360, generator=torch.Generator().manual_seed(1))
-    context = FoldContext(windows, normaliser, torch.zeros(360, dtype=torch.float64), label, label.isfinite())
+    context = FoldContext(
+        windows,
+        normaliser,
+        torch.zeros(360, dtype=torch.float64),
+        label,
+        label.isfinite(),
+        instruments=panel.instruments,
+        ts_open_ns=panel.ts_open_ns,
+        phase=torch.zeros(120, dtype=torch.int64),
+        stride=1,
+    )
     index = torch.arange(40, 120)
     if not (folder / "manifest.json").exists():
         fit_model(context, index, None, stamp, FitRule(epochs=2, batch=16), folder=folder, budget=2)

@@ -68,6 +68,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "models": "data",
         "night": "data evaluation models recipe",
         "recipe": "data evaluation models",
+        "recipe_docs": "recipe",
     },
     "serving": {
         "cli": "airflow demo explain feature_jobs monitoring nightly report",

@@ -48,6 +48,9 @@ class FitRule:
     Args:
         epochs: upper limit.
         batch: rows per step.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        clip_norm: largest norm of a step's gradient.
         checks: validations per epoch, at equal distances; one more comes before the first step.
         patience: epochs without a better validation loss before training stops.
         huber_delta: label size, in volatilities, beyond which the loss is linear.

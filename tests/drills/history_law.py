@@ -119,6 +119,8 @@ class Interleaving:
                 # Each operation once, then at random.
                 name = names[number] if number < len(names) else self._draw.choice(names)
                 self._clock.advance_to(self._clock.now_ns() + self._draw.randint(1, 10 * 3_600) * NS)
+                if name in _COMMANDS:
+                    self._step("recover")
                 self._step(name)
                 self.done[name] += 1
             recover(self.settings, self._lake)
@@ -429,3 +431,10 @@ def _complete_live(bars: Answer) -> set[Key]:
 
 def _key(row: dict[str, Any]) -> Key:
     return row["instrument"], row["open_us"]
+
+
+_COMMANDS: Final = frozenset(
+    {"imported", "archived", "imported_twice", "certified", "backfilled", "killed_backfill"}
+)
+"""Operations whose commands recover unsealed recordings first: their prints would come from an archive otherwise, which
+the next recording does not take for its own."""

@@ -156,8 +156,7 @@ def _path(facts: NightReport) -> list[str]:
     periods = f"{formatting.count(len(path['periods']['net']))} complete {_periods(facts)}"
     earned = formatting.signed_percent(path["traded"]["net"])
     said = [
-        "Before each test a model is chosen by its net return in earlier tests, and before the first in validation: "
-        f"{folds}.",
+        f"Before each test a model is chosen by its net return in earlier tests, or first in validation: {folds}.",
         f"In turn they would have earned {earned} of the capital; {periods} count as evidence.",
         f"After all tests the choice is {path['last']['model']}, which was trained again on all rows.",
     ]

@@ -16,7 +16,8 @@ from storage.errors import SettingsError
 NS: Final = 1_000_000_000
 MS_NS: Final = 1_000_000
 US_NS: Final = 1_000
-DAY_NS: Final = 86_400 * NS
+HOUR_NS: Final = 3_600 * NS
+DAY_NS: Final = 24 * HOUR_NS
 
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _WIDTH: Final = re.compile(r"^([1-9][0-9]*)([smhd])$")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 from serving.cli.context import Format, console, notes, print_rows, settings_of
 
 if TYPE_CHECKING:
+    from storage.lake.lake import Lake
     from training.night.registry import VersionEvent
 
 models = typer.Typer(help="List, compare, promote, retire and roll back model versions.")
@@ -132,9 +133,12 @@ def promote_model(
 
     Example: `tickwalk models promote mlp-candles-1a2b3c4d5e6f --reason "agreed on Monday"`
     """
-    from training.night.registry import promote_version
+    from training.night.registry import find_version, promote_version, read_versions
 
-    _change(context, promote_version, version, reason=reason, who=who, expect=expect)
+    def becoming(lake: Lake) -> VersionEvent:
+        return find_version(read_versions(lake), version)[-1]
+
+    _change(context, promote_version, version, reason=reason, who=who, expect=expect, becoming=becoming)
 
 
 @models.command("retire")
@@ -163,9 +167,13 @@ def roll_back(
 
     Retired and demoted versions do not return. Example: `tickwalk models rollback candles --reason "wrong fees"`
     """
-    from training.night.registry import rollback_recipe
+    from training.night.registry import read_versions, rollback_recipe, serving_history
 
-    _change(context, rollback_recipe, recipe, reason=reason, who=who, expect=expect)
+    def becoming(lake: Lake) -> VersionEvent | None:
+        earlier, _ = serving_history(read_versions(lake, recipe=recipe))
+        return earlier[-1] if earlier else None
+
+    _change(context, rollback_recipe, recipe, reason=reason, who=who, expect=expect, becoming=becoming)
 
 
 @nights.command("list")
@@ -238,27 +246,31 @@ def _change(
     reason: str,
     who: str | None,
     expect: str | None,
+    becoming: Callable[[Lake], VersionEvent | None] = lambda _: None,
 ) -> None:
-    """Apply a change of the champion, and print the champion that results."""
+    """Apply a change of the champion, and print the champion that results.
+
+    Args:
+        context: of the command.
+        change: function of the registry.
+        name: of the version or the recipe.
+        reason, who, expect: see the options.
+        becoming: returns the version that will serve, whose weights are verified first; `None`: none will.
+    """
     from functools import partial
 
     from storage.clock import WallTime
     from storage.lake.lake import Lake
     from training.models.checkpoint import load_checkpoint
-    from training.night.registry import current_champion, find_version, read_versions, serving_history
+    from training.night.registry import current_champion
 
     settings = settings_of(context)
     apply = partial(change, reason=reason, now_ns=WallTime().now_ns(), who=who or _whoami())
     if expect is not None:
         apply = partial(apply, expected=expect)
     with Lake.open(settings) as lake:
-        becoming: list[VersionEvent] = []
-        if change.__name__ == "promote_version":
-            becoming = find_version(read_versions(lake), name)
-        elif change.__name__ == "rollback_recipe":
-            becoming, _ = serving_history(read_versions(lake, recipe=name))
-        if becoming:  # a version without its weights must not become champion
-            load_checkpoint(settings.models_dir / becoming[-1].artefact, expect={})
+        if (next_champion := becoming(lake)) is not None:
+            load_checkpoint(settings.models_dir / next_champion.artefact, expect={})
         event = apply(lake, name)
         serving = current_champion(lake, event.recipe)
     console.print(

@@ -11,6 +11,7 @@ from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
 from training.evaluation.multiple_testing import LEAST_TEST_BLOCKS
+from training.night.night_list import verdict_state
 
 _AT_LEAST: Final = "\N{GREATER-THAN OR EQUAL TO}"
 # Relation of a value to its limit. Nights of the first release have rules of their own, whose pages stay readable.
@@ -90,7 +91,7 @@ def make_promotion(facts: NightReport) -> PromotionSection:
     """Return the values of the head of the page and of its section about the gate."""
     verdict = facts.verdict
     return PromotionSection(
-        outcome=_OUTCOMES[verdict.get("state") or ("champion" if verdict["promoted"] else "rejected")],
+        outcome=_OUTCOMES[verdict_state(verdict)],
         challenger=facts.challenger,
         version=str(verdict["version"]),
         sentence=_sentence(verdict),

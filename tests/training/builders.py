@@ -21,6 +21,28 @@ from training.models.checkpoint import CheckpointStamp
 MINUTE_NS = 60 * NS
 START_NS = 1_740_000_000 * NS // MINUTE_NS * MINUTE_NS
 GRACE_NS = 2 * NS
+SMALL_RECIPE = """
+base = "demo"
+name = "{name}"
+rows = "{rows}"
+feature_set = "candles"
+window_bars = 4
+stride = 2
+seeds = 1
+controls = ["ridge"]
+challengers = ["mlp"]
+[folds]
+n_folds = 1
+unit = "hour"
+test_units = 2
+valid_units = 2
+train_units = 2
+embargo_bars = 6
+[fit]
+epochs = 2
+batch = 128
+"""
+"""A night of one fold and two models over some hours; takes a name, and the rows that teach."""
 
 
 def panel_of(

@@ -21,11 +21,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from storage.clock import DAY_NS, NS, iso
+from storage.clock import DAY_NS, HOUR_NS, NS, iso
 from storage.errors import RangeError, SettingsError
 
 CalendarUnit = Literal["hour", "day", "week"]
-HOUR_NS: Final = 3_600 * NS
 UNIT_NS: Final[dict[str, int]] = {"hour": HOUR_NS, "day": DAY_NS, "week": 7 * DAY_NS}
 # 1970-01-01 was a Thursday.
 _ANCHOR_NS: Final[dict[str, int]] = {"hour": 0, "day": 0, "week": 4 * DAY_NS}

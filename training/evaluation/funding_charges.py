@@ -6,10 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from storage.clock import NS
+from storage.clock import HOUR_NS, NS
 
 _MINUTE_NS: Final = 60 * NS
-_HOUR_NS: Final = 60 * _MINUTE_NS
 _LATEST_NS: Final = 24 * _MINUTE_NS
 """Longest recorded delay of a payment's stamp behind its hour (docs/backfill.md)."""
 
@@ -30,7 +29,7 @@ def due_times(stamped_ns: np.ndarray) -> np.ndarray:
     array([3600, 3600, 5100])
     """
     minute = (stamped_ns + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
-    due: np.ndarray = np.where(minute % _HOUR_NS <= _LATEST_NS, minute // _HOUR_NS * _HOUR_NS, minute)
+    due: np.ndarray = np.where(minute % HOUR_NS <= _LATEST_NS, minute // HOUR_NS * HOUR_NS, minute)
     return due
 
 

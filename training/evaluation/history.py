@@ -8,11 +8,12 @@ from typing import Final
 
 import numpy as np
 
+from storage.clock import DAY_NS
 from training.evaluation.e_process import LOSS_SHARE
 from training.evaluation.multiple_testing import DRAWS, MeanTest, block_length, detectable_sharpe, step_down
 from training.evaluation.period_net import PeriodNet
 
-_YEAR_NS: Final = 365 * 86_400 * 1_000_000_000
+_YEAR_NS: Final = 365 * DAY_NS
 
 
 @dataclass(frozen=True, slots=True)

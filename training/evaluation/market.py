@@ -18,10 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from storage.clock import NS
+from storage.clock import HOUR_NS
 from storage.contracts.tables import STATUSES
 
-_HOUR_NS: Final = 3_600 * NS
 _UNLISTED: Final = STATUSES.index("unlisted")
 _NO_EVIDENCE: Final = [_UNLISTED, STATUSES.index("unknown")]
 
@@ -59,7 +58,7 @@ def settlement_prices(
         (S, T) float64, units of the price.
     """
     found = np.full(price.shape, np.nan)
-    bars = max(1, _HOUR_NS // width_ns)
+    bars = max(1, HOUR_NS // width_ns)
     for i, step in zip(*np.nonzero(is_listed[:, :-1] & ~is_listed[:, 1:]), strict=True):
         hour = slice(max(0, step + 1 - bars), step + 1)
         earlier = price[i, : step + 1]

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from training.evaluation.positions import MarketData, PositionLedger
+from training.evaluation.positions import MarketData, PositionLedger, forward_fill
 
 _SHIFTS: Final = 4
 
@@ -147,8 +147,7 @@ def replay_risk(
 
 def _returns(price: np.ndarray) -> np.ndarray:
     """Return simple returns against the last known price, (S, T); 0 where there is none."""
-    place = np.where(np.isfinite(price), np.arange(price.shape[1]), 0)
-    filled = np.take_along_axis(price, np.maximum.accumulate(place, axis=1), axis=1)
+    filled = forward_fill(price)
     with np.errstate(invalid="ignore", divide="ignore"):
         moves = filled[:, 1:] / filled[:, :-1] - 1
     returns: np.ndarray = np.concatenate([np.zeros((len(price), 1)), np.nan_to_num(moves)], axis=1)

@@ -172,7 +172,7 @@ def run_ledger(
     fee = market.taker_fee_bps * BPS
     half = market.charged_half_spread(costs.half_spread_bps * BPS)
     target = _target_notional(prediction, market, rule, costs, fee + half)
-    price = _forward_fill(_with_settlements(market))
+    price = forward_fill(_with_settlements(market))
 
     # 1. The fills, and the units held after each step.
     fills: list[SimulatedTrade] = []
@@ -316,7 +316,7 @@ def _by_step(fills: list[SimulatedTrade], name: str, n_steps: int) -> np.ndarray
     return np.bincount(steps, weights=amounts, minlength=n_steps)
 
 
-def _forward_fill(price: np.ndarray) -> np.ndarray:
+def forward_fill(price: np.ndarray) -> np.ndarray:
     """Return the last known price at each step, NaN before the first."""
     seen = np.where(np.isfinite(price), np.arange(price.shape[1]), 0)
     filled: np.ndarray = np.take_along_axis(price, np.maximum.accumulate(seen, axis=1), axis=1)

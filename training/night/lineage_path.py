@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from storage.clock import NS
+from storage.clock import DAY_NS, HOUR_NS
 from training.data.folds import Fold, FoldGeometry
 from training.evaluation.period_net import PeriodNet, complete_periods, measure_path, net_by_period
 from training.evaluation.positions import MarketData, PositionLedger
@@ -18,9 +17,6 @@ from training.models.device import derive_seed
 from training.night.artifacts import Predictions
 from training.night.scoring import EvaluationWindow, backtest, to_dense
 from training.recipe import Recipe
-
-HOUR_NS: Final = 3_600 * NS
-DAY_NS: Final = 24 * HOUR_NS
 
 
 @dataclass(frozen=True, slots=True)

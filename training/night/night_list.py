@@ -94,8 +94,7 @@ def read_night(settings: Settings, night: str) -> NightDetails:
     summary: dict[str, Any] = folder.read("summary.json") if folder.has("summary.json") else {}
     models: dict[str, Any] = summary.get("models", {})
     page = settings.report_path(night)
-    state = verdict.get("state") or ("champion" if verdict.get("promoted") else "rejected")
-    outcome: Outcome = _OUTCOMES[state] if verdict else "unfinished"
+    outcome: Outcome = _OUTCOMES[verdict_state(verdict)] if verdict else "unfinished"
     return NightDetails(
         night=night,
         outcome=outcome,
@@ -182,3 +181,8 @@ def find_champion(lake: Lake, recipe: str | None) -> VersionEvent | None:
             f"{len(serving)} recipes have a champion: {names}", hint="name one: champion(recipe=...)"
         )
     return serving[0] if serving else None
+
+
+def verdict_state(verdict: Mapping[str, Any]) -> str:
+    """Return the state that a verdict gave its version; those of older releases say only whether it was promoted."""
+    return str(verdict.get("state") or ("champion" if verdict["promoted"] else "rejected"))

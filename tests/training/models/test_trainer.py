@@ -156,6 +156,18 @@ def test_same_seed_gives_same_bits_and_another_does_not(name: str) -> None:
     assert not same(first.best, other.best)
 
 
+def save_point(folder: Path, progress: TrainingProgress) -> None:
+    """Write the checkpoint of a validation point."""
+    save_checkpoint(
+        folder,
+        stamp_of(),
+        weights=progress.best,
+        normaliser={},
+        cursor=progress.cursor(),
+        state=progress.state,
+    )
+
+
 @pytest.mark.parametrize("point", [0, 6])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_resumed_training_equals_uninterrupted_training_to_the_bit(
@@ -166,14 +178,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(
     whole = fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1)
 
     def save_then_die(progress: TrainingProgress) -> None:
-        save_checkpoint(
-            tmp_path,
-            stamp_of(),
-            weights=progress.best,
-            normaliser={},
-            cursor=progress.cursor(),
-            state=progress.state,
-        )
+        save_point(tmp_path, progress)
         if progress.point == point:
             raise KeyboardInterrupt
 
@@ -195,14 +200,7 @@ def test_run_killed_between_two_points_of_an_epoch_resumes_to_the_same_bits(tmp_
     whole = fit_network(network_of("mlp", windows), windows, train, valid, RULE, seed=1)
 
     def save(progress: TrainingProgress) -> None:
-        save_checkpoint(
-            tmp_path,
-            stamp_of(),
-            weights=progress.best,
-            normaliser={},
-            cursor=progress.cursor(),
-            state=progress.state,
-        )
+        save_point(tmp_path, progress)
 
     def die(network: torch.nn.Module, inputs: object) -> None:
         if (tmp_path / "manifest.json").exists() and b'"point": 6' in (

@@ -18,7 +18,7 @@ from storage.lake.lake import Lake
 from storage.lake.snapshots import pins
 from storage.settings import Settings
 from tests.storage.rows import bar
-from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
+from tests.training.builders import MINUTE_NS, SMALL_RECIPE, START_NS, fill_lake, settings_in, walk
 from training.data.folds import split_rows
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
@@ -30,27 +30,6 @@ from training.recipe import get_recipe
 STEPS: Final = 700
 GAP: Final = range(120, 150)
 """Minutes that the recorder missed, in the first fold's train window; candles of them came a day later."""
-RECIPE: Final = """
-base = "demo"
-name = "{name}"
-rows = "{rows}"
-feature_set = "candles"
-window_bars = 4
-stride = 2
-seeds = 1
-controls = ["ridge"]
-challengers = ["mlp"]
-[folds]
-n_folds = 1
-unit = "hour"
-test_units = 2
-valid_units = 2
-train_units = 2
-embargo_bars = 6
-[fit]
-epochs = 2
-batch = 128
-"""
 EMPTY: Final = dict.fromkeys(
     ("open", "high", "low", "close", "volume", "buy_volume", "notional", "vwap", "trades")
 )
@@ -110,7 +89,7 @@ def make_world(home: Path, *, has_gap: bool) -> World:
     nights = {}
     for rows in ("served", "available"):
         path = home / f"{rows}.toml"
-        path.write_text(RECIPE.format(name=f"by-{rows}", rows=rows), encoding="utf-8")
+        path.write_text(SMALL_RECIPE.format(name=f"by-{rows}", rows=rows), encoding="utf-8")
         nights[rows] = open_night(settings, recipe=str(path))
         build_panel(settings, nights[rows])
         plan_folds(settings, nights[rows])

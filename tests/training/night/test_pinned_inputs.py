@@ -26,7 +26,7 @@ from storage.lake.maintenance import compact, expire, remove_freed
 from storage.lake.snapshots import diff_rows, kept_snapshots, snapshot_ids
 from storage.settings import Settings
 from tests.storage.rows import bar, funding
-from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
+from tests.training.builders import MINUTE_NS, SMALL_RECIPE, START_NS, fill_lake, settings_in, walk
 from training.evaluation.costs import Costs
 from training.night.artifacts import NightArtifacts
 from training.night.pinned_inputs import read_taker_fees, reads_as_pinned
@@ -35,26 +35,7 @@ from training.night.steps import build_panel, judge_night, open_night, plan_fold
 STEPS = 700
 CLOCK = ManualTime(1_800_000_000 * NS)
 LATER_NS = time.time_ns() + 400 * DAY_NS
-RECIPE = """
-base = "demo"
-name = "least"
-feature_set = "candles"
-window_bars = 4
-stride = 2
-seeds = 1
-controls = ["ridge"]
-challengers = ["mlp"]
-[folds]
-n_folds = 1
-unit = "hour"
-test_units = 2
-valid_units = 2
-train_units = 2
-embargo_bars = 6
-[fit]
-epochs = 2
-batch = 128
-"""
+RECIPE = SMALL_RECIPE.format(name="least", rows="served")
 BLIND = (300, 301, 302)
 """Unobserved minutes of the first instrument, in the middle of the training rows."""
 LATE = 200

@@ -18,6 +18,7 @@ _GROUPS: Final = {
     "tests/features/test_live_equals_batch.py": _RECORDED_DAY,
     "tests/serving/cli/test_features.py": _JUDGED_NIGHT,
     "tests/serving/report/test_browser.py": _JUDGED_NIGHT,
+    "tests/serving/report/test_gate_section.py": _JUDGED_NIGHT,
     "tests/serving/report/test_report.py": _JUDGED_NIGHT,
 }
 _LONG: Final = (

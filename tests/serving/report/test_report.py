@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +26,8 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.features.monitoring.test_health import BLOCK, PANEL, SPLIT_NS, learned
 from tests.serving.nights import COINS, HOSTILE, START_NS, STEPS, WIDTH_NS, make_night
+from tests.serving.report.html_page import Page
 from training.night.steps import open_night
-
-
-class Page(HTMLParser):
-    """What a browser would find in a page: its elements, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def of(self, class_: str) -> list[dict[str, str | None]]:
-        """Return the attributes of all elements of a class."""
-        return [held for _, held in self.elements if class_ in (held.get("class") or "").split()]
-
-
-@pytest.fixture(scope="module")
-def facts(judged: tuple[Settings, str]) -> NightReport:
-    return read_night(*judged)
-
-
-@pytest.fixture(scope="module")
-def written(judged: tuple[Settings, str]) -> str:
-    return Path(write_report(*judged)).read_text(encoding="utf-8")
-
 
 # One file, no network, no script.
 
@@ -142,75 +111,7 @@ def test_rows_after_the_snapshot_change_nothing(judged: tuple[Settings, str], wr
     assert Path(write_report(settings, night)).read_text(encoding="utf-8") == written
 
 
-# What was decided.
-
-
-def test_every_rule_is_shown_with_value_limit_and_reason(facts: NightReport, written: str) -> None:
-    page = Page(written)
-    rules = facts.verdict["rules"]
-    assert [rule["name"] for rule in rules] == ["leaks", "feature proof", "earns more than zero"]
-    assert all(rule["reason"] in page.text for rule in rules)
-    assert page.text.count("\N{CHECK MARK} passed") == sum(rule["passed"] for rule in rules)
-    assert page.text.count("\N{BALLOT X} failed") == sum(not rule["passed"] for rule in rules)
-
-
-@pytest.mark.parametrize(
-    ("state", "word", "fate"),
-    [
-        ("champion", "Promoted", "replacing"),
-        ("paper", "Paper only", "keeps serving"),
-        ("rejected", "Refused", "keeps serving"),
-    ],
-)
-def test_verdict_comes_first(facts: NightReport, state: str, word: str, fate: str) -> None:
-    told = facts.verdict | {"promoted": state == "champion", "state": state, "champion": "lstm-before"}
-    page = render(dataclasses.replace(facts, verdict=told))
-    head = Page(page[: page.index("</header>")]).text
-    assert f"{word}: {facts.challenger}" in " ".join(head.split())
-    assert fate in head
-    assert "lstm-before" in head
-
-
-def test_evidence_and_what_the_data_could_have_shown_are_said(facts: NightReport) -> None:
-    item = facts.verdict["evidence"][0]
-    history = item["history"] | {"detectable_sharpe": 2.94, "periods": 365}
-    told = item | {
-        "p_value": 0.031,
-        "start": 1.42,
-        "value": 3.5,
-        "quoted_value": 2.5,
-        "days": 12,
-        "history": history,
-    }
-    page = Page(render(dataclasses.replace(facts, verdict=facts.verdict | {"evidence": [told]}))).text
-    words = " ".join(page.split())
-    assert "its history has a p-value of 0.0310, which starts the evidence at 1.42" in words
-    assert (
-        "After 12 later hours it is 3.50, and 2.50 by those with quotes alone; a promotion needs 40" in words
-    )
-    assert "of these 365 hours finds with a probability of 80% is 2.9" in words
-
-
-def test_other_limits_are_shown_beside_the_homes_own(facts: NightReport, written: str) -> None:
-    words = " ".join(Page(written).text.split())
-    assert "gate.false_promotions is 5.0% here" in words
-    assert words.count("not yet") == len(facts.verdict["other_limits"]) == 4
-
-
-def test_monitored_champion_is_named(facts: NightReport, written: str) -> None:
-    found = {
-        "version": "ridge-old",
-        "statistic": 6.1,
-        "threshold": 5.7,
-        "days": 31,
-        "daily_sharpe": 0.4,
-        "is_demoted": True,
-    }
-    told = facts.verdict | {"champion": "ridge-old", "demotion": found}
-    words = " ".join(Page(render(dataclasses.replace(facts, verdict=told))).text.split())
-    assert "ridge-old was demoted and stays on paper" in words
-    assert "In 31 days since its promotion its CUSUM has reached 6.10, and above 5.70 it is demoted" in words
-    assert "CUSUM" not in written
+# What the data are.
 
 
 def test_simulated_data_warning_comes_before_any_figure(facts: NightReport, written: str) -> None:

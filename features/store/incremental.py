@@ -54,7 +54,7 @@ def built_block(
         for day, part in days.build(panel, run):
             _place(block, day, part)
             save(day, part)
-            _fill_absent(block, [day for day in wanted if len(day.rows) < panel.n_instruments], days)
+    _fill_absent(block, [day for day in wanted if len(day.rows) < panel.n_instruments], days)
     logger.info("features assembled", feature_set=feature_set, days=len(wanted), built=len(missing))
     if missing:
         trim_days(root, limit_bytes=limit_bytes, keep={days.folder / day.file for day in wanted})

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,15 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(features.store.day_files, "build_features", count)
     return seen
+
+
+@pytest.fixture(autouse=True)
+def filled_memory() -> Iterator[None]:
+    """Fill memory that nothing was written to: a freed tensor's old contents may be the right ones by chance."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan(), "see torch.utils.deterministic.fill_uninitialized_memory"
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def days_of(root: Path) -> list[Path]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -116,6 +117,25 @@ def _s3_secret(settings: LakeSettings) -> str:
         parts += [f"ENDPOINT {quoted(host.rstrip('/'))}", "URL_STYLE 'path'"]
         parts.append(f"USE_SSL {'false' if scheme == 'http' else 'true'}")
     return f"CREATE OR REPLACE SECRET lake_s3 (TYPE s3, {', '.join(parts)})"
+
+
+@contextmanager
+def in_one_thread(connection: duckdb.DuckDBPyConnection, *, when: bool = True) -> Iterator[None]:
+    """Run small statements in one thread, where starting a second one costs more than it saves.
+
+    Processor time with two threads and with one: 242 and 170 ms for a commit of 2,000 rows, 70 and 28 ms for the
+    attachment of a lake (measured 2026-12-01).
+    """
+    if not when:
+        yield
+        return
+    found = connection.execute("SELECT current_setting('threads')").fetchone()
+    assert found is not None
+    connection.execute("SET threads = 1")
+    try:
+        yield
+    finally:
+        connection.execute(f"SET threads = {int(found[0])}")
 
 
 def retry(action: Callable[[], T], *, tries: int = 8) -> T:

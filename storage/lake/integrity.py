@@ -18,8 +18,8 @@ from storage.lake.history_migration import MIGRATION_BATCH
 from storage.lake.lake import Lake
 from storage.lake.maintenance import grace_cutoff
 from storage.lake.readable_files import measure, readable
+from storage.lake.schema_version import CATALOG
 from storage.lake.snapshots import (
-    CATALOG,
     ROWS_HASH,
     Pin,
     Step,

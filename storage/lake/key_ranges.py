@@ -17,7 +17,7 @@ from storage.contracts.validation import sort_order
 from storage.errors import ContractError
 from storage.lake.lake import Lake
 from storage.lake.migrations import SQL_TYPES
-from storage.lake.snapshots import CATALOG
+from storage.lake.schema_version import CATALOG
 
 Span = tuple[Any, Any]
 Spans = dict[tuple[str, ...], Span]

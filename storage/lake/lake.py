@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ from storage.contracts.tables import CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.commit_result import CommitResult, Write, WriteResult
-from storage.lake.connection import connect, first_line, quoted, redacted, retry, rollback
+from storage.lake.connection import connect, first_line, in_one_thread, quoted, redacted, retry, rollback
 from storage.lake.empty_tables import EmptyTables
 from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
@@ -123,8 +123,7 @@ class Lake:
         try:
             now_ns = self._clock.now_ns()
             facts = None if self._mode else HomeFacts(self._home_id, self.history_lag_ns, now_ns)
-            migrate(self._connection, facts=facts)
-            self._is_old = bars_are_old(self._connection, "lake")
+            self._is_old = migrate(self._connection, facts=facts)
         except BaseException:
             self._connection.close()
             raise
@@ -132,8 +131,9 @@ class Lake:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         connection = connect(self._settings.lake, self._catalog)
         try:
-            connection.execute(self._attach_as("lake", self._mode))
-            connection.execute("USE lake")
+            with in_one_thread(connection):
+                connection.execute(self._attach_as("lake", self._mode))
+                connection.execute("USE lake")
         except BaseException:
             connection.close()
             raise
@@ -329,7 +329,7 @@ class Lake:
                 if self._commits >= _COMMITS_PER_CONNECTION:
                     self._reconnect()
                 self._commits += 1
-                with self._in_one_thread(is_small):
+                with in_one_thread(self._connection, when=is_small):
                     return retry(
                         lambda: self._once(write, batch_id, dict(inputs or {})),
                         tries=self._settings.lake.commit_tries,
@@ -404,18 +404,6 @@ class Lake:
     @cached_property
     def _home_id(self) -> str:
         return home_id(self._settings.home)
-
-    @contextmanager
-    def _in_one_thread(self, is_small: bool) -> Iterator[None]:
-        """Commit a small batch in one thread: two of them took 242 ms of processor time for 2,000 rows, one 170."""
-        if not is_small:
-            yield
-            return
-        self._connection.execute("SET threads = 1")
-        try:
-            yield
-        finally:
-            self._connection.execute("RESET threads")
 
     def _newest(self) -> int:
         """Return the newest snapshot while holding the commit lock, where `snapshot` would wait for readers' locks."""

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from storage.clock import DAY_NS, NS
 from storage.lake.lake import Lake
-from storage.lake.snapshots import CATALOG, Step, kept_snapshots, no_step, pins
+from storage.lake.schema_version import CATALOG
+from storage.lake.snapshots import Step, kept_snapshots, no_step, pins
 from storage.logs import get_logger
 
 logger = get_logger(__name__)

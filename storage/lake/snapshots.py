@@ -19,9 +19,8 @@ from storage.contracts.tables import CONTRACTS
 from storage.errors import LakeError
 from storage.lake.connection import machine_time_zone, quoted
 from storage.lake.lake import Lake
+from storage.lake.schema_version import CATALOG
 
-CATALOG: Final = "__ducklake_metadata_lake"
-"""Schema of the catalog's own tables, as DuckLake attaches them."""
 ROWS_HASH: Final = "rows:"
 # Tables about the lake itself, which differ in a rebuilt lake.
 METADATA_TABLES: Final = frozenset({"batches", "pins", "migrations"})

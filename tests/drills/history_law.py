@@ -39,6 +39,7 @@ from ingest.simulator.server.history_endpoint import RecordedCandle, RecordedHis
 from storage.clock import DAY_NS, MS_NS, NS, ManualTime
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.drills.follower_law import compare_follower
 from tests.drills.homes import fresh
 from tests.ingest.backfill.archive.archives import both, in_order, packed, pulse
 from tests.ingest.backfill.histories import serving, settings_for
@@ -97,6 +98,8 @@ class Interleaving:
     """Answers about the past that changed, all of them as the law allows."""
     arrived: int = 0
     """Rows of history that became known when they arrived."""
+    followed: int = 0
+    """Bars of which a follower computed what a later build computes."""
     _draw: random.Random = field(init=False)
     _clock: ManualTime = field(init=False)
     _listed: list[tuple[int, int, tuple[str, ...]]] = field(default_factory=list)
@@ -104,12 +107,13 @@ class Interleaving:
     _free_ns: int = START_NS
     _lake: Lake = field(init=False)
 
-    def run(self, operations: int, *, replays: bool = True) -> None:
+    def run(self, operations: int, *, replays: bool = True, follows: bool = False) -> None:
         """Draw operations one after another, and check the law after each.
 
         Args:
             operations: how many; the first ones are one of each kind.
             replays: check that another home makes the same recorded rows of the journal.
+            follows: check that a follower of each recording computed the features that a later build computes.
         """
         self._draw, self._clock = random.Random(self.seed), ManualTime(START_NS + 30 * _HOUR_NS)
         self._free_ns = self._clock.now_ns()
@@ -125,6 +129,8 @@ class Interleaving:
                 self.done[name] += 1
             recover(self.settings, self._lake)
             live = self._lake.query(_RECORDED)
+            spans = [(start, last) for start, last, _ in self._listed if follows]
+            self.followed = compare_follower(self._lake, spans, grace_ns=self.settings.bars.grace_ns)
         if not replays:
             return
         found, expected = ({repr(row) for row in rows} for rows in (self._replayed(), live.to_pylist()))

@@ -15,8 +15,7 @@ detached, and the next one is opened in the same DuckDB, which has its extension
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -35,7 +34,6 @@ _REAL: Final = "tests/storage/lake/test_migrations.py"
 _open_database = duckdb.connect
 _connect = Lake._connect
 _connect_checked = Lake._connect_checked
-_in_one_thread = Lake._in_one_thread
 _close = Lake.close
 Key = tuple[str, int, int, int]
 _MOST_USES: Final = 40
@@ -57,7 +55,6 @@ def pytest_configure() -> None:
     duckdb.connect = _open_database_in_one_thread
     Lake._connect = _connect_to_copy  # type: ignore[method-assign]
     Lake._connect_checked = _connect_checked_once  # type: ignore[method-assign]
-    Lake._in_one_thread = _unless_cheap  # type: ignore[method-assign]
     Lake.close = _close_and_keep_database  # type: ignore[method-assign]
     lakes.connect = _connect_database
 
@@ -146,12 +143,6 @@ def _closed() -> duckdb.DuckDBPyConnection:
     run = _open_database()
     run.close()
     return run
-
-
-@contextmanager
-def _unless_cheap(lake: Lake, is_small: bool) -> Iterator[None]:
-    with _in_one_thread(lake, is_small and not _is_cheap):
-        yield
 
 
 def _connect_checked_once(lake: Lake) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,17 @@ from tests.storage.servers import postgres
 
 
 def interleave(
-    settings: Settings, folder: Path, *, seed: int, operations: int, replays: bool = True
+    settings: Settings,
+    folder: Path,
+    *,
+    seed: int,
+    operations: int,
+    replays: bool = True,
+    follows: bool = False,
 ) -> Interleaving:
     folder.mkdir()
     drawn = Interleaving(settings, folder, seed)
-    drawn.run(operations, replays=replays)
+    drawn.run(operations, replays=replays, follows=follows)
     return drawn
 
 
@@ -44,16 +51,18 @@ def test_the_same_on_postgres(settings: Settings, tmp_path: Path) -> None:
 @pytest.mark.drill
 @pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
 def test_the_law_over_many_interleavings(tmp_path: Path, catalog: str) -> None:
-    done, changed, arrived = Counter[str](), 0, 0
+    done, changed, arrived, followed = Counter[str](), 0, 0, 0
     for seed in range(10, 30):
-        home = fresh(tmp_path / f"home-{seed}")
-        if catalog == "sqlite":
-            drawn = interleave(home, tmp_path / f"files-{seed}", seed=seed, operations=30)
-        else:
-            with postgres(tmp_path / "pg") as address:
-                drawn = interleave(on(home, address), tmp_path / f"files-{seed}", seed=seed, operations=30)
+        home, files = fresh(tmp_path / f"home-{seed}"), tmp_path / f"files-{seed}"
+        with ExitStack() as stack:
+            if catalog == "postgres":
+                home = on(home, stack.enter_context(postgres(tmp_path / "pg")))
+            drawn = interleave(home, files, seed=seed, operations=30, follows=True)
         done, changed, arrived = done + drawn.done, changed + drawn.changed, arrived + drawn.arrived
+        followed += drawn.followed
     print(
-        f"{done.total()} operations on {catalog} {dict(done)}: {changed} answers changed, {arrived} rows arrived"
+        f"{done.total()} operations on {catalog} {dict(done)}: {changed} answers changed, {arrived} rows arrived, "
+        f"{followed} bars followed"
     )
     assert min(changed, arrived) > 1_000
+    assert followed > 100

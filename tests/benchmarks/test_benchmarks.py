@@ -113,6 +113,7 @@ def test_a_read_gives_the_same_rows_after_any_number_of_commits(tmp_path: Path) 
     assert [set(by_commits) for by_commits in taken.values()] == [{1, 2}] * 3
 
 
+@pytest.mark.drill
 def test_the_parts_of_a_commit_are_measured() -> None:
     taken = bench_commit.alternate(1, "cpu")
     assert {name: len(seconds) for name, seconds in taken.items()} == {

@@ -24,7 +24,7 @@ from storage.settings import Settings
 from storage.settings.services import AirflowSettings
 from tests.dags.small_night import TRAINING, furnish
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1_500)]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_FLAGS = [
     "--no-sandbox",

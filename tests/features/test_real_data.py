@@ -156,6 +156,7 @@ def bitfinex() -> Panel:
     return replace(panel, status=status)
 
 
+@pytest.mark.drill
 def test_bitfinex_candles_pass_proof_and_health_check(bitfinex: Panel, tmp_path: Path) -> None:
     assert bitfinex.n_instruments == 7
     assert bitfinex.n_steps > 30_000

@@ -69,7 +69,7 @@ def assert_nothing_is_lost_by_what_follows(
     assert_equal(read_tables(settings), read_tables(replay_all(settings, other)))
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_full_disk_ends_the_recorder_with_a_word_and_the_next_one_recovers(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -180,7 +180,7 @@ def await_line(command: Command, pattern: str) -> re.Match[str]:
     raise AssertionError(f"no line matched {pattern!r} in:\n{''.join(said)}")
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_on_the_wall_clock_ctrl_c_seals_and_kill_minus_nine_is_recovered(settings: Settings) -> None:
     """The user's path: two terminals, a signal, and a start after a crash."""
     venue = tickwalk(settings.home, {}, "serve-venue", "--port", "0")

@@ -42,6 +42,7 @@ def test_the_past_changes_by_recorded_and_never_recorded_history_only(
     assert min(drawn.changed, drawn.arrived) > 50
 
 
+@pytest.mark.drill
 def test_the_same_on_postgres(settings: Settings, tmp_path: Path) -> None:
     with postgres(tmp_path / "pg") as catalog:
         drawn = interleave(on(settings, catalog), tmp_path / "files", seed=2, operations=4, replays=False)

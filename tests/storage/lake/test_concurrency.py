@@ -67,6 +67,7 @@ def test_no_batch_is_lost_or_partially_visible(tmp_path: Path) -> None:
     together(tmp_path, seconds=1.0)
 
 
+@pytest.mark.drill
 def test_the_same_on_postgres(tmp_path: Path) -> None:
     with postgres(tmp_path / "pg") as catalog:
         together(tmp_path, seconds=0.0, roles=FEW, least=2, catalog=catalog)

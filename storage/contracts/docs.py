@@ -30,6 +30,7 @@ _UNITS: Final = {
     **dict.fromkeys(("funding_rate", "premium"), "share"),
     **dict.fromkeys(("net", "risk", "worst_loss"), "share of capital"),
     "p_value": "probability",
+    "sharpe": "per holding period",
     **dict.fromkeys(("bid_px", "ask_px"), "quote per base"),
     **dict.fromkeys(("bid_sz", "ask_sz"), "base"),
     "max_leverage": "times",

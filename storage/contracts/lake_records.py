@@ -85,6 +85,58 @@ GATE_DAYS: Final = Contract(
     key=("lineage", "null_hypothesis", "day_ns"),
 )
 
+TRIALS: Final = Contract(
+    "trials",
+    "Models that were evaluated on test rows, append-only: one row per member (model and seed of a recipe) and "
+    "content, so evaluating the same predictions again adds nothing. Written by `judge_night` and wherever else "
+    "predictions are judged; docs/gate.md says what it is for.",
+    (
+        Column("trial", TEXT, "hash of the predictions, the tests, the position rule and the costs"),
+        Column(
+            "source",
+            TEXT,
+            "`night`: a retraining night; `judge`: a file of predictions; `notebook`: a user's code on a night's tests",
+            one_of=("night", "judge", "notebook"),
+        ),
+        Column("run", TEXT, "the night, or the id of the judged file"),
+        Column("recipe", TEXT, "the recipe's name"),
+        Column("lineage", TEXT, "as in `lineages`"),
+        Column("model", TEXT, "the model's name"),
+        Column("seed", I32, "number of its seed, from 0", low=0),
+        Column("instruments", TEXT, "JSON: ids of the instruments with predictions"),
+        Column("tested_since_ns", I64, "start of the first test"),
+        Column("tested_until_ns", I64, "end of the last test, exclusive"),
+        Column("net", F64, "net return after costs over the tests; null: not told", nullable=True),
+        Column(
+            "sharpe",
+            F64,
+            "its Sharpe ratio per holding period, not annualised; null: undefined, or not told",
+            nullable=True,
+        ),
+        Column("who", TEXT, "who evaluated it, as `user@host`; empty: a night", nullable=True),
+        KNOWABLE,
+    ),
+    key=("trial",),
+    # The first evaluation stays: another night may have evaluated the same predictions under other names.
+    compared=("tested_since_ns", "tested_until_ns"),
+)
+
+HOLDOUTS: Final = Contract(
+    "holdouts",
+    "Ranges that no recipe may read, append-only: a row is an event. A range whose last event is `sealed` is sealed. "
+    "Written by hand; docs/gate.md says what it is for.",
+    (
+        Column("since_ns", I64, "start of the range"),
+        Column("until_ns", I64, "end of the range, exclusive"),
+        Column("event", TEXT, "what happened", one_of=("sealed", "opened")),
+        Column("reason", TEXT, "why, for people"),
+        Column("who", TEXT, "who did it, as `user@host`"),
+        KNOWABLE,
+    ),
+    key=("since_ns", "until_ns", "ts_knowable_ns"),
+    ordered=(("since_ns", "until_ns"),),
+)
+
 PINS: Final = Contract(
     "pins",
     "Snapshots that must never expire, with a hash of their rows. Append-only: a row is an event, and the view "

@@ -34,10 +34,12 @@ from storage.contracts.contract import (
 from storage.contracts.lake_records import (
     BATCHES,
     GATE_DAYS,
+    HOLDOUTS,
     LINEAGES,
     MIGRATIONS,
     PINS,
     RETRIES,
+    TRIALS,
     VERSIONS,
 )
 
@@ -448,6 +450,8 @@ CONTRACTS: Final[dict[str, Contract]] = {
         VERSIONS,
         LINEAGES,
         GATE_DAYS,
+        TRIALS,
+        HOLDOUTS,
         PINS,
         BATCHES,
         DISCREPANCIES,

@@ -132,6 +132,8 @@ STEPS: Final = (
         after=(REGISTER, RESTAMP),
         needs=("bars", "coverage"),
     ),
+    # A release that does not know the tables would read a sealed holdout, and count no trial.
+    Migration(5, "trials are counted, and a range can be sealed"),
 )
 LAYOUT: Final = STEPS[-1].number
 

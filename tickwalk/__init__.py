@@ -19,16 +19,26 @@ from storage.errors import TickwalkError
 if TYPE_CHECKING:
     from tickwalk.home import HomeReader
     from tickwalk.result import QueryResult
+    from tickwalk.trials import record_trial
     from training.night.night_list import NightDetails
 
     __version__: str
 
-__all__ = ["HomeReader", "NightDetails", "QueryResult", "TickwalkError", "__version__", "open"]
+__all__ = [
+    "HomeReader",
+    "NightDetails",
+    "QueryResult",
+    "TickwalkError",
+    "__version__",
+    "open",
+    "record_trial",
+]
 
 _LAZY = {
     "HomeReader": "tickwalk.home",
     "NightDetails": "training.night.night_list",
     "QueryResult": "tickwalk.result",
+    "record_trial": "tickwalk.trials",
 }
 
 

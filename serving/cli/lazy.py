@@ -44,6 +44,7 @@ COMMANDS: Final = tuple(
         ("Train", "recipes", "recipes", "List recipes, show one with all keys, and check a TOML file."),
         ("Train", "models", "registry", "List, compare, promote, retire and roll back model versions."),
         ("Train", "nights", "registry", "List retraining nights and show one."),
+        ("Train", "trials", "trials", "List every model that was evaluated on test rows."),
         ("Train", "report", "models", "Write the report of a night again."),
         ("Train", "demo", "models", "Run the whole pipeline on a simulated market."),
         ("Operate", "alert", "alert", "Alert when a recorder fails."),

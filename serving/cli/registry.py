@@ -12,6 +12,7 @@ from serving.cli.context import Format, console, notes, print_rows, settings_of
 
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
+    from storage.settings import Settings
     from training.night.registry import VersionEvent
 
 models = typer.Typer(help="List, compare, promote, retire and roll back model versions.")
@@ -200,14 +201,16 @@ def show_night(
     night: Annotated[str, typer.Argument(help="Id of the night; `tickwalk nights list` lists them.")],
     form: Form = "table",
 ) -> None:
-    """Show a night: its outcome, the figures of every model, and the gate's rules."""
+    """Show a night: its outcome, the figures of every model, the gate's rules, and what was tried on its tests."""
     from training.night.night_list import drawdown_of, read_night
+    from training.night.trial_ledger import describe_counts
     from training.night.version_list import FIGURES
 
     settings = settings_of(context)
     found = read_night(settings, night)
     path = found.folder / "summary.json"
     summary = _json(path) if path.exists() else {}
+    tried = _trials_of(settings, night)
     rows = [
         {
             "model": name,
@@ -221,6 +224,7 @@ def show_night(
     if form == "json":
         facts = {"night": night, "outcome": found.outcome, "reason": found.verdict.get("reason")}
         facts |= {"version": found.verdict.get("version"), "models": rows, "rules": list(found.rules)}
+        facts["trials"] = tried
         print_rows([facts], form, columns=(), numeric=set())
         return
     if form == "table":
@@ -235,7 +239,23 @@ def show_night(
             console.print(
                 f"  {mark}  {rule['name']}: {rule['reason']}", highlight=False, markup=False, soft_wrap=True
             )
+        if tried:
+            console.print(describe_counts(tried), highlight=False, markup=False, soft_wrap=True)
     print_rows(_for(form, rows), form, columns=("model", "role", *FIGURES), numeric={*FIGURES})
+
+
+def _trials_of(settings: Settings, night: str) -> dict[str, int]:
+    """Return the members that the home has evaluated on a night's tests, by source; none where there is no lake."""
+    from storage.errors import LakeError
+    from storage.lake.lake import Lake
+    from training.night.artifacts import NightArtifacts
+    from training.night.trial_ledger import count_on_tests
+
+    try:
+        with Lake.open(settings, read_only=True) as lake:
+            return count_on_tests(lake, NightArtifacts.find(settings, night))
+    except LakeError:
+        return {}
 
 
 def _change(
@@ -259,13 +279,14 @@ def _change(
     """
     from functools import partial
 
+    from storage.author import current_author
     from storage.clock import WallTime
     from storage.lake.lake import Lake
     from training.models.checkpoint import load_checkpoint
     from training.night.registry import current_champion
 
     settings = settings_of(context)
-    apply = partial(change, reason=reason, now_ns=WallTime().now_ns(), who=who or _whoami())
+    apply = partial(change, reason=reason, now_ns=WallTime().now_ns(), who=who or current_author())
     if expect is not None:
         apply = partial(apply, expected=expect)
     with Lake.open(settings) as lake:
@@ -278,18 +299,6 @@ def _change(
         highlight=False,
         markup=False,
     )
-
-
-def _whoami() -> str:
-    """Return `user@host`."""
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _for(form: Format, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

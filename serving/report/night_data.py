@@ -16,6 +16,7 @@ from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts, fits_file
+from training.night.trial_ledger import count_on_tests
 from training.recipe import Recipe
 
 
@@ -44,6 +45,7 @@ class NightReport:
         holes: runs of unverified bars, by instrument and time.
         label_span_ns: time from a decision to the end of its label, which the purge removes.
         recorded: data of the lake at the night's snapshot.
+        trials: members that the home has evaluated on these tests until now, by source.
         fits: by fold: members with the ids of their fits, and whether an earlier night had made them.
     """
 
@@ -61,6 +63,7 @@ class NightReport:
     holes: tuple[DataGap, ...]
     label_span_ns: int
     recorded: RecordedData
+    trials: dict[str, int]
     fits: dict[int, dict[str, Any]]
 
     @property
@@ -99,6 +102,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
     }
     with Lake.open(settings, read_only=True) as lake:
         recorded = read_recorded(lake, folder.facts)
+        trials = count_on_tests(lake, folder)
     return NightReport(
         night=folder.facts,
         panel=folder.read("panel.json"),
@@ -114,6 +118,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
         holes=tuple(find_holes(data.panel)),
         label_span_ns=int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0]),
         recorded=recorded,
+        trials=trials,
         fits={
             entry["index"]: folder.read(name)
             for entry in plan["folds"]

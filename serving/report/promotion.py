@@ -12,6 +12,7 @@ from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
 from training.evaluation.multiple_testing import LEAST_TEST_BLOCKS
 from training.night.night_list import verdict_state
+from training.night.trial_ledger import describe_counts
 
 _AT_LEAST: Final = "\N{GREATER-THAN OR EQUAL TO}"
 # Relation of a value to its limit. Nights of the first release have rules of their own, whose pages stay readable.
@@ -69,6 +70,7 @@ class PromotionSection:
         tiles: key figures.
         path: sentences about the lineage's path and its choice of models.
         evidence: sentences about the evidence and what the data could have shown.
+        trials: a sentence about what the home has evaluated on these tests; may be empty.
         limits: other limits on false promotions.
         limit: the limit of the home.
         demotion: a sentence about the champion's monitor; may be empty.
@@ -82,6 +84,7 @@ class PromotionSection:
     tiles: tuple[FigureTile, ...]
     path: tuple[str, ...]
     evidence: tuple[str, ...]
+    trials: str
     limits: tuple[LimitRow, ...]
     limit: str
     demotion: str
@@ -99,6 +102,7 @@ def make_promotion(facts: NightReport) -> PromotionSection:
         tiles=_tiles(facts),
         path=tuple(_path(facts)) if "path" in facts.summary else (),
         evidence=tuple(_evidence(facts)) if "evidence" in verdict else (_OLDER,),
+        trials=describe_counts(facts.trials) if facts.trials else "",
         limits=tuple(_limit_row(row) for row in verdict.get("other_limits", ())),
         limit=formatting.percent(verdict.get("false_promotions")),
         demotion=_demotion(verdict),

@@ -88,8 +88,8 @@ GATE_DAYS: Final = Contract(
 TRIALS: Final = Contract(
     "trials",
     "Models that were evaluated on test rows, append-only: one row per member (model and seed of a recipe) and "
-    "content, so evaluating the same predictions again adds nothing. Written by `judge_night` and wherever else "
-    "predictions are judged; docs/gate.md says what it is for.",
+    "content, so evaluating the same predictions again adds nothing. Written by `judge_night`, wherever else "
+    "predictions are judged, and by `tickwalk.record_trial` for notebooks; docs/gate.md says what it is for.",
     (
         Column("trial", TEXT, "hash of the predictions, the tests, the position rule and the costs"),
         Column(

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from storage.clock import TimeSource
@@ -42,6 +43,7 @@ from training.night.lineage_path import (
     stitch_path,
 )
 from training.night.market_data import make_market
+from training.night.pending_trials import PendingTrials
 from training.night.preparation import training_facts
 from training.night.registry import VersionEvent, append_events, champion_after, events_before, read_versions
 from training.night.scoring import (
@@ -92,10 +94,12 @@ def finish_night(
     models_dir: Path,
     clock: TimeSource,
     false_promotions: float,
+    trials: PendingTrials,
 ) -> dict[str, Any]:
     """Apply the gate to a night whose folds are all trained, and write `deploy/`, `summary.json` and `verdict.json`.
 
-    The registry's events and the evidence are committed just before `verdict.json`, which marks the night as done.
+    The registry's events, the evidence and the trials are committed just before `verdict.json`, which marks the night
+    as done. `trials` gets its rows once every model has been evaluated.
     """
     data, recipe = folder.read_data(), folder.recipe
     metrics = _read_metrics(folder, folds, recipe)
@@ -139,12 +143,11 @@ def finish_night(
     )
     challenger = path.last.model
     candidates = [name for name in ledgers if name not in recipe.controls]
-    past = events_before(read_versions(lake, recipe=recipe.name), night)
+    events = read_versions(lake, recipe=recipe.name)
+    past = events_before(events, night)
+    tried = trials.add(folder, folds, window, dense, ledgers, events, now_ns=clock.now_ns())
     backtests = summarise_backtests(
-        ledgers | {_PATH: path.ledger},
-        recipe,
-        candidates=candidates,
-        earlier_trials=len({event.version for event in past}),
+        ledgers | {_PATH: path.ledger}, recipe, candidates=candidates, trials=tried["may_serve"]
     )
 
     # 2. The gate.
@@ -184,8 +187,11 @@ def finish_night(
     summary = make_summary(
         folder, folds, recipe, window, ledgers, backtests, valid_ic, challenger, comparison
     )
-    folder.write("summary.json", summary | {_PATH: _describe_path(path, backtests[_PATH], period_ns)})
-    _register(lake, folder, recipe, decided, deployed, backtests[_PATH], serving, models_dir, clock)
+    described = {_PATH: _describe_path(path, backtests[_PATH], period_ns), "trials": tried}
+    folder.write("summary.json", summary | described)
+    _register(
+        lake, folder, recipe, decided, deployed, backtests[_PATH], serving, models_dir, clock, trials.rows
+    )
     verdict = {
         "version": deployed["version"],
         "champion": serving.version if serving else None,
@@ -372,6 +378,7 @@ def _register(
     serving: VersionEvent | None,
     models_dir: Path,
     clock: TimeSource,
+    trials: dict[str, pa.Table],
 ) -> None:
     facts, now_ns, gate = folder.facts, clock.now_ns(), decided.gate
     registered = VersionEvent(
@@ -403,7 +410,7 @@ def _register(
         events,
         batch_id=f"versions-{folder.path.name}",
         expected=serving.version if serving else None,
-        further=rows,
+        further=rows | trials,
     )
 
 

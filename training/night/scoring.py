@@ -133,7 +133,7 @@ def period_returns(ledger: PositionLedger, recipe: Recipe) -> np.ndarray:
 
 
 def summarise_backtests(
-    ledgers: Mapping[str, PositionLedger], recipe: Recipe, *, candidates: Sequence[str], earlier_trials: int
+    ledgers: Mapping[str, PositionLedger], recipe: Recipe, *, candidates: Sequence[str], trials: int
 ) -> dict[str, BacktestResult]:
     """Return each ledger's earnings, with its Sharpe ratio corrected for multiple testing.
 
@@ -141,7 +141,7 @@ def summarise_backtests(
         ledgers: by model and seed.
         recipe: sets the holding period.
         candidates: models and seeds that could have been chosen; the correction uses the scatter of their ratios.
-        earlier_trials: trials of earlier nights, which count as well.
+        trials: number of models that the home has tried on these tests (training/night/trial_ledger.py).
     """
     periods = {name: period_returns(ledger, recipe) for name, ledger in ledgers.items()}
     scatter = np.array([sharpe(periods[name]) for name in candidates])
@@ -155,7 +155,7 @@ def summarise_backtests(
             net=float(ledger.net.sum()),
             fills=len(ledger.fills),
             sharpe=sharpe(periods[name]),
-            deflated_sharpe=deflated_sharpe(periods[name], scatter, trials=len(candidates) + earlier_trials),
+            deflated_sharpe=deflated_sharpe(periods[name], scatter, trials=max(trials, len(candidates))),
         )
         for name, ledger in ledgers.items()
     }

@@ -52,7 +52,9 @@ The folder `models/nights/<night>/`:
                             traded: {gross, fee, spread, impact, funding, net, fills, sharpe, deflated_sharpe}}},
                             equity: {ts_ns, net: {model: cumulated share of capital}}, valid_ic: {challenger: [by
                             fold]}, seed_ic: [of the challenger], notes (caveats); path: {by_fold, choices, last,
-                            traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}
+                            traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}; trials: {by_source,
+                            may_serve}, members that the home has evaluated on these tests
+                            (training.night.trial_ledger)
     timings/<step>.json     seconds; kept apart, since equal nights take unequal time
     timings/fits-XX.json    {member: {fit, is_reused}} of a fold: is_reused, another night had trained it
 
@@ -87,6 +89,7 @@ from training.models.device import compute_identity, prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts, model_codes, training_code
 from training.night.fold_training import train_models
+from training.night.pending_trials import PendingTrials
 from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_lessons, read_taker_fees
 from training.night.preparation import count_data, describe_fold, plan_night_folds, prepare_data, read_fold
 from training.night.promotion import finish_night
@@ -280,7 +283,11 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
         return dict(folder.read("verdict.json"))
     device = _night_device(folder)
     folds = [read_fold(entry) for entry in folder.read("folds.json", step="plan_folds")["folds"]]
-    with folder.timed("judge_night"), Lake.open(settings) as lake:
+    with (
+        folder.timed("judge_night"),
+        Lake.open(settings) as lake,
+        PendingTrials(lake, night) as trials,
+    ):
         return finish_night(
             folder,
             folds,
@@ -289,6 +296,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
             models_dir=settings.models_dir,
             clock=clock or WallTime(),
             false_promotions=settings.gate.false_promotions,
+            trials=trials,
         )
 
 

@@ -51,7 +51,18 @@ def test_versions_and_nights_are_listed_and_shown(run: Any, judged: tuple[Settin
     }
     details = json.loads(run("nights", "show", night, "--format", "json", home=home)[1])
     assert {item["model"] for item in details["models"]} == {"zero", "momentum", "ridge", "lightgbm", "mlp"}
-    assert row["reason"].split(",")[0] in run("nights", "show", night, home=home)[1]
+    said = run("nights", "show", night, home=home)[1]
+    assert row["reason"].split(",")[0] in said
+    # Zero, momentum and ridge once, and two seeds of both challengers.
+    assert details["trials"] == {"night": 7}
+    assert "This home has evaluated 7 members on these test days: 7 in nights." in said
+    tried = [json.loads(line) for line in run("trials", "--format", "json", home=home)[1].splitlines()]
+    assert sorted((item["model"], item["seed"]) for item in tried) == [
+        ("lightgbm", 0), ("lightgbm", 1), ("mlp", 0), ("mlp", 1), ("momentum", 0), ("ridge", 0), ("zero", 0),
+    ]  # fmt: skip
+    assert {item["run"] for item in tried} == {night}
+    assert run("trials", "--source", "judge", "--format", "csv", home=home)[1].count("\n") == 1
+    assert "7 rows" in run("trials", "--recipe", "small", home=home)[1]
 
 
 def test_the_champion_is_changed_with_a_reason_and_an_author(

@@ -57,6 +57,16 @@ def test_evidence_and_what_the_data_could_have_shown_are_said(facts: NightReport
     assert "of these 365 hours finds with a probability of 80% is 2.9" in words
 
 
+def test_members_that_were_tried_on_these_tests_are_counted(facts: NightReport) -> None:
+    told = dataclasses.replace(facts, trials={"night": 7, "judge": 1200})
+    words = " ".join(Page(render(told)).text.split())
+    assert (
+        "has evaluated 1,207 members on these test days: 7 in nights, 1,200 from files of predictions"
+        in words
+    )
+    assert "members on these test days" not in Page(render(dataclasses.replace(facts, trials={}))).text
+
+
 def test_other_limits_are_shown_beside_the_homes_own(facts: NightReport, written: str) -> None:
     words = " ".join(Page(written).text.split())
     assert "gate.false_promotions is 5.0% here" in words

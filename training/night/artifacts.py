@@ -105,9 +105,15 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class NightArtifacts:
-    """The folder of one night."""
+    """The folder of one night.
+
+    Args:
+        path: the folder.
+        shared_fits: folder of the fits that nights share (default: `fits` beside the folder of all nights).
+    """
 
     path: Path
+    shared_fits: Path | None = None
 
     @classmethod
     def find(cls, settings: Settings, night: str) -> NightArtifacts:
@@ -129,7 +135,7 @@ class NightArtifacts:
     @property
     def fits_dir(self) -> Path:
         """The folder of the fits that nights share."""
-        return self.path.parent.with_name("fits")
+        return self.shared_fits or self.path.parent.with_name("fits")
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> Pi
 
 
 def read_lessons(
-    lake: Lake, recipe: Recipe, panel: Panel, *, features_dir: Path, at: int, grace_ns: int
+    lake: Lake, recipe: Recipe, panel: Panel, *, features_dir: Path | None, at: int, grace_ns: int
 ) -> Panel | None:
     """Return the bars that teach in place of the served ones, on their instruments and steps; `None`: the served do.
 
@@ -99,7 +99,7 @@ def read_lessons(
         lake: has the rows.
         recipe: says which rows teach.
         panel: the served bars.
-        features_dir: cache of panels.
+        features_dir: cache of panels; `None`: read without it, as for a lake of which a part is hidden.
         at: snapshot of the lake.
         grace_ns: as in `load_panel`.
     """
@@ -117,13 +117,11 @@ def read_lessons(
     names = [name for name in panel.instruments if name in found]
     if not names:
         raise no_bars_error(recipe.width, recipe.origins, bounds["since_ns"], bounds["until_ns"])
-    lessons, _ = cached_panel(
-        features_dir,
-        lake,
-        instruments=names,
-        joined=columns_of(get_set(recipe.feature_set)),
-        **query,
-    )
+    query |= {"instruments": names, "joined": columns_of(get_set(recipe.feature_set))}
+    if features_dir is None:
+        lessons = load_panel(lake, **query)
+    else:
+        lessons, _ = cached_panel(features_dir, lake, **query)
     return lessons.reindexed(panel.instruments)
 
 

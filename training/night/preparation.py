@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,12 @@ from storage.clock import NS, floor_ns, iso
 from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError, RangeError
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import Basis
 from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, split_rows, walk_forward_folds
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import Lessons, NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
-from training.night.pinned_inputs import panel_loader, pinned_at, read_pinned
+from training.night.pinned_inputs import PinnedRows, panel_loader, pinned_at, read_pinned
 from training.night.registry import champion_after, events_before, read_versions
 from training.recipe import Recipe
 
@@ -48,9 +50,38 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
         LeakError: a feature looks ahead.
         ContractError: a feature is unfit for training (features/monitoring/health.py).
     """
+    pinned, at = read_pinned(folder, lake, features_dir=features_dir), pinned_at(lake, folder.facts)
+    return build_data(
+        folder,
+        pinned,
+        features_dir=features_dir,
+        prove_panel=lambda: prove_features(folder, pinned.panel, lake, at=at),
+        learned=champion_training_window(folder, lake),
+    )
+
+
+def build_data(
+    folder: NightArtifacts,
+    pinned: PinnedRows,
+    *,
+    features_dir: Path,
+    prove_panel: Callable[[], None],
+    learned: TrainingWindow | None,
+) -> NightData:
+    """Build features and labels of a night's rows, and write `proof.json` and `health.json`.
+
+    Args:
+        folder: the night.
+        pinned: its rows.
+        features_dir: cache of days of features.
+        prove_panel: writes `proof.json`, or raises `LeakError`.
+        learned: bars that the champion was trained on, the reference for drift.
+
+    Raises:
+        CheckpointError, LeakError, ContractError: as for `prepare_data`.
+    """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
-    pinned = read_pinned(folder, lake, features_dir=features_dir)
     panel = pinned.panel
     block = built_block(features_dir, panel, recipe.feature_set)
     if block.fingerprint != facts["feature_fingerprint"]:
@@ -59,13 +90,8 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
             f"their code is now {block.fingerprint[:12]}",
             hint="open a new night: tickwalk nightly",
         )
-    _prove(folder, panel, lake, grace_ns=grace_ns)
-    health = check_health(
-        block,
-        panel,
-        split_ns=_newest_test_ns(panel, recipe),
-        learned=champion_training_window(folder, lake),
-    )
+    prove_panel()
+    health = check_health(block, panel, split_ns=_newest_test_ns(panel, recipe), learned=learned)
     folder.write("health.json", health.to_dict())
     health.refuse()
     served = _learn(panel, block, recipe, grace_ns=grace_ns)
@@ -209,21 +235,34 @@ def read_fold(entry: dict[str, Any]) -> Fold:
     return Fold(index=entry["index"], embargo_ns=entry["embargo_ns"], **spans)
 
 
-def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, *, grace_ns: int) -> None:
-    """Run both leak proofs, and write what was compared, or why a proof failed.
+def prove_features(
+    folder: NightArtifacts, panel: Panel, lake: Lake, *, at: int, bases: Sequence[Basis] | None = None
+) -> None:
+    """Run both leak proofs, and write `proof.json`: what was compared, or why a proof failed.
 
     The proof from the lake hides rows by the clock of their basis: once for the bars that judge, and once for those
     that teach, where these are others.
+
+    Args:
+        folder: the night.
+        panel: its bars.
+        lake: has them.
+        at: snapshot of the lake.
+        bases: rows to prove (default: those that judge, and those that teach).
+
+    Raises:
+        LeakError: a feature looks ahead.
     """
     facts, recipe = folder.facts, folder.recipe
+    grace_ns = facts["grace_ms"] * 1_000_000
     newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
     hindsight = {}
     try:
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
-        for rows in dict.fromkeys(("served", recipe.rows)):
+        for rows in dict.fromkeys(bases or ("served", recipe.rows)):
             # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
             load = partial(
-                panel_loader(folder, pinned_at(lake, facts), rows),
+                panel_loader(folder, at, rows),
                 since_ns=newest_ns,
                 instruments=recipe.instruments or None,
             )
@@ -233,9 +272,9 @@ def _prove(folder: NightArtifacts, panel: Panel, lake: Lake, *, grace_ns: int) -
     except LeakError as error:
         folder.write("proof.json", {"passed": False, "reason": error.message})
         raise
-    more = {"lessons_hindsight": hindsight[recipe.rows]} if recipe.rows != "served" else {}
-    found = {"passed": True, "reason": ""} | proof.to_dict()
-    folder.write("proof.json", found | {"hindsight": hindsight["served"]} | more)
+    more = {"lessons_hindsight": found} if (found := hindsight.get("available")) is not None else {}
+    results = {"passed": True, "reason": ""} | proof.to_dict()
+    folder.write("proof.json", results | {"hindsight": hindsight["served"]} | more)
 
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:

@@ -45,7 +45,14 @@ from training.night.lineage_path import (
 from training.night.market_data import make_market
 from training.night.pending_trials import PendingTrials
 from training.night.preparation import training_facts
-from training.night.registry import VersionEvent, append_events, champion_after, events_before, read_versions
+from training.night.registry import (
+    EventKind,
+    VersionEvent,
+    append_events,
+    champion_after,
+    events_before,
+    read_versions,
+)
 from training.night.scoring import (
     EvaluationWindow,
     backtest,
@@ -95,11 +102,24 @@ def finish_night(
     clock: TimeSource,
     false_promotions: float,
     trials: PendingTrials,
+    paper_serves: bool = False,
 ) -> dict[str, Any]:
     """Apply the gate to a night whose folds are all trained, and write `deploy/`, `summary.json` and `verdict.json`.
 
     The registry's events, the evidence and the trials are committed just before `verdict.json`, which marks the night
-    as done. `trials` gets its rows once every model has been evaluated.
+    as done.
+
+    Args:
+        folder: of the night.
+        folds: oldest first.
+        lake: has registry and evidence; no other table is read.
+        device: that the night is computed with.
+        models_dir: folder that the registry's paths start from.
+        clock: stamps the events.
+        false_promotions: limit of the home.
+        trials: gets its rows once every model has been evaluated.
+        paper_serves: a version that the gate keeps on paper is registered as champion, so that it is renewed and
+            demoted as one; for replays, which trade on paper.
     """
     data, recipe = folder.read_data(), folder.recipe
     metrics = _read_metrics(folder, folds, recipe)
@@ -189,8 +209,19 @@ def finish_night(
     )
     described = {_PATH: _describe_path(path, backtests[_PATH], period_ns), "trials": tried}
     folder.write("summary.json", summary | described)
+    kind: EventKind = "champion" if paper_serves and decided.gate.state == "paper" else decided.gate.state
     _register(
-        lake, folder, recipe, decided, deployed, backtests[_PATH], serving, models_dir, clock, trials.rows
+        lake,
+        folder,
+        recipe,
+        decided,
+        kind,
+        deployed,
+        backtests[_PATH],
+        serving,
+        models_dir,
+        clock,
+        trials.rows,
     )
     verdict = {
         "version": deployed["version"],
@@ -248,7 +279,7 @@ def _compare(
     """Compare the challenger with the champion's deployed weights on the test steps after the champion's cut-off."""
     path = models_dir / serving.artefact
     try:
-        champion = _load_champion(path, data, recipe, device)
+        champion = load_deployed(path, data, recipe, device)
     except (CheckpointError, SettingsError) as error:
         # Relative paths, so that the files of a night do not depend on the location of its home.
         obstacle = _OTHER.get(str(error.facts.get("field")), error.message).replace(
@@ -277,8 +308,8 @@ def _compare(
     )
 
 
-def _load_champion(path: Path, data: NightData, recipe: Recipe, device: torch.device) -> FittedModel:
-    """Load a champion's deployed weights for evaluation on a night's data.
+def load_deployed(path: Path, data: NightData, recipe: Recipe, device: torch.device) -> FittedModel:
+    """Load a version's deployed weights for evaluation on a night's data.
 
     Raises:
         CheckpointError: its files are gone or damaged, or it has other features, windows, labels, code or torch.
@@ -373,6 +404,7 @@ def _register(
     folder: NightArtifacts,
     recipe: Recipe,
     decided: NightDecision,
+    kind: EventKind,
     deployed: dict[str, Any],
     result: BacktestResult,
     serving: VersionEvent | None,
@@ -399,7 +431,7 @@ def _register(
         artefact=str((folder.path / "deploy").relative_to(models_dir)),
         ts_knowable_ns=now_ns,
     )
-    events = [registered, replace(registered, event=gate.state, reason=gate.reason)]
+    events = [registered, replace(registered, event=kind, reason=gate.reason)]
     if serving is not None and (demotion := decided.demotion) is not None and demotion.is_demoted:
         reason = _demotion_reason(demotion)
         demoted = replace(serving, event="paper", reason=reason, ts_knowable_ns=now_ns, who="")

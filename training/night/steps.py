@@ -64,20 +64,13 @@ on the location of the home.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from features.panel.panel import content_hash
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
-from features.versioning.fingerprint import fingerprint
-from features.versioning.set_diff import EDITION, edition_of
 from storage.clock import TimeSource, WallTime, parse_time_ns
-from storage.code_version import code_version, lock_hash
 from storage.contracts.lake_records import PINS
 from storage.errors import CheckpointError, GateError, LeakError
 from storage.lake.fees import seed_fees
@@ -87,10 +80,11 @@ from storage.settings import Settings
 from training.data.folds import draw_folds
 from training.models.device import compute_identity, prepare_device
 from training.models.estimators import OnEpoch
-from training.night.artifacts import NightArtifacts, model_codes, training_code
+from training.night.artifacts import NightArtifacts
 from training.night.fold_training import train_models
+from training.night.identity import name_of, night_identity, write_facts
 from training.night.pending_trials import PendingTrials
-from training.night.pinned_inputs import fee_hash, funding_hash, read_funding, read_lessons, read_taker_fees
+from training.night.pinned_inputs import PinnedRows, read_funding, read_lessons, read_taker_fees
 from training.night.preparation import count_data, describe_fold, plan_night_folds, prepare_data, read_fold
 from training.night.promotion import finish_night
 from training.recipe import get_recipe
@@ -122,7 +116,6 @@ def open_night(
     """
     plan = get_recipe(recipe)
     device = prepare_device(settings.training.device, threads=settings.training.threads)
-    features = get_set(plan.feature_set)
     with Lake.open(settings) as lake:
         seed_fees(lake)
         snapshot = lake.snapshot() if at is None else at
@@ -134,7 +127,7 @@ def open_night(
             until_ns=parse_time_ns(until) if until else None,
             instruments=plan.instruments or None,
             origins=plan.origins,
-            joined=columns_of(features),
+            joined=columns_of(get_set(plan.feature_set)),
             at=snapshot,
             grace_ns=settings.bars.grace_ns,
         )
@@ -147,21 +140,11 @@ def open_night(
             at=snapshot,
             grace_ns=settings.bars.grace_ns,
         )
-        identity = {
-            "recipe": plan.to_plain(),
-            "rows": plan.rows,
-            "content_hash": content,
-            "lessons_hash": None if lessons is None else content_hash(lessons, plan.rows),
-            "funding_hash": funding_hash(read_funding(lake, panel, at=snapshot)),
-            "fee_hash": fee_hash(fees),
-            "feature_fingerprint": fingerprint(features),
-            "seed": settings.training.seed,
-            "training_code": training_code(),
-            "project_code": model_codes(plan),
-            **compute_identity(device),
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        night = f"{plan.name}-{digest[:12]}"
+        pinned = PinnedRows(panel, lessons, read_funding(lake, panel, at=snapshot))
+        identity = night_identity(
+            plan, pinned, fees, content=content, seed=settings.training.seed, device=device
+        )
+        night = name_of(plan, identity)
         folder = NightArtifacts(settings.models_dir / "nights" / night)
         if folder.has("night.json"):
             logger.info("night already open", night=night, recipe=plan.name)
@@ -169,25 +152,7 @@ def open_night(
         pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"], "event": "pinned"}
         rows = PINS.rows([pin | {"ts_knowable_ns": WallTime().now_ns()}])
         lake.commit({"pins": rows}, batch_id=f"pin-{night}-{snapshot}", inputs={"snapshot": snapshot})
-    folder.write(EDITION, edition_of(features, feature_set=plan.feature_set))
-    folder.write(
-        "night.json",
-        identity
-        | {
-            "night": night,
-            "since_ns": int(panel.ts_open_ns[0]),
-            "until_ns": int(panel.ts_close_ns[-1]),
-            "instruments": panel.instruments,
-            "snapshot": snapshot,
-            "fees": asdict(fees),
-            "feature_set": plan.feature_set,
-            "feature_names": [item.name for item in features],
-            "grace_ms": settings.bars.grace_ms,
-            "code": code_version(),
-            "lock": lock_hash(),
-            "torch_version": str(torch.__version__),
-        },
-    )
+    write_facts(folder, identity, pinned, fees, settings, snapshot=snapshot)
     logger.info("night opened", night=night, recipe=plan.name, snapshot=snapshot, steps=panel.n_steps)
     return night
 
@@ -221,7 +186,12 @@ def plan_folds(settings: Settings, night: str) -> list[int]:
         RangeError: the range is too short for the recipe's folds.
         LeakError: a row is leaked; nothing is trained then.
     """
-    folder = NightArtifacts.find(settings, night)
+    return planned_folds(NightArtifacts.find(settings, night))
+
+
+def planned_folds(folder: NightArtifacts) -> list[int]:
+    """Split the labelled range of an opened night into folds; see `plan_folds`."""
+    night = folder.path.name
     if not folder.has("folds.json"):
         folder.refuse_other_code()
         data, recipe = folder.read_data(), folder.recipe

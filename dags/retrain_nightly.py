@@ -23,7 +23,7 @@ from storage.settings import load_settings
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
     params={
-        "recipe": Param("demo", type="string", minLength=1, description="Models, features and folds."),
+        "recipe": Param(None, type=["null", "string"], description="Else the one that fits the lake."),
         "since": Param(None, type=["null", "string"], description="Start, UTC."),
         "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
     },

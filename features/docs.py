@@ -11,8 +11,10 @@ from features.sets import FEATURE_SETS
 _PURPOSE: Final = {
     "candles": "Needs candle history only: prices and volume, but no single trades, sides, quotes or contexts.",
     "live": "Needs what the recorder sees of every perp: the candle set plus trade sides, quotes and contexts.",
+    "recorded": "Needs what the recorder stores of every Hyperliquid perp by default: the live set plus slow books.",
     "wide": "Everything: the live set plus more members of each family, and features of data that only some recordings "
     "have: order books, funding payments, relay lag and trading sessions.",
+    "mids": "Needs quotes only, for a venue without a trade feed (GaiaEx): returns of mids, spreads and queues.",
 }
 _HEAD: Final = """\
 # Features

@@ -150,6 +150,11 @@ def last_price_age(close: Tensor, quiet: Tensor) -> Tensor:
     return carry(torch.where(torch.isnan(close), close, 0.0), quiet, CARRY_BARS, ageing=1.0)
 
 
+def log_mid(bid: Tensor, ask: Tensor) -> Tensor:
+    """Return the log of the mid of the closing quotes; missing where they are crossed."""
+    return torch.where(ask >= bid, torch.log((bid + ask) / 2.0), math.nan)
+
+
 def step_change(x: Tensor) -> Tensor:
     """Return the change over one bar."""
     return x - shift(x, 1)
@@ -213,6 +218,7 @@ def _states() -> Iterable[Input]:
         for name in names:
             leaves = (f"panel.{name}", "observed", f"panel.{age}")
             yield Input(name, while_fresh, leaves, params=(("limit_ms", limit_ms),))
+    yield Input("log_mid", log_mid, ("bid", "ask"))
 
 
 def _books() -> Iterable[Input]:

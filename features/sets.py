@@ -29,6 +29,13 @@ from features.library.funding import (
     open_interest_change,
 )
 from features.library.lead_lag import btc_beta, btc_lead, btc_residual, btc_return, eth_lead, eth_return
+from features.library.mid_prices import (
+    mid_momentum,
+    mid_residual,
+    mid_return,
+    mid_return_rank,
+    mid_volatility,
+)
 from features.library.order_book import book_age, book_depth, depth_behind, depth_imbalance
 from features.library.order_flow import (
     empty_share,
@@ -119,6 +126,30 @@ _LIVE: Final = (
     context_age,
 )
 
+_RECORDED: Final = (
+    *_LIVE,
+    depth_imbalance["slow"],
+    book_depth["slow"],
+    depth_behind["slow"],
+    book_age["slow"],
+)
+
+_MIDS: Final = (
+    *mid_return.values(),
+    *mid_momentum.values(),
+    *mid_volatility.values(),
+    *mid_return_rank.values(),
+    *mid_residual.values(),
+    relative_spread,
+    *spread_ratio.values(),
+    queue_imbalance,
+    microprice_distance,
+    *quote_flow.values(),
+    quote_age,
+    hour_sin,
+    hour_cos,
+)
+
 _WIDE: Final = (
     *_LIVE,
     *variance_ratio.values(),
@@ -150,7 +181,13 @@ _WIDE: Final = (
     session_internal,
 )
 
-FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {"candles": _CANDLES, "live": _LIVE, "wide": _WIDE}
+FEATURE_SETS: Final[dict[str, tuple[Feature, ...]]] = {
+    "candles": _CANDLES,
+    "live": _LIVE,
+    "recorded": _RECORDED,
+    "wide": _WIDE,
+    "mids": _MIDS,
+}
 """Built-in sets by name. The order is that of a block's last axis, and is part of the fingerprint."""
 
 

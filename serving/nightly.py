@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.report import write_report
+from storage.clock import parse_time_ns
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts
+from training.night.recipe_choice import RecipeChoice, choose_recipe
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 
 
@@ -20,6 +23,24 @@ class NightResult:
     verdict: dict[str, Any]
     folds: str
     report: str
+
+
+def pick_recipe(
+    settings: Settings, *, since: str | None = None, until: str | None = None, at: int | None = None
+) -> RecipeChoice:
+    """Return the recipe of a night that names none, as `open_night` chooses it, with the reason.
+
+    Raises:
+        SettingsError: none fits the lake, or several do.
+    """
+    with Lake.open(settings, read_only=True) as lake:
+        return choose_recipe(
+            settings,
+            lake,
+            since_ns=parse_time_ns(since) if since else None,
+            until_ns=parse_time_ns(until) if until else None,
+            at=at,
+        )
 
 
 def run_night(

@@ -201,7 +201,7 @@ class HomeReader:
         Features across instruments see those of the block only.
 
         Args:
-            feature_set: `candles`, `live` or `wide`; `tickwalk features list` describes them.
+            feature_set: `candles`, `live`, `recorded`, `wide` or `mids`; `tickwalk features list` describes them.
             width: bar width (default: the first of setting `bars.widths`).
             instruments, since, until, at: as in `panel`.
 

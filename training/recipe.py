@@ -15,6 +15,7 @@ Such a file in `recipes/` of the user's project folder is found by its name alon
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Recipe:
         challengers: models that may serve, simplest first: each must earn more than those before it.
         origins: accepted origins of bars (default: all).
         instruments: ids; empty: every instrument with bars in the range.
+        venues: accepted venues of instruments, such as `gaiaex`; empty: all.
         rows: which rows of bars teach: those that a live system had in time (`served`), or also those that the venue
             had published in time and that were repaired or backfilled later (`available`). Validation, tests, the gate
             and live scoring always use `served`.
@@ -75,6 +77,7 @@ class Recipe:
     origins: tuple[str, ...] = ORIGINS
     instruments: tuple[str, ...] = ()
     rows: Basis = "served"
+    venues: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         width_ns(self.width)
@@ -99,8 +102,27 @@ class Recipe:
             raise SettingsError(
                 f"recipe {self.name}: rows is {self.rows!r}", hint=f"use one of: {', '.join(CLOCKS)}"
             )
+        self._check_universe()
         if min(self.window_bars, self.stride, self.seeds) < 1:
             raise SettingsError(f"recipe {self.name}: window_bars, stride and seeds start at 1")
+
+    def _check_universe(self) -> None:
+        for venue in self.venues:
+            if not _VENUE.fullmatch(venue) or self.venues.count(venue) > 1:
+                raise SettingsError(
+                    f"recipe {self.name}: venues names {venue!r}",
+                    hint="name each once, as the first part of an instrument's id: hyperliquid, gaiaex",
+                )
+        for name in self.instruments:
+            if not self.accepts(name):
+                raise SettingsError(
+                    f"recipe {self.name}: instrument {name} is of none of its venues: {', '.join(self.venues)}",
+                    hint="name its venue in venues too, or leave venues out",
+                )
+
+    def accepts(self, instrument: str) -> bool:
+        """Return whether an instrument, given by its id, is of an accepted venue."""
+        return not self.venues or instrument.partition("|")[0] in self.venues
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -118,6 +140,10 @@ class Recipe:
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
+
+_VENUE: Final = re.compile(r"[a-z0-9_-]+")
+_RECORDED: Final = ("live", "venue_replay", "recent")
+"""Origins of bars that the recorder made."""
 
 RECIPES: Final[dict[str, Recipe]] = {
     recipe.name: recipe
@@ -151,6 +177,41 @@ RECIPES: Final[dict[str, Recipe]] = {
             stride=3,
             seeds=2,
             fit=FitRule(epochs=8, batch=512),
+        ),
+        Recipe(
+            name="hyperliquid-1m",
+            feature_set="recorded",
+            width="1m",
+            window_bars=32,
+            label=LabelRule(horizon_bars=15, volatility_bars=240),
+            folds=FoldGeometry(
+                n_folds=5, embargo_bars=60, unit="day", test_units=1, valid_units=1, train_units=2
+            ),
+            position=PositionRule(threshold=1.0, hold_bars=15),
+            costs=Costs(half_spread_bps=1.0),
+            stride=5,
+            seeds=2,
+            fit=FitRule(epochs=8, batch=512),
+            origins=_RECORDED,
+            venues=("hyperliquid",),
+        ),
+        Recipe(
+            name="gaiaex-mid",
+            feature_set="mids",
+            width="1m",
+            window_bars=32,
+            label=LabelRule(horizon_bars=15, volatility_bars=240),
+            folds=FoldGeometry(
+                n_folds=5, embargo_bars=60, unit="day", test_units=1, valid_units=1, train_units=2
+            ),
+            position=PositionRule(threshold=1.0, hold_bars=15),
+            # A venue without a trade feed has no notional, and then every fill pays the impact of a whole bar's.
+            costs=Costs(half_spread_bps=1.0, impact_bps=3.0),
+            stride=5,
+            seeds=2,
+            fit=FitRule(epochs=8, batch=512),
+            origins=_RECORDED,
+            venues=("gaiaex",),
         ),
     )
 }

@@ -32,6 +32,11 @@ hold_bars = 24
 `tickwalk recipes list` lists the built-in recipes and those of your [project folder](project.md).
 `tickwalk recipes show NAME` prints one with all of its keys.
 `tickwalk recipes check FILE` checks a file: an unknown key is refused with the nearest known one.
+It also says whether the home's data fits the recipe, and what it lacks; without a file it checks every recipe.
+
+`candles` is for imported candle history, `hyperliquid-1m` for what the recorder stores of Hyperliquid, `gaiaex-mid` for
+GaiaEx, which has no trade feed (its features and labels are those of mids), and `demo` for the simulated market.
+A night that names no recipe uses that of the setting `training.recipe`, or else the only one but `demo` that fits.
 
 An empty value means that the recipe does not set the key."""
 # One or more names, a colon, and a text that goes on in lines with a deeper indent.

@@ -157,7 +157,7 @@ def prove_point_in_time(
 
 def _steps_to_cut(panel: Panel, random: torch.Generator) -> list[int]:
     """Return random steps with a price at the step and the next, where a one-bar label exists that can be hidden."""
-    priced = torch.isfinite(panel.column("close"))
+    priced = torch.isfinite(_label_price(panel))
     inside = (priced[:, :-1] & priced[:, 1:]).any(dim=0).nonzero().flatten()
     return [int(step) for step in inside[torch.randperm(len(inside), generator=random)][:_TRIES]]
 
@@ -186,10 +186,17 @@ def _require_unchanged(
 
 def _with_label(panel: Panel) -> Panel:
     """Return the panel with the following returns merged into a column, as by a join with the wrong sign."""
-    close = panel.column("close")
-    ahead = torch.full_like(close, torch.nan)
-    ahead[:, : -HORIZONS[0]] = torch.log(close[:, HORIZONS[0] :] / close[:, : -HORIZONS[0]])
+    price = _label_price(panel)
+    ahead = torch.full_like(price, torch.nan)
+    ahead[:, : -HORIZONS[0]] = torch.log(price[:, HORIZONS[0] :] / price[:, : -HORIZONS[0]])
     return replace(panel, values=panel.values | {"open_interest": ahead})
+
+
+def _label_price(panel: Panel) -> Tensor:
+    """Return closes, and for instruments that never print (GaiaEx has no trade feed) the mid of the closing quotes."""
+    close = panel.column("close")
+    mid = (panel.column("bid") + panel.column("ask")) / 2.0
+    return torch.where(torch.isfinite(close).any(dim=1, keepdim=True), close, mid)
 
 
 def _require_caught(planted: Panel, known: Panel, cut: int) -> None:

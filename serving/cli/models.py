@@ -41,7 +41,10 @@ def demo(
 
 def nightly(
     context: typer.Context,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "candles",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name of a recipe, or a TOML file; default: the only one that fits the data."),
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Start of the bars, ISO 8601, UTC; default: all.")] = None,
     until: Annotated[str | None, typer.Option(help="End of the bars, exclusive, ISO 8601, UTC.")] = None,
     at: Annotated[int | None, typer.Option(help="Snapshot of the lake to read; default: the newest.")] = None,
@@ -49,11 +52,17 @@ def nightly(
     """Retrain, evaluate and report once, without Airflow.
 
     Runs the same steps as the nightly DAG. Finished steps are kept: an interrupted night continues where it stopped.
+    Without a recipe it uses that of the setting `training.recipe`, or else the only one that fits the data;
+    `tickwalk recipes check` lists them.
 
     Example: `tickwalk nightly --recipe candles --since 2026-11-01`
     """
-    from serving.nightly import run_night
+    from serving.nightly import pick_recipe, run_night
 
+    if recipe is None:
+        chosen = pick_recipe(settings_of(context), since=since, until=until, at=at)
+        notes.print(f"recipe:   {chosen.recipe} ({chosen.reason})", highlight=False, markup=False)
+        recipe = chosen.recipe
     with step_progress("opening the night", 1) as advance:
         done = run_night(
             settings_of(context), recipe=recipe, since=since, until=until, at=at, on_step=advance

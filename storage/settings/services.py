@@ -40,6 +40,8 @@ class LakeSettings:
 class TrainingSettings:
     """Settings of training that are not part of a recipe."""
 
+    recipe: str = ""
+    """Recipe of a night that names none: a name, or the path of a TOML file; empty: the only one that fits the lake."""
     device: str = "auto"
     """Device of torch: `auto`, `cpu`, `cuda` or `mps`."""
     seed: int = 7

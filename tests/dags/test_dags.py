@@ -18,7 +18,6 @@ from serving.airflow.services import DAGS_DIR, local_env
 from storage.settings import Settings
 from tests.dags.small_night import FOLDS, TRAINING, furnish
 from tests.patience import HANG_S
-from training.recipe import RECIPES
 
 FILES = sorted(DAGS_DIR.glob("*.py"))
 
@@ -114,8 +113,8 @@ def test_the_asset_comes_from_one_task_that_is_not_mapped(folder: dict[str, Any]
     }
 
 
-def test_default_recipe_of_a_run_exists(folder: dict[str, Any]) -> None:
-    assert folder["dags"]["retrain_nightly"]["params"]["recipe"] in RECIPES
+def test_a_run_uses_the_recipe_that_fits_the_lake_by_default(folder: dict[str, Any]) -> None:
+    assert folder["dags"]["retrain_nightly"]["params"]["recipe"] is None
 
 
 def test_the_functions_of_the_tasks_make_a_night(loaded: Loaded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,20 @@ def random_panel(
         values={name: torch.from_numpy(values[name].astype(np.float64)) for name in COLUMNS},
         status=torch.from_numpy(status),
     )
+
+
+def often_quoted(panel: Panel) -> Panel:
+    """Return a panel with few quotes that are stale or missing: a return of mids needs both of its ends."""
+    often = torch.arange(panel.n_steps) % 40 != 0
+    values = dict(panel.values)
+    fixed = {
+        "quote_age_ms": torch.full_like(values["quote_age_ms"], 100.0),
+        "bid": torch.where(torch.isnan(values["bid"]), values["mark"] * 0.9999, values["bid"]),
+        "ask": torch.where(torch.isnan(values["ask"]), values["mark"] * 1.0001, values["ask"]),
+    }
+    for name, value in fixed.items():
+        values[name] = torch.where(often, value, values[name])
+    return replace(panel, values=values)
 
 
 def _names(count: int) -> list[str]:

@@ -22,10 +22,10 @@ from features.sets import FEATURE_SETS, get_set
 from features.store.serialization import read_block, read_panel, write_block, write_panel
 from features.versioning.fingerprint import fingerprint
 from storage.errors import ContractError, SettingsError
-from tests.features.panels import random_panel
+from tests.features.panels import often_quoted, random_panel
 from tests.plugins.property_tests import examples
 
-WHOLE = random_panel(7, 700, seed=1)
+WHOLE = often_quoted(random_panel(7, 700, seed=1))
 BLOCKS = {name: build_features(WHOLE, name) for name in FEATURE_SETS}
 
 

@@ -16,7 +16,8 @@ import pytest
 from features.docs import describe_sets
 from features.feature import Feature, feature
 from features.inputs import INPUTS, leader_rows
-from features.sets import FEATURE_SETS, get_set
+from features.panel.panel import AMOUNTS, PRICES
+from features.sets import FEATURE_SETS, columns_of, get_set
 from features.versioning.fingerprint import fingerprint
 from features.versioning.source_hash import reached_sources
 from storage.code_version import ROOT
@@ -66,10 +67,12 @@ def test_sets_hold_each_name_once_and_share_one_definition() -> None:
     for name, features in FEATURE_SETS.items():
         names = [item.name for item in features]
         assert len(set(names)) == len(names), name
-    assert set(get_set("candles")) < set(get_set("live")) < set(get_set("wide"))
+    assert set(get_set("candles")) < set(get_set("live")) < set(get_set("recorded")) < set(get_set("wide"))
     assert len(get_set("candles")) == 29
     assert len(get_set("live")) == 48
+    assert len(get_set("recorded")) == 52
     assert len(get_set("wide")) == 79
+    assert len(get_set("mids")) == 19
 
 
 def test_the_candle_set_reads_nothing_that_candles_lack() -> None:
@@ -77,6 +80,15 @@ def test_the_candle_set_reads_nothing_that_candles_lack() -> None:
     lacking |= {"funding_rate", "open_interest", "oracle", "mark"}
     for item in get_set("candles"):
         assert not lacking & set(item.inputs), item.name
+
+
+def test_the_mid_set_reads_quotes_and_no_prints() -> None:
+    """GaiaEx has no trade feed: a feature of prints, or of an amount, would be missing on all of its bars."""
+    columns = columns_of(get_set("mids"))
+    assert columns >= {"bid", "ask", "bid_size", "ask_size", "quote_age_ms"}
+    assert not columns & {*PRICES, *AMOUNTS, "funding_rate", "oracle", "mark", "open_interest"}
+    prints = {"log_price", "price_age", "step_return", "printed", "silent", "taped"}
+    assert not any(prints & set(item.inputs) for item in get_set("mids"))
 
 
 def test_order_and_members_are_part_of_the_version() -> None:

@@ -71,7 +71,8 @@ def test_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
 
 def test_unknown_recipe_is_refused_with_the_names() -> None:
     with pytest.raises(
-        SettingsError, match=r"recipe 'candels' does not exist; there are: demo, candles \(use candles"
+        SettingsError,
+        match=r"recipe 'candels' does not exist; there are: demo, candles, hyperliquid-1m, gaiaex-mid \(use candles,",
     ):
         get_recipe("candels")
     with pytest.raises(SettingsError, match="cannot be read: No such file"):

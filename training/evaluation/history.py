@@ -65,7 +65,9 @@ def judge_history(
 
 def _test_path(path: PeriodNet, members: np.ndarray, *, least_block: int, draws: int, seed: int) -> MeanTest:
     count = len(path)
-    returns = np.concatenate([members.reshape(count, -1), path.net[:, None]], axis=1)
+    returns = np.concatenate(
+        [members.reshape(count, math.prod(members.shape[1:])), path.net[:, None]], axis=1
+    )
     floor = np.zeros(returns.shape[1])
     if count:
         ahead = np.maximum(path.volatility, LOSS_SHARE * path.worst_loss)

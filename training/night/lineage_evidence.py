@@ -125,8 +125,9 @@ class CollectedEvidence:
 def lineage_of(recipe: Recipe) -> Lineage:
     """Return the lineage of a recipe; its name, models, folds and fits are no part of it."""
     plain = recipe.to_plain()
+    of_venues = [f"{venue}|*" for venue in sorted(plain["venues"])]
     definition = {
-        "universe": sorted(plain["instruments"]) or "all",
+        "universe": sorted(plain["instruments"]) or of_venues or "all",
         **{name: plain[name] for name in ("width", "feature_set", "label", "position", "costs")},
     }
     digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()

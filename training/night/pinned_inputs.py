@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from features.panel.panel import Panel, content_hash, load_panel, no_bars_error,
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
 from storage.clock import NS
-from storage.errors import LakeError, SettingsError, TickwalkError
+from storage.errors import LakeError, RangeError, SettingsError, TickwalkError
 from storage.lake.fees import BASE, FeeSchedule, read_fees
 from storage.lake.lake import Lake
 from storage.lake.point_in_time import Basis
@@ -50,6 +50,49 @@ class PinnedRows:
     panel: Panel
     lessons: Panel | None
     funding: np.ndarray | None
+
+
+def chosen_instruments(
+    lake: Lake, recipe: Recipe, *, since_ns: int | None, until_ns: int | None, at: int, grace_ns: int
+) -> Sequence[str] | None:
+    """Return the ids that a night of the recipe is opened on; `None`: every instrument with bars in the range.
+
+    Raises:
+        RangeError: no bar in the range is of an accepted venue.
+    """
+    if recipe.instruments or not recipe.venues:
+        return recipe.instruments or None
+    query: dict[str, Any] = {
+        "width": recipe.width,
+        "since_ns": since_ns,
+        "until_ns": until_ns,
+        "origins": recipe.origins,
+        "at": at,
+        "grace_ns": grace_ns,
+    }
+    found = served_instruments(lake, **query)
+    names = [name for name in found if recipe.accepts(name)]
+    if not names:
+        error = no_bars_error(recipe.width, recipe.origins, since_ns, until_ns)
+        venues = sorted({name.partition("|")[0] for name in found})
+        raise RangeError(
+            f"{error.message} at {' or '.join(recipe.venues)}, which recipe {recipe.name} asks for; "
+            f"there are bars of: {', '.join(venues) or 'no venue'}",
+            hint="see which recipes fit the lake: tickwalk recipes check",
+        )
+    return names
+
+
+def of_venues(panel: Panel, recipe: Recipe) -> Panel:
+    """Return the instruments of a panel that are of an accepted venue.
+
+    Raises:
+        RangeError: none is.
+    """
+    places = [place for place, name in enumerate(panel.instruments) if recipe.accepts(name)]
+    if not places:
+        raise RangeError(f"no bar of {' or '.join(recipe.venues)} is in the range")
+    return panel if len(places) == panel.n_instruments else panel.select(places)
 
 
 def read_pinned(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> PinnedRows:

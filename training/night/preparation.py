@@ -27,7 +27,11 @@ from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, s
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import Lessons, NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
+<<<<<<< HEAD
 from training.night.pinned_inputs import PinnedRows, panel_loader, pinned_at, read_pinned
+=======
+from training.night.pinned_inputs import of_venues, panel_loader, pinned_at, read_pinned
+>>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
 from training.night.registry import champion_after, events_before, read_versions
 from training.recipe import Recipe
 
@@ -261,11 +265,15 @@ def prove_features(
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
         for rows in dict.fromkeys(bases or ("served", recipe.rows)):
             # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
+<<<<<<< HEAD
             load = partial(
                 panel_loader(folder, at, rows),
                 since_ns=newest_ns,
                 instruments=recipe.instruments or None,
             )
+=======
+            load = partial(_newest_bars, folder, rows, at=pinned_at(lake, facts), since_ns=newest_ns)
+>>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
             hindsight[rows] = prove_point_in_time(
                 lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"], rows=rows
             ).to_dict()
@@ -275,6 +283,13 @@ def prove_features(
     more = {"lessons_hindsight": found} if (found := hindsight.get("available")) is not None else {}
     results = {"passed": True, "reason": ""} | proof.to_dict()
     folder.write("proof.json", results | {"hindsight": hindsight["served"]} | more)
+
+
+def _newest_bars(folder: NightArtifacts, rows: Basis, lake: Lake, *, at: int, since_ns: int) -> Panel:
+    recipe = folder.recipe
+    instruments = recipe.instruments or None
+    panel = panel_loader(folder, at, rows)(lake, since_ns=since_ns, instruments=instruments)
+    return of_venues(panel, recipe)
 
 
 def _newest_test_ns(panel: Panel, recipe: Recipe) -> int:

@@ -82,11 +82,23 @@ from training.models.device import compute_identity, prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts
 from training.night.fold_training import train_models
+<<<<<<< HEAD
 from training.night.identity import name_of, night_identity, write_facts
 from training.night.pending_trials import PendingTrials
 from training.night.pinned_inputs import PinnedRows, read_funding, read_lessons, read_taker_fees
+=======
+from training.night.pinned_inputs import (
+    chosen_instruments,
+    fee_hash,
+    funding_hash,
+    read_funding,
+    read_lessons,
+    read_taker_fees,
+)
+>>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
 from training.night.preparation import count_data, describe_fold, plan_night_folds, prepare_data, read_fold
 from training.night.promotion import finish_night
+from training.night.recipe_choice import choose_recipe, forecast_folds
 from training.recipe import get_recipe
 
 logger = get_logger(__name__)
@@ -95,7 +107,7 @@ logger = get_logger(__name__)
 def open_night(
     settings: Settings,
     *,
-    recipe: str,
+    recipe: str | None = None,
     since: str | None = None,
     until: str | None = None,
     at: int | None = None,
@@ -106,30 +118,50 @@ def open_night(
 
     Args:
         settings: the home, the seed and the device.
-        recipe: name of a recipe, or path of a TOML file.
+        recipe: name of a recipe, or path of a TOML file (default: see `training.night.recipe_choice.choose_recipe`).
         since, until: bounds of the bars' open, ISO 8601 in UTC (default: all bars).
         at: snapshot of the lake to read (default: the newest).
 
     Raises:
-        SettingsError: the recipe does not exist, a time is not valid, or a fee is missing.
-        RangeError: no bar lies in the range.
+        SettingsError: the recipe does not exist, none was named and not exactly one fits the lake, a time is not
+            valid, or a fee is missing.
+        RangeError: no bar lies in the range, or it is too short for a fold.
     """
-    plan = get_recipe(recipe)
     device = prepare_device(settings.training.device, threads=settings.training.threads)
+<<<<<<< HEAD
+=======
+    bounds: dict[str, Any] = {
+        "since_ns": parse_time_ns(since) if since else None,
+        "until_ns": parse_time_ns(until) if until else None,
+    }
+    plan = get_recipe(recipe) if recipe else None
+>>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
     with Lake.open(settings) as lake:
         seed_fees(lake)
         snapshot = lake.snapshot() if at is None else at
+        if plan is None:
+            chosen = choose_recipe(settings, lake, at=snapshot, **bounds)
+            logger.info("recipe chosen", recipe=chosen.recipe, reason=chosen.reason)
+            plan = get_recipe(chosen.recipe)
+        features = get_set(plan.feature_set)
+        bounds |= {"at": snapshot, "grace_ns": settings.bars.grace_ns}
         panel, content = cached_panel(
             settings.features_dir,
             lake,
             width=plan.width,
-            since_ns=parse_time_ns(since) if since else None,
-            until_ns=parse_time_ns(until) if until else None,
-            instruments=plan.instruments or None,
+            instruments=chosen_instruments(lake, plan, **bounds),
             origins=plan.origins,
+<<<<<<< HEAD
             joined=columns_of(get_set(plan.feature_set)),
             at=snapshot,
             grace_ns=settings.bars.grace_ns,
+=======
+            joined=columns_of(features),
+            **bounds,
+        )
+        forecast_folds(
+            int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]), plan, grace_ns=settings.bars.grace_ns
+>>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
         )
         fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
         lessons = read_lessons(

@@ -24,6 +24,8 @@ from storage.logs import get_logger
 logger = get_logger(__name__)
 
 FEEDS: Final[tuple[FeedName, ...]] = ("hyperliquid", "explorer", "gaiaex")
+_LAST_STEP_S: Final = 3
+"""Last second of a minute at whose start sockets of several feeds are kept in step."""
 _LONGEST_NAP_S: Final = 0.05  # a TimeSource cannot wake us, so it is polled this often
 _BLOCKS_A_TURN: Final = 64  # without a pace: blocks between two yields to other tasks
 _ALIGNED_NS: Final = 60 * NS  # a source that began so recently is served in the clock's own time
@@ -122,6 +124,7 @@ class Publisher:
                 await self._settled.wait()
             self._first_due_ns = self._first_due_ns or self._begin_ns()
             clock_ns = max(block.clock_ns + self._injector.lag_ns(), self.clock_ns)
+            await self._keep_in_step(clock_ns)
             await self._publish_relay_until(clock_ns)
             await self._until_due(clock_ns)
             await self._apply_faults(now_s)
@@ -133,6 +136,18 @@ class Publisher:
             self._observe(changed)
             await self._publish(changed)
         await self._finish(closes=closes)
+
+    async def _keep_in_step(self, clock_ns: int) -> None:
+        """Wait until everything is read, where the virtual clock moves on sockets of both feeds.
+
+        It is done in the first seconds of each minute, when bars are published. Otherwise one socket may be minutes
+        ahead of another, which then looks silent.
+        """
+        second = clock_ns // NS
+        if not self._pace.is_virtual or second == self.clock_ns // NS or second % 60 > _LAST_STEP_S:
+            return
+        if len({connection.feed for connection in self.connections}) > 1:
+            await asyncio.gather(*(connection.barrier() for connection in self.connections))
 
     def _begin_ns(self) -> int:
         """Return the clock time at which the first instant of the source is due."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.features.library.loops import cross_section as among
+from tests.features.library.loops import mids, prices, states
 from tests.features.library.loops import order_flow as tape
-from tests.features.library.loops import prices, states
 from tests.features.library.loops.cells import Cell, Rows
 from tests.features.library.loops.prices import log_return
 
 REFERENCES: dict[str, Callable[..., Cell]] = {
     name: loop
-    for family in (prices, tape, states, among)
+    for family in (prices, mids, tape, states, among)
     for name, loop in vars(family).items()
     if getattr(loop, "__module__", "") == family.__name__ and not name.startswith("_")
 }

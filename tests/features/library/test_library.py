@@ -14,7 +14,7 @@ from features.inputs import CADENCES, InputView, leaves_of
 from features.panel.panel import PRINTED, Panel
 from features.sets import FEATURE_SETS
 from tests.features.library.reference import REFERENCES, Rows
-from tests.features.panels import CODE, random_panel
+from tests.features.panels import CODE, often_quoted, random_panel
 
 FEATURES = {item.name: item for features in FEATURE_SETS.values() for item in features}
 # Windows are summed pairwise here and exactly in the reference, and a variance comes from two means: a few
@@ -22,6 +22,10 @@ FEATURES = {item.name: item for features in FEATURE_SETS.values() for item in fe
 TOLERANCE = 1e-10
 DRAWN = random_panel(4, 320, seed=3)
 ROWS = Rows(DRAWN)
+
+
+QUOTED = often_quoted(DRAWN)
+QUOTED_ROWS = Rows(QUOTED)
 
 
 def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +37,8 @@ def cells(panel: Panel, item: Feature) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_feature_agrees_with_a_slow_loop(name: str) -> None:
-    item, panel, rows = FEATURES[name], DRAWN, ROWS
+    item = FEATURES[name]
+    panel, rows = (QUOTED, QUOTED_ROWS) if "log_mid" in item.inputs else (DRAWN, ROWS)
     value, mask = cells(panel, item)
     loop, knobs = REFERENCES[item.function.__name__], dict[str, object](item.params)
     if item.inputs[0].startswith(tuple(f"{cadence}_" for cadence in CADENCES)):
@@ -112,6 +117,16 @@ def test_a_column_that_the_panel_lacks_is_missing_throughout() -> None:
     assert series(panel, "mark") == [NAN, NAN]
 
 
+def test_a_mid_is_missing_where_quotes_are_crossed_and_is_never_carried() -> None:
+    panel = bars(
+        bid=[math.e, 3.0, None, math.e, math.e],
+        ask=[math.e, 2.0, math.e, math.e, math.e],
+        quote_age_ms=[1.0, 1.0, 1.0, 300_001, 1.0],
+        status=["quiet"] * 4 + ["blind"],
+    )
+    assert series(panel, "log_mid") == [1.0, NAN, NAN, NAN, NAN]
+
+
 def test_without_a_trade_feed_silence_is_missing() -> None:
     """GaiaEx sends books only: a fully watched bar has quotes, but no zeros for prints."""
     panel = bars(
@@ -124,6 +139,12 @@ def test_without_a_trade_feed_silence_is_missing() -> None:
     assert series(panel, "bid") == [1.0, 1.0]
     long = bars(trades_applicable=[0.0] * 200, bid=[1.0] * 200, ask=[2.0] * 200, status=["quiet"] * 200)
     assert cells(long, FEATURES["relative_spread"])[1].all()
+    walked = (100.0 * np.exp(np.cumsum(np.random.default_rng(1).normal(0.0, 1e-3, 200)))).tolist()
+    moving = bars(
+        trades_applicable=[0.0] * 200, bid=walked, ask=[x * 1.001 for x in walked], status=["quiet"] * 200
+    )
+    for name in ("mid_return_15", "mid_momentum_120", "mid_volatility_120"):
+        assert cells(moving, FEATURES[name])[1][0, 120:].all(), name
     for name in ("empty_share_30", "print_rate_30", "parkinson_volatility_60", "volume_score_120"):
         assert not cells(long, FEATURES[name])[1].any(), name
 
@@ -224,6 +245,8 @@ def test_an_instrument_that_never_prints_has_volume_and_no_price() -> None:
         "parkinson_volatility_60",
         "relative_spread",
         "spread_ratio_60",
+        *(name for name, item in FEATURES.items() if "log_mid" in item.inputs and "volatility" in name),
+        *(f"mid_return_{count}" for count in (1, 5, 15, 60)),
     }
     assert last(panel, "empty_share_30") == 1.0
     assert last(panel, "print_rate_30") == 0.0

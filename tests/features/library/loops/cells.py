@@ -83,6 +83,10 @@ class Rows:
                 return None
         return None
 
+    def mid(self, s: int, t: int) -> Cell:
+        bid, ask = (self.quote(name, s, t) if t >= 0 else None for name in ("bid", "ask"))
+        return None if bid is None or ask is None or ask < bid else (bid + ask) / 2.0
+
     def day_share(self, t: int) -> float:
         return float(self._close_ns[t] % DAY_NS) / DAY_NS
 

@@ -16,6 +16,7 @@ from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts, fits_file
+from training.night.leak_suite import LEAK_SUITE
 from training.night.trial_ledger import count_on_tests
 from training.recipe import Recipe
 
@@ -47,6 +48,7 @@ class NightReport:
         recorded: data of the lake at the night's snapshot.
         trials: members that the home has evaluated on these tests until now, by source.
         fits: by fold: members with the ids of their fits, and whether an earlier night had made them.
+        leak_suite: the file of that name; `None` for a night of a release that had none.
     """
 
     night: dict[str, Any]
@@ -65,6 +67,7 @@ class NightReport:
     recorded: RecordedData
     trials: dict[str, int]
     fits: dict[int, dict[str, Any]]
+    leak_suite: dict[str, Any] | None
 
     @property
     def bar_ns(self) -> int:
@@ -124,6 +127,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
             for entry in plan["folds"]
             if folder.has(name := fits_file(entry["index"]))
         },
+        leak_suite=folder.read(LEAK_SUITE) if folder.has(LEAK_SUITE) else None,
     )
 
 

@@ -16,6 +16,7 @@ from serving.report.data_health import make_data_health
 from serving.report.disclaimers import make_caveats
 from serving.report.features import make_features
 from serving.report.folds import make_folds
+from serving.report.leak_suite import make_leak_suite
 from serving.report.night_data import NightReport, read_night
 from serving.report.pnl import COSTS, make_pnl
 from serving.report.predictive_power import make_predictive_power
@@ -72,6 +73,7 @@ def render(facts: NightReport) -> str:
             verdict=make_promotion(facts),
             coverage=make_coverage(facts),
             folds=make_folds(facts),
+            leaks=make_leak_suite(facts),
             learning=make_training_curves(facts),
             skill=make_predictive_power(facts),
             money=make_pnl(facts),

@@ -27,6 +27,10 @@ NULL_ZERO: Final = "zero"
 OTHER_LIMITS: Final = (0.01, 0.05, 0.1, 0.2)
 """Limits on false promotions that a report compares."""
 
+_SUITE_PASSED: Final = (
+    "no skill from shuffled labels, none beyond price history on labels to come; the planted leak was found"
+)
+
 State = Literal["champion", "paper", "rejected"]
 
 
@@ -194,9 +198,16 @@ def weigh(
 
 
 def preconditions(
-    *, leaks: int, features_proven: bool, champion: ChampionComparison | None
+    *, leaks: int, features_proven: bool, leak_suite: str, champion: ChampionComparison | None
 ) -> tuple[GateRule, ...]:
-    """Return the conditions without which nothing is promoted, whatever the evidence."""
+    """Return the conditions without which nothing is promoted, whatever the evidence.
+
+    Args:
+        leaks: leaked rows of all folds.
+        features_proven: the proof of the night's features passed.
+        leak_suite: what the leak suite found, or why it could not check; empty where it passed.
+        champion: the comparison with the version that serves, or `None`.
+    """
     checks = [
         GateRule("leaks", leaks == 0, float(leaks), 0.0, "leaked rows"),
         GateRule(
@@ -206,6 +217,7 @@ def preconditions(
             1.0,
             "perturbing the future must change no feature",
         ),
+        GateRule("leak suite", not leak_suite, math.nan, math.nan, leak_suite or _SUITE_PASSED),
     ]
     if champion is not None and champion.obstacle:
         checks.append(

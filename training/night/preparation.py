@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,7 @@ from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, s
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import Lessons, NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
-<<<<<<< HEAD
-from training.night.pinned_inputs import PinnedRows, panel_loader, pinned_at, read_pinned
-=======
-from training.night.pinned_inputs import of_venues, panel_loader, pinned_at, read_pinned
->>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
+from training.night.pinned_inputs import PinnedRows, of_venues, panel_loader, pinned_at, read_pinned
 from training.night.registry import champion_after, events_before, read_versions
 from training.recipe import Recipe
 
@@ -218,6 +214,19 @@ def describe_fold(fold: Fold, data: NightData, recipe: Recipe) -> dict[str, Any]
     }
 
 
+_KINDS: Final = {
+    "label": "train or validate although their label or decision reaches past a boundary (the split is not purged)",
+    "embargo": "are decided within the embargo after a boundary",
+    "shared": "are in two parts, so that validation or training sees a test",
+}
+
+
+def describe_leaks(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the leaked rows of entries of `folds.json` by kind, in words."""
+    counts = {kind: sum(entry["leaks"][kind] for entry in entries) for kind in _KINDS}
+    return ", ".join(f"{count} {_KINDS[kind]}" for kind, count in counts.items() if count)
+
+
 def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
     """Count leaks among the rows that are actually trained and tested on in any epoch, from their own times."""
     used = torch.from_numpy(np.unique(torch.cat((rows.seen, rows.valid, rows.test)).numpy()))
@@ -265,15 +274,12 @@ def prove_features(
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
         for rows in dict.fromkeys(bases or ("served", recipe.rows)):
             # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
-<<<<<<< HEAD
             load = partial(
                 panel_loader(folder, at, rows),
                 since_ns=newest_ns,
                 instruments=recipe.instruments or None,
             )
-=======
             load = partial(_newest_bars, folder, rows, at=pinned_at(lake, facts), since_ns=newest_ns)
->>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
             hindsight[rows] = prove_point_in_time(
                 lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"], rows=rows
             ).to_dict()

@@ -34,6 +34,7 @@ from training.models.networks import network_code
 from training.night.artifacts import VALID_PREDICTIONS, NightArtifacts, NightData
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
+from training.night.leak_suite import LEAK_SUITE
 from training.night.lineage_evidence import evidence_rows, lineage_of, read_gate_record
 from training.night.lineage_path import (
     LineagePath,
@@ -186,6 +187,7 @@ def finish_night(
         checks=preconditions(
             leaks=folder.read("folds.json")["leaks"],
             features_proven=proof["passed"] and proof["fingerprint"] == folder.facts["feature_fingerprint"],
+            leak_suite=folder.read(LEAK_SUITE, step="plan_folds")["reason"],
             champion=comparison,
         ),
         record=record,

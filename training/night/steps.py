@@ -28,6 +28,9 @@ The folder `models/nights/<night>/`:
                             version that was trained on it ("": none, the reference is the rest of the range)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
                             test, purged, embargoed}, leaks: {label, embargo, shared}}], leaks (total), drawing (text)
+    leak_suite.json         passed, reason, is_decided, folds, rows, level, most_extra, shuffled: {ic, true_ic, kept,
+                            mean, limit, passed}, shifts: [{bars, over, prices, features, extra, low, blocks,
+                            is_finding}], planted: {the same, is_caught} (training.night.leak_suite)
     fold-XX/<fit>/          one fit: `model`, or `model+1` for its second seed; links to `models/fits/<id>/`, which
                             nights share (training.night.fit_store):
         manifest.json, weights-*.safetensors, state-*.pt     the checkpoint (training.models.checkpoint)
@@ -82,21 +85,24 @@ from training.models.device import compute_identity, prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts
 from training.night.fold_training import train_models
-<<<<<<< HEAD
 from training.night.identity import name_of, night_identity, write_facts
+from training.night.leak_suite import LEAK_SUITE, run_leak_suite
 from training.night.pending_trials import PendingTrials
-from training.night.pinned_inputs import PinnedRows, read_funding, read_lessons, read_taker_fees
-=======
 from training.night.pinned_inputs import (
+    PinnedRows,
     chosen_instruments,
-    fee_hash,
-    funding_hash,
     read_funding,
     read_lessons,
     read_taker_fees,
 )
->>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
-from training.night.preparation import count_data, describe_fold, plan_night_folds, prepare_data, read_fold
+from training.night.preparation import (
+    count_data,
+    describe_fold,
+    describe_leaks,
+    plan_night_folds,
+    prepare_data,
+    read_fold,
+)
 from training.night.promotion import finish_night
 from training.night.recipe_choice import choose_recipe, forecast_folds
 from training.recipe import get_recipe
@@ -128,14 +134,11 @@ def open_night(
         RangeError: no bar lies in the range, or it is too short for a fold.
     """
     device = prepare_device(settings.training.device, threads=settings.training.threads)
-<<<<<<< HEAD
-=======
     bounds: dict[str, Any] = {
         "since_ns": parse_time_ns(since) if since else None,
         "until_ns": parse_time_ns(until) if until else None,
     }
     plan = get_recipe(recipe) if recipe else None
->>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
     with Lake.open(settings) as lake:
         seed_fees(lake)
         snapshot = lake.snapshot() if at is None else at
@@ -151,17 +154,11 @@ def open_night(
             width=plan.width,
             instruments=chosen_instruments(lake, plan, **bounds),
             origins=plan.origins,
-<<<<<<< HEAD
-            joined=columns_of(get_set(plan.feature_set)),
-            at=snapshot,
-            grace_ns=settings.bars.grace_ns,
-=======
             joined=columns_of(features),
             **bounds,
         )
         forecast_folds(
             int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]), plan, grace_ns=settings.bars.grace_ns
->>>>>>> c3e40d9 (Add recipes for recorded data, and choose the one that fits)
         )
         fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
         lessons = read_lessons(
@@ -212,11 +209,11 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
 
 
 def plan_folds(settings: Settings, night: str) -> list[int]:
-    """Split the labelled range into folds, count leaked rows, and return the folds' indices.
+    """Split the labelled range into folds, count leaked rows, run the leak suite, and return the folds' indices.
 
     Raises:
         RangeError: the range is too short for the recipe's folds.
-        LeakError: a row is leaked; nothing is trained then.
+        LeakError: a row is leaked, or the leak suite is broken; nothing is trained then.
     """
     return planned_folds(NightArtifacts.find(settings, night))
 
@@ -237,9 +234,21 @@ def planned_folds(folder: NightArtifacts) -> list[int]:
     plan = folder.read("folds.json")
     if plan["leaks"]:
         raise LeakError(
-            f"{plan['leaks']} leaked rows in the folds of night {night}; the count must be 0",
+            f"{plan['leaks']} leaked rows in the folds of night {night}; the count must be 0: "
+            f"{describe_leaks(plan['folds'])}",
             hint=f"folds.json in {folder.path} names the fold and the kind of leak",
         )
+    if not folder.has(LEAK_SUITE):
+        _night_device(folder)
+        with folder.timed("leak_suite"):
+            suite = run_leak_suite(
+                folder.read_data(),
+                [read_fold(entry) for entry in plan["folds"]],
+                folder.recipe,
+                seed=folder.facts["seed"],
+            )
+            folder.write(LEAK_SUITE, suite.to_dict())
+        logger.info("leak suite run", night=night, passed=not suite.reason, reason=suite.reason)
     return [int(entry["index"]) for entry in plan["folds"]]
 
 

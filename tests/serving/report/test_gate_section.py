@@ -14,7 +14,12 @@ from tests.serving.report.html_page import Page
 def test_every_rule_is_shown_with_value_limit_and_reason(facts: NightReport, written: str) -> None:
     page = Page(written)
     rules = facts.verdict["rules"]
-    assert [rule["name"] for rule in rules] == ["leaks", "feature proof", "earns more than zero"]
+    assert [rule["name"] for rule in rules] == [
+        "leaks",
+        "feature proof",
+        "leak suite",
+        "earns more than zero",
+    ]
     assert all(rule["reason"] in page.text for rule in rules)
     assert page.text.count("\N{CHECK MARK} passed") == sum(rule["passed"] for rule in rules)
     assert page.text.count("\N{BALLOT X} failed") == sum(not rule["passed"] for rule in rules)

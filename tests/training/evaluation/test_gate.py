@@ -21,7 +21,7 @@ from training.evaluation.gate import (
 )
 from training.evaluation.history import judge_history
 
-SOUND = preconditions(leaks=0, features_proven=True, champion=None)
+SOUND = preconditions(leaks=0, features_proven=True, leak_suite="", champion=None)
 
 
 def days_of(gain: float, count: int, *, quoted: bool = True) -> EvidenceDays:
@@ -99,6 +99,7 @@ def test_only_days_with_quotes_are_multiplied_for_a_champion() -> None:
     [
         ({"leaks": 1}, "leaks"),
         ({"features_proven": False}, "feature proof"),
+        ({"leak_suite": "shifted labels: they are known"}, "leak suite"),
         (
             {"champion": ChampionComparison("old", 0, math.nan, math.nan, "gone", is_damaged=True)},
             "champion's files",
@@ -106,7 +107,9 @@ def test_only_days_with_quotes_are_multiplied_for_a_champion() -> None:
     ],
 )
 def test_each_precondition_stops_even_the_best_evidence(failing: dict[str, Any], name: str) -> None:
-    checks = preconditions(**{"leaks": 0, "features_proven": True, "champion": None} | failing)
+    checks = preconditions(
+        **{"leaks": 0, "features_proven": True, "leak_suite": "", "champion": None} | failing
+    )
     for renewal in (False, True):
         decision = decide("ridge", checks, [STRONG], is_renewal=renewal)
         assert (decision.state, decision.reason) == ("rejected", f"failed: {name}")
@@ -114,7 +117,7 @@ def test_each_precondition_stops_even_the_best_evidence(failing: dict[str, Any],
 
 def test_foreign_champion_is_noted_and_stops_nothing() -> None:
     foreign = ChampionComparison("old", 0, math.nan, math.nan, obstacle="it was trained with other features")
-    checks = preconditions(leaks=0, features_proven=True, champion=foreign)
+    checks = preconditions(leaks=0, features_proven=True, leak_suite="", champion=foreign)
     assert checks[-1].passed
     assert checks[-1].reason == (
         "old counts as no champion, since it cannot be evaluated: it was trained with other features"

@@ -28,7 +28,7 @@ from training.night.lineage_evidence import (
 from training.night.registry import VersionEvent, append_events
 from training.recipe import RECIPES
 
-SOUND = preconditions(leaks=0, features_proven=True, champion=None)
+SOUND = preconditions(leaks=0, features_proven=True, leak_suite="", champion=None)
 OWN, OTHER = Lineage("own", {"width": "1m"}), Lineage("other", {"width": "5m"})
 
 
@@ -217,7 +217,7 @@ def test_lineage_that_starts_again_is_promoted_by_new_days_alone() -> None:
 def test_failed_precondition_adds_no_evidence_and_spends_no_number() -> None:
     home = SmallHome()
     decided = home.judge(
-        net_of(EDGE[:200]), checks=preconditions(leaks=3, features_proven=True, champion=None)
+        net_of(EDGE[:200]), checks=preconditions(leaks=3, features_proven=True, leak_suite="", champion=None)
     )
     assert decided.gate.state == "rejected"
     assert decided.collected == ()
@@ -230,7 +230,8 @@ def test_damaged_champion_blocks_and_is_still_monitored() -> None:
     home.judge(net_of(EDGE[:200]))
     damaged = ChampionComparison("ridge-night", 0, np.nan, np.nan, obstacle="gone", is_damaged=True)
     decided = home.judge(
-        net_of(EDGE[:201]), checks=preconditions(leaks=0, features_proven=True, champion=damaged)
+        net_of(EDGE[:201]),
+        checks=preconditions(leaks=0, features_proven=True, leak_suite="", champion=damaged),
     )
     assert decided.gate.state == "rejected"
     assert decided.demotion is not None

@@ -309,7 +309,7 @@ def test_champion_that_cannot_be_evaluated_counts_as_none_or_blocks_if_damaged(
     (champion / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     if case == "no checkpoint":
         shutil.rmtree(champion)
-    name = copy_of(night, "after", *BUILT, "folds.json")
+    name = copy_of(night, "after", *BUILT, "folds.json", "leak_suite.json")
     for fold in (0, 1):
         shutil.copytree(
             night.folder.path / f"fold-{fold:02d}", night.folder.path.with_name(name) / f"fold-{fold:02d}"
@@ -324,7 +324,7 @@ def test_champion_that_cannot_be_evaluated_counts_as_none_or_blocks_if_damaged(
     obstacle = verdict["champion_obstacle"]
     assert case in obstacle
     assert str(tmp_path) not in obstacle
-    rule = verdict["rules"][2]
+    rule = verdict["rules"][3]
     is_damaged = case == "no checkpoint"
     consequence = (
         "cannot be evaluated" if is_damaged else "counts as no champion, since it cannot be evaluated"

@@ -157,10 +157,10 @@ def open_night(
             joined=columns_of(features),
             **bounds,
         )
+        fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
         forecast_folds(
             int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]), plan, grace_ns=settings.bars.grace_ns
         )
-        fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
         lessons = read_lessons(
             lake,
             plan,

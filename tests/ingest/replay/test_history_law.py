@@ -50,6 +50,7 @@ def test_the_same_on_postgres(settings: Settings, tmp_path: Path) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
 def test_the_law_over_many_interleavings(tmp_path: Path, catalog: str) -> None:
     done, changed, arrived, followed = Counter[str](), 0, 0, 0

@@ -30,6 +30,15 @@ from training.night.steps import open_night
 from training.recipe import get_recipe, recipe_names
 
 PAGE = ROOT / "docs" / "project.md"
+HOURLY = """
+base = "{base}"
+name = "{base}-hourly"
+[folds]
+n_folds = 1
+unit = "hour"
+embargo_bars = 6
+"""
+"""A recipe for some hours of bars."""
 FILES = dict(
     re.findall(
         r"^```\w+ title=\"(.*?)\"\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
@@ -305,16 +314,19 @@ def test_a_version_with_user_code_is_rebuilt_from_its_checkpoint(
 
 def test_a_night_with_user_code_has_it_in_its_identity(desk: Path, edit: Edit, tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "home")
-    fill_lake(settings, walk(instruments=2, steps=80, seed=1), width="5m")
-    plain, night = (open_night(settings, recipe=name) for name in ("candles", "reversal"))
+    fill_lake(settings, walk(instruments=2, steps=600, seed=1), width="5m")
+    recipes = [tmp_path / f"{name}.toml" for name in ("candles", "reversal")]
+    for path in recipes:
+        path.write_text(HOURLY.format(base=path.stem), encoding="utf-8")
+    plain, night = (open_night(settings, recipe=str(path)) for path in recipes)
     folder = NightArtifacts.find(settings, night)
     assert folder.facts["project_code"] == {"linear": network_code("linear")}
     folder.refuse_other_code()
     edit("models.py", text_of("models.py") + "\n# a remark\n")
     with pytest.raises(CheckpointError, match="was opened with project_code"):
         folder.refuse_other_code()
-    assert open_night(settings, recipe="reversal") != night
-    assert open_night(settings, recipe="candles") == plain
+    assert open_night(settings, recipe=str(recipes[0])) == plain
+    assert open_night(settings, recipe=str(recipes[1])) != night
     stamp = NightArtifacts.find(settings, plain).stamp(
         model="mlp", fold=0, seed=1, feature_names=(), device="cpu"
     )

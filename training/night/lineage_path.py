@@ -107,6 +107,7 @@ def stitch_path(
     width_ns: int,
     period_ns: int,
     seed: int,
+    order: Sequence[str] = (),
 ) -> LineagePath:
     """Choose a model before each test from the periods that end before it, and run the position rule on all of them.
 
@@ -125,6 +126,7 @@ def stitch_path(
         width_ns: width of a bar.
         period_ns: length of a period.
         seed: of the night.
+        order: models to choose among, simplest first (default: those of the recipe).
     """
     first, bars = complete_periods(window.market.ts_close_ns, width_ns=width_ns, period_ns=period_ns)
     end_ns = window.market.ts_close_ns[first] - width_ns + period_ns
@@ -135,7 +137,7 @@ def stitch_path(
         known = end_ns <= at_ns
         return choose(
             {name: np.concatenate([own[name], nets[name][known]]) for name in recipe.models},
-            order=recipe.models,
+            order=order or recipe.models,
             least_block=block,
             seed=derive_seed(seed, "choice"),
         )

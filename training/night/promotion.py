@@ -31,19 +31,13 @@ from training.models.device import derive_seed
 from training.models.estimators import FittedModel, FoldContext, fit_model, load_model
 from training.models.fit_health import check_agreement, check_predictions, check_training_rows
 from training.models.networks import network_code
-from training.night.artifacts import VALID_PREDICTIONS, NightArtifacts, NightData
+from training.night.artifacts import NightArtifacts, NightData
+from training.night.backtests import backtest_night
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
 from training.night.leak_suite import LEAK_SUITE
-from training.night.lineage_evidence import evidence_rows, lineage_of, read_gate_record
-from training.night.lineage_path import (
-    LineagePath,
-    least_block,
-    nets_before_first_test,
-    period_of,
-    stitch_path,
-)
-from training.night.market_data import make_market
+from training.night.lineage_evidence import evidence_rows
+from training.night.lineage_path import LineagePath, least_block
 from training.night.pending_trials import PendingTrials
 from training.night.preparation import training_facts
 from training.night.registry import (
@@ -56,9 +50,7 @@ from training.night.registry import (
 )
 from training.night.scoring import (
     EvaluationWindow,
-    backtest,
     compare_with_champion,
-    evaluation_window,
     make_fold_context,
     make_summary,
     summarise_backtests,
@@ -68,7 +60,7 @@ from training.recipe import Recipe
 
 logger = get_logger(__name__)
 
-_PATH: Final = "path"
+PATH: Final = "path"
 """Name of the lineage's path among the backtests, and of its part of `summary.json`."""
 _COMPARABLE: Final = ("window_bars", "width", "label")
 """Keys of the recipe in which a champion must agree with the night."""
@@ -127,54 +119,22 @@ def finish_night(
     night, width_ns = folder.path.name, data.panel.width_ns
 
     # 1. Backtests of every model and seed over the tests, and the path of the models chosen before each.
-    market = make_market(data, recipe, folder.fees, grace_ns=folder.facts["grace_ms"] * 1_000_000)
-    window = evaluation_window(market, folds, data.labels.ts_decided_ns)
-    dense = {
-        folder.model_name(*fit): to_dense(
-            [folder.read_predictions(folder.model_path(fold.index, *fit)) for fold in folds], window
-        )
-        for fit in recipe.model_seeds
-    }
-    ledgers = {name: backtest(prediction, window, recipe) for name, prediction in dense.items()}
-    lineage, record = lineage_of(recipe), read_gate_record(lake, night=night)
-    period_ns = record.period_ns(lineage.name) or period_of(recipe.folds, width_ns=width_ns)
-    decided_ns = data.labels.ts_decided_ns
-    validated = [
-        {
-            name: folder.read_predictions(folder.model_path(fold.index, name), VALID_PREDICTIONS)
-            for name in recipe.models
-        }
-        for fold in folds
-    ]
-    earlier = nets_before_first_test(
-        validated, market, folds, recipe, decided_ns, width_ns=width_ns, period_ns=period_ns
-    )
-    path = stitch_path(
-        dense,
-        ledgers,
-        market,
-        window,
-        folds,
-        recipe,
-        decided_ns,
-        earlier=earlier,
-        width_ns=width_ns,
-        period_ns=period_ns,
-        seed=folder.facts["seed"],
-    )
+    made = backtest_night(folder, folds, data, recipe, lake)
+    window, dense, ledgers, path = made.window, made.dense, made.ledgers, made.path
+    lineage, record, period_ns = made.lineage, made.record, made.period_ns
     challenger = path.last.model
     candidates = [name for name in ledgers if name not in recipe.controls]
     events = read_versions(lake, recipe=recipe.name)
     past = events_before(events, night)
     tried = trials.add(folder, folds, window, dense, ledgers, events, now_ns=clock.now_ns())
     backtests = summarise_backtests(
-        ledgers | {_PATH: path.ledger}, recipe, candidates=candidates, trials=tried["may_serve"]
+        {**ledgers, PATH: path.ledger}, recipe, candidates=candidates, trials=tried["may_serve"]
     )
 
     # 2. The gate.
     serving = champion_after(past)
     comparison, serving_net = (
-        _compare(serving, dense[challenger], data, recipe, window, device, models_dir, period_ns)
+        compare_serving(serving, dense[challenger], data, recipe, window, device, models_dir, period_ns)
         if serving
         else (None, {})
     )
@@ -209,7 +169,7 @@ def finish_night(
     summary = make_summary(
         folder, folds, recipe, window, ledgers, backtests, valid_ic, challenger, comparison
     )
-    described = {_PATH: _describe_path(path, backtests[_PATH], period_ns), "trials": tried}
+    described = {PATH: describe_path(path, backtests[PATH], period_ns), "trials": tried}
     folder.write("summary.json", summary | described)
     kind: EventKind = "champion" if paper_serves and decided.gate.state == "paper" else decided.gate.state
     _register(
@@ -219,7 +179,7 @@ def finish_night(
         decided,
         kind,
         deployed,
-        backtests[_PATH],
+        backtests[PATH],
         serving,
         models_dir,
         clock,
@@ -238,7 +198,7 @@ def finish_night(
     return dict(folder.read("verdict.json"))
 
 
-def _describe_path(path: LineagePath, result: BacktestResult, period_ns: int) -> dict[str, Any]:
+def describe_path(path: LineagePath, result: BacktestResult, period_ns: int) -> dict[str, Any]:
     """Return the part of `summary.json` about the path of the lineage."""
     return {
         "by_fold": [choice.model for choice in path.by_fold],
@@ -268,7 +228,7 @@ def _read_metrics(
     return found
 
 
-def _compare(
+def compare_serving(
     serving: VersionEvent,
     challenger: np.ndarray,
     data: NightData,

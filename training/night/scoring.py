@@ -209,7 +209,7 @@ def make_summary(
     folds: list[Fold],
     recipe: Recipe,
     window: EvaluationWindow,
-    ledgers: dict[str, PositionLedger],
+    ledgers: Mapping[str, PositionLedger],
     backtests: dict[str, BacktestResult],
     valid_ic: dict[str, list[float]],
     challenger: str,

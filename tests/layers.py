@@ -71,15 +71,17 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "recipe_docs": "recipe",
     },
     "serving": {
-        "cli": "airflow demo explain feature_jobs monitoring nightly report",
+        "cli": "airflow demo explain feature_jobs judging monitoring nightly report",
         "demo": "nightly",
         "explain": "feature_jobs",
         "feature_jobs": "formatting",
+        "judging": "prediction_files report",
         "nightly": "report",
         "report": "formatting",
     },
     "tickwalk": {
         "home": "instants result",
+        "judgement": "instants",
     },
 }
 """What each unit of a package may import from other units of the same package.

@@ -5,6 +5,8 @@
     with tickwalk.open("var") as home:
         bars = home.bars("BTC", "1m", since="2026-01-31").pl()
 
+`tickwalk.judge` judges predictions that were made elsewhere, and writes its result into the home.
+
 Importing this package loads neither torch nor pyarrow, DuckDB or pandera; they are loaded when a method needs them.
 Guide with an example of every method: docs/python.md.
 """
@@ -12,12 +14,13 @@ Guide with an example of every method: docs/python.md.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storage.errors import TickwalkError
 
 if TYPE_CHECKING:
     from tickwalk.home import HomeReader
+    from tickwalk.instants import Instant
     from tickwalk.result import QueryResult
     from tickwalk.trials import record_trial
     from training.night.night_list import NightDetails
@@ -30,6 +33,7 @@ __all__ = [
     "QueryResult",
     "TickwalkError",
     "__version__",
+    "judge",
     "open",
     "record_trial",
 ]
@@ -57,6 +61,40 @@ def open(home: str | Path | None = None, *, config: str | Path | None = None) ->
     from tickwalk.home import HomeReader
 
     return HomeReader.open(home, config=config)
+
+
+def judge(
+    predictions: str | Path | Any,
+    *,
+    recipe: str,
+    name: str | None = None,
+    since: Instant | None = None,
+    until: Instant | None = None,
+    at: int | None = None,
+    home: str | Path | None = None,
+    config: str | Path | None = None,
+) -> NightDetails:
+    """Judge predictions that were made elsewhere by a recipe's folds, costs, leak checks and gate.
+
+    It does what `tickwalk judge` does: it trains the recipe's controls, and writes evidence and a report. Judging equal
+    predictions on equal rows again changes nothing. docs/outside-models.md has the columns.
+
+    Args:
+        predictions: path of a Parquet or CSV file, or a table of pyarrow, polars, DuckDB or pandas.
+        recipe: name of a recipe, or path of a TOML file.
+        name: of the predictions; all of one name are one lineage (default: that of the file).
+        since, until: bounds of the bars' open, right-open (default: all).
+        at: number of the snapshot to read (default: the newest).
+        home, config: as in `open`.
+
+    Raises:
+        TickwalkError: the predictions, the recipe or the range cannot be used; the message names the value.
+    """
+    from tickwalk.judgement import judge_in
+
+    return judge_in(
+        predictions, recipe=recipe, name=name, since=since, until=until, at=at, home=home, config=config
+    )
 
 
 def __getattr__(name: str) -> object:

@@ -38,6 +38,8 @@ from training.models.controls import BASELINES
 from training.models.networks import networks
 from training.models.trainer import FitRule
 
+_PREDICTIONS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -82,22 +84,11 @@ class Recipe:
     def __post_init__(self) -> None:
         width_ns(self.width)
         get_set(self.feature_set)
-        available = (*BASELINES, *networks())
-        for name in self.models:
-            if name not in available:
-                raise SettingsError(
-                    f"no model is called {name!r}",
-                    hint=f"use one of: {', '.join(available)}; or run in the directory of the project that defines it",
-                )
         if not self.controls or not self.challengers:
             raise SettingsError(f"recipe {self.name} needs at least one control and one challenger")
+        self._check_challengers((*BASELINES, *networks()))
         if not set(self.controls) <= set(BASELINES):
             raise SettingsError("a control must be a baseline", hint=f"use some of: {', '.join(BASELINES)}")
-        refittable = ("lightgbm", *available[len(BASELINES) :])
-        if not set(self.challengers) <= set(refittable):
-            raise SettingsError(
-                "a challenger must be a model that can be refitted", hint=f"use {', '.join(refittable)}"
-            )
         if self.rows not in CLOCKS:
             raise SettingsError(
                 f"recipe {self.name}: rows is {self.rows!r}", hint=f"use one of: {', '.join(CLOCKS)}"
@@ -124,6 +115,19 @@ class Recipe:
         """Return whether an instrument, given by its id, is of an accepted venue."""
         return not self.venues or instrument.partition("|")[0] in self.venues
 
+    def _check_challengers(self, available: tuple[str, ...]) -> None:
+        for name in self.models:
+            if name not in available:
+                raise SettingsError(
+                    f"no model is called {name!r}",
+                    hint=f"use one of: {', '.join(available)}; or run in the directory of the project that defines it",
+                )
+        refittable = ("lightgbm", *available[len(BASELINES) :])
+        if not set(self.challengers) <= set(refittable):
+            raise SettingsError(
+                "a challenger must be a model that can be refitted", hint=f"use {', '.join(refittable)}"
+            )
+
     @property
     def models(self) -> tuple[str, ...]:
         """Controls, then challengers."""
@@ -135,6 +139,16 @@ class Recipe:
         further = [(name, number) for number in range(1, self.seeds) for name in self.challengers]
         return (*((name, 0) for name in self.models), *further)
 
+    @property
+    def trained(self) -> tuple[tuple[str, int], ...]:
+        """Those of `model_seeds` that a fold trains."""
+        return self.model_seeds
+
+    @property
+    def predictions(self) -> str:
+        """Name of the predictions that are judged in place of challengers; empty for a night."""
+        return ""
+
     def to_plain(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
@@ -144,6 +158,43 @@ class Recipe:
 _VENUE: Final = re.compile(r"[a-z0-9_-]+")
 _RECORDED: Final = ("live", "venue_replay", "recent")
 """Origins of bars that the recorder made."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRecipe(Recipe):
+    """A recipe whose only challenger are predictions that were made elsewhere; its controls are trained as ever.
+
+    It takes the arguments of `Recipe`, with the name of the predictions as the challenger; see `judged_recipe`.
+    """
+
+    def _check_challengers(self, available: tuple[str, ...]) -> None:
+        if self.predictions in available or not _PREDICTIONS_NAME.match(self.predictions):
+            why = "is a model" if self.predictions in available else "is no name"
+            raise SettingsError(
+                f"predictions cannot be called {self.predictions!r}, which {why}",
+                hint="use 1 to 40 letters, digits, dots, hyphens and underscores, a letter or digit first: --name",
+            )
+
+    @property
+    def trained(self) -> tuple[tuple[str, int], ...]:
+        """The controls."""
+        return tuple((name, 0) for name in self.controls)
+
+    @property
+    def predictions(self) -> str:
+        """Name of the predictions."""
+        return self.challengers[0]
+
+
+def judged_recipe(recipe: Recipe, predictions: str) -> Recipe:
+    """Return a recipe in which predictions of that name are judged in place of the challengers.
+
+    Raises:
+        SettingsError: predictions cannot have that name.
+    """
+    plain = recipe.to_plain() | {"challengers": [predictions], "seeds": 1}
+    return recipe_from_plain(plain, is_judged=True)
+
 
 RECIPES: Final[dict[str, Recipe]] = {
     recipe.name: recipe
@@ -295,13 +346,17 @@ def _merge(plain: dict[str, Any], overrides: Mapping[str, Any], *, where: str) -
     return plain
 
 
-def recipe_from_plain(plain: Mapping[str, Any]) -> Recipe:
+def recipe_from_plain(plain: Mapping[str, Any], *, is_judged: bool = False) -> Recipe:
     """Return the recipe from the plain values of `to_plain`.
+
+    Args:
+        plain: the values.
+        is_judged: its challenger are predictions, as in `judged_recipe`.
 
     Raises:
         SettingsError: a value does not fit its key.
     """
     try:
-        return msgspec.convert(dict(plain), Recipe)
+        return msgspec.convert(dict(plain), JudgedRecipe if is_judged else Recipe)
     except msgspec.ValidationError as error:
         raise SettingsError(f"recipe {plain.get('name')!r} does not fit: {error}") from error

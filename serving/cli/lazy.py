@@ -41,6 +41,7 @@ COMMANDS: Final = tuple(
         ("Lake", "quarantine", "quarantine", "Inspect rejected rows and retry them."),
         ("Features", "features", "features", "List, build, test and follow feature sets."),
         ("Train", "nightly", "models", "Retrain, evaluate and report once, without Airflow."),
+        ("Train", "judge", "judge", "Judge predictions that were made elsewhere."),
         ("Train", "recipes", "recipes", "List recipes, show one with all keys, and check a TOML file."),
         ("Train", "models", "registry", "List, compare, promote, retire and roll back model versions."),
         ("Train", "nights", "registry", "List retraining nights and show one."),

@@ -17,6 +17,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts, fits_file
 from training.night.leak_suite import LEAK_SUITE
+from training.night.outside_judgement import PREDICTIONS
 from training.night.trial_ledger import count_on_tests
 from training.recipe import Recipe
 
@@ -49,6 +50,8 @@ class NightReport:
         trials: members that the home has evaluated on these tests until now, by source.
         fits: by fold: members with the ids of their fits, and whether an earlier night had made them.
         leak_suite: the file of that name; `None` for a night of a release that had none.
+        outside: of a judgement, `predictions.json` (`training/night/outside_judgement.py`); of a night, `None`. A
+            judgement has no `deploy.json`.
     """
 
     night: dict[str, Any]
@@ -68,6 +71,7 @@ class NightReport:
     trials: dict[str, int]
     fits: dict[int, dict[str, Any]]
     leak_suite: dict[str, Any] | None
+    outside: dict[str, Any] | None = None
 
     @property
     def bar_ns(self) -> int:
@@ -112,7 +116,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
         proof=folder.read("proof.json"),
         verdict=verdict,
         summary=folder.read("summary.json"),
-        deploy=folder.read("deploy.json"),
+        deploy={} if recipe.predictions else folder.read("deploy.json"),
         folds=plan["folds"],
         leaks=int(plan["leaks"]),
         metrics=metrics,
@@ -128,6 +132,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
             if folder.has(name := fits_file(entry["index"]))
         },
         leak_suite=folder.read(LEAK_SUITE) if folder.has(LEAK_SUITE) else None,
+        outside=folder.read(PREDICTIONS) if recipe.predictions else None,
     )
 
 

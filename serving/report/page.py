@@ -18,6 +18,7 @@ from serving.report.features import make_features
 from serving.report.folds import make_folds
 from serving.report.leak_suite import make_leak_suite
 from serving.report.night_data import NightReport, read_night
+from serving.report.outside_file import make_outside
 from serving.report.pnl import COSTS, make_pnl
 from serving.report.predictive_power import make_predictive_power
 from serving.report.promotion import make_promotion
@@ -71,6 +72,7 @@ def render(facts: NightReport) -> str:
             cost_names=COSTS,
             caveats=make_caveats(facts),
             verdict=make_promotion(facts),
+            outside=make_outside(facts),
             coverage=make_coverage(facts),
             folds=make_folds(facts),
             leaks=make_leak_suite(facts),

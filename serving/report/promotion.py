@@ -92,9 +92,9 @@ class PromotionSection:
 
 def make_promotion(facts: NightReport) -> PromotionSection:
     """Return the values of the head of the page and of its section about the gate."""
-    verdict = facts.verdict
+    verdict, state = facts.verdict, verdict_state(facts.verdict)
     return PromotionSection(
-        outcome=_OUTCOMES[verdict_state(verdict)],
+        outcome="Passed" if facts.outside and state == "paper" else _OUTCOMES[state],
         challenger=facts.challenger,
         version=str(verdict["version"]),
         sentence=_sentence(verdict),
@@ -153,19 +153,10 @@ def _write(name: str, value: float) -> str:
 def _path(facts: NightReport) -> list[str]:
     """Return how the models of the path were chosen, and what it earned."""
     path = facts.summary["path"]
-    runs = [(model, len(list(group))) for model, group in groupby(path["by_fold"])]
-    folds = ", then ".join(
-        f"{model} for {number} {'test' if number == 1 else 'tests'}" for model, number in runs
-    )
-    compared = [item for item in path["last"]["comparisons"] if item["p_value"] < 1]
     periods = f"{formatting.count(len(path['periods']['net']))} complete {_periods(facts)}"
     earned = formatting.signed_percent(path["traded"]["net"])
-    said = [
-        f"Before each test a model is chosen by its net return in earlier tests, or first in validation: {folds}.",
-        f"In turn they would have earned {earned} of the capital; {periods} count as evidence.",
-        f"After all tests the choice is {path['last']['model']}, which was trained again on all rows.",
-    ]
-    if compared:
+    said = _judged_path(facts, earned, periods) if facts.outside else _chosen_path(path, earned, periods)
+    if compared := [item for item in path["last"]["comparisons"] if item["p_value"] < 1]:
         pairs = "; ".join(
             f"{item['model']} against {item['current']} p {formatting.decimal(item['p_value'], 3)}"
             for item in compared
@@ -177,6 +168,26 @@ def _path(facts: NightReport) -> list[str]:
             f"ratio of the path is {formatting.decimal(path['traded']['deflated_sharpe'], 3)}. Neither decides."
         )
     return said
+
+
+def _chosen_path(path: dict[str, Any], earned: str, periods: str) -> list[str]:
+    runs = [(model, len(list(group))) for model, group in groupby(path["by_fold"])]
+    folds = ", then ".join(
+        f"{model} for {number} {'test' if number == 1 else 'tests'}" for model, number in runs
+    )
+    return [
+        f"Before each test a model is chosen by its net return in earlier tests, or first in validation: {folds}.",
+        f"In turn they would have earned {earned} of the capital; {periods} count as evidence.",
+        f"After all tests the choice is {path['last']['model']}, which was trained again on all rows.",
+    ]
+
+
+def _judged_path(facts: NightReport, earned: str, periods: str) -> list[str]:
+    return [
+        f"The path is that of the predictions {facts.challenger}, which are a lineage of their own.",
+        f"Traded by the recipe's rule they would have earned {earned} of the capital; {periods} count as evidence.",
+        "They have no weights, so that nothing can serve, whatever the evidence.",
+    ]
 
 
 def _evidence(facts: NightReport) -> list[str]:

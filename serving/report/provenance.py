@@ -52,14 +52,7 @@ def make_provenance(facts: NightReport) -> ProvenanceSection:
         ProvenanceLine("torch", night["torch_version"], ""),
         ProvenanceLine("device", night["device"], "results are bit-identical on the same kind of device"),
         ProvenanceLine("seed", str(night["seed"]), "of all random numbers"),
-        ProvenanceLine(
-            "version", str(facts.deploy["version"]), "the challenger's refit, in the model registry"
-        ),
-        ProvenanceLine(
-            "refit on",
-            f"{formatting.count(facts.deploy['rows'])} rows up to {formatting.clock(facts.deploy['cutoff_ns'])} UTC",
-            "includes the test rows, so the results above are not those of the refit",
-        ),
+        *_result(facts),
     )
     return ProvenanceSection(
         facts=lines,
@@ -70,14 +63,42 @@ def make_provenance(facts: NightReport) -> ProvenanceSection:
     )
 
 
+def _result(facts: NightReport) -> tuple[ProvenanceLine, ...]:
+    """Return the version that came of it, or the predictions that were judged."""
+    if facts.outside is not None:
+        return (
+            ProvenanceLine(
+                "predictions", facts.outside["name"], "made elsewhere; their name is the lineage's"
+            ),
+            ProvenanceLine(
+                "predictions hash", facts.night["predictions"], "of the rows, in any order and format"
+            ),
+        )
+    return (
+        ProvenanceLine(
+            "version", str(facts.deploy["version"]), "the challenger's refit, in the model registry"
+        ),
+        ProvenanceLine(
+            "refit on",
+            f"{formatting.count(facts.deploy['rows'])} rows up to {formatting.clock(facts.deploy['cutoff_ns'])} UTC",
+            "includes the test rows, so the results above are not those of the refit",
+        ),
+    )
+
+
 def _commands(facts: NightReport) -> tuple[tuple[str, str], ...]:
     """Return (description, command); times are written in full, so that the night gets the same id."""
     night, snapshot = facts.night, facts.night["snapshot"]
     commit = str(night["code"]).partition("+g")[2].removesuffix(".dirty")
     # A recipe without a name of its own came from a file; the page contains its full text.
     recipe = facts.recipe.name if facts.recipe.name in recipe_names() else f"{facts.recipe.name}.toml"
+    verb = "nightly"
+    if facts.outside is not None:
+        verb = (
+            f"judge {shlex.quote(facts.outside['name'])}.parquet --name {shlex.quote(facts.outside['name'])}"
+        )
     nightly = (
-        f"tickwalk --set training.seed={night['seed']} --set training.device={night['device']} nightly "
+        f"tickwalk --set training.seed={night['seed']} --set training.device={night['device']} {verb} "
         f"--recipe {shlex.quote(recipe)} --at {snapshot} "
         f"--since {iso(night['since_ns'])} --until {iso(night['until_ns'])}"
     )

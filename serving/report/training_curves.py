@@ -160,6 +160,6 @@ def _budget(facts: NightReport, member: str, folds: tuple[int, ...], *, is_netwo
         unit="epochs" if is_network else "rounds",
         chosen=tuple(f"{facts.metrics[fold, member]['budget'] / per_unit:g}" for fold in folds),
         deployed=f"{facts.deploy['budget'] / per_unit:g}"
-        if member == facts.deploy["model"]
+        if member == facts.deploy.get("model")
         else formatting.NOTHING,
     )

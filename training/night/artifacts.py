@@ -146,7 +146,8 @@ class NightArtifacts:
     @property
     def recipe(self) -> Recipe:
         """The night's recipe."""
-        return recipe_from_plain(self.facts["recipe"])
+        facts = self.facts
+        return recipe_from_plain(facts["recipe"], is_judged="predictions" in facts)
 
     @property
     def fees(self) -> FeeSchedule:

@@ -95,7 +95,7 @@ def train_models(
     context: FoldContext | None = None
     results: dict[str, Any] = {}
     fits: dict[str, Any] = folder.read(fits_file(fold.index)) if folder.has(fits_file(fold.index)) else {}
-    for model, number in recipe.model_seeds:
+    for model, number in recipe.trained:
         path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
         if not folder.has(f"{path}/fit.json"):
             stamp = _stamp(folder, fold, model, number, data, recipe, content, device)

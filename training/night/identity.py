@@ -31,6 +31,7 @@ def night_identity(
     content: str,
     seed: int,
     device: torch.device,
+    predictions: str = "",
 ) -> dict[str, Any]:
     """Return what a night's id is a hash of.
 
@@ -41,6 +42,7 @@ def night_identity(
         content: hash of its panel.
         seed: of all draws.
         device: that it is computed with.
+        predictions: hash of the predictions that are judged; empty: a night.
     """
     lessons = pinned.lessons
     return {
@@ -55,18 +57,19 @@ def night_identity(
         "training_code": training_code(),
         "project_code": model_codes(recipe),
         **compute_identity(device),
+        **({"predictions": predictions} if predictions else {}),
     }
 
 
 def name_of(recipe: Recipe, identity: Mapping[str, Any]) -> str:
-    """Return the name of a recipe with 12 digits of the hash of an identity.
+    """Return the name of a recipe, or of judged predictions, with 12 digits of the hash of an identity.
 
     >>> from training.recipe import RECIPES
     >>> name_of(RECIPES["demo"], {"seed": 7})
     'demo-5f83350f79a3'
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{recipe.name}-{digest[:12]}"
+    return f"{f'judge-{recipe.predictions}' if recipe.predictions else recipe.name}-{digest[:12]}"
 
 
 def write_facts(

@@ -32,7 +32,7 @@ class Lineage:
 
     Args:
         name: hash of the definition.
-        definition: universe, width, feature set, label, position rule and costs.
+        definition: universe, width, feature set, label, position rule and costs; of judged predictions also the name.
     """
 
     name: str
@@ -123,12 +123,16 @@ class CollectedEvidence:
 
 
 def lineage_of(recipe: Recipe) -> Lineage:
-    """Return the lineage of a recipe; its name, models, folds and fits are no part of it."""
+    """Return the lineage of a recipe; its name, models, folds and fits are no part of it.
+
+    Predictions that are judged are a lineage of their own, by their name.
+    """
     plain = recipe.to_plain()
     of_venues = [f"{venue}|*" for venue in sorted(plain["venues"])]
     definition = {
         "universe": sorted(plain["instruments"]) or of_venues or "all",
         **{name: plain[name] for name in ("width", "feature_set", "label", "position", "costs")},
+        **({"predictions": recipe.predictions} if recipe.predictions else {}),
     }
     digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
     return Lineage(digest[:12], definition)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Outcome = Literal["promoted", "paper", "refused", "unfinished"]
 
+JUDGED: Final = "judged-"
+"""Prefix of the id of the batch that a judgement of predictions commits."""
 _OUTCOMES: Final[dict[str, Outcome]] = {"champion": "promoted", "paper": "paper", "rejected": "refused"}
 
 _TIME: Final[pa.DataType] = pa.timestamp("us", tz="Etc/UTC")  # as DuckDB names it
@@ -131,6 +133,12 @@ def list_nights(settings: Settings, lake: Lake) -> pa.Table:
     judged_ns: dict[str, int] = {}
     for event in read_versions(lake):
         judged_ns.setdefault(event.night, event.ts_knowable_ns)
+    # Predictions have no version; the batch of their evidence and trial is named after the judgement.
+    judgements = lake.query(
+        "SELECT batch_id, ts_knowable_ns FROM batches WHERE starts_with(batch_id, ?)", (JUDGED,)
+    )
+    for row in judgements.to_pylist():
+        judged_ns.setdefault(row["batch_id"].removeprefix(JUDGED), row["ts_knowable_ns"])
     rows = [_row(read_night(settings, night), judged_ns.get(night)) for night in NightArtifacts.ids(settings)]
     rows.sort(key=lambda row: (row["judged"] is None, row["judged"] or 0, row["night"]))
     return pa.Table.from_pylist(rows, schema=_SCHEMA)

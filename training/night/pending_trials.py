@@ -1,4 +1,4 @@
-"""Trials of one night: rows of `trials` that wait for the night's commit."""
+"""Trials of one night or judgement: rows of `trials` that wait for its commit."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from training.night.artifacts import NightArtifacts
 from training.night.registry import VersionEvent
 from training.night.scoring import EvaluationWindow
 from training.night.trial_ledger import (
+    TrialSource,
     count_by_source,
     evaluated_member,
     overlapping_trials,
@@ -35,10 +36,17 @@ class PendingTrials:
         rows: by table; none before `add`.
     """
 
-    def __init__(self, lake: Lake, night: str) -> None:
-        """Begin without rows."""
+    def __init__(self, lake: Lake, night: str, source: TrialSource = "night") -> None:
+        """Begin without rows.
+
+        Args:
+            lake: of the home.
+            night: id of the night or judgement.
+            source: what evaluates the members; `judge` counts the judged predictions only, since the controls beside
+                them are no trial of anybody.
+        """
         self.rows: dict[str, pa.Table] = {}
-        self._lake, self._night = lake, night
+        self._lake, self._night, self._source = lake, night, source
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -83,10 +91,12 @@ class PendingTrials:
         recipe = folder.recipe
         members = []
         for model, number in recipe.model_seeds:
+            if self._source == "judge" and (model, number) in recipe.trained:
+                continue
             name = folder.model_name(model, number)
             member = evaluated_member(model, number, dense[name], window, folds, recipe, ledger=ledgers[name])
             members.append(member)
-        self.rows = trial_rows(members, source="night", run=self._night, recipe=recipe, now_ns=now_ns)
+        self.rows = trial_rows(members, source=self._source, run=self._night, recipe=recipe, now_ns=now_ns)
         # A night that is judged again counts what was there the first time.
         first_ns = min((event.ts_knowable_ns for event in events if event.night == self._night), default=None)
         earlier = overlapping_trials(
@@ -96,5 +106,5 @@ class PendingTrials:
             until_ns=folds[-1].test.stop_ns,
             before_ns=first_ns,
         )
-        found = with_members(earlier, members, source="night")
+        found = with_members(earlier, members, source=self._source)
         return {"by_source": count_by_source(found), "may_serve": sum(item.may_serve for item in found)}

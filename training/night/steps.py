@@ -11,7 +11,8 @@ The folder `models/nights/<night>/`:
                             lessons_hash (null: the served rows teach), funding_hash, fee_hash, fees (role, tier, rows
                             in force), feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code,
                             project_code (hash by model of the user's project), code, lock, torch_version, device,
-                            hardware, threads, stacking (training.models.device.compute_identity)
+                            hardware, threads, stacking (training.models.device.compute_identity); of a judgement also
+                            predictions, a hash of their rows (training.night.outside_judgement has its other files)
     panel.safetensors       the panel (features.store.serialization.read_panel)
     features.safetensors    the feature block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid if known
@@ -87,6 +88,7 @@ from training.night.artifacts import NightArtifacts
 from training.night.fold_training import train_models
 from training.night.identity import name_of, night_identity, write_facts
 from training.night.leak_suite import LEAK_SUITE, run_leak_suite
+from training.night.outside_predictions import OUTSIDE, BarGrid, OutsidePredictions, place_rows
 from training.night.pending_trials import PendingTrials
 from training.night.pinned_inputs import (
     PinnedRows,
@@ -105,7 +107,7 @@ from training.night.preparation import (
 )
 from training.night.promotion import finish_night
 from training.night.recipe_choice import choose_recipe, forecast_folds
-from training.recipe import get_recipe
+from training.recipe import get_recipe, judged_recipe
 
 logger = get_logger(__name__)
 
@@ -117,6 +119,7 @@ def open_night(
     since: str | None = None,
     until: str | None = None,
     at: int | None = None,
+    outside: OutsidePredictions | None = None,
 ) -> str:
     """Pin the rows that a night reads, and return the night's id.
 
@@ -127,11 +130,13 @@ def open_night(
         recipe: name of a recipe, or path of a TOML file (default: see `training.night.recipe_choice.choose_recipe`).
         since, until: bounds of the bars' open, ISO 8601 in UTC (default: all bars).
         at: snapshot of the lake to read (default: the newest).
+        outside: predictions that are judged in place of the recipe's challengers (training.night.outside_judgement).
 
     Raises:
         SettingsError: the recipe does not exist, none was named and not exactly one fits the lake, a time is not
             valid, or a fee is missing.
         RangeError: no bar lies in the range, or it is too short for a fold.
+        InstrumentError, CaptureError: the predictions have rows of no bar of the night.
     """
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     bounds: dict[str, Any] = {
@@ -146,6 +151,8 @@ def open_night(
             chosen = choose_recipe(settings, lake, at=snapshot, **bounds)
             logger.info("recipe chosen", recipe=chosen.recipe, reason=chosen.reason)
             plan = get_recipe(chosen.recipe)
+        if outside is not None:
+            plan = judged_recipe(plan, outside.name)
         features = get_set(plan.feature_set)
         bounds |= {"at": snapshot, "grace_ns": settings.bars.grace_ns}
         panel, content = cached_panel(
@@ -158,6 +165,8 @@ def open_night(
             **bounds,
         )
         fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
+        if outside is not None:
+            place_rows(outside, BarGrid.of(panel, grace_ns=settings.bars.grace_ns))
         forecast_folds(
             int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]), plan, grace_ns=settings.bars.grace_ns
         )
@@ -171,7 +180,13 @@ def open_night(
         )
         pinned = PinnedRows(panel, lessons, read_funding(lake, panel, at=snapshot))
         identity = night_identity(
-            plan, pinned, fees, content=content, seed=settings.training.seed, device=device
+            plan,
+            pinned,
+            fees,
+            content=content,
+            seed=settings.training.seed,
+            device=device,
+            predictions=outside.content if outside else "",
         )
         night = name_of(plan, identity)
         folder = NightArtifacts(settings.models_dir / "nights" / night)
@@ -181,6 +196,8 @@ def open_night(
         pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"], "event": "pinned"}
         rows = PINS.rows([pin | {"ts_knowable_ns": WallTime().now_ns()}])
         lake.commit({"pins": rows}, batch_id=f"pin-{night}-{snapshot}", inputs={"snapshot": snapshot})
+    if outside is not None:
+        outside.write(folder.path / OUTSIDE)
     write_facts(folder, identity, pinned, fees, settings, snapshot=snapshot)
     logger.info("night opened", night=night, recipe=plan.name, snapshot=snapshot, steps=panel.n_steps)
     return night
@@ -239,7 +256,7 @@ def planned_folds(folder: NightArtifacts) -> list[int]:
             hint=f"folds.json in {folder.path} names the fold and the kind of leak",
         )
     if not folder.has(LEAK_SUITE):
-        _night_device(folder)
+        night_device(folder)
         with folder.timed("leak_suite"):
             suite = run_leak_suite(
                 folder.read_data(),
@@ -272,7 +289,7 @@ def train_fold(
     entries = {entry["index"]: entry for entry in folder.read("folds.json", step="plan_folds")["folds"]}
     if fold not in entries:
         raise GateError(f"night {night} has no fold {fold}", hint=f"its folds: {sorted(entries)}")
-    device = _night_device(folder)
+    device = night_device(folder)
     with folder.timed(f"train_fold-{fold:02d}"):
         return train_models(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
 
@@ -292,7 +309,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
     folder = NightArtifacts.find(settings, night)
     if folder.has("verdict.json"):
         return dict(folder.read("verdict.json"))
-    device = _night_device(folder)
+    device = night_device(folder)
     folds = [read_fold(entry) for entry in folder.read("folds.json", step="plan_folds")["folds"]]
     with (
         folder.timed("judge_night"),
@@ -311,7 +328,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
         )
 
 
-def _night_device(folder: NightArtifacts) -> torch.device:
+def night_device(folder: NightArtifacts) -> torch.device:
     """Set torch up as the night was opened, and return its device.
 
     Raises:

@@ -19,8 +19,9 @@ from torch import nn
 
 from storage.errors import FitError, SettingsError
 from training.data.panel import PanelWindows
-from training.models.device import derive_seed, flushed_denormals
+from training.models.device import flushed_denormals
 from training.models.losses import masked_huber
+from training.models.row_order import ROW_ORDERS, RowOrder, order_rows
 
 _FUSED: Final = frozenset({"cpu", "cuda"})
 _PREDICT_BATCH: Final = 4096
@@ -54,6 +55,8 @@ class FitRule:
         checks: validations per epoch, at equal distances; one more comes before the first step.
         patience: epochs without a better validation loss before training stops.
         huber_delta: label size, in volatilities, beyond which the loss is linear.
+        order: of the training rows within an epoch: `shuffled`, drawn anew in each epoch, or `chronological`, by the
+            time of the decision; with a stride, each epoch reads its own rows, one bar of each `stride`, in this order.
     """
 
     epochs: int = 12
@@ -64,6 +67,7 @@ class FitRule:
     checks: int = 4
     patience: int = 3
     huber_delta: float = 1.0
+    order: RowOrder = "shuffled"
 
     def __post_init__(self) -> None:
         if (
@@ -78,6 +82,8 @@ class FitRule:
                 f"fit rule {self} is out of range",
                 hint="epochs, batch, checks and patience from 1; learning_rate and clip_norm above 0",
             )
+        if self.order not in ROW_ORDERS:
+            raise SettingsError(f"fit.order is {self.order!r}", hint=f"use one of: {', '.join(ROW_ORDERS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +235,7 @@ def fit_network(
             if progress.point >= 0:
                 if progress.point // rule.checks != epoch:
                     epoch = progress.point // rule.checks
-                    batches = _epoch_batches(train, rule, epoch=epoch, seed=seed)
+                    batches = epoch_batches(train, rule, epoch=epoch, seed=seed, n_steps=windows.n_steps)
                 train_loss = _train_part(network, windows, train, rule, optimiser, batches, progress.point)
             valid_loss = _validate(network, windows, valid, rule, progress) if valid is not None else None
             _advance(progress, network, rule, train_loss, valid_loss, last=last)
@@ -241,12 +247,14 @@ def fit_network(
     return progress
 
 
-def _epoch_batches(rows: TrainingRows, rule: FitRule, *, epoch: int, seed: int) -> list[torch.Tensor]:
+def epoch_batches(
+    rows: TrainingRows, rule: FitRule, *, epoch: int, seed: int, n_steps: int
+) -> list[torch.Tensor]:
     """Return the batches of an epoch as positions in `rows`; they depend on the seed and the epoch alone."""
-    chosen = rows.of_epoch(epoch)
-    order = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
-    shuffled = chosen[torch.randperm(len(chosen), generator=order)].to(rows.index.device)
-    return list(torch.split(shuffled, rule.batch)) if len(shuffled) else []
+    ordered = order_rows(
+        rows.of_epoch(epoch), rows.index, order=rule.order, n_steps=n_steps, epoch=epoch, seed=seed
+    )
+    return list(torch.split(ordered, rule.batch)) if len(ordered) else []
 
 
 def _train_part(

@@ -18,6 +18,7 @@ from training.night.registry import VersionEvent, champion_after, read_versions
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
     from storage.settings import Settings
+    from training.night.fold_dataset import NightFold
 
 Outcome = Literal["promoted", "paper", "refused", "unfinished"]
 
@@ -83,6 +84,32 @@ class NightDetails:
     leaks: int | None
     folder: Path
     report: Path | None
+
+    def fold(self, index: int) -> NightFold:
+        """Return a fold, whose rows are torch datasets.
+
+        Args:
+            index: of the fold, from 0.
+
+        Raises:
+            GateError: the night has no such fold, or its folds are not planned yet.
+        """
+        found = {fold.index: fold for fold in self.folds()}
+        if index not in found:
+            raise GateError(f"night {self.night} has no fold {index}", hint=f"its folds: {sorted(found)}")
+        return found[index]
+
+    def folds(self) -> tuple[NightFold, ...]:
+        """Return all folds, oldest first.
+
+        Raises:
+            GateError: they are not planned yet.
+        """
+        from training.night.fold_dataset import NightFold
+
+        folder = NightArtifacts(self.folder)
+        entries = folder.read("folds.json", step="plan_folds")["folds"]
+        return tuple(NightFold(folder, entry) for entry in entries)
 
 
 def read_night(settings: Settings, night: str) -> NightDetails:

@@ -1,4 +1,4 @@
-"""Command `judge`, its page, and the same from Python."""
+"""Command `judge` and its page."""
 
 from __future__ import annotations
 
@@ -12,22 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tickwalk
-from features.leakage.perturbation import ProofResult
 from serving import cli
 from serving.report.night_data import read_night
 from storage.settings import Settings
-from training.night import preparation
 from training.night.artifacts import NightArtifacts
-
-
-@pytest.fixture
-def _proof_of_the_night(judged: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The night has proven the features of these bars; a proof takes half of what a judgement takes."""
-    proof = NightArtifacts.find(*judged).read("proof.json")
-    fields = ProofResult.__dataclass_fields__
-    found = ProofResult(**{name: proof[name] for name in fields})
-    monkeypatch.setattr(preparation, "prove", lambda *_, **__: found)
 
 
 def peeking(settings: Settings, night: str) -> pa.Table:
@@ -45,7 +33,7 @@ def peeking(settings: Settings, night: str) -> pa.Table:
     )
 
 
-@pytest.mark.usefixtures("_proof_of_the_night")
+@pytest.mark.usefixtures("proven")
 def test_a_file_that_peeks_is_caught_by_name(
     judged: tuple[Settings, str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,13 +59,6 @@ def test_a_file_that_peeks_is_caught_by_name(
     assert "leak: abrupt end of skill" in page
     assert "which are a lineage of their own" in page
     assert "judge shifted.parquet --name shifted --recipe small.toml" in page
-
-    # The same from Python, from a table: the judgement is the same one.
-    (here / "tickwalk.toml").write_text('[training]\ndevice = "cpu"\nthreads = 1\n', encoding="utf-8")
-    found = tickwalk.judge(rows, recipe=str(settings.home / "small.toml"), name="shifted", home=settings.home)
-    assert (found.night, found.outcome) == (name, "refused")
-    assert found.report == settings.report_path(name)
-    assert {"zero", "momentum", "ridge", "shifted"} == set(found.models)
 
     cli.main([*words, "nights", "list", "--format", "json"])
     listed = {row["night"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}

@@ -293,3 +293,18 @@ def test_auto_says_what_it_chose() -> None:
 def test_seeds_differ_by_the_names_of_the_draw() -> None:
     seeds = {derive_seed(7, model, fold) for model in ("mlp", "lstm") for fold in range(5)}
     assert len(seeds) == 10
+
+
+def test_chronological_order_gives_the_same_bits_and_other_weights_than_a_shuffle() -> None:
+    windows = windows_of(block_of())
+    train = rows_of(windows, 0, N)
+
+    def trained(rule: FitRule, seed: int = 1) -> dict[str, torch.Tensor]:
+        network = network_of("lstm", windows)  # without dropout, so the seed decides the order alone
+        return fit_network(network, windows, train, None, rule, seed=seed).best
+
+    by_time = replace(RULE, order="chronological")
+    assert same(trained(by_time), trained(by_time))
+    assert same(trained(by_time, seed=1), trained(by_time, seed=2))
+    assert not same(trained(by_time), trained(RULE))
+    assert not same(trained(RULE, seed=1), trained(RULE, seed=2))

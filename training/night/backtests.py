@@ -31,6 +31,7 @@ class NightBacktests:
         record: evidence of earlier nights.
         period_ns: length of a day of the lineage.
         path: of the lineage.
+        earlier: by fold, then model: net by period before all tests (see `nets_before_first_test`).
     """
 
     market: MarketData
@@ -41,6 +42,7 @@ class NightBacktests:
     record: GateRecord
     period_ns: int
     path: LineagePath
+    earlier: Sequence[Mapping[str, np.ndarray]]
 
 
 def backtest_night(
@@ -98,4 +100,4 @@ def backtest_night(
         seed=folder.facts["seed"],
         order=order,
     )
-    return NightBacktests(market, window, dense, ledgers, lineage, record, period_ns, path)
+    return NightBacktests(market, window, dense, ledgers, lineage, record, period_ns, path, earlier)

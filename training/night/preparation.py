@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,20 +23,24 @@ from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError, RangeError
 from storage.lake.lake import Lake
 from storage.lake.point_in_time import Basis
+from storage.logs import get_logger
 from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, split_rows, walk_forward_folds
 from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import Lessons, NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
+from training.night.input_audit import INPUT_AUDIT, InputAudit, check_labels, check_revisions, check_universe
 from training.night.pinned_inputs import PinnedRows, of_venues, panel_loader, pinned_at, read_pinned
 from training.night.registry import champion_after, events_before, read_versions
 from training.recipe import Recipe
+
+logger = get_logger(__name__)
 
 TRAINING_FACTS: Final = ("since_ns", "feature_set", "width", "instruments")
 """Keys of the registry's inputs that describe the bars that a version was trained on."""
 
 
 def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> NightData:
-    """Read the pinned rows, build features and labels, and write `proof.json` and `health.json`.
+    """Read the pinned rows, build features and labels, and write `proof.json`, `health.json` and `input_audit.json`.
 
     Args:
         folder: the night.
@@ -47,17 +51,21 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
     Raises:
         LakeError: the pinned rows differ from those that the night was opened on.
         CheckpointError: the code of the features has changed since the night was opened.
-        LeakError: a feature looks ahead.
+        LeakError: a feature looks ahead, or universe, revisions or labels are from the future (input_audit.py).
         ContractError: a feature is unfit for training (features/monitoring/health.py).
     """
     pinned, at = read_pinned(folder, lake, features_dir=features_dir), pinned_at(lake, folder.facts)
-    return build_data(
+    audit = _audit_rows(folder, pinned, lake, at=at)
+    data = build_data(
         folder,
         pinned,
         features_dir=features_dir,
         prove_panel=lambda: prove_features(folder, pinned.panel, lake, at=at),
         learned=champion_training_window(folder, lake),
     )
+    folder.write(INPUT_AUDIT, replace(audit, labels=int(data.labels.mask.sum())).to_dict())
+    logger.info("inputs audited", night=folder.path.name, late_bars=audit.late_bars)
+    return data
 
 
 def build_data(
@@ -111,10 +119,21 @@ def build_data(
 
 
 def _learn(panel: Panel, block: FeatureBlock, recipe: Recipe, *, grace_ns: int) -> Lessons:
-    """Return features, labels and past returns of a panel."""
+    """Return features, audited labels and past returns of a panel."""
     labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
+    check_labels(panel, labels, recipe.label, grace_ns=grace_ns)
     past = trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale
     return Lessons(block, labels, past)
+
+
+def _audit_rows(folder: NightArtifacts, pinned: PinnedRows, lake: Lake, *, at: int) -> InputAudit:
+    """Check universe and revisions of the rows of a night; the labels are counted later."""
+    recipe, grace_ns = folder.recipe, folder.facts["grace_ms"] * 1_000_000
+    instruments = check_universe(pinned.panel, lake, recipe, at=at, grace_ns=grace_ns)
+    late = check_revisions(pinned.panel, lake, recipe, at=at, grace_ns=grace_ns)
+    if pinned.lessons is not None:
+        late += check_revisions(pinned.lessons, lake, recipe, at=at, grace_ns=grace_ns, rows=recipe.rows)
+    return InputAudit(instruments, late, 0)
 
 
 def champion_training_window(folder: NightArtifacts, lake: Lake) -> TrainingWindow | None:

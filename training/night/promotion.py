@@ -34,6 +34,7 @@ from training.models.networks import network_code
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.backtests import backtest_night
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
+from training.night.fit_audit import FIT_AUDIT, audit_choices, audit_fits
 from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
 from training.night.leak_suite import LEAK_SUITE
 from training.night.lineage_evidence import evidence_rows
@@ -99,8 +100,8 @@ def finish_night(
 ) -> dict[str, Any]:
     """Apply the gate to a night whose folds are all trained, and write `deploy/`, `summary.json` and `verdict.json`.
 
-    The registry's events, the evidence and the trials are committed just before `verdict.json`, which marks the night
-    as done.
+    Its fits and choices are audited first (training/night/fit_audit.py). The registry's events, the evidence and the
+    trials are committed just before `verdict.json`, which marks the night as done.
 
     Args:
         folder: of the night.
@@ -116,12 +117,26 @@ def finish_night(
     """
     data, recipe = folder.read_data(), folder.recipe
     metrics = _read_metrics(folder, folds, recipe)
+    audit = audit_fits(folder, folds, data, recipe)
     night, width_ns = folder.path.name, data.panel.width_ns
 
     # 1. Backtests of every model and seed over the tests, and the path of the models chosen before each.
     made = backtest_night(folder, folds, data, recipe, lake)
     window, dense, ledgers, path = made.window, made.dense, made.ledgers, made.path
     lineage, record, period_ns = made.lineage, made.record, made.period_ns
+    choices = audit_choices(
+        path,
+        ledgers,
+        window,
+        folds,
+        recipe,
+        earlier=made.earlier,
+        width_ns=width_ns,
+        period_ns=period_ns,
+        seed=folder.facts["seed"],
+    )
+    folder.write(FIT_AUDIT, replace(audit, choices=choices).to_dict())
+    logger.info("fits audited", night=night, fits=audit.normalisers, choices=choices)
     challenger = path.last.model
     candidates = [name for name in ledgers if name not in recipe.controls]
     events = read_versions(lake, recipe=recipe.name)

@@ -27,6 +27,7 @@ The folder `models/nights/<night>/`:
                             (features.monitoring.health);
                             trained_since_ns, trained_until_ns: the reference window of the drift; champion: the
                             version that was trained on it ("": none, the reference is the rest of the range)
+    input_audit.json        instruments, late_bars, labels: how many were compared (training.night.input_audit)
     folds.json              folds: [{index, train, valid, test: [start_ns, stop_ns], embargo_ns, rows: {train, valid,
                             test, purged, embargoed}, leaks: {label, embargo, shared}}], leaks (total), drawing (text)
     leak_suite.json         passed, reason, is_decided, folds, rows, level, most_extra, shuffled: {ic, true_ic, kept,
@@ -43,6 +44,8 @@ The folder `models/nights/<night>/`:
                                     best_epoch}], one a validation point, rows: {train (of one epoch), valid, test},
                                     valid and test: {rows, ic, rank_ic: {value, low, high}, r2, hit_rate}
         fit.json                    fit (its id), files: {name: sha256}
+    fit_audit.json          normalisers, predictions, losses, ridges, choices: how many were compared
+                            (training.night.fit_audit)
     deploy/                 checkpoint of the challenger's refit on all rows up to the cut-off
     deploy.json             version, model, budget, rows, cutoff_ns (end of the last label that it was trained on),
                             agreement (with the folds' models, training.models.fit_health; null: neither has an opinion)
@@ -209,7 +212,7 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
     Raises:
         CheckpointError: the code has changed since the night was opened; every step with work left raises this.
         LakeError: the pinned rows differ from those that the night was opened on.
-        LeakError: a feature looks ahead.
+        LeakError: a feature looks ahead, or universe, revisions or labels are from the future.
         ContractError: a feature is unfit for training.
     """
     folder = NightArtifacts.find(settings, night)
@@ -254,6 +257,7 @@ def planned_folds(folder: NightArtifacts) -> list[int]:
             f"{plan['leaks']} leaked rows in the folds of night {night}; the count must be 0: "
             f"{describe_leaks(plan['folds'])}",
             hint=f"folds.json in {folder.path} names the fold and the kind of leak",
+            check="folds",
         )
     if not folder.has(LEAK_SUITE):
         night_device(folder)
@@ -304,6 +308,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
 
     Raises:
         GateError: a fold is not trained yet.
+        LeakError: a fit or a choice used other rows than its own.
         FitError: the refit diverged, or disagrees with its folds.
     """
     folder = NightArtifacts.find(settings, night)

@@ -79,7 +79,8 @@ class OutsidePredictions:
         )
 
     def write(self, path: Path) -> None:
-        """Write the rows to a file of the night."""
+        """Write the rows to a file of the night, whose folder is made where it is missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, self._to_bytes())
 
     @classmethod

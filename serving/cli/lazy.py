@@ -42,7 +42,12 @@ COMMANDS: Final = tuple(
         ("Features", "features", "features", "List, build, test and follow feature sets."),
         ("Train", "nightly", "models", "Retrain, evaluate and report once, without Airflow."),
         ("Train", "judge", "judge", "Judge predictions that were made elsewhere."),
-        ("Train", "recipes", "recipes", "List recipes, show one with all keys, and check a TOML file."),
+        (
+            "Train",
+            "recipes",
+            "recipes",
+            "List recipes, show one, and check them against the home's data.",
+        ),
         ("Train", "models", "registry", "List, compare, promote, retire and roll back model versions."),
         ("Train", "nights", "registry", "List retraining nights and show one."),
         ("Train", "trials", "trials", "List every model that was evaluated on test rows."),

@@ -9,7 +9,7 @@ import typer
 from serving.cli.context import Format, console, print_rows, settings_of
 
 group = typer.Typer(
-    no_args_is_help=True, help="List recipes, show one with all keys, and check them against the home's data."
+    no_args_is_help=True, help="List recipes, show one, and check them against the home's data."
 )
 
 Form = Annotated[Format, typer.Option("--format", help="Output format.")]

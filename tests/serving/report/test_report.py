@@ -298,7 +298,7 @@ def test_costs_are_shown_with_their_sign_and_add_up(facts: NightReport, written:
 
 
 def test_night_without_a_verdict_is_refused_with_the_step(judged: tuple[Settings, str]) -> None:
-    night = open_night(judged[0], recipe=str(judged[0].home / "small.toml"), until="2026-02-04T06:00:00Z")
+    night = open_night(judged[0], recipe=str(judged[0].home / "small.toml"), until="2026-02-04T07:00:00Z")
     with pytest.raises(GateError, match=r"has no verdict\.json yet \(run its step judge_night first\)"):
         write_report(judged[0], night)
 

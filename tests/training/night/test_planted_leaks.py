@@ -29,7 +29,7 @@ from tests.training.builders import MINUTE_NS, SMALL_RECIPE, START_NS, fill_lake
 from training.data.folds import Fold, SplitRows, TimeSpan, split_rows
 from training.data.labels import LabelRule, Labels, make_labels
 from training.data.panel import Normaliser
-from training.night import fold_training, input_audit, preparation, promotion, steps
+from training.night import backtests, fold_training, input_audit, preparation, steps
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
 from training.night.lineage_path import LineagePath, stitch_path
@@ -350,7 +350,7 @@ def test_choice_that_knows_its_test(trained: Bench, tmp_path: Path, monkeypatch:
         late = [replace(fold, test=TimeSpan(fold.test.stop_ns, 2**62)) for fold in args[4]]
         return replace(sound, by_fold=stitch_path(*args[:4], late, *args[5:], **more).by_fold)
 
-    monkeypatch.setattr(promotion, "stitch_path", foreknowing)
+    monkeypatch.setattr(backtests, "stitch_path", foreknowing)
     refused(
         "choices",
         "validation is a test: ridge was chosen for the test of fold ",

@@ -48,7 +48,12 @@ COMMANDS: Final = tuple(
             "recipes",
             "List recipes, show one, and check them against the home's data.",
         ),
-        ("Train", "models", "registry", "List, compare, promote, retire and roll back model versions."),
+        (
+            "Train",
+            "models",
+            "registry",
+            "List, compare, promote, retire, roll back and rebuild model versions.",
+        ),
         ("Train", "nights", "registry", "List retraining nights and show one."),
         ("Train", "trials", "trials", "List every model that was evaluated on test rows."),
         ("Train", "report", "models", "Write the report of a night again."),

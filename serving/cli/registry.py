@@ -1,4 +1,4 @@
-"""Commands `models list|show|compare|promote|retire|rollback` and `nights list|show`."""
+"""Commands `models list|show|compare|promote|retire|rollback|pack|rebuild` and `nights list|show`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.cli import packs
 from serving.cli.context import Format, console, notes, print_rows, settings_of
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from storage.settings import Settings
     from training.night.registry import VersionEvent
 
-models = typer.Typer(help="List, compare, promote, retire and roll back model versions.")
+models = typer.Typer(help="List, compare, promote, retire, roll back and rebuild model versions.")
 nights = typer.Typer(no_args_is_help=True, help="List retraining nights and show one.")
 
 Form = Annotated[Format, typer.Option("--format", help="Output format.")]
@@ -29,13 +30,14 @@ Expect = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
+    packs.add_to(models)
     app.add_typer(models, name="models")
     app.add_typer(nights, name="nights")
 
 
 @models.callback(invoke_without_command=True)
 def models_default(context: typer.Context, form: Form = "table") -> None:
-    """List, compare, promote, retire and roll back model versions.
+    """List, compare, promote, retire, roll back and rebuild model versions.
 
     Without a verb it lists them. States: registered, paper, champion, rejected, retired.
     """

@@ -102,12 +102,12 @@ def build_data(
     health = check_health(block, panel, split_ns=_newest_test_ns(panel, recipe), learned=learned)
     folder.write("health.json", health.to_dict())
     health.refuse()
-    served = _learn(panel, block, recipe, grace_ns=grace_ns)
+    served = learn_rows(panel, block, recipe, grace_ns=grace_ns)
     lessons = None
     if pinned.lessons is not None:
         taught = built_block(features_dir, pinned.lessons, recipe.feature_set)
         check_health(taught, pinned.lessons, split_ns=_newest_test_ns(panel, recipe), learned=None).refuse()
-        lessons = _learn(pinned.lessons, taught, recipe, grace_ns=grace_ns)
+        lessons = learn_rows(pinned.lessons, taught, recipe, grace_ns=grace_ns)
     return NightData(
         panel=panel,
         block=block,
@@ -118,7 +118,7 @@ def build_data(
     )
 
 
-def _learn(panel: Panel, block: FeatureBlock, recipe: Recipe, *, grace_ns: int) -> Lessons:
+def learn_rows(panel: Panel, block: FeatureBlock, recipe: Recipe, *, grace_ns: int) -> Lessons:
     """Return features, audited labels and past returns of a panel."""
     labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
     check_labels(panel, labels, recipe.label, grace_ns=grace_ns)

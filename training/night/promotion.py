@@ -22,25 +22,26 @@ from storage.clock import TimeSource
 from storage.errors import CheckpointError, GateError, SettingsError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
-from training.data.folds import Fold, SplitRows
+from training.data.folds import Fold
 from training.data.panel import Normaliser
 from training.evaluation.gate import BacktestResult, ChampionComparison, preconditions
 from training.evaluation.multiple_testing import overfitting_probability
 from training.models.checkpoint import load_checkpoint
 from training.models.device import derive_seed
-from training.models.estimators import FittedModel, FoldContext, fit_model, load_model
-from training.models.fit_health import check_agreement, check_predictions, check_training_rows
+from training.models.estimators import FittedModel, FoldContext, load_model
+from training.models.fit_health import check_agreement, check_predictions
 from training.models.networks import network_code
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.backtests import backtest_night
 from training.night.decision import Demotion, NightDecision, decide_night, lineage_name
 from training.night.fit_audit import FIT_AUDIT, audit_choices, audit_fits
-from training.night.fold_training import fit_normaliser, fold_rows, predict_rows
+from training.night.fold_training import predict_rows
 from training.night.leak_suite import LEAK_SUITE
 from training.night.lineage_evidence import evidence_rows
 from training.night.lineage_path import LineagePath, least_block
 from training.night.pending_trials import PendingTrials
 from training.night.preparation import training_facts
+from training.night.refit import NO_FOLD, refit
 from training.night.registry import (
     EventKind,
     VersionEvent,
@@ -316,29 +317,23 @@ def _refit(
     budgets: list[int],
     device: torch.device,
 ) -> dict[str, Any]:
-    nothing = np.zeros(data.panel.n_steps, dtype=bool)
-    rows = fold_rows(data, SplitRows(~nothing, nothing, nothing, nothing, nothing), recipe)
-    context = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
     budget = round(median(budgets))
     stamp = folder.stamp(
         model=challenger,
-        fold=-1,
+        fold=NO_FOLD,
         seed=derive_seed(folder.facts["seed"], challenger, "deploy"),
         feature_names=data.block.names,
         device=device.type,
     )
-    check_training_rows(context, rows.seen, None, labelled=rows.labelled, fold=-1)
-    fitted = fit_model(
-        context, rows.seen, None, stamp, recipe.fit, folder=folder.path / "deploy", budget=budget
-    )
-    last = int((rows.seen % data.panel.n_steps).max())
+    made = refit(data, recipe, stamp, device, budget=budget, folder=folder.path / "deploy")
+    last = int((made.seen % data.panel.n_steps).max())
     deployed = {
         "version": f"{challenger}-{folder.path.name}",
         "model": challenger,
         "budget": budget,
-        "rows": len(rows.seen),
+        "rows": len(made.seen),
         "cutoff_ns": int(data.labels.ts_span_end_ns[last]),
-        "agreement": _agreement(folder, folds, context, fitted, recipe, challenger),
+        "agreement": _agreement(folder, folds, made.context, made.fitted, recipe, challenger),
     }
     folder.write("deploy.json", deployed)
     return deployed

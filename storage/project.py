@@ -149,16 +149,17 @@ _loaded: Project | None = None
 _importing: Path | None = None
 
 
-def find_project(start: Path | None = None) -> Path | None:
+def find_project(start: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the project folder in a directory or in the nearest one above it, or `None`.
 
     Args:
         start: directory to begin with (default: `TICKWALK_PROJECT` alone, or else the working directory).
+        environ: variables (default: those of the process).
 
     Raises:
         ProjectError: `TICKWALK_PROJECT` names a directory without a project.
     """
-    named = os.environ.get(VARIABLE)
+    named = (os.environ if environ is None else environ).get(VARIABLE)
     if start is None and named:
         folder = Path(named).expanduser().resolve() / PROJECT
         if not (folder / "__init__.py").is_file():

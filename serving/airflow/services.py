@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from serving.airflow.secrets import Secrets
+from storage.project import VARIABLE as PROJECT_VARIABLE
+from storage.project import find_project
 from storage.settings import Settings, known_keys
 
 HOST: Final = "127.0.0.1"
@@ -95,7 +97,11 @@ def local_env(
     """Return the complete environment of a service on this machine.
 
     The user's own `AIRFLOW*` variables are dropped, or another installation's database would be migrated. So is
-    `PYTHONDONTWRITEBYTECODE`, with which every start would compile Airflow again.
+    `PYTHONDONTWRITEBYTECODE`, with which every start would compile Airflow again. Tasks use the project folder that is
+    in force here, whatever directory they run in.
+
+    Raises:
+        ProjectError: `TICKWALK_PROJECT` names a directory without a project.
     """
     home = airflow_home(settings)
     inherited = {
@@ -119,7 +125,13 @@ def local_env(
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "PYTHONUNBUFFERED": "1",
     }
-    return inherited | COMMON_ENV | ours | settings_env(settings)
+    return inherited | COMMON_ENV | ours | settings_env(settings) | _project_env(environ)
+
+
+def _project_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `TICKWALK_PROJECT` of the project folder that is in force, or nothing."""
+    folder = find_project(environ=environ)
+    return {PROJECT_VARIABLE: str(folder.parent)} if folder else {}
 
 
 def settings_env(settings: Settings) -> dict[str, str]:

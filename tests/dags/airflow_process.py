@@ -1,13 +1,16 @@
 """Program that loads or runs our DAGs in Airflow, whose environment must be set before it is imported.
 
-`python -m tests.dags.airflow_process load DAG_ID JSON` lists the DAGs of the folder, and then calls the functions of a
-DAG's tasks with this configuration; `... run DAG_ID JSON` runs the DAG with it. Both print one line of JSON at the end.
+`python -m tests.dags.airflow_process load DAG_ID JSON` lists the DAGs of the folder, calls the first function of a
+DAG's tasks where the device is `cuda`, and then all of them with this configuration; `... run DAG_ID JSON` runs the DAG
+with it. Both print one line of JSON at the end.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from typing import Any
 
 
@@ -44,6 +47,31 @@ def call(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def refusal(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return how the first task fails where the device is `cuda`, and after how many seconds; nothing with a GPU."""
+    import torch
+    from airflow.configuration import conf
+    from airflow.dag_processing.dagbag import DagBag
+
+    from storage.errors import TickwalkError
+
+    if torch.cuda.is_available():
+        return {}
+    dag = DagBag(conf.get("core", "dags_folder")).dags[dag_id]
+    functions = {task.task_id: task.python_callable for task in dag.tasks}
+    kept, began_s = dict(os.environ), time.monotonic()
+    os.environ["TICKWALK_TRAINING_DEVICE"] = "cuda"
+    try:
+        functions["open_night"](dag.params.dump() | configuration)
+    except TickwalkError as error:
+        found = f"{type(error).__name__}: {error.message}"
+        return {"error": found, "seconds": time.monotonic() - began_s}
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+    raise AssertionError("the night was opened on a device that is not there")
+
+
 def run(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
     """Return how a run of the DAG went, in a fresh database."""
     from airflow.configuration import conf
@@ -76,7 +104,9 @@ def _facts(dag: Any) -> dict[str, Any]:
 if __name__ == "__main__":
     what, dag_id, configuration = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     is_load = what == "load"
-    answer = (
-        {"folder": load(), "night": call(dag_id, configuration)} if is_load else run(dag_id, configuration)
-    )
+    if is_load:
+        answer = {"folder": load(), "refusal": refusal(dag_id, configuration)}
+        answer["night"] = call(dag_id, configuration)
+    else:
+        answer = run(dag_id, configuration)
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -49,6 +49,7 @@ class Loaded:
 
     settings: Settings
     folder: dict[str, Any]
+    refusal: dict[str, Any]
     night: dict[str, Any]
 
 
@@ -58,7 +59,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     settings = Settings(home=tmp_path_factory.mktemp("load"), training=TRAINING)
     recipe = furnish(settings)
     answer = inside(settings, "load", "retrain_nightly", json.dumps({"recipe": str(recipe)}))
-    return Loaded(settings, answer["folder"], answer["night"])
+    return Loaded(settings, answer["folder"], answer["refusal"], answer["night"])
 
 
 @pytest.fixture
@@ -125,6 +126,17 @@ def test_the_functions_of_the_tasks_make_a_night(loaded: Loaded) -> None:
     assert night.name == loaded.night["night"]
     assert json.loads((night / "verdict.json").read_text(encoding="utf-8"))["version"]
     assert (loaded.settings.reports_dir / f"{night.name}.html").stat().st_size > 10_000
+
+
+def test_the_first_task_names_the_driver_where_the_gpu_is_missing(loaded: Loaded) -> None:
+    if not loaded.refusal:
+        pytest.skip("there is a GPU here")
+    assert loaded.refusal["seconds"] < 60
+    assert (
+        "SettingsError: training.device is 'cuda', and this machine or this torch build has none: torch"
+        in (loaded.refusal["error"])
+    )
+    assert "driver" in loaded.refusal["error"]
 
 
 @pytest.mark.drill

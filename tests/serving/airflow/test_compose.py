@@ -112,6 +112,21 @@ def test_airflow_gets_the_same_environment_as_by_make_up(services: dict[str, Any
     assert {key: environment.get(key) for key in COMMON_ENV} == COMMON_ENV
 
 
+def test_the_users_project_is_mounted_where_the_tasks_look_for_it(
+    services: dict[str, Any], env_file: Path, tmp_path: Path
+) -> None:
+    assert services["scheduler"]["environment"]["TICKWALK_PROJECT"] == "", "without PROJECT_DIR there is none"
+    env = tmp_path / ".env"
+    env.write_text(f"{env_file.read_text(encoding='utf-8')}PROJECT_DIR={tmp_path}\n", encoding="utf-8")
+    parsed = run_compose("--format", "json", env_file=env)
+    assert parsed.returncode == 0, parsed.stderr
+    found = json.loads(parsed.stdout)["services"]
+    for name in ("dag-processor", "scheduler"):
+        inside = found[name]["environment"]["TICKWALK_PROJECT"]
+        (mount,) = [item for item in found[name]["volumes"] if item["target"] == inside]
+        assert (mount["type"], mount["source"], mount["read_only"]) == ("bind", str(tmp_path), True)
+
+
 @pytest.mark.parametrize("name", list(BY_NAME))
 def test_services_wait_for_what_the_launcher_waits_for(services: dict[str, Any], name: str) -> None:
     waits = {other: how["condition"] for other, how in services[name].get("depends_on", {}).items()}

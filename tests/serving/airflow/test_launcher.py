@@ -20,7 +20,8 @@ from serving.airflow.daemons import DaemonFolder
 from serving.airflow.db_migrate import write_password
 from serving.airflow.secrets import Secrets, load_secrets
 from serving.airflow.services import COMMON_ENV, DAEMONS, SERVICES, local_env, settings_env
-from storage.errors import SettingsError, TickwalkError
+from storage.errors import ProjectError, SettingsError, TickwalkError
+from storage.project import current_project
 from storage.settings import Settings, load_settings
 from storage.settings.recording import RecordSettings
 from storage.settings.services import AirflowSettings, LakeSettings, TrainingSettings
@@ -139,6 +140,32 @@ def test_airflow_variables_of_the_user_are_dropped(tmp_path: Path) -> None:
     assert "production" not in " ".join(env.values())
     assert not {"TICKWALK_CONFIG", "PYTHONDONTWRITEBYTECODE"} & set(env)
     assert env.items() >= COMMON_ENV.items()
+
+
+def test_the_project_in_force_reaches_the_tasks_wherever_they_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("named", "above"):
+        (tmp_path / name / "tickwalk_project").mkdir(parents=True)
+        (tmp_path / name / "tickwalk_project" / "__init__.py").touch()
+    (tmp_path / "above" / "below").mkdir()
+    settings = Settings(home=tmp_path)
+    # Relative to the directory of `up`; tasks run in another.
+    monkeypatch.chdir(tmp_path)
+    named = local_env(settings, SECRETS, environ={"TICKWALK_PROJECT": "named"})
+    assert named["TICKWALK_PROJECT"] == str(tmp_path / "named")
+    assert "TICKWALK_PROJECT" not in local_env(settings, SECRETS, environ={})
+    monkeypatch.chdir(tmp_path / "above" / "below")
+    found = local_env(settings, SECRETS, environ={})
+    assert found["TICKWALK_PROJECT"] == str(tmp_path / "above")
+    with pytest.raises(ProjectError, match="TICKWALK_PROJECT is 'nowhere'"):
+        local_env(settings, SECRETS, environ={"TICKWALK_PROJECT": "nowhere"})
+    # What a task then finds.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TICKWALK_PROJECT", found["TICKWALK_PROJECT"])
+    project = current_project()
+    assert project is not None
+    assert project.folder == tmp_path / "above" / "tickwalk_project"
 
 
 def test_airflow_listens_on_loopback_only(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 For the person on call: **if it fails, nothing stops.** The champion keeps serving, one day older; DAGs that wait for
 the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
 `gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
-data, the recipe or a setting (never retried); after a `LeakError` do not promote by hand. Day D (the partition key)
-runs at D+1 00:20 UTC and may be cleared and repeated: finished work is kept. "Trigger" accepts `until` or a partition
-key; without either it uses the whole lake. Without Airflow: `tickwalk nightly`.
+data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not promote by
+hand. Day D (the partition key) runs at D+1 00:20 UTC (setting `airflow.nightly`) and may be cleared and repeated:
+finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake. Without
+Airflow: `tickwalk nightly`.
 """
 
-from datetime import date, timedelta
 from typing import Any
 
 from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
@@ -18,7 +18,9 @@ from storage.settings import load_settings
 
 
 @dag(
-    schedule=CronPartitionTimetable("20 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
+    schedule=CronPartitionTimetable(
+        load_settings().airflow.nightly, timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"
+    ),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
@@ -33,12 +35,9 @@ from storage.settings import load_settings
 def retrain_nightly() -> None:
     @task
     def open_night(params: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
-        from training.night.steps import open_night
+        from serving.nightly import open_scheduled_night
 
-        chosen = params or {}
-        day = date.fromisoformat(partition_key) + timedelta(days=1) if partition_key else None
-        until = chosen["until"] or (day and str(day))
-        return open_night(load_settings(), recipe=chosen["recipe"], since=chosen["since"], until=until)
+        return open_scheduled_night(load_settings(), params or {}, day=partition_key)
 
     @task
     def build_panel(night: str) -> dict[str, Any]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from serving.report import write_report
-from storage.clock import parse_time_ns
+from serving.schedule import night_until, nightly_interval_s
+from storage.clock import WallTime, parse_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts
 from training.night.recipe_choice import RecipeChoice, choose_recipe
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
+from training.night.time_budget import ESTIMATE, describe_time, remaining_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +53,95 @@ def run_night(
     since: str | None = None,
     until: str | None = None,
     at: int | None = None,
+    within_s: float | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> NightResult:
     """Run all steps of a night and write its report; finished steps are not repeated.
 
     Args:
         settings: the home, the seed and the device.
-        recipe, since, until, at: see `training.night.steps.open_night`.
-        on_step: called before each step with its description.
+        recipe, since, until, at, within_s: see `training.night.steps.open_night`.
+        on_step: called before each step with its description, and with the time left where that is estimated.
     """
     on_step("pinning the data")
-    night = open_night(settings, recipe=recipe, since=since, until=until, at=at)
-    on_step("building and proving features")
+    night = open_night(settings, recipe=recipe, since=since, until=until, at=at, within_s=within_s)
+    progress = NightProgress(NightArtifacts.find(settings, night), on_step)
+    progress.begin("build_panel", "building and proving features")
     build_panel(settings, night)
-    on_step("planning folds")
+    progress.begin("plan_folds", "planning folds")
     for fold in (folds := plan_folds(settings, night)):
-        on_step(f"training fold {fold + 1} of {len(folds)}")
+        progress.begin(f"train_fold-{fold:02d}", f"training fold {fold + 1} of {len(folds)}")
         train_fold(
             settings,
             night,
             fold,
-            on_epoch=lambda model, at_fold, log: on_step(
+            on_epoch=lambda model, at_fold, log: progress.tell(
                 f"training fold {at_fold + 1} of {len(folds)}: {model}, epoch {log.epoch:g}"
             ),
         )
-    on_step("judging the challenger")
+    progress.begin("judge_night", "judging the challenger")
     verdict = judge_night(settings, night)
     on_step("writing the report")
     page = write_report(settings, night)
     drawing = NightArtifacts.find(settings, night).read("folds.json")["drawing"]
     return NightResult(night, verdict, drawing, page)
+
+
+def open_scheduled_night(
+    settings: Settings, params: Mapping[str, Any], *, day: str | None, now_ns: int | None = None
+) -> str:
+    """Open a night of the DAG, and return its id.
+
+    Args:
+        settings: the home, and the schedule.
+        params: `recipe`, `since` and `until` of the run; each may be `None`.
+        day: partition key of the run, or `None` for one without.
+        now_ns: during the night (default: now).
+
+    Raises:
+        SettingsError, RangeError: see `open_night`.
+    """
+    schedule = settings.airflow.nightly
+    until = params["until"] or (night_until(schedule, day) if day else None)
+    within_s = nightly_interval_s(schedule, WallTime().now_ns() if now_ns is None else now_ns)
+    return open_night(
+        settings, recipe=params["recipe"], since=params["since"], until=until, within_s=within_s
+    )
+
+
+class NightProgress:
+    """Descriptions of the steps of a night with the time left, by the night's estimate.
+
+    Args:
+        folder: the night; one that was opened earlier keeps its estimate, and one may have none.
+        on_step: called with each description.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        folder: NightArtifacts,
+        on_step: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_step, self._clock = on_step, clock
+        self._estimate: dict[str, Any] = folder.read(ESTIMATE) if folder.has(ESTIMATE) else {}
+        self._done: dict[str, float] = {}
+        self._step, self._began_s = "", clock()
+
+    def begin(self, step: str, text: str) -> None:
+        """Finish the step before, and begin one."""
+        now_s = self._clock()
+        if self._step:
+            self._done[self._step] = now_s - self._began_s
+        self._step, self._began_s = step, now_s
+        self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Describe what is done, with the time left and the estimate of the whole."""
+        if self._estimate:
+            spent_s = self._clock() - self._began_s
+            left_s = remaining_time(self._estimate, self._done, self._step, spent_s)
+            text += f"; about {describe_time(left_s)} left of {describe_time(self._estimate['seconds'])}"
+        self._on_step(text)

@@ -71,12 +71,12 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "recipe_docs": "recipe",
     },
     "serving": {
-        "cli": "airflow demo explain feature_jobs judging monitoring nightly report",
+        "cli": "airflow demo explain feature_jobs judging monitoring nightly report schedule",
         "demo": "nightly",
         "explain": "feature_jobs",
         "feature_jobs": "formatting",
         "judging": "prediction_files report",
-        "nightly": "report",
+        "nightly": "report schedule",
         "report": "formatting",
     },
     "tickwalk": {

@@ -53,6 +53,8 @@ class Recipe:
         stride: train and valid rows are every `stride`-th step of the clock, since the labels of neighbours overlap;
             all test rows are used.
         seeds: fits of each challenger; the first is evaluated and deployed, and the gate tests it among all of them.
+        least_seeds: fewest seeds to which a night is shrunk that would not end before the next one; 0: it is refused.
+        shrunk_from: seeds that the recipe asked for, in a night that was shrunk; 0 in every other recipe.
         controls: baselines in every report; of them, ridge may serve.
         challengers: models that may serve, simplest first: each must earn more than those before it.
         origins: accepted origins of bars (default: all).
@@ -80,6 +82,8 @@ class Recipe:
     instruments: tuple[str, ...] = ()
     rows: Basis = "served"
     venues: tuple[str, ...] = ()
+    least_seeds: int = 0
+    shrunk_from: int = 0
 
     def __post_init__(self) -> None:
         width_ns(self.width)
@@ -96,6 +100,12 @@ class Recipe:
         self._check_universe()
         if min(self.window_bars, self.stride, self.seeds) < 1:
             raise SettingsError(f"recipe {self.name}: window_bars, stride and seeds start at 1")
+        if not 0 <= self.least_seeds <= self.seeds or (self.shrunk_from and self.shrunk_from <= self.seeds):
+            raise SettingsError(
+                f"recipe {self.name}: least_seeds is {self.least_seeds}, shrunk_from {self.shrunk_from}, and seeds "
+                f"{self.seeds}",
+                hint="least_seeds lies in 0 .. seeds; shrunk_from is set by a night that was shrunk",
+            )
 
     def _check_universe(self) -> None:
         for venue in self.venues:
@@ -227,6 +237,7 @@ RECIPES: Final[dict[str, Recipe]] = {
             costs=Costs(half_spread_bps=1.0),
             stride=3,
             seeds=2,
+            least_seeds=1,
             fit=FitRule(epochs=8, batch=512),
         ),
         Recipe(
@@ -242,6 +253,7 @@ RECIPES: Final[dict[str, Recipe]] = {
             costs=Costs(half_spread_bps=1.0),
             stride=5,
             seeds=2,
+            least_seeds=1,
             fit=FitRule(epochs=8, batch=512),
             origins=_RECORDED,
             venues=("hyperliquid",),
@@ -260,6 +272,7 @@ RECIPES: Final[dict[str, Recipe]] = {
             costs=Costs(half_spread_bps=1.0, impact_bps=3.0),
             stride=5,
             seeds=2,
+            least_seeds=1,
             fit=FitRule(epochs=8, batch=512),
             origins=_RECORDED,
             venues=("gaiaex",),

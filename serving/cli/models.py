@@ -48,12 +48,19 @@ def nightly(
     since: Annotated[str | None, typer.Option(help="Start of the bars, ISO 8601, UTC; default: all.")] = None,
     until: Annotated[str | None, typer.Option(help="End of the bars, exclusive, ISO 8601, UTC.")] = None,
     at: Annotated[int | None, typer.Option(help="Snapshot of the lake to read; default: the newest.")] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours in which it must end; 0: no limit; default: until the next by airflow.nightly."
+        ),
+    ] = None,
 ) -> None:
     """Retrain, evaluate and report once, without Airflow.
 
     Runs the same steps as the nightly DAG. Finished steps are kept: an interrupted night continues where it stopped.
     Without a recipe it uses that of the setting `training.recipe`, or else the only one that fits the data;
-    `tickwalk recipes check` lists them.
+    `tickwalk recipes check` lists them. Its time is estimated first: a night that would not end before the next one
+    has fewer seeds, if the recipe allows, or is refused.
 
     Example: `tickwalk nightly --recipe candles --since 2026-11-01`
     """
@@ -65,10 +72,28 @@ def nightly(
         recipe = chosen.recipe
     with step_progress("opening the night", 1) as advance:
         done = run_night(
-            settings_of(context), recipe=recipe, since=since, until=until, at=at, on_step=advance
+            settings_of(context),
+            recipe=recipe,
+            since=since,
+            until=until,
+            at=at,
+            within_s=_limit_s(context, within),
+            on_step=advance,
         )
     console.print(done.folds, highlight=False, markup=False, soft_wrap=True)
     _print_night(done.night, done.verdict, done.report)
+
+
+def _limit_s(context: typer.Context, hours: float | None) -> float:
+    """Return the seconds that a night may take."""
+    import math
+
+    from serving.schedule import nightly_interval_s
+    from storage.clock import WallTime
+
+    if hours is None:
+        return nightly_interval_s(settings_of(context).airflow.nightly, WallTime().now_ns())
+    return hours * 3_600 if hours > 0 else math.inf
 
 
 def report(

@@ -14,6 +14,7 @@ from serving.cli.context import Format, console, notes, print_rows, settings_of
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
     from storage.settings import Settings
+    from training.night.night_list import NightDetails
     from training.night.registry import VersionEvent
 
 models = typer.Typer(help="List, compare, promote, retire, roll back and rebuild model versions.")
@@ -227,6 +228,7 @@ def show_night(
         facts = {"night": night, "outcome": found.outcome, "reason": found.verdict.get("reason")}
         facts |= {"version": found.verdict.get("version"), "models": rows, "rules": list(found.rules)}
         facts["trials"] = tried
+        facts |= {"estimate": dict(found.estimate), "seconds": found.seconds}
         print_rows([facts], form, columns=(), numeric=set())
         return
     if form == "table":
@@ -236,6 +238,7 @@ def show_night(
             markup=False,
             soft_wrap=True,
         )
+        console.print(f"  time: {_time_of(found)}", highlight=False, markup=False, soft_wrap=True)
         for rule in found.rules:
             mark = "holds" if rule["passed"] else "FAILS"
             console.print(
@@ -258,6 +261,21 @@ def _trials_of(settings: Settings, night: str) -> dict[str, int]:
             return count_on_tests(lake, NightArtifacts.find(settings, night))
     except LakeError:
         return {}
+
+
+def _time_of(found: NightDetails) -> str:
+    """Return what a night took, and the estimate that it was opened with."""
+    from training.night.time_budget import describe_time
+
+    taken = f"took {describe_time(found.seconds)}"
+    if not (plan := found.estimate):
+        return f"{taken}; not estimated"
+    shrunk = f", {plan['seeds']} of {plan['shrunk_from']} seeds" if plan["shrunk_from"] else ""
+    limit = float("inf") if plan["within_s"] is None else plan["within_s"]
+    return (
+        f"{taken}; estimated {describe_time(plan['seconds'])} of at most {describe_time(limit)}{shrunk} "
+        f"({plan['source']})"
+    )
 
 
 def _change(

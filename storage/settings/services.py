@@ -79,12 +79,19 @@ class AirflowSettings:
     """Port of the web pages and the API, on 127.0.0.1."""
     parallelism: int = 4
     """Maximum number of concurrent tasks; more than 4 lock Airflow's SQLite (measured)."""
+    nightly: str = "20 0 * * *"
+    """When nights start: five fields of cron, UTC. A night that would not end before the next is shrunk or refused."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.parallelism <= 4:
             raise SettingsError(
                 f"airflow.parallelism is {self.parallelism}",
                 hint="SQLite carries 1 to 4; use Postgres for more",
+            )
+        if len(self.nightly.split()) != 5:
+            raise SettingsError(
+                f"airflow.nightly is {self.nightly!r}",
+                hint="write five fields of cron: minute, hour, day, month, weekday, such as 20 0 * * *",
             )
 
 

@@ -292,6 +292,15 @@ class NightArtifacts:
         yield
         self.write(f"timings/{step}.json", {"seconds": round(time.perf_counter() - started, 3)})
 
+    def step_seconds(self) -> dict[str, float]:
+        """Return the seconds that each step took, of those that were timed."""
+        timings = {path.stem: json.loads(path.read_bytes()) for path in self.path.glob("timings/*.json")}
+        return {
+            name: float(timing["seconds"])
+            for name, timing in sorted(timings.items())
+            if name != "estimate" and isinstance(timing.get("seconds"), float | int)
+        }
+
 
 def fits_file(fold: int) -> str:
     """Return the file with the fits of a fold; apart, since of two equal nights the second trains nothing."""

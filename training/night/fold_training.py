@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -100,14 +101,15 @@ def train_models(
         if not folder.has(f"{path}/fit.json"):
             stamp = _stamp(folder, fold, model, number, data, recipe, content, device)
             fit = fit_id(stamp)
+            fits[name] = {"fit": fit, "is_reused": True}
             with store.locked(fit) as target:
-                is_reused = store.is_done(fit)
-                if not is_reused:
+                if not store.is_done(fit):
                     context = context or _checked_context(fold, data, recipe, rows, device)
+                    began_s = time.perf_counter()
                     _train_model(target, fold, number, data, recipe, rows, context, stamp, on_epoch)
                     store.finish(fit)
+                    fits[name] |= {"is_reused": False, "seconds": round(time.perf_counter() - began_s, 3)}
                 store.link(fit, folder.path / path)
-            fits[name] = {"fit": fit, "is_reused": is_reused}
             folder.write(fits_file(fold.index), fits)
         results[name] = folder.read(f"{path}/metrics.json")["test"]["ic"]["value"]
     reused = sum(entry["is_reused"] for entry in fits.values())

@@ -14,6 +14,7 @@ from storage.clock import US_NS
 from storage.errors import GateError
 from training.night.artifacts import NightArtifacts
 from training.night.registry import VersionEvent, champion_after, read_versions
+from training.night.time_budget import ESTIMATE
 
 if TYPE_CHECKING:
     from storage.lake.lake import Lake
@@ -70,6 +71,8 @@ class NightDetails:
             unfinished.
         leaks: leaked rows over all folds; `None` before the folds were planned.
         folder: where its files lie.
+        estimate: of its time, when it was opened (`training.night.time_budget.TimeEstimate`); empty without one.
+        seconds: that its steps took so far.
         report: its page; `None` where none was written.
     """
 
@@ -84,6 +87,8 @@ class NightDetails:
     leaks: int | None
     folder: Path
     report: Path | None
+    estimate: Mapping[str, Any]
+    seconds: float
 
     def fold(self, index: int) -> NightFold:
         """Return a fold, whose rows are torch datasets.
@@ -136,6 +141,8 @@ def read_night(settings: Settings, night: str) -> NightDetails:
         leaks=folder.read("folds.json")["leaks"] if folder.has("folds.json") else None,
         folder=folder.path,
         report=page if page.exists() else None,
+        estimate=folder.read(ESTIMATE) if folder.has(ESTIMATE) else {},
+        seconds=sum(folder.step_seconds().values()),
     )
 
 

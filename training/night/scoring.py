@@ -268,6 +268,11 @@ def _notes(folder: NightArtifacts, recipe: Recipe, champion: ChampionComparison 
         notes.append(f"valid on less than half of the rows: {', '.join(bare)}")
     fee = "the recipe's own" if costs.taker_fee_bps is not None else "the venue's table"
     notes.append(f"taker fee from {fee}; impact {costs.impact_bps:g} bp times the root of the bar's share")
+    if recipe.shrunk_from:
+        notes.append(
+            f"each challenger has {recipe.seeds} of the recipe's {recipe.shrunk_from} seeds, so that the night ends "
+            "before the next one"
+        )
     if champion is not None and champion.obstacle:
         notes.append(champion.obstacle_note)
     elif champion is not None and champion.unseen_steps:

@@ -63,7 +63,8 @@ The folder `models/nights/<night>/`:
                             may_serve}, members that the home has evaluated on these tests
                             (training.night.trial_ledger)
     timings/<step>.json     seconds; kept apart, since equal nights take unequal time
-    timings/fits-XX.json    {member: {fit, is_reused}} of a fold: is_reused, another night had trained it
+    timings/fits-XX.json    {member: {fit, is_reused, seconds}} of a fold: is_reused, another night had trained it
+    timings/estimate.json   the estimate when the night was opened (training.night.time_budget.TimeEstimate)
 
 JSON has sorted keys, and null where a figure is undefined. Nothing outside `timings/` depends on the wall clock or
 on the location of the home.
@@ -110,6 +111,7 @@ from training.night.preparation import (
 )
 from training.night.promotion import finish_night
 from training.night.recipe_choice import choose_recipe, forecast_folds
+from training.night.time_budget import ESTIMATE, keep_within
 from training.recipe import get_recipe, judged_recipe
 
 logger = get_logger(__name__)
@@ -123,6 +125,7 @@ def open_night(
     until: str | None = None,
     at: int | None = None,
     outside: OutsidePredictions | None = None,
+    within_s: float | None = None,
 ) -> str:
     """Pin the rows that a night reads, and return the night's id.
 
@@ -134,10 +137,12 @@ def open_night(
         since, until: bounds of the bars' open, ISO 8601 in UTC (default: all bars).
         at: snapshot of the lake to read (default: the newest).
         outside: predictions that are judged in place of the recipe's challengers (training.night.outside_judgement).
+        within_s: time until the next night starts; a night that would take longer has fewer seeds, if its recipe
+            allows, or is refused (`training.night.time_budget`). Infinite: no limit, and `None`: no estimate either.
 
     Raises:
-        SettingsError: the recipe does not exist, none was named and not exactly one fits the lake, a time is not
-            valid, or a fee is missing.
+        SettingsError: the recipe does not exist, none was named and not exactly one fits the lake, the night would
+            not end in time, a time is not valid, or a fee is missing.
         RangeError: no bar lies in the range, or it is too short for a fold.
         InstrumentError, CaptureError: the predictions have rows of no bar of the night.
     """
@@ -191,6 +196,10 @@ def open_night(
             device=device,
             predictions=outside.content if outside else "",
         )
+        estimate = None
+        if within_s is not None:
+            plan, estimate = keep_within(settings, plan, panel, identity, within_s=within_s)
+            identity |= {"recipe": plan.to_plain()}
         night = name_of(plan, identity)
         folder = NightArtifacts(settings.models_dir / "nights" / night)
         if folder.has("night.json"):
@@ -202,6 +211,9 @@ def open_night(
     if outside is not None:
         outside.write(folder.path / OUTSIDE)
     write_facts(folder, identity, pinned, fees, settings, snapshot=snapshot)
+    if estimate is not None:
+        folder.write(ESTIMATE, estimate.to_plain())
+        logger.info("night estimated", night=night, **estimate.described())
     logger.info("night opened", night=night, recipe=plan.name, snapshot=snapshot, steps=panel.n_steps)
     return night
 
@@ -243,8 +255,9 @@ def planned_folds(folder: NightArtifacts) -> list[int]:
     night = folder.path.name
     if not folder.has("folds.json"):
         folder.refuse_other_code()
-        data, recipe = folder.read_data(), folder.recipe
-        folds = plan_night_folds(data, recipe)
+        with folder.timed("plan_folds"):
+            data, recipe = folder.read_data(), folder.recipe
+            folds = plan_night_folds(data, recipe)
         entries = [describe_fold(fold, data, recipe) for fold in folds]
         leaks = sum(sum(entry["leaks"].values()) for entry in entries)
         span_ns = int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0])

@@ -53,6 +53,10 @@ def test_versions_and_nights_are_listed_and_shown(run: Any, judged: tuple[Settin
     assert {item["model"] for item in details["models"]} == {"zero", "momentum", "ridge", "lightgbm", "mlp"}
     said = run("nights", "show", night, home=home)[1]
     assert row["reason"].split(",")[0] in said
+    # Opened by its steps alone, without a limit.
+    assert "; not estimated" in said
+    assert details["estimate"] == {}
+    assert details["seconds"] > 0
     # Zero, momentum and ridge once, and two seeds of both challengers.
     assert details["trials"] == {"night": 7}
     assert "This home has evaluated 7 members on these test days: 7 in nights." in said

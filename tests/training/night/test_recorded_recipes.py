@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ingest.replay.replay import replay
 from storage.clock import ManualTime, parse_time_ns
 from storage.errors import RangeError, SettingsError
+from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.conftest import recorded
 from tests.training.builders import settings_in
 from tests.training.recordings import RECORDED_SINCE, record_both
 from training.night.artifacts import NightArtifacts
 from training.night.lineage_evidence import lineage_of
+from training.night.recipe_choice import check_recipes, choose_recipe
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
 from training.recipe import RECIPES, get_recipe
 
@@ -117,6 +123,41 @@ def test_both_recipes_run_as_they_are_on_five_days(tmp_path: Path) -> None:
         folder, verdict = run_steps(settings, base)
         check_night(folder, verdict, base)
         assert [entry["index"] for entry in folder.read("folds.json")["folds"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [pytest.param(None, id="whole", marks=pytest.mark.drill), pytest.param(4_000, id="its first frames")],
+)
+def test_a_real_capture_says_what_each_recipe_lacks(tmp_path: Path, frames: int | None) -> None:
+    """35 minutes of prints, quotes and books of four coins, without contexts; no fold is that short."""
+    capture = recorded("hyperliquid/ws_20250904_4coins.ndjson.gz")
+    settings = settings_in(tmp_path / "home")
+    settings.ensure_home()
+    if frames is not None:
+        with gzip.open(capture, "rt", encoding="utf-8") as file:
+            lines = list(itertools.islice(file, frames))
+        capture = tmp_path / "first.ndjson"
+        capture.write_text("".join(lines), encoding="utf-8")
+    with Lake.open(settings) as lake:
+        replay(capture, settings, lake)
+        recorded_fit, mid_fit = check_recipes(settings, lake, VENUES)
+        with pytest.raises(SettingsError, match=r"(?s)no recipe fits the lake:.*hyperliquid-1m lacks"):
+            choose_recipe(settings, lake)
+    assert recorded_fit.venues == ("hyperliquid",)
+    assert len(recorded_fit.instruments) == 4
+    contexts, history = recorded_fit.missing
+    assert contexts == (
+        "columns that its features read: context_age_ms, funding_rate, mark, open_interest, oracle"
+    )
+    assert "too few for one fold of 4 days (2 train, 1 valid, 1 test)" in history
+    assert "the first would end at 2025-09-09T00:00:00.000Z" in history
+    assert mid_fit.missing == ("1m bars of gaiaex from live or venue_replay or recent",)
+    with pytest.raises(RangeError, match=r"2025-09-04.* are too few for one fold of 4 days"):
+        open_night(settings, recipe="hyperliquid-1m")
+    # The shortest folds that a recipe can have are hours.
+    with pytest.raises(RangeError, match=r"are too few for one fold of 3 hours \(1 train, 1 valid, 1 test\)"):
+        open_night(settings, recipe=small(tmp_path, "hyperliquid-1m"))
 
 
 def test_a_venue_without_bars_is_refused_with_those_that_have_some(home: Settings) -> None:

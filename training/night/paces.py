@@ -176,22 +176,35 @@ def measured_paces(
             models[name] = max(clock() - began_s, 0.0) / rows
     if known and known.steps:
         return replace(known, models=models)
-    part = panel.steps(
-        -min(panel.n_steps, deepest_lookback(get_set(recipe.feature_set)) + _BUILD_STEPS), None
-    )
-    build(part)
-    began_s = clock()
-    build(part)
-    pace = max(clock() - began_s, 0.0) / (part.n_steps * part.n_instruments)
+    fixed_s, pace = _build_seconds(panel, deepest_lookback(get_set(recipe.feature_set)), build, clock)
+    cells = panel.n_steps * panel.n_instruments
     proven = min(panel.n_steps, PROOF_STEPS) / panel.n_steps
     steps = {
-        "build_panel": pace * (1 + _PROOFS * proven),
+        "build_panel": (1 + _PROOFS) * fixed_s / cells + pace * (1 + _PROOFS * proven),
         "plan_folds": pace,
         "leak_suite": pace + _SUITE_FITS * models.get("ridge", 0.0) / recipe.stride,
         FOLD: pace,
         "judge_night": pace,
     }
     return StepPaces(models, steps, "measured by a few steps of each model")
+
+
+def _build_seconds(
+    panel: Panel, lookback: int, build: Callable[[Panel], object], clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Return the seconds of building features that do not depend on the number of cells, and those for each cell."""
+    taken, cells = [], []
+    for steps in (lookback + _BUILD_STEPS // 4, lookback + 2 * _BUILD_STEPS):
+        part = panel.steps(-min(panel.n_steps, steps), None)
+        build(part)
+        began_s = clock()
+        build(part)
+        taken.append(max(clock() - began_s, 0.0))
+        cells.append(part.n_steps * part.n_instruments)
+    if cells[0] == cells[1]:
+        return 0.0, taken[1] / cells[1]
+    pace = max((taken[1] - taken[0]) / (cells[1] - cells[0]), 0.0)
+    return max(taken[0] - pace * cells[0], 0.0), pace
 
 
 def real_step(recipe: Recipe, *, device: torch.device, threads: int) -> Step:

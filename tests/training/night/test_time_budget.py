@@ -162,7 +162,7 @@ class WorkClock:
         self.now_s += FIXED_S / 10 + COST_S[model] * rows
 
     def build(self, panel: Any) -> None:
-        self.now_s += 1e-4 * panel.n_steps * panel.n_instruments
+        self.now_s += 0.5 + 1e-4 * panel.n_steps * panel.n_instruments
 
 
 @pytest.mark.parametrize(("epochs", "seeds", "stride"), [(2, 1, 1), (20, 3, 4)])
@@ -180,6 +180,14 @@ def test_estimate_from_a_few_steps_is_within_a_factor_of_two(
     counted = {name: 2 * count // (1 if name == "test" else stride) for name, count in rows.items()}
     true_s = sum(true_fit_s(model, counted, recipe) for model, _ in recipe.model_seeds)
     assert true_s / 2 < found.steps["train_fold-00"] < 2 * true_s
+    # What a build costs whatever its bars is paid once a build, and not for each bar of a longer panel.
+    cells = panel.n_steps * panel.n_instruments
+    assert found.steps["plan_folds"] == pytest.approx(1e-4 * cells)
+    assert found.steps["build_panel"] > 31 * 0.5
+    longer = measured_paces(
+        recipe, panel_of(np.tile(np.exp(LOG_PRICE), 20)), clock=clock, step=clock.fit, build=clock.build
+    )
+    assert longer.steps["build_panel"] < 0.2 * paces.steps["build_panel"]
     known = StepPaces({"mlp": 1.0}, {"build_panel": 7.0}, "measured in a night")
     kept = measured_paces(recipe, panel, clock=clock, step=clock.fit, build=clock.build, known=known)
     assert (kept.models["mlp"], kept.steps) == (1.0, {"build_panel": 7.0}), "measured paces fill gaps only"

@@ -24,7 +24,7 @@ from training.night.steps import build_panel, judge_night, open_night, plan_fold
 from training.recipe import RECIPES, get_recipe
 
 VENUES = {"hyperliquid-1m": "hyperliquid", "gaiaex-mid": "gaiaex"}
-COINS = ("BTC", "ETH")
+COINS = ("BTC",)
 HOURS = 4.1
 CLOCK = ManualTime(parse_time_ns(RECORDED_SINCE) + 10 * 86_400 * 10**9)
 SMALL = """

@@ -76,5 +76,9 @@ class FitError(TickwalkError):
     """
 
 
+class HoldoutError(TickwalkError):
+    """A range reaches into a sealed holdout, or a seal breaks a rule."""
+
+
 class GateError(TickwalkError):
     """The promotion gate cannot be evaluated, or a manual promotion breaks its rule."""

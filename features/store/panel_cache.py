@@ -108,7 +108,7 @@ def cached_panel(
             rows,
         ],
         "code": features_code_hash(),
-    }
+    } | ({"withheld": lake.withheld} if lake.withheld else {})
     digest = hashlib.sha256(json.dumps(query, sort_keys=True).encode()).hexdigest()
     folder, stem = root / "panels", f"{width}-{digest[:16]}"
     for path in folder.glob(f"{stem}-*.safetensors"):

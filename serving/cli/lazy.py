@@ -56,6 +56,12 @@ COMMANDS: Final = tuple(
         ),
         ("Train", "nights", "registry", "List retraining nights and show one."),
         ("Train", "trials", "trials", "List every model that was evaluated on test rows."),
+        (
+            "Train",
+            "holdout",
+            "holdout",
+            "Seal a range of time that no recipe may read, open it, and show its state.",
+        ),
         ("Train", "report", "models", "Write the report of a night again."),
         ("Train", "demo", "models", "Run the whole pipeline on a simulated market."),
         ("Operate", "alert", "alert", "Alert when a recorder fails."),

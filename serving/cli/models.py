@@ -65,14 +65,18 @@ def nightly(
     Example: `tickwalk nightly --recipe candles --since 2026-11-01`
     """
     from serving.nightly import pick_recipe, run_night
+    from storage.clock import iso
+    from training.night.artifacts import NightArtifacts
+    from training.night.readable_range import cut_of
 
+    settings = settings_of(context)
     if recipe is None:
-        chosen = pick_recipe(settings_of(context), since=since, until=until, at=at)
+        chosen = pick_recipe(settings, since=since, until=until, at=at)
         notes.print(f"recipe:   {chosen.recipe} ({chosen.reason})", highlight=False, markup=False)
         recipe = chosen.recipe
     with step_progress("opening the night", 1) as advance:
         done = run_night(
-            settings_of(context),
+            settings,
             recipe=recipe,
             since=since,
             until=until,
@@ -82,6 +86,11 @@ def nightly(
         )
     console.print(done.folds, highlight=False, markup=False, soft_wrap=True)
     _print_night(done.night, done.verdict, done.report)
+    if (cut := cut_of(NightArtifacts.find(settings, done.night))) is not None:
+        console.print(
+            f"holdout:  bars from {iso(cut[0])} to {iso(cut[1])} are sealed, so the night ends before",
+            highlight=False,
+        )
 
 
 def _limit_s(context: typer.Context, hours: float | None) -> float:

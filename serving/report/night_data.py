@@ -16,6 +16,7 @@ from storage.contracts.tables import STATUSES
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts, fits_file
+from training.night.holdouts import HoldoutEvent, read_holdouts
 from training.night.leak_suite import LEAK_SUITE
 from training.night.outside_judgement import PREDICTIONS
 from training.night.trial_ledger import count_on_tests
@@ -48,6 +49,7 @@ class NightReport:
         label_span_ns: time from a decision to the end of its label, which the purge removes.
         recorded: data of the lake at the night's snapshot.
         trials: members that the home has evaluated on these tests until now, by source.
+        holdouts: events of sealed ranges until now.
         fits: by fold: members with the ids of their fits, and whether an earlier night had made them.
         leak_suite: the file of that name; `None` for a night of a release that had none.
         outside: of a judgement, `predictions.json` (`training/night/outside_judgement.py`); of a night, `None`. A
@@ -69,6 +71,7 @@ class NightReport:
     label_span_ns: int
     recorded: RecordedData
     trials: dict[str, int]
+    holdouts: list[HoldoutEvent]
     fits: dict[int, dict[str, Any]]
     leak_suite: dict[str, Any] | None
     outside: dict[str, Any] | None = None
@@ -109,7 +112,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
     }
     with Lake.open(settings, read_only=True) as lake:
         recorded = read_recorded(lake, folder.facts)
-        trials = count_on_tests(lake, folder)
+        trials, holdouts = count_on_tests(lake, folder), read_holdouts(lake)
     return NightReport(
         night=folder.facts,
         panel=folder.read("panel.json"),
@@ -126,6 +129,7 @@ def read_night(settings: Settings, night: str) -> NightReport:
         label_span_ns=int(data.labels.ts_span_end_ns[0] - data.labels.ts_decided_ns[0]),
         recorded=recorded,
         trials=trials,
+        holdouts=holdouts,
         fits={
             entry["index"]: folder.read(name)
             for entry in plan["folds"]

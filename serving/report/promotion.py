@@ -11,6 +11,7 @@ from serving import formatting
 from serving.report.night_data import NightReport
 from storage.clock import DAY_NS
 from training.evaluation.multiple_testing import LEAST_TEST_BLOCKS
+from training.night.holdout_list import describe_holdouts
 from training.night.night_list import verdict_state
 from training.night.trial_ledger import describe_counts
 
@@ -71,6 +72,7 @@ class PromotionSection:
         path: sentences about the lineage's path and its choice of models.
         evidence: sentences about the evidence and what the data could have shown.
         trials: a sentence about what the home has evaluated on these tests; may be empty.
+        holdouts: a sentence about each range that was ever sealed.
         limits: other limits on false promotions.
         limit: the limit of the home.
         demotion: a sentence about the champion's monitor; may be empty.
@@ -85,6 +87,7 @@ class PromotionSection:
     path: tuple[str, ...]
     evidence: tuple[str, ...]
     trials: str
+    holdouts: tuple[str, ...]
     limits: tuple[LimitRow, ...]
     limit: str
     demotion: str
@@ -103,6 +106,7 @@ def make_promotion(facts: NightReport) -> PromotionSection:
         path=tuple(_path(facts)) if "path" in facts.summary else (),
         evidence=tuple(_evidence(facts)) if "evidence" in verdict else (_OLDER,),
         trials=describe_counts(facts.trials) if facts.trials else "",
+        holdouts=tuple(describe_holdouts(facts.holdouts)),
         limits=tuple(_limit_row(row) for row in verdict.get("other_limits", ())),
         limit=formatting.percent(verdict.get("false_promotions")),
         demotion=_demotion(verdict),

@@ -124,7 +124,7 @@ TRIALS: Final = Contract(
 HOLDOUTS: Final = Contract(
     "holdouts",
     "Ranges that no recipe may read, append-only: a row is an event. A range whose last event is `sealed` is sealed. "
-    "Written by hand; docs/gate.md says what it is for.",
+    "Written by `tickwalk holdout`; docs/gate.md says what it is for.",
     (
         Column("since_ns", I64, "start of the range"),
         Column("until_ns", I64, "end of the range, exclusive"),

@@ -42,6 +42,7 @@ from storage.lake.query_errors import failed_query, kinds_of_statements, missing
 from storage.lake.schema_version import bars_are_old, migrate
 from storage.lake.shadowing_views import shadowing_views
 from storage.lake.upsert import contradicted, insert, split_new_and_conflicting
+from storage.lake.withheld import TimeRange
 from storage.logs import get_logger
 from storage.settings import Settings
 from storage.settings.services import LakeSettings
@@ -73,6 +74,7 @@ class Lake:
         ]
         self._locks = LakeLocks(settings.lake_dir, catalog=self._catalog)
         self._attached: set[int] = set()
+        self._withheld: tuple[TimeRange, ...] = ()
         self._is_old = False
         self._old_snapshots: dict[int, bool] = {}
         self._commits = 0
@@ -194,7 +196,8 @@ class Lake:
         if not kinds:
             raise LakeError("the query is empty", hint='write a statement, such as "SHOW TABLES"')
         # Whatever needs views of its own, or may change a session, gets a cursor of its own.
-        is_plain = at is None and known_at_ns is None and not self._is_old and kinds == {_SELECT}
+        is_whole = known_at_ns is None and not self._withheld
+        is_plain = at is None and is_whole and not self._is_old and kinds == {_SELECT}
         reader, self._reader = (self._reader, None) if is_plain else (None, self._reader)
         cursor = self._connection.cursor() if reader is None else reader
         try:
@@ -203,7 +206,7 @@ class Lake:
                     cursor.execute(f"USE {schema}")  # reads the catalog: 1.5 of the 6 ms of a small query
                 lag_ns = self.history_lag_ns if not as_stored and self._lacks_clock(cursor, at) else None
                 for statement in shadowing_views(
-                    schema, sql, known_at_ns=known_at_ns, rows=rows, lag_ns=lag_ns
+                    schema, sql, known_at_ns=known_at_ns, rows=rows, lag_ns=lag_ns, withheld=self._withheld
                 ):
                     # A lake of an older release may lack the table; the query itself fails if it reads it.
                     with suppress(duckdb.CatalogException, duckdb.BinderException):
@@ -217,6 +220,15 @@ class Lake:
         finally:
             if cursor is not self._reader:
                 cursor.close()
+
+    def withhold(self, ranges: Sequence[TimeRange]) -> None:
+        """Hide market data of some ranges, and of no others, from every later query (storage.lake.withheld)."""
+        self._withheld = tuple(ranges)
+
+    @property
+    def withheld(self) -> tuple[TimeRange, ...]:
+        """Ranges whose market data are hidden."""
+        return self._withheld
 
     def _close_reader(self) -> None:
         """Close the cursor that plain queries share."""

@@ -214,7 +214,8 @@ class NightFold:
 
         `train` has every labelled row, of all phases of a stride; `batches` of the dataset reads them as the night
         does. `valid` has the rows that choose the best epoch. `test` has every row on which a live system would have
-        decided, also those whose label was not observed.
+        decided, also those whose label was not observed. A model that is evaluated on them is a trial of the home:
+        record it with `tickwalk.record_trial` (docs/gate.md).
 
         Args:
             part: `train`, `valid` or `test`.

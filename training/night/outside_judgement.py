@@ -67,6 +67,7 @@ from training.night.pending_trials import PendingTrials
 from training.night.pinned_inputs import panel_loader, pinned_at
 from training.night.preparation import read_fold
 from training.night.promotion import PATH, compare_serving, describe_path
+from training.night.readable_range import enforce_on_night
 from training.night.registry import champion_after, read_versions
 from training.night.scoring import make_summary, score_folds, summarise_backtests
 from training.night.steps import night_device, plan_folds
@@ -87,6 +88,7 @@ def match_predictions(settings: Settings, night: str) -> list[int]:
 
     Raises:
         InstrumentError, CaptureError, RangeError: the rows of the file do not fit the night.
+        HoldoutError: its range was sealed meanwhile; `judge_predictions` raises this, too.
     """
     plan_folds(settings, night)
     folder = NightArtifacts.find(settings, night)
@@ -102,6 +104,7 @@ def match_predictions(settings: Settings, night: str) -> list[int]:
         for part in parts:
             _write_member(folder, part, data)
         with Lake.open(settings, read_only=True) as lake:
+            enforce_on_night(lake, folder)
             market = _prediction_market(folder, data, lake, grace_ns=grace_ns)
         opinions = all_opinions(outside, BarGrid.of(data.panel, grace_ns=grace_ns))
         checks, skill = check_leaks([part.test for part in parts], [opinions], market)
@@ -152,6 +155,7 @@ def judge_predictions(settings: Settings, night: str, *, clock: TimeSource | Non
         Lake.open(settings) as lake,
         PendingTrials(lake, night, "judge") as trials,
     ):
+        enforce_on_night(lake, folder)
         return _judge(folder, folds, lake, device, settings, clock or WallTime(), trials)
 
 

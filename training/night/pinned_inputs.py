@@ -32,6 +32,7 @@ from storage.settings import Settings
 from training.evaluation.costs import Costs
 from training.evaluation.funding_charges import due_times
 from training.night.artifacts import NightArtifacts
+from training.night.readable_range import withheld_from, withholding
 from training.recipe import Recipe
 
 _MINUTE_NS: Final = 60 * NS
@@ -179,6 +180,11 @@ def reads_as_pinned(settings: Settings, pin: Pin, lake: Lake, at: int) -> bool |
     folder = NightArtifacts(settings.models_dir / "nights" / pin.name)
     if not folder.has("night.json"):
         return None
+    with withholding(lake, withheld_from(folder)):
+        return _has_pinned_rows(settings, folder, pin, lake, at)
+
+
+def _has_pinned_rows(settings: Settings, folder: NightArtifacts, pin: Pin, lake: Lake, at: int) -> bool:
     facts = folder.facts
     try:
         panel = panel_loader(folder, at)(lake, since_ns=facts["since_ns"], instruments=facts["instruments"])

@@ -1,7 +1,8 @@
 """Recipes that fit the data of a lake, and the choice of one for a night.
 
 A recipe fits where the lake has bars of its width, origins, venues and instruments, every column that its features
-read, and a range that is long enough for one fold. Bars count as in a night: those that were known in time.
+read, and a range that is long enough for one fold. Bars count as in a night: those that were known in time, and that
+no sealed holdout keeps from it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from features.panel.panel import COLUMNS, open_bounds_us
 from features.sets import columns_of, get_set
 from storage.clock import DAY_NS, US_NS, iso, width_ns
 from storage.contracts.contract import ORIGINS
-from storage.errors import ProjectError, RangeError, SettingsError
+from storage.errors import HoldoutError, ProjectError, RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.lake.point_in_time import is_known
 from storage.settings import Settings
 from training.data.folds import Fold, walk_forward_folds
 from training.data.labels import delay_bars
+from training.night.readable_range import enforce_holdouts
 from training.recipe import Recipe, get_recipe, recipe_names
 
 NEVER_CHOSEN: Final = frozenset({"demo"})
@@ -113,6 +115,7 @@ def choose_recipe(
 
     Raises:
         SettingsError: none fits, or several do; the message says of each what is missing or what data it has.
+        HoldoutError: the bounds reach into a sealed holdout.
     """
     if settings.training.recipe:
         return RecipeChoice(settings.training.recipe, "setting training.recipe names it")
@@ -169,7 +172,16 @@ def _check_named(
         recipe = get_recipe(name)
     except (SettingsError, ProjectError) as error:
         return RecipeFit(name, "", (), 0, None, None, 0, (f"a valid file: {error.message}",))
-    found = _count_bars(recipe, settings, lake, since_ns=since_ns, until_ns=until_ns, at=at)
+    grace_ns = settings.bars.grace_ns
+    try:
+        readable = enforce_holdouts(
+            lake, recipe, since_ns=since_ns, until_ns=until_ns, grace_ns=grace_ns, at=at
+        )
+    except HoldoutError as error:
+        if since_ns is not None or until_ns is not None:
+            raise
+        return RecipeFit(name, recipe.width, (), 0, None, None, 0, (f"bars to read: {error.message}",))
+    found = _count_bars(recipe, settings, lake, since_ns=readable.since_ns, until_ns=readable.until_ns, at=at)
     names = tuple(item for item in found["instruments"] if recipe.accepts(item))
     first_ns, last_ns = found["first_ns"], found["last_ns"]
     if not names:

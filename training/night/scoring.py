@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from features.feature import FeatureBlock
+from storage.clock import iso
 from training.data.folds import Fold
 from training.data.panel import Normaliser, PanelWindows
 from training.data.stride import stride_phase
@@ -20,6 +21,7 @@ from training.evaluation.positions import MarketData, PositionLedger, run_ledger
 from training.models.device import derive_seed
 from training.models.estimators import FoldContext
 from training.night.artifacts import Lessons, NightArtifacts, NightData, Predictions
+from training.night.readable_range import cut_of
 from training.recipe import Recipe
 
 # Blocks of the bootstrap, in horizons: labels overlap over one, and what drives them lasts longer.
@@ -266,6 +268,10 @@ def _notes(folder: NightArtifacts, recipe: Recipe, champion: ChampionComparison 
     bare = [name for name, valid in counts["valid_share"].items() if valid < 0.5]
     if bare:
         notes.append(f"valid on less than half of the rows: {', '.join(bare)}")
+    if (cut := cut_of(folder)) is not None:
+        notes.append(
+            f"bars from {iso(cut[0])} to {iso(cut[1])} were sealed in a holdout, so the night ends before"
+        )
     fee = "the recipe's own" if costs.taker_fee_bps is not None else "the venue's table"
     notes.append(f"taker fee from {fee}; impact {costs.impact_bps:g} bp times the root of the bar's share")
     if recipe.shrunk_from:

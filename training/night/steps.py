@@ -13,6 +13,8 @@ The folder `models/nights/<night>/`:
                             project_code (hash by model of the user's project), code, lock, torch_version, device,
                             hardware, threads, stacking (training.models.device.compute_identity); of a judgement also
                             predictions, a hash of their rows (training.night.outside_judgement has its other files)
+    holdout.json            only where a range was sealed as the night was opened: withheld: [[start_ns, stop_ns]], cut:
+                            that at which the night ends, or null (training.night.readable_range)
     panel.safetensors       the panel (features.store.serialization.read_panel)
     features.safetensors    the feature block (features.store.serialization.read_block)
     labels.safetensors      label mask basis scale decidable past, (S, T); ts_*_ns, (T,); funding_paid if known
@@ -110,6 +112,7 @@ from training.night.preparation import (
     read_fold,
 )
 from training.night.promotion import finish_night
+from training.night.readable_range import enforce_holdouts, enforce_on_night, write_readable
 from training.night.recipe_choice import choose_recipe, forecast_folds
 from training.night.time_budget import ESTIMATE, keep_within
 from training.recipe import get_recipe, judged_recipe
@@ -129,7 +132,8 @@ def open_night(
 ) -> str:
     """Pin the rows that a night reads, and return the night's id.
 
-    Published fees that the lake lacks are written first, unless `at` names a snapshot.
+    Published fees that the lake lacks are written first, unless `at` names a snapshot. Without `until` a night ends
+    before the first sealed holdout.
 
     Args:
         settings: the home, the seed and the device.
@@ -145,6 +149,7 @@ def open_night(
             not end in time, a time is not valid, or a fee is missing.
         RangeError: no bar lies in the range, or it is too short for a fold.
         InstrumentError, CaptureError: the predictions have rows of no bar of the night.
+        HoldoutError: the bounds reach into a sealed holdout, or no bar lies outside of it.
     """
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     bounds: dict[str, Any] = {
@@ -163,6 +168,8 @@ def open_night(
             plan = judged_recipe(plan, outside.name)
         features = get_set(plan.feature_set)
         bounds |= {"at": snapshot, "grace_ns": settings.bars.grace_ns}
+        readable = enforce_holdouts(lake, plan, **bounds)
+        bounds |= {"since_ns": readable.since_ns, "until_ns": readable.until_ns}
         panel, content = cached_panel(
             settings.features_dir,
             lake,
@@ -173,11 +180,11 @@ def open_night(
             **bounds,
         )
         fees = read_taker_fees(lake, panel, plan.costs, at=snapshot)
-        if outside is not None:
-            place_rows(outside, BarGrid.of(panel, grace_ns=settings.bars.grace_ns))
-        forecast_folds(
-            int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]), plan, grace_ns=settings.bars.grace_ns
-        )
+        first_ns, last_ns = int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1])
+        with readable.named_in_errors():
+            if outside is not None:
+                place_rows(outside, BarGrid.of(panel, grace_ns=settings.bars.grace_ns))
+            forecast_folds(first_ns, last_ns, plan, grace_ns=settings.bars.grace_ns)
         lessons = read_lessons(
             lake,
             plan,
@@ -208,6 +215,7 @@ def open_night(
         pin = {"pin": night, "snapshot": snapshot, "content": identity["content_hash"], "event": "pinned"}
         rows = PINS.rows([pin | {"ts_knowable_ns": WallTime().now_ns()}])
         lake.commit({"pins": rows}, batch_id=f"pin-{night}-{snapshot}", inputs={"snapshot": snapshot})
+    write_readable(folder, readable)
     if outside is not None:
         outside.write(folder.path / OUTSIDE)
     write_facts(folder, identity, pinned, fees, settings, snapshot=snapshot)
@@ -226,12 +234,14 @@ def build_panel(settings: Settings, night: str) -> dict[str, Any]:
         LakeError: the pinned rows differ from those that the night was opened on.
         LeakError: a feature looks ahead, or universe, revisions or labels are from the future.
         ContractError: a feature is unfit for training.
+        HoldoutError: its range was sealed meanwhile; `train_fold` and `judge_night` raise this, too.
     """
     folder = NightArtifacts.find(settings, night)
     if folder.has("panel.json"):
         return dict(folder.read("panel.json"))
     folder.refuse_other_code()
     with folder.timed("build_panel"), Lake.open(settings, read_only=True) as lake:
+        enforce_on_night(lake, folder)
         data = prepare_data(folder, lake, features_dir=settings.features_dir)
         folder.write_data(data)
     counts = count_data(data)
@@ -307,6 +317,8 @@ def train_fold(
     if fold not in entries:
         raise GateError(f"night {night} has no fold {fold}", hint=f"its folds: {sorted(entries)}")
     device = night_device(folder)
+    with Lake.open(settings, read_only=True) as lake:
+        enforce_on_night(lake, folder)
     with folder.timed(f"train_fold-{fold:02d}"):
         return train_models(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
 
@@ -334,6 +346,7 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
         Lake.open(settings) as lake,
         PendingTrials(lake, night) as trials,
     ):
+        enforce_on_night(lake, folder)
         return finish_night(
             folder,
             folds,

@@ -30,7 +30,7 @@ from ingest.replay.rebuild import RebuildResult, find_sources, rebuild
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import ManualTime, parse_time_ns
-from storage.contracts.lake_records import VERSIONS
+from storage.contracts.lake_records import GATE_DAYS, HOLDOUTS, LINEAGES, TRIALS, VERSIONS
 from storage.contracts.tables import TRADES
 from storage.errors import LakeError
 from storage.lake.fees import seed_fees
@@ -114,6 +114,25 @@ VERSION = {
     "version": "v1", "event": "registered", "recipe": "r", "model": "m", "night": "n", "reason": "made",
     "metrics": "{}", "inputs": '{"snapshot": 1}', "artefact": "a", "ts_knowable_ns": 5,
 }  # fmt: skip
+LEDGERS = {
+    LINEAGES: {
+        "lineage": "l", "null_hypothesis": "zero", "k": 1, "p_value": None, "is_quoted": True, "through_ns": 3,
+        "period_ns": 1, "definition": "{}", "recipe": "r", "night": "n", "ts_knowable_ns": 5,
+    },
+    GATE_DAYS: {
+        "lineage": "l", "null_hypothesis": "zero", "day_ns": 2, "net": 0.1, "risk": None, "worst_loss": 0.2,
+        "is_quoted": True, "source": "history", "night": "n", "ts_knowable_ns": 5,
+    },
+    TRIALS: {
+        "trial": "t", "source": "night", "run": "n", "recipe": "r", "lineage": "l", "model": "m", "seed": 0,
+        "instruments": "[]", "tested_since_ns": 1, "tested_until_ns": 3, "net": 0.1, "sharpe": None, "who": "",
+        "ts_knowable_ns": 5,
+    },
+    HOLDOUTS: {
+        "since_ns": 7, "until_ns": 9, "event": "sealed", "reason": "why", "who": "me@here", "ts_knowable_ns": 5,
+    },
+}  # fmt: skip
+"""A row of each table that nights and people append to, and that no source yields again."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +145,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archived(settings)
     with Lake.open(settings) as lake:
         seed_fees(lake)
-        lake.commit({"versions": VERSIONS.rows([VERSION])}, batch_id="versions-n")
+        ledgers = {contract.name: contract.rows([row]) for contract, row in LEDGERS.items()}
+        done = lake.commit({"versions": VERSIONS.rows([VERSION])} | ledgers, batch_id="versions-n")
+    assert done.refused == 0
     return settings.home
 
 
@@ -188,10 +209,12 @@ def test_a_lake_made_anew_is_the_same(home: Settings, held: Tables) -> None:
         ("recording", True): 2, ("backfill", True): 2, ("bars of a backfill", True): 1, ("file", True): 1,
         ("archive", True): 1, ("other", False): 2,
     }  # fmt: skip
-    assert sum(item.carried for item in done.made) == held["fees"].num_rows + held["versions"].num_rows > 3
+    ledgers = [contract.name for contract in LEDGERS]
+    carried = sum(held[name].num_rows for name in ("fees", "versions", *ledgers))
+    assert sum(item.carried for item in done.made) == carried > 7
     assert all((table.missing, table.extra, table.lost) == (0, 0, ()) for table in done.compared)
     rows = assert_same(held, home)
-    for table in ("trades", "quotes", "bars", "coverage", "candles", "funding", "fees", "versions"):
+    for table in ("trades", "quotes", "bars", "coverage", "candles", "funding", "fees", "versions", *ledgers):
         assert rows[table] > 0
     assert {table.table: table.equal for table in done.compared if table.equal} == rows
     assert whole(home)

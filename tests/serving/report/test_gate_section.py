@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from serving.report.night_data import NightReport
 from serving.report.page import render
+from tests.serving.nights import START_NS, WIDTH_NS
 from tests.serving.report.html_page import Page
+from training.night.holdouts import HoldoutEvent
 
 
 def test_every_rule_is_shown_with_value_limit_and_reason(facts: NightReport, written: str) -> None:
@@ -70,6 +73,21 @@ def test_members_that_were_tried_on_these_tests_are_counted(facts: NightReport) 
         in words
     )
     assert "members on these test days" not in Page(render(dataclasses.replace(facts, trials={}))).text
+
+
+def test_the_report_says_of_each_holdout_whether_it_was_open_before(facts: NightReport) -> None:
+    def event(kind: Any, at_ns: int) -> HoldoutEvent:
+        return HoldoutEvent(START_NS, START_NS + WIDTH_NS, kind, f"reason {at_ns}", "ann@desk", at_ns)
+
+    def words(*events: HoldoutEvent) -> str:
+        return " ".join(Page(render(dataclasses.replace(facts, holdouts=list(events)))).text.split())
+
+    assert "holdout" not in words()
+    assert "is sealed: no recipe reads it" in words(event("sealed", 1))
+    assert "was opened: recipes read it" in words(event("sealed", 1), event("opened", 2))
+    again = words(event("sealed", 1), event("opened", 2), event("sealed", 3))
+    assert "(ann@desk: reason 2)" in again
+    assert "It had been open before, since" in again
 
 
 def test_other_limits_are_shown_beside_the_homes_own(facts: NightReport, written: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from storage.errors import TickwalkError
 
 if TYPE_CHECKING:
+    from tickwalk.frame_features import FrameFeatures
     from tickwalk.home import HomeReader
     from tickwalk.instants import Instant
     from tickwalk.result import QueryResult
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "FrameFeatures",
     "HomeReader",
     "NightDetails",
     "QueryResult",
     "TickwalkError",
     "__version__",
+    "features",
     "judge",
     "open",
     "record_trial",
 ]
 
 _LAZY = {
+    "FrameFeatures": "tickwalk.frame_features",
     "HomeReader": "tickwalk.home",
     "NightDetails": "training.night.night_list",
     "QueryResult": "tickwalk.result",
@@ -95,6 +99,24 @@ def judge(
     return judge_in(
         predictions, recipe=recipe, name=name, since=since, until=until, at=at, home=home, config=config
     )
+
+
+def features(feature_set: str, *, width: str | None = None) -> FrameFeatures:
+    """Return a feature set as a function from a frame of bars to a frame of features.
+
+        features_of = tickwalk.features("candles")
+        values = features_of(bars)  # a pandas or polars DataFrame, or a pyarrow Table
+
+    Args:
+        feature_set: name of a set, such as `candles`; `tickwalk features list` lists them.
+        width: bar width (default: the frame's column `width`, or else the least time between two bars).
+
+    Raises:
+        TickwalkError: there is no such set or width.
+    """
+    from tickwalk.frame_features import FrameFeatures
+
+    return FrameFeatures(feature_set, width=width)
 
 
 def __getattr__(name: str) -> object:

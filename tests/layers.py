@@ -54,6 +54,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "engine": "feature inputs ops panel",
         "feature": "inputs",
         "follow": "feature live panel sets store",
+        "frame_features": "build feature panel sets versioning",
         "inputs": "ops panel",
         "leakage": "build feature inputs live ops panel sets versioning",
         "library": "feature inputs ops",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from storage.errors import TickwalkError
 
 if TYPE_CHECKING:
-    from tickwalk.frame_features import FrameFeatures
+    from features.frame_features import FrameFeatures
     from tickwalk.home import HomeReader
     from tickwalk.instants import Instant
     from tickwalk.result import QueryResult
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "FrameFeatures": "tickwalk.frame_features",
+    "FrameFeatures": "features.frame_features",
     "HomeReader": "tickwalk.home",
     "NightDetails": "training.night.night_list",
     "QueryResult": "tickwalk.result",
@@ -114,7 +114,7 @@ def features(feature_set: str, *, width: str | None = None) -> FrameFeatures:
     Raises:
         TickwalkError: there is no such set or width.
     """
-    from tickwalk.frame_features import FrameFeatures
+    from features.frame_features import FrameFeatures
 
     return FrameFeatures(feature_set, width=width)
 

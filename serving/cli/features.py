@@ -257,12 +257,24 @@ def prove(
     at: At = None,
     instrument: Instruments = None,
     seed: Annotated[int, typer.Option(help="Seed of the random cuts, order and replacement values.")] = 0,
+    auditor: Annotated[
+        Literal["forecastguard"] | None,
+        typer.Option(
+            "--with",
+            help="Also let an outside auditor test the set, in an environment of its own below the home; it needs "
+            "Python 3.12, and the package index once.",
+        ),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="Interpreter for --with; default: one on PATH or below ~/.pyenv/versions."),
+    ] = None,
 ) -> None:
     """Test on the lake's newest bars that no feature looks ahead; exit code 1 if one does.
 
-    Example: `tickwalk features prove live`
+    Example: `tickwalk features prove live --with forecastguard`
     """
-    from serving.feature_jobs.selection import BarSelection, prove_set
+    from serving.feature_jobs.selection import BarSelection, audit_set, prove_set
 
     settings = settings_of(context)
     bars = BarSelection.of(
@@ -271,6 +283,9 @@ def prove(
     try:
         with notes.status("testing for look-ahead"):
             lines = prove_set(bars, seed=seed)
+        if auditor is not None:
+            with notes.status(f"{auditor} tests for look-ahead"):
+                lines += audit_set(bars, python=python)
     except LeakError as error:
         notes.print(f"leak: {error.message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         notes.print(f"next: {error.hint}", highlight=False, markup=False, soft_wrap=True)

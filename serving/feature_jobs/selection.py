@@ -148,6 +148,26 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
     return lines
 
 
+def audit_set(bars: BarSelection, *, python: Path | None) -> list[str]:
+    """Let forecastguard test a set on bars of the lake; return its report as lines.
+
+    Args:
+        bars: the set and the bars.
+        python: interpreter of Python 3.12 or newer (default: one that is found).
+
+    Raises:
+        LeakError: it found a leak, or could not finish.
+        SettingsError: there is no such interpreter, its environment cannot be made, or there are too few bars.
+    """
+    from features.frame_features import FrameFeatures
+    from serving.feature_jobs.outside_audit import audit, find_python, prepare_environment
+
+    folder = bars.settings.home / "auditors"
+    prepared = prepare_environment(folder, find_python(python))
+    features_of = FrameFeatures(bars.feature_set, width=bars.width)
+    return audit(features_of, bars.load(), bars.feature_set, python=prepared, folder=folder).lines()
+
+
 # Health.
 
 

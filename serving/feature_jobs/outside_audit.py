@@ -128,8 +128,7 @@ def prepare_environment(folder: Path, python: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     logger.info("environment of the auditor is made", path=str(target), python=str(python))
-    pip = [
-        inside,
+    pip = (
         "-m",
         "pip",
         "install",
@@ -138,8 +137,9 @@ def prepare_environment(folder: Path, python: Path) -> Path:
         "--only-binary",
         ":all:",
         RELEASE,
-    ]
-    for command in ([python, "-m", "venv", target], pip):
+    )
+    commands: list[list[str]] = [[str(python), "-m", "venv", str(target)], [str(inside), *pip]]
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

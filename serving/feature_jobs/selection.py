@@ -15,6 +15,7 @@ import pyarrow as pa
 from features.feature import FeatureBlock
 from features.leakage.perturbation import PROOF_STEPS, prove
 from features.leakage.point_in_time import prove_point_in_time
+from features.leakage.smallest_input import write_smallest_input
 from features.monitoring.health import FeatureHealth, check_health
 from features.panel.panel import Panel, load_panel
 from features.sets import columns_of, get_set
@@ -23,7 +24,7 @@ from features.versioning.set_diff import EDITION, SUFFIX, edition_of, edition_pa
 from serving import formatting
 from storage.atomic_write import write_atomic
 from storage.clock import parse_time_ns, width_ns
-from storage.errors import RangeError, SettingsError
+from storage.errors import LeakError, RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts
@@ -116,17 +117,21 @@ def prove_set(bars: BarSelection, *, seed: int) -> list[str]:
     """Test a set for look-ahead on bars of the lake; return the report as lines.
 
     Raises:
-        LeakError: a feature looks ahead, or a planted leak was not caught.
+        LeakError: a feature looks ahead, and the hint names a file that shows it; or a planted leak was not caught.
         RangeError: there are too few bars.
     """
     feature_set = bars.feature_set
     with Lake.open(bars.settings, read_only=True) as lake:
         panel = bars.load_from(lake, since_ns=bars.since_ns).steps(-PROOF_STEPS, None)
-        proof = prove(panel, feature_set, seed=seed)
         load = partial(bars.load_from, since_ns=int(panel.ts_open_ns[0]))
-        hindsight = prove_point_in_time(
-            lake, load, get_set(feature_set), grace_ns=bars.settings.bars.grace_ns, seed=seed
-        )
+        try:
+            proof = prove(panel, feature_set, seed=seed)
+            hindsight = prove_point_in_time(
+                lake, load, get_set(feature_set), grace_ns=bars.settings.bars.grace_ns, seed=seed
+            )
+        except LeakError as error:
+            folder = bars.settings.home / "leaks"
+            raise write_smallest_input(error, panel, get_set(feature_set), feature_set, folder) from error
     result = {"passed": True} | proof.to_dict() | {"hindsight": hindsight.to_dict()}
     time_range = formatting.span(int(panel.ts_open_ns[0]), int(panel.ts_close_ns[-1]))
     lines = [

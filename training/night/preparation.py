@@ -14,10 +14,12 @@ import torch
 from features.feature import FeatureBlock
 from features.leakage.perturbation import PROOF_STEPS, prove
 from features.leakage.point_in_time import prove_point_in_time
+from features.leakage.smallest_input import write_smallest_input
 from features.monitoring.health import TrainingWindow, check_health
 from features.panel.panel import Panel
 from features.sets import get_set
 from features.store.incremental import built_block
+from features.versioning.fingerprint import fingerprint
 from storage.clock import NS, floor_ns, iso
 from storage.contracts.tables import STATUSES
 from storage.errors import CheckpointError, LeakError, RangeError
@@ -91,14 +93,16 @@ def build_data(
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
     panel = pinned.panel
-    block = built_block(features_dir, panel, recipe.feature_set)
-    if block.fingerprint != facts["feature_fingerprint"]:
+    code = fingerprint(get_set(recipe.feature_set))
+    if code != facts["feature_fingerprint"]:
         raise CheckpointError(
             f"night {facts['night']} was opened with features {facts['feature_fingerprint'][:12]}, "
-            f"their code is now {block.fingerprint[:12]}",
+            f"their code is now {code[:12]}",
             hint="open a new night: tickwalk nightly",
         )
+    # Before the features are built, which refuses some leaks too, but cannot name the bar.
     prove_panel()
+    block = built_block(features_dir, panel, recipe.feature_set)
     health = check_health(block, panel, split_ns=_newest_test_ns(panel, recipe), learned=learned)
     folder.write("health.json", health.to_dict())
     health.refuse()
@@ -289,6 +293,7 @@ def prove_features(
     grace_ns = facts["grace_ms"] * 1_000_000
     newest_ns = int(panel.ts_open_ns[-PROOF_STEPS:][0])
     hindsight = {}
+    features = get_set(recipe.feature_set)
     try:
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
         for rows in dict.fromkeys(bases or ("served", recipe.rows)):
@@ -304,7 +309,8 @@ def prove_features(
             ).to_dict()
     except LeakError as error:
         folder.write("proof.json", {"passed": False, "reason": error.message})
-        raise
+        newest = panel.steps(-PROOF_STEPS, None)
+        raise write_smallest_input(error, newest, features, recipe.feature_set, folder.path) from error
     more = {"lessons_hindsight": found} if (found := hindsight.get("available")) is not None else {}
     results = {"passed": True, "reason": ""} | proof.to_dict()
     folder.write("proof.json", results | {"hindsight": hindsight["served"]} | more)

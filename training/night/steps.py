@@ -25,6 +25,7 @@ The folder `models/nights/<night>/`:
     edition.json            the code of the features (features.versioning.set_diff), for `tickwalk features diff`
     proof.json              passed, and what features.leakage.perturbation and features.leakage.point_in_time compared;
                             lessons_hindsight: the latter for `available` rows
+    leak-<feature>.parquet  of a failed proof: the smallest input that shows it (features.leakage.smallest_input)
     health.json             coverage, nulls, drift by feature and instrument, and findings of the limits
                             (features.monitoring.health);
                             trained_since_ns, trained_until_ns: the reference window of the drift; champion: the

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from features.build import build_features
 from features.feature import Feature, feature
+from features.leakage.smallest_input import reproduce
 from features.sets import FEATURE_SETS, get_set
 from features.store.manifest import StoreKey
 from features.store.serialization import read_block
@@ -243,6 +244,9 @@ def test_prove_exits_with_1_and_names_feature_instrument_and_bar(
     assert found[1] in NAMES
     assert iso(START_NS) <= found[2] < iso(START_NS + STEPS * MINUTE_NS)
     assert "fix the function or its declaration" in text
+    path = home / "leaks" / f"leak-{leak.name}.parquet"
+    assert f"bars that show it are in {path}" in text
+    assert "when changed" in reproduce(path)
 
 
 def test_prove_finds_a_label_in_the_lake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,14 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from features.feature import FeatureBlock
+from features.leakage.smallest_input import reproduce
 from features.panel import panel as panels
 from features.panel.panel import Panel
 from storage.contracts.tables import BARS
-from storage.errors import ContractError, LeakError
+from storage.errors import LeakError
 from storage.lake.lake import Lake
 from storage.project import PROJECT
 from storage.settings import Settings
@@ -171,12 +173,17 @@ def foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_leaky_feature(opened: Bench, foreseen: Path, tmp_path: Path) -> None:
-    """A function that looks ahead is refused before a value of it is stored."""
+    """A function that looks ahead is named with a bar, and with the smallest input that shows it."""
     bench = opened.copy(tmp_path / "home")
     night = open_night(bench.settings, recipe=str(foreseen))
-    with pytest.raises(ContractError, match=r"feature foresight gives other values .*look back only"):
-        build_panel(bench.settings, night)
-    assert not NightArtifacts.find(bench.settings, night).has("panel.json")
+    error = refused("future", "feature foresight of ", of=lambda: build_panel(bench.settings, night))
+    assert error.facts["feature"] == "foresight"
+    folder = NightArtifacts.find(bench.settings, night)
+    assert not folder.has("panel.json")
+    assert error.facts["input"] == str(folder.path / "leak-foresight.parquet")
+    assert "(without later bars)" in reproduce(str(error.facts["input"]))
+    assert pq.read_table(error.facts["input"]).num_rows <= 40
+    assert str(bench.settings.home) not in folder.read("proof.json")["reason"]
 
 
 def test_leaky_input_of_a_feature(

@@ -59,7 +59,7 @@ def _caveats(facts: NightReport) -> list[str]:
             f"{LEAST_BLOCKS} independent blocks of time."
         )
     caveats += [note[:1].upper() + note[1:].rstrip(".") + "." for note in facts.summary["notes"]]
-    if recipe.seeds == 1:
+    if recipe.seeds == 1 and facts.outside is None:
         caveats.append("Only one seed was trained, so the variation between seeds is unknown.")
     return caveats
 

@@ -19,6 +19,7 @@ _AT_LEAST: Final = "\N{GREATER-THAN OR EQUAL TO}"
 # Relation of a value to its limit. Nights of the first release have rules of their own, whose pages stay readable.
 _SIGNS: Final = {
     "leaks": "=",
+    "leak: unknown bars": "=",
     "feature proof": "=",
     "ic": ">",
     "fills": _AT_LEAST,
@@ -131,7 +132,7 @@ def _sentence(verdict: dict[str, Any]) -> str:
 
 def _rule(rule: dict[str, Any]) -> RuleRow:
     name, value, limit = str(rule["name"]), _float(rule["value"]), _float(rule["limit"])
-    sign = _SIGNS.get(name, _AT_LEAST if name.startswith("earns") else ">")
+    sign = _SIGNS.get(name) or _sign(name)
     limit_text = _write(name, limit)
     return RuleRow(
         name=name,
@@ -142,10 +143,16 @@ def _rule(rule: dict[str, Any]) -> RuleRow:
     )
 
 
+def _sign(name: str) -> str:
+    if name.startswith("leak: "):  # of judged predictions
+        return "<"
+    return _AT_LEAST if name.startswith("earns") else ">"
+
+
 def _write(name: str, value: float) -> str:
     if not math.isfinite(value):
         return formatting.NOTHING
-    if name in ("leaks", "fills"):
+    if name in ("leaks", "leak: unknown bars", "fills"):
         return formatting.count(int(value))
     if name.startswith("beats"):
         return formatting.signed_percent(value)

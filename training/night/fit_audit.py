@@ -88,7 +88,7 @@ def audit_fits(folder: NightArtifacts, folds: Sequence[Fold], data: NightData, r
     losses = ridges = 0
     for fold in folds:
         rows = _rows_of(fold, data, recipe)
-        for model, number in recipe.model_seeds:
+        for model, number in recipe.trained:
             path = folder.model_path(fold.index, model, number)
             name = f"{folder.model_name(model, number)} on fold {fold.index}"
             _check_normaliser(folder, path, name, rows, data)
@@ -101,7 +101,7 @@ def audit_fits(folder: NightArtifacts, folds: Sequence[Fold], data: NightData, r
             if model == _RIDGE:
                 _check_ridge(folder, path, name, rows, data, recipe)
                 ridges += 1
-    fits = len(folds) * len(recipe.model_seeds)
+    fits = len(folds) * len(recipe.trained)
     return FitAudit(fits, 2 * fits, losses, ridges, 0)
 
 

@@ -50,6 +50,7 @@ from training.night.artifacts import (
 )
 from training.night.backtests import NightBacktests, backtest_night
 from training.night.decision import NightDecision, decide_night, lineage_name
+from training.night.fit_audit import FIT_AUDIT, audit_fits
 from training.night.leak_suite import LEAK_SUITE
 from training.night.lineage_evidence import evidence_rows
 from training.night.lineage_path import least_block
@@ -142,6 +143,7 @@ def judge_predictions(settings: Settings, night: str, *, clock: TimeSource | Non
     """Apply the gate to the predictions, add their evidence and trial, and return the value of `verdict.json`.
 
     Raises:
+        LeakError: a fit of a control used other rows than its own.
         GateError: a fold is not trained yet, or another judgement or night has just taken the lineage's number.
     """
     folder = NightArtifacts.find(settings, night)
@@ -170,6 +172,7 @@ def _judge(
 ) -> dict[str, Any]:
     data, recipe, found = folder.read_data(), folder.recipe, folder.read(PREDICTIONS)
     name, width_ns = recipe.predictions, data.panel.width_ns
+    folder.write(FIT_AUDIT, audit_fits(folder, folds, data, recipe).to_dict())
 
     # 1. The path is that of the predictions, over the days that they cover.
     made = backtest_night(folder, folds, data, recipe, lake, order=(name,))

@@ -57,6 +57,8 @@ def test_a_file_that_peeks_is_caught_by_name(
     assert f'<td class="num">{facts.outside["folds"][0]["test"]:,}</td>' in page
     assert "Refused: <b>shifted</b>" in page
     assert "leak: abrupt end of skill" in page
+    assert "&lt; 4.000" in page
+    assert "Only one seed" not in page
     assert "which are a lineage of their own" in page
     assert "judge shifted.parquet --name shifted --recipe small.toml" in page
 

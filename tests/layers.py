@@ -70,6 +70,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "night": "data evaluation models recipe",
         "recipe": "data evaluation models",
         "recipe_docs": "recipe",
+        "replay": "data evaluation models night recipe",
     },
     "serving": {
         "cli": "airflow demo explain feature_jobs judging monitoring nightly report schedule",

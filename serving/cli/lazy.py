@@ -54,7 +54,7 @@ COMMANDS: Final = tuple(
             "registry",
             "List, compare, promote, retire, roll back and rebuild model versions.",
         ),
-        ("Train", "nights", "registry", "List retraining nights and show one."),
+        ("Train", "nights", "registry", "List retraining nights, show one, and replay them over history."),
         ("Train", "trials", "trials", "List every model that was evaluated on test rows."),
         (
             "Train",

@@ -118,3 +118,20 @@ def rebuild_progress(
             lambda size: progress.advance(read, size),
             lambda name: progress.update(step, advance=1, description=f"done: {name}"),
         )
+
+
+@contextlib.contextmanager
+def night_progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar of nights with time left; yield a function of (done, total, what is done now)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("nights"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # The first night trains all folds, so the pace of the newest nights counts.
+    with Progress(*columns, console=notes, transient=True, speed_estimate_period=600) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)

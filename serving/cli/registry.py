@@ -1,4 +1,4 @@
-"""Commands `models list|show|compare|promote|retire|rollback|pack|rebuild` and `nights list|show`."""
+"""Commands `models list|show|compare|promote|retire|rollback|pack|rebuild` and `nights list|show|replay`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.cli import packs
+from serving.cli import packs, replays
 from serving.cli.context import Format, console, notes, print_rows, settings_of
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from training.night.registry import VersionEvent
 
 models = typer.Typer(help="List, compare, promote, retire, roll back and rebuild model versions.")
-nights = typer.Typer(no_args_is_help=True, help="List retraining nights and show one.")
+nights = typer.Typer(
+    no_args_is_help=True, help="List retraining nights, show one, and replay them over history."
+)
 
 Form = Annotated[Format, typer.Option("--format", help="Output format.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the registry.")]
@@ -33,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     packs.add_to(models)
     app.add_typer(models, name="models")
+    replays.add_to(nights)
     app.add_typer(nights, name="nights")
 
 

@@ -61,7 +61,7 @@ def render(facts: NightReport) -> str:
     """Return the page."""
     night = facts.night
     return (
-        _environment()
+        page_environment()
         .get_template("page.html.j2")
         .render(
             night=night["night"],
@@ -97,7 +97,7 @@ def render_features(health: FeatureHealth) -> str:
     """Return a page about the features of one block."""
     refused = len(health.refusals)
     return (
-        _environment()
+        page_environment()
         .get_template("features_page.html.j2")
         .render(
             feature_set=health.feature_set,
@@ -109,7 +109,7 @@ def render_features(health: FeatureHealth) -> str:
     )
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     """Return the template environment; everything is escaped except our own style and SVG."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),

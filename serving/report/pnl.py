@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,7 +104,7 @@ def _equity(facts: NightReport, classes: dict[str, str]) -> tuple[Markup, Markup
         )
         for name in order
     ]
-    marks = [(down(at), text) for at, text in _ticks(scale, 6)]
+    marks = [(down(at), text) for at, text in make_ticks(scale, 6)]
     starts = [axis.share(fold["test"][0]) for fold in facts.folds]
     label = "equity after costs over all test periods: " + ", ".join(
         f"{name} {formatting.signed_percent(end)}" for name, end in ends.items()
@@ -119,7 +120,7 @@ def _equity(facts: NightReport, classes: dict[str, str]) -> tuple[Markup, Markup
         label=label,
         class_="equity",
     )
-    return picture, _names(ends, classes, down), svg.time_ticks(axis)
+    return picture, name_lines(ends, classes, down, height=_HEIGHT), svg.time_ticks(axis)
 
 
 def _fold_band(axis: svg.TimeAxis, fold: dict[str, list[int]], number: int) -> Markup:
@@ -134,18 +135,26 @@ def _fold_band(axis: svg.TimeAxis, fold: dict[str, list[int]], number: int) -> M
     )
 
 
-def _names(ends: dict[str, float], classes: dict[str, str], down: object) -> Markup:
-    """Return the names of the lines at the height of their ends, moved apart if they would overlap."""
-    assert callable(down)
+def name_lines(
+    ends: Mapping[str, float], classes: Mapping[str, str], down: Callable[[float], float], *, height: float
+) -> Markup:
+    """Return the names of lines at the height of their ends, moved apart if they would overlap.
+
+    Args:
+        ends: last value by name.
+        classes: CSS classes by name.
+        down: pixels from the top of a value.
+        height: of the picture, in pixels.
+    """
     order = sorted(ends, key=lambda name: -ends[name])
-    wanted = [float(down(ends[name])) for name in order]
-    places = spread(wanted, least=_LABEL_PX, low=8.0, high=_HEIGHT - 6.0)
+    wanted = [down(ends[name]) for name in order]
+    places = spread(wanted, least=_LABEL_PX, low=8.0, high=height - 6.0)
     drawn = []
     for name, place, at in zip(order, places, wanted, strict=True):
         drawn.append(svg.el("path", d=f"M0 {at:.1f}L10 {place:.1f}L26 {place:.1f}", class_=classes[name]))
         class_ = "name strong" if "chosen" in classes[name] else "name"
         drawn.append(svg.el("text", name, x=31.0, y=place + 4, class_=class_))
-    return svg.el("svg", *drawn, class_="pic names", width=112.0, height=_HEIGHT, aria_hidden="true")
+    return svg.el("svg", *drawn, class_="pic names", width=112.0, height=height, aria_hidden="true")
 
 
 def spread(wanted: list[float], *, least: float, low: float, high: float) -> list[float]:
@@ -192,10 +201,11 @@ def _costs(facts: NightReport, classes: dict[str, str]) -> tuple[tuple[CostRow, 
         )
         for name, result in traded.items()
     )
-    return rows, svg.value_ticks(scale, _ticks(scale, 5))
+    return rows, svg.value_ticks(scale, make_ticks(scale, 5))
 
 
-def _ticks(scale: svg.Linear, most: int) -> list[tuple[float, str]]:
+def make_ticks(scale: svg.Linear, most: int) -> list[tuple[float, str]]:
+    """Return at most `most` round shares of the capital within a scale, with their text."""
     values = scale.ticks(most)
     digits = formatting.needed_digits(100 * value for value in values)
     return [(value, formatting.signed_percent(value, digits)) for value in values]

@@ -7,6 +7,7 @@ over blocks of time: a block has all instruments of its steps, and is drawn as a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
@@ -144,6 +145,18 @@ def sharpe(returns: np.ndarray) -> float:
     """Return the Sharpe ratio of periodic returns, not annualised; 0 where returns do not vary."""
     spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     return float(returns.mean()) / spread if spread > 0 else 0.0
+
+
+def largest_fall(net: Sequence[float] | np.ndarray) -> float:
+    """Return the largest fall of cumulated net returns from a peak, or from 0.
+
+    >>> largest_fall([0.1, 0.3, 0.15, 0.25])
+    0.15
+    """
+    curve = np.asarray(net, dtype=np.float64)
+    if not len(curve):
+        return 0.0
+    return float((np.maximum(np.maximum.accumulate(curve), 0.0) - curve).max())
 
 
 def deflated_sharpe(returns: np.ndarray, trial_sharpes: np.ndarray, *, trials: int) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,19 +270,12 @@ class NightArtifacts:
 
     def read_predictions(self, path: str, name: str = TEST_PREDICTIONS) -> Predictions:
         """Return the predictions in the folder of a model, with the row numbers of this night's panel."""
-        file = self.path / path / name
-        with safetensors.safe_open(file, framework="pt") as opened:
-            instruments = json.loads(opened.metadata()["instruments"])
-            tensors = {key: opened.get_tensor(key).numpy() for key in opened.keys()}  # noqa: SIM118
         facts = self.facts
-        places = {name: place for place, name in enumerate(facts["instruments"])}
-        place_of = np.array([places[name] for name in instruments], dtype=np.int32)
-        step = (tensors["ts_open_ns"] - facts["since_ns"]) // width_ns(facts["recipe"]["width"])
-        return Predictions(
-            instrument=place_of[tensors["instrument"]],
-            step=step.astype(np.int32),
-            prediction=tensors["prediction"],
-            label=tensors["label"],
+        return read_predictions(
+            self.path / path / name,
+            instruments=facts["instruments"],
+            since_ns=facts["since_ns"],
+            step_ns=width_ns(facts["recipe"]["width"]),
         )
 
     @contextmanager
@@ -327,6 +320,29 @@ def write_predictions(path: Path, predictions: Predictions, panel: Panel) -> Non
         {name: torch.from_numpy(values) for name, values in tensors.items()}, metadata={"instruments": names}
     )
     write_atomic(path, content)
+
+
+def read_predictions(path: Path, *, instruments: Sequence[str], since_ns: int, step_ns: int) -> Predictions:
+    """Return the predictions of a file, with the row numbers of a panel.
+
+    Args:
+        path: the file, as `write_predictions` writes it.
+        instruments: of the panel.
+        since_ns: open of its first bar.
+        step_ns: width of its bars.
+    """
+    with safetensors.safe_open(path, framework="pt") as opened:
+        names = json.loads(opened.metadata()["instruments"])
+        tensors = {key: opened.get_tensor(key).numpy() for key in opened.keys()}  # noqa: SIM118
+    places = {name: place for place, name in enumerate(instruments)}
+    place_of = np.array([places[name] for name in names], dtype=np.int32)
+    step = (tensors["ts_open_ns"] - since_ns) // step_ns
+    return Predictions(
+        instrument=place_of[tensors["instrument"]],
+        step=step.astype(np.int32),
+        prediction=tensors["prediction"],
+        label=tensors["label"],
+    )
 
 
 def _label_tensors(labels: Labels, past: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -93,13 +93,16 @@ def train_models(
     data, recipe, store = folder.read_data(), folder.recipe, FitStore(folder.fits_dir)
     rows = fold_rows(data, split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns), recipe)
     content = rows_digest(data, rows.by_use(), window_bars=recipe.window_bars)
+    origin, codes = _origin(folder, fold, data, recipe, content, device), folder.facts["project_code"]
     context: FoldContext | None = None
     results: dict[str, Any] = {}
     fits: dict[str, Any] = folder.read(fits_file(fold.index)) if folder.has(fits_file(fold.index)) else {}
+    known = dict(fits)
     for model, number in recipe.trained:
         path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
         if not folder.has(f"{path}/fit.json"):
-            stamp = _stamp(folder, fold, model, number, data, recipe, content, device)
+            seed = derive_seed(origin.seed, model, fold.test.start_ns, number)
+            stamp = replace(origin, model=model, seed=seed, project_code=codes.get(model, ""))
             fit = fit_id(stamp)
             fits[name] = {"fit": fit, "is_reused": True}
             with store.locked(fit) as target:
@@ -110,8 +113,12 @@ def train_models(
                     store.finish(fit)
                     fits[name] |= {"is_reused": False, "seconds": round(time.perf_counter() - began_s, 3)}
                 store.link(fit, folder.path / path)
-            folder.write(fits_file(fold.index), fits)
+            if not fits[name]["is_reused"]:
+                folder.write(fits_file(fold.index), fits)
+                known = dict(fits)
         results[name] = folder.read(f"{path}/metrics.json")["test"]["ic"]["value"]
+    if fits != known:
+        folder.write(fits_file(fold.index), fits)
     reused = sum(entry["is_reused"] for entry in fits.values())
     logger.info("fold trained", night=folder.path.name, fold=fold.index, models=len(results), reused=reused)
     return results
@@ -130,20 +137,24 @@ def _checked_context(
     return context
 
 
-def _stamp(
+def _origin(
     folder: NightArtifacts,
     fold: Fold,
-    model: str,
-    number: int,
     data: NightData,
     recipe: Recipe,
     content: str,
     device: torch.device,
 ) -> CheckpointStamp:
-    """Return the origin of a fit in terms that do not depend on the night: the fold is the start of its test."""
-    seed = derive_seed(folder.facts["seed"], model, fold.test.start_ns, number)
+    """Return the origin of a fold's fits in terms that do not depend on the night, with its seed and some model.
+
+    The fold is the start of its test. It is found once for all fits, as it takes longer than to link a known fit.
+    """
     night = folder.stamp(
-        model=model, fold=fold.test.start_ns, seed=seed, feature_names=data.block.names, device=device.type
+        model=recipe.models[0],
+        fold=fold.test.start_ns,
+        seed=folder.facts["seed"],
+        feature_names=data.block.names,
+        device=device.type,
     )
     return replace(night, recipe=recipe_of_fit(recipe), content_hash=content, snapshot=NO_SNAPSHOT)
 

@@ -52,13 +52,18 @@ def night_identity(
         "lessons_hash": None if lessons is None else content_hash(lessons, recipe.rows),
         "funding_hash": funding_hash(pinned.funding),
         "fee_hash": fee_hash(fees),
-        "feature_fingerprint": fingerprint(get_set(recipe.feature_set)),
+        "feature_fingerprint": feature_fingerprint(recipe),
         "seed": seed,
         "training_code": training_code(),
         "project_code": model_codes(recipe),
         **compute_identity(device),
         **({"predictions": predictions} if predictions else {}),
     }
+
+
+def feature_fingerprint(recipe: Recipe) -> str:
+    """Return the hash of the code of a recipe's features."""
+    return fingerprint(get_set(recipe.feature_set))
 
 
 def name_of(recipe: Recipe, identity: Mapping[str, Any]) -> str:

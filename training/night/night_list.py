@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from storage.clock import US_NS
 from storage.errors import GateError
+from training.evaluation.metrics import largest_fall
 from training.night.artifacts import NightArtifacts
 from training.night.registry import VersionEvent, champion_after, read_versions
 from training.night.time_budget import ESTIMATE
@@ -155,11 +156,7 @@ def drawdown_of(summary: Mapping[str, Any], model: str) -> float | None:
     net = summary.get("equity", {}).get("net", {}).get(model)
     if not net:
         return None
-    peak = fall = 0.0
-    for value in net:
-        peak = max(peak, value)
-        fall = max(fall, peak - value)
-    return fall
+    return largest_fall(net)
 
 
 def list_nights(settings: Settings, lake: Lake) -> pa.Table:

@@ -200,12 +200,18 @@ def plan_night_folds(data: NightData, recipe: Recipe) -> list[Fold]:
     Raises:
         RangeError: the range is too short for the recipe's folds.
     """
-    labels, width_ns = data.labels, data.panel.width_ns
-    decided = labels.ts_decided_ns[labels.mask.any(dim=0).numpy()]
-    complete = labels.ts_decided_ns[labels.ts_span_end_ns <= data.panel.ts_close_ns[-1]]
+    return folds_until(data.labels, data.panel, recipe, n_steps=data.panel.n_steps)
+
+
+def folds_until(labels: Labels, panel: Panel, recipe: Recipe, *, n_steps: int) -> list[Fold]:
+    """Return the folds of the first `n_steps` steps of a panel, at least one; see `plan_night_folds`."""
+    width_ns, last_ns = panel.width_ns, panel.ts_close_ns[n_steps - 1]
+    is_complete = labels.ts_span_end_ns <= last_ns
+    decided = labels.ts_decided_ns[labels.mask.any(dim=0).numpy() & is_complete]
+    complete = labels.ts_decided_ns[is_complete]
     if not len(decided) or not len(complete):
         raise RangeError(
-            f"none of {data.panel.n_steps} bars from {iso(int(data.panel.ts_open_ns[0]))} has a label",
+            f"none of {n_steps} bars from {iso(int(panel.ts_open_ns[0]))} has a label",
             hint="record or import more history, or lower label.horizon_bars in the recipe",
         )
     # Boundaries are on the grid of the bars, and the next decision is one bar after the last complete one.

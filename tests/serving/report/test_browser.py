@@ -14,8 +14,10 @@ import pytest
 from features.monitoring.health import FeatureHealth
 from serving.report import write_report
 from serving.report.page import write_features
+from serving.report.replay_page import render_replay
 from storage.settings import Settings
 from tests.patience import HANG_S
+from tests.serving.report.replays import replay_report
 from training.night.artifacts import NightArtifacts
 
 CHROMIUM = shutil.which("chromium")
@@ -129,8 +131,24 @@ def test_page_of_features_opens_without_error_or_request(features_page: Path, tm
     assert found.requests == []
 
 
+@pytest.fixture(scope="module")
+def replay_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a replay."""
+    page = tmp_path_factory.mktemp("pages") / "replay.html"
+    page.write_text(render_replay(replay_report()), encoding="utf-8")
+    return page
+
+
+def test_page_of_a_replay_opens_without_error_or_request(replay_page: Path, tmp_path: Path) -> None:
+    found = visit(replay_page, tmp_path)
+    assert found.title == "Replay candles-0123456789ab: +12.00% after costs"
+    assert found.dom.count("<section") == 3
+    assert found.console == []
+    assert found.requests == []
+
+
 @pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("which", ["page", "features_page"])
+@pytest.mark.parametrize("which", ["page", "features_page", "replay_page"])
 def test_page_fits_its_window(which: str, request: pytest.FixtureRequest, tmp_path: Path, width: int) -> None:
     page: Path = request.getfixturevalue(which)
     text = page.read_text(encoding="utf-8")

@@ -25,7 +25,10 @@ def replay_nights(
     to: Annotated[
         str, typer.Option("--to", help="End of the range, exclusive; the last night serves until it.")
     ],
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "candles",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name of a recipe, or a TOML file; default: the only one that fits the lake."),
+    ] = None,
     every: Annotated[str, typer.Option(help="Time between nights, such as 12h, 1d or 1w.")] = "1d",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print how many nights and folds would be trained.")

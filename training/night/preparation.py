@@ -303,13 +303,7 @@ def prove_features(
     try:
         proof = prove(panel, recipe.feature_set, seed=facts["seed"])
         for rows in dict.fromkeys(bases or ("served", recipe.rows)):
-            # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
-            load = partial(
-                panel_loader(folder, at, rows),
-                since_ns=newest_ns,
-                instruments=recipe.instruments or None,
-            )
-            load = partial(_newest_bars, folder, rows, at=pinned_at(lake, facts), since_ns=newest_ns)
+            load = partial(_newest_bars, folder, rows, at=at, since_ns=newest_ns)
             hindsight[rows] = prove_point_in_time(
                 lake, load, get_set(recipe.feature_set), grace_ns=grace_ns, seed=facts["seed"], rows=rows
             ).to_dict()
@@ -324,6 +318,7 @@ def prove_features(
 
 def _newest_bars(folder: NightArtifacts, rows: Basis, lake: Lake, *, at: int, since_ns: int) -> Panel:
     recipe = folder.recipe
+    # An instrument that was listed later is missing from the lake as of an earlier time, so none is required.
     instruments = recipe.instruments or None
     panel = panel_loader(folder, at, rows)(lake, since_ns=since_ns, instruments=instruments)
     return of_venues(panel, recipe)

@@ -26,7 +26,14 @@ from storage.lake.fees import FeeSchedule
 from storage.lake.lake import Lake
 from storage.lake.point_in_time import is_known
 from storage.settings import Settings
-from training.night.pinned_inputs import PinnedRows, fee_hash, read_funding, read_lessons, read_taker_fees
+from training.night.pinned_inputs import (
+    PinnedRows,
+    chosen_instruments,
+    fee_hash,
+    read_funding,
+    read_lessons,
+    read_taker_fees,
+)
 from training.recipe import Recipe
 
 _FIRST_BARS: Final = f"""
@@ -80,16 +87,20 @@ class KnownRows:
         """
         grace_ns, step_ns = settings.bars.grace_ns, width_ns(recipe.width)
         at = lake.snapshot()
+        bounds: dict[str, Any] = {
+            "since_ns": None,
+            "until_ns": floor_ns(to_ns - grace_ns, step_ns),
+            "at": at,
+            "grace_ns": grace_ns,
+        }
         panel, _ = cached_panel(
             settings.features_dir,
             lake,
             width=recipe.width,
-            until_ns=floor_ns(to_ns - grace_ns, step_ns),
-            instruments=recipe.instruments or None,
+            instruments=chosen_instruments(lake, recipe, **bounds),
             origins=recipe.origins,
             joined=columns_of(get_set(recipe.feature_set)),
-            at=at,
-            grace_ns=grace_ns,
+            **bounds,
         )
         return cls(lake, recipe, panel, at, grace_ns, to_ns)
 

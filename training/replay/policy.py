@@ -26,6 +26,7 @@ from training.models.device import compute_identity, prepare_device
 from training.night.artifacts import NightArtifacts, fits_file, model_codes, training_code
 from training.night.identity import feature_fingerprint, name_of
 from training.night.preparation import folds_until
+from training.night.recipe_choice import choose_recipe
 from training.recipe import Recipe, get_recipe
 from training.replay.earnings import measure_replay
 from training.replay.folder import ReplayedNight, ReplayFolder
@@ -81,7 +82,7 @@ class _OpenReplay:
     identity: dict[str, Any]
 
 
-def plan_replay(settings: Settings, *, recipe: str, schedule: Schedule) -> ReplayPlan:
+def plan_replay(settings: Settings, *, recipe: str | None, schedule: Schedule) -> ReplayPlan:
     """Return what a replay would do; nothing is trained.
 
     Raises:
@@ -97,7 +98,7 @@ def plan_replay(settings: Settings, *, recipe: str, schedule: Schedule) -> Repla
 def replay_policy(
     settings: Settings,
     *,
-    recipe: str,
+    recipe: str | None,
     schedule: Schedule,
     on_night: OnNight = lambda _done, _total, _name: None,
 ) -> FinishedReplay:
@@ -105,7 +106,7 @@ def replay_policy(
 
     Args:
         settings: the home, the seed and the device.
-        recipe: name of a recipe, or path of a TOML file.
+        recipe: name of a recipe, or path of a TOML file; `None`: the only one that fits the lake.
         schedule: the nights.
         on_night: called as work proceeds.
 
@@ -180,12 +181,16 @@ def _note_time(folder: ReplayFolder, number: int, night: ReplayedNight, seconds:
 
 
 @contextmanager
-def _opened(settings: Settings, recipe: str, schedule: Schedule) -> Iterator[_OpenReplay]:
-    plan = get_recipe(recipe)
+def _opened(settings: Settings, recipe: str | None, schedule: Schedule) -> Iterator[_OpenReplay]:
     device = prepare_device(settings.training.device, threads=settings.training.threads)
     with Lake.open(settings) as lake:
         seed_fees(lake)
     with Lake.open(settings, read_only=True) as lake:
+        if recipe is None:
+            recipe = choose_recipe(
+                settings, lake, at=lake.snapshot(), since_ns=None, until_ns=schedule.to_ns
+            ).recipe
+        plan = get_recipe(recipe)
         rows = KnownRows.read(lake, plan, settings, to_ns=schedule.to_ns)
         identity = {
             "recipe": plan.to_plain(),

@@ -62,7 +62,7 @@ def test_a_version_is_promoted_on_paper_and_renewed_by_the_next_night(replayed: 
 def test_a_replay_leaves_no_trace_in_its_home(replayed: FinishedReplay) -> None:
     home = replayed.folder.home
     assert NightArtifacts.ids(home) == []
-    tables = ("versions", "lineages", "gate_days", "pins")
+    tables = ("versions", "lineages", "gate_days", "trials", "holdouts", "pins")
     with Lake.open(home, read_only=True) as lake:
         counts = {name: lake.query(f"SELECT * FROM {name}").num_rows for name in tables}
         assert list_nights(home, lake).num_rows == 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 import torch
 
@@ -12,9 +13,11 @@ from storage.clock import ManualTime
 from storage.errors import ContractError, FitError, LeakError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
+from training.data.folds import Fold
 from training.night.artifacts import NightArtifacts
 from training.night.fold_training import NO_SNAPSHOT, train_models
 from training.night.identity import name_of, night_identity, write_facts
+from training.night.leak_suite import LEAK_SUITE
 from training.night.night_list import verdict_state
 from training.night.pending_trials import PendingTrials
 from training.night.preparation import (
@@ -31,6 +34,8 @@ from training.replay.folder import ReplayedNight, ReplayFolder
 from training.replay.known_rows import KnownRows
 
 logger = get_logger(__name__)
+_OF_NIGHT: Final = "of_night"
+"""Key of `leak_suite.json`, where that is of an earlier night."""
 
 
 def run_replayed_night(
@@ -45,8 +50,8 @@ def run_replayed_night(
 ) -> ReplayedNight:
     """Run the night at a time; finished steps are kept.
 
-    The features are proven by the first night, and later nights keep its proof: it is of the same code, and the proof
-    of later rows would be known only then.
+    The features are proven by the first night, and later nights keep its proof, which is of the same code. The leak
+    suite runs again once all tests are new.
 
     Args:
         replay: the folder.
@@ -119,7 +124,8 @@ def _judge(
         )
         folder.write_data(data)
         folder.write("panel.json", count_data(data))
-    numbers = planned_folds(folder)
+    on_step("planning folds, and checking them for leaks")
+    numbers = planned_folds(folder, known_suite=partial(_known_suite, replay, before))
     folds = [read_fold(entry) for entry in folder.read("folds.json")["folds"]]
     for fold in folds:
         on_step(f"fold {fold.index + 1} of {len(numbers)}")
@@ -137,6 +143,23 @@ def _judge(
             trials=trials,
             paper_serves=True,
         )
+
+
+def _known_suite(
+    replay: ReplayFolder, before: ReplayedNight | None, folds: Sequence[Fold]
+) -> dict[str, Any] | None:
+    """Return the leak suite of an earlier night for these folds, or `None` if they need one of their own.
+
+    The suite takes most of a night's time, so it runs again once all tests are new, or if the last one did not pass.
+    """
+    if before is None or not (night := replay.night(before.night)).has(LEAK_SUITE):
+        return None
+    suite: dict[str, Any] = night.read(LEAK_SUITE)
+    origin = suite.get(_OF_NIGHT, before.night)
+    last_test = read_fold(replay.night(origin).read("folds.json")["folds"][-1]).test
+    if suite["reason"] or folds[0].test.start_ns >= last_test.stop_ns:
+        return None
+    return suite | {_OF_NIGHT: origin}
 
 
 def _describe(

@@ -125,6 +125,9 @@ def test_what_became_known_later_changes_no_bit_of_a_night_even_if_it_is_killed(
     assert found.nights == (first,)
     assert found.replay != replayed.replay
     assert first.night == opened
+    # Six folds of two models, none of which was trained here.
+    timing = found.folder.read("timings.json")["00000"]
+    assert (timing["fits"], timing["reused"]) == (12, 12)
     night = found.folder.night(first.night).path
     assert files_of(night) == files_of(replayed.folder.night(first.night).path)
 

@@ -57,32 +57,34 @@ def prepare_data(folder: NightArtifacts, lake: Lake, *, features_dir: Path) -> N
         ContractError: a feature is unfit for training (features/monitoring/health.py).
     """
     pinned, at = read_pinned(folder, lake, features_dir=features_dir), pinned_at(lake, folder.facts)
-    audit = _audit_rows(folder, pinned, lake, at=at)
-    data = build_data(
+    return build_data(
         folder,
         pinned,
+        lake,
+        at=at,
         features_dir=features_dir,
         prove_panel=lambda: prove_features(folder, pinned.panel, lake, at=at),
         learned=champion_training_window(folder, lake),
     )
-    folder.write(INPUT_AUDIT, replace(audit, labels=int(data.labels.mask.sum())).to_dict())
-    logger.info("inputs audited", night=folder.path.name, late_bars=audit.late_bars)
-    return data
 
 
 def build_data(
     folder: NightArtifacts,
     pinned: PinnedRows,
+    lake: Lake,
     *,
+    at: int,
     features_dir: Path,
     prove_panel: Callable[[], None],
     learned: TrainingWindow | None,
 ) -> NightData:
-    """Build features and labels of a night's rows, and write `proof.json` and `health.json`.
+    """Build features and labels of a night's rows, and write `proof.json`, `health.json` and `input_audit.json`.
 
     Args:
         folder: the night.
         pinned: its rows.
+        lake: has them, for the audit.
+        at: snapshot of the lake.
         features_dir: cache of days of features.
         prove_panel: writes `proof.json`, or raises `LeakError`.
         learned: bars that the champion was trained on, the reference for drift.
@@ -92,7 +94,7 @@ def build_data(
     """
     facts, recipe = folder.facts, folder.recipe
     grace_ns = facts["grace_ms"] * 1_000_000
-    panel = pinned.panel
+    panel, audit = pinned.panel, _audit_rows(folder, pinned, lake, at=at)
     code = fingerprint(get_set(recipe.feature_set))
     if code != facts["feature_fingerprint"]:
         raise CheckpointError(
@@ -112,6 +114,8 @@ def build_data(
         taught = built_block(features_dir, pinned.lessons, recipe.feature_set)
         check_health(taught, pinned.lessons, split_ns=_newest_test_ns(panel, recipe), learned=None).refuse()
         lessons = learn_rows(pinned.lessons, taught, recipe, grace_ns=grace_ns)
+    folder.write(INPUT_AUDIT, replace(audit, labels=int(served.labels.mask.sum())).to_dict())
+    logger.info("inputs audited", night=folder.path.name, late_bars=audit.late_bars)
     return NightData(
         panel=panel,
         block=block,

@@ -108,6 +108,10 @@ class KnownRows:
         """Return the number of steps that had been published by a time."""
         return int(np.searchsorted(self.panel.ts_close_ns + self.grace_ns, at_ns, side="right"))
 
+    def known_at(self, at_ns: int) -> Lake:
+        """Return a view of the lake that has only the rows that were known at a time."""
+        return cast("Lake", PointInTimeLake(self.lake, at_ns))
+
     def panel_at(self, at_ns: int) -> Panel:
         """Return the panel of a night at a time.
 
@@ -128,8 +132,7 @@ class KnownRows:
             RangeError: no bar had been published.
             SettingsError: a fee is missing.
         """
-        panel = self.panel_at(at_ns)
-        hidden = cast("Lake", PointInTimeLake(self.lake, at_ns))
+        panel, hidden = self.panel_at(at_ns), self.known_at(at_ns)
         lessons = read_lessons(
             hidden, self.recipe, panel, features_dir=None, at=self.at, grace_ns=self.grace_ns
         )

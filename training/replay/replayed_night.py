@@ -20,6 +20,7 @@ from training.night.identity import name_of, night_identity, write_facts
 from training.night.leak_suite import LEAK_SUITE
 from training.night.night_list import verdict_state
 from training.night.pending_trials import PendingTrials
+from training.night.pinned_inputs import PinnedRows
 from training.night.preparation import (
     build_data,
     champion_training_window,
@@ -96,7 +97,7 @@ def _judge(
     replay: ReplayFolder,
     records: Lake,
     rows: KnownRows,
-    pinned: Any,
+    pinned: PinnedRows,
     folder: NightArtifacts,
     at_ns: int,
     device: torch.device,
@@ -118,6 +119,8 @@ def _judge(
         data = build_data(
             folder,
             pinned,
+            rows.known_at(at_ns),
+            at=rows.at,
             features_dir=replay.home.features_dir,
             prove_panel=prove_panel,
             learned=champion_training_window(folder, records),

@@ -20,7 +20,7 @@ from features.leakage.point_in_time import PointInTimeLake
 from features.panel.panel import Panel, content_hash, open_bounds_us
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
-from storage.clock import floor_ns, width_ns
+from storage.clock import floor_ns, iso, width_ns
 from storage.errors import RangeError
 from storage.lake.fees import FeeSchedule
 from storage.lake.lake import Lake
@@ -41,6 +41,9 @@ SELECT instrument, epoch_us(min(ts_open)) * 1000 AS first_ns FROM bars
 WHERE width = ? AND list_contains(?, origin) AND list_contains(?, instrument)
   AND ts_open >= make_timestamptz(?) AND ts_open < make_timestamptz(?) AND {is_known("served")}
 GROUP BY instrument
+"""
+_NEWEST_BAR: Final = """
+SELECT epoch_us(max(ts_close)) * 1000 AS close_ns FROM bars WHERE width = ? AND list_contains(?, origin)
 """
 _FUNDING: Final = """
 SELECT instrument, epoch_us(ts_event) AS at_us, funding_rate, ts_knowable_ns FROM funding
@@ -79,14 +82,27 @@ class KnownRows:
     to_ns: int
 
     @classmethod
-    def read(cls, lake: Lake, recipe: Recipe, settings: Settings, *, to_ns: int) -> KnownRows:
+    def read(cls, lake: Lake, recipe: Recipe, settings: Settings, *, to_ns: int, every_ns: int) -> KnownRows:
         """Read the bars that were published by the end of a range.
 
+        Args:
+            lake: has them.
+            recipe: chooses them.
+            settings: of the home.
+            to_ns: end of the range.
+            every_ns: time between nights; the range may go on for as long after the newest bar.
+
         Raises:
-            RangeError: there is none.
+            RangeError: there is no bar, or the range goes on after the newest one.
         """
         grace_ns, step_ns = settings.bars.grace_ns, width_ns(recipe.width)
         at = lake.snapshot()
+        newest = lake.query(_NEWEST_BAR, (recipe.width, list(recipe.origins)), at=at)["close_ns"][0].as_py()
+        if newest is not None and to_ns > newest + every_ns:
+            raise RangeError(
+                f"the newest {recipe.width} bar closes at {iso(newest)}, and the replay goes on until {iso(to_ns)}",
+                hint=f"set --to {iso(newest)[:16]}, or earlier",
+            )
         bounds: dict[str, Any] = {
             "since_ns": None,
             "until_ns": floor_ns(to_ns - grace_ns, step_ns),

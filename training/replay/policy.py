@@ -191,7 +191,7 @@ def _opened(settings: Settings, recipe: str | None, schedule: Schedule) -> Itera
                 settings, lake, at=lake.snapshot(), since_ns=None, until_ns=schedule.to_ns
             ).recipe
         plan = get_recipe(recipe)
-        rows = KnownRows.read(lake, plan, settings, to_ns=schedule.to_ns)
+        rows = KnownRows.read(lake, plan, settings, to_ns=schedule.to_ns, every_ns=schedule.every_ns)
         identity = {
             "recipe": plan.to_plain(),
             **asdict(schedule),

@@ -13,7 +13,7 @@ from storage.clock import HOUR_NS, parse_time_ns
 from storage.settings import Settings
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
 from tests.training.night.conftest import _prove_once
-from training.night import preparation
+from training.night import leak_suite, preparation
 from training.replay.policy import FinishedReplay, replay_policy
 from training.replay.schedule import Schedule
 
@@ -67,4 +67,5 @@ def replay_in(settings: Settings, schedule: Schedule = SCHEDULE) -> FinishedRepl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "prove", prove_newest)
         patch.setattr(preparation, "PROOF_STEPS", PROVEN_STEPS)
+        patch.setattr(leak_suite, "SHUFFLES", 2)
         return replay_policy(settings, recipe=str(recipe_of(settings)), schedule=schedule)

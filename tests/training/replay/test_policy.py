@@ -201,6 +201,15 @@ def test_a_first_night_without_a_fold_names_the_first_possible_one(replayed: Fin
         plan_replay(home, recipe=str(recipe_of(home)), schedule=replace(early, from_ns=first_ns - 1))
 
 
+def test_a_range_that_goes_on_after_the_newest_bar_is_refused(replayed: FinishedReplay) -> None:
+    home = replayed.folder.home
+    newest = iso(SCHEDULE.to_ns // MINUTE_NS * MINUTE_NS)
+    late = replace(SCHEDULE, to_ns=SCHEDULE.to_ns + 3 * HOUR_NS)
+    with pytest.raises(RangeError, match=f"the newest 1m bar closes at {newest}") as error:
+        plan_replay(home, recipe=str(recipe_of(home)), schedule=late)
+    assert error.value.hint == f"set --to {newest[:16]}, or earlier"
+
+
 def test_two_processes_do_not_work_on_one_replay(replayed: FinishedReplay) -> None:
     with replayed.folder.locked(), pytest.raises(GateError, match="another process works on replay"):
         replay_in(replayed.folder.home)

@@ -26,6 +26,7 @@ from training.models.device import compute_identity, prepare_device
 from training.night.artifacts import NightArtifacts, fits_file, model_codes, training_code
 from training.night.identity import feature_fingerprint, name_of
 from training.night.preparation import folds_until
+from training.night.readable_range import enforce_holdouts
 from training.night.recipe_choice import choose_recipe
 from training.recipe import Recipe, get_recipe
 from training.replay.earnings import measure_replay
@@ -113,6 +114,7 @@ def replay_policy(
     Raises:
         RangeError: the first night has too few bars for a fold; the hint names the first possible night.
         GateError: another process works on the same replay.
+        HoldoutError: its range reaches into a sealed one.
         LeakError: a feature looks ahead.
     """
     with (
@@ -191,6 +193,7 @@ def _opened(settings: Settings, recipe: str | None, schedule: Schedule) -> Itera
                 settings, lake, at=lake.snapshot(), since_ns=None, until_ns=schedule.to_ns
             ).recipe
         plan = get_recipe(recipe)
+        enforce_holdouts(lake, plan, since_ns=None, until_ns=schedule.to_ns, grace_ns=settings.bars.grace_ns)
         rows = KnownRows.read(lake, plan, settings, to_ns=schedule.to_ns, every_ns=schedule.every_ns)
         identity = {
             "recipe": plan.to_plain(),

@@ -12,7 +12,7 @@ import pytest
 
 from storage.clock import DAY_NS, HOUR_NS, NS, iso
 from storage.contracts.tables import BARS, FEES, FUNDING
-from storage.errors import GateError, RangeError, SettingsError
+from storage.errors import GateError, HoldoutError, RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.training.builders import MINUTE_NS, START_NS
@@ -26,6 +26,7 @@ from tests.training.replay.small_replay import (
 )
 from training.night import promotion
 from training.night.artifacts import NightArtifacts
+from training.night.holdouts import open_holdout, seal_holdout
 from training.night.night_list import list_nights
 from training.night.steps import open_night
 from training.replay.folder import ReplayFolder
@@ -208,6 +209,17 @@ def test_a_range_that_goes_on_after_the_newest_bar_is_refused(replayed: Finished
     with pytest.raises(RangeError, match=f"the newest 1m bar closes at {newest}") as error:
         plan_replay(home, recipe=str(recipe_of(home)), schedule=late)
     assert error.value.hint == f"set --to {newest[:16]}, or earlier"
+
+
+def test_a_range_that_reaches_into_a_sealed_one_is_refused(replayed: FinishedReplay) -> None:
+    home, facts = replayed.folder.home, {"who": "me@here", "reason": "a test"}
+    with Lake.open(home) as lake:
+        seal = seal_holdout(lake, SCHEDULE.to_ns - HOUR_NS, SCHEDULE.to_ns + HOUR_NS, now_ns=7, **facts)
+    with pytest.raises(HoldoutError, match="seal"):
+        plan_replay(home, recipe=str(recipe_of(home)), schedule=SCHEDULE)
+    with Lake.open(home) as lake:
+        open_holdout(lake, since_ns=seal.since_ns, now_ns=9, **facts)
+    assert plan_replay(home, recipe=str(recipe_of(home)), schedule=SCHEDULE).finished == 2
 
 
 def test_two_processes_do_not_work_on_one_replay(replayed: FinishedReplay) -> None:

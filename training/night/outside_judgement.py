@@ -131,7 +131,7 @@ def match_predictions(settings: Settings, night: str) -> list[int]:
             ],
             "checks": [asdict(rule) for rule in checks],
             "skill": [asdict(item) for item in skill],
-            "judged_ns": _judged_span(parts, data),
+            "judged_ns": judged_span(parts, data),
             "deviation": float(np.concatenate([part.test.prediction for part in parts]).std()),
         },
     )
@@ -301,7 +301,7 @@ def _prediction_market(
     )
 
 
-def _judged_span(parts: Sequence[FoldPredictions], data: NightData) -> list[int]:
+def judged_span(parts: Sequence[FoldPredictions], data: NightData) -> list[int]:
     """Return the time in which every decision could have an opinion of the file, start and end in ns.
 
     Days that begin before it or end after it are no evidence: the file has not begun, or has ended.

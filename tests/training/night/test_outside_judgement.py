@@ -9,6 +9,10 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
+from features.leakage.perturbation import ProofResult
+from features.panel.panel import Panel
+from features.sets import get_set
+from features.versioning.fingerprint import fingerprint
 from storage.clock import NS, ManualTime
 from storage.errors import GateError, InstrumentError
 from storage.lake.lake import Lake
@@ -32,7 +36,7 @@ from training.night.registry import read_versions
 from training.night.scoring import backtest, evaluation_window, score_folds, to_dense
 from training.night.steps import build_panel, open_night, train_fold
 
-STEPS: Final = 34 * 60
+STEPS: Final = 29 * 60
 RECIPE: Final = """
 base = "demo"
 name = "hourly"
@@ -41,11 +45,11 @@ window_bars = 4
 controls = ["zero", "ridge"]
 challengers = ["mlp"]
 [folds]
-n_folds = 5
+n_folds = 2
 unit = "hour"
-test_units = 5
+test_units = 11
 valid_units = 2
-train_units = 4
+train_units = 3
 embargo_bars = 6
 """
 CLOCK: Final = ManualTime(1_800_000_000 * NS)
@@ -115,7 +119,15 @@ def judge(home: Settings, outside: OutsidePredictions) -> Judgement:
 
 @pytest.fixture(scope="module")
 def honest(home: Settings) -> Judgement:
-    return judge(home, file_of("smooth", smoothed()))
+    """A judgement; the proof of the features, half of its work, is the subject of other tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("training.night.preparation.prove", proof_of)
+        return judge(home, file_of("smooth", smoothed()))
+
+
+def proof_of(panel: Panel, feature_set: str, *, seed: int) -> ProofResult:
+    code = fingerprint(get_set(feature_set))
+    return ProofResult(feature_set, code, seed, panel.n_instruments, panel.n_steps, {}, 0, ())
 
 
 def test_an_honest_edge_passes_on_paper_and_leaves_evidence_and_a_trial(honest: Judgement) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ import pytest
 from storage.errors import CaptureError, InstrumentError, RangeError
 from tests.training.builders import GRACE_NS, MINUTE_NS, START_NS, panel_of, walk
 from tests.training.memory_night import RECIPE, data_of, fold_of, rows_in
+from training.data.folds import Fold, TimeSpan
+from training.night.outside_judgement import judged_span
 from training.night.outside_predictions import (
     NO_FOLD,
     BarGrid,
@@ -147,6 +150,29 @@ def test_null_is_no_opinion_and_too_few_opinions_are_refused() -> None:
         RangeError, match="none of 120 predictions is on a test row; the tests are decided from"
     ):
         match_folds(early, DATA, [FOLD], RECIPE, grace_ns=GRACE_NS)
+
+
+def test_tests_before_the_first_and_after_the_last_prediction_are_not_judged() -> None:
+    """Of three tests of an hour, the file covers 40 minutes of the second."""
+    starts = [START_NS + step * MINUTE_NS for step in (200, 260, 320, 380)]
+    folds = [
+        Fold(
+            index,
+            TimeSpan(START_NS, start - 50 * MINUTE_NS),
+            TimeSpan(start - 50 * MINUTE_NS, start),
+            TimeSpan(start, stop),
+            0,
+        )
+        for index, (start, stop) in enumerate(pairwise(starts))
+    ]
+    outside = rows_of(("C0", "C1"), opens(range(270, 310)), np.ones(40))
+    parts, counts = match_folds(outside, DATA, folds, RECIPE, grace_ns=GRACE_NS)
+    assert [part.fold.index for part in parts] == [1]
+    assert counts["test"] == 80
+    assert judged_span(parts, DATA) == [START_NS + 270 * MINUTE_NS, START_NS + 310 * MINUTE_NS]
+    whole, _ = match_folds(everywhere(), DATA, folds, RECIPE, grace_ns=GRACE_NS)
+    assert [part.fold.index for part in whole] == [0, 1, 2]
+    assert judged_span(whole, DATA) == [0, np.iinfo(np.int64).max]
 
 
 def test_content_depends_on_the_rows_and_not_on_their_order(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def make_leak_suite(facts: NightReport) -> LeakSuiteSection:
             scale, [(at, formatting.signed(at, formatting.needed_digits(ticks))) for at in ticks]
         ),
         shuffled=_shuffled(found["shuffled"]) if found["shuffled"] else "",
-        limit=formatting.percent(found["most_extra"]),
+        limit=formatting.percent(found["most_extra"], 0),
     )
 
 
@@ -78,12 +78,12 @@ def _row(facts: NightReport, item: dict[str, Any], scale: svg.Linear) -> ShiftRo
     bars = int(item["bars"])
     length = formatting.length(abs(bars) * facts.bar_ns)
     when = "the row's own label" if bars == 0 else f"{length} {'later' if bars > 0 else 'earlier'}"
-    note = f"{formatting.percent(item['over'])} over at the decision" if item["over"] else "still to come"
+    note = f"{formatting.percent(item['over'], 0)} over" if item["over"] else "still to come"
     return _draw(item, scale, when=when, note=note)
 
 
 def _planted(item: dict[str, Any], scale: svg.Linear) -> ShiftRow:
-    note = "found" if item["is_finding"] else "tests are too short to find it"
+    note = "found" if item["is_finding"] else "tests too short"
     return _draw(item, scale, when="with a planted leak", note=note)
 
 

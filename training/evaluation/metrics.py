@@ -101,7 +101,8 @@ def correlation(x: np.ndarray, y: np.ndarray, step: np.ndarray, *, block_steps: 
         return Estimate(math.nan, math.nan, math.nan)
     # A resample needs only the sums per block, so a replicate costs one small product.
     x, y = x - x.mean(), y - y.mean()
-    _, block = np.unique(step // block_steps, return_inverse=True)
+    # From the first row on, so that no block depends on where the panel starts.
+    _, block = np.unique((step - step.min()) // block_steps, return_inverse=True)
     terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
     sums = np.stack([np.bincount(block, weights=term) for term in terms], axis=1)
     n_blocks = len(sums)

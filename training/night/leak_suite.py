@@ -286,10 +286,12 @@ def _shifted(
         found["features"].append(_fit(*both))
         found["label"].append(labels[2].numpy())
         found["fold"].append(np.full(len(index[2]), view.fold.index))
-        found["block"].append(view.steps(index[2]) // view.block_steps)
+        found["block"].append(view.steps(index[2]))
     if not found["label"]:
         return None
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    # From the first row on, so that no block depends on where the panel starts.
+    joined["block"] = (joined["block"] - joined["block"].min()) // views[0].block_steps
     enter, leave = views[0].enter, views[0].leave
     over = min(max(-(bars + enter), 0), leave - enter) / (leave - enter)
     return ShiftedLabel(bars, over, measure_extra_skill(**joined, level=LEVEL))

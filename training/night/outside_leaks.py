@@ -229,7 +229,8 @@ def _edge(rows: _Rows, around: Sequence[np.ndarray], *, block_bars: int) -> floa
     before, at, after, second = around
     known = np.isfinite(before) & np.isfinite(at) & np.isfinite(after) & np.isfinite(second)
     z, before, at, after, second = (values[known] for values in (rows.z, before, at, after, second))
-    _, block = np.unique(rows.step[known] // block_bars, return_inverse=True)
+    step = rows.step[known]
+    _, block = np.unique((step - step.min(initial=0)) // block_bars, return_inverse=True)
     if len(z) < _LEAST_ROWS or (blocks := int(block.max()) + 1) < _LEAST_BLOCKS:
         return float("nan")
     skill = float((z * at).mean())

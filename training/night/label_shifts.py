@@ -20,7 +20,7 @@ from training.night.fold_training import fit_normaliser, fold_rows
 from training.night.scoring import night_phase
 from training.recipe import Recipe
 
-MOST_ROWS: Final = 20_000
+MOST_ROWS: Final = 10_000
 """Rows of one part of a fold that are used; of more, every n-th."""
 _BLOCK_SPANS: Final = 2
 _CLIP: Final = 10.0
@@ -56,6 +56,9 @@ class LabelShiftRows:
         parts = split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns)
         seen = fold_rows(data, parts, recipe).seen
         self._normaliser: Normaliser = fit_normaliser(data, seen)
+        served = data.block.mask.any(dim=-1)
+        # Of rows that teach, and of others.
+        self._known = (served if data.lessons is None else data.lessons.block.mask.any(dim=-1), served)
         self._rows: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -81,7 +84,7 @@ class LabelShiftRows:
             use = (
                 torch.from_numpy(steps) if steps is parts.test else torch.from_numpy(steps) & self._on_stride
             )
-            known = _ahead(lessons.labels.mask, bars, False) & lessons.block.mask.any(dim=-1) & use
+            known = _ahead(lessons.labels.mask, bars, False) & self._known[0 if teaches else 1] & use
             index = torch.nonzero(known.flatten()).squeeze(-1)
             found.append(index[:: max(1, -(-len(index) // MOST_ROWS))])
         return found[0], found[1], found[2]

@@ -1,7 +1,7 @@
 """The leak suite of every night: skill must vanish where it cannot be, and a planted leak must be found.
 
 Three checks on the night's own folds, before anything is trained. Each fits ridge regressions, which cost little and
-find any leak that is linear in the features; 20,000 rows of each part of a fold are enough for them.
+find any leak that is linear in the features; 10,000 rows of each part of a fold are enough for them.
 
 1. *Shuffled labels*. The labels of the train and valid rows are shifted in a circle along the time of each instrument,
    by 25 to 75 % of its rows and less their mean, so that they keep their autocorrelation and lose their relation to the

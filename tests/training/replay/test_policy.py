@@ -211,15 +211,18 @@ def test_a_range_that_goes_on_after_the_newest_bar_is_refused(replayed: Finished
     assert error.value.hint == f"set --to {newest[:16]}, or earlier"
 
 
-def test_a_range_that_reaches_into_a_sealed_one_is_refused(replayed: FinishedReplay) -> None:
-    home, facts = replayed.folder.home, {"who": "me@here", "reason": "a test"}
-    with Lake.open(home) as lake:
+def test_a_range_that_reaches_into_a_sealed_one_is_refused(tmp_path: Path) -> None:
+    settings, facts = home_with(tmp_path, prices()), {"who": "me@here", "reason": "a test"}
+    recipe = str(recipe_of(settings))
+    with Lake.open(settings) as lake:
         seal = seal_holdout(lake, SCHEDULE.to_ns - HOUR_NS, SCHEDULE.to_ns + HOUR_NS, now_ns=7, **facts)
     with pytest.raises(HoldoutError, match="seal"):
-        plan_replay(home, recipe=str(recipe_of(home)), schedule=SCHEDULE)
-    with Lake.open(home) as lake:
+        plan_replay(settings, recipe=recipe, schedule=SCHEDULE)
+    before = replace(SCHEDULE, to_ns=seal.since_ns)
+    assert plan_replay(settings, recipe=recipe, schedule=before).nights == 1
+    with Lake.open(settings) as lake:
         open_holdout(lake, since_ns=seal.since_ns, now_ns=9, **facts)
-    assert plan_replay(home, recipe=str(recipe_of(home)), schedule=SCHEDULE).finished == 2
+    assert plan_replay(settings, recipe=recipe, schedule=SCHEDULE).nights == 2
 
 
 def test_two_processes_do_not_work_on_one_replay(replayed: FinishedReplay) -> None:

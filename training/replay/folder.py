@@ -12,7 +12,7 @@ of the home's nights:
     nights/<number>-*.safetensors    predictions until the next night: of the version that serves, and of the newest
                             refit (training.night.artifacts.write_predictions)
     result.json             what the sequence of versions earned (training.replay.earnings)
-    timings.json            seconds by night, the only file that differs between equal replays
+    timings.json            seconds by night, and fits that were reused; these differ between equal replays
 
 Nothing of it is read by the home's registry, gate or lists of nights; the folder may be deleted at any time.
 """

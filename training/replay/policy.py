@@ -2,7 +2,8 @@
 
 The replay's id is a hash of recipe, schedule, rows, code, seed and device, so the same command continues an interrupted
 replay at its first unfinished night, and a finished one is not run again. A night continues at its first unfinished
-fit. Deleted and run again, every file but `timings.json` has equal bits.
+fit. Deleted and run again, its nights, predictions
+and results have equal bits; timings differ, and the stamps of its own lake.
 """
 
 from __future__ import annotations

@@ -20,6 +20,17 @@ START_NS = 1_757_000_000 * NS // MINUTE_NS * MINUTE_NS
 CODE = {status: code for code, status in enumerate(STATUSES)}
 
 
+def with_quotes(panel: Panel) -> Panel:
+    """Return a panel in which every bar with a quote column has a fresh quote."""
+    close = torch.nan_to_num(panel.values["close"], nan=100.0)
+    bid = torch.where(panel.values["bid"].isnan(), close * (1.0 - 1e-4), panel.values["bid"])
+    ask = torch.where(panel.values["ask"].isnan(), close * (1.0 + 1e-4), panel.values["ask"])
+    age_ms = torch.full_like(close, 1_000.0)
+    return replace(
+        panel, values=panel.values | {"bid": bid, "ask": torch.maximum(bid, ask), "quote_age_ms": age_ms}
+    )
+
+
 def random_panel(
     n_instruments: int = 4, n_steps: int = 400, *, seed: int = 0, start_ns: int = START_NS
 ) -> Panel:

@@ -46,7 +46,7 @@ def key_of(settings: Settings, width: str = "1m", instruments: tuple[str, ...] |
 @pytest.mark.parametrize(
     ("skipped", "most", "least_values"),
     [
-        pytest.param(30, 15, 2_000, id="around the outage"),
+        pytest.param(30, 8, 1_000, id="around the outage"),
         pytest.param(0, 1_000, 20_000, id="all day", marks=pytest.mark.drill),
     ],
 )

@@ -229,6 +229,7 @@ def check_capture(settings: Settings, lake: Lake, page: Path) -> dict[str, int]:
     return result.compared | {"lake": found.compared, "foretold": found.foretold}
 
 
+@pytest.mark.drill
 def test_a_real_capture_passes_proof_and_health_check(capture: tuple[Settings, Lake], tmp_path: Path) -> None:
     compared = check_capture(*capture, tmp_path / "capture.html")
     assert min(compared.values()) > 1_000

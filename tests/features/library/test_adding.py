@@ -28,8 +28,8 @@ NAME = "roll_spread_60"
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The page's two Python blocks, as modules of a temporary package."""
-    function, loop = re.findall(
+    """The page's first two Python blocks, as modules of a temporary package."""
+    function, loop, *_ = re.findall(
         r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     folder = tmp_path / "scratch_features"

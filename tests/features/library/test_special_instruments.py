@@ -13,7 +13,7 @@ from features.feature import FeatureBlock
 from features.monitoring.health import check_health
 from features.panel.panel import Panel
 from features.sets import FEATURE_SETS, get_set
-from tests.features.panels import CODE, random_panel
+from tests.features.panels import CODE, random_panel, with_quotes
 from training.data.labels import LabelRule, make_labels
 from training.data.panel import Normaliser, PanelWindows
 
@@ -21,13 +21,20 @@ STEPS = 640
 HOLE = slice(300, 360)
 WHOLE = random_panel(5, STEPS, seed=21)
 SETS = sorted(FEATURE_SETS)
+OF_MIDS = {
+    "log_return_1": "mid_return_1",
+    "realised_volatility_30": "mid_volatility_30",
+    "return_rank_5": "mid_return_rank_5",
+    "market_residual_5": "mid_residual_5",
+}
+"""Features of prints, and the same of mids, in a set without prints."""
 WINDOW = 16
 
 
 def watched(*, gaps: dict[int, tuple[slice, str]] | None = None, instruments: tuple[str, ...] = ()) -> Panel:
     """Return a panel in which every bar printed, except for stretches of some rows with another status."""
     status = torch.full_like(WHOLE.status, CODE["printed"])
-    values = {name: value.clone() for name, value in WHOLE.values.items()}
+    values = {name: value.clone() for name, value in with_quotes(WHOLE).values.items()}
     values["close"] = torch.nan_to_num(values["close"], nan=100.0)
     for name in ("open", "high", "low", "vwap"):
         values[name] = torch.where(values[name].isnan(), values["close"], values[name])
@@ -59,6 +66,11 @@ def own(name: str) -> list[int]:
     ]
 
 
+def place_of(block: FeatureBlock, name: str) -> int:
+    """Return the place of a feature, or of the same of mids."""
+    return block.names.index(name if name in block.names else OF_MIDS[name])
+
+
 def known_in(block: FeatureBlock, name: str, row: int, hole: slice, places: list[int]) -> list[str]:
     """Return the features that stay known in a hole for longer than a window that needs four fifths of its bars."""
     features = get_set(name)
@@ -84,7 +96,7 @@ def test_a_stretch_without_information_is_masked_and_not_bridged(name: str, stat
     places = own(name)
     assert len(places) > 8
     assert known_in(block, name, 2, HOLE, places) == []
-    one_bar = block.names.index("log_return_1")
+    one_bar = place_of(block, "log_return_1")
     assert not block.mask[2, HOLE.stop, one_bar], "the first bar after a hole has no return"
     assert block.mask[2, HOLE.stop + 1, one_bar]
     # Others are as they would be without it, but for what is across instruments.
@@ -97,16 +109,16 @@ def test_a_stretch_without_information_is_masked_and_not_bridged(name: str, stat
 def test_an_instrument_that_lists_is_known_from_its_own_bars_on(name: str) -> None:
     block = built(watched(gaps={1: (slice(0, 200), "unlisted")}), name)
     assert not block.mask[1, :200][:, own(name)].any()
-    assert not block.mask[1, 200, block.names.index("log_return_1")]
-    assert block.mask[1, 201, block.names.index("log_return_1")]
+    assert not block.mask[1, 200, place_of(block, "log_return_1")]
+    assert block.mask[1, 201, place_of(block, "log_return_1")]
     # A window of which four fifths are there is known; before that it is not.
-    volatility = block.names.index("realised_volatility_30")
+    volatility = place_of(block, "realised_volatility_30")
     assert block.mask[1, :, volatility].nonzero()[0].item() == 200 + 24
     health = check_health(
         block, watched(gaps={1: (slice(0, 200), "unlisted")}), split_ns=int(block.ts_open_ns[500])
     )
     assert health.refusals == ()
-    assert health.coverage[block.names.index("log_return_1"), 1] > 0.99, "what was not listed does not count"
+    assert health.coverage[place_of(block, "log_return_1"), 1] > 0.99, "what was not listed does not count"
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -162,8 +174,8 @@ def test_a_panel_of_one_instrument_has_its_own_features_and_no_market(name: str)
             continue  # of a leader, or of a market that one instrument does not make
         assert same(alone.values[0, :, place], among.values[2, :, place]), item.name
     for item in ("return_rank_5", "market_residual_5"):
-        assert not alone.mask[0, :, alone.names.index(item)].any()
-        assert among.mask[2, :, among.names.index(item)].any()
+        assert not alone.mask[0, :, place_of(alone, item)].any()
+        assert among.mask[2, :, place_of(among, item)].any()
 
 
 # Everyone at once.
@@ -194,7 +206,7 @@ def test_an_unwatched_hour_is_masked_and_no_window_bridges_it(name: str) -> None
         expected = block.mask[1, step - WINDOW + 1 : step + 1].to(torch.float32)
         assert torch.equal(mask[1 * STEPS + step], expected)
         inside = [place for place in range(WINDOW) if HOLE.start <= step - WINDOW + 1 + place < HOLE.stop]
-        assert not mask[1 * STEPS + step][inside][:, block.names.index("log_return_1")].any()
+        assert not mask[1 * STEPS + step][inside][:, place_of(block, "log_return_1")].any()
         compared += len(inside)
     assert compared == WINDOW * (HOLE.stop - HOLE.start)
 

@@ -174,6 +174,7 @@ def start_writer(home: Path, name: int, batches: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ})
 
 
+@pytest.mark.drill
 @pytest.mark.real_lakes
 def test_two_processes_write_at_once_and_lose_nothing(settings: Settings) -> None:
     Lake.open(settings).close()

@@ -47,7 +47,7 @@ def expected(revisions: list[Revision], until_ns: int) -> list[dict[int, float]]
 
 
 @hypothesis_settings(
-    deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), min_size=2, max_size=5),

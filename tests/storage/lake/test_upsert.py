@@ -40,7 +40,7 @@ def run() -> Any:
         yield connection
 
 
-@hypothesis_settings(deadline=None, max_examples=12)
+@hypothesis_settings(deadline=None, max_examples=6)
 @given(histories(), st.lists(st.integers(0, 5), max_size=4))
 def test_rows_written_in_any_batches_count_as_all_of_them_do(rows: list[Row], again: list[int]) -> None:
     """Whatever is written again, the stored rows choose as all rows would, in the order in which they came."""

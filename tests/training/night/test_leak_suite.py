@@ -19,7 +19,7 @@ from training.night.artifacts import Lessons, NightData
 from training.night.label_shifts import price_windows
 from training.night.leak_suite import MOST_EXTRA, LeakSuiteResult, ShiftedLabel, run_leak_suite
 
-STEPS = 1200
+STEPS = 1300
 MARKETS: dict[str, Callable[[int], np.ndarray]] = {
     "random walks": lambda seed: walk(instruments=3, steps=STEPS, seed=seed),
     "trends": lambda seed: walk(instruments=3, steps=STEPS, seed=seed, signal=0.5),

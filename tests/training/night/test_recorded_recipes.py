@@ -96,7 +96,7 @@ def check_night(folder: NightArtifacts, verdict: dict[str, Any], base: str) -> N
     assert (folder.path / "deploy" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("base", VENUES)
+@pytest.mark.parametrize("base", ["gaiaex-mid", pytest.param("hyperliquid-1m", marks=pytest.mark.drill)])
 def test_a_small_night_of_each_recorded_recipe_ends_with_a_verdict(home: Settings, base: str) -> None:
     folder, verdict = run_steps(home, small(home.home, base))
     check_night(folder, verdict, base)

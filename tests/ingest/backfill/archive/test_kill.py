@@ -102,6 +102,7 @@ def fill_home(
         return {table: rows(lake, table) for table in TABLES}
 
 
+@pytest.mark.drill
 def test_killed_while_it_fetches_and_before_it_commits_the_next_run_ends_with_the_same_rows(
     site: tuple[str, type[Stalling]], tmp_path: Path
 ) -> None:

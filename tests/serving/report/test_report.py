@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +298,15 @@ def test_costs_are_shown_with_their_sign_and_add_up(facts: NightReport, written:
 # Errors.
 
 
-def test_night_without_a_verdict_is_refused_with_the_step(judged: tuple[Settings, str]) -> None:
-    night = open_night(judged[0], recipe=str(judged[0].home / "small.toml"), until="2026-02-04T07:00:00Z")
+def test_night_without_a_verdict_is_refused_with_the_step(
+    judged: tuple[Settings, str], tmp_path: Path
+) -> None:
+    # In a copy, since other files' tests count the nights of that home.
+    home = shutil.copytree(judged[0].home, tmp_path / "home")
+    settings = dataclasses.replace(judged[0], home=home)
+    night = open_night(settings, recipe=str(home / "small.toml"), until="2026-02-04T07:00:00Z")
     with pytest.raises(GateError, match=r"has no verdict\.json yet \(run its step judge_night first\)"):
-        write_report(judged[0], night)
+        write_report(settings, night)
 
 
 def test_unknown_night_is_refused(judged: tuple[Settings, str]) -> None:

@@ -48,7 +48,9 @@ def table(*, names: tuple[str, ...] = ()) -> pa.Table:
 ROWS = table()
 
 
-@pytest.mark.parametrize("name", FEATURE_SETS)
+@pytest.mark.parametrize(
+    "name", ["mids", "live", *(pytest.param(name, marks=pytest.mark.drill) for name in FEATURE_SETS)]
+)
 def test_values_have_the_bits_of_a_built_block(name: str) -> None:
     block = build_features(panel_from_table(ROWS, width="1m"), name)
     found = tickwalk.features(name)(ROWS)

@@ -282,6 +282,7 @@ def test_unpurged_split(planned: Bench, tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+@pytest.mark.drill
 def test_split_that_is_unpurged_in_training_alone(
     planned: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,8 @@ class FitStore:
             f"another process works on fit {fit}", hint="run the step again when it has ended"
         )
         with file_lock(folder / _LOCK, error=busy, timeout_s=math.inf):
+            for left in folder.glob(".*.part"):  # of a process that was killed while it wrote
+                left.unlink()
             yield folder
 
     def is_done(self, fit: str) -> bool:

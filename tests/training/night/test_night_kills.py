@@ -27,7 +27,11 @@ def files_of(home: Path) -> dict[str, bytes]:
         str(path.relative_to(home)): without_snapshot(path.read_bytes())
         for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "timings" not in path.parts and path.suffix != ".lock"
+        if path.is_file()
+        and "timings" not in path.parts
+        and path.suffix != ".lock"
+        # A file of the night that was being written; those of fits are removed.
+        and not (path.suffix == ".part" and folder.parent.name == "nights")
     }
 
 

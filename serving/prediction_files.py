@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from ingest.backfill.candle_times import TimeColumn
-from ingest.backfill.file_columns import find_column, typed_column
+from ingest.backfill.file_columns import find_column, read_columns, typed_column
 from storage.errors import CaptureError, RangeError, SettingsError
 from training.night.outside_predictions import NO_FOLD, OutsidePredictions
 
@@ -56,7 +53,9 @@ def read_predictions(source: str | Path | Any, *, name: str | None = None) -> Pr
     """
     if isinstance(source, str | Path):
         path = Path(source)
-        return _parse(_table(path), file=path.name, name=name or plain_name(path.name.split(".")[0]))
+        return _parse(
+            read_columns(path, hint=_HINT), file=path.name, name=name or plain_name(path.name.split(".")[0])
+        )
     if not hasattr(source, "__arrow_c_stream__"):
         raise SettingsError(
             f"predictions are a {type(source).__name__}",
@@ -68,24 +67,6 @@ def read_predictions(source: str | Path | Any, *, name: str | None = None) -> Pr
             hint='pass name="...": all predictions of one name are one lineage',
         )
     return _parse(pa.table(source), file="the table", name=name)
-
-
-def _table(path: Path) -> pa.Table:
-    readers: tuple[tuple[str, Callable[[Path], pa.Table]], ...] = (
-        (".parquet", pq.read_table),
-        (".csv", pacsv.read_csv),
-        (".csv.gz", pacsv.read_csv),
-    )
-    for suffix, read in readers:
-        if path.name.lower().endswith(suffix):
-            try:
-                return read(path)
-            except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise CaptureError(f"{path} cannot be read as {suffix}: {reason}", hint=_HINT) from error
-    raise CaptureError(
-        f"{path} is of no known format", hint="use a file that ends in .parquet, .csv or .csv.gz"
-    )
 
 
 def _parse(table: pa.Table, *, file: str, name: str) -> PredictionFile:

@@ -1,14 +1,44 @@
-"""Columns of an imported file, found by the names that venues and libraries give them."""
+"""Columns of an imported file, read and found by the names that venues and libraries give them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from storage.errors import CaptureError
+
+
+def read_columns(path: Path, *, hint: str) -> pa.Table:
+    """Return the columns of a Parquet or CSV file.
+
+    Args:
+        path: its ending says what it is: `.parquet`, `.csv` or `.csv.gz`.
+        hint: where its columns are described.
+
+    Raises:
+        CaptureError: it has another ending, or cannot be read.
+    """
+    readers: tuple[tuple[str, Callable[[Path], pa.Table]], ...] = (
+        (".parquet", pq.read_table),
+        (".csv", pacsv.read_csv),
+        (".csv.gz", pacsv.read_csv),
+    )
+    for suffix, read in readers:
+        if path.name.lower().endswith(suffix):
+            try:
+                return read(path)
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise CaptureError(f"{path} cannot be read as {suffix}: {reason}", hint=hint) from error
+    raise CaptureError(
+        f"{path} is of no known format", hint="use a file that ends in .parquet, .csv or .csv.gz"
+    )
 
 
 def find_column(

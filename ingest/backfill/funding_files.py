@@ -17,11 +17,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from ingest.backfill.candle_times import TimeColumn
-from ingest.backfill.file_columns import find_column, typed_column
+from ingest.backfill.file_columns import find_column, read_columns, typed_column
 from ingest.backfill.rest.funding import interval_hours
 from ingest.journal.captures import content_id
 from storage.clock import MS_NS, US_NS, TimeSource, WallTime, iso
@@ -138,7 +136,7 @@ def import_funding(
 
 def _read(path: Path, *, venue: str, kind: str, timezone: str | None) -> tuple[pa.Table, bool]:
     """Return `instrument`, `t_ns`, `rate`, `premium`, `interval_h`, sorted, and whether UTC was assumed."""
-    table = _table(path)
+    table = read_columns(path, hint=_HINT)
     if table.num_rows == 0:
         raise RangeError(f"{path} has no payment", hint="check the file; an empty import changes nothing")
     columns: dict[str, pa.ChunkedArray[Any]] = {}
@@ -167,24 +165,6 @@ def _read(path: Path, *, venue: str, kind: str, timezone: str | None) -> tuple[p
         }
     )
     return rows.sort_by([("instrument", "ascending"), ("t_ns", "ascending")]), times.is_local
-
-
-def _table(path: Path) -> pa.Table:
-    readers: tuple[tuple[str, Callable[[Path], pa.Table]], ...] = (
-        (".parquet", pq.read_table),
-        (".csv", pacsv.read_csv),
-        (".csv.gz", pacsv.read_csv),
-    )
-    for suffix, read in readers:
-        if path.name.lower().endswith(suffix):
-            try:
-                return read(path)
-            except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise CaptureError(f"{path} cannot be read as {suffix}: {reason}", hint=_HINT) from error
-    raise CaptureError(
-        f"{path} is of no known format", hint="use a file that ends in .parquet, .csv or .csv.gz"
-    )
 
 
 def _ids(symbols: pa.ChunkedArray[Any], *, venue: str, kind: str) -> Any:

@@ -42,7 +42,7 @@ def compare_follower(lake: Lake, spans: Iterable[tuple[int, int]], *, grace_ns: 
         if len(times) < 2:
             continue
         views = [cast("Lake", PointInTimeLake(lake, at_ns)) for at_ns in times]
-        # A bar that a recording shares with nothing before it has no bar of the minute before, and is not followed.
+        # As a follower does, begin with the day of the first bar that was known then.
         [ends] = views[0].query("SELECT epoch_us(min(ts_open)) AS first_us FROM bars").to_pylist()
         follower = Follower.begin(views[0], StoreKey(_SET, "1m", grace_ns))
         begin_ns = floor_ns(ends["first_us"] * US_NS, DAY_NS)

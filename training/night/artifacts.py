@@ -163,12 +163,7 @@ class NightArtifacts:
                 environment has changed since.
         """
         facts = self.facts
-        now: dict[str, object] = {
-            "training_code": training_code(),
-            "torch_version": str(torch.__version__),
-            "lock": lock_hash(),
-            "project_code": model_codes(self.recipe),
-        }
+        now: dict[str, object] = code_facts() | {"project_code": model_codes(self.recipe)}
         for name, value in now.items():
             # Nights of older releases have no code of a project.
             if facts.get(name, {}) != value:
@@ -359,6 +354,15 @@ def _labels_of(tensors: dict[str, torch.Tensor]) -> Labels:
 def training_code() -> str:
     """Return a hash of the source of `training`; it is part of a night's identity."""
     return sources_hash("training")[:16]
+
+
+def code_facts() -> dict[str, str]:
+    """Return the code and packages that a night, and every checkpoint, must agree with to be continued or rebuilt."""
+    return {
+        "training_code": training_code(),
+        "torch_version": str(torch.__version__),
+        "lock": lock_hash(),
+    }
 
 
 def model_codes(recipe: Recipe) -> dict[str, str]:

@@ -359,7 +359,7 @@ def _agreement(
     ]
     refit = [fitted.predict(index).to(torch.float32).numpy() for index in rows]
     for index, prediction in zip(rows, refit, strict=True):
-        check_predictions(context, index, prediction, model=model, fold=-1)
+        check_predictions(context, index, prediction, model=model, fold=NO_FOLD)
     return check_agreement(
         context,
         rows,

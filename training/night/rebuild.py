@@ -29,14 +29,14 @@ from features.panel.panel import Panel, content_hash
 from features.sets import get_set
 from features.store.serialization import read_panel, write_panel
 from features.versioning.fingerprint import fingerprint
-from storage.code_version import lock_hash
 from storage.errors import CheckpointError, GateError
 from storage.lake.lake import Lake
+from storage.lake.point_in_time import Basis
 from storage.settings import Settings
 from training.models.checkpoint import Checkpoint, CheckpointStamp, load_checkpoint
 from training.models.device import compute_identity, prepare_device
 from training.models.networks import network_code
-from training.night.artifacts import NightArtifacts, NightData, training_code
+from training.night.artifacts import NightArtifacts, NightData, code_facts
 from training.night.pinned_inputs import read_pinned
 from training.night.preparation import learn_rows
 from training.night.project_restore import restore_project
@@ -151,12 +151,9 @@ def _stamp_of(saved: Checkpoint) -> CheckpointStamp:
 
 def _refuse_other_origin(stamp: CheckpointStamp, recipe: Recipe, device: torch.device) -> None:
     """Refuse code, packages and hardware that may give other bits."""
-    code = {
-        "training_code": training_code(),
+    code = code_facts() | {
         "feature_fingerprint": fingerprint(get_set(recipe.feature_set)),
         "project_code": network_code(stamp.model),
-        "lock": lock_hash(),
-        "torch_version": str(torch.__version__),
     }
     for name, value in (code | compute_identity(device)).items():
         if getattr(stamp, name) != value:
@@ -179,17 +176,17 @@ def _data_of(pack: Path, facts: Mapping[str, Any], recipe: Recipe) -> NightData:
     block = build_features(panel, recipe.feature_set)
     served, lessons = learn_rows(panel, block, recipe, grace_ns=grace_ns), None
     if facts.get("lessons_hash") is not None:
-        taught = _panel_of(pack / _LESSONS, facts["lessons_hash"], recipe)
+        taught = _panel_of(pack / _LESSONS, facts["lessons_hash"], recipe.rows)
         lessons = learn_rows(taught, build_features(taught, recipe.feature_set), recipe, grace_ns=grace_ns)
     # A refit reads no market data, and therefore no funding.
     return NightData(panel, block, served.labels, served.past, funding_paid=None, lessons=lessons)
 
 
-def _panel_of(path: Path, expected: str, recipe: Recipe | None = None) -> Panel:
+def _panel_of(path: Path, expected: str, rows: Basis = "served") -> Panel:
     if not path.exists():
         raise CheckpointError(f"the pack lacks {path.name}", hint=_AGAIN)
     panel = read_panel(path)
-    found = content_hash(panel, recipe.rows) if recipe else content_hash(panel)
+    found = content_hash(panel, rows)
     if found != expected:
         raise CheckpointError(
             f"{path} has rows with hash {found[:12]}, and the version was trained on {expected[:12]}",

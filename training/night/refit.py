@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from training.night.fold_training import fit_normaliser, fold_rows
 from training.night.scoring import make_fold_context
 from training.recipe import Recipe
 
-NO_FOLD = -1
+NO_FOLD: Final = -1
 """Fold in the stamp and the errors of a refit."""
 
 

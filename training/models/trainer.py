@@ -225,7 +225,7 @@ def fit_network(
     with flushed_denormals(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if resume is None:
-            progress = TrainingProgress(-1, 0, [], _weights(network))
+            progress = TrainingProgress(-1, 0, [], weights_of(network))
         else:
             progress = resume
             _restore(progress.state, network, optimiser, device)
@@ -237,8 +237,8 @@ def fit_network(
                     epoch = progress.point // rule.checks
                     batches = epoch_batches(train, rule, epoch=epoch, seed=seed, n_steps=windows.n_steps)
                 train_loss = _train_part(network, windows, train, rule, optimiser, batches, progress.point)
-            valid_loss = _validate(network, windows, valid, rule, progress) if valid is not None else None
-            _advance(progress, network, rule, train_loss, valid_loss, last=last)
+            valid_loss = validate(network, windows, valid, rule, progress) if valid is not None else None
+            advance(progress, network, rule, train_loss, valid_loss, last=last)
             progress.state = _state(network, optimiser, device)
             if save is not None:
                 save(progress)
@@ -257,6 +257,12 @@ def epoch_batches(
     return list(torch.split(ordered, rule.batch)) if len(ordered) else []
 
 
+def part_of_epoch(batches: list[torch.Tensor], rule: FitRule, point: int) -> list[torch.Tensor]:
+    """Return those of an epoch's batches that are trained between a point and the next."""
+    part = point % rule.checks
+    return batches[len(batches) * part // rule.checks : len(batches) * (part + 1) // rule.checks]
+
+
 def _train_part(
     network: nn.Module,
     windows: PanelWindows,
@@ -267,8 +273,7 @@ def _train_part(
     point: int,
 ) -> float:
     """Train from one point to the next, and return the mean loss of the rows between them."""
-    part = point % rule.checks
-    batches = batches[len(batches) * part // rule.checks : len(batches) * (part + 1) // rule.checks]
+    batches = part_of_epoch(batches, rule, point)
     if not batches:
         return math.nan
     network.train()
@@ -283,12 +288,12 @@ def _train_part(
         nn.utils.clip_grad_norm_(network.parameters(), rule.clip_norm)
         optimiser.step()
         losses.append(loss.detach())
-    return _healthy_loss(
+    return healthy_loss(
         network, windows, rows, rule, batches, torch.stack(losses), epoch=(point + 1) / rule.checks
     )
 
 
-def _healthy_loss(
+def healthy_loss(
     network: nn.Module,
     windows: PanelWindows,
     rows: TrainingRows,
@@ -338,7 +343,7 @@ def _failure(message: str, rule: FitRule, *, epoch: float, row: int) -> FitError
     return FitError(message, epoch=epoch, learning_rate=rule.learning_rate, row=row)
 
 
-def _validate(
+def validate(
     network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule, progress: TrainingProgress
 ) -> float:
     prediction = predict_network(network, windows, rows.index)
@@ -374,7 +379,7 @@ def predict_network(network: nn.Module, windows: PanelWindows, index: torch.Tens
     return torch.cat(parts) if parts else torch.zeros(0, device=windows.device)
 
 
-def _advance(
+def advance(
     progress: TrainingProgress,
     network: nn.Module,
     rule: FitRule,
@@ -388,7 +393,7 @@ def _advance(
     # Without valid rows the last point is the best.
     if valid_loss is None or valid_loss < min(losses, default=math.inf):
         progress.best_point = progress.point
-        progress.best = _weights(network)
+        progress.best = weights_of(network)
     logged = math.nan if valid_loss is None else valid_loss
     progress.history.append(
         EpochLog(progress.point / rule.checks, train_loss, logged, progress.best_point / rule.checks)
@@ -397,13 +402,13 @@ def _advance(
     progress.is_done = progress.point >= last or stale >= rule.patience * rule.checks
 
 
-def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
     return {
-        "weights": _weights(network),
+        "weights": weights_of(network),
         "optimiser": optimiser.state_dict(),
         "rng": torch.get_rng_state(),
         "device_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0),

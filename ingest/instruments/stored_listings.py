@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from storage.lake.empty_tables import may_have_rows
 from storage.lake.lake import Lake
 
 _LISTINGS: Final = """
@@ -16,6 +15,4 @@ _LISTINGS: Final = """
 
 def newest_listings(lake: Lake, before_ns: int) -> list[dict[str, Any]]:
     """Return the newest row of `instruments` of each contract that was known before an instant."""
-    if not may_have_rows(lake.query, "instruments"):
-        return []
     return lake.query(_LISTINGS, [before_ns]).to_pylist()

@@ -26,7 +26,6 @@ from ingest.pipeline.processor import Pipeline
 from ingest.pipeline.rhythm_restart import restore_rhythms, resume_doubts
 from ingest.pipeline.state import RecordingState
 from storage.clock import DAY_NS, MS_NS, NS, US_NS, floor_ns
-from storage.lake.empty_tables import may_have_rows
 from storage.lake.lake import Lake
 from storage.lake.point_in_time import IS_RECORDED
 
@@ -150,8 +149,6 @@ def resume(pipeline: Pipeline, lake: Lake, instruments: Sequence[str], started_n
         started_ns: when the new recording began; rows that were not known by then are ignored.
     """
     state, wanted = pipeline.state, list(instruments)
-    if not may_have_rows(lake.query, "coverage"):
-        return
     spans = _by_instrument(lake, _COVERAGE, [wanted, started_ns, started_ns, BLIND_NS // US_NS])
     for instrument, rows in spans.items():
         for row in rows:

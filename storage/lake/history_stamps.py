@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.clock import DAY_NS, US_NS
-from storage.lake.empty_tables import may_have_rows
 
 HISTORY: Final = "history"
 """Key of the decision in the `inputs` of a batch."""
@@ -106,7 +105,7 @@ def decide(query: Query, bars: pa.Table, arrived_ns: int) -> HistoryStamps:
         bars: with the columns `instrument` and `ts_close`.
         arrived_ns: when the data arrived.
     """
-    if not bars.num_rows or not may_have_rows(lambda sql: query(sql, ()), "recordings"):
+    if not bars.num_rows:
         return HistoryStamps(arrived_ns)
     span: Any = pc.min_max(bars["ts_close"].cast(pa.int64())).as_py()
     first_ns, last_ns = span["min"] * US_NS, span["max"] * US_NS

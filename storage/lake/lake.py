@@ -32,7 +32,6 @@ from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.commit_result import CommitResult, Write, WriteResult
 from storage.lake.connection import connect, first_line, in_one_thread, quoted, redacted, retry, rollback
-from storage.lake.empty_tables import EmptyTables
 from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.migrations import HomeFacts
@@ -78,7 +77,6 @@ class Lake:
         self._is_old = False
         self._old_snapshots: dict[int, bool] = {}
         self._commits = 0
-        self._empty = EmptyTables()
         self._connection: duckdb.DuckDBPyConnection
         self._reader: duckdb.DuckDBPyConnection | None = None
 
@@ -305,9 +303,7 @@ class Lake:
                 check(run)
             done = WriteResult({}, list(refused))
             for name, rows in valid.items():
-                if rows.num_rows and self._empty.has(run, name):
-                    done.rows[name] = insert(run, CONTRACTS[name], rows, stamp)
-                elif rows.num_rows:
+                if rows.num_rows:
                     done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
                     # What is in quarantine stays there; a row of its key adds nothing.
                     if conflict.num_rows and name != QUARANTINE.name:
@@ -358,9 +354,7 @@ class Lake:
         run = self._connection
         run.execute("BEGIN TRANSACTION")
         try:
-            self._empty.begin()
-            is_first = self._empty.has(run, "batches")
-            known = None if is_first else run.execute(_KNOWN_BATCHES, [batch_id]).fetchone()
+            known = run.execute(_KNOWN_BATCHES, [batch_id]).fetchone()
             if known and known[0]:
                 run.execute("ROLLBACK")
                 return CommitResult(self._newest(), {}, 0, False)

@@ -33,6 +33,14 @@ _EXISTING: Final = f"""
     UNION ALL
     SELECT view_name, NULL FROM {CATALOG}.ducklake_view v JOIN main USING (schema_id) WHERE v.end_snapshot IS NULL
 """
+_UNCOUNTED: Final = f"""
+    SELECT t.table_id, c.column_id
+    FROM {CATALOG}.ducklake_table t JOIN {CATALOG}.ducklake_column c USING (table_id)
+    WHERE t.end_snapshot IS NULL AND c.end_snapshot IS NULL AND c.parent_column IS NULL
+    AND table_id NOT IN (SELECT table_id FROM {CATALOG}.ducklake_table_stats)
+    AND table_id NOT IN (SELECT table_id FROM {CATALOG}.ducklake_data_file)
+    ORDER BY ALL
+"""
 
 
 def migrate(run: duckdb.DuckDBPyConnection, *, facts: HomeFacts | None) -> bool:
@@ -57,6 +65,7 @@ def migrate(run: duckdb.DuckDBPyConnection, *, facts: HomeFacts | None) -> bool:
         return _are_old(existing.get("bars", set()))
     steps, due = pending_steps(existing, number, facts)
     if not (steps or due):
+        _count_empty_tables(run, sum(bool(columns) for columns in existing.values()))
         return False
     run.execute("BEGIN TRANSACTION")
     try:
@@ -74,7 +83,34 @@ def migrate(run: duckdb.DuckDBPyConnection, *, facts: HomeFacts | None) -> bool:
         raise
     if existing:
         logger.info("lake migrated", steps=[step.name for step in due], statements=len(steps))
+    _count_empty_tables(run, len(CONTRACTS))
     return False
+
+
+def _count_empty_tables(run: duckdb.DuckDBPyConnection, n_tables: int) -> None:
+    """Write into the catalog that tables without files have no rows, no nulls and no NaN.
+
+    DuckLake writes such statistics with the first rows of a table. Until then every query asks the catalog for them
+    once a column: 19 ms instead of 4 for eight columns, 190 instead of 15 for `bars_latest` (measured 2026-12-01). What
+    it makes of the first rows is the same either way.
+
+    Args:
+        run: a connection that uses the lake, under the commit lock.
+        n_tables: tables of the lake, or fewer.
+    """
+    counted = run.execute(f"SELECT count(*) FROM {CATALOG}.ducklake_table_stats").fetchone()
+    if counted is not None and counted[0] >= n_tables:
+        return
+    columns = run.execute(_UNCOUNTED).fetchall()
+    if not columns:
+        return
+    tables = ", ".join(f"({table}, 0, 0, 0)" for table in dict.fromkeys(table for table, _ in columns))
+    values = ", ".join(f"({table}, {column}, 0, 0)" for table, column in columns)
+    run.execute(
+        f"BEGIN TRANSACTION; INSERT INTO {CATALOG}.ducklake_table_stats VALUES {tables}; "
+        f"INSERT INTO {CATALOG}.ducklake_table_column_stats (table_id, column_id, contains_null, contains_nan) "
+        f"VALUES {values}; COMMIT"
+    )
 
 
 def bars_are_old(run: duckdb.DuckDBPyConnection, schema: str) -> bool:

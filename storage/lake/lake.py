@@ -31,7 +31,16 @@ from storage.contracts.tables import CONTRACTS, QUARANTINE
 from storage.contracts.validation import SMALL_BATCH_ROWS, validate
 from storage.errors import LakeError
 from storage.lake.commit_result import CommitResult, Write, WriteResult
-from storage.lake.connection import connect, first_line, in_one_thread, quoted, redacted, retry, rollback
+from storage.lake.connection import (
+    connect,
+    first_line,
+    in_one_thread,
+    quoted,
+    redacted,
+    retry,
+    rollback,
+    thread_count,
+)
 from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.migrations import HomeFacts
@@ -77,6 +86,7 @@ class Lake:
         self._is_old = False
         self._old_snapshots: dict[int, bool] = {}
         self._commits = 0
+        self._thread_count: int | None = None
         self._connection: duckdb.DuckDBPyConnection
         self._reader: duckdb.DuckDBPyConnection | None = None
 
@@ -131,7 +141,7 @@ class Lake:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         connection = connect(self._settings.lake, self._catalog)
         try:
-            with in_one_thread(connection):
+            with in_one_thread(connection, thread_count(connection)):
                 connection.execute(self._attach_as("lake", self._mode))
                 connection.execute("USE lake")
         except BaseException:
@@ -337,13 +347,18 @@ class Lake:
                 if self._commits >= _COMMITS_PER_CONNECTION:
                     self._reconnect()
                 self._commits += 1
-                with in_one_thread(self._connection, when=is_small):
+                with in_one_thread(self._connection, self._threads(), when=is_small):
                     return retry(
                         lambda: self._once(write, batch_id, dict(inputs or {})),
                         tries=self._settings.lake.commit_tries,
                     )
         except duckdb.Error as error:
             raise LakeError(f"batch {batch_id} could not be committed: {first_line(error)}") from error
+
+    def _threads(self) -> int:
+        if self._thread_count is None:
+            self._thread_count = thread_count(self._connection)
+        return self._thread_count
 
     def _once(
         self,

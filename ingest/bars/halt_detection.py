@@ -2,15 +2,15 @@
 
 Each step of a coin speaks for a halt or against it: by the logarithm of how much more probable it is in a halt, where
 the coin prints a tenth as often, than by the coin's own share of steps with prints (`print_shares`), in nats. A
-stretch of steps that add up to `EVIDENCE_NATS` is improbable as a silence. Stray prints and ragged edges cost evidence
-and do not end a stretch. The most probable division into stretches is found by the Viterbi algorithm with two states
-(Forney, Proc. IEEE 61, 1973), in which a change of state costs `EVIDENCE_NATS`.
+stretch of steps that add up to `EVIDENCE_NATS` is improbable as a silence; of a coin by itself, to `_OWN_NATS`. Stray
+prints and ragged edges cost evidence and do not end a stretch. The most probable division into stretches is found by
+the Viterbi algorithm with two states (Forney, Proc. IEEE 61, 1973), in which a change of state costs as much.
 
 The coins of a venue are added up. Half of that evidence must remain without the two coins that say most for a halt,
 and without the one for a possible halt: one coin is no venue.
 
 Measured 2026-11-30 on recorded minutes of Bitfinex (7 pairs, 1.21 million bars): the outages of 2018-03-21 09:31 to
-12:32 and 2018-04-11 09:01 to 10:40 are one stretch each, although a pair printed in up to 22 minutes of them; 0.1 % of
+12:32 and 2018-04-11 09:01 to 10:40 are one stretch each, although a pair printed in up to 22 minutes of them; 1.3 % of
 the other silent bars are doubtful.
 """
 
@@ -29,6 +29,8 @@ from storage.jit import compiled
 EVIDENCE_NATS: Final = WAITS_ALLOWED
 """By chance, one silence in a million is so improbable."""
 _OTHERS_NATS: Final = EVIDENCE_NATS / 2
+_OWN_NATS: Final = 9.0
+"""Of a coin by itself, which only makes its own bars unknown; one silence in eight thousand (docs/adr/0031)."""
 # Rate of prints within a halt, as a share of the coin's own.
 _STRAY: Final = 0.1
 _MOST_SHARE: Final = 0.9999
@@ -105,7 +107,7 @@ def _own_stretches(coin: CoinSteps, nats: Floats) -> list[Stretch]:
     found: list[Stretch] = []
     steps, is_printed = coin.steps, coin.is_printed
     for _ in range(_ROUNDS):
-        new = stretches(nats)
+        new = stretches(nats, _OWN_NATS)
         if not new:
             break
         found += [(int(steps[first]), int(steps[last])) for first, last in new]
@@ -117,15 +119,19 @@ def _own_stretches(coin: CoinSteps, nats: Floats) -> list[Stretch]:
     return found
 
 
-def stretches(nats: Floats) -> list[Stretch]:
+def stretches(nats: Floats, evidence: float = EVIDENCE_NATS) -> list[Stretch]:
     """Return the first and last index of each stretch of improbable silence.
+
+    Args:
+        nats: (n,) what each step says for a halt.
+        evidence: that a stretch needs, and a change of state costs.
 
     >>> stretches(np.array([-2.0, 9.0, 9.0, -2.0, 9.0, -2.0, -9.0, -9.0, 9.0]))
     [(1, 4)]
     """
     if not nats.size:
         return []
-    inside = np.concatenate(([False], _is_inside(nats, EVIDENCE_NATS), [False]))
+    inside = np.concatenate(([False], _is_inside(nats, evidence), [False]))
     edges = np.flatnonzero(inside[1:] != inside[:-1])
     return [(int(first), int(end) - 1) for first, end in zip(edges[::2], edges[1::2], strict=True)]
 

@@ -24,6 +24,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from tests.conftest import recorded
 from tests.ingest.backfill.histories import NOW_NS, candles, fill_in, serving, settings_for
+from tests.plugins.property_tests import examples
 
 STEP_NS = 60 * NS
 PACE = {"BTC": 0.99, "ETH": 0.97, "SOL": 0.9, "AAA": 0.7, "BBB": 0.6, "CCC": 0.5, "DDD": 0.4}
@@ -162,6 +163,29 @@ def test_no_bar_in_a_halt_is_quiet_whichever_coins_are_left_and_print_astray(
                 line[begin + round(where * (minutes - 1))] = True
     for text in judged({coin: prints[coin] for coin in sorted(coins)}).values():
         assert "q" not in text[begin : begin + minutes]
+
+
+@hypothesis_settings(max_examples=examples(120), deadline=None)
+@given(
+    seed=st.integers(0, 100_000),
+    pace=st.floats(1 / 3, 1.0),
+    minutes=st.integers(40, 400),
+    edge=st.sampled_from(["none", "end"]),
+)
+def test_a_halt_of_forty_minutes_is_doubtful_through_one_coin_of_twenty_prints_an_hour(
+    seed: int, pace: float, minutes: int, edge: str
+) -> None:
+    """With 20 minutes, a third of the prints and no other coin, a halt is as common as a silence (docs/adr/0031)."""
+    draw = random.Random(seed)
+    line = [draw.random() < pace for _ in range(900)]
+    line += (
+        [False] * minutes
+        + [edge == "none"]
+        + [draw.random() < pace for _ in range(900 if edge == "none" else 0)]
+    )
+    found = find_silences([CoinSteps(np.arange(len(line)), np.array(line, np.bool_))]).of_coins[0]
+    doubtful = {step for first, last in found for step in range(first, last + 1)}
+    assert doubtful >= set(range(900, 900 + minutes))
 
 
 @pytest.mark.parametrize(

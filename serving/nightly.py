@@ -12,9 +12,10 @@ from serving.schedule import night_until, nightly_interval_s
 from storage.clock import WallTime, parse_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from training.models.trainer import EpochLog
 from training.night.artifacts import NightArtifacts
 from training.night.recipe_choice import RecipeChoice, choose_recipe
-from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold
+from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold, train_stacked
 from training.night.time_budget import ESTIMATE, describe_time, remaining_time
 
 
@@ -69,16 +70,15 @@ def run_night(
     progress.begin("build_panel", "building and proving features")
     build_panel(settings, night)
     progress.begin("plan_folds", "planning folds")
-    for fold in (folds := plan_folds(settings, night)):
+    folds = plan_folds(settings, night)
+
+    def tell_epoch(model: str, fold: int, log: EpochLog) -> None:
+        progress.tell(f"training fold {fold + 1} of {len(folds)}: {model}, epoch {log.epoch:g}")
+
+    train_stacked(settings, night, on_epoch=tell_epoch)
+    for fold in folds:
         progress.begin(f"train_fold-{fold:02d}", f"training fold {fold + 1} of {len(folds)}")
-        train_fold(
-            settings,
-            night,
-            fold,
-            on_epoch=lambda model, at_fold, log: progress.tell(
-                f"training fold {at_fold + 1} of {len(folds)}: {model}, epoch {log.epoch:g}"
-            ),
-        )
+        train_fold(settings, night, fold, on_epoch=tell_epoch)
     progress.begin("judge_night", "judging the challenger")
     verdict = judge_night(settings, night)
     on_step("writing the report")

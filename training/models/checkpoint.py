@@ -27,6 +27,8 @@ from storage.project import archived_project
 FORMAT: Final = 2
 _READABLE: Final = (1, FORMAT)
 MANIFEST: Final = "manifest.json"
+ONE_BY_ONE: Final = "one by one"
+"""`stacking` of a fit that is trained alone."""
 # These may change while the bits stay equal (a commit message, a rebuilt lake, another model of the project), so they
 # are not compared.
 INFORMATIVE: Final = frozenset({"code", "snapshot", "project"})
@@ -53,7 +55,7 @@ class CheckpointStamp:
         hardware: name of the GPU, or vector instructions of the CPU.
         threads: threads of torch and LightGBM on the CPU.
         rows: rows of bars that taught.
-        stacking: how the fits of a fold share a program.
+        stacking: `one by one`, or the lanes of the stack that the fit was trained in.
         project_code: hash of the user's code that the model uses; empty for a built-in model.
         project: hash of all sources of the user's project, which the checkpoint stores; empty where neither the model
             nor the features use it.

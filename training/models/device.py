@@ -22,8 +22,6 @@ from storage.logs import get_logger
 
 logger = get_logger(__name__)
 
-STACKING: Final = "one by one"
-"""How the fits of a fold share a program; stacked fits have other bits, so this is part of a night's identity."""
 _DRIVER_TIMEOUT_S: Final = 20
 
 
@@ -68,7 +66,6 @@ def compute_identity(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "hardware": _hardware(device.type),
         "threads": torch.get_num_threads(),
-        "stacking": STACKING,
     }
 
 

@@ -6,7 +6,7 @@ newest bar; both get the same rows, the same normaliser and the same kind of che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from training.models.checkpoint import MANIFEST, Checkpoint, CheckpointStamp, lo
 from training.models.controls import BASELINES, BarRows, Baseline, fit_baseline, load_baseline
 from training.models.device import derive_seed
 from training.models.networks import make_network
+from training.models.stacked import StackedFit, fit_stacked
 from training.models.trainer import (
     EpochLog,
     FitRule,
@@ -134,10 +135,90 @@ def fit_model(
         CheckpointError: the folder has a checkpoint of another origin.
         FitError: the fit diverged, or its weights are not finite.
     """
-    earlier = load_checkpoint(folder, expect=stamp.expectations()) if (folder / MANIFEST).exists() else None
+    earlier = _earlier(folder, stamp)
+    if earlier is not None and earlier.cursor["is_done"]:
+        return load_model(context, earlier)
     if stamp.model in BASELINES:
-        return _fit_baseline(context, train, valid, stamp, earlier, folder, fold, budget)
-    return _fit_network(context, train, valid, stamp, rule, earlier, folder, fold, budget, on_epoch)
+        return _fit_baseline(context, train, valid, stamp, folder, fold, budget)
+    plan = PlannedFit(context, train, valid, stamp, folder, fold, on_epoch)
+    return _fit_network(plan, rule, earlier, budget)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFit:
+    """One fit of a network that is to be made; the arguments of `fit_model`."""
+
+    context: FoldContext
+    train: torch.Tensor
+    valid: torch.Tensor | None
+    stamp: CheckpointStamp
+    folder: Path
+    fold: int
+    on_epoch: OnEpoch | None = None
+
+    def network(self) -> torch.nn.Module:
+        """Return the network with its first weights."""
+        windows, seed = self.context.windows, derive_seed(self.stamp.seed, "weights")
+        return make_network(
+            self.stamp.model, window_bars=windows.window_bars, n_features=windows.n_features, seed=seed
+        )
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of rows and of dropout."""
+        return derive_seed(self.stamp.seed, "order")
+
+    def save(self, progress: TrainingProgress) -> None:
+        """Save a checkpoint, and tell of the point."""
+        _save(self.folder, self.stamp, self.context, progress.best, progress.cursor(), progress.state)
+        if self.on_epoch is not None:
+            self.on_epoch(self.stamp.model, self.fold, progress.history[-1])
+
+    def resumed(self, earlier: Checkpoint, rule: FitRule) -> TrainingProgress:
+        """Return the progress of an interrupted fit."""
+        progress = TrainingProgress.resume(earlier.cursor, best=earlier.weights, state=earlier.state)
+        logger.info(
+            "training resumed", model=self.stamp.model, fold=self.fold, epoch=progress.point / rule.checks
+        )
+        return progress
+
+
+def fit_stack(plans: Sequence[PlannedFit], rule: FitRule, *, lanes: int) -> None:
+    """Fit networks of one kind as a stack, or resume them, and save a finished checkpoint in the folder of each.
+
+    Raises:
+        CheckpointError: a folder has a checkpoint of another origin.
+        FitError: a fit diverged.
+        SettingsError: the network cannot be stacked.
+    """
+    waiting: list[PlannedFit] = []
+    fits: list[StackedFit] = []
+    for plan in plans:
+        earlier = _earlier(plan.folder, plan.stamp)
+        if earlier is not None and earlier.cursor["is_done"]:
+            continue
+        waiting.append(plan)
+        fits.append(
+            StackedFit(
+                plan.network(),
+                plan.context.windows,
+                plan.context.rows(plan.train),
+                plan.context.rows(plan.valid) if plan.valid is not None else None,
+                seed=plan.order_seed,
+                resume=None if earlier is None else plan.resumed(earlier, rule),
+                save=plan.save,
+            )
+        )
+    try:
+        fit_stacked(fits, rule, lanes=lanes)
+    except FitError as error:
+        plan = waiting[int(str(error.facts["place"]))]
+        raise _located(error, plan.context, plan.stamp.model, plan.fold) from error
+
+
+def _earlier(folder: Path, stamp: CheckpointStamp) -> Checkpoint | None:
+    """Return the checkpoint of a folder, if there is one."""
+    return load_checkpoint(folder, expect=stamp.expectations()) if (folder / MANIFEST).exists() else None
 
 
 def load_model(context: FoldContext, saved: Checkpoint) -> FittedModel:
@@ -176,13 +257,10 @@ def _fit_baseline(
     train: torch.Tensor,
     valid: torch.Tensor | None,
     stamp: CheckpointStamp,
-    earlier: Checkpoint | None,
     folder: Path,
     fold: int,
     budget: int | None,
 ) -> FittedModel:
-    if earlier is not None:
-        return load_model(context, earlier)
     fitted = fit_baseline(
         stamp.model,
         context.table(context.first_phase(train)),
@@ -206,48 +284,23 @@ def _fit_baseline(
 
 
 def _fit_network(
-    context: FoldContext,
-    train: torch.Tensor,
-    valid: torch.Tensor | None,
-    stamp: CheckpointStamp,
-    rule: FitRule,
-    earlier: Checkpoint | None,
-    folder: Path,
-    fold: int,
-    budget: int | None,
-    on_epoch: OnEpoch | None,
+    plan: PlannedFit, rule: FitRule, earlier: Checkpoint | None, budget: int | None
 ) -> FittedModel:
-    network = make_network(
-        stamp.model,
-        window_bars=context.windows.window_bars,
-        n_features=context.windows.n_features,
-        seed=derive_seed(stamp.seed, "weights"),
-    )
-    points = None if budget is None else max(budget, 1)
-
-    def save(progress: TrainingProgress) -> None:
-        _save(folder, stamp, context, progress.best, progress.cursor(), progress.state)
-        if on_epoch is not None:
-            on_epoch(stamp.model, fold, progress.history[-1])
-
-    resume = None
-    if earlier is not None:
-        resume = TrainingProgress.resume(earlier.cursor, best=earlier.weights, state=earlier.state)
-        logger.info("training resumed", model=stamp.model, fold=fold, epoch=resume.point / rule.checks)
+    context, network = plan.context, plan.network()
     try:
         done = fit_network(
             network,
             context.windows,
-            context.rows(train),
-            context.rows(valid) if valid is not None else None,
+            context.rows(plan.train),
+            context.rows(plan.valid) if plan.valid is not None else None,
             rule,
-            seed=derive_seed(stamp.seed, "order"),
-            points=points,
-            resume=resume,
-            save=save,
+            seed=plan.order_seed,
+            points=None if budget is None else max(budget, 1),
+            resume=None if earlier is None else plan.resumed(earlier, rule),
+            save=plan.save,
         )
     except FitError as error:
-        raise _located(error, context, stamp.model, fold) from error
+        raise _located(error, context, plan.stamp.model, plan.fold) from error
     return _wrap_network(context, network, done)
 
 

@@ -31,7 +31,7 @@ from storage.lake.fees import FeeSchedule
 from storage.project import is_user_code, project_code
 from storage.settings import Settings
 from training.data.labels import Labels
-from training.models.checkpoint import CheckpointStamp, write_json
+from training.models.checkpoint import ONE_BY_ONE, CheckpointStamp, write_json
 from training.models.networks import network_code
 from training.recipe import Recipe, recipe_from_plain
 
@@ -175,7 +175,7 @@ class NightArtifacts:
     def stamp(
         self, *, model: str, fold: int, seed: int, feature_names: tuple[str, ...], device: str
     ) -> CheckpointStamp:
-        """Return the stamp of a checkpoint of this night."""
+        """Return the stamp of a checkpoint of this night, of a fit that is trained alone."""
         facts = self.facts
         return CheckpointStamp(
             model=model,
@@ -194,7 +194,7 @@ class NightArtifacts:
             hardware=facts["hardware"],
             threads=facts["threads"],
             rows=facts["rows"],
-            stacking=facts["stacking"],
+            stacking=ONE_BY_ONE,
             project_code=network_code(model),
             project=used_project(self.recipe),
         )
@@ -293,6 +293,10 @@ class NightArtifacts:
 def fits_file(fold: int) -> str:
     """Return the file with the fits of a fold; apart, since of two equal nights the second trains nothing."""
     return f"timings/fits-{fold:02d}.json"
+
+
+STACKS: Final = "timings/stacks.json"
+"""Seconds of each fit that a stack trained: {fit: seconds}."""
 
 
 def write_predictions(path: Path, predictions: Predictions, panel: Panel) -> None:

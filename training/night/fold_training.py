@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from training.models.device import derive_seed
 from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_model
 from training.models.fit_health import check_predictions, check_training_rows
 from training.night.artifacts import (
+    STACKS,
     TEST_PREDICTIONS,
     VALID_PREDICTIONS,
     NightArtifacts,
@@ -30,6 +32,7 @@ from training.night.artifacts import (
 )
 from training.night.fit_store import FitStore, fit_id, recipe_of_fit, rows_digest
 from training.night.scoring import make_fold_context, night_phase, score_folds
+from training.night.stacking import stacking_name
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
@@ -82,36 +85,83 @@ def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     )
 
 
-def train_models(
-    folder: NightArtifacts, fold: Fold, device: torch.device, *, on_epoch: OnEpoch | None = None
-) -> dict[str, Any]:
+class FoldFits:
+    """The fits of one fold: their rows, and their stamps, which name them in the store.
+
+    Args:
+        folder: the night.
+        fold: the fold.
+        data: of the night.
+        device: that trains.
+    """
+
+    def __init__(self, folder: NightArtifacts, fold: Fold, data: NightData, device: torch.device) -> None:
+        self.folder, self.fold, self.data, self._device = folder, fold, data, device
+        self._facts, self.recipe = folder.facts, folder.recipe
+        parts = split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns)
+        self.rows = fold_rows(data, parts, self.recipe)
+        content = rows_digest(data, self.rows.by_use(), window_bars=self.recipe.window_bars)
+        # In terms that do not depend on the night: a fold is the start of its test.
+        night = folder.stamp(
+            model=self.recipe.models[0],
+            fold=fold.test.start_ns,
+            seed=self._facts["seed"],
+            feature_names=data.block.names,
+            device=device.type,
+        )
+        # It is made once for all fits, as that takes longer than to link a known fit.
+        self._origin = replace(
+            night, recipe=recipe_of_fit(self.recipe), content_hash=content, snapshot=NO_SNAPSHOT
+        )
+
+    def stamp(self, model: str, number: int) -> CheckpointStamp:
+        """Return the origin of one fit."""
+        return replace(
+            self._origin,
+            model=model,
+            seed=derive_seed(self._origin.seed, model, self.fold.test.start_ns, number),
+            stacking=stacking_name(self._facts["stacking"].get(model, 0)),
+            project_code=self._facts["project_code"].get(model, ""),
+        )
+
+    @cached_property
+    def context(self) -> FoldContext:
+        """Windows and labels, of rows that can train a model.
+
+        Raises:
+            FitError: they cannot.
+        """
+        rows = self.rows
+        normaliser = fit_normaliser(self.data, rows.seen)
+        context = make_fold_context(self.data, normaliser, self.recipe, self._device)
+        check_training_rows(context, rows.seen, rows.valid, labelled=rows.labelled, fold=self.fold.index)
+        return context
+
+
+def train_models(own: FoldFits, *, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     """Train every model and seed that no night has trained on the same rows, and return the test IC of each.
 
     Raises:
         FitError: the rows cannot train a model, a fit diverged, or a prediction is not finite.
     """
-    data, recipe, store = folder.read_data(), folder.recipe, FitStore(folder.fits_dir)
-    rows = fold_rows(data, split_rows(fold, data.labels.ts_decided_ns, data.labels.ts_span_end_ns), recipe)
-    content = rows_digest(data, rows.by_use(), window_bars=recipe.window_bars)
-    origin, codes = _origin(folder, fold, data, recipe, content, device), folder.facts["project_code"]
-    context: FoldContext | None = None
+    folder, fold, recipe = own.folder, own.fold, own.recipe
+    store, stacked_s = FitStore(folder.fits_dir), folder.read(STACKS) if folder.has(STACKS) else {}
     results: dict[str, Any] = {}
     fits: dict[str, Any] = folder.read(fits_file(fold.index)) if folder.has(fits_file(fold.index)) else {}
     known = dict(fits)
     for model, number in recipe.trained:
         path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
         if not folder.has(f"{path}/fit.json"):
-            seed = derive_seed(origin.seed, model, fold.test.start_ns, number)
-            stamp = replace(origin, model=model, seed=seed, project_code=codes.get(model, ""))
+            stamp = own.stamp(model, number)
             fit = fit_id(stamp)
             fits[name] = {"fit": fit, "is_reused": True}
             with store.locked(fit) as target:
                 if not store.is_done(fit):
-                    context = context or _checked_context(fold, data, recipe, rows, device)
                     began_s = time.perf_counter()
-                    _train_model(target, fold, number, data, recipe, rows, context, stamp, on_epoch)
+                    _train_model(target, own, number, stamp, on_epoch)
                     store.finish(fit)
-                    fits[name] |= {"is_reused": False, "seconds": round(time.perf_counter() - began_s, 3)}
+                    seconds = time.perf_counter() - began_s + stacked_s.get(fit, 0.0)
+                    fits[name] |= {"is_reused": False, "seconds": round(seconds, 3)}
                 store.link(fit, folder.path / path)
             if not fits[name]["is_reused"]:
                 folder.write(fits_file(fold.index), fits)
@@ -124,41 +174,6 @@ def train_models(
     return results
 
 
-def _checked_context(
-    fold: Fold, data: NightData, recipe: Recipe, rows: FoldRows, device: torch.device
-) -> FoldContext:
-    """Return the windows and labels of a fold whose rows can train a model.
-
-    Raises:
-        FitError: they cannot.
-    """
-    context = make_fold_context(data, fit_normaliser(data, rows.seen), recipe, device)
-    check_training_rows(context, rows.seen, rows.valid, labelled=rows.labelled, fold=fold.index)
-    return context
-
-
-def _origin(
-    folder: NightArtifacts,
-    fold: Fold,
-    data: NightData,
-    recipe: Recipe,
-    content: str,
-    device: torch.device,
-) -> CheckpointStamp:
-    """Return the origin of a fold's fits in terms that do not depend on the night, with its seed and some model.
-
-    The fold is the start of its test. It is found once for all fits, as it takes longer than to link a known fit.
-    """
-    night = folder.stamp(
-        model=recipe.models[0],
-        fold=fold.test.start_ns,
-        seed=folder.facts["seed"],
-        feature_names=data.block.names,
-        device=device.type,
-    )
-    return replace(night, recipe=recipe_of_fit(recipe), content_hash=content, snapshot=NO_SNAPSHOT)
-
-
 def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
     """Fit a normaliser to some rows that teach, given by their numbers."""
     rows, block = torch.zeros(data.labels.mask.numel(), dtype=torch.bool), data.teaching.block
@@ -167,17 +182,10 @@ def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:
 
 
 def _train_model(
-    target: Path,
-    fold: Fold,
-    number: int,
-    data: NightData,
-    recipe: Recipe,
-    rows: FoldRows,
-    context: FoldContext,
-    stamp: CheckpointStamp,
-    on_epoch: OnEpoch | None,
+    target: Path, own: FoldFits, number: int, stamp: CheckpointStamp, on_epoch: OnEpoch | None
 ) -> None:
     """Fit one model and seed, and write its checkpoint, predictions and scores into a folder."""
+    fold, data, rows, context, recipe = own.fold, own.data, own.rows, own.context, own.recipe
     fitted = fit_model(
         context,
         rows.seen,

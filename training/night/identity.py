@@ -31,6 +31,7 @@ def night_identity(
     content: str,
     seed: int,
     device: torch.device,
+    stacking: Mapping[str, int],
     predictions: str = "",
 ) -> dict[str, Any]:
     """Return what a night's id is a hash of.
@@ -42,6 +43,7 @@ def night_identity(
         content: hash of its panel.
         seed: of all draws.
         device: that it is computed with.
+        stacking: lanes of the networks that train as stacks (training/night/stacking.py).
         predictions: hash of the predictions that are judged; empty: a night.
     """
     lessons = pinned.lessons
@@ -57,6 +59,7 @@ def night_identity(
         "training_code": training_code(),
         "project_code": model_codes(recipe),
         **compute_identity(device),
+        "stacking": dict(stacking),
         **({"predictions": predictions} if predictions else {}),
     }
 

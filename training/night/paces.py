@@ -223,7 +223,7 @@ def real_step(recipe: Recipe, *, device: torch.device, threads: int) -> Step:
         index = torch.arange(rows)
         fit_network(
             make_network(name, window_bars=recipe.window_bars, n_features=features, seed=0),
-            _windows(values, mask, recipe, device),
+            _windows_of(values, mask, recipe, device),
             TrainingRows(index, label, torch.ones(rows, dtype=torch.bool)),
             None,
             _one_epoch(recipe.fit),
@@ -239,7 +239,17 @@ def _one_epoch(rule: FitRule) -> FitRule:
     return replace(rule, epochs=1, checks=1, learning_rate=min(rule.learning_rate, 1e-3))
 
 
-def _windows(values: torch.Tensor, mask: torch.Tensor, recipe: Recipe, device: torch.device) -> PanelWindows:
+def random_windows(recipe: Recipe, *, rows: int, device: torch.device) -> PanelWindows:
+    """Return windows of random features of one instrument, of a recipe's shape."""
+    values = torch.randn(
+        1, rows, len(get_set(recipe.feature_set)), generator=torch.Generator().manual_seed(0)
+    )
+    return _windows_of(values, torch.ones(values.shape, dtype=torch.bool), recipe, device)
+
+
+def _windows_of(
+    values: torch.Tensor, mask: torch.Tensor, recipe: Recipe, device: torch.device
+) -> PanelWindows:
     block = FeatureBlock(
         names=tuple(item.name for item in get_set(recipe.feature_set)),
         values=values,

@@ -11,7 +11,8 @@ The folder `models/nights/<night>/`:
                             lessons_hash (null: the served rows teach), funding_hash, fee_hash, fees (role, tier, rows
                             in force), feature_set, feature_names, feature_fingerprint, seed, grace_ms, training_code,
                             project_code (hash by model of the user's project), code, lock, torch_version, device,
-                            hardware, threads, stacking (training.models.device.compute_identity); of a judgement also
+                            hardware, threads (training.models.device.compute_identity),
+                            stacking (training.night.stacking); of a judgement also
                             predictions, a hash of their rows (training.night.outside_judgement has its other files)
     holdout.json            only where a range was sealed as the night was opened: withheld: [[start_ns, stop_ns]], cut:
                             that at which the night ends, or null (training.night.readable_range)
@@ -93,7 +94,7 @@ from training.data.folds import Fold, draw_folds
 from training.models.device import compute_identity, prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts
-from training.night.fold_training import train_models
+from training.night.fold_training import FoldFits, train_models
 from training.night.identity import name_of, night_identity, write_facts
 from training.night.leak_suite import LEAK_SUITE, run_leak_suite
 from training.night.outside_predictions import OUTSIDE, BarGrid, OutsidePredictions, place_rows
@@ -116,6 +117,8 @@ from training.night.preparation import (
 from training.night.promotion import finish_night
 from training.night.readable_range import enforce_holdouts, enforce_on_night, write_readable
 from training.night.recipe_choice import choose_recipe, forecast_folds
+from training.night.stacked_training import train_stacks
+from training.night.stacking import choose_stacking
 from training.night.time_budget import ESTIMATE, keep_within
 from training.recipe import get_recipe, judged_recipe
 
@@ -203,6 +206,7 @@ def open_night(
             content=content,
             seed=settings.training.seed,
             device=device,
+            stacking=choose_stacking(settings, plan, device),
             predictions=outside.content if outside else "",
         )
         estimate = None
@@ -306,6 +310,30 @@ def planned_folds(
     return [int(entry["index"]) for entry in plan["folds"]]
 
 
+def train_stacked(settings: Settings, night: str, *, on_epoch: OnEpoch | None = None) -> None:
+    """Train the networks that the night stacks, on all folds at once; `train_fold` alone stacks those of its fold.
+
+    Args:
+        settings: the home and the device.
+        night: the night.
+        on_epoch: see `train_fold`.
+
+    Raises:
+        CheckpointError, FitError: see `train_fold`.
+    """
+    folder = NightArtifacts.find(settings, night)
+    if not folder.facts["stacking"]:
+        return
+    device = night_device(folder)
+    with Lake.open(settings, read_only=True) as lake:
+        enforce_on_night(lake, folder)
+    with folder.timed("train_stacked"):
+        data = folder.read_data()
+        entries = folder.read("folds.json", step="plan_folds")["folds"]
+        folds = [FoldFits(folder, read_fold(entry), data, device) for entry in entries]
+        train_stacks(folder, folds, on_epoch=on_epoch)
+
+
 def train_fold(
     settings: Settings, night: str, fold: int, *, on_epoch: OnEpoch | None = None
 ) -> dict[str, Any]:
@@ -330,7 +358,9 @@ def train_fold(
     with Lake.open(settings, read_only=True) as lake:
         enforce_on_night(lake, folder)
     with folder.timed(f"train_fold-{fold:02d}"):
-        return train_models(folder, read_fold(entries[fold]), device, on_epoch=on_epoch)
+        fits = FoldFits(folder, read_fold(entries[fold]), folder.read_data(), device)
+        train_stacks(folder, [fits], on_epoch=on_epoch)
+        return train_models(fits, on_epoch=on_epoch)
 
 
 def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ of the home's nights:
 
     replay.json             replay, recipe, from_ns, to_ns, every_ns, false_promotions, grace_ms, content_hash,
                             funding_hash, lessons_hash, fee_hash, feature_fingerprint, seed, training_code,
-                            project_code, device, hardware, threads, stacking: what its id is a hash of
+                            project_code, device, hardware, threads: what its id is a hash of
     records/                a home: the lake has versions, lineages and gate_days of this replay, and models/nights/ its
                             nights, without panels and folds once a night is finished
     nights/<number>.json    a finished night (`ReplayedNight`)

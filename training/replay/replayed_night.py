@@ -15,7 +15,7 @@ from storage.lake.lake import Lake
 from storage.logs import get_logger
 from training.data.folds import Fold
 from training.night.artifacts import NightArtifacts
-from training.night.fold_training import NO_SNAPSHOT, train_models
+from training.night.fold_training import NO_SNAPSHOT, FoldFits, train_models
 from training.night.identity import name_of, night_identity, write_facts
 from training.night.leak_suite import LEAK_SUITE
 from training.night.night_list import verdict_state
@@ -76,6 +76,7 @@ def run_replayed_night(
         content=content_hash(pinned.panel),
         seed=settings.training.seed,
         device=device,
+        stacking={},
     )
     folder = replay.night(name_of(rows.recipe, identity))
     if not folder.has("night.json"):
@@ -130,9 +131,10 @@ def _judge(
     on_step("planning folds, and checking them for leaks")
     numbers = planned_folds(folder, known_suite=partial(_known_suite, replay, before))
     folds = [read_fold(entry) for entry in folder.read("folds.json")["folds"]]
+    prepared = folder.read_data()
     for fold in folds:
         on_step(f"fold {fold.index + 1} of {len(numbers)}")
-        train_models(folder, fold, device)
+        train_models(FoldFits(folder, fold, prepared, device))
     on_step("judging")
     with PendingTrials(records, folder.path.name) as trials:
         finish_night(

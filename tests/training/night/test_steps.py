@@ -421,8 +421,9 @@ def test_threads_are_part_of_the_identity_and_later_steps_use_those_of_the_night
     assert used == [1]
     stamp = json.loads((trained.folder.path / "deploy" / "manifest.json").read_bytes())["stamp"]
     facts = trained.folder.facts
-    for name in ("device", "hardware", "threads", "rows", "stacking"):
+    for name in ("device", "hardware", "threads", "rows"):
         assert stamp[name] == facts[name], name
+    assert stamp["stacking"] == ONE_BY_ONE
 
 
 def test_night_of_other_hardware_is_refused(trained: Night) -> None:

@@ -41,6 +41,7 @@ from storage.lake.connection import (
     rollback,
     thread_count,
 )
+from storage.lake.empty_tables import EmptyTables
 from storage.lake.home_id import home_id
 from storage.lake.locks import READERS_PATIENCE_S, LakeLocks
 from storage.lake.migrations import HomeFacts
@@ -86,7 +87,8 @@ class Lake:
         self._is_old = False
         self._old_snapshots: dict[int, bool] = {}
         self._commits = 0
-        self._thread_count: int | None = None
+        self._threads = 1
+        self._empty = EmptyTables()
         self._connection: duckdb.DuckDBPyConnection
         self._reader: duckdb.DuckDBPyConnection | None = None
 
@@ -141,7 +143,8 @@ class Lake:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         connection = connect(self._settings.lake, self._catalog)
         try:
-            with in_one_thread(connection, thread_count(connection)):
+            self._threads = thread_count(connection)
+            with in_one_thread(connection, self._threads):
                 connection.execute(self._attach_as("lake", self._mode))
                 connection.execute("USE lake")
         except BaseException:
@@ -313,7 +316,9 @@ class Lake:
                 check(run)
             done = WriteResult({}, list(refused))
             for name, rows in valid.items():
-                if rows.num_rows:
+                if rows.num_rows and self._empty.has(run, name):
+                    done.rows[name] = insert(run, CONTRACTS[name], rows, stamp)
+                elif rows.num_rows:
                     done.rows[name], conflict = self.add(CONTRACTS[name], rows, stamp)
                     # What is in quarantine stays there; a row of its key adds nothing.
                     if conflict.num_rows and name != QUARANTINE.name:
@@ -347,18 +352,13 @@ class Lake:
                 if self._commits >= _COMMITS_PER_CONNECTION:
                     self._reconnect()
                 self._commits += 1
-                with in_one_thread(self._connection, self._threads(), when=is_small):
+                with in_one_thread(self._connection, self._threads, when=is_small):
                     return retry(
                         lambda: self._once(write, batch_id, dict(inputs or {})),
                         tries=self._settings.lake.commit_tries,
                     )
         except duckdb.Error as error:
             raise LakeError(f"batch {batch_id} could not be committed: {first_line(error)}") from error
-
-    def _threads(self) -> int:
-        if self._thread_count is None:
-            self._thread_count = thread_count(self._connection)
-        return self._thread_count
 
     def _once(
         self,
@@ -369,7 +369,9 @@ class Lake:
         run = self._connection
         run.execute("BEGIN TRANSACTION")
         try:
-            known = run.execute(_KNOWN_BATCHES, [batch_id]).fetchone()
+            self._empty.begin()
+            is_first = self._empty.has(run, "batches")
+            known = None if is_first else run.execute(_KNOWN_BATCHES, [batch_id]).fetchone()
             if known and known[0]:
                 run.execute("ROLLBACK")
                 return CommitResult(self._newest(), {}, 0, False)

@@ -49,13 +49,11 @@ class TrainingSettings:
     threads: int = 1
     """CPU threads of torch; 0: all cores. On a busy machine two threads took 20 times as long as one."""
     stacking: str = "auto"
-    """Training of several fits of a network as one program: `auto` where that was measured to be faster, `on` or `off`."""
+    """Several fits of a network as one program: `auto` where that was measured to be faster, `on` or `off`."""
 
     def __post_init__(self) -> None:
         if self.stacking not in ("auto", "on", "off"):
-            raise SettingsError(
-                f"training.stacking is {self.stacking!r}", hint="set it to auto, on or off"
-            )
+            raise SettingsError(f"training.stacking is {self.stacking!r}", hint="set it to auto, on or off")
         if self.device not in ("auto", "cpu", "cuda", "mps"):
             raise SettingsError(
                 f"training.device is {self.device!r}", hint="set it to auto, cpu, cuda or mps"

@@ -108,8 +108,12 @@ async def test_the_notebook_runs_beside_a_recorder(
             else:
                 texts = shown(await asyncio.to_thread(execute, tmp_path, home))
             ended_ns = time.time_ns()
-            trades = at_work.vitals.trades
-            await at_work.until(lambda vitals: vitals.trades > trades and vitals.unsent_batches == 0)
+            await at_work.until(
+                lambda vitals: (
+                    vitals.commit_age_s is not None
+                    and time.time_ns() - vitals.commit_age_s * 1e9 > ended_ns + 1e9
+                )
+            )
 
     assert len(texts) == 12
     assert "hyperliquid|perp|BTC" in texts[1]

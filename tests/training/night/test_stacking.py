@@ -30,7 +30,7 @@ CHANGES = {
 }
 
 
-class Interrupted(Exception):
+class InterruptionError(Exception):
     """Ends a training on the way."""
 
 
@@ -63,11 +63,11 @@ def test_fits_are_equal_whether_folds_train_together_apart_or_after_an_interrupt
 
     def interrupt(model: str, fold: int, log: EpochLog) -> None:
         if (model, fold) == ("mlp", 1) and log.epoch >= 0.5:
-            raise Interrupted
+            raise InterruptionError
 
     shutil.rmtree(settings.models_dir)
     assert night_in(settings, at=snapshot).path == night.path
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptionError):
         train_fold(settings, name, 1, on_epoch=interrupt)
     for fold in (1, 0):
         train_fold(settings, name, fold)

@@ -28,7 +28,7 @@ from storage.settings import Settings
 from tests.training.builders import MINUTE_NS, START_NS, fill_lake, settings_in, walk
 from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
-from training.models.checkpoint import load_checkpoint
+from training.models.checkpoint import ONE_BY_ONE, load_checkpoint
 from training.models.estimators import load_model
 from training.models.trainer import EpochLog
 from training.night.artifacts import NightArtifacts

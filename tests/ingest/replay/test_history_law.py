@@ -37,8 +37,8 @@ def on(settings: Settings, catalog: str) -> Settings:
 def test_the_past_changes_by_recorded_and_never_recorded_history_only(
     settings: Settings, tmp_path: Path
 ) -> None:
-    drawn = interleave(settings, tmp_path / "files", seed=2, operations=8)
-    assert len(drawn.done) == 8
+    drawn = interleave(settings, tmp_path / "files", seed=2, operations=6)
+    assert len(drawn.done) == 6
     assert min(drawn.changed, drawn.arrived) > 50
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import pytest
@@ -147,22 +148,34 @@ def test_page_of_a_replay_opens_without_error_or_request(replay_page: Path, tmp_
     assert found.requests == []
 
 
-@pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("which", ["page", "features_page", "replay_page"])
-def test_page_fits_its_window(which: str, request: pytest.FixtureRequest, tmp_path: Path, width: int) -> None:
-    page: Path = request.getfixturevalue(which)
-    text = page.read_text(encoding="utf-8")
-    # Only without its policy can a script in the page measure it.
-    start = text.index("<meta http-equiv")
-    measure = f"<iframe style='width:{width}px;height:900px' srcdoc=''></iframe>"
-    ask = (
-        "<script>const f = document.querySelector('iframe'); f.contentDocument.write(decodeURIComponent(PAGE));"
-        "f.contentDocument.close(); f.contentWindow.scrollTo(0, 0);"
-        "document.title = f.contentDocument.documentElement.scrollWidth</script>"
-    )
-    inner = text[:start] + text[text.index(">", start) + 1 :]
+WIDTHS: Final = (390, 1200)
+MEASURE: Final = """
+<title>0</title>
+<script>
+document.title = JSON.stringify(PAGES.map(page => WIDTHS.map(width => {
+  const frame = document.createElement('iframe');
+  frame.style = `width:${width}px;height:900px`;
+  document.body.append(frame);
+  frame.contentDocument.write(decodeURIComponent(page));
+  frame.contentDocument.close();
+  return frame.contentDocument.documentElement.scrollWidth;
+})));
+</script>
+"""
+
+
+def test_pages_fit_their_windows(page: Path, features_page: Path, replay_page: Path, tmp_path: Path) -> None:
+    """A phone and a desktop; all in one start of the browser."""
+    inner = []
+    for shown in (page, features_page, replay_page):
+        text = shown.read_text(encoding="utf-8")
+        # Only without its policy can a script in the page measure it.
+        start = text.index("<meta http-equiv")
+        inner.append(quote(text[:start] + text[text.index(">", start) + 1 :]))
     outer = tmp_path / "outer.html"
-    outer.write_text(
-        f"<title>0</title>{measure}" + ask.replace("PAGE", json.dumps(quote(inner))), encoding="utf-8"
-    )
-    assert 300 < int(visit(outer, tmp_path).title) <= width
+    measure = MEASURE.replace("PAGES", json.dumps(inner)).replace("WIDTHS", json.dumps(WIDTHS))
+    outer.write_text(f"<body>{measure}</body>", encoding="utf-8")
+    found = json.loads(visit(outer, tmp_path).title)
+    assert [len(widths) for widths in found] == [2] * 3
+    for widths in found:
+        assert all(300 < width <= most for width, most in zip(widths, WIDTHS, strict=True))

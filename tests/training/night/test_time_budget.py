@@ -111,6 +111,7 @@ def estimate_of(settings: Settings, night: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.drill
 def test_estimate_from_earlier_nights_is_within_a_factor_of_two(earlier: Settings) -> None:
     """The next night is longer, and has other epochs, folds, seeds and models."""
     path = recipe_in(

@@ -107,7 +107,7 @@ async def test_bars_do_not_depend_on_the_chunks_of_the_range(
     }
     found = []
     async with serving(RecordedHistory(NOW_NS, history)) as venue:
-        for size in (720, 400):
+        for size in (720, 300):
             monkeypatch.setattr(rest_candles, "_CHUNK", size)
             chosen = settings_for(dataclasses.replace(settings, home=tmp_path / str(size)), venue)
             with Lake.open(chosen) as lake:

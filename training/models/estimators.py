@@ -18,8 +18,9 @@ from storage.clock import iso
 from storage.errors import CheckpointError, FitError
 from storage.logs import get_logger
 from training.data.panel import Normaliser, PanelWindows
+from training.models.baseline import BarRows, Baseline
 from training.models.checkpoint import MANIFEST, Checkpoint, CheckpointStamp, load_checkpoint, save_checkpoint
-from training.models.controls import BASELINES, BarRows, Baseline, fit_baseline, load_baseline
+from training.models.controls import BASELINES, fit_baseline, load_baseline
 from training.models.device import derive_seed
 from training.models.networks import make_network
 from training.models.stacked import StackedFit, fit_stacked

@@ -29,10 +29,11 @@ from training.data.stride import stride_phase
 from training.evaluation.period_net import complete_periods, net_by_period
 from training.evaluation.positions import PositionLedger
 from training.evaluation.selection import choose
+from training.models.baseline import BarRows
 from training.models.checkpoint import MANIFEST, load_checkpoint
-from training.models.controls import BarRows, Ridge
 from training.models.device import derive_seed
 from training.models.losses import masked_huber
+from training.models.ridge import Ridge
 from training.night.artifacts import (
     TEST_PREDICTIONS,
     VALID_PREDICTIONS,

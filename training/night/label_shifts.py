@@ -14,7 +14,7 @@ import torch
 from training.data.folds import Fold, split_rows
 from training.data.labels import Prices, prices_at_close
 from training.data.panel import Normaliser
-from training.models.controls import BarRows
+from training.models.baseline import BarRows
 from training.night.artifacts import NightData
 from training.night.fold_training import fit_normaliser, fold_rows
 from training.night.scoring import night_phase

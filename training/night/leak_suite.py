@@ -36,8 +36,9 @@ from training.evaluation.extra_skill import (
     correlate,
     measure_extra_skill,
 )
-from training.models.controls import BarRows, Ridge
+from training.models.baseline import BarRows
 from training.models.device import derive_seed
+from training.models.ridge import Ridge
 from training.night.artifacts import NightData
 from training.night.label_shifts import LabelShiftRows, shifts_of
 from training.recipe import Recipe

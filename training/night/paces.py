@@ -24,7 +24,8 @@ from features.sets import get_set
 from storage.errors import ProjectError, SettingsError
 from storage.settings import Settings
 from training.data.panel import Normaliser, PanelWindows
-from training.models.controls import BASELINES, BarRows, fit_baseline
+from training.models.baseline import BarRows
+from training.models.controls import BASELINES, fit_baseline
 from training.models.networks import make_network
 from training.models.trainer import FitRule, TrainingRows, fit_network
 from training.night.artifacts import NightArtifacts

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from storage.errors import SettingsError
-from training.models.controls import BASELINES, BarRows, fit_baseline, load_baseline
+from training.models.baseline import BarRows
+from training.models.controls import BASELINES, fit_baseline, load_baseline
 
 
 def table(n: int = 800, *, seed: int = 0) -> BarRows:

@@ -12,7 +12,8 @@ from storage.errors import FitError, SettingsError
 from tests.training.builders import block_of
 from training.data.panel import Normaliser, PanelWindows
 from training.models.device import prepare_device
-from training.models.networks import WindowMLP, make_network
+from training.models.mlp import WindowMLP
+from training.models.networks import make_network
 from training.models.stacked import StackedFit, fit_stacked
 from training.models.trainer import FitRule, TrainingProgress, TrainingRows, fit_network
 

@@ -13,7 +13,8 @@ from storage.errors import LeakError
 from tests.training.builders import panel_of, walk
 from tests.training.memory_night import RECIPE, bounce, data_of, fold_of
 from training.data.folds import Fold
-from training.models.controls import BarRows, Ridge
+from training.models.baseline import BarRows
+from training.models.ridge import Ridge
 from training.night import leak_suite
 from training.night.artifacts import Lessons, NightData
 from training.night.label_shifts import price_windows

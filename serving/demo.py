@@ -69,7 +69,7 @@ def run_demo(
     settings = _fresh_home(settings)
     # Calmer than a live market, so that two days take a minute; the last seconds prove the last bar.
     spec = MarketSpec(seed=seed, span_s=hours * 3_600.0 + 5.0, activity=0.25, context_s=20, book_s=60)
-    recorded = asyncio.run(_record(settings, spec, on_step))
+    recorded = asyncio.run(record_market(settings, spec, on_step=on_step))
     done = run_night(settings, recipe="demo", on_step=on_step)
     counts = recorded.counts
     summary = (
@@ -79,7 +79,16 @@ def run_demo(
     return Demo(done.night, done.verdict, done.report, summary)
 
 
-async def _record(settings: Settings, spec: MarketSpec, on_step: Callable[[str], None]) -> RecordingResult:
+async def record_market(
+    settings: Settings, spec: MarketSpec, *, on_step: Callable[[str], None] = lambda _: None
+) -> RecordingResult:
+    """Record a simulated market over a socket, with the faults of the demo.
+
+    Args:
+        settings: the home.
+        spec: of the market; it has an end.
+        on_step: called with the progress.
+    """
     coins = tuple(coin.name for coin in spec.coins if coin.listed)
     assert spec.span_s is not None
     venue = SimulatedVenue(

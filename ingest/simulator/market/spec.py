@@ -160,11 +160,16 @@ class MarketSpec:
         """Return the end of the span, or None."""
         return None if self.span_s is None else self.start_ns + round(self.span_s * NS)
 
-    def expected_ic(self, horizon_min: int = 1) -> float:
-        """Return the correlation of the best predictor with the log return of the next `horizon_min` minutes.
+    def expected_ic(self, horizon_min: int = 1, *, delay_min: int = 0) -> float:
+        """Return the correlation of the best predictor with the log return over `horizon_min` minutes.
 
-        `rho * sum(lam**k, k < h) / sqrt(h + 2 rho**2 sum((h - k) lam**k, 0 < k < h))`, for constant volatility.
+        For constant volatility it is
+        `rho * lam**d * sum(lam**k, k < h) / sqrt(h + 2 rho**2 sum((h - k) lam**k, 0 < k < h))`.
+
+        Args:
+            horizon_min: h, from entry to exit.
+            delay_min: d, from the decision to the entry; a label of one-minute bars has 1.
         """
         rho, lam, h = self.signal_strength, self.signal_memory, horizon_min
         covariance = sum((h - k) * lam**k for k in range(1, h))
-        return rho * sum(lam**k for k in range(h)) / math.sqrt(h + 2 * rho**2 * covariance)
+        return rho * lam**delay_min * sum(lam**k for k in range(h)) / math.sqrt(h + 2 * rho**2 * covariance)

@@ -10,6 +10,9 @@ import pytest
 from ingest.simulator.market.spec import DEFAULT_COINS, MarketSpec
 from storage.clock import NS
 from tests.ingest.simulator.test_market import served
+from tests.training.builders import GRACE_NS, MINUTE_NS, panel_of
+from training.data.labels import LabelRule, delay_bars, make_labels
+from training.evaluation.metrics import score_predictions
 
 MINUTE_MS = 60_000
 
@@ -69,6 +72,25 @@ def test_flow_predicts_returns_with_the_specified_strength() -> None:
     assert correlation(imbalance, mid, 1) == pytest.approx(0.3 * 0.6, abs=0.06), "the newest bar alone"
 
 
+def test_the_best_predictor_has_the_expected_ic_on_the_labels_of_a_night() -> None:
+    """Five minutes ahead, entered a minute late, in units of a volatility that is estimated from the bars."""
+    spec = busy(0.3)
+    imbalance, mid = bars(spec)
+    rule = LabelRule(horizon_bars=5, volatility_bars=60)
+    labels = make_labels(panel_of(np.exp(mid)), rule, grace_ns=GRACE_NS)
+    assert delay_bars(MINUTE_NS, grace_ns=GRACE_NS, delay_ms=rule.delay_ms) == 1
+    shown = labels.mask.numpy()
+    score = score_predictions(
+        best_predictor(imbalance, spec.signal_memory)[shown],
+        labels.label.numpy()[shown],
+        np.nonzero(shown)[1],
+        block_steps=20,
+        seed=0,
+    )
+    assert score.ic.low < spec.expected_ic(5, delay_min=1) < score.ic.high
+    assert score.ic.high - score.ic.low < 0.25
+
+
 def test_without_strength_flow_predicts_nothing() -> None:
     imbalance, mid = bars(busy(0.0))
     assert abs(correlation(best_predictor(imbalance, 0.8), mid, 1)) < 0.06
@@ -84,3 +106,4 @@ def test_expected_ic_at_one_minute_is_the_strength() -> None:
     spec = MarketSpec(signal_strength=0.15)
     assert spec.expected_ic(1) == pytest.approx(0.15)
     assert spec.expected_ic(5) == pytest.approx(0.2188, abs=5e-4)
+    assert spec.expected_ic(5, delay_min=2) == pytest.approx(0.64 * spec.expected_ic(5))

@@ -213,10 +213,23 @@ def split_rows(fold: Fold, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> S
     )
 
 
-def count_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_ns: np.ndarray) -> Leaks:
+def count_leaks(
+    fold: Fold,
+    parts: SplitRows,
+    decided_ns: np.ndarray,
+    span_end_ns: np.ndarray,
+    *,
+    rows: np.ndarray | None = None,
+) -> Leaks:
     """Count the leaked rows of a fold's parts, from the rows' own times and independently of the split.
 
     A row's features end at its decision and its label at the end of its span, so a row reaches to the later of both.
+
+    Args:
+        fold: the windows.
+        parts: the rows, (N,) bool each, or the steps that have rows.
+        decided_ns, span_end_ns: (N,) int64, as for `split_rows`.
+        rows: (N,) int64, number of rows of each step (default: 1).
     """
     reach_ns = np.maximum(decided_ns, span_end_ns)
     at_valid, at_test = fold.valid.start_ns, fold.test.start_ns
@@ -225,7 +238,8 @@ def count_leaks(fold: Fold, parts: SplitRows, decided_ns: np.ndarray, span_end_n
         parts.test & (decided_ns < at_test + fold.embargo_ns)
     )
     times_used = parts.train.astype(np.int8) + parts.valid + parts.test
-    return Leaks(int(label.sum()), int(embargo.sum()), int((times_used > 1).sum()))
+    counts = np.ones(len(decided_ns), dtype=np.int64) if rows is None else rows
+    return Leaks(*(int(counts[leaked].sum()) for leaked in (label, embargo, times_used > 1)))
 
 
 def draw_folds(folds: Sequence[Fold], *, purge_ns: int, columns: int = 64) -> str:

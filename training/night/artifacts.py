@@ -56,7 +56,7 @@ class Lessons:
     past: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NightData:
     """The data of a night.
 

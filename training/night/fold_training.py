@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,19 +70,29 @@ class FoldRows:
 
 def fold_rows(data: NightData, parts: SplitRows, recipe: Recipe) -> FoldRows:
     """Return the rows of a fold's parts; a row needs at least one valid feature."""
-    known, lessons = data.block.mask.any(dim=-1), data.teaching
-    labelled, decidable = data.labels.mask & known, data.labels.decidable & known
-    taught = lessons.labels.mask & lessons.block.mask.any(dim=-1)
-    on_stride = torch.from_numpy(night_phase(data, recipe) == 0)
-    train, valid, test = (torch.from_numpy(part) for part in (parts.train, parts.valid, parts.test))
+    lessons = data.teaching
+    labelled, decidable, taught = usable_rows(data)
+    on_stride = night_phase(data, recipe) == 0
     return FoldRows(
-        train=_row_numbers(taught & (train & on_stride)) + data.first_lesson,
-        valid=_row_numbers(labelled & (valid & on_stride)),
-        validated=_row_numbers(decidable & valid),
-        test=_row_numbers(decidable & test),
-        seen=_row_numbers(taught & train) + data.first_lesson,
-        labelled=int((lessons.labels.mask & train).sum()),
+        train=_row_numbers(taught, parts.train & on_stride) + data.first_lesson,
+        valid=_row_numbers(labelled, parts.valid & on_stride),
+        validated=_row_numbers(decidable, parts.valid),
+        test=_row_numbers(decidable, parts.test),
+        seen=_row_numbers(taught, parts.train) + data.first_lesson,
+        labelled=int(lessons.labels.mask[:, torch.from_numpy(parts.train)].sum()),
     )
+
+
+@lru_cache(maxsize=1)
+def usable_rows(data: NightData) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the rows of a night with a valid feature that are labelled, decidable, or teach; each (S, T) bool.
+
+    All folds of a night share them: the masks of all features take longer to read than all else about rows.
+    """
+    lessons = data.teaching
+    known = data.block.mask.any(dim=-1)
+    taught = known if data.lessons is None else lessons.block.mask.any(dim=-1)
+    return data.labels.mask & known, data.labels.decidable & known, lessons.labels.mask & taught
 
 
 class FoldFits:
@@ -234,5 +244,12 @@ def _score(predictions: Predictions, recipe: Recipe, seed: int) -> Score:
     return score_folds([predictions], recipe, seed=seed)
 
 
-def _row_numbers(mask: torch.Tensor) -> torch.Tensor:
-    return torch.nonzero(mask.flatten()).squeeze(-1)
+def _row_numbers(mask: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
+    """Return the numbers of the rows of a mask, (S, T) bool, at some steps, (T,) bool; ascending."""
+    chosen = np.flatnonzero(steps)
+    if not len(chosen):
+        return torch.zeros(0, dtype=torch.int64)
+    first, stop = int(chosen[0]), int(chosen[-1]) + 1
+    within = mask[:, first:stop] & torch.from_numpy(steps[first:stop])
+    instrument, step = torch.nonzero(within, as_tuple=True)
+    return instrument * mask.shape[1] + step + first

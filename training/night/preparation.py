@@ -262,6 +262,19 @@ def describe_leaks(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
     """Count leaks among the rows that are actually trained and tested on in any epoch, from their own times."""
+    n_steps = labels.mask.shape[1]
+    counts = [
+        torch.bincount(part % n_steps, minlength=n_steps).numpy()
+        for part in (rows.seen, rows.valid, rows.test)
+    ]
+    train, valid, test = (count > 0 for count in counts)
+    nothing = np.zeros(n_steps, dtype=bool)
+    parts = SplitRows(train, valid, test, purged=nothing, embargoed=nothing)
+    if (train.astype(np.int8) + valid + test).max(initial=0) <= 1:
+        # Rows of a step share its times, so steps are checked, and count as often as they have rows.
+        return count_leaks(
+            fold, parts, labels.ts_decided_ns, labels.ts_span_end_ns, rows=counts[0] + counts[1] + counts[2]
+        )
     used = torch.from_numpy(np.unique(torch.cat((rows.seen, rows.valid, rows.test)).numpy()))
     nothing = np.zeros(len(used), dtype=bool)
     parts = SplitRows(
@@ -271,7 +284,7 @@ def count_row_leaks(fold: Fold, rows: FoldRows, labels: Labels) -> Leaks:
         purged=nothing,
         embargoed=nothing,
     )
-    step = (used % labels.mask.shape[1]).numpy()
+    step = (used % n_steps).numpy()
     return count_leaks(fold, parts, labels.ts_decided_ns[step], labels.ts_span_end_ns[step])
 
 

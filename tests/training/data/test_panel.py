@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.plugins.property_tests import examples
 from tests.training.builders import block_of
 from training.data.panel import Normaliser, PanelWindows
 
@@ -33,6 +40,54 @@ def test_windows_equal_slices_of_one_instrument_and_start_masked() -> None:
     newest, known = windows.newest(rows)
     assert torch.equal(newest, x[:, -1])
     assert torch.equal(known, mask[:, -1])
+
+
+@hypothesis_settings(max_examples=examples(100), deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    window=st.integers(1, 30),
+    mean=st.sampled_from([0.0, -3.0, 1e4, -2e6]),
+    extreme=st.sampled_from([1.0, 1e9, -1e30]),
+)
+def test_a_resident_block_gives_the_bits_of_one_that_is_gathered_on_the_host(
+    seed: int, window: int, mean: float, extreme: float
+) -> None:
+    made = block_of(seed=seed)
+    made.values[made.mask] += mean
+    made.values[1, 3, 0], made.mask[1, 3, 0] = extreme, True
+    normaliser = Normaliser.fit(made.values, made.mask, all_rows() & (torch.arange(T) != 3))
+    host, resident = (
+        PanelWindows(
+            made, normaliser, window_bars=window, device=torch.device("cpu"), is_resident=is_resident
+        )
+        for is_resident in (False, True)
+    )
+    rows = torch.randperm(S * T, generator=torch.Generator().manual_seed(seed))[:40]
+    assert host.gather(rows).numpy().tobytes() == resident.gather(rows).numpy().tobytes()
+    assert torch.equal(host.newest(rows)[0], resident.batch(rows)[0][:, -1])
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e6])
+def test_standardised_values_are_as_exact_as_their_inputs_allow(offset: float) -> None:
+    """A float32 near a million is known to 0.06, and its standardised value to that over its deviation."""
+    made = block_of(steps=400)
+    values = made.values.to(torch.float64) + offset
+    block = replace(made, values=values.to(torch.float32))
+    rows = torch.ones(block.mask.shape[:2], dtype=torch.bool)
+    normaliser = Normaliser.fit(block.values, block.mask, rows)
+    exact = (block.values.to(torch.float64) - normaliser.mean) / normaliser.std
+    found = normaliser.apply(block.values, block.mask)
+    assert float((found - exact.clamp(-5, 5))[block.mask].abs().max()) < 1e-6
+
+
+def test_a_block_is_uploaded_once_for_all_folds() -> None:
+    made, device = block_of(), torch.device("cpu")
+    normaliser = Normaliser.fit(made.values, made.mask, all_rows())
+    first, second = (
+        PanelWindows(made, normaliser, window_bars=W, device=device, is_resident=True)._source
+        for _ in range(2)
+    )
+    assert first._values.data_ptr() == second._values.data_ptr()
 
 
 def test_normaliser_ignores_masked_values_and_other_rows() -> None:

@@ -46,7 +46,9 @@ def compile_loops() -> None:
     from ingest.pipeline import dedupe
     from ingest.venues.hyperliquid import scanner
     from tests.features.panels import random_panel
+    from training.data import panel
 
     scanner.warm_up()
     dedupe.warm_up()
+    panel.warm_up()
     build_features(random_panel(5, 200), "live")

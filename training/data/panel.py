@@ -148,16 +148,26 @@ class PanelWindows:
         if is_resident:
             self._source = _ResidentBlock.of(block, affine, device)
 
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+    def buffer(self, rows: int) -> torch.Tensor | None:
+        """Return memory for batches of up to `rows` rows, if batches are gathered into memory of this process.
+
+        New memory for each batch takes as long as the gathering itself (0.7 ms of 1.4, measured 2026-12-01).
+        """
+        if self._source is not self._host or self.device.type != "cpu":
+            return None
+        return torch.empty(rows, self.window_bars, 2 * self.n_features)
+
+    def gather(self, rows: torch.Tensor, *, into: torch.Tensor | None = None) -> torch.Tensor:
         """Return the windows that end at these rows, features and then their masks.
 
         Args:
             rows: (B,) int64 row numbers, on the windows' device.
+            into: see `buffer`; it has these windows until it is used again (default: memory of their own).
 
         Returns:
             (B, window, 2 F) float32, oldest bar first.
         """
-        return self._source.gather(rows, self.window_bars).to(self.device)
+        return self._source.gather(rows, self.window_bars, into=into).to(self.device)
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features and masks of the windows that end at these rows, each (B, window, F) float32."""
@@ -178,10 +188,10 @@ class _HostBlock:
         self._affine = tuple(part.numpy() for part in (affine.high, affine.low, affine.scale))
         self._clip = np.float32(affine.clip)
 
-    def gather(self, rows: torch.Tensor, window: int) -> torch.Tensor:
+    def gather(self, rows: torch.Tensor, window: int, *, into: torch.Tensor | None = None) -> torch.Tensor:
         """Return windows that end at rows, (B, window, 2 F) on the CPU."""
         rows = rows.cpu().contiguous()
-        both = torch.empty(len(rows), window, 2 * self._values.shape[2])
+        both = torch.empty(len(rows), window, 2 * self._values.shape[2]) if into is None else into[: len(rows)]
         _gather(self._values, self._mask, *self._affine, self._clip, rows.numpy(), both.numpy())
         return both
 
@@ -206,7 +216,13 @@ class _ResidentBlock:
             cls._newest = newest
         return cls(newest[2], newest[3], affine)
 
-    def gather(self, rows: torch.Tensor, window: int) -> torch.Tensor:
+    def gather(
+        self,
+        rows: torch.Tensor,
+        window: int,
+        *,
+        into: torch.Tensor | None = None,  # noqa: ARG002  # a device has an allocator of its own
+    ) -> torch.Tensor:
         """Return windows that end at rows, (B, window, 2 F) on the device."""
         affine = self._affine
         back = torch.arange(1 - window, 1, device=rows.device)

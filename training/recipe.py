@@ -35,8 +35,8 @@ from training.data.labels import LabelRule
 from training.evaluation.costs import Costs
 from training.evaluation.positions import PositionRule
 from training.models.controls import BASELINES
+from training.models.fit_rule import FitRule
 from training.models.networks import networks
-from training.models.trainer import FitRule
 
 _PREDICTIONS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z")
 

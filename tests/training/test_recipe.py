@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import SettingsError
+from tests.paths import ROOT
+from training.models.controls import BASELINES
+from training.models.networks import NETWORKS
 from training.recipe import RECIPES, get_recipe, recipe_from_plain
 
 
@@ -77,3 +80,12 @@ def test_unknown_recipe_is_refused_with_the_names() -> None:
         get_recipe("candels")
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         get_recipe("nowhere.toml")
+
+
+def test_recipes_of_the_documentation_compare_every_model() -> None:
+    paths = sorted((ROOT / "docs" / "examples").glob("*.toml"))
+    assert len(paths) == 3
+    for path in paths:
+        recipe = get_recipe(str(path))
+        assert recipe.name == path.stem
+        assert set(recipe.models) == {*BASELINES, *NETWORKS}

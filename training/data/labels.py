@@ -8,6 +8,12 @@ plus the order's delay (`k` is 1 wherever grace and delay fit in one bar). The e
     y[t] = ln(price[x] / price[e]) / (volatility[t] * sqrt(horizon_bars))
 
 before all costs. The price is the mid where the bar has a quote, else its last print; a label never mixes the two.
+
+With the target `excess` the return is less that of the market: the plain mean, over all instruments of the panel whose
+label at `t` is observed, of their returns over the same span, so every instrument has beta 1 and equal weight. That
+mean uses prices at the span's own two ends only. At least `LEAST_MARKET` instruments make a market; with fewer there is
+no label. The volatility stays that of the instrument's whole return.
+
 `volatility[t]` is the root mean square of the one-bar returns of the last `volatility_bars` bars up to and
 including `t`; its bits do not depend on where the panel starts, once the panel has those bars. Where the price is a
 last print, that print may be up to one grace older than the decision, but it is still later than all data of the
@@ -20,7 +26,7 @@ with an `unlisted` step is masked, so no return spans two listings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -34,6 +40,12 @@ from storage.errors import SettingsError
 BASIS_NONE: Final = 0
 BASIS_MID: Final = 1
 BASIS_PRINT: Final = 2
+LabelTarget = Literal["return", "excess"]
+LABEL_TARGETS: Final[tuple[LabelTarget, ...]] = ("return", "excess")
+RowWeights = Literal["equal", "uniqueness"]
+ROW_WEIGHTS: Final[tuple[RowWeights, ...]] = ("equal", "uniqueness")
+LEAST_MARKET: Final = 3
+"""Instruments with an observed label that make a market."""
 BASES: Final = ("none", "mid", "print")
 
 _OBSERVED: Final = tuple(STATUSES.index(name) for name in ("printed", "quiet"))
@@ -51,18 +63,31 @@ class LabelRule:
         volatility_bars: bars of the trailing volatility; half of their returns must be observed.
         delay_ms: from the decision to the order's arrival.
         max_hole_bars: longest run of unobserved bars that a span may contain.
+        target: `return`, or `excess`: the return less the mean return of all instruments over the same span.
+        weights: of rows in losses and baselines: `equal`, or `uniqueness`: less for a row whose label shares its bars
+            with many others (Lopez de Prado).
     """
 
     horizon_bars: int
     volatility_bars: int = 60
     delay_ms: int = 200
     max_hole_bars: int = 0
+    target: LabelTarget = "return"
+    weights: RowWeights = "equal"
 
     def __post_init__(self) -> None:
         if self.horizon_bars < 1 or self.volatility_bars < 2 or self.delay_ms < 0 or self.max_hole_bars < 0:
             raise SettingsError(
                 f"label rule {self} is out of range",
                 hint="horizon_bars from 1, volatility_bars from 2, delay_ms and max_hole_bars from 0",
+            )
+        if self.target not in LABEL_TARGETS:
+            raise SettingsError(
+                f"label.target is {self.target!r}", hint=f"use one of: {', '.join(LABEL_TARGETS)}"
+            )
+        if self.weights not in ROW_WEIGHTS:
+            raise SettingsError(
+                f"label.weights is {self.weights!r}", hint=f"use one of: {', '.join(ROW_WEIGHTS)}"
             )
 
 
@@ -179,14 +204,16 @@ def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
             prices.price[:, enter : enter + complete],
             prices.basis[:, enter : enter + complete],
         )
-        ahead = torch.log(prices.price[:, leave:] / entry) / scale[:, :complete]
+        ahead = torch.log(prices.price[:, leave:] / entry)
         observed = (
             (entry_basis == prices.basis[:, leave:])
             & torch.isfinite(ahead)
             & decidable[:, :complete]
             & _unbroken(panel.status, enter, leave, rule.max_hole_bars)
         )
-        label[:, :complete] = torch.where(observed, ahead, 0.0)
+        if rule.target == "excess":
+            ahead, observed = less_market(ahead, observed)
+        label[:, :complete] = torch.where(observed, ahead / scale[:, :complete], 0.0)
         mask[:, :complete] = observed
         basis[:, :complete] = torch.where(observed, entry_basis, BASIS_NONE)
     close_ns = panel.ts_open_ns + panel.width_ns
@@ -200,6 +227,21 @@ def make_labels(panel: Panel, rule: LabelRule, *, grace_ns: int) -> Labels:
         ts_span_start_ns=close_ns + enter * panel.width_ns,
         ts_span_end_ns=close_ns + leave * panel.width_ns,
     )
+
+
+def less_market(returns: torch.Tensor, observed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return returns less their mean over instruments at each step, and which of them are observed.
+
+    Args:
+        returns: (S, T) float64, over spans that are the same for all instruments.
+        observed: (S, T) bool, the returns that make the market.
+
+    Returns:
+        (S, T) float64, and (S, T) bool: those of steps with at least `LEAST_MARKET` observed returns.
+    """
+    count = observed.sum(dim=0)
+    market = torch.where(observed, returns, 0.0).sum(dim=0) / count.clamp(min=1)
+    return returns - market, observed & (count >= LEAST_MARKET)
 
 
 def _unbroken(status: torch.Tensor, enter: int, leave: int, max_hole_bars: int) -> torch.Tensor:

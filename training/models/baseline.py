@@ -17,12 +17,14 @@ class BarRows:
         mask: (N, F) float32, 1 where valid.
         past: (N,) float64, the trailing return over one horizon in units of the label; NaN where unknown.
         label: (N,) float32; for fitting, every row must have one.
+        weight: (N,) float32, weight of the row in a fit; `None`: all equal.
     """
 
     x: torch.Tensor
     mask: torch.Tensor
     past: torch.Tensor
     label: torch.Tensor
+    weight: torch.Tensor | None = None
 
 
 class Baseline(Protocol):

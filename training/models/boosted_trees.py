@@ -40,14 +40,16 @@ class BoostedTrees:
             "force_col_wise": True,
             "verbosity": -1,
         }
-        data = lightgbm.Dataset(cls._design(train), train.label.numpy())
+        data = lightgbm.Dataset(cls._design(train), train.label.numpy(), weight=cls._weight(train))
         if valid is None:
             return cls(lightgbm.train(params, data, max(rounds, 1)), rounds=max(rounds, 1))
         booster = lightgbm.train(
             params,
             data,
             rounds,
-            valid_sets=[data.create_valid(cls._design(valid), valid.label.numpy())],
+            valid_sets=[
+                data.create_valid(cls._design(valid), valid.label.numpy(), weight=cls._weight(valid))
+            ],
             callbacks=[lightgbm.early_stopping(20, verbose=False)],
         )
         return cls(booster, rounds=booster.best_iteration)
@@ -61,6 +63,10 @@ class BoostedTrees:
     def weights(self) -> dict[str, torch.Tensor]:
         text = self._booster.model_to_string(num_iteration=self.budget)
         return {"booster": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+    @staticmethod
+    def _weight(table: BarRows) -> np.ndarray | None:
+        return None if table.weight is None else table.weight.numpy()
 
     @staticmethod
     def _design(table: BarRows) -> np.ndarray:

@@ -18,20 +18,16 @@ from storage.clock import iso
 from storage.errors import CheckpointError, FitError
 from storage.logs import get_logger
 from training.data.panel import Normaliser, PanelWindows
+from training.data.weights import uniqueness_weights
 from training.models.baseline import BarRows, Baseline
 from training.models.checkpoint import MANIFEST, Checkpoint, CheckpointStamp, load_checkpoint, save_checkpoint
 from training.models.controls import BASELINES, fit_baseline, load_baseline
 from training.models.device import derive_seed
+from training.models.fit_rule import FitRule
+from training.models.losses import n_outputs, point_prediction, sorted_quantiles
 from training.models.networks import make_network
 from training.models.stacked import StackedFit, fit_stacked
-from training.models.trainer import (
-    EpochLog,
-    FitRule,
-    TrainingProgress,
-    TrainingRows,
-    fit_network,
-    predict_network,
-)
+from training.models.trainer import EpochLog, TrainingProgress, TrainingRows, fit_network, network_outputs
 
 logger = get_logger(__name__)
 OnEpoch = Callable[[str, int, EpochLog], None]
@@ -51,6 +47,7 @@ class FoldContext:
         ts_open_ns: (T,) int64, open of each bar.
         phase: (T,) int64, phase of each step's stride (training/data/stride.py).
         stride: of the phases.
+        unique_bars: horizon of the labels whose uniqueness weighs the rows (training/data/weights.py); 0: no weights.
     """
 
     windows: PanelWindows
@@ -62,11 +59,21 @@ class FoldContext:
     ts_open_ns: np.ndarray
     phase: torch.Tensor
     stride: int
+    unique_bars: int = 0
 
     def rows(self, index: torch.Tensor) -> TrainingRows:
         """Return rows with their labels, for a network."""
         phase = self.phase[index % self.windows.n_steps]
-        return TrainingRows(index, self.label[index], self.mask[index], phase, self.stride)
+        weight = self.weights(index)
+        return TrainingRows(index, self.label[index], self.mask[index], phase, self.stride, weight)
+
+    def weights(self, index: torch.Tensor) -> torch.Tensor | None:
+        """Return the weights of rows that are used together, (N,) float32; `None` where all are equal."""
+        if self.unique_bars == 0:
+            return None
+        used = torch.zeros_like(self.mask)
+        used[index] = self.mask[index]
+        return uniqueness_weights(used.reshape(-1, self.windows.n_steps), self.unique_bars).flatten()[index]
 
     def first_phase(self, index: torch.Tensor) -> torch.Tensor:
         """Return those of some rows on which models without epochs are fitted."""
@@ -85,7 +92,7 @@ class FoldContext:
     def table(self, index: torch.Tensor) -> BarRows:
         """Return rows as a table, for a baseline."""
         x, mask = self.windows.newest(index)
-        return BarRows(x, mask, self.past[index], self.label[index])
+        return BarRows(x, mask, self.past[index], self.label[index], self.weights(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +105,15 @@ class FittedModel:
             such choice.
         history: one entry per validation point; empty for baselines.
         parameters: number of fitted values.
+        quantiles: maps (N,) row numbers to (N, 3) float32 quantiles on the CPU (`losses.QUANTILES`), of a network that
+            was trained to predict them.
     """
 
     predict: Callable[[torch.Tensor], torch.Tensor]
     budget: int
     history: tuple[EpochLog, ...]
     parameters: int
+    quantiles: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 def fit_model(
@@ -157,11 +167,15 @@ class PlannedFit:
     fold: int
     on_epoch: OnEpoch | None = None
 
-    def network(self) -> torch.nn.Module:
+    def network(self, rule: FitRule) -> torch.nn.Module:
         """Return the network with its first weights."""
-        windows, seed = self.context.windows, derive_seed(self.stamp.seed, "weights")
+        windows = self.context.windows
         return make_network(
-            self.stamp.model, window_bars=windows.window_bars, n_features=windows.n_features, seed=seed
+            self.stamp.model,
+            window_bars=windows.window_bars,
+            n_features=windows.n_features,
+            seed=derive_seed(self.stamp.seed, "weights"),
+            outputs=n_outputs(rule.loss),
         )
 
     @property
@@ -201,7 +215,7 @@ def fit_stack(plans: Sequence[PlannedFit], rule: FitRule, *, lanes: int) -> None
         waiting.append(plan)
         fits.append(
             StackedFit(
-                plan.network(),
+                plan.network(rule),
                 plan.context.windows,
                 plan.context.rows(plan.train),
                 plan.context.rows(plan.valid) if plan.valid is not None else None,
@@ -240,8 +254,13 @@ def load_model(context: FoldContext, saved: Checkpoint) -> FittedModel:
         )
     if name in BASELINES:
         return _wrap_baseline(context, load_baseline(name, saved.weights))
+    loss = saved.stamp["recipe"].get("fit", {}).get("loss", "huber")
     network = make_network(
-        name, window_bars=context.windows.window_bars, n_features=context.windows.n_features, seed=0
+        name,
+        window_bars=context.windows.window_bars,
+        n_features=context.windows.n_features,
+        seed=0,
+        outputs=n_outputs(loss),
     )
     try:
         network.load_state_dict(dict(saved.weights))
@@ -287,7 +306,7 @@ def _fit_baseline(
 def _fit_network(
     plan: PlannedFit, rule: FitRule, earlier: Checkpoint | None, budget: int | None
 ) -> FittedModel:
-    context, network = plan.context, plan.network()
+    context, network = plan.context, plan.network(rule)
     try:
         done = fit_network(
             network,
@@ -343,9 +362,14 @@ def _wrap_baseline(context: FoldContext, fitted: Baseline) -> FittedModel:
 
 
 def _wrap_network(context: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
+    def outputs(index: torch.Tensor) -> torch.Tensor:
+        return network_outputs(network, context.windows, index).cpu()
+
+    has_quantiles = outputs(torch.zeros(1, dtype=torch.int64)).dim() == 2
     return FittedModel(
-        predict=lambda index: predict_network(network, context.windows, index).cpu(),
+        predict=lambda index: point_prediction(outputs(index)),
         budget=done.best_point,
         history=tuple(done.history),
         parameters=sum(value.numel() for value in network.parameters()),
+        quantiles=(lambda index: sorted_quantiles(outputs(index))) if has_quantiles else None,
     )

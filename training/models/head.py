@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -14,3 +15,8 @@ def zero_head(width: int, outputs: int = 1) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def prediction_of(output_BQ: torch.Tensor) -> torch.Tensor:
+    """Return the output of a head, without its last axis where that has one value only."""
+    return output_BQ.squeeze(-1) if output_BQ.shape[-1] == 1 else output_BQ

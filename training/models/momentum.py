@@ -19,8 +19,9 @@ class Momentum:
     def fit(cls, train: BarRows) -> Momentum:
         """Fit the coefficient by least squares without a constant."""
         past = torch.nan_to_num(train.past)
-        variance = float((past**2).sum())
-        covariance = float((past * train.label.to(torch.float64)).sum())
+        weighted = past if train.weight is None else past * train.weight.to(torch.float64)
+        variance = float((weighted * past).sum())
+        covariance = float((weighted * train.label.to(torch.float64)).sum())
         return cls(torch.tensor([covariance / variance if variance > 0 else 0.0], dtype=torch.float64))
 
     def predict(self, table: BarRows) -> torch.Tensor:

@@ -24,7 +24,8 @@ class Ridge:
     def fit(cls, train: BarRows, valid: BarRows | None, *, shrinkage: int | None = None) -> Ridge:
         """Fit to train rows, with the shrinkage that does best on valid rows, or exactly `shrinkage` without them."""
         design = cls._design(train)
-        gram, moment = design.T @ design, design.T @ train.label.to(torch.float64)
+        weighted = design if train.weight is None else design * train.weight.to(torch.float64)[:, None]
+        gram, moment = weighted.T @ design, weighted.T @ train.label.to(torch.float64)
         penalty = torch.eye(len(gram), dtype=torch.float64)
         penalty[-1, -1] = 0.0  # the constant is not shrunk
 
@@ -34,7 +35,8 @@ class Ridge:
         if valid is None:
             return solve(shrinkage or _ALPHAS[0])
         fits = [solve(alpha) for alpha in _ALPHAS]
-        errors = [float(((fit.predict(valid) - valid.label) ** 2).sum()) for fit in fits]
+        weight = 1.0 if valid.weight is None else valid.weight
+        errors = [float((weight * (fit.predict(valid) - valid.label) ** 2).sum()) for fit in fits]
         return fits[int(np.argmin(errors))]
 
     def predict(self, table: BarRows) -> torch.Tensor:

@@ -12,7 +12,6 @@ fit that was trained in one stack may be used in place of the same fit of anothe
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -27,15 +26,18 @@ from torch.func import functional_call, vmap
 from storage.errors import FitError, SettingsError
 from training.data.panel import PanelWindows
 from training.models.device import derive_seed, flushed_denormals
-from training.models.losses import masked_huber
+from training.models.fit_rule import FitRule
+from training.models.losses import LossRows, group_by_time, prediction_loss
 from training.models.trainer import (
-    FitRule,
+    NOT_TRAINED,
+    TrainedPart,
     TrainingProgress,
     TrainingRows,
     advance,
     epoch_batches,
     healthy_loss,
     part_of_epoch,
+    part_rates,
     validate,
     weights_of,
 )
@@ -110,6 +112,10 @@ class _Lane:
             )
         return part_of_epoch(self.batches, rule, point)
 
+    def rates(self, rule: FitRule) -> list[float]:
+        """Return the learning rates of the batches of `next_part`."""
+        return part_rates(len(self.batches), rule, self.progress.point)
+
 
 def fit_stacked(fits: Sequence[StackedFit], rule: FitRule, *, lanes: int) -> list[TrainingProgress]:
     """Train networks of one kind in place, several at once, and load the best weights of each.
@@ -156,6 +162,8 @@ class _Stack:
         }
         self._first = {name: torch.zeros_like(value) for name, value in self._weights.items()}
         self._second = {name: torch.zeros_like(value) for name, value in self._weights.items()}
+        self._has_times = rule.loss == "time_ic"
+        self._has_weights = any(fit.train.weight is not None for fit in fits)
         self._drops = dropout_shapes(self._network, fits[0].windows, rows=rule.batch)
 
     def run(self) -> list[TrainingProgress]:
@@ -205,19 +213,19 @@ class _Stack:
         """Validate a lane's fit, save its progress, and end it if it is done."""
         fit, rule, network = lane.fit, self._rule, lane.fit.network
         network.load_state_dict({name: value[place].detach() for name, value in self._weights.items()})
-        train_loss = math.nan
+        trained, validated = NOT_TRAINED, None
         try:
             if part:
                 epoch = (lane.progress.point + 1) / rule.checks
-                train_loss = healthy_loss(network, fit.windows, lane.train, rule, part, losses, epoch=epoch)
-            valid_loss = None
+                loss = healthy_loss(network, fit.windows, lane.train, rule, part, losses, epoch=epoch)
+                trained = TrainedPart(loss, sum(len(batch) for batch in part), lane.rates(rule)[-1])
             if lane.valid is not None:
-                valid_loss = validate(network, fit.windows, lane.valid, rule, lane.progress)
+                validated = validate(network, fit.windows, lane.valid, rule, lane.progress)
         except FitError as error:
             error.facts["place"] = lane.number
             raise
         last = rule.epochs * rule.checks if fit.points is None else fit.points
-        advance(lane.progress, network, rule, train_loss, valid_loss, last=last)
+        advance(lane.progress, network, rule, trained, validated, last=last)
         lane.progress.state = {
             "weights": weights_of(network),
             "steps": lane.steps,
@@ -239,13 +247,14 @@ class _Stack:
         steps = max(len(part) for part in parts)
         losses = torch.zeros(len(parts), steps, device=self._device)
         draws = [self._generator(lane) for lane in self._lanes]
+        rates = [lane.rates(self._rule) if lane else [] for lane in self._lanes]
         for step in range(steps):
             batches = [part[step] if step < len(part) else None for part in parts]
-            x, mask, label, observed = self._gather(batches)
+            gathered = self._gather(batches)
             keep = self._draw_dropout(draws, batches)
-            losses_K = self._stacked_loss(keep, x, mask, label, observed)
+            losses_K = self._stacked_loss(keep, *gathered)
             losses_K.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self._update([batch is not None for batch in batches])
+            self._update([rate[step] if step < len(rate) else None for rate in rates])
             losses[:, step] = losses_K.detach()
         return losses
 
@@ -273,13 +282,19 @@ class _Stack:
         mask: torch.Tensor,
         label: torch.Tensor,
         observed: torch.Tensor,
+        weight: torch.Tensor,
+        group: torch.Tensor,
     ) -> torch.Tensor:
         """Return the loss of one lane's batch."""
-        prediction_B = functional_call(self._network, {**weights, **keep}, (x, mask))
-        return masked_huber(prediction_B, label, observed, delta=self._rule.huber_delta)
+        output = functional_call(self._network, {**weights, **keep}, (x, mask))
+        rows = LossRows(label, observed, weight if self._has_weights else None, group)
+        return prediction_loss(self._rule.loss, output, rows, delta=self._rule.huber_delta)
 
     def _gather(self, batches: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
-        """Return windows, masks, labels and their masks, (K, B, ...); rows that fill a batch up have no label."""
+        """Return windows and masks, and of labels values, masks, weights and times, each (K, B, ...).
+
+        Rows that fill a batch up have no label.
+        """
         found: list[tuple[torch.Tensor, ...]] = []
         filler = next(lane for lane in self._lanes if lane is not None)
         for lane, batch in zip(self._lanes, batches, strict=True):
@@ -290,7 +305,11 @@ class _Stack:
             observed = rows.mask[padded]
             observed[len(chosen) :] = False
             windows = (lane or filler).fit.windows
-            found.append((*windows.batch(rows.index[padded]), rows.label[padded], observed))
+            index, label = rows.index[padded], rows.label[padded]
+            weight = rows.weight[padded] if rows.weight is not None else torch.ones_like(label)
+            # Filled rows have no label, so their time does not matter.
+            group = group_by_time(index % windows.n_steps) if self._has_times else torch.zeros_like(index)
+            found.append((*windows.batch(index), label, observed, weight, group))
         return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
 
     def _generator(self, lane: _Lane | None) -> torch.Generator:
@@ -315,13 +334,13 @@ class _Stack:
         return keep
 
     @torch.no_grad()
-    def _update(self, has_batch: Sequence[bool]) -> None:
-        """Clip each lane's gradient, and apply AdamW to the lanes that had a batch.
+    def _update(self, rates: Sequence[float | None]) -> None:
+        """Clip each lane's gradient, and apply AdamW at the rates of the lanes; those without a batch have none.
 
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019; as in torch.optim.AdamW.
         """
-        for lane, has in zip(self._lanes, has_batch, strict=True):
-            if lane is not None and has:
+        for lane, own in zip(self._lanes, rates, strict=True):
+            if lane is not None and own is not None:
                 lane.steps += 1
         gradients = {name: value.grad for name, value in self._weights.items() if value.grad is not None}
         squares = torch.stack([grad.flatten(1).square().sum(1) for grad in gradients.values()])
@@ -330,12 +349,11 @@ class _Stack:
             [max(lane.steps, 1) if lane else 1 for lane in self._lanes], dtype=torch.float64
         )
         bias_1, bias_2 = (1 - beta**counts for beta in _BETAS)
-        rate = self._rule.learning_rate
-        active = torch.tensor(has_batch)
-        zero = torch.zeros(())
-        step_K = torch.where(active, rate / bias_1, zero).to(self._device, torch.float32)
+        rate_K = torch.tensor([own or 0.0 for own in rates], dtype=torch.float64)
+        active = torch.tensor([own is not None for own in rates])
+        step_K = (rate_K / bias_1).to(self._device, torch.float32)
         root_K = bias_2.sqrt().to(self._device, torch.float32)
-        decay_K = torch.where(active, 1 - rate * self._rule.weight_decay, 1.0).to(self._device, torch.float32)
+        decay_K = (1 - rate_K * self._rule.weight_decay).to(self._device, torch.float32)
         weight_1, weight_2 = (
             torch.where(active, 1 - beta, 0.0).to(self._device, torch.float32) for beta in _BETAS
         )

@@ -8,82 +8,31 @@ best point, not the last. Between two points nothing waits for the device.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
 
-from storage.errors import FitError, SettingsError
+from storage.errors import FitError
 from training.data.panel import PanelWindows
 from training.models.device import flushed_denormals
-from training.models.losses import masked_huber
-from training.models.row_order import ROW_ORDERS, RowOrder, order_rows
+from training.models.fit_rule import FitRule
+from training.models.losses import (
+    LossRows,
+    group_by_time,
+    n_outputs,
+    point_prediction,
+    prediction_loss,
+)
+from training.models.row_order import order_rows
+from training.models.train_step import TrainStep, make_optimiser
 
-_FUSED: Final = frozenset({"cpu", "cuda"})
 _PREDICT_BATCH: Final = 4096
 DIVERGED: Final = 10.0
 """A run has diverged when its loss is this many times that of predicting zero on the same rows."""
-
-
-class _AdamW(torch.optim.AdamW):
-    """The same optimiser without the wrappers that keep torch's compiler out of these methods.
-
-    Nothing is compiled here, and the first call of a wrapper imports the compiler: 800 modules, 2 s of processor time.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-
-@dataclass(frozen=True, slots=True)
-class FitRule:
-    """How a network is trained.
-
-    Args:
-        epochs: upper limit.
-        batch: rows per step.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        clip_norm: largest norm of a step's gradient.
-        checks: validations per epoch, at equal distances; one more comes before the first step.
-        patience: epochs without a better validation loss before training stops.
-        huber_delta: label size, in volatilities, beyond which the loss is linear.
-        order: of the training rows within an epoch: `shuffled`, drawn anew in each epoch, or `chronological`, by the
-            time of the decision; with a stride, each epoch reads its own rows, one bar of each `stride`, in this order.
-    """
-
-    epochs: int = 12
-    batch: int = 512
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
-    clip_norm: float = 1.0
-    checks: int = 4
-    patience: int = 3
-    huber_delta: float = 1.0
-    order: RowOrder = "shuffled"
-
-    def __post_init__(self) -> None:
-        if (
-            self.epochs < 1
-            or self.batch < 1
-            or self.checks < 1
-            or self.patience < 1
-            or not 0 < self.learning_rate < math.inf
-            or self.clip_norm <= 0
-        ):
-            raise SettingsError(
-                f"fit rule {self} is out of range",
-                hint="epochs, batch, checks and patience from 1; learning_rate and clip_norm above 0",
-            )
-        if self.order not in ROW_ORDERS:
-            raise SettingsError(f"fit.order is {self.order!r}", hint=f"use one of: {', '.join(ROW_ORDERS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +46,7 @@ class TrainingRows:
         phase: (N,) int64, on the CPU: the row trains in epochs that leave this remainder modulo `stride`
             (training/data/stride.py); without phases every row trains in every epoch.
         stride: of the phases.
+        weight: (N,) float32, weight of the row in losses (training/data/weights.py); `None`: all equal.
     """
 
     index: torch.Tensor
@@ -104,11 +54,17 @@ class TrainingRows:
     mask: torch.Tensor
     phase: torch.Tensor | None = None
     stride: int = 1
+    weight: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> TrainingRows:
         """Return the rows on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
         return replace(
-            self, index=self.index.to(device), label=self.label.to(device), mask=self.mask.to(device)
+            self,
+            index=self.index.to(device),
+            label=self.label.to(device),
+            mask=self.mask.to(device),
+            weight=weight,
         )
 
     def of_epoch(self, epoch: int) -> torch.Tensor:
@@ -120,19 +76,43 @@ class TrainingRows:
 
 @dataclass(frozen=True, slots=True)
 class EpochLog:
-    """Mean losses at one validation point.
+    """Losses at one validation point.
 
     Args:
         epoch: epochs done by then, in parts of an epoch; 0 before the first step.
         train_loss: over the rows since the previous point; NaN where there are none.
         valid_loss: NaN without valid rows.
         best_epoch: the point with the best validation loss so far.
+        valid_ic: correlation of predictions and labels on valid rows; NaN where either is constant.
+        learning_rate: of the last step before the point; 0 before the first step.
+        rows: that were trained on since the previous point.
     """
 
     epoch: float
     train_loss: float
     valid_loss: float
     best_epoch: float
+    valid_ic: float = math.nan
+    learning_rate: float = 0.0
+    rows: int = 0
+
+
+class TrainedPart(NamedTuple):
+    """What was trained between two points: the mean loss, the number of rows, and the last learning rate."""
+
+    loss: float
+    rows: int
+    learning_rate: float
+
+
+NOT_TRAINED: Final = TrainedPart(math.nan, 0, 0.0)
+
+
+class Validation(NamedTuple):
+    """Loss and correlation (information coefficient) on valid rows."""
+
+    loss: float
+    ic: float
 
 
 @dataclass(slots=True)
@@ -175,6 +155,10 @@ class TrainingProgress:
                 _float(entry["train_loss"]),
                 _float(entry["valid_loss"]),
                 float(entry["best_epoch"]),
+                # Checkpoints of older releases lack these.
+                _float(entry.get("valid_ic")),
+                float(entry.get("learning_rate", 0.0)),
+                int(entry.get("rows", 0)),
             )
             for entry in cursor["history"]
         ]
@@ -215,12 +199,8 @@ def fit_network(
     device = windows.device
     network.to(device)
     train, valid = train.to(device), valid.to(device) if valid is not None else None
-    optimiser = _AdamW(
-        network.parameters(),
-        lr=rule.learning_rate,
-        weight_decay=rule.weight_decay,
-        fused=device.type in _FUSED,
-    )
+    optimiser = make_optimiser(network, rule, device)
+    step = TrainStep(network, optimiser, rule, device)
     last = rule.epochs * rule.checks if points is None else points
     with flushed_denormals(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -231,14 +211,14 @@ def fit_network(
             _restore(progress.state, network, optimiser, device)
         epoch, batches = -1, []
         while not progress.is_done:
-            train_loss = math.nan
+            trained = NOT_TRAINED
             if progress.point >= 0:
                 if progress.point // rule.checks != epoch:
                     epoch = progress.point // rule.checks
                     batches = epoch_batches(train, rule, epoch=epoch, seed=seed, n_steps=windows.n_steps)
-                train_loss = _train_part(network, windows, train, rule, optimiser, batches, progress.point)
-            valid_loss = validate(network, windows, valid, rule, progress) if valid is not None else None
-            advance(progress, network, rule, train_loss, valid_loss, last=last)
+                trained = _train_part(network, windows, train, rule, step, batches, progress.point)
+            validated = validate(network, windows, valid, rule, progress) if valid is not None else None
+            advance(progress, network, rule, trained, validated, last=last)
             progress.state = _state(network, optimiser, device)
             if save is not None:
                 save(progress)
@@ -263,34 +243,46 @@ def part_of_epoch(batches: list[torch.Tensor], rule: FitRule, point: int) -> lis
     return batches[len(batches) * part // rule.checks : len(batches) * (part + 1) // rule.checks]
 
 
+def part_rates(n_batches: int, rule: FitRule, point: int) -> list[float]:
+    """Return the learning rates of the batches between a point and the next, of an epoch of `n_batches`."""
+    epoch, part = divmod(point, rule.checks)
+    places = range(n_batches * part // rule.checks, n_batches * (part + 1) // rule.checks)
+    return [rule.rate_at(epoch + place / n_batches) for place in places]
+
+
+def loss_rows(rows: TrainingRows, batch: torch.Tensor, rule: FitRule, *, n_steps: int) -> LossRows:
+    """Return the labels of a batch, given by its positions in the rows, with all that the loss uses."""
+    return LossRows(
+        rows.label[batch],
+        rows.mask[batch],
+        None if rows.weight is None else rows.weight[batch],
+        group_by_time(rows.index[batch] % n_steps) if rule.loss == "time_ic" else None,
+    )
+
+
 def _train_part(
     network: nn.Module,
     windows: PanelWindows,
     rows: TrainingRows,
     rule: FitRule,
-    optimiser: torch.optim.Optimizer,
-    batches: list[torch.Tensor],
+    step: TrainStep,
+    epoch_batches: list[torch.Tensor],
     point: int,
-) -> float:
-    """Train from one point to the next, and return the mean loss of the rows between them."""
-    batches = part_of_epoch(batches, rule, point)
+) -> TrainedPart:
+    """Train from one point to the next."""
+    batches = part_of_epoch(epoch_batches, rule, point)
+    rates = part_rates(len(epoch_batches), rule, point)
     if not batches:
-        return math.nan
+        return NOT_TRAINED
     network.train()
     losses = []
-    for batch in batches:
+    for batch, rate in zip(batches, rates, strict=True):
         x_BTF, mask_BTF = windows.batch(rows.index[batch])
-        loss = masked_huber(
-            network(x_BTF, mask_BTF), rows.label[batch], rows.mask[batch], delta=rule.huber_delta
-        )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(network.parameters(), rule.clip_norm)
-        optimiser.step()
-        losses.append(loss.detach())
-    return healthy_loss(
+        losses.append(step(x_BTF, mask_BTF, loss_rows(rows, batch, rule, n_steps=windows.n_steps), rate=rate))
+    loss = healthy_loss(
         network, windows, rows, rule, batches, torch.stack(losses), epoch=(point + 1) / rule.checks
     )
+    return TrainedPart(loss, sum(len(batch) for batch in batches), rates[-1])
 
 
 def healthy_loss(
@@ -310,9 +302,7 @@ def healthy_loss(
     """
     sizes = torch.tensor([len(batch) for batch in batches], device=losses.device)
     loss = float((losses * sizes).sum() / sizes.sum())
-    used = torch.cat(batches)
-    label, mask = rows.label[used], rows.mask[used]
-    zero = float(masked_huber(torch.zeros_like(label), label, mask, delta=rule.huber_delta))
+    zero = zero_loss(rows, torch.cat(batches), rule, n_steps=windows.n_steps)
     if bool((broken := ~torch.isfinite(losses)).any()):
         first = int(torch.nonzero(broken)[0])
         row = _bad_row(network, windows, rows, batches[first])
@@ -324,6 +314,14 @@ def healthy_loss(
         message = f"the loss is {loss:.3g}, and predicting zero has {zero:.3g} on the same rows"
         raise _failure(message, rule, epoch=epoch, row=int(rows.index[worst[0]]))
     return loss
+
+
+def zero_loss(rows: TrainingRows, chosen: torch.Tensor, rule: FitRule, *, n_steps: int) -> float:
+    """Return the loss of predicting zero on some rows, given by their positions."""
+    labels, count = loss_rows(rows, chosen, rule, n_steps=n_steps), n_outputs(rule.loss)
+    shape = (len(chosen), count) if count > 1 else (len(chosen),)
+    output = torch.zeros(shape, device=labels.label.device)
+    return float(prediction_loss(rule.loss, output, labels, delta=rule.huber_delta))
 
 
 def _bad_row(network: nn.Module, windows: PanelWindows, rows: TrainingRows, batch: torch.Tensor) -> int:
@@ -345,14 +343,33 @@ def _failure(message: str, rule: FitRule, *, epoch: float, row: int) -> FitError
 
 def validate(
     network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule, progress: TrainingProgress
-) -> float:
-    prediction = predict_network(network, windows, rows.index)
-    loss = float(masked_huber(prediction, rows.label, rows.mask, delta=rule.huber_delta))
+) -> Validation:
+    """Return the loss and the correlation on valid rows.
+
+    Raises:
+        FitError: the loss is not finite.
+    """
+    output = network_outputs(network, windows, rows.index)
+    loss = output_loss(output, rows, rule, n_steps=windows.n_steps)
+    prediction = point_prediction(output)
     if not math.isfinite(loss):
         bad = rows.mask & ~(torch.isfinite(prediction) & torch.isfinite(rows.label))
         row, epoch = _first(rows.index, bad), (progress.point + 1) / rule.checks
         raise _failure(f"the loss on valid rows is {loss}", rule, epoch=epoch, row=row)
-    return loss
+    return Validation(loss, information_coefficient(prediction[rows.mask], rows.label[rows.mask]))
+
+
+def output_loss(output: torch.Tensor, rows: TrainingRows, rule: FitRule, *, n_steps: int) -> float:
+    """Return the loss of a network's outputs for rows."""
+    labels = loss_rows(rows, torch.arange(len(rows.index), device=output.device), rule, n_steps=n_steps)
+    return float(prediction_loss(rule.loss, output, labels, delta=rule.huber_delta))
+
+
+def information_coefficient(prediction: torch.Tensor, label: torch.Tensor) -> float:
+    """Return the correlation of predictions and labels, each (N,); NaN where either is constant."""
+    x, y = (part.to(torch.float64) - part.to(torch.float64).mean() for part in (prediction, label))
+    spread = float((x**2).sum() * (y**2).sum())
+    return float((x * y).sum()) / math.sqrt(spread) if len(x) and spread > 0 else math.nan
 
 
 def _first(index: torch.Tensor, bad: torch.Tensor) -> int:
@@ -360,18 +377,19 @@ def _first(index: torch.Tensor, bad: torch.Tensor) -> int:
 
 
 def mean_loss(network: nn.Module, windows: PanelWindows, rows: TrainingRows, rule: FitRule) -> float:
-    """Return the mean loss over rows in evaluation mode."""
+    """Return the loss over rows in evaluation mode."""
     rows = rows.to(windows.device)
-    return float(
-        masked_huber(
-            predict_network(network, windows, rows.index), rows.label, rows.mask, delta=rule.huber_delta
-        )
-    )
+    return output_loss(network_outputs(network, windows, rows.index), rows, rule, n_steps=windows.n_steps)
+
+
+def predict_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
+    """Return a network's predictions for rows, (N,) float32 on the windows' device."""
+    return point_prediction(network_outputs(network, windows, index))
 
 
 @torch.no_grad()
-def predict_network(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
-    """Return a network's predictions for rows, (N,) float32 on the windows' device."""
+def network_outputs(network: nn.Module, windows: PanelWindows, index: torch.Tensor) -> torch.Tensor:
+    """Return what a network computes for rows in evaluation mode: (N,) predictions, or (N, 3) quantiles."""
     network.eval()
     parts = [
         network(*windows.batch(chunk)) for chunk in torch.split(index.to(windows.device), _PREDICT_BATCH)
@@ -383,20 +401,29 @@ def advance(
     progress: TrainingProgress,
     network: nn.Module,
     rule: FitRule,
-    train_loss: float,
-    valid_loss: float | None,
+    trained: TrainedPart,
+    validated: Validation | None,
     *,
     last: int,
 ) -> None:
+    """Add a validation point to the progress, keep the best weights, and decide whether the run is done."""
     progress.point += 1
     losses = [entry.valid_loss for entry in progress.history]
     # Without valid rows the last point is the best.
-    if valid_loss is None or valid_loss < min(losses, default=math.inf):
+    if validated is None or validated.loss < min(losses, default=math.inf):
         progress.best_point = progress.point
         progress.best = weights_of(network)
-    logged = math.nan if valid_loss is None else valid_loss
+    logged = validated or Validation(math.nan, math.nan)
     progress.history.append(
-        EpochLog(progress.point / rule.checks, train_loss, logged, progress.best_point / rule.checks)
+        EpochLog(
+            progress.point / rule.checks,
+            trained.loss,
+            logged.loss,
+            progress.best_point / rule.checks,
+            valid_ic=logged.ic,
+            learning_rate=trained.learning_rate,
+            rows=trained.rows,
+        )
     )
     stale = progress.point - progress.best_point
     progress.is_done = progress.point >= last or stale >= rule.patience * rule.checks

@@ -15,6 +15,7 @@ It costs about as much as the ridge of each fold.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -26,14 +27,16 @@ from storage.errors import LeakError
 from training.data.folds import Fold
 from training.data.panel import Normaliser
 from training.data.stride import stride_phase
+from training.data.weights import uniqueness_weights
 from training.evaluation.period_net import complete_periods, net_by_period
 from training.evaluation.positions import PositionLedger
 from training.evaluation.selection import choose
 from training.models.baseline import BarRows
 from training.models.checkpoint import MANIFEST, load_checkpoint
 from training.models.device import derive_seed
-from training.models.losses import masked_huber
+from training.models.losses import LossRows, group_by_time, prediction_loss
 from training.models.ridge import Ridge
+from training.models.trainer import information_coefficient
 from training.night.artifacts import (
     TEST_PREDICTIONS,
     VALID_PREDICTIONS,
@@ -232,11 +235,15 @@ def _check_loss(
     history = folder.read(f"{path}/metrics.json")["history"]
     if not history:
         return 0
-    given = min(entry["valid_loss"] for entry in history if entry["valid_loss"] is not None)
-    delta = recipe.fit.huber_delta
-    expected = _loss(validated, rows.valid, delta)
-    if not np.isclose(given, expected, rtol=_LOSS):
-        of_test = np.isclose(given, _loss(tested, rows.test, delta), rtol=_LOSS)
+    best = min(
+        (entry for entry in history if entry["valid_loss"] is not None), key=lambda entry: entry["valid_loss"]
+    )
+    # The stored predictions of quantiles are medians, which have no pinball loss of the others, but an IC.
+    kind = "valid_ic" if recipe.fit.loss == "quantiles" else "valid_loss"
+    given = math.nan if best[kind] is None else best[kind]
+    expected = _criterion(validated, rows.valid, recipe)
+    if not np.isclose(given, expected, rtol=_LOSS, equal_nan=True):
+        of_test = np.isclose(given, _criterion(tested, rows.test, recipe), rtol=_LOSS)
         raise LeakError(
             f"validation is a test: the validation loss of {name} is {given:.6g}, that of its valid rows "
             f"{expected:.6g}" + (", and that of its test rows the same" if of_test else ""),
@@ -246,10 +253,21 @@ def _check_loss(
     return 1
 
 
-def _loss(found: Predictions, rows: torch.Tensor, delta: float) -> float:
-    used = torch.from_numpy(rows.numpy()[found.instrument, found.step] & np.isfinite(found.label))
-    label, prediction = torch.from_numpy(found.label), torch.from_numpy(found.prediction)
-    return float(masked_huber(prediction, label, used, delta=delta))
+def _criterion(found: Predictions, rows: torch.Tensor, recipe: Recipe) -> float:
+    """Return the validation loss of predictions on those of their rows that are in `rows`; of quantiles the IC."""
+    used = rows.numpy()[found.instrument, found.step] & np.isfinite(found.label)
+    label, prediction = torch.from_numpy(found.label[used]), torch.from_numpy(found.prediction[used])
+    if recipe.fit.loss == "quantiles":
+        return information_coefficient(prediction, label)
+    weight = None
+    if recipe.label.weights == "uniqueness":
+        place = torch.from_numpy(found.instrument[used]).long(), torch.from_numpy(found.step[used]).long()
+        labelled = torch.zeros_like(rows)
+        labelled[place] = True
+        weight = uniqueness_weights(labelled, recipe.label.horizon_bars)[place]
+    group = group_by_time(torch.from_numpy(found.step[used]).long())
+    labels = LossRows(label, torch.ones(len(label), dtype=torch.bool), weight, group)
+    return float(prediction_loss(recipe.fit.loss, prediction, labels, delta=recipe.fit.huber_delta))
 
 
 def _check_ridge(
@@ -264,7 +282,10 @@ def _check_ridge(
         block, labels = (lessons.block, lessons.labels) if teaches else (data.block, data.labels)
         mask = block.mask[part]
         x = normaliser.apply(block.values[part], mask)
-        return BarRows(x, mask.to(torch.float32), torch.zeros(len(x)), labels.label[part])
+        weight = None
+        if recipe.label.weights == "uniqueness":
+            weight = uniqueness_weights(part, recipe.label.horizon_bars)[part]
+        return BarRows(x, mask.to(torch.float32), torch.zeros(len(x)), labels.label[part], weight)
 
     train = rows.train & torch.from_numpy(phase == 0)
     expected = Ridge.fit(table(train, teaches=True), table(rows.valid, teaches=False)).weights()

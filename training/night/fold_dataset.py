@@ -20,7 +20,8 @@ from training.data.folds import TimeSpan, split_rows
 from training.data.panel import Normaliser
 from training.models.device import derive_seed
 from training.models.estimators import FoldContext
-from training.models.trainer import FitRule, epoch_batches
+from training.models.fit_rule import FitRule
+from training.models.trainer import epoch_batches
 from training.night.artifacts import NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fit_normaliser, fold_rows
 from training.night.preparation import read_fold

@@ -15,6 +15,7 @@ import torch
 from storage.logs import get_logger
 from training.data.folds import Fold, SplitRows, split_rows
 from training.data.panel import Normaliser
+from training.evaluation.conformal import ScoredRows, interval_coverage, interval_scores
 from training.evaluation.metrics import Score
 from training.models.checkpoint import CheckpointStamp, write_json
 from training.models.device import derive_seed
@@ -209,6 +210,10 @@ def _train_model(
     validated, tested = predict_rows(fitted, rows.validated, data), predict_rows(fitted, rows.test, data)
     for index, found in ((rows.validated, validated), (rows.test, tested)):
         check_predictions(context, index, found.prediction, model=stamp.model, fold=fold.index)
+    intervals = [
+        scored_rows(fitted, rows.validated, validated, data),
+        scored_rows(fitted, rows.test, tested, data),
+    ]
     write_predictions(target / TEST_PREDICTIONS, tested, data.panel)
     write_predictions(target / VALID_PREDICTIONS, validated, data.panel)
     write_json(
@@ -222,6 +227,7 @@ def _train_model(
             "budget": fitted.budget,
             "history": [asdict(entry) for entry in fitted.history],
             "rows": {"train": len(rows.train), "valid": len(rows.valid), "test": len(rows.test)},
+            "intervals": interval_coverage(*intervals),
             "valid": asdict(_score(predict_rows(fitted, rows.valid, data), recipe, stamp.seed)),
             "test": asdict(_score(tested, recipe, stamp.seed)),
         },
@@ -237,6 +243,20 @@ def predict_rows(model: FittedModel, index: torch.Tensor, data: NightData) -> Pr
         step=(index % n_steps).numpy().astype(np.int32),
         prediction=model.predict(index).to(torch.float32).numpy(),
         label=label.to(torch.float32).numpy(),
+    )
+
+
+def scored_rows(model: FittedModel, index: torch.Tensor, found: Predictions, data: NightData) -> ScoredRows:
+    """Return how far the labels of rows lie outside of what a model predicted, with the times of the rows."""
+    low = high = found.prediction
+    if model.quantiles is not None:
+        low, _, high = model.quantiles(index).numpy().T
+    labels = data.labels
+    return ScoredRows(
+        score=interval_scores(found.label, low, high),
+        half_width=(high - low).astype(np.float64) / 2,
+        decided_ns=labels.ts_decided_ns[found.step],
+        known_ns=labels.ts_span_end_ns[found.step],
     )
 
 

@@ -177,6 +177,7 @@ def check_labels(panel: Panel, labels: Labels, rule: LabelRule, *, grace_ns: int
     enter = _check_clocks(panel, labels, rule, grace_ns)
     leave, n_steps = enter + rule.horizon_bars, panel.n_steps
     mid = (panel.column("bid") + panel.column("ask")) / 2
+    returns = np.full(labels.mask.shape, np.nan)
     for row in range(panel.n_instruments):
         steps = torch.nonzero(labels.mask[row]).squeeze(-1)
         if len(steps) and int(steps[-1]) + leave >= n_steps:
@@ -188,7 +189,12 @@ def check_labels(panel: Panel, labels: Labels, rule: LabelRule, *, grace_ns: int
             torch.where(is_mid, mid[row, steps + bars], panel.column("close")[row, steps + bars])
             for bars in (enter, leave)
         ]
-        expected = (torch.log(ends[1] / ends[0]) / labels.scale[row, steps]).numpy()
+        returns[row, steps.numpy()] = torch.log(ends[1] / ends[0]).numpy()
+    if rule.target == "excess":
+        returns -= _market(returns)
+    for row in range(panel.n_instruments):
+        steps = torch.nonzero(labels.mask[row]).squeeze(-1)
+        expected = returns[row, steps.numpy()] / labels.scale[row, steps].numpy()
         given = labels.label[row, steps].to(torch.float64).numpy()
         differs = ~np.isclose(given, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
         if differs.any():
@@ -202,6 +208,13 @@ def check_labels(panel: Panel, labels: Labels, rule: LabelRule, *, grace_ns: int
             )
     _check_scale(panel, labels, rule)
     return int(labels.mask.sum())
+
+
+def _market(returns: np.ndarray) -> np.ndarray:
+    """Return the mean of the labelled returns of each step, (T,)."""
+    count = np.isfinite(returns).sum(axis=0)
+    mean: np.ndarray = np.nansum(returns, axis=0) / np.maximum(count, 1)
+    return mean
 
 
 def _check_clocks(panel: Panel, labels: Labels, rule: LabelRule, grace_ns: int) -> int:

@@ -26,8 +26,10 @@ from storage.settings import Settings
 from training.data.panel import Normaliser, PanelWindows
 from training.models.baseline import BarRows
 from training.models.controls import BASELINES, fit_baseline
+from training.models.fit_rule import FitRule
+from training.models.losses import n_outputs
 from training.models.networks import make_network
-from training.models.trainer import FitRule, TrainingRows, fit_network
+from training.models.trainer import TrainingRows, fit_network
 from training.night.artifacts import NightArtifacts
 from training.recipe import Recipe
 
@@ -223,7 +225,13 @@ def real_step(recipe: Recipe, *, device: torch.device, threads: int) -> Step:
             return
         index = torch.arange(rows)
         fit_network(
-            make_network(name, window_bars=recipe.window_bars, n_features=features, seed=0),
+            make_network(
+                name,
+                window_bars=recipe.window_bars,
+                n_features=features,
+                seed=0,
+                outputs=n_outputs(recipe.fit.loss),
+            ),
             _windows_of(values, mask, recipe, device),
             TrainingRows(index, label, torch.ones(rows, dtype=torch.bool)),
             None,
@@ -237,7 +245,7 @@ def real_step(recipe: Recipe, *, device: torch.device, threads: int) -> Step:
 
 def _one_epoch(rule: FitRule) -> FitRule:
     # A large learning rate of the recipe must not end a measurement with an error.
-    return replace(rule, epochs=1, checks=1, learning_rate=min(rule.learning_rate, 1e-3))
+    return replace(rule, epochs=1, checks=1, learning_rate=min(rule.learning_rate, 1e-3), warmup_epochs=0.0)
 
 
 def random_windows(recipe: Recipe, *, rows: int, device: torch.device) -> PanelWindows:

@@ -27,7 +27,7 @@ from storage.lake.lake import Lake
 from storage.lake.point_in_time import Basis
 from storage.logs import get_logger
 from training.data.folds import Fold, Leaks, SplitRows, TimeSpan, count_leaks, split_rows, walk_forward_folds
-from training.data.labels import BASES, Labels, make_labels, prices_at_close, trailing_return
+from training.data.labels import BASES, Labels, less_market, make_labels, prices_at_close, trailing_return
 from training.night.artifacts import Lessons, NightArtifacts, NightData
 from training.night.fold_training import FoldRows, fold_rows
 from training.night.input_audit import INPUT_AUDIT, InputAudit, check_labels, check_revisions, check_universe
@@ -130,8 +130,11 @@ def learn_rows(panel: Panel, block: FeatureBlock, recipe: Recipe, *, grace_ns: i
     """Return features, audited labels and past returns of a panel."""
     labels = make_labels(panel, recipe.label, grace_ns=grace_ns)
     check_labels(panel, labels, recipe.label, grace_ns=grace_ns)
-    past = trailing_return(prices_at_close(panel), recipe.label.horizon_bars) / labels.scale
-    return Lessons(block, labels, past)
+    past = trailing_return(prices_at_close(panel), recipe.label.horizon_bars)
+    if recipe.label.target == "excess":
+        past, seen = less_market(past, torch.isfinite(past))
+        past = torch.where(seen, past, torch.nan)
+    return Lessons(block, labels, past / labels.scale)
 
 
 def _audit_rows(folder: NightArtifacts, pinned: PinnedRows, lake: Lake, *, at: int) -> InputAudit:

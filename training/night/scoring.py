@@ -67,6 +67,7 @@ def make_fold_context(
         ts_open_ns=data.panel.ts_open_ns,
         phase=torch.from_numpy(night_phase(data, recipe)),
         stride=recipe.stride,
+        unique_bars=recipe.label.horizon_bars if recipe.label.weights == "uniqueness" else 0,
     )
 
 

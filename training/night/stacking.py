@@ -26,9 +26,10 @@ from training.data.panel import PanelWindows
 from training.models.checkpoint import ONE_BY_ONE, write_json
 from training.models.controls import BASELINES
 from training.models.device import compute_identity
+from training.models.fit_rule import FitRule
 from training.models.networks import make_network, network_code
 from training.models.stacked import StackedFit, fit_stacked
-from training.models.trainer import FitRule, TrainingRows, fit_network
+from training.models.trainer import TrainingRows, fit_network
 from training.night.paces import random_windows
 from training.recipe import Recipe
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,3 +148,51 @@ def test_constant_price_gives_no_scale() -> None:
 def test_rule_out_of_range_is_refused() -> None:
     with pytest.raises(SettingsError, match="horizon_bars from 1"):
         LabelRule(horizon_bars=0)
+
+
+EXCESS = LabelRule(horizon_bars=3, volatility_bars=10, target="excess")
+
+
+def test_excess_labels_are_returns_less_the_mean_return_of_the_same_span() -> None:
+    log_price = walk(instruments=4, steps=60, seed=2)
+    plain, excess = (
+        make_labels(panel_of(np.exp(log_price)), rule, grace_ns=GRACE_NS)
+        for rule in (replace(EXCESS, target="return"), EXCESS)
+    )
+    assert torch.equal(plain.mask, excess.mask)
+    assert torch.equal(plain.scale.nan_to_num(), excess.scale.nan_to_num())
+    returns = torch.where(plain.mask, plain.label.double() * plain.scale, 0.0)
+    expected = (returns - returns.mean(dim=0)) / plain.scale
+    torch.testing.assert_close(excess.label[plain.mask], expected[plain.mask].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_excess_labels_do_not_see_a_move_of_the_whole_market_nor_prices_after_their_span() -> None:
+    log_price = walk(instruments=4, steps=60, seed=2)
+    market, later = log_price.copy(), log_price.copy()
+    market[:, 40:] += 0.01
+    later[1, 40:] += 0.5
+    whole, moved, after = (
+        make_labels(panel_of(np.exp(x)), EXCESS, grace_ns=GRACE_NS) for x in (log_price, market, later)
+    )
+    # Spans that end before bar 40, and those across it, whose scales are from before.
+    ends = torch.from_numpy(whole.ts_span_end_ns) <= START_NS + 40 * MINUTE_NS
+    assert torch.equal(whole.label[:, ends], after.label[:, ends])
+    torch.testing.assert_close(whole.label[:, :39], moved.label[:, :39], rtol=1e-4, atol=1e-4)
+
+
+def test_too_few_instruments_make_no_market() -> None:
+    close = np.exp(walk(instruments=4, steps=40, seed=2))
+    close[0, 20:] = math.nan
+    close[1, 25:] = math.nan
+    labels = make_labels(panel_of(close), EXCESS, grace_ns=GRACE_NS)
+    observed = labels.mask.sum(dim=0)
+    assert set(observed.tolist()) == {0, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"target": "alpha"}, "label.target is 'alpha'"), ({"weights": "time"}, "label.weights is 'time'")],
+)
+def test_unknown_kinds_of_labels_are_refused(change: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        LabelRule(horizon_bars=3, **change)  # type: ignore[arg-type]

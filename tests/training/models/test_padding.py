@@ -15,8 +15,9 @@ from tests.training.builders import MINUTE_NS, block_of, panel_of, walk
 from tests.training.memory_night import RECIPE, context_of, data_of, fitted, fold_of, rows_in
 from training.data.panel import Normaliser, PanelWindows
 from training.models.device import prepare_device
+from training.models.fit_rule import FitRule
 from training.models.networks import NETWORKS, make_network
-from training.models.trainer import FitRule, TrainingRows, fit_network, predict_network
+from training.models.trainer import TrainingRows, fit_network, predict_network
 from training.night.fold_training import predict_rows
 from training.night.scoring import score_folds
 

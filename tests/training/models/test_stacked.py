@@ -12,10 +12,11 @@ from storage.errors import FitError, SettingsError
 from tests.training.builders import block_of
 from training.data.panel import Normaliser, PanelWindows
 from training.models.device import prepare_device
+from training.models.fit_rule import FitRule
 from training.models.mlp import WindowMLP
 from training.models.networks import make_network
 from training.models.stacked import StackedFit, fit_stacked
-from training.models.trainer import FitRule, TrainingProgress, TrainingRows, fit_network
+from training.models.trainer import TrainingProgress, TrainingRows, fit_network
 
 RULE = FitRule(epochs=3, batch=16, checks=2, patience=5, learning_rate=1e-2)
 LANES = 3
@@ -54,10 +55,31 @@ def is_same(a: TrainingProgress, b: TrainingProgress) -> bool:
     return weights and repr(a.cursor()) == repr(b.cursor())
 
 
-def test_stacked_fits_equal_single_ones_up_to_rounding(windows: PanelWindows) -> None:
-    stacked = fit_stacked(fits_of(windows, dropout=0.0), RULE, lanes=LANES)
-    for fit, done in zip(fits_of(windows, dropout=0.0), stacked, strict=True):
-        alone = fit_network(fit.network, windows, fit.train, fit.valid, RULE, seed=fit.seed)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RULE,
+        replace(RULE, schedule="cosine", warmup_epochs=0.7),
+        replace(RULE, loss="time_ic", order="chronological"),
+    ],
+    ids=["huber", "scheduled", "time_ic"],
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_stacked_fits_equal_single_ones_up_to_rounding(
+    rule: FitRule, weighted: bool, windows: PanelWindows
+) -> None:
+    def fits() -> list[StackedFit]:
+        made = fits_of(windows, dropout=0.0)
+        if not weighted:
+            return made
+        return [
+            replace(fit, train=replace(fit.train, weight=0.5 + torch.arange(len(fit.train.index)) % 3))
+            for fit in made
+        ]
+
+    stacked = fit_stacked(fits(), rule, lanes=LANES)
+    for fit, done in zip(fits(), stacked, strict=True):
+        alone = fit_network(fit.network, windows, fit.train, fit.valid, rule, seed=fit.seed)
         assert alone.best_point == done.best_point
         for name, weights in alone.best.items():
             torch.testing.assert_close(done.best[name], weights, rtol=0, atol=2e-6)

@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,19 +18,22 @@ from tests.training.builders import block_of, stamp_of
 from training.data.panel import Normaliser, PanelWindows
 from training.models.checkpoint import load_checkpoint, save_checkpoint
 from training.models.device import derive_seed, prepare_device
+from training.models.fit_rule import FitRule
 from training.models.losses import masked_huber
 from training.models.networks import NETWORKS, make_network
 from training.models.trainer import (
-    FitRule,
     TrainingProgress,
     TrainingRows,
     fit_network,
     mean_loss,
+    network_outputs,
+    part_rates,
     predict_network,
 )
 
 N = 60
 RULE = FitRule(epochs=3, batch=16, patience=5, learning_rate=1e-2)
+SCHEDULED = replace(RULE, schedule="cosine", warmup_epochs=0.7, loss="time_ic", order="chronological")
 
 
 def windows_of(made: FeatureBlock) -> PanelWindows:
@@ -51,6 +55,79 @@ def network_of(name: str, windows: PanelWindows, seed: int = 3) -> torch.nn.Modu
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_rates_rise_then_follow_the_cosine_of_torch() -> None:
+    rule = FitRule(epochs=6, learning_rate=0.02, schedule="cosine", warmup_epochs=2, final_rate=0.1)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=0.02)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=40, eta_min=0.002)
+    rates = [rate for point in range(6 * rule.checks) for rate in part_rates(10, rule, point)]
+    assert len(rates) == 60
+    assert rates[0] == pytest.approx(0.0002)
+    assert np.diff(rates[:21]) == pytest.approx(np.full(20, 0.02 * 0.99 / 20))
+    for rate in rates[20:]:
+        assert rate == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        torchs.step()
+
+
+def test_a_refit_of_some_points_takes_the_first_steps_of_a_whole_run() -> None:
+    windows = windows_of(block_of())
+    train = rows_of(windows, 0, 40)
+    found = {}
+    fit_network(
+        network_of("lstm", windows),
+        windows,
+        train,
+        None,
+        SCHEDULED,
+        seed=1,
+        save=lambda progress: found.update({progress.point: progress.best}),
+    )
+    refit = fit_network(network_of("lstm", windows), windows, train, None, SCHEDULED, seed=1, points=5)
+    assert same(refit.best, found[5])
+
+
+def test_rows_that_weigh_nothing_train_nothing() -> None:
+    windows = windows_of(block_of())
+    train = rows_of(windows, 0, 40)
+    weight = (torch.arange(40) % 2).float()
+    wrong = replace(train, label=torch.where(weight > 0, train.label, 50.0), weight=weight)
+    right = replace(train, weight=weight)
+    found = [
+        fit_network(network_of("mlp", windows), windows, rows, None, RULE, seed=1).best
+        for rows in (wrong, right, train)
+    ]
+    assert same(found[0], found[1])
+    assert not same(found[1], found[2])
+
+
+def test_history_says_how_the_run_went() -> None:
+    windows = windows_of(block_of())
+    train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
+    done = fit_network(network_of("mlp", windows), windows, train, valid, SCHEDULED, seed=1)
+    first, last = done.history[0], done.history[-1]
+    assert (first.rows, first.learning_rate, math.isnan(first.valid_ic)) == (0, 0.0, True)
+    assert sum(entry.rows for entry in done.history) == 40 * SCHEDULED.epochs
+    assert last.learning_rate < max(entry.learning_rate for entry in done.history)
+    network = network_of("mlp", windows)
+    network.load_state_dict(done.best)
+    predicted = predict_network(network, windows, valid.index).numpy()
+    best = done.history[done.best_point].valid_ic
+    assert best == pytest.approx(np.corrcoef(predicted, valid.label.numpy())[0, 1], abs=1e-5)
+
+
+def test_quantiles_are_trained_and_cover_their_share() -> None:
+    windows = windows_of(block_of(steps=400))
+    draw = torch.Generator().manual_seed(5)
+    train = replace(rows_of(windows, 0, 1_000), label=torch.randn(1_000, generator=draw))
+    network = make_network("mlp", window_bars=4, n_features=windows.n_features, seed=1, outputs=3)
+    rule = FitRule(epochs=8, batch=50, learning_rate=1e-2, loss="quantiles")
+    fit_network(network, windows, train, None, rule, seed=1)
+    low, middle, high = network_outputs(network, windows, train.index).unbind(1)
+    assert 0.8 < float(((train.label > low) & (train.label < high)).float().mean()) < 0.97
+    assert 0.4 < float((train.label > middle).float().mean()) < 0.6
 
 
 def test_masked_huber_equals_torch_on_observed_labels() -> None:
@@ -169,13 +246,14 @@ def save_point(folder: Path, progress: TrainingProgress) -> None:
 
 
 @pytest.mark.parametrize("point", [0, 6])
+@pytest.mark.parametrize("rule", [RULE, SCHEDULED], ids=["constant", "scheduled"])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_resumed_training_equals_uninterrupted_training_to_the_bit(
-    name: str, point: int, tmp_path: Path
+    name: str, rule: FitRule, point: int, tmp_path: Path
 ) -> None:
     windows = windows_of(block_of())
     train, valid = rows_of(windows, 0, 40), rows_of(windows, 40, N)
-    whole = fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1)
+    whole = fit_network(network_of(name, windows), windows, train, valid, rule, seed=1)
 
     def save_then_die(progress: TrainingProgress) -> None:
         save_point(tmp_path, progress)
@@ -183,12 +261,12 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_network(network_of(name, windows), windows, train, valid, RULE, seed=1, save=save_then_die)
+        fit_network(network_of(name, windows), windows, train, valid, rule, seed=1, save=save_then_die)
     saved = load_checkpoint(tmp_path, expect=stamp_of().expectations())
     assert saved.cursor["point"] == point
     resume = TrainingProgress.resume(saved.cursor, best=saved.weights, state=saved.state)
     fresh = network_of(name, windows, seed=99)
-    resumed = fit_network(fresh, windows, train, valid, RULE, seed=1, resume=resume)
+    resumed = fit_network(fresh, windows, train, valid, rule, seed=1, resume=resume)
     assert same(resumed.best, whole.best)
     assert same(resumed.state["weights"], whole.state["weights"])
     assert resumed.history == whole.history

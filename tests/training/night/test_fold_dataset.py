@@ -16,8 +16,9 @@ from storage.errors import ContractError, SettingsError
 from tests.training.builders import GRACE_NS, panel_of, walk
 from tests.training.memory_night import RECIPE, context_of, data_of, fold_of, rows_in
 from training.data.folds import Fold
+from training.models.fit_rule import FitRule
 from training.models.row_order import RowOrder
-from training.models.trainer import FitRule, fit_network
+from training.models.trainer import fit_network
 from training.night.artifacts import NightData
 from training.night.fold_dataset import FoldDataset, Sample
 from training.night.fold_training import FoldRows

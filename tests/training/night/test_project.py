@@ -22,8 +22,8 @@ from training.data.panel import Normaliser, PanelWindows
 from training.models.checkpoint import CheckpointStamp, load_checkpoint, stored_project
 from training.models.device import prepare_device
 from training.models.estimators import FoldContext, fit_model, load_model
+from training.models.fit_rule import FitRule
 from training.models.networks import make_network, network_code, networks
-from training.models.trainer import FitRule
 from training.night.artifacts import NightArtifacts, used_project
 from training.night.project_restore import restore_project
 from training.night.steps import open_night

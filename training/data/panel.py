@@ -191,7 +191,9 @@ class _HostBlock:
     def gather(self, rows: torch.Tensor, window: int, *, into: torch.Tensor | None = None) -> torch.Tensor:
         """Return windows that end at rows, (B, window, 2 F) on the CPU."""
         rows = rows.cpu().contiguous()
-        both = torch.empty(len(rows), window, 2 * self._values.shape[2]) if into is None else into[: len(rows)]
+        both = (
+            torch.empty(len(rows), window, 2 * self._values.shape[2]) if into is None else into[: len(rows)]
+        )
         _gather(self._values, self._mask, *self._affine, self._clip, rows.numpy(), both.numpy())
         return both
 

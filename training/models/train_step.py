@@ -14,6 +14,7 @@ from torch import nn
 
 from training.models.fit_rule import FitRule
 from training.models.losses import LossRows, prediction_loss
+from training.models.whole_windows import predict_whole
 
 _FUSED: Final = frozenset({"cpu", "cuda"})
 _EAGER_STEPS: Final = 3
@@ -62,21 +63,21 @@ class TrainStep:
         self._graph: _StepGraph | None = None
         self._done = 0
 
-    def __call__(self, x: torch.Tensor, mask: torch.Tensor, rows: LossRows, *, rate: float) -> torch.Tensor:
+    def __call__(self, both: torch.Tensor, rows: LossRows, *, rate: float) -> torch.Tensor:
         """Train on one batch at a learning rate, and return its loss, without waiting for the device."""
         self._set_rate(rate)
-        if self._device.type != "cuda" or not self._rule.cuda_graphs or len(x) < self._rule.batch:
-            return self._step(x, mask, rows)
+        if self._device.type != "cuda" or not self._rule.cuda_graphs or len(both) < self._rule.batch:
+            return self._step(both, rows)
         self._done += 1
         if self._done <= _EAGER_STEPS:
-            return self._on_side_stream(x, mask, rows)
+            return self._on_side_stream(both, rows)
         if self._graph is None:
-            self._graph = _StepGraph(self, x, mask, rows)
-        return self._graph.replay(x, mask, rows)
+            self._graph = _StepGraph(self, both, rows)
+        return self._graph.replay(both, rows)
 
-    def _step(self, x: torch.Tensor, mask: torch.Tensor, rows: LossRows) -> torch.Tensor:
+    def _step(self, both: torch.Tensor, rows: LossRows) -> torch.Tensor:
         with reduced_precision(self._rule, self._device):
-            output = self._network(x, mask)
+            output = predict_whole(self._network, both)
         loss = prediction_loss(self._rule.loss, output.float(), rows, delta=self._rule.huber_delta)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -89,11 +90,11 @@ class TrainStep:
             # A graph reads the rate from the device; elsewhere a number is faster.
             group["lr"] = self._rate.fill_(rate) if group["capturable"] else rate
 
-    def _on_side_stream(self, x: torch.Tensor, mask: torch.Tensor, rows: LossRows) -> torch.Tensor:
+    def _on_side_stream(self, both: torch.Tensor, rows: LossRows) -> torch.Tensor:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
-            loss = self._step(x, mask, rows)
+            loss = self._step(both, rows)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         return loss
 
@@ -101,26 +102,26 @@ class TrainStep:
 class _StepGraph:
     """One captured step, which reads its batch from tensors of its own."""
 
-    def __init__(self, step: TrainStep, x: torch.Tensor, mask: torch.Tensor, rows: LossRows) -> None:
-        self._inputs = [part.clone() for part in _tensors(x, mask, rows)]
+    def __init__(self, step: TrainStep, both: torch.Tensor, rows: LossRows) -> None:
+        self._inputs = [part.clone() for part in _tensors(both, rows)]
         parts = iter(self._inputs)
-        own_x, own_mask, label, observed = (next(parts) for _ in range(4))
+        own_both, label, observed = (next(parts) for _ in range(3))
         weight = next(parts) if rows.weight is not None else None
         own = LossRows(label, observed, weight, next(parts) if rows.group is not None else None)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._loss = step._step(own_x, own_mask, own)
+            self._loss = step._step(own_both, own)
 
-    def replay(self, x: torch.Tensor, mask: torch.Tensor, rows: LossRows) -> torch.Tensor:
-        for own, given in zip(self._inputs, _tensors(x, mask, rows), strict=True):
+    def replay(self, both: torch.Tensor, rows: LossRows) -> torch.Tensor:
+        for own, given in zip(self._inputs, _tensors(both, rows), strict=True):
             own.copy_(given)
         self._graph.replay()
         return self._loss.clone()
 
 
-def _tensors(x: torch.Tensor, mask: torch.Tensor, rows: LossRows) -> list[torch.Tensor]:
+def _tensors(both: torch.Tensor, rows: LossRows) -> list[torch.Tensor]:
     more = [part for part in (rows.weight, rows.group) if part is not None]
-    return [x, mask, rows.label, rows.mask, *more]
+    return [both, rows.label, rows.mask, *more]
 
 
 def reduced_precision(rule: FitRule, device: torch.device) -> AbstractContextManager[object]:

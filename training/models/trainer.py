@@ -29,6 +29,7 @@ from training.models.losses import (
 )
 from training.models.row_order import order_rows
 from training.models.train_step import TrainStep, make_optimiser
+from training.models.whole_windows import predict_whole
 
 _PREDICT_BATCH: Final = 4096
 DIVERGED: Final = 10.0
@@ -275,10 +276,10 @@ def _train_part(
     if not batches:
         return NOT_TRAINED
     network.train()
-    losses = []
+    losses, buffer = [], windows.buffer(rule.batch)
     for batch, rate in zip(batches, rates, strict=True):
-        x_BTF, mask_BTF = windows.batch(rows.index[batch])
-        losses.append(step(x_BTF, mask_BTF, loss_rows(rows, batch, rule, n_steps=windows.n_steps), rate=rate))
+        both_BTG = windows.gather(rows.index[batch], into=buffer)
+        losses.append(step(both_BTG, loss_rows(rows, batch, rule, n_steps=windows.n_steps), rate=rate))
     loss = healthy_loss(
         network, windows, rows, rule, batches, torch.stack(losses), epoch=(point + 1) / rule.checks
     )
@@ -392,7 +393,8 @@ def network_outputs(network: nn.Module, windows: PanelWindows, index: torch.Tens
     """Return what a network computes for rows in evaluation mode: (N,) predictions, or (N, 3) quantiles."""
     network.eval()
     parts = [
-        network(*windows.batch(chunk)) for chunk in torch.split(index.to(windows.device), _PREDICT_BATCH)
+        predict_whole(network, windows.gather(chunk))
+        for chunk in torch.split(index.to(windows.device), _PREDICT_BATCH)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, device=windows.device)
 

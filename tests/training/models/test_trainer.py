@@ -289,7 +289,7 @@ def test_run_killed_between_two_points_of_an_epoch_resumes_to_the_same_bits(tmp_
     child = os.fork()
     if child == 0:
         doomed = network_of("mlp", windows)
-        doomed.register_forward_pre_hook(die)
+        doomed.body.register_forward_pre_hook(die)
         fit_network(doomed, windows, train, valid, RULE, seed=1, save=save)
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL

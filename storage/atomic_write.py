@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from storage.system_calls import sync_file
+
 
 def temporary_path(path: Path, *, is_unique: bool = True) -> Path:
     """Return the hidden path beside `path` under which its next content is written.
@@ -81,6 +83,6 @@ def sync(path: Path) -> None:
     """Wait until the disk has the content of a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync_file(handle)
     finally:
         os.close(handle)

@@ -16,6 +16,7 @@ from storage.settings import Settings, load_settings
 from tests.paths import SHARED
 
 pytest_plugins = [
+    "tests.plugins.absent_calls",
     "tests.plugins.cheap_lakes",
     "tests.plugins.cpu_report",
     "tests.plugins.groups",

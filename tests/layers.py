@@ -28,9 +28,11 @@ ARROWS: Final[dict[str, frozenset[str]]] = {
 
 UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
     "storage": {
+        "atomic_write": "system_calls",
         "clock": "errors",
         "contracts": "errors",
-        "lake": "atomic_write clock code_version contracts errors file_lock logs object_store settings",
+        "lake": "atomic_write clock code_version contracts errors file_lock logs object_store settings "
+        "system_calls",
         "logs": "errors",
         "project": "atomic_write errors",
         "settings": "clock errors",

@@ -5,7 +5,6 @@ A store accepts a file whole or not at all. It compares a stored file by size an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from storage.object_store import (
     content_of,
     split_address,
 )
+from storage.system_calls import drop_from_cache, sync_file
 
 
 class BackupStore(Protocol):
@@ -67,9 +67,9 @@ class FolderBackupStore:
                 while chunk := source.read(CHUNK_BYTES):
                     sink.write(chunk)
                 sink.flush()
-                os.fsync(sink.fileno())
-                # Drop the page cache, so that the comparison reads what the disk has.
-                os.posix_fadvise(sink.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                sync_file(sink.fileno())
+                # So that the comparison reads what the disk has, where the system can be asked.
+                drop_from_cache(sink.fileno())
             if content_of(part) != content:
                 raise JournalError(f"the copy of {name} in {self._folder} holds other bytes")
             publish(part, target, is_synced=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from storage.file_lock import file_lock
 from storage.logs import get_logger
 from storage.object_store import FileContent, content_of
 from storage.settings import Settings
+from storage.system_calls import sync_file
 
 logger = get_logger(__name__)
 
@@ -276,7 +276,7 @@ def _note_removed(settings: Settings, recording: StoredRecording, now_ns: int) -
     with (settings.journal_dir / REMOVED).open("a", encoding="utf-8") as notes:
         notes.write(json.dumps(line) + "\n")
         notes.flush()
-        os.fsync(notes.fileno())
+        sync_file(notes.fileno())
 
 
 def _read_copied(folder: Path, to: str) -> dict[str, FileContent]:

@@ -39,6 +39,7 @@ from ingest.journal.records import Record, RecordBatch, RecordKind
 from storage.atomic_write import sync
 from storage.code_version import code_version
 from storage.errors import JournalError
+from storage.system_calls import sync_data
 
 
 class JournalWriter:
@@ -149,9 +150,9 @@ class JournalWriter:
                 for batch in _blocks_of(pending):
                     self._write_bytes(pack_block(batch, self._packer))
                 if sync:
-                    os.fdatasync(self._handle)
+                    sync_data(self._handle)
                 if self._written_bytes >= self._segment_bytes:
-                    os.fdatasync(self._handle)
+                    sync_data(self._handle)
                     full, self._handle = self._handle, None
                     os.close(full)
                     self._open_segment()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from storage.errors import SettingsError
+from storage.system_calls import sync_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def load_secrets(path: Path) -> tuple[Secrets, bool]:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(made), file, indent=2)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     return made, True
 
 

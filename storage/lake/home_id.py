@@ -7,7 +7,6 @@ the home, and is made by the first write. A rebuilt lake keeps it.
 from __future__ import annotations
 
 import math
-import os
 import uuid
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from storage.atomic_write import sync, write_atomic
 from storage.errors import LakeError
 from storage.file_lock import file_lock
+from storage.system_calls import sync_file
 
 _FILE: Final = "home.id"
 
@@ -51,6 +51,6 @@ def _make(path: Path) -> str:
         text = uuid.uuid4().hex[:16]
         file.write(text + "\n")
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     sync(path.parent)
     return text

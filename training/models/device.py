@@ -19,6 +19,7 @@ import torch
 
 from storage.errors import SettingsError
 from storage.logs import get_logger
+from storage.system_calls import usable_cores
 
 logger = get_logger(__name__)
 
@@ -47,7 +48,7 @@ def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
         )
     if kind == "auto":
         kind = next(name for name, there in available.items() if there)
-    count = threads or _cores()
+    count = threads or usable_cores()
     torch.set_num_threads(count)
     # cuBLAS is reproducible only with a fixed workspace, read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -102,12 +103,6 @@ def _driver_answer() -> str:
         return f"nvidia-smi cannot be run: {error.strerror}"
     said = " ".join((done.stdout + done.stderr).split())
     return f"the NVIDIA driver says {said[:200]!r} (nvidia-smi, exit code {done.returncode})"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""A whole night in one process, with the same steps as the nightly DAG."""
+"""A whole night without Airflow, with the same steps as the nightly DAG; folds are trained by a runner."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from serving.schedule import night_until, nightly_interval_s
 from storage.clock import WallTime, parse_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from training.models.device import available_device
 from training.models.trainer import EpochLog
 from training.night.artifacts import NightArtifacts
 from training.night.recipe_choice import RecipeChoice, choose_recipe
-from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_fold, train_stacked
+from training.night.runners import count_workers
+from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_folds
 from training.night.time_budget import ESTIMATE, describe_time, remaining_time
 
 
@@ -60,26 +62,33 @@ def run_night(
     """Run all steps of a night and write its report; finished steps are not repeated.
 
     Args:
-        settings: the home, the seed and the device.
+        settings: the home, the seed, the device and the runner.
         recipe, since, until, at, within_s: see `training.night.steps.open_night`.
         on_step: called before each step with its description, and with the time left where that is estimated.
     """
     on_step("pinning the data")
-    night = open_night(settings, recipe=recipe, since=since, until=until, at=at, within_s=within_s)
+    training = settings.training
+    workers = count_workers(
+        training.runner, training.workers, threads=training.threads, device=available_device(training.device)
+    )
+    night = open_night(
+        settings, recipe=recipe, since=since, until=until, at=at, within_s=within_s, workers=workers
+    )
     progress = NightProgress(NightArtifacts.find(settings, night), on_step)
-    progress.begin("build_panel", "building and proving features")
+    progress.begin("build_panel", text="building and proving features")
     build_panel(settings, night)
-    progress.begin("plan_folds", "planning folds")
+    progress.begin("plan_folds", text="planning folds")
     folds = plan_folds(settings, night)
 
     def tell_epoch(model: str, fold: int, log: EpochLog) -> None:
         progress.tell(f"training fold {fold + 1} of {len(folds)}: {model}, epoch {log.epoch:g}")
 
-    train_stacked(settings, night, on_epoch=tell_epoch)
-    for fold in folds:
-        progress.begin(f"train_fold-{fold:02d}", f"training fold {fold + 1} of {len(folds)}")
-        train_fold(settings, night, fold, on_epoch=tell_epoch)
-    progress.begin("judge_night", "judging the challenger")
+    processes = f" in {workers} processes" if workers > 1 else ""
+    progress.begin(
+        *(f"train_fold-{fold:02d}" for fold in folds), text=f"training {len(folds)} folds{processes}"
+    )
+    train_folds(settings, night, on_epoch=tell_epoch)
+    progress.begin("judge_night", text="judging the challenger")
     verdict = judge_night(settings, night)
     on_step("writing the report")
     page = write_report(settings, night)
@@ -128,20 +137,21 @@ class NightProgress:
         self._on_step, self._clock = on_step, clock
         self._estimate: dict[str, Any] = folder.read(ESTIMATE) if folder.has(ESTIMATE) else {}
         self._done: dict[str, float] = {}
-        self._step, self._began_s = "", clock()
+        self._begun: tuple[str, ...] = ()
+        self._began_s = clock()
 
-    def begin(self, step: str, text: str) -> None:
-        """Finish the step before, and begin one."""
+    def begin(self, *steps: str, text: str) -> None:
+        """Finish the steps before, and begin one, or several that run at once."""
         now_s = self._clock()
-        if self._step:
-            self._done[self._step] = now_s - self._began_s
-        self._step, self._began_s = step, now_s
+        for step in self._begun:
+            self._done[step] = (now_s - self._began_s) / len(self._begun)
+        self._begun, self._began_s = steps, now_s
         self.tell(text)
 
     def tell(self, text: str) -> None:
         """Describe what is done, with the time left and the estimate of the whole."""
         if self._estimate:
             spent_s = self._clock() - self._began_s
-            left_s = remaining_time(self._estimate, self._done, self._step, spent_s)
+            left_s = remaining_time(self._estimate, self._done, self._begun, spent_s)
             text += f"; about {describe_time(left_s)} left of {describe_time(self._estimate['seconds'])}"
         self._on_step(text)

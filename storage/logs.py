@@ -16,6 +16,7 @@ import structlog
 from storage.errors import SettingsError
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+_shown: list[str] = ["info"]
 
 
 def configure_logs(*, level: str = "info", json: bool | None = None) -> None:
@@ -27,6 +28,7 @@ def configure_logs(*, level: str = "info", json: bool | None = None) -> None:
     """
     if level not in LEVELS:
         raise SettingsError(f"log level {level!r} does not exist", hint=f"use one of: {', '.join(LEVELS)}")
+    _shown[0] = level
     if json is None:
         json = os.environ.get("TICKWALK_LOG", "text") == "json"
     renderer: Any = (
@@ -47,6 +49,11 @@ def configure_logs(*, level: str = "info", json: bool | None = None) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def shown_level() -> str:
+    """Return the least level that this process shows, for processes that it starts."""
+    return _shown[0]
 
 
 def get_logger(name: str) -> Any:

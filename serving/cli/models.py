@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serving.cli.context import console, notes, settings_of
 from serving.cli.progress import step_progress
+
+if TYPE_CHECKING:
+    from storage.settings import Settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,6 +57,14 @@ def nightly(
             help="Hours in which it must end; 0: no limit; default: until the next by airflow.nightly."
         ),
     ] = None,
+    runner: Annotated[
+        str | None,
+        typer.Option(help="What trains the folds: pool, sequential or ray; default: `training.runner`."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that train at once; 0: as many as fit; default: `training.workers`."),
+    ] = None,
 ) -> None:
     """Retrain, evaluate and report once, without Airflow.
 
@@ -62,14 +73,17 @@ def nightly(
     `tickwalk recipes check` lists them. Its time is estimated first: a night that would not end before the next one
     has fewer seeds, if the recipe allows, or is refused.
 
-    Example: `tickwalk nightly --recipe candles --since 2026-11-01`
+    Folds are trained in several processes, by default as many as the cores divided by `training.threads`. Results do
+    not depend on the runner or on the number of processes, and a process that dies is replaced.
+
+    Example: `tickwalk nightly --recipe candles --since 2026-11-01 --workers 4`
     """
     from serving.nightly import pick_recipe, run_night
     from storage.clock import iso
     from training.night.artifacts import NightArtifacts
     from training.night.readable_range import cut_of
 
-    settings = settings_of(context)
+    settings = _with_runner(settings_of(context), runner, workers)
     if recipe is None:
         chosen = pick_recipe(settings, since=since, until=until, at=at)
         notes.print(f"recipe:   {chosen.recipe} ({chosen.reason})", highlight=False, markup=False)
@@ -91,6 +105,16 @@ def nightly(
             f"holdout:  bars from {iso(cut[0])} to {iso(cut[1])} are sealed, so the night ends before",
             highlight=False,
         )
+
+
+def _with_runner(settings: Settings, runner: str | None, workers: int | None) -> Settings:
+    """Return the settings with the runner and the number of processes that were given as options."""
+    from dataclasses import replace
+
+    training = settings.training
+    chosen = training.runner if runner is None else runner
+    count = training.workers if workers is None else workers
+    return replace(settings, training=replace(training, runner=chosen, workers=count))
 
 
 def _limit_s(context: typer.Context, hours: float | None) -> float:

@@ -43,15 +43,27 @@ class TrainingSettings:
     recipe: str = ""
     """Recipe of a night that names none: a name, or the path of a TOML file; empty: the only one that fits the lake."""
     device: str = "auto"
-    """Device of torch: `auto`, `cpu`, `cuda` or `mps`."""
+    """Device of torch: `auto` (a CUDA GPU, else the CPU), `cpu`, `cuda`, or `mps`, which is untested."""
     seed: int = 7
     """Random seed of a night."""
     threads: int = 1
     """CPU threads of torch; 0: all cores. On a busy machine two threads took 20 times as long as one."""
     stacking: str = "auto"
     """Several fits of a network as one program: `auto` where that was measured to be faster, `on` or `off`."""
+    runner: str = "pool"
+    """What trains the folds of `tickwalk nightly`: `pool` (processes on this machine), `sequential` or `ray`."""
+    workers: int = 0
+    """Processes of the runner; 0: one for each GPU, or as many as the cores divided by `threads`."""
 
     def __post_init__(self) -> None:
+        if self.runner not in ("pool", "sequential", "ray"):
+            raise SettingsError(
+                f"training.runner is {self.runner!r}", hint="set it to pool, sequential or ray"
+            )
+        if self.workers < 0:
+            raise SettingsError(
+                f"training.workers is {self.workers}", hint="set it to 0, as many as fit, or more"
+            )
         if self.stacking not in ("auto", "on", "off"):
             raise SettingsError(f"training.stacking is {self.stacking!r}", hint="set it to auto, on or off")
         if self.device not in ("auto", "cpu", "cuda", "mps"):

@@ -88,9 +88,9 @@ def test_each_step_is_described_with_the_time_left_of_the_estimate(tmp_path: Pat
         {"seconds": 600.0, "steps": {"build_panel": 120.0, "plan_folds": 0.0, "train_fold-00": 480.0}},
     )
     progress = NightProgress(folder, said.append, clock=lambda: now_s)
-    progress.begin("build_panel", "building")
+    progress.begin("build_panel", text="building")
     now_s = 60.0
-    progress.begin("train_fold-00", "training fold 1 of 1")
+    progress.begin("train_fold-00", text="training fold 1 of 1")
     now_s = 180.0
     progress.tell("training fold 1 of 1: mlp, epoch 2")
     assert said == [
@@ -99,5 +99,5 @@ def test_each_step_is_described_with_the_time_left_of_the_estimate(tmp_path: Pat
         "training fold 1 of 1: mlp, epoch 2; about 2 min left of 10 min",
     ]
     (tmp_path / ESTIMATE).unlink()
-    NightProgress(folder, said.append).begin("build_panel", "building")
+    NightProgress(folder, said.append).begin("build_panel", text="building")
     assert said[-1] == "building", "a night that was not estimated"

@@ -30,24 +30,13 @@ def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
     """Set torch up for reproducible training and return the device.
 
     Args:
-        kind: `cuda`, `mps` or `cpu`; `auto` selects the first of these that is available.
+        kind: see `available_device`.
         threads: threads of torch on the CPU; 0 uses all cores that this process may use.
-
-    A device that was asked for by name is never replaced by another.
 
     Raises:
         SettingsError: the device is not available; for `cuda` with what torch and the driver say.
     """
-    asked = kind
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if kind != "auto" and not available.get(kind, False):
-        why = f": {_cuda_obstacle()}" if kind == "cuda" else ""
-        raise SettingsError(
-            f"training.device is {kind!r}, and this machine or this torch build has none{why}",
-            hint=f"set it to auto, or to one of: {', '.join(k for k, there in available.items() if there)}",
-        )
-    if kind == "auto":
-        kind = next(name for name, there in available.items() if there)
+    asked, kind = kind, available_device(kind)
     count = threads or usable_cores()
     torch.set_num_threads(count)
     # cuBLAS is reproducible only with a fixed workspace, read when CUDA starts.
@@ -55,7 +44,31 @@ def prepare_device(kind: str = "auto", *, threads: int = 0) -> torch.device:
     # The same switch as use_deterministic_algorithms, without its import of the compiler (measured: 3 to 8 s).
     torch.set_deterministic_debug_mode("error")
     _log_device(kind, count, asked)
+    if kind == "mps":
+        logger.warning("device is untested", device=kind)
     return torch.device(kind)
+
+
+def available_device(kind: str) -> str:
+    """Return the device that `training.device` means here; one that was asked for by name is never replaced.
+
+    Args:
+        kind: `cuda`, `mps` or `cpu`; `auto` is `cuda` where there is a GPU and else `cpu`. It never is `mps`, since
+            nights have not been tested there: equal bits, and results like those of a CPU, are not known.
+
+    Raises:
+        SettingsError: the device is not available; for `cuda` with what torch and the driver say.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        return "cuda" if available["cuda"] else "cpu"
+    if not available.get(kind, False):
+        why = f": {_cuda_obstacle()}" if kind == "cuda" else ""
+        raise SettingsError(
+            f"training.device is {kind!r}, and this machine or this torch build has none{why}",
+            hint=f"set it to auto, or to one of: {', '.join(k for k, there in available.items() if there)}",
+        )
+    return kind
 
 
 def compute_identity(device: torch.device) -> dict[str, Any]:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from storage.atomic_write import write_atomic
 from storage.clock import width_ns
 from storage.code_version import code_version, lock_hash, sources_hash
 from storage.errors import CheckpointError, GateError
+from storage.file_lock import file_lock
 from storage.lake.fees import FeeSchedule
 from storage.project import is_user_code, project_code
 from storage.settings import Settings
@@ -219,6 +221,14 @@ class NightArtifacts:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value)
+
+    def update(self, name: str, entries: Mapping[str, Any]) -> None:
+        """Add entries to a JSON file atomically; several processes may do so at once."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        busy = CheckpointError(f"another process writes {path}", hint="run the step again when it has ended")
+        with file_lock(path.with_name(f".{path.name}.lock"), error=busy, timeout_s=math.inf):
+            self.write(name, (self.read(name) if self.has(name) else {}) | dict(entries))
 
     @staticmethod
     def model_name(model: str, number: int = 0) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -149,40 +150,59 @@ class FoldFits:
         return context
 
 
-def train_models(own: FoldFits, *, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
-    """Train every model and seed that no night has trained on the same rows, and return the test IC of each.
+def is_trained(folder: NightArtifacts, fold: int, model: str, number: int) -> bool:
+    """Return whether a night has the fit of one model and seed on a fold; `fit.json` is linked last."""
+    return folder.has(f"{folder.model_path(fold, model, number)}/fit.json")
+
+
+def train_models(
+    own: FoldFits, *, members: Sequence[tuple[str, int]] | None = None, on_epoch: OnEpoch | None = None
+) -> dict[str, Any]:
+    """Train models and seeds that no night has trained on the same rows, and return the test IC of each.
+
+    Several processes may train members of one fold at once.
+
+    Args:
+        own: the fold.
+        members: models and numbers of seeds (default: all of the recipe).
+        on_epoch: called at every validation point of a network with model, fold and log.
 
     Raises:
         FitError: the rows cannot train a model, a fit diverged, or a prediction is not finite.
     """
-    folder, fold, recipe = own.folder, own.fold, own.recipe
+    folder, fold = own.folder, own.fold
+    chosen = own.recipe.trained if members is None else members
     store, stacked_s = FitStore(folder.fits_dir), folder.read(STACKS) if folder.has(STACKS) else {}
-    results: dict[str, Any] = {}
-    fits: dict[str, Any] = folder.read(fits_file(fold.index)) if folder.has(fits_file(fold.index)) else {}
-    known = dict(fits)
-    for model, number in recipe.trained:
+    reused: dict[str, Any] = {}
+    for model, number in chosen:
+        if is_trained(folder, fold.index, model, number):
+            continue
         path, name = folder.model_path(fold.index, model, number), folder.model_name(model, number)
-        if not folder.has(f"{path}/fit.json"):
-            stamp = own.stamp(model, number)
-            fit = fit_id(stamp)
-            fits[name] = {"fit": fit, "is_reused": True}
-            with store.locked(fit) as target:
-                if not store.is_done(fit):
-                    began_s = time.perf_counter()
-                    _train_model(target, own, number, stamp, on_epoch)
-                    store.finish(fit)
-                    seconds = time.perf_counter() - began_s + stacked_s.get(fit, 0.0)
-                    fits[name] |= {"is_reused": False, "seconds": round(seconds, 3)}
-                store.link(fit, folder.path / path)
-            if not fits[name]["is_reused"]:
-                folder.write(fits_file(fold.index), fits)
-                known = dict(fits)
-        results[name] = folder.read(f"{path}/metrics.json")["test"]["ic"]["value"]
-    if fits != known:
-        folder.write(fits_file(fold.index), fits)
-    reused = sum(entry["is_reused"] for entry in fits.values())
-    logger.info("fold trained", night=folder.path.name, fold=fold.index, models=len(results), reused=reused)
-    return results
+        stamp = own.stamp(model, number)
+        fit, seconds = fit_id(stamp), None
+        with store.locked(fit) as target:
+            if not store.is_done(fit):
+                began_s = time.perf_counter()
+                _train_model(target, own, number, stamp, on_epoch)
+                store.finish(fit)
+                seconds = round(time.perf_counter() - began_s + stacked_s.get(fit, 0.0), 3)
+            store.link(fit, folder.path / path)
+        if seconds is None:
+            reused[name] = {"fit": fit, "is_reused": True}
+        else:
+            entry = {"fit": fit, "is_reused": False, "seconds": seconds}
+            folder.update(fits_file(fold.index), {name: entry})
+    if reused:
+        folder.update(fits_file(fold.index), reused)
+    logger.info(
+        "fold trained", night=folder.path.name, fold=fold.index, models=len(chosen), reused=len(reused)
+    )
+    return {
+        folder.model_name(model, number): folder.read(
+            f"{folder.model_path(fold.index, model, number)}/metrics.json"
+        )["test"]["ic"]["value"]
+        for model, number in chosen
+    }
 
 
 def fit_normaliser(data: NightData, seen: torch.Tensor) -> Normaliser:

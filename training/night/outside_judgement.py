@@ -51,6 +51,7 @@ from training.night.artifacts import (
 from training.night.backtests import NightBacktests, backtest_night
 from training.night.decision import NightDecision, decide_night, lineage_name
 from training.night.fit_audit import FIT_AUDIT, audit_fits
+from training.night.fit_job import night_device
 from training.night.leak_suite import LEAK_SUITE
 from training.night.lineage_evidence import evidence_rows
 from training.night.lineage_path import least_block
@@ -71,7 +72,7 @@ from training.night.promotion import PATH, compare_serving, describe_path
 from training.night.readable_range import enforce_on_night
 from training.night.registry import champion_after, read_versions
 from training.night.scoring import make_summary, score_folds, summarise_backtests
-from training.night.steps import night_device, plan_folds
+from training.night.steps import plan_folds
 
 logger = get_logger(__name__)
 

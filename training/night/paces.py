@@ -135,7 +135,7 @@ def _timings(folder: NightArtifacts) -> Iterator[tuple[str, str, float, float]]:
             yield from _fit_timings(folder, recipe, int(fold), timing)
         elif step == "train_fold" and folder.has(fits := f"timings/fits-{fold}.json"):
             fitted = sum(entry.get("seconds", 0.0) for entry in folder.read(fits).values())
-            yield "step", FOLD, max(timing["seconds"] - fitted, 0.0), cells
+            yield "step", FOLD, max(timing.get("busy_s", timing["seconds"]) - fitted, 0.0), cells
         elif not step and "seconds" in timing and path.stem != "estimate":
             yield "step", path.stem, timing["seconds"], cells
 

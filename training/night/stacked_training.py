@@ -8,7 +8,7 @@ which folds are trained together changes no bit, so a fold may also be trained o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 from storage.logs import get_logger
@@ -21,15 +21,27 @@ logger = get_logger(__name__)
 
 
 def train_stacks(
-    folder: NightArtifacts, folds: Sequence[FoldFits], *, on_epoch: OnEpoch | None = None
+    folder: NightArtifacts,
+    folds: Sequence[FoldFits],
+    *,
+    models: Collection[str] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Train the fits of all networks that a night stacks on some of its folds.
+    """Train the fits of networks that a night stacks on some of its folds.
+
+    Args:
+        folder: the night.
+        folds: the folds.
+        models: those to train, where the night stacks them (default: all).
+        on_epoch: called at every validation point with model, fold and log.
 
     Raises:
         FitError: the rows of a fold cannot train a model, or a fit diverged.
     """
     lanes: dict[str, int] = folder.facts["stacking"]
     for model in lanes:
+        if models is not None and model not in models:
+            continue
         numbers = [number for name, number in folder.recipe.trained if name == model]
         _train_stack(folder, folds, model, numbers, lanes[model], on_epoch)
 
@@ -67,6 +79,5 @@ def _train_stack(
         began_s = time.perf_counter()
         fit_stack(plans, folder.recipe.fit, lanes=lanes)
         seconds = (time.perf_counter() - began_s) / len(plans)
-    known = folder.read(STACKS) if folder.has(STACKS) else {}
-    folder.write(STACKS, known | {plan.folder.name: round(seconds, 3) for plan in plans})
+    folder.update(STACKS, {plan.folder.name: round(seconds, 3) for plan in plans})
     logger.info("stack trained", night=folder.path.name, model=model, fits=len(plans), lanes=lanes)

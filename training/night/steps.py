@@ -66,7 +66,8 @@ The folder `models/nights/<night>/`:
                             traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}; trials: {by_source,
                             may_serve}, members that the home has evaluated on these tests
                             (training.night.trial_ledger)
-    timings/<step>.json     seconds; kept apart, since equal nights take unequal time
+    timings/<step>.json     seconds; kept apart, since equal nights take unequal time; of a fold that was trained beside
+                            others, its share of the time by the clock, and busy_s, the seconds of its own jobs
     timings/fits-XX.json    {member: {fit, is_reused, seconds}} of a fold: is_reused, another night had trained it
     timings/estimate.json   the estimate when the night was opened (training.night.time_budget.TimeEstimate)
 
@@ -76,24 +77,24 @@ on the location of the home.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import torch
 
 from features.sets import columns_of, get_set
 from features.store.panel_cache import cached_panel
 from storage.clock import TimeSource, WallTime, parse_time_ns
 from storage.contracts.lake_records import PINS
-from storage.errors import CheckpointError, GateError, LeakError
+from storage.errors import GateError, LeakError
 from storage.lake.fees import seed_fees
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
 from training.data.folds import Fold, draw_folds
-from training.models.device import compute_identity, prepare_device
+from training.models.device import prepare_device
 from training.models.estimators import OnEpoch
 from training.night.artifacts import NightArtifacts
+from training.night.fit_job import FitJob, list_jobs, night_device
 from training.night.fold_training import FoldFits, train_models
 from training.night.identity import name_of, night_identity, write_facts
 from training.night.leak_suite import LEAK_SUITE, run_leak_suite
@@ -117,6 +118,7 @@ from training.night.preparation import (
 from training.night.promotion import finish_night
 from training.night.readable_range import enforce_holdouts, enforce_on_night, write_readable
 from training.night.recipe_choice import choose_recipe, forecast_folds
+from training.night.runners import count_workers, make_runner
 from training.night.stacked_training import train_stacks
 from training.night.stacking import choose_stacking
 from training.night.time_budget import ESTIMATE, keep_within
@@ -134,6 +136,7 @@ def open_night(
     at: int | None = None,
     outside: OutsidePredictions | None = None,
     within_s: float | None = None,
+    workers: int = 1,
 ) -> str:
     """Pin the rows that a night reads, and return the night's id.
 
@@ -148,6 +151,7 @@ def open_night(
         outside: predictions that are judged in place of the recipe's challengers (training.night.outside_judgement).
         within_s: time until the next night starts; a night that would take longer has fewer seeds, if its recipe
             allows, or is refused (`training.night.time_budget`). Infinite: no limit, and `None`: no estimate either.
+        workers: processes that will train at once, for the estimate.
 
     Raises:
         SettingsError: the recipe does not exist, none was named and not exactly one fits the lake, the night would
@@ -211,7 +215,7 @@ def open_night(
         )
         estimate = None
         if within_s is not None:
-            plan, estimate = keep_within(settings, plan, panel, identity, within_s=within_s)
+            plan, estimate = keep_within(settings, plan, panel, identity, within_s=within_s, workers=workers)
             identity |= {"recipe": plan.to_plain()}
         night = name_of(plan, identity)
         folder = NightArtifacts(settings.models_dir / "nights" / night)
@@ -310,28 +314,38 @@ def planned_folds(
     return [int(entry["index"]) for entry in plan["folds"]]
 
 
-def train_stacked(settings: Settings, night: str, *, on_epoch: OnEpoch | None = None) -> None:
-    """Train the networks that the night stacks, on all folds at once; `train_fold` alone stacks those of its fold.
+def train_folds(settings: Settings, night: str, *, on_epoch: OnEpoch | None = None) -> None:
+    """Train every fold of a night by the runner of the settings, several at once where it has several processes.
 
     Args:
-        settings: the home and the device.
+        settings: the home, `training.runner` and `training.workers`.
         night: the night.
-        on_epoch: see `train_fold`.
+        on_epoch: called in this process at every validation point of a network with model, fold and log.
 
     Raises:
-        CheckpointError, FitError: see `train_fold`.
+        SettingsError: no such runner, or its processes do not fit this machine.
+        CheckpointError, FitError: see `train_fold`; also a `FitError` if a process died repeatedly.
     """
     folder = NightArtifacts.find(settings, night)
-    if not folder.facts["stacking"]:
-        return
-    device = night_device(folder)
+    facts, chosen = folder.facts, settings.training
+    night_device(folder)
     with Lake.open(settings, read_only=True) as lake:
         enforce_on_night(lake, folder)
-    with folder.timed("train_stacked"):
-        data = folder.read_data()
-        entries = folder.read("folds.json", step="plan_folds")["folds"]
-        folds = [FoldFits(folder, read_fold(entry), data, device) for entry in entries]
-        train_stacks(folder, folds, on_epoch=on_epoch)
+    room: dict[str, Any] = {"threads": facts["threads"], "device": facts["device"]}
+    runner = make_runner(chosen.runner, chosen.workers, **room)
+    jobs = list_jobs(folder, workers=count_workers(chosen.runner, chosen.workers, **room))
+    busy_s: dict[int, float] = dict.fromkeys((fold for job in jobs for fold in job.folds), 0.0)
+
+    def add_time(job: FitJob, seconds: float) -> None:
+        for fold in job.folds:
+            busy_s[fold] += seconds / len(job.folds)
+
+    began_s = time.perf_counter()
+    runner.run(jobs, on_epoch=on_epoch, on_done=add_time)
+    share = (time.perf_counter() - began_s) / max(sum(busy_s.values()), 1e-9)
+    for fold, seconds in busy_s.items():
+        timing = {"seconds": round(seconds * share, 3), "busy_s": round(seconds, 3)}
+        folder.write(f"timings/train_fold-{fold:02d}.json", timing)
 
 
 def train_fold(
@@ -397,22 +411,3 @@ def judge_night(settings: Settings, night: str, *, clock: TimeSource | None = No
             false_promotions=settings.gate.false_promotions,
             trials=trials,
         )
-
-
-def night_device(folder: NightArtifacts) -> torch.device:
-    """Set torch up as the night was opened, and return its device.
-
-    Raises:
-        CheckpointError: the code, torch, the locked environment or the hardware has changed since.
-        SettingsError: this machine does not have the device.
-    """
-    folder.refuse_other_code()
-    facts = folder.facts
-    device = prepare_device(facts["device"], threads=facts["threads"])
-    for name, value in compute_identity(device).items():
-        if facts[name] != value:
-            raise CheckpointError(
-                f"night {folder.path.name} was opened with {name} {facts[name]}, and this is {value}",
-                hint="continue it where it was opened, or open a new night: tickwalk nightly",
-            )
-    return device

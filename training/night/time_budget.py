@@ -8,7 +8,7 @@ windows. A night that is opened again keeps its number of seeds, so that it cont
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class TimeEstimate:
         seeds: of each challenger.
         shrunk_from: seeds that the recipe asks for, where the night was shrunk; otherwise 0.
         reused: fits that an earlier night has trained.
+        workers: processes that train at once.
     """
 
     steps: Mapping[str, float]
@@ -61,6 +62,7 @@ class TimeEstimate:
     seeds: int
     shrunk_from: int = 0
     reused: int = 0
+    workers: int = 1
 
     @property
     def seconds(self) -> float:
@@ -87,6 +89,7 @@ class TimeEstimate:
             "seeds": self.seeds,
             "shrunk_from": self.shrunk_from,
             "reused": self.reused,
+            "workers": self.workers,
         }
 
 
@@ -97,6 +100,7 @@ def keep_within(
     identity: Mapping[str, Any],
     *,
     within_s: float,
+    workers: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Recipe, TimeEstimate | None]:
     """Return the recipe of a night that ends in time, with fewer seeds if need be, and the estimate.
@@ -109,6 +113,7 @@ def keep_within(
         panel: its bars.
         identity: of the night: computer, code and features.
         within_s: time until the next night starts; infinite: no limit.
+        workers: processes that train at once.
         clock: returns seconds, for the measurement.
 
     Raises:
@@ -135,6 +140,7 @@ def keep_within(
             grace_ns=settings.bars.grace_ns,
             within_s=within_s,
             reused=reused_fits(nights, candidate, panel, identity),
+            workers=workers,
         )
         for candidate in candidates
     ]
@@ -178,6 +184,7 @@ def estimate_night(
     grace_ns: int,
     within_s: float,
     reused: frozenset[tuple[str, int]] = frozenset(),
+    workers: int = 1,
 ) -> TimeEstimate:
     """Return the time of a night from paces.
 
@@ -188,6 +195,7 @@ def estimate_night(
         grace_ns: from a bar's close to the decision.
         within_s: see `TimeEstimate`.
         reused: fits that cost nothing: member, and start of the fold's test.
+        workers: processes that train at once. Paces of nights that trained so include that they slow each other down.
 
     Raises:
         RangeError: the range is too short for a fold.
@@ -196,18 +204,23 @@ def estimate_night(
     folds = forecast_folds(*bounds, recipe, grace_ns=grace_ns)
     cells = panel.n_steps * panel.n_instruments
     steps = {name: pace * cells for name, pace in paces.steps.items() if name not in (FOLD, "judge_night")}
-    count = 0
+    count, longest_s, training = 0, 0.0, dict[str, float]()
     watched = torch.isin(panel.status, torch.tensor([PRINTED, QUIET], dtype=panel.status.dtype)).sum(dim=0)
     before = np.concatenate([[0], watched.numpy().cumsum()])
     for fold in folds:
         rows = _rows_of(fold, panel, before, recipe)
-        seconds = paces.steps.get(FOLD, 0.0) * cells
+        opening_s, jobs_s = paces.steps.get(FOLD, 0.0) * cells, dict.fromkeys(recipe.models, 0.0)
         for model, number in recipe.model_seeds:
             if (NightArtifacts.model_name(model, number), fold.test.start_ns) in reused:
                 count += 1
             else:
-                seconds += paces.models[model] * fit_work(model, rows, recipe)
-        steps[f"train_fold-{fold.index:02d}"] = seconds
+                jobs_s[model] += paces.models[model] * fit_work(model, rows, recipe)
+        training[f"train_fold-{fold.index:02d}"] = opening_s + sum(jobs_s.values())
+        longest_s = max(longest_s, opening_s + max(jobs_s.values()))
+    # All seeds of a model on a fold are one job, which no number of processes makes shorter.
+    busy_s = max(sum(training.values()), 1e-9)
+    share = max(busy_s / workers, min(longest_s, busy_s)) / busy_s
+    steps |= {name: seconds * share for name, seconds in training.items()}
     steps["judge_night"] = paces.steps.get("judge_night", 0.0) * cells
     if "judge_night" not in paces.steps or paces.source.startswith("measured by"):
         # The refit of the slowest model that may serve, on all rows.
@@ -215,7 +228,7 @@ def estimate_night(
         steps["judge_night"] += max(
             paces.models[name] * fit_work(name, every, recipe) for name in recipe.challengers
         )
-    return TimeEstimate(steps, paces.source, within_s, recipe.seeds, recipe.shrunk_from, count)
+    return TimeEstimate(steps, paces.source, within_s, recipe.seeds, recipe.shrunk_from, count, workers)
 
 
 def _rows_of(fold: Fold, panel: Panel, before: np.ndarray, recipe: Recipe) -> dict[str, float]:
@@ -288,7 +301,7 @@ def describe_time(seconds: float) -> str:
 
 
 def remaining_time(
-    estimate: Mapping[str, Any], done: Mapping[str, float], current: str, spent_s: float
+    estimate: Mapping[str, Any], done: Mapping[str, float], current: Collection[str], spent_s: float
 ) -> float:
     """Return the seconds that are left of a night.
 
@@ -297,12 +310,13 @@ def remaining_time(
     Args:
         estimate: plain values of a `TimeEstimate`.
         done: seconds of finished steps, by step.
-        current: the step at work.
-        spent_s: seconds since it began.
+        current: the steps at work.
+        spent_s: seconds since they began.
     """
     steps: Mapping[str, float] = estimate["steps"]
     planned = sum(steps.get(name, 0.0) for name in done)
     # A few seconds say little about hours.
     factor = sum(done.values()) / planned if planned > 0 and planned >= 0.05 * estimate["seconds"] else 1.0
-    left = sum(seconds for name, seconds in steps.items() if name not in done and name != current)
-    return factor * left + max(factor * steps.get(current, 0.0) - spent_s, 0.0)
+    left = sum(seconds for name, seconds in steps.items() if name not in done and name not in current)
+    begun = sum(steps.get(name, 0.0) for name in current)
+    return factor * left + max(factor * begun - spent_s, 0.0)

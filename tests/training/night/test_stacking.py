@@ -19,7 +19,7 @@ from training.models.trainer import EpochLog
 from training.night import stacking
 from training.night.artifacts import STACKS, NightArtifacts
 from training.night.stacking import LANES, LEAST_GAIN, choose_stacking, measure_gain
-from training.night.steps import build_panel, open_night, plan_folds, train_fold, train_stacked
+from training.night.steps import build_panel, open_night, plan_folds, train_fold, train_folds
 from training.recipe import RECIPES
 
 CHANGES = {
@@ -47,15 +47,13 @@ def night_in(settings: Settings, *, at: int | None = None) -> NightArtifacts:
 
 def test_fits_are_equal_whether_folds_train_together_apart_or_after_an_interruption(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    settings = replace(settings, training=replace(settings.training, stacking="on"))
+    settings = replace(settings, training=replace(settings.training, stacking="on", runner="sequential"))
     fill_lake(settings, walk(instruments=2, steps=STEPS, seed=3, signal=0.8, volatility=5e-3))
     night = night_in(settings)
     name, snapshot = night.path.name, night.facts["snapshot"]
     assert night.facts["stacking"] == {"mlp": LANES}
-    train_stacked(settings, name)
+    train_folds(settings, name)
     assert len(night.read(STACKS)) == 4
-    for fold in (0, 1):
-        train_fold(settings, name, fold)
     together = tree(night.path)
     for member, expected in (("mlp+1", f"{LANES} lanes"), ("lstm", ONE_BY_ONE), ("ridge", ONE_BY_ONE)):
         stamp = json.loads(together[f"fold-01/{member}/manifest.json"])["stamp"]

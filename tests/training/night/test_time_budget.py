@@ -314,12 +314,12 @@ def test_paces_of_another_computer_do_not_count(earlier: Settings) -> None:
 def test_remaining_time_follows_the_pace_so_far() -> None:
     steps = {"build_panel": 100.0, "train_fold-00": 200.0, "train_fold-01": 200.0, "judge_night": 50.0}
     estimate = {"steps": steps, "seconds": 550.0}
-    assert remaining_time(estimate, {}, "build_panel", 0.0) == 550.0
-    assert remaining_time(estimate, {}, "build_panel", 40.0) == 510.0
+    assert remaining_time(estimate, {}, ["build_panel"], 0.0) == 550.0
+    assert remaining_time(estimate, {}, ["build_panel"], 40.0) == 510.0
     # The first step took twice as long as was estimated, so the others will.
-    assert remaining_time(estimate, {"build_panel": 200.0}, "train_fold-00", 100.0) == 300.0 + 500.0
+    assert remaining_time(estimate, {"build_panel": 200.0}, ["train_fold-00"], 100.0) == 300.0 + 500.0
     # A step that takes longer than estimated has nothing left.
-    assert remaining_time(estimate, {}, "judge_night", 80.0) == 500.0
+    assert remaining_time(estimate, {}, ["judge_night"], 80.0) == 500.0
 
 
 def test_seeds_fall_one_by_one_to_the_fewest_allowed(tmp_path: Path, earlier: Settings) -> None:

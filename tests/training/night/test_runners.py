@@ -6,17 +6,23 @@ import importlib.util
 import json
 import os
 import random
+import re
+import runpy
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import psutil
 import pytest
 
 from storage.errors import FitError, SettingsError
 from tests.drills.forked_worker import ForkedWorker
+from tests.paths import ROOT
 from tests.training.builders import fill_lake, settings_in, walk
 from tests.training.night.test_fit_store import RECIPE, STEPS
 from training.models.estimators import OnEpoch
@@ -37,6 +43,7 @@ from training.night.runners import (
 from training.night.steps import build_panel, open_night, plan_folds, train_folds
 from training.night.worker_process import WorkerProcess
 
+EXAMPLE: Final = ROOT / "docs" / "examples" / "ddp_fold.py"
 MEMBERS: Final = {(fold, model) for fold in (0, 1) for model in ("ridge", "mlp")}
 
 
@@ -334,3 +341,41 @@ def test_absent_ray_names_the_extra() -> None:
         SettingsError, match=r"Ray is not installed \(install it: pip install 'tickwalk\[ray\]'\)"
     ):
         make_runner("ray", 0, threads=1, device="cpu")
+
+
+def losses(output: str) -> list[list[float]]:
+    """Return train and validation loss of each epoch, from the lines of the example."""
+    return [
+        [float(found) for found in re.findall(r"loss ([0-9.]+)", line)]
+        for line in output.splitlines()
+        if "epoch" in line
+    ]
+
+
+def test_the_example_of_one_fold_on_several_gpus_trains_a_fold(
+    planned: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE), str(planned[0]), planned[1], "--fold", "1"])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    found = losses(capsys.readouterr().out)
+    assert [len(epoch) for epoch in found] == [2, 2]
+    assert found[1][0] < found[0][0]
+
+
+@pytest.mark.drill
+def test_the_example_of_one_fold_on_several_gpus_has_the_losses_of_one_process(
+    planned: tuple[Path, str],
+) -> None:
+    command = [str(EXAMPLE), str(planned[0]), planned[1], "--fold", "1"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    one, two = (
+        losses(
+            subprocess.run(
+                [sys.executable, *start, *command], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for start in ([], torchrun)
+    )
+    assert len(two) == 2
+    # Sums over a batch are added in another order.
+    assert np.allclose(one, two, rtol=1e-4)

@@ -150,6 +150,34 @@ def test_fits_that_an_earlier_night_trained_cost_nothing(earlier: Settings) -> N
     shutil.rmtree(folder.path)
 
 
+def test_processes_share_the_fits_but_no_job_becomes_shorter(tmp_path: Path) -> None:
+    recipe = get_recipe(recipe_in(tmp_path, challengers='["mlp", "lstm"]', seeds="1"))
+    panel = panel_of(np.exp(LOG_PRICE))
+    paces = StepPaces(dict.fromkeys(recipe.models, 0.0) | {"mlp": 1.0, "lstm": 1.0}, {"build_panel": 1.0}, "")
+
+    def trained_s(workers: int) -> float:
+        found = estimate_night(recipe, panel, paces, grace_ns=2 * 10**9, within_s=math.inf, workers=workers)
+        assert found.workers == workers
+        assert found.steps["build_panel"] == panel.n_steps * panel.n_instruments
+        return sum(seconds for name, seconds in found.steps.items() if name.startswith("train_fold"))
+
+    folds = recipe.folds.n_folds
+    assert trained_s(2) == pytest.approx(trained_s(1) / 2)
+    # Two equal jobs a fold: more processes than jobs gain nothing.
+    assert trained_s(100) == pytest.approx(trained_s(1000))
+    assert trained_s(1) / (2 * folds) <= trained_s(100) < trained_s(1) / (2 * folds) * 1.5
+
+
+def test_pace_of_a_fold_counts_the_work_of_its_jobs_and_not_the_time_by_the_clock(earlier: Settings) -> None:
+    (night,) = NightArtifacts.ids(earlier)
+    folder = NightArtifacts.find(earlier, night)
+    name = "timings/train_fold-00.json"
+    alone, timing = paces_of([folder]), folder.read(name)
+    folder.write(name, {"seconds": timing["seconds"] / 2, "busy_s": timing["seconds"]})
+    assert paces_of([folder]) == alone
+    folder.write(name, timing)
+
+
 class WorkClock:
     """A clock that work moves."""
 

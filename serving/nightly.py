@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from serving.fit_view import FitPoint, FitWatch
 from serving.report import write_report
 from serving.schedule import night_until, nightly_interval_s
+from serving.training_curves import CurveWriter
 from storage.clock import WallTime, parse_time_ns
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -58,6 +61,7 @@ def run_night(
     at: int | None = None,
     within_s: float | None = None,
     on_step: Callable[[str], None] = lambda _: None,
+    on_fit: Callable[[FitPoint], None] = lambda _: None,
 ) -> NightResult:
     """Run all steps of a night and write its report; finished steps are not repeated.
 
@@ -65,6 +69,7 @@ def run_night(
         settings: the home, the seed, the device and the runner.
         recipe, since, until, at, within_s: see `training.night.steps.open_night`.
         on_step: called before each step with its description, and with the time left where that is estimated.
+        on_fit: called at every validation point of a network.
     """
     on_step("pinning the data")
     training = settings.training
@@ -80,20 +85,38 @@ def run_night(
     progress.begin("plan_folds", text="planning folds")
     folds = plan_folds(settings, night)
 
+    watch, curves = FitWatch(len(folds)), curve_writer(settings, night)
+
     def tell_epoch(model: str, fold: int, log: EpochLog) -> None:
-        progress.tell(f"training fold {fold + 1} of {len(folds)}: {model}, epoch {log.epoch:g}")
+        point = watch.point(model, fold, log)
+        on_fit(point)
+        progress.tell(str(point))
+        if curves is not None:
+            curves.write(model, fold, log)
 
     processes = f" in {workers} processes" if workers > 1 else ""
     progress.begin(
         *(f"train_fold-{fold:02d}" for fold in folds), text=f"training {len(folds)} folds{processes}"
     )
-    train_folds(settings, night, on_epoch=tell_epoch)
+    with curves or contextlib.nullcontext():
+        train_folds(settings, night, on_epoch=tell_epoch)
     progress.begin("judge_night", text="judging the challenger")
     verdict = judge_night(settings, night)
     on_step("writing the report")
     page = write_report(settings, night)
     drawing = NightArtifacts.find(settings, night).read("folds.json")["drawing"]
     return NightResult(night, verdict, drawing, page)
+
+
+def curve_writer(settings: Settings, night: str) -> CurveWriter | None:
+    """Return the writer of a night's training curves, to `curves/NIGHT` in the home, if the settings want them.
+
+    Raises:
+        SettingsError: the extra is not installed.
+    """
+    if not settings.training.curves:
+        return None
+    return CurveWriter(settings.home / "curves" / night)
 
 
 def open_scheduled_night(

@@ -75,12 +75,12 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "replay": "data evaluation models night recipe",
     },
     "serving": {
-        "cli": "airflow demo explain feature_jobs judging monitoring nightly report schedule",
+        "cli": "airflow demo explain feature_jobs fit_view judging monitoring nightly report schedule",
         "demo": "nightly",
         "explain": "feature_jobs",
         "feature_jobs": "formatting",
         "judging": "prediction_files report",
-        "nightly": "report schedule",
+        "nightly": "fit_view report schedule training_curves",
         "report": "formatting",
     },
     "tickwalk": {

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serving.cli.context import console, notes, settings_of
-from serving.cli.progress import step_progress
 
 if TYPE_CHECKING:
     from storage.settings import Settings
@@ -71,13 +70,15 @@ def nightly(
     Runs the same steps as the nightly DAG. Finished steps are kept: an interrupted night continues where it stopped.
     Without a recipe it uses that of the setting `training.recipe`, or else the only one that fits the data;
     `tickwalk recipes check` lists them. Its time is estimated first: a night that would not end before the next one
-    has fewer seeds, if the recipe allows, or is refused.
+    has fewer seeds, if the recipe allows, or is refused. A terminal shows its fits while they train, and
+    `training.curves = "tensorboard"` keeps their curves.
 
     Folds are trained in several processes, by default as many as the cores divided by `training.threads`. Results do
     not depend on the runner or on the number of processes, and a process that dies is replaced.
 
     Example: `tickwalk nightly --recipe candles --since 2026-11-01 --workers 4`
     """
+    from serving.cli.night_view import NightView
     from serving.nightly import pick_recipe, run_night
     from storage.clock import iso
     from training.night.artifacts import NightArtifacts
@@ -88,7 +89,7 @@ def nightly(
         chosen = pick_recipe(settings, since=since, until=until, at=at)
         notes.print(f"recipe:   {chosen.recipe} ({chosen.reason})", highlight=False, markup=False)
         recipe = chosen.recipe
-    with step_progress("opening the night", 1) as advance:
+    with NightView().shown() as view:
         done = run_night(
             settings,
             recipe=recipe,
@@ -96,7 +97,8 @@ def nightly(
             until=until,
             at=at,
             within_s=_limit_s(context, within),
-            on_step=advance,
+            on_step=view.step,
+            on_fit=view.fit,
         )
     console.print(done.folds, highlight=False, markup=False, soft_wrap=True)
     _print_night(done.night, done.verdict, done.report)

@@ -54,6 +54,8 @@ class TrainingSettings:
     """What trains the folds of `tickwalk nightly`: `pool` (processes on this machine), `sequential` or `ray`."""
     workers: int = 0
     """Processes of the runner; 0: one for each GPU, or as many as the cores divided by `threads`."""
+    curves: str = ""
+    """Where `tickwalk nightly` also writes training curves: `tensorboard`, to `curves/` in the home; empty: nowhere."""
 
     def __post_init__(self) -> None:
         if self.runner not in ("pool", "sequential", "ray"):
@@ -66,6 +68,10 @@ class TrainingSettings:
             )
         if self.stacking not in ("auto", "on", "off"):
             raise SettingsError(f"training.stacking is {self.stacking!r}", hint="set it to auto, on or off")
+        if self.curves not in ("", "tensorboard"):
+            raise SettingsError(
+                f"training.curves is {self.curves!r}", hint="set it to tensorboard, or leave it empty"
+            )
         if self.device not in ("auto", "cpu", "cuda", "mps"):
             raise SettingsError(
                 f"training.device is {self.device!r}", hint="set it to auto, cpu, cuda or mps"

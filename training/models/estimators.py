@@ -31,6 +31,14 @@ from training.models.trainer import EpochLog, TrainingProgress, TrainingRows, fi
 
 logger = get_logger(__name__)
 OnEpoch = Callable[[str, int, EpochLog], None]
+"""Called at every validation point of a network with the name of the fit, the fold and the log."""
+
+
+def named_fit(on_epoch: OnEpoch | None, name: str) -> OnEpoch | None:
+    """Return a callback that is called with the name of a model and seed in place of that of the model."""
+    if on_epoch is None:
+        return None
+    return lambda _, fold, log: on_epoch(name, fold, log)
 
 
 @dataclass(frozen=True, slots=True)

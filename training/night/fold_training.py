@@ -20,7 +20,7 @@ from training.evaluation.conformal import ScoredRows, interval_coverage, interva
 from training.evaluation.metrics import Score
 from training.models.checkpoint import CheckpointStamp, write_json
 from training.models.device import derive_seed
-from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_model
+from training.models.estimators import FittedModel, FoldContext, OnEpoch, fit_model, named_fit
 from training.models.fit_health import check_predictions, check_training_rows
 from training.night.artifacts import (
     STACKS,
@@ -183,7 +183,7 @@ def train_models(
         with store.locked(fit) as target:
             if not store.is_done(fit):
                 began_s = time.perf_counter()
-                _train_model(target, own, number, stamp, on_epoch)
+                _train_model(target, own, number, stamp, named_fit(on_epoch, name))
                 store.finish(fit)
                 seconds = round(time.perf_counter() - began_s + stacked_s.get(fit, 0.0), 3)
             store.link(fit, folder.path / path)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 from storage.logs import get_logger
-from training.models.estimators import OnEpoch, PlannedFit, fit_stack
+from training.models.estimators import OnEpoch, PlannedFit, fit_stack, named_fit
 from training.night.artifacts import STACKS, NightArtifacts
 from training.night.fit_store import FitStore, fit_id
 from training.night.fold_training import FoldFits
@@ -57,7 +57,7 @@ def _train_stack(
     """Train one network on some folds, of those whose fits are not there yet."""
     store = FitStore(folder.fits_dir)
     wanted = {
-        fit_id(stamp): (fits, stamp)
+        fit_id(stamp): (fits, stamp, number)
         for fits in folds
         for number in numbers
         for stamp in [fits.stamp(model, number)]
@@ -67,12 +67,13 @@ def _train_stack(
         for fit in sorted(
             wanted
         ):  # in one order everywhere, so that two processes do not wait for each other
-            fits, stamp = wanted[fit]
+            fits, stamp, number = wanted[fit]
             target = locks.enter_context(store.locked(fit))
             if not store.is_done(fit):
                 rows = fits.rows
+                told = named_fit(on_epoch, folder.model_name(model, number))
                 plans.append(
-                    PlannedFit(fits.context, rows.seen, rows.valid, stamp, target, fits.fold.index, on_epoch)
+                    PlannedFit(fits.context, rows.seen, rows.valid, stamp, target, fits.fold.index, told)
                 )
         if not plans:
             return

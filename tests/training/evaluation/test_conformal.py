@@ -55,8 +55,8 @@ def test_adaptive_intervals_follow_a_change_of_scale_that_split_ones_miss() -> N
 @pytest.mark.parametrize("n", [19, 20, 99, 100, 1_000])
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
 def test_split_radius_equals_the_quantile_of_numpy(n: int, level: float) -> None:
-    """numpy.quantile(method="higher") at ceil((n + 1) level) / n, the formula of MAPIE and of Angelopoulos and Bates,
-    A Gentle Introduction to Conformal Prediction, 2021, section 1.1; equal to the bit.
+    """numpy.quantile(method="inverted_cdf") at ceil((n + 1) level) / n, the formula of Angelopoulos and Bates, A Gentle
+    Introduction to Conformal Prediction, 2021, section 1; equal to the bit.
     """
     scores = np.random.default_rng(n).exponential(size=n)
     expected = np.quantile(scores, min(math.ceil((n + 1) * level) / n, 1.0), method="inverted_cdf")

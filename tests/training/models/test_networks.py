@@ -55,6 +55,38 @@ def test_networks_give_three_quantiles_where_asked(name: str) -> None:
     assert network(*batch_of()).shape == (B, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        (
+            "mlp",
+            {
+                "body.0.weight": (32, 2 * T * F),
+                "body.0.bias": (32,),
+                "body.3.weight": (16, 32),
+                "body.3.bias": (16,),
+                "head.weight": (1, 16),
+                "head.bias": (1,),
+            },
+        ),
+        (
+            "lstm",
+            {
+                "cell.weight_ih_l0": (128, 2 * F),
+                "cell.weight_hh_l0": (128, 32),
+                "cell.bias_ih_l0": (128,),
+                "cell.bias_hh_l0": (128,),
+                "head.weight": (1, 32),
+                "head.bias": (1,),
+            },
+        ),
+    ],
+)
+def test_weights_of_older_releases_fit(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    stored = make_network(name, window_bars=T, n_features=F, seed=1).state_dict()
+    assert {key: tuple(value.shape) for key, value in stored.items()} == shapes
+
+
 def test_members_are_their_own_in_training_and_their_mean_in_evaluation() -> None:
     torch.manual_seed(3)
     network = drawn(TabM(T, F, members=4, dropout=0.0))

@@ -44,8 +44,7 @@ class TabM(nn.Module):
 
     def forward_whole(self, both_BTG: torch.Tensor) -> torch.Tensor:
         """Return the predictions for features and masks that are joined along the last axis, (B, T, 2F)."""
-        state_BMI = both_BTG.flatten(1)[:, None].expand(-1, self.members, -1)
-        state_BMH = self.dropout(torch.relu(self.first(state_BMI)))
+        state_BMH = self.dropout(torch.relu(self.first.shared_input(both_BTG.flatten(1))))
         state_BMH = self.dropout(torch.relu(self.second(state_BMH)))
         output_BMQ = torch.einsum("bmh,mhq->bmq", state_BMH, self.head) + self.head_bias
         return prediction_of(output_BMQ if self.training else output_BMQ.mean(1))
@@ -65,6 +64,15 @@ class AdaptedLinear(nn.Module):
         self.scale_out = nn.Parameter(torch.ones(members, width_out))
         bound = width_in**-0.5
         self.bias = nn.Parameter(torch.empty(members, width_out).uniform_(-bound, bound))
+
+    def shared_input(self, state_BI: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of all members for one input of all, (B, M, O).
+
+        It scales a copy of the weights for each member, which is smaller than a copy of a batch of windows.
+        """
+        weight_MOI = self.shared.weight * self.scale_in[:, None]
+        output_BMO = (state_BI @ weight_MOI.flatten(0, 1).T).reshape(-1, *self.scale_out.shape)
+        return output_BMO * self.scale_out + self.bias
 
     def forward(self, state_BMI: torch.Tensor) -> torch.Tensor:
         """Return the outputs of all members, (B, M, O)."""

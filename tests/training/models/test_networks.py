@@ -9,7 +9,7 @@ from torch import nn
 from storage.errors import SettingsError
 from training.models import networks as registry
 from training.models.networks import NETWORKS, make_network
-from training.models.tabm import TabM
+from training.models.tabm import AdaptedLinear, TabM
 from training.models.transformer import WindowTransformer
 
 B, T, F = 5, 10, 3
@@ -99,6 +99,13 @@ def test_members_are_their_own_in_training_and_their_mean_in_evaluation() -> Non
     shared = sum(value.numel() for name, value in network.named_parameters() if "shared" in name)
     single = sum(value.numel() for value in TabM(T, F, members=1).parameters())
     assert sum(value.numel() for value in network.parameters()) == shared + 4 * (single - shared)
+
+
+def test_layer_of_members_is_the_same_for_one_input_and_for_copies_of_it() -> None:
+    layer = drawn(AdaptedLinear(6, 4, 3, has_random_signs=True))
+    assert isinstance(layer, AdaptedLinear)
+    state = torch.randn((5, 6), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(layer.shared_input(state), layer(state[:, None].expand(-1, 3, -1)))
 
 
 def test_patches_without_data_are_not_attended_to() -> None:

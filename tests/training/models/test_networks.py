@@ -10,7 +10,7 @@ from storage.errors import SettingsError
 from training.models import networks as registry
 from training.models.networks import NETWORKS, make_network
 from training.models.tabm import AdaptedLinear, TabM
-from training.models.transformer import WindowTransformer
+from training.models.transformer import WindowTransformer, masked_attention
 
 B, T, F = 5, 10, 3
 
@@ -106,6 +106,18 @@ def test_layer_of_members_is_the_same_for_one_input_and_for_copies_of_it() -> No
     assert isinstance(layer, AdaptedLinear)
     state = torch.randn((5, 6), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(layer.shared_input(state), layer(state[:, None].expand(-1, 3, -1)))
+
+
+def test_attention_equals_that_of_torch() -> None:
+    """torch.nn.functional.scaled_dot_product_attention, to rounding of float32."""
+    draw = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn((B, 2, 6, 8), generator=draw) for _ in range(3))
+    attended = torch.rand((B, 6), generator=draw) < 0.5
+    attended[:, -1] = True
+    expected = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attended[:, None, None]
+    )
+    torch.testing.assert_close(masked_attention(query, key, value, attended), expected, rtol=0, atol=1e-6)
 
 
 def test_patches_without_data_are_not_attended_to() -> None:

@@ -81,11 +81,11 @@ def score_predictions(
     return Score(
         rows=len(x),
         ic=correlation(
-            _standardise(x, group), _standardise(y, group), step, block_steps=block_steps, seed=seed
+            standardise(x, group), standardise(y, group), step, block_steps=block_steps, seed=seed
         ),
         rank_ic=correlation(
-            _standardise(x, group, rank=True),
-            _standardise(y, group, rank=True),
+            standardise(x, group, rank=True),
+            standardise(y, group, rank=True),
             step,
             block_steps=block_steps,
             seed=seed,
@@ -114,18 +114,18 @@ def correlation(x: np.ndarray, y: np.ndarray, step: np.ndarray, *, block_steps: 
     return Estimate(value, float(low), float(high))
 
 
-def _standardise(values: np.ndarray, group: np.ndarray, *, rank: bool = False) -> np.ndarray:
+def standardise(values: np.ndarray, group: np.ndarray, *, rank: bool = False) -> np.ndarray:
     """Return values (or their ranks) with mean 0 and deviation 1 in each group; 0 where a group is constant."""
     standardised = np.zeros(len(values))
     for number in np.unique(group):
         members = group == number
-        part = _ranks(values[members]) if rank else values[members]
+        part = ranks(values[members]) if rank else values[members]
         if np.ptp(part) > 0:
             standardised[members] = (part - part.mean()) / part.std()
     return standardised
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Return ranks from 1, tied ones averaged, or NaN if any value is; importing scipy.stats for it takes 0.7 s."""
     if np.isnan(values).any():
         return np.full(len(values), np.nan)

@@ -73,6 +73,7 @@ from training.night.readable_range import enforce_on_night
 from training.night.registry import champion_after, read_versions
 from training.night.scoring import make_summary, score_folds, summarise_backtests
 from training.night.steps import plan_folds
+from training.night.tear_sheet import write_tear_sheet
 
 logger = get_logger(__name__)
 
@@ -227,6 +228,16 @@ def _judge(
     )
     described = {PATH: describe_path(path, backtests[PATH], made.period_ns), "trials": tried}
     folder.write("summary.json", summary | described)
+    write_tear_sheet(
+        folder,
+        folds,
+        data,
+        recipe,
+        replace(made, path=path),
+        device,
+        challenger=name,
+        trials=tried["may_serve"],
+    )
     _commit(folder, lake, decided, trials.rows, now_ns=now_ns)
     folder.write(
         "verdict.json",

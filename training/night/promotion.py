@@ -58,6 +58,7 @@ from training.night.scoring import (
     summarise_backtests,
     to_dense,
 )
+from training.night.tear_sheet import write_tear_sheet
 from training.recipe import Recipe
 
 logger = get_logger(__name__)
@@ -187,6 +188,9 @@ def finish_night(
     )
     described = {PATH: describe_path(path, backtests[PATH], period_ns), "trials": tried}
     folder.write("summary.json", summary | described)
+    write_tear_sheet(
+        folder, folds, data, recipe, made, device, challenger=challenger, trials=tried["may_serve"]
+    )
     kind: EventKind = "champion" if paper_serves and decided.gate.state == "paper" else decided.gate.state
     _register(
         lake,

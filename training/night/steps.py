@@ -66,6 +66,7 @@ The folder `models/nights/<night>/`:
                             traded, period_ns, periods: {start_ns, net}, quoted_share, overfitting}; trials: {by_source,
                             may_serve}, members that the home has evaluated on these tests
                             (training.night.trial_ledger)
+    tear_sheet.json         predictive power and earnings in parts (training.night.tear_sheet)
     timings/<step>.json     seconds; kept apart, since equal nights take unequal time; of a fold that was trained beside
                             others, its share of the time by the clock, and busy_s, the seconds of its own jobs
     timings/fits-XX.json    {member: {fit, is_reused, seconds}} of a fold: is_reused, another night had trained it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,9 +18,14 @@ from storage.settings import Settings
 from training.night.artifacts import NightArtifacts, fits_file
 from training.night.holdouts import HoldoutEvent, read_holdouts
 from training.night.leak_suite import LEAK_SUITE
+from training.night.night_list import verdict_state
 from training.night.outside_judgement import PREDICTIONS
+from training.night.tear_sheet import TEAR_SHEET
 from training.night.trial_ledger import count_on_tests
 from training.recipe import Recipe
+
+_EARLIER: Final = 10
+"""Most nights in the table of earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,9 @@ class NightReport:
         leak_suite: the file of that name; `None` for a night of a release that had none.
         outside: of a judgement, `predictions.json` (`training/night/outside_judgement.py`); of a night, `None`. A
             judgement has no `deploy.json`.
+        tear_sheet: the file of that name; `None` for a night of a release that had none.
+        earlier: judged nights of the recipe on bars up to the end of this night's, and this one, oldest first: night,
+            until_ns, challenger, ic, net, state.
     """
 
     night: dict[str, Any]
@@ -75,6 +83,8 @@ class NightReport:
     fits: dict[int, dict[str, Any]]
     leak_suite: dict[str, Any] | None
     outside: dict[str, Any] | None = None
+    tear_sheet: dict[str, Any] | None = None
+    earlier: tuple[dict[str, Any], ...] = ()
 
     @property
     def bar_ns(self) -> int:
@@ -137,7 +147,37 @@ def read_night(settings: Settings, night: str) -> NightReport:
         },
         leak_suite=folder.read(LEAK_SUITE) if folder.has(LEAK_SUITE) else None,
         outside=folder.read(PREDICTIONS) if recipe.predictions else None,
+        tear_sheet=folder.read(TEAR_SHEET) if folder.has(TEAR_SHEET) else None,
+        earlier=tuple(judged_until(settings, folder)),
     )
+
+
+def judged_until(settings: Settings, folder: NightArtifacts) -> list[dict[str, Any]]:
+    """Return figures of the newest judged nights of a night's recipe on bars up to the end of its own, oldest first."""
+    facts, found = folder.facts, []
+    for name in NightArtifacts.ids(settings):
+        other = NightArtifacts.find(settings, name)
+        own = other.facts
+        if (
+            own["recipe"]["name"] != facts["recipe"]["name"]
+            or own["until_ns"] > facts["until_ns"]
+            or (own["until_ns"] == facts["until_ns"] and name != folder.path.name)
+            or not other.has("verdict.json")
+        ):
+            continue
+        verdict, models = other.read("verdict.json"), other.read("summary.json")["models"]
+        figures = models.get(verdict["challenger"], {})
+        found.append(
+            {
+                "night": name,
+                "until_ns": own["until_ns"],
+                "challenger": verdict["challenger"],
+                "ic": figures.get("test", {}).get("ic", {}).get("value"),
+                "net": figures.get("traded", {}).get("net"),
+                "state": verdict_state(verdict),
+            }
+        )
+    return sorted(found, key=lambda night: (night["until_ns"], night["night"]))[-_EARLIER:]
 
 
 def find_holes(panel: Panel) -> Iterator[DataGap]:

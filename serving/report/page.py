@@ -23,6 +23,7 @@ from serving.report.pnl import COSTS, make_pnl
 from serving.report.predictive_power import make_predictive_power
 from serving.report.promotion import make_promotion
 from serving.report.provenance import make_provenance
+from serving.report.tear_sheet import make_tear_sheet
 from serving.report.training_curves import make_training_curves
 from storage.atomic_write import write_atomic
 from storage.logs import get_logger
@@ -79,6 +80,7 @@ def render(facts: NightReport) -> str:
             learning=make_training_curves(facts),
             skill=make_predictive_power(facts),
             money=make_pnl(facts),
+            sheet=make_tear_sheet(facts),
             features=make_features(facts.health, checks=formatting.leakage_checks(facts.proof)),
             health=make_data_health(facts),
             provenance=make_provenance(facts),

@@ -24,6 +24,8 @@ LEAST_ROWS: Final = 30
 LEAST_INSTRUMENTS: Final = 3
 """A correlation across instruments needs as many at one time."""
 QUANTILES: Final = 5
+_PAIRS: Final = 1 << 24
+"""Comparisons of two instruments at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +114,34 @@ def cross_sectional_ics(rows: LabelledRows, *, rank: bool = False) -> tuple[np.n
     Returns:
         The steps, (M,) int64, and the correlations, (M,) float64.
     """
-    steps, first, counts = np.unique(rows.step, return_index=True, return_counts=True)
-    enough = counts >= LEAST_INSTRUMENTS
-    found_steps, found = [], []
-    for step, start, count in zip(steps[enough], first[enough], counts[enough], strict=True):
-        x, y = rows.raw_prediction[start : start + count], rows.raw_label[start : start + count]
-        if rank:
-            x, y = ranks(x), ranks(y)
-        if np.ptp(x) > 0 and np.ptp(y) > 0:
-            found_steps.append(step)
-            found.append(float(np.corrcoef(x, y)[0, 1]))
-    return np.array(found_steps, dtype=np.int64), np.array(found, dtype=np.float64)
+    steps, place = np.unique(rows.step, return_inverse=True)
+    _, column = np.unique(rows.instrument, return_inverse=True)
+    tables = []
+    for values in (rows.raw_prediction, rows.raw_label):
+        table = np.full((len(steps), int(column.max(initial=0)) + 1), np.nan)
+        table[place, column] = values
+        tables.append(_ranks_across(table) if rank else table)
+    x, y = tables
+    count = np.isfinite(x).sum(axis=1)
+    enough = count >= LEAST_INSTRUMENTS
+    x, y = x[enough], y[enough]
+    x, y = x - np.nanmean(x, axis=1, keepdims=True), y - np.nanmean(y, axis=1, keepdims=True)
+    spread = np.sqrt(np.nansum(x * x, axis=1) * np.nansum(y * y, axis=1))
+    varies = spread > 1e-12
+    found: np.ndarray = np.nansum(x * y, axis=1)[varies] / spread[varies]
+    return steps[enough][varies], found
+
+
+def _ranks_across(table: np.ndarray) -> np.ndarray:
+    """Return the ranks of each row of a table, ties averaged, NaN where it is."""
+    found = np.empty(table.shape)
+    size = max(1, _PAIRS // max(table.shape[1] ** 2, 1))
+    for first in range(0, len(table), size):
+        part = table[first : first + size]
+        below = (part[:, None, :] < part[:, :, None]).sum(axis=2)
+        equal = (part[:, None, :] == part[:, :, None]).sum(axis=2)
+        found[first : first + size] = np.where(np.isfinite(part), below + (equal + 1) / 2, np.nan)
+    return found
 
 
 def products_by_time(rows: LabelledRows) -> np.ndarray:

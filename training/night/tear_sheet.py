@@ -52,7 +52,7 @@ from training.recipe import Recipe
 TEAR_SHEET: Final = "tear_sheet.json"
 CAPITALS_USD: Final = (10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
 _DECAY_HORIZONS: Final = (0, 1, 2, 4, 8)
-_REGIMES: Final = ("low", "middle", "high")
+REGIMES: Final = ("low", "middle", "high")
 _IMPORTANCE_ROWS: Final = 4_000
 """Test rows on which the importance of features is measured; each feature takes one pass over them."""
 
@@ -162,7 +162,7 @@ def _describe_model(
     }
     for name, regime in (("volatility", regimes.volatility), ("illiquidity", regimes.illiquidity)):
         if regime is not None:
-            grouped[f"by_{name}"] = (regime[rows.instrument, rows.step], dict(enumerate(_REGIMES)))
+            grouped[f"by_{name}"] = (regime[rows.instrument, rows.step], dict(enumerate(REGIMES)))
     return {
         **{name: asdict(value) for name, value in found.items()},
         "quantiles": [_short(part) for part in quantile_means(rows)],

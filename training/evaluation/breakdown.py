@@ -145,9 +145,15 @@ def _ranks_across(table: np.ndarray) -> np.ndarray:
 
 
 def products_by_time(rows: LabelledRows) -> np.ndarray:
-    """Return the mean product of standardised prediction and label at each time, (M,); its mean is the pooled IC."""
+    """Return the mean product of standardised prediction and label at each time, (M,); its mean is the pooled IC.
+
+    In a fold of constant predictions these are 0, so the products are scaled to the deviations of all rows.
+    """
     _, place = np.unique(rows.step, return_inverse=True)
-    sums = np.bincount(place, weights=rows.prediction * rows.label)
+    scale = math.sqrt(float((rows.prediction**2).mean() * (rows.label**2).mean())) if len(rows.step) else 0.0
+    if scale == 0:
+        return np.zeros(len(np.unique(rows.step)))
+    sums = np.bincount(place, weights=rows.prediction * rows.label) / scale
     counts = np.bincount(place)
     means: np.ndarray = sums * len(counts) / counts.sum()
     return means

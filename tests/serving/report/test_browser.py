@@ -88,7 +88,7 @@ def page(judged: tuple[Settings, str]) -> Path:
 def test_page_opens_without_error_or_request(page: Path, tmp_path: Path) -> None:
     found = visit(page, tmp_path)
     assert found.title.startswith("Refused: ")
-    assert found.dom.count("<section") == 10
+    assert found.dom.count("<section") == 11
     assert found.console == []
     assert found.requests == []
 

@@ -68,7 +68,7 @@ def test_every_link_leads_to_a_section(written: str) -> None:
     links = {held["href"] for tag, held in page.elements if tag == "a"}
     sections = {f"#{held['id']}" for tag, held in page.elements if tag == "section"}
     assert links == sections
-    assert len(sections) == 10
+    assert len(sections) == 11
 
 
 def test_every_picture_has_a_name(written: str) -> None:

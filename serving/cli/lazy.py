@@ -55,6 +55,12 @@ COMMANDS: Final = tuple(
             "List, compare, promote, retire, roll back and rebuild model versions.",
         ),
         ("Train", "nights", "registry", "List retraining nights, show one, and replay them over history."),
+        (
+            "Train",
+            "compare",
+            "compare",
+            "Tell whether B is better than A: does a feature, a model or a setting help?",
+        ),
         ("Train", "trials", "trials", "List every model that was evaluated on test rows."),
         (
             "Train",

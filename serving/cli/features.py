@@ -1,4 +1,4 @@
-"""Commands `features list|show|diff|build|follow|prove|health`."""
+"""Commands `features list|show|diff|build|follow|prove|health|report`."""
 
 from __future__ import annotations
 
@@ -329,3 +329,43 @@ def health(
         console.print(str(write_features(page, found).resolve()), highlight=False, soft_wrap=True)
     if found.refusals:
         raise typer.Exit(1)
+
+
+@features.command()
+def report(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A feature, or a set for all of its features.")],
+    width: Width = None,
+    since: Since = None,
+    until: Until = None,
+    at: At = None,
+    instrument: Instruments = None,
+    form: Form = "table",
+) -> None:
+    """Show what features say by themselves: IC by horizon with t-values, decay, nearest feature, coverage.
+
+    Labels are returns over 1, 5, 15 and 60 bars in volatilities; `later` has the IC with the label of one bar that is
+    entered so many bars later. Features of one `group` tell nearly the same. The figures are of the whole range, so
+    whoever chooses features by them has used up these bars as a test.
+
+    Example: `tickwalk features report momentum_30 --since 2026-11-01`
+    """
+    import pyarrow as pa
+
+    from features.build import build_features
+    from serving.feature_jobs.feature_report import names_of, report_features, report_rows, set_of
+    from serving.feature_jobs.selection import BarSelection
+
+    settings = settings_of(context)
+    feature_set = set_of(name)
+    bars = BarSelection.of(
+        settings, feature_set, width=width, since=since, until=until, at=at, instruments=instrument
+    )
+    with notes.status("building features"):
+        panel = bars.load()
+        block = build_features(panel, feature_set)
+    names = names_of(name)
+    with step_progress("measuring features", len(names)) as advance:
+        found = report_features(panel, block, names, grace_ns=settings.bars.grace_ns, on_feature=advance)
+    rows = report_rows(found, is_short=form == "table" and len(found) > 1)
+    print_table(pa.Table.from_pylist(rows), form)

@@ -149,13 +149,14 @@ def products_by_time(rows: LabelledRows) -> np.ndarray:
 
     In a fold of constant predictions these are 0, so the products are scaled to the deviations of all rows.
     """
-    _, place = np.unique(rows.step, return_inverse=True)
-    scale = math.sqrt(float((rows.prediction**2).mean() * (rows.label**2).mean())) if len(rows.step) else 0.0
+    if not len(rows.step):
+        return np.zeros(0)
+    first = np.flatnonzero(np.diff(rows.step, prepend=rows.step[0] - 1))  # rows are in the order of time
+    scale = math.sqrt(float((rows.prediction**2).mean() * (rows.label**2).mean()))
     if scale == 0:
-        return np.zeros(len(np.unique(rows.step)))
-    sums = np.bincount(place, weights=rows.prediction * rows.label) / scale
-    counts = np.bincount(place)
-    means: np.ndarray = sums * len(counts) / counts.sum()
+        return np.zeros(len(first))
+    sums = np.add.reduceat(rows.prediction * rows.label, first) / scale
+    means: np.ndarray = sums * len(first) / len(rows.step)
     return means
 
 

@@ -101,9 +101,9 @@ def newey_west(values: np.ndarray, *, lags: int) -> MeanOverTime:
         return MeanOverTime(math.nan, math.nan, 0)
     mean = float(values.mean())
     centred = values - mean
-    variance = float(centred @ centred) / n
+    variance = float((centred * centred).sum()) / n
     for lag in range(1, min(lags, n - 1) + 1):
-        variance += 2 * (1 - lag / (lags + 1)) * float(centred[lag:] @ centred[:-lag]) / n
+        variance += 2 * (1 - lag / (lags + 1)) * float((centred[lag:] * centred[:-lag]).sum()) / n
     error = math.sqrt(variance / n) if variance > 0 else 0.0
     return MeanOverTime(mean, mean / error if error > 0 else math.nan, n)
 

@@ -50,8 +50,8 @@ class FitRule:
     schedule: RateSchedule = "constant"
     warmup_epochs: float = 0.0
     final_rate: float = 0.05
-    bfloat16: bool = True
-    cuda_graphs: bool = True
+    bfloat16: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if (

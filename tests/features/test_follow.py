@@ -161,7 +161,7 @@ def built(lake: Lake, settings: Settings) -> FeatureBlock:
     return build_features(panel, SET)
 
 
-@pytest.mark.parametrize("venue", ["hyperliquid", "gaiaex"])
+@pytest.mark.parametrize("venue", ["hyperliquid", pytest.param("gaiaex", marks=pytest.mark.drill)])
 def test_a_bar_waits_for_each_of_several_recorders(lake: Lake, settings: Settings, venue: str) -> None:
     """One recorder commits beyond the grace, on the same venue, while the other's commit is still pending."""
     panel = steady_panel(venue=venue)

@@ -56,6 +56,7 @@ def test_every_set_is_proven(name: str, seed: int) -> None:
     assert result.unproven == ()
 
 
+@pytest.mark.drill
 def test_the_same_seed_proves_the_same() -> None:
     first = prove(PANEL, "candles", seed=5)
     assert first == prove(PANEL, "candles", seed=5)

@@ -9,6 +9,7 @@ import pytest
 from tests.drills.backfill_kills import Work, drill
 
 
+@pytest.mark.drill
 def test_killed_at_random_moments_it_ends_with_the_rows_of_an_undisturbed_run(tmp_path: Path) -> None:
     report = drill(tmp_path, Work(minutes=250, days=3, hours=1), kills=2, seed=11)
     assert report.kills == 2

@@ -136,6 +136,7 @@ def replayed(settings: Settings, lake: Lake, home: Path) -> int:
     return sum(rows.num_rows for rows in expected)
 
 
+@pytest.mark.drill
 async def test_some_recorded_candles_and_payments_come_back_as_they_were_and_again_from_the_journals(
     settings: Settings, lake: Lake, tmp_path: Path
 ) -> None:

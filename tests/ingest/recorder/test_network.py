@@ -146,7 +146,7 @@ async def test_whatever_befalls_one_socket_its_twin_keeps_every_bar_whole(
 @pytest.mark.parametrize(
     ("faults", "notice_s"),
     [
-        pytest.param(["cut"], HANGS_S, id="cut"),
+        pytest.param(["cut"], HANGS_S, id="cut", marks=pytest.mark.drill),
         pytest.param(["cut", "stalled"], NOTICE_S, id="cut and stalled", marks=pytest.mark.drill),
     ],
 )

@@ -41,7 +41,7 @@ def replayed(path: Path, settings: Settings) -> tuple[ReplayResult, dict[str, pa
     ("name", "first", "frames", "trades"),
     [
         pytest.param(FOUR_COINS, 20_500, 6_000, 1_500, id="4 coins"),
-        pytest.param(BUSY, 0, 6_000, 900, id="busy"),
+        pytest.param(BUSY, 0, 6_000, 900, id="busy", marks=pytest.mark.drill),
         pytest.param(FOUR_COINS, 0, 26_000, 4_000, id="4 coins, longer", marks=pytest.mark.drill),
         pytest.param(BUSY, 0, 26_000, 4_000, id="busy, longer", marks=pytest.mark.drill),
     ],

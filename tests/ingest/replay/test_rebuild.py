@@ -251,6 +251,7 @@ def test_a_lake_that_lost_files_is_whole_again(
     assert_same(held, home)
 
 
+@pytest.mark.drill
 def test_where_the_batches_are_lost_rows_say_what_they_are_of(home: Settings, held: Tables) -> None:
     for path in data_files(home, "batches"):
         path.unlink()
@@ -282,6 +283,7 @@ def test_what_is_gone_from_the_home_is_carried_over_and_told(home: Settings, hel
     assert (kept["pages"], kept["last"] > 250) == (1, True)
 
 
+@pytest.mark.drill
 def test_a_journal_that_lost_frames_is_not_taken_for_whole_and_what_nothing_gives_again_is_counted(
     home: Settings,
 ) -> None:

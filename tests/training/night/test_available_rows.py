@@ -153,6 +153,7 @@ def test_each_basis_is_proven_by_its_own_clock(world: World) -> None:
     assert "lessons_hindsight" not in world.folder("served").read("proof.json")
 
 
+@pytest.mark.drill
 def test_where_both_are_the_same_the_models_are_equal(tmp_path: Path) -> None:
     world = make_world(tmp_path, has_gap=False)
     found = {}

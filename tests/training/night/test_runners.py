@@ -352,6 +352,7 @@ def losses(output: str) -> list[list[float]]:
     ]
 
 
+@pytest.mark.drill
 def test_the_example_of_one_fold_on_several_gpus_trains_a_fold(
     planned: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

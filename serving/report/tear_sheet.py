@@ -91,7 +91,7 @@ def _model_row(facts: NightReport, name: str, figures: Mapping[str, Any]) -> Mod
     money = figures["money"]
     values = {
         "IC": _with_t(figures["pooled"]),
-        "IC across instruments": _with_t(figures["cross_section"]),
+        "IC across": _with_t(figures["cross_section"]),
         "rank IC across": _with_t(figures["cross_section_rank"]),
         "slope": formatting.decimal(figures["calibration"]["slope"]),
         "turnover a day": formatting.decimal(money["turnover_per_day"]),

@@ -15,7 +15,7 @@ from features.build import compute
 from storage.clock import width_ns
 from storage.contracts.tables import CONTRACTS
 from storage.contracts.validation import validate
-from tests.benchmarks import bench_commit, bench_load, bench_reads
+from tests.benchmarks import bench_commit, bench_gpu, bench_load, bench_reads
 from tests.benchmarks.bench_bars import check_equal, fold_duckdb, fold_ours, fold_polars, make_prints
 from tests.benchmarks.bench_commit import make_batch
 from tests.benchmarks.bench_features import by_duckdb, by_polars, make_panel, ten
@@ -121,3 +121,14 @@ def test_the_parts_of_a_commit_are_measured() -> None:
         bench_commit.CHECKS: 1,
         bench_commit.AGAINST: 1,
     }
+
+
+def test_the_benchmark_of_a_gpu_runs_on_any_device_and_says_if_there_is_none() -> None:
+    found = list(bench_gpu.figures_of(torch.device("cpu"), name="a CPU", steps=120, batch=32, rounds=2))
+    assert [figure.bench.partition(" on ")[0] for figure in found] == [
+        "gather", "steps of mlp", "steps of transformer", "sixteen fits of an MLP",
+    ]  # fmt: skip
+    assert all(figure.value > 0 and figure.ratio > 0 for figure in found)
+    if not torch.cuda.is_available():
+        (nothing,) = bench_gpu.gpu()
+        assert (nothing.value, nothing.unit) == (0.0, "CUDA devices")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -52,7 +53,7 @@ def make_fold_context(
     """
     parts = [Lessons(data.block, data.labels, data.past)] + ([data.lessons] if data.lessons else [])
     windows = PanelWindows(
-        data.block if data.lessons is None else _stacked([part.block for part in parts]),
+        windows_block(data),
         normaliser,
         window_bars=recipe.window_bars,
         device=device,
@@ -75,6 +76,15 @@ def night_phase(data: NightData, recipe: Recipe) -> np.ndarray:
     """Return the phase of each step of a night's stride, (T,) int64 (training/data/stride.py)."""
     panel = data.panel
     return stride_phase(panel.ts_open_ns, width_ns=panel.width_ns, stride=recipe.stride)
+
+
+@lru_cache(maxsize=1)
+def windows_block(data: NightData) -> FeatureBlock:
+    """Return the block of a night's windows: that of the served rows, followed by that of the lessons, if any.
+
+    All folds of a night share it, on the host and on a device.
+    """
+    return data.block if data.lessons is None else _stacked([data.block, data.lessons.block])
 
 
 def _stacked(blocks: Sequence[FeatureBlock]) -> FeatureBlock:

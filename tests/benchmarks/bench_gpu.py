@@ -1,7 +1,7 @@
 """Benchmark of training on a GPU: data path, steps and stacked fits; without one it says so.
 
-- `gather`: windows gathered from a resident block and standardised, against the time that its bytes need at the copy rate
-  of the device (the roofline), measured in the same run.
+- `gather`: windows gathered from a resident block and standardised, against the time that its bytes need at the copy
+  rate of the device (the roofline), measured in the same run.
 - `steps`: training steps of an MLP and a transformer fed by that gather, against the same steps on a gathered batch.
 - `stacked`: sixteen fits of an MLP as a stack against one by one.
 
@@ -31,7 +31,10 @@ from training.models.transformer import WindowTransformer
 WINDOW: Final = 64
 FEATURES: Final = 48
 BATCH: Final = 4_096
-NETWORKS: Final[dict[str, Callable[[int, int], nn.Module]]] = {"mlp": WindowMLP, "transformer": WindowTransformer}
+NETWORKS: Final[dict[str, Callable[[int, int], nn.Module]]] = {
+    "mlp": WindowMLP,
+    "transformer": WindowTransformer,
+}
 
 
 @bench
@@ -68,7 +71,9 @@ def figures_of(
     copy_s = _seconds(lambda _: copied.clone(), rounds, device)
     rate = rounds * batch / taken
     share = copy_s / taken
-    yield Figure(f"gather on {name}", round(rate), "samples/s", "roofline of a copy of its bytes", round(share, 3))
+    yield Figure(
+        f"gather on {name}", round(rate), "samples/s", "roofline of a copy of its bytes", round(share, 3)
+    )
 
     # 2. Steps.
     label = torch.randn(batch, generator=draw).to(device)
@@ -108,11 +113,18 @@ def _stacked_figure(windows: PanelWindows, order: torch.Tensor, name: str, devic
         return fit_stacked(fits, rule, lanes=16)
 
     def alone(_: int) -> object:
-        return [fit_network(network, windows, rows, None, rule, seed=n, points=1) for n, network in enumerate(networks())]
+        return [
+            fit_network(network, windows, rows, None, rule, seed=n, points=1)
+            for n, network in enumerate(networks())
+        ]
 
     stacked_s, alone_s = (_seconds(run, 1, device) for run in (stack, alone))
     return Figure(
-        f"sixteen fits of an MLP on {name}", round(stacked_s, 3), "s", "one by one", round(alone_s / stacked_s, 2)
+        f"sixteen fits of an MLP on {name}",
+        round(stacked_s, 3),
+        "s",
+        "one by one",
+        round(alone_s / stacked_s, 2),
     )
 
 

@@ -39,6 +39,8 @@ class PositionRule:
         hold_bars: bars from fill to fill.
         capacity_share: largest position, as a share of the decided bar's notional; `None`: no limit.
         expire_bars: bars in which an order may be filled, counted from the first that closes after its delay.
+        most_strange: largest share of a bar's known features that may lie outside of the training rows, at the clip of
+            their normaliser (5 deviations); a bar with more opens no position. `None`: every bar may.
     """
 
     threshold: float
@@ -46,8 +48,14 @@ class PositionRule:
     gross_share: float = 1.0
     capacity_share: float | None = None
     expire_bars: int = 3
+    most_strange: float | None = None
 
     def __post_init__(self) -> None:
+        if self.most_strange is not None and not 0 <= self.most_strange < 1:
+            raise SettingsError(
+                f"position.most_strange is {self.most_strange}",
+                hint="it is a share from 0 and below 1, such as 0.1; leave it out for no limit",
+            )
         if self.threshold < 0 or min(self.hold_bars, self.expire_bars) < 1 or self.gross_share <= 0:
             raise SettingsError(
                 f"position rule {self} is out of range",

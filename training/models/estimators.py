@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from training.models.stacked import StackedFit, fit_stacked
 from training.models.trainer import EpochLog, TrainingProgress, TrainingRows, fit_network, network_outputs
 
 logger = get_logger(__name__)
+_STRANGENESS_ROWS: Final = 1 << 16
 OnEpoch = Callable[[str, int, EpochLog], None]
 """Called at every validation point of a network with the name of the fit, the fold and the log."""
 
@@ -97,6 +98,15 @@ class FoldContext:
         found = self.locate(row)
         return f"{found['instrument']} at {iso(found['ts_open_ns'])}"
 
+    def strangeness(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the share of known features of each row's newest bar at the normaliser's clip, (N,) float32."""
+        parts = []
+        for chunk in torch.split(index, _STRANGENESS_ROWS):
+            x, mask = self.windows.newest(chunk)
+            far = (x.abs() >= self.normaliser.clip) & (mask > 0)
+            parts.append(far.sum(dim=1) / mask.sum(dim=1).clamp(min=1))
+        return torch.cat(parts) if parts else torch.zeros(0)
+
     def table(self, index: torch.Tensor) -> BarRows:
         """Return rows as a table, for a baseline."""
         x, mask = self.windows.newest(index)
@@ -109,6 +119,7 @@ class FittedModel:
 
     Args:
         predict: maps (N,) row numbers to (N,) float32 predictions on the CPU.
+        strangeness: maps (N,) row numbers to the share of features outside of the training rows, (N,) float32.
         budget: validation points (`FitRule.checks` per epoch) or rounds that valid rows chose; 0 where there is no
             such choice.
         history: one entry per validation point; empty for baselines.
@@ -118,6 +129,7 @@ class FittedModel:
     """
 
     predict: Callable[[torch.Tensor], torch.Tensor]
+    strangeness: Callable[[torch.Tensor], torch.Tensor]
     budget: int
     history: tuple[EpochLog, ...]
     parameters: int
@@ -366,7 +378,9 @@ def _save(
 
 def _wrap_baseline(context: FoldContext, fitted: Baseline) -> FittedModel:
     parameters = sum(value.numel() for value in fitted.weights().values())
-    return FittedModel(lambda index: fitted.predict(context.table(index)), fitted.budget, (), parameters)
+    return FittedModel(
+        lambda index: fitted.predict(context.table(index)), context.strangeness, fitted.budget, (), parameters
+    )
 
 
 def _wrap_network(context: FoldContext, network: torch.nn.Module, done: TrainingProgress) -> FittedModel:
@@ -375,6 +389,7 @@ def _wrap_network(context: FoldContext, network: torch.nn.Module, done: Training
 
     has_quantiles = outputs(torch.zeros(1, dtype=torch.int64)).dim() == 2
     return FittedModel(
+        strangeness=context.strangeness,
         predict=lambda index: point_prediction(outputs(index)),
         budget=done.best_point,
         history=tuple(done.history),

@@ -97,12 +97,15 @@ class Predictions:
         instrument, step: (N,) int32, the row.
         prediction: (N,) float32.
         label: (N,) float32, NaN where no label was observed.
+        strangeness: (N,) float32, share of the bar's known features outside of the training rows; `None` for
+            predictions that were made elsewhere, and of older releases.
     """
 
     instrument: np.ndarray
     step: np.ndarray
     prediction: np.ndarray
     label: np.ndarray
+    strangeness: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +327,8 @@ def write_predictions(path: Path, predictions: Predictions, panel: Panel) -> Non
         "prediction": predictions.prediction,
         "label": predictions.label,
     }
+    if predictions.strangeness is not None:
+        tensors["strangeness"] = predictions.strangeness
     names = json.dumps([panel.instruments[place] for place in places])
     content = safetensors.torch.save(
         {name: torch.from_numpy(values) for name, values in tensors.items()}, metadata={"instruments": names}
@@ -351,6 +356,7 @@ def read_predictions(path: Path, *, instruments: Sequence[str], since_ns: int, s
         step=step.astype(np.int32),
         prediction=tensors["prediction"],
         label=tensors["label"],
+        strangeness=tensors.get("strangeness"),
     )
 
 

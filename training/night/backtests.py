@@ -69,7 +69,9 @@ def backtest_night(
     window = evaluation_window(market, folds, decided_ns)
     dense = {
         folder.model_name(*fit): to_dense(
-            [folder.read_predictions(folder.model_path(fold.index, *fit)) for fold in folds], window
+            [folder.read_predictions(folder.model_path(fold.index, *fit)) for fold in folds],
+            window,
+            recipe,
         )
         for fit in recipe.model_seeds
     }

@@ -263,6 +263,7 @@ def predict_rows(model: FittedModel, index: torch.Tensor, data: NightData) -> Pr
         step=(index % n_steps).numpy().astype(np.int32),
         prediction=model.predict(index).to(torch.float32).numpy(),
         label=label.to(torch.float32).numpy(),
+        strangeness=model.strangeness(index).to(torch.float32).numpy(),
     )
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from storage.contracts.lake_records import GATE_DAYS, LINEAGES
 from storage.lake.lake import Lake
+from training.data.labels import LabelRule
 from training.evaluation.e_process import alpha_of, path_risks
 from training.evaluation.gate import NULL_ZERO, EvidenceDays, NullEvidence, weigh
 from training.evaluation.history import HistoryTest, judge_history
@@ -131,11 +132,29 @@ def lineage_of(recipe: Recipe) -> Lineage:
     of_venues = [f"{venue}|*" for venue in sorted(plain["venues"])]
     definition = {
         "universe": sorted(plain["instruments"]) or of_venues or "all",
-        **{name: plain[name] for name in ("width", "feature_set", "label", "position", "costs")},
+        **{
+            name: _without_newer(name, plain[name])
+            for name in ("width", "feature_set", "label", "position", "costs")
+        },
         **({"predictions": recipe.predictions} if recipe.predictions else {}),
     }
     digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
     return Lineage(digest[:12], definition)
+
+
+_NEWER: Final[dict[str, dict[str, object]]] = {
+    "label": {"target": LabelRule(1).target, "weights": LabelRule(1).weights},
+    "position": {"most_strange": None},
+}
+"""Keys that later releases added, with the values that keep what was before: a lineage keeps its name and evidence."""
+
+
+def _without_newer(part: str, plain: Any) -> Any:
+    """Return a part of a recipe without newer keys that change nothing."""
+    newer = _NEWER.get(part)
+    if newer is None:
+        return plain
+    return {name: value for name, value in plain.items() if name not in newer or newer[name] != value}
 
 
 def read_gate_record(lake: Lake, *, night: str) -> GateRecord:

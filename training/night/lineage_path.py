@@ -88,7 +88,7 @@ def nets_before_first_test(
             first, bars = complete_periods(closes, width_ns=width_ns, period_ns=period_ns)
             first = first[closes[first] - width_ns + period_ns <= stop_ns]
             for name in recipe.models:
-                ledger = backtest(to_dense([of_models[name]], window), window, recipe)
+                ledger = backtest(to_dense([of_models[name]], window, recipe), window, recipe)
                 nets[name] = net_by_period(ledger.net, first, bars)
         found.append(nets)
     return tuple(found)

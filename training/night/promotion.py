@@ -277,7 +277,7 @@ def compare_serving(
     rows = torch.zeros_like(data.labels.decidable)
     rows[:, steps] = data.labels.decidable[:, steps] & torch.from_numpy(unseen)
     predictions = predict_rows(champion, torch.nonzero(rows.flatten()).squeeze(-1), data)
-    dense = to_dense([predictions], window)
+    dense = to_dense([predictions], window, recipe)
     return compare_with_champion(
         dense,
         challenger,

@@ -103,12 +103,24 @@ def evaluation_window(market: MarketData, folds: Sequence[Fold], decided_ns: np.
     return EvaluationWindow(int(first), int(stop), market.window(int(first), int(stop)))
 
 
-def to_dense(parts: Sequence[Predictions], window: EvaluationWindow) -> np.ndarray:
-    """Return the predictions of all folds as (S, T) over the evaluation window, NaN where there is none."""
+def to_dense(parts: Sequence[Predictions], window: EvaluationWindow, recipe: Recipe) -> np.ndarray:
+    """Return the predictions of all folds as (S, T) over the evaluation window, NaN where there is none.
+
+    There is also none for bars that are too strange for the recipe's position rule.
+    """
     dense = np.full(window.market.price.shape, np.nan)
     for part in parts:
-        dense[part.instrument, part.step - window.first] = part.prediction
+        dense[part.instrument, part.step - window.first] = traded_prediction(part, recipe)
     return dense
+
+
+def traded_prediction(part: Predictions, recipe: Recipe) -> np.ndarray:
+    """Return the predictions on which a recipe may trade, (N,); NaN where the bar is too strange."""
+    most = recipe.position.most_strange
+    if most is None or part.strangeness is None:
+        return part.prediction
+    prediction: np.ndarray = np.where(part.strangeness > most, np.nan, part.prediction)
+    return prediction
 
 
 def score_folds(parts: Sequence[Predictions], recipe: Recipe, *, seed: int) -> Score:

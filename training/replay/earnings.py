@@ -24,6 +24,7 @@ from training.night.artifacts import read_predictions
 from training.night.lineage_evidence import lineage_of, read_gate_record
 from training.night.lineage_path import period_of
 from training.night.market_data import make_market
+from training.night.scoring import traded_prediction
 from training.recipe import Recipe
 from training.replay.folder import ReplayedNight, ReplayFolder
 from training.replay.schedule import Schedule
@@ -64,7 +65,7 @@ def measure_replay(
 
     figures, curves = {}, {}
     for name, what in ((SEQUENCE, "serving"), (NEWEST, "newest")):
-        prediction = dense_predictions(replay, following, nights, what, first=first, stop=stop)
+        prediction = dense_predictions(replay, following, nights, what, recipe, first=first, stop=stop)
         ledger = run_ledger(prediction, market, recipe.position, recipe.costs)
         net = net_by_period(ledger.net, starts, bars)
         curve = ledger.net.cumsum()
@@ -96,6 +97,7 @@ def dense_predictions(
     following: FollowingBars,
     nights: Sequence[ReplayedNight],
     what: str,
+    recipe: Recipe,
     *,
     first: int,
     stop: int,
@@ -107,6 +109,7 @@ def dense_predictions(
         following: the bars.
         nights: all, oldest first.
         what: `serving` or `newest`.
+        recipe: of the replay.
         first, stop: steps of the range.
     """
     panel = following.data.panel
@@ -121,7 +124,7 @@ def dense_predictions(
             since_ns=int(panel.ts_open_ns[0]),
             step_ns=panel.width_ns,
         )
-        dense[found.instrument, found.step - first] = found.prediction
+        dense[found.instrument, found.step - first] = traded_prediction(found, recipe)
     return dense
 
 

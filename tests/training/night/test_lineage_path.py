@@ -82,7 +82,9 @@ def earlier_of(world: World) -> tuple[dict[str, np.ndarray], ...]:
 def path_of(world: World) -> LineagePath:
     window = evaluation_window(world.market, world.folds, world.decided_ns)
     dense = {
-        name: to_dense([rows_in(world, name, f.test.start_ns, f.test.stop_ns) for f in world.folds], window)
+        name: to_dense(
+            [rows_in(world, name, f.test.start_ns, f.test.stop_ns) for f in world.folds], window, RECIPE
+        )
         for name in RECIPE.models
     }
     ledgers = {name: backtest(values, window, RECIPE) for name, values in dense.items()}

@@ -196,8 +196,8 @@ def test_predictions_of_a_control_are_scored_and_traded_as_the_control_itself(ho
     assert counts["test"] == counts["test_rows"] == counts["rows"] > 1000
     market = make_market(data, recipe, folder.fees, grace_ns=GRACE_NS)
     window = evaluation_window(market, folds, data.labels.ts_decided_ns)
-    dense = to_dense([part.test for part in parts], window)
-    assert np.array_equal(dense, to_dense(ridge, window), equal_nan=True)
+    dense = to_dense([part.test for part in parts], window, recipe)
+    assert np.array_equal(dense, to_dense(ridge, window, recipe), equal_nan=True)
     ledger = backtest(dense, window, recipe)
     models = folder.read("summary.json")["models"]
     assert float(ledger.net.sum()) == models["ridge"]["traded"]["net"] != 0

@@ -149,7 +149,7 @@ class Panel:
         values = {}
         for name, value in self.values.items():
             values[name] = torch.full(status.shape, torch.nan, dtype=torch.float64)
-            values[name][rows] = value[found]
+            values[name].index_copy_(0, rows, value.index_select(0, found))
         return Panel(tuple(instruments), self.width_ns, self.ts_open_ns, values, status)
 
     def select(self, order: Sequence[int]) -> Panel:
@@ -159,8 +159,9 @@ class Panel:
             instruments=tuple(self.instruments[i] for i in order),
             width_ns=self.width_ns,
             ts_open_ns=self.ts_open_ns,
-            values={name: value[index] for name, value in self.values.items()},
-            status=self.status[index],
+            # Indexing with a tensor asks torch's threads for each column: 8 ms instead of 0.02 on two busy cores.
+            values={name: value.index_select(0, index) for name, value in self.values.items()},
+            status=self.status.index_select(0, index),
         )
 
 

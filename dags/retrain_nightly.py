@@ -57,7 +57,7 @@ def retrain_nightly() -> None:
 
         return train_fold(load_settings(), night, fold)
 
-    @task(outlets=[Asset("model_versions")])
+    @task(pool="registry", outlets=[Asset("model_versions")])
     def judge_night(night: str) -> dict[str, Any]:
         from training.night.steps import judge_night
 

@@ -1,4 +1,4 @@
-"""Migration of Airflow's database, creation of the GPU pool and the administrator's password.
+"""Migration of Airflow's database, creation of the pools and the administrator's password.
 
 Run before the daemons as `python -m serving.airflow.db_migrate`: by `tickwalk airflow up`, and in Compose by the
 service `migrations`. All configuration comes from the environment.
@@ -14,12 +14,16 @@ from typing import Final
 
 from storage.atomic_write import write_atomic
 
-GPU_POOL: Final = "gpu"
+POOLS: Final = {
+    "gpu": "One device: one training at a time.",
+    "registry": "One judge at a time, whatever triggers the nights; leave it at one slot.",
+}
+"""Pools of the DAGs' tasks, one slot each, with their descriptions."""
 PASSWORD_VARIABLE: Final = "AIRFLOW_ADMIN_PASSWORD"  # noqa: S105  (a name, not a password)
 
 
 def main() -> int:
-    """Migrate the database, create the pool `gpu`, write the administrator's password, and return the exit code."""
+    """Migrate the database, create the pools, write the administrator's password, and return the exit code."""
     password = os.environ.get(PASSWORD_VARIABLE, "")
     if not password:
         sys.stderr.write(f"{PASSWORD_VARIABLE} is empty; set it to the password of Airflow's user admin\n")
@@ -28,11 +32,12 @@ def main() -> int:
     from airflow.configuration import conf
 
     _airflow("db", "migrate")
-    try:
-        _airflow("pools", "get", GPU_POOL)
-    except SystemExit:
-        # Only if it is missing, so that a pool set to two slots for two devices is kept.
-        _airflow("pools", "set", GPU_POOL, "1", "One device: one training at a time.")
+    for pool, description in POOLS.items():
+        try:
+            _airflow("pools", "get", pool)
+        except SystemExit:
+            # Only if it is missing, so that a pool set to two slots for two devices is kept.
+            _airflow("pools", "set", pool, "1", description)
     write_password(Path(conf.get("core", "simple_auth_manager_passwords_file")), password)
     return 0
 

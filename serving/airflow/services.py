@@ -74,6 +74,9 @@ COMMON_ENV: Final[dict[str, str]] = {
     # A short outage of the API must not kill hours of training: 60 missed heartbeats, where the default is 3.
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "60",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
+    # Tasks that start before the API, or meet its restart, ask again for minutes: no attempt is spent (measured).
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "15",
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
     # A day, so that the token of a long training does not expire (Airflow issue 67939).
     "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "86400",
     # Without it a cleared task finds the state of its last success and does nothing.

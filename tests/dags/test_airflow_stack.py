@@ -99,11 +99,11 @@ def test_the_dag_is_visible_and_paused(live: Live) -> None:
     with AirflowClient(live.stack.url, password=live.password) as client:
         dag = client.get("dags/retrain_nightly")
         assert client.import_errors() == []
-        pool = client.get("pools/gpu")
+        slots = {name: client.get(f"pools/{name}")["slots"] for name in ("gpu", "registry")}
         tasks = client.get("dags/retrain_nightly/tasks")["tasks"]
     assert dag["is_paused"]
     assert dag["timetable_summary"] == "20 0 * * *"
-    assert pool["slots"] == 1
+    assert slots == {"gpu": 1, "registry": 1}
     assert {task["task_id"] for task in tasks} == set(TASKS)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving.airflow.db_migrate import PASSWORD_VARIABLE
+from serving.airflow.db_migrate import PASSWORD_VARIABLE, POOLS
 from serving.airflow.secrets import load_secrets
 from serving.airflow.services import DAGS_DIR, local_env
 from storage.settings import Settings
@@ -104,7 +104,9 @@ def test_the_night_runs_its_steps_in_order_with_one_training_at_a_time(folder: d
         "write_report": ["judge_night", "open_night"],
     }
     assert [name for name, task in tasks.items() if task["is_mapped"]] == ["train_fold"]
-    assert [name for name, task in tasks.items() if task["pool"] == "gpu"] == ["train_fold"]
+    pools = {name: task["pool"] for name, task in tasks.items() if task["pool"] in POOLS}
+    assert pools == {"train_fold": "gpu", "judge_night": "registry"}
+    assert set(pools.values()) == set(POOLS), "every pool that is made is used"
 
 
 def test_the_asset_comes_from_one_task_that_is_not_mapped(folder: dict[str, Any]) -> None:

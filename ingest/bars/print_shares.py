@@ -7,7 +7,7 @@ within that reach. The longest two are left out, since another halt, or a stray 
 become the rhythm.
 
 Of a coin that prints in less than a tenth of its steps, these windows hold too few pauses between bursts. Its pace is
-measured over two weeks (`WIDE_REACH`), and only where the gaps there vary no more than 20 equal ones would.
+measured over a week of minutes (`WIDE_REACH`), and only where the gaps there vary no more than 20 equal ones would.
 
 Four simulated bursty coins and the recorded minutes of Bitfinex chose the measures (2026-11-30): without the last one,
 up to 18 % of the silent bars of a coin with ten prints a burst were doubtful, with it 0.4 %. Ten bursty coins chose the
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 REACH: Final = 1_440
 """A rhythm is measured over at most so many steps on either side of a silence."""
-WIDE_REACH: Final = 20_160
+WIDE_REACH: Final = 10_080
 """That of a coin that prints in less than a tenth of them."""
 WAITS_ALLOWED: Final = 14.0
 """A silence of so many mean waits has a probability of one in a million."""

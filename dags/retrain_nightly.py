@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
 
+from serving.airflow.queues import in_queue
 from serving.airflow.task_defaults import TASK_DEFAULTS
 from storage.settings import load_settings
 
@@ -51,7 +52,7 @@ def retrain_nightly() -> None:
 
         return plan_folds(load_settings(), night)
 
-    @task(pool="gpu", map_index_template="fold {{ task.op_kwargs['fold'] }}")
+    @task(pool="gpu", **in_queue("gpu"), map_index_template="fold {{ task.op_kwargs['fold'] }}")
     def train_fold(night: str, fold: int) -> dict[str, Any]:
         from training.night.steps import train_fold
 

@@ -46,7 +46,7 @@ class S3TaskLogs:
         lake = load_settings().lake
         return ObjectStore(self._bucket, self._prefix, endpoint=lake.s3_endpoint, region=lake.s3_region)
 
-    def upload(self, path: os.PathLike[str] | str, ti: object = None) -> None:
+    def upload(self, path: os.PathLike[str] | str, ti: object = None) -> None:  # noqa: ARG002
         """Upload a log; the local file stays. A failure is a warning, since the task itself has ended well or not.
 
         Args:
@@ -59,7 +59,7 @@ class S3TaskLogs:
         except OSError as error:
             logger.warning("task log not uploaded", log=str(local), reason=str(error))
 
-    def read(self, relative_path: str, ti: object) -> tuple[list[str], list[str]]:
+    def read(self, relative_path: str, ti: object) -> tuple[list[str], list[str]]:  # noqa: ARG002
         """Return where a log was read from, and its text in a list, which is empty if there is none."""
         try:
             text = self._store.reader(relative_path).read().decode("utf-8", "backslashreplace")

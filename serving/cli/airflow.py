@@ -80,7 +80,7 @@ def worker(
     It needs that Airflow's address (`airflow.server`) and secret (`airflow.secret_file`), and there the setting
     `airflow.worker_queues`. It opens no port, and does not need Airflow's database. SIGTERM lets running tasks end.
 
-    Example: `tickwalk --set airflow.server=http://10.0.0.5:8080 --set airflow.secret_file=jwt airflow worker --queue gpu`
+    Example: `tickwalk airflow worker --queue gpu`
     """
     from serving.airflow.worker import WorkerOptions, run_worker
 

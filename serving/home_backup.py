@@ -84,6 +84,7 @@ class BackupManifest(msgspec.Struct, frozen=True):
 class BackupReport:
     """What was done: files and bytes in all, those that were copied now, and a bucket that was not."""
 
+    made_at: str
     files: int
     size_bytes: int
     copied: int
@@ -91,7 +92,9 @@ class BackupReport:
     bucket: str
 
 
-def create_backup(settings: Settings, target: Path, *, now_ns: int) -> BackupReport:
+def create_backup(
+    settings: Settings, target: Path, *, now_ns: int, with_catalog: bool = True
+) -> BackupReport:
     """Copy a home into a folder; files that an earlier backup there has are not copied again.
 
     The home may be in use. While this runs, the folder holds no complete backup.
@@ -100,6 +103,7 @@ def create_backup(settings: Settings, target: Path, *, now_ns: int) -> BackupRep
         settings: of the home.
         target: a folder outside of the home, on another disk or machine.
         now_ns: stored as the time of the backup.
+        with_catalog: false leaves out the lake's catalog, for which somebody else runs `pg_dump` before.
 
     Raises:
         SettingsError: the folder is inside the home, is not a backup, or `pg_dump` is needed and missing.
@@ -120,7 +124,7 @@ def create_backup(settings: Settings, target: Path, *, now_ns: int) -> BackupRep
     (target / MANIFEST).unlink(missing_ok=True)
     files: dict[str, BackupFile] = {}
     copied = copied_bytes = 0
-    for name in (*_copy_databases(settings, target), *_names(settings)):
+    for name in (*_copy_databases(settings, target, with_catalog=with_catalog), *_names(settings)):
         source = target / name if name in _DATABASES else _source(settings, name)
         try:
             stat = source.stat()
@@ -144,7 +148,7 @@ def create_backup(settings: Settings, target: Path, *, now_ns: int) -> BackupRep
         if path not in files and path != MANIFEST:
             (target / path).unlink()
     size_bytes = sum(file.size_bytes for file in files.values())
-    return BackupReport(len(files), size_bytes, copied, copied_bytes, bucket)
+    return BackupReport(manifest.made_at, len(files), size_bytes, copied, copied_bytes, bucket)
 
 
 def restore_backup(source: Path, settings: Settings) -> BackupReport:
@@ -162,8 +166,8 @@ def restore_backup(source: Path, settings: Settings) -> BackupReport:
     home = settings.home
     if home.exists() and any(path for path in home.rglob("*") if not path.is_dir()):
         raise SettingsError(f"the home {home} is not empty", hint="restore into another one: --home NEW")
-    is_dump = CATALOG_DUMP in manifest.files
-    if is_dump != settings.lake.catalog.startswith("postgres"):
+    is_dump, has_catalog = CATALOG_DUMP in manifest.files, {CATALOG, CATALOG_DUMP} & set(manifest.files)
+    if has_catalog and is_dump != settings.lake.catalog.startswith("postgres"):
         where = "in Postgres" if is_dump else "SQLite"
         raise SettingsError(
             f"the catalog of the backup is {where}, and lake.catalog is {redacted(settings.lake.catalog)!r}",
@@ -185,17 +189,20 @@ def restore_backup(source: Path, settings: Settings) -> BackupReport:
         _postgres("pg_restore", settings, "--no-owner", "--exit-on-error", "--dbname={}", str(dump))
         dump.unlink()
     size_bytes = sum(file.size_bytes for file in manifest.files.values())
-    return BackupReport(len(manifest.files), size_bytes, len(manifest.files), size_bytes, manifest.data)
+    files = len(manifest.files)
+    return BackupReport(manifest.made_at, files, size_bytes, files, size_bytes, manifest.data)
 
 
 _DATABASES: Final = (CATALOG, CATALOG_DUMP, AIRFLOW_DATABASE)
 
 
-def _copy_databases(settings: Settings, target: Path) -> Iterator[str]:
+def _copy_databases(settings: Settings, target: Path, *, with_catalog: bool) -> Iterator[str]:
     """Copy the databases, which change in place, and yield their names."""
     (target / "lake").mkdir(exist_ok=True)
     catalog = settings.lake.catalog or f"sqlite:{settings.lake_dir / 'catalog.sqlite'}"
-    if catalog.startswith("postgres"):
+    if not with_catalog:
+        pass
+    elif catalog.startswith("postgres"):
         _postgres("pg_dump", settings, "--format=custom", f"--file={target / CATALOG_DUMP}", "--dbname={}")
         yield CATALOG_DUMP
     elif (path := Path(catalog.removeprefix("sqlite:"))).exists():

@@ -24,6 +24,9 @@ def add_to(app: typer.Typer) -> None:
 def create(
     context: typer.Context,
     target: Annotated[Path, typer.Argument(help="Folder on another disk or machine; empty, or of a backup.")],
+    catalog: Annotated[
+        bool, typer.Option(help="Copy the lake's catalog; without, dump its Postgres before this command.")
+    ] = True,
 ) -> None:
     """Copy the home into a folder: lake, journal, models, reports, Airflow's records and secrets.
 
@@ -36,7 +39,7 @@ def create(
     from storage.clock import WallTime
 
     with notes.status("backing up"):
-        done = create_backup(settings_of(context), target, now_ns=WallTime().now_ns())
+        done = create_backup(settings_of(context), target, now_ns=WallTime().now_ns(), with_catalog=catalog)
     _print(f"{target} is complete", done)
 
 
@@ -59,7 +62,7 @@ def restore(
     settings = settings_of(context)
     with notes.status("restoring"):
         done = restore_backup(source, settings)
-    _print(f"{settings.home} is restored", done)
+    _print(f"{settings.home} is restored to {done.made_at}", done)
     with notes.status("verifying the lake"), Lake.open(settings) as lake:
         found = verify(lake, now_ns=WallTime().now_ns())
     console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sqlite3
 from contextlib import closing
@@ -125,7 +126,7 @@ def test_catalog_in_postgres_is_dumped_and_restored_into_an_empty_database(
     with postgres(tmp_path) as first, s3(monkeypatch) as endpoint:
         second = first.replace("dbname=tickwalk", "dbname=restored")
         with closing(psycopg2.connect(first.partition(":")[2])) as connection:
-            connection.autocommit = True
+            connection.set_isolation_level(0)  # no transaction: Postgres creates no database in one
             connection.cursor().execute("CREATE DATABASE restored")
         values = {"lake.data": data, "lake.s3_endpoint": endpoint}
         settings = home_with_rows(tmp_path / "home", **{"lake.catalog": first}, **values)
@@ -141,3 +142,8 @@ def test_catalog_in_postgres_is_dumped_and_restored_into_an_empty_database(
         )
         restore_backup(tmp_path / "backup", restored)
         assert tids(restored) == [1, 2]
+        without = create_backup(settings, tmp_path / "without", now_ns=NOW_NS, with_catalog=False)
+        assert without.files == done.files - 1, "the dump of somebody else is restored first"
+        elsewhere = dataclasses.replace(restored, home=tmp_path / "elsewhere")
+        restore_backup(tmp_path / "without", elsewhere)
+        assert tids(elsewhere) == [1, 2]

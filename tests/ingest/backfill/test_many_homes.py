@@ -21,7 +21,7 @@ def test_two_homes_and_kills_end_with_the_rows_of_one_process(tmp_path: Path) ->
 def test_30_days_of_12_coins_and_10_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = drill(tmp_path, Work(coins=12, days=30, chunk_days=1), kills=10, seed=23)
     assert report.kills == 10
-    assert min(report.by_home.values()) > 20, "both homes have worked"
+    assert min(report.by_home.values()) > 5, "both homes have worked"
     assert report.rows["candles"] == 12 * 30 * 24
     with capsys.disabled():
         print(f"\ntwo homes, one lake: {report.text()}")

@@ -318,3 +318,20 @@ def test_torch_comes_before_the_lock_which_does_not_name_it() -> None:
     assert re.search(r"^setuptools==[\d.]+ \\\n    --hash=sha256:", backend, flags=re.MULTILINE)
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert not re.search(r"^torch==", lock, flags=re.MULTILINE)
+
+
+def test_s3_server_gets_its_key_as_one_quoted_value(
+    everything: dict[str, Any], env_file: Path, tmp_path: Path
+) -> None:
+    """rclone splits the variable at commas, and would refuse a key that is not quoted."""
+    (command,) = everything["services"]["s3"]["command"]
+    rclone = tmp_path / "rclone"
+    rclone.write_text('#!/bin/sh\nprintf %s "$RCLONE_AUTH_KEY"\n', encoding="utf-8")
+    rclone.chmod(0o755)
+    secrets = env_file.parent / "secrets"
+    here = command.replace("$$", "$").replace("/run/secrets", str(secrets)).replace("/data", str(tmp_path))
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", here], env=env, capture_output=True, text=True, check=True, timeout=HANG_S
+    )
+    assert done.stdout == f'"{(secrets / "s3_auth_key").read_text(encoding="utf-8")}"'

@@ -95,7 +95,7 @@ def copy_context(sources: Sequence[str], target: Path) -> None:
     rules = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     allowed = [rule[1:].rstrip("/") for rule in rules if rule.startswith("!")]
     target.mkdir(parents=True, exist_ok=True)
-    for source in allowed if list(sources) == ["./"] else sources:
+    for source in allowed if list(sources) == ["."] else sources:
         if source not in allowed:
             raise SystemExit(f".dockerignore leaves out {source}, which the Dockerfile copies")
         path = PROJECT / source
@@ -107,7 +107,7 @@ def copy_context(sources: Sequence[str], target: Path) -> None:
                 dirs_exist_ok=True,
             )
         else:
-            place = target / (source if list(sources) == ["./"] else path.name)
+            place = target / (source if list(sources) == ["."] else path.name)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, place)
 
@@ -176,17 +176,20 @@ def report(
                 healthy[name] = time.monotonic() - started_s
                 print(f"{name} is healthy after {healthy[name]:.1f} s", flush=True)
         time.sleep(1.0)
-    owners = subprocess.run(["ps", "-eo", "uid,args"], capture_output=True, text=True, check=True).stdout
-    mine = [
-        line.split(None, 1)
-        for line in owners.splitlines()
-        if re.search(r"airflow (api|sched|dag|trig)", line)
-    ]
-    print("uids of Airflow's processes:", sorted({uid for uid, _ in mine}), f"({len(mine)} processes)")
+    # Others may run an Airflow on this machine; ours are those whose root is the image.
+    mine = [path for path in Path("/proc").glob("[0-9]*") if _root_of(path) == str(container.root)]
+    print("uids of the services:", sorted({path.stat().st_uid for path in mine}), f"({len(mine)} processes)")
     print("root is writable:", container.check(found["scheduler"], ["touch", "/opt/probe"]) == 0)
     print("as:", container.output(found["scheduler"], ["id", "-u"]))
     print("scheduler's log begins:", *container.log("scheduler").splitlines()[:3], sep="\n    ")
     return 0 if len(healthy) == len(SERVICES) else 1
+
+
+def _root_of(process: Path) -> str:
+    try:
+        return str((process / "root").readlink())
+    except OSError:  # it has ended
+        return ""
 
 
 class Container:
@@ -195,7 +198,7 @@ class Container:
     def __init__(
         self, root: Path, work: Path, image_env: Mapping[str, str], names: Mapping[str, str], port: int
     ) -> None:
-        self._root, self._work, self._image_env, self._names, self._port = root, work, image_env, names, port
+        self.root, self._work, self._image_env, self._names, self._port = root, work, image_env, names, port
         for name in ("var/lib/tickwalk", "var/lib/airflow", "var/cache/tickwalk"):
             volume = work / "volumes" / Path(name).name / Path(name).parent.name
             volume.mkdir(parents=True)
@@ -204,10 +207,11 @@ class Container:
 
     def argv(self, command: Sequence[str]) -> list[str]:
         """Return the command line that sees a read-only root, volumes, secrets and a /tmp of its own."""
-        root, volumes = self._root, self._work / "volumes"
+        root, volumes = self.root, self._work / "volumes"
         mounts = [
             f"mount --bind {root} {root} && mount -o remount,bind,ro {root}",
-            f"mount -t proc proc {root}/proc && mount --bind /dev {root}/dev && mount -t tmpfs tmpfs {root}/tmp",  # noqa: S108
+            f"mount -t proc proc {root}/proc && mount --bind /dev {root}/dev",
+            f"mount -t tmpfs tmpfs {root}/dev/shm && mount -t tmpfs tmpfs {root}/tmp",  # noqa: S108
             f"mount --bind {volumes}/tickwalk/lib {root}/var/lib/tickwalk",
             f"mount --bind {volumes}/airflow/lib {root}/var/lib/airflow",
             f"mount --bind {volumes}/tickwalk/cache {root}/var/cache/tickwalk",
@@ -254,10 +258,8 @@ class Container:
 
     def end(self) -> None:
         """Say how the services ended."""
-        left = subprocess.run(
-            ["pgrep", "-u", str(UID), "-fc", "airflow"], capture_output=True, text=True, check=False
-        )
-        print("processes left:", left.stdout.strip())
+        left = [path for path in Path("/proc").glob("[0-9]*") if _root_of(path) == str(self.root)]
+        print("processes left:", len(left))
 
 
 def compose(env_file: Path) -> dict[str, Any]:

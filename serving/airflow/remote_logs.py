@@ -1,8 +1,8 @@
 """Task logs in S3, so that they outlive the machine or the worker that wrote them.
 
 Airflow reads this module by `[logging] logging_config_class = serving.airflow.remote_logs.LOGGING_CONFIG`; the setting
-`[logging] remote_base_log_folder` (`s3://bucket/prefix`) says where. Airflow's own S3 logs need its Amazon provider,
-whose 20 packages do much else; boto3 is here anyway (docs/adr/0021). `[logging] remote_logging` stays off, because
+`[logging] remote_base_log_folder` (`s3://bucket/prefix`) says where. Airflow's own S3 logs need its Amazon provider
+and 14 packages more; boto3 is here anyway (docs/adr/0021). `[logging] remote_logging` stays off, because
 Airflow would import that provider.
 """
 

@@ -72,8 +72,8 @@ def build(root: Path, arguments: Mapping[str, str], copies: Sequence[Path], mirr
             workdir = rest
             (root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
         elif word == "COPY":
-            *sources, target = rest.split()
-            copy_context(sources, (root / workdir.lstrip("/") / target).resolve())
+            *sources, place = rest.split()
+            copy_context(sources, (root / workdir.lstrip("/") / place).resolve())
         elif word == "RUN":
             command = re.sub(r"--mount=\S+\s*", "", rest)
             _in_root(root, ["sh", "-c", f"cd {workdir} && {command}"], env=env)

@@ -13,9 +13,10 @@ COVERAGE_DAYS: Final = Contract(
     "coverage_days",
     "Coverage of an instrument's UTC day, counted in bars of the width on which models train. A bar is covered if "
     "the row that counts is `printed`, `quiet` or `halted`; it is missing if that is `blind` or `unknown`, or if there "
-    "is no row. Covered and missing hours add up to the listed hours. A day on which an instrument was not listed, or "
-    "before it was first recorded or imported, has no row. Written by `seal_day` and `repair_gaps`; the view "
-    "`coverage_days_latest` has the last revision of each day.",
+    "is no row. Covered and missing hours add up to the listed hours: from the first listing or bar in the lake until "
+    "the venue delists it, or until its last bar if nobody records it. A day without listed hours, or of an instrument "
+    "that the newest recording of its venue left out, has no row. Written by `seal_day`, `repair_gaps` and "
+    "`backfill_history`; the view `coverage_days_latest` has the last revision of each day.",
     (
         INSTRUMENT,
         Column("day", TEXT, "the UTC day, such as `2026-11-22`: the partition key of `seal_day`"),
@@ -48,5 +49,7 @@ COVERAGE_DAYS: Final = Contract(
     ),
     key=("instrument", "day", "revision"),
     ordered=(("repairable_h", "missing_h"),),
+    # With the time, since a day may become again what it was two revisions before.
+    compared=("state", "covered_h", "missing_h", "repairable_h", "causes", "ts_knowable_ns"),
     revises=True,
 )

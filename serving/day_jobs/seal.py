@@ -1,0 +1,65 @@
+"""Seals a UTC day: repairs its gaps, certifies its bars, writes its coverage, and validates it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ingest.backfill.certify import certify
+from ingest.replay.recovery import recover
+from serving.day_jobs.coverage_table import count_states, update_coverage
+from serving.day_jobs.days import check_is_over, parse_day_ns
+from serving.day_jobs.repair import repair_range
+from serving.day_jobs.validation import validate_day
+from storage.clock import DAY_NS, TimeSource, WallTime
+from storage.errors import ContractError, JournalError, VenueError
+from storage.lake.lake import Lake
+from storage.logs import get_logger
+from storage.settings import Settings
+
+logger = get_logger(__name__)
+
+
+def seal_day(
+    settings: Settings, day: str, *, accept: bool = False, clock: TimeSource | None = None
+) -> dict[str, Any]:
+    """Seal a day, and return what is known of it as plain values; sealing it again adds nothing.
+
+    A venue that cannot be reached does not keep a day from being sealed: `repair_gaps` fills it within the hour.
+
+    Args:
+        settings: the home.
+        day: its name, such as `2026-11-22`.
+        accept: log what the validation finds, and go on.
+        clock: the present (default: wall clock).
+
+    Raises:
+        RangeError: the day has not ended.
+        NotReadyError: bars of it may still come.
+        ContractError: the validation found bars that break a rule; the day's coverage is written nevertheless.
+    """
+    clock = clock or WallTime()
+    day_ns = parse_day_ns(day)
+    with Lake.open(settings, clock=clock) as lake:
+        recover(settings, lake)
+        check_is_over(day, lake, settings, clock.now_ns())
+        result: dict[str, Any] = {"day": day}
+        work = repair_range(lake, settings, day_ns, day_ns + DAY_NS, clock=clock)
+        try:
+            result["repair"] = asyncio.run(work).to_dict()
+        except (VenueError, JournalError) as error:
+            logger.warning("day sealed without repair", day=day, reason=str(error))
+            result["repair"] = {"failed": str(error)}
+        compared = certify(lake, settings, from_ns=day_ns, to_ns=day_ns + DAY_NS, clock=clock)
+        result["certified"], result["differ"] = compared.certified, compared.differ
+        found = update_coverage(lake, settings, [day_ns], now_ns=clock.now_ns())
+        result["coverage"] = count_states(found)
+        try:
+            result["bars"] = validate_day(lake, day, day_ns, width=settings.bars.width)
+        except ContractError as error:
+            if not accept:
+                raise
+            logger.warning("day accepted although its validation failed", day=day, reason=error.message)
+            result["accepted"] = error.message
+    logger.info("day sealed", **result["coverage"], day=day)
+    return result

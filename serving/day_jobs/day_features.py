@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from features.store.day_files import day_name
 from features.store.manifest import StoreKey
 from features.store.store import update
 from features.versioning.set_diff import EDITION
-from serving.day_jobs.days import parse_day_ns
+from serving.day_jobs.days import day_of_run, parse_day_ns
 from serving.feature_jobs.selection import write_edition
 from storage.clock import DAY_NS, US_NS, floor_ns
 from storage.lake.lake import Lake
@@ -56,6 +57,13 @@ def build_day_features(settings: Settings, day: str) -> dict[str, Any]:
     about = {"day": day, "recipe": recipe.name, "feature_set": recipe.feature_set, "is_built": day in days}
     logger.info("features of a day built", **about, **counts)
     return about | counts | {"is_newest": is_newest_day(settings, day)}
+
+
+def build_features_of_run(
+    settings: Settings, params: Mapping[str, Any], partition_key: str | None
+) -> dict[str, Any]:
+    """Build the features of a run's day, see `build_day_features` and `day_of_run`."""
+    return build_day_features(settings, day_of_run(partition_key, params))
 
 
 def is_newest_day(settings: Settings, day: str) -> bool:

@@ -109,12 +109,10 @@ class HistoryPlan:
     Args:
         lines: the plan for people: requests, minutes, size and price of each kind.
         chunks: for `fetch_chunk`; none in a dry run, or where nothing is left.
-        started_ns: when it was made; later rows are the backfill's.
     """
 
     lines: tuple[str, ...]
     chunks: tuple[dict[str, Any], ...]
-    started_ns: int
 
 
 def plan_history(
@@ -161,9 +159,19 @@ def plan_history(
     for line in lines:
         logger.info("backfill planned", plan=line)
     chunks = [] if request.dry_run else cut(left, from_ns, to_ns)
-    return HistoryPlan(
-        tuple(lines), tuple(chunk | {"request": asdict(request)} for chunk in chunks), started_ns=now_ns
-    )
+    about = {"request": asdict(request), "planned_ns": now_ns}
+    return HistoryPlan(tuple(lines), tuple(chunk | about for chunk in chunks))
+
+
+def plan_run(
+    settings: Settings,
+    params: Mapping[str, Any],
+    partition_key: str | None,
+    *,
+    clock: TimeSource | None = None,
+) -> list[dict[str, Any]]:
+    """Return the chunks of a run of the DAG; none in a dry run, whose plan is logged."""
+    return list(plan_history(settings, HistoryRequest.of_run(params, partition_key), clock=clock).chunks)
 
 
 def fetch_chunk(
@@ -192,18 +200,20 @@ def fetch_chunk(
 
 
 def finish_history(
-    settings: Settings, request: HistoryRequest, started_ns: int, *, clock: TimeSource | None = None
+    settings: Settings, chunks: Sequence[Mapping[str, Any]], *, clock: TimeSource | None = None
 ) -> list[str]:
-    """Write the coverage of the days that received rows since a plan was made, and return those days.
+    """Write the coverage of the days that received rows since the chunks were planned, and return those days.
 
     A day that is not over is left to `seal_day`.
     """
     clock = clock or WallTime()
     now_ns = clock.now_ns()
-    first = parse_time_ns(request.since) // DAY_NS
-    last = -(-min(parse_time_ns(request.until), floor_ns(now_ns, DAY_NS)) // DAY_NS)
+    if not chunks:
+        return []
+    first = min(int(chunk["from_ns"]) for chunk in chunks) // DAY_NS
+    last = min(-(-max(int(chunk["to_ns"]) for chunk in chunks) // DAY_NS), now_ns // DAY_NS)
     with Lake.open(settings, clock=clock) as lake:
-        rows = lake.query(_CHANGED, [started_ns, first, last]).to_pylist()
+        rows = lake.query(_CHANGED, [chunks[0]["planned_ns"], first, last]).to_pylist()
         days = sorted(int(row["day"]) * DAY_NS for row in rows)
         found = update_coverage(lake, settings, days, now_ns=now_ns)
     logger.info("history finished", days=len(days), **count_states(found))

@@ -1,0 +1,51 @@
+"""Build the features of each day whose bars are sealed or backfilled, and start a training for the newest day.
+
+For the person on call: **if it fails, no night trains**; the champion keeps serving. **Normal:** many runs after a
+backfill, of which the first builds the days of all; `publish_features` skipped, because a later day is complete.
+**Not normal:** `SettingsError`: no recipe is chosen, and not exactly one fits the lake (it lists what each lacks).
+The asset `bars` starts it with the same day as partition key. A run by hand needs `day` or a partition key.
+Only the newest day emits `features`, so a backfill of a month trains once. Without Airflow: `tickwalk features build`.
+"""
+
+from typing import Any
+
+from airflow.sdk import Asset, Param, PartitionedAssetTimetable, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from serving.airflow.task_defaults import DATA_TASK_DEFAULTS
+from storage.settings import load_settings
+
+FEATURES = Asset("features")
+
+
+@dag(
+    schedule=PartitionedAssetTimetable(assets=Asset("bars")),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DATA_TASK_DEFAULTS | {"retries": 2},
+    params={
+        "day": Param(
+            None, type=["null", "string"], format="date", description="UTC day; else the partition key."
+        )
+    },
+    doc_md=__doc__,
+    tags=["data"],
+)
+def build_features() -> None:
+    @task
+    def build(params: dict[str, Any] | None = None, partition_key: str | None = None) -> dict[str, Any]:
+        from serving.day_jobs.day_features import build_features_of_run
+
+        return build_features_of_run(load_settings(), params or {}, partition_key)
+
+    @task(outlets=[FEATURES])
+    def publish_features(built: dict[str, Any], *, outlet_events: Any = None) -> None:
+        if not built["is_newest"]:
+            raise AirflowSkipException(f"{built['day']} is not the newest day, so it starts no training")
+        outlet_events[FEATURES].add_partitions(built["day"])
+        outlet_events[FEATURES].extra = {"day": built["day"], "feature_set": built["feature_set"]}
+
+    publish_features(build())
+
+
+build_features()

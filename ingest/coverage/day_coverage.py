@@ -303,9 +303,7 @@ class DayCoverageReader:
         if bars and recorded_ns == _NEVER_NS:
             until_ns = min(to_ns, int(bars["last_ns"]) + self._step_ns)  # history that no recording continues
         events = [(int(row["at_ns"]), bool(row["is_listed"])) for row in listings]
-        # Bars may be older than the first listing that was read, even those of a contract that was delisted by then.
-        starts = [int(bars["first_ns"])] if bars else []
-        first_ns = min([*starts, *(at_ns for at_ns, _ in events[:1])], default=recorded_ns)
+        first_ns = self.first_ns(instrument)
         events = [(first_ns, True), *events]
         parts: list[Part] = []
         for (at_ns, is_listed), after_ns in zip(
@@ -317,6 +315,14 @@ class DayCoverageReader:
             if is_listed and start < to:
                 parts.append((start, to))
         return parts
+
+    def first_ns(self, instrument: str) -> int:
+        """Return the first evidence of an instrument: a listing, or a bar, even of one that was delisted by then."""
+        bars = self._bars.get(instrument)
+        starts = [int(row["at_ns"]) for row in self._listings.get(instrument, [])[:1]]
+        return min(
+            [*starts, *([int(bars["first_ns"])] if bars else [])], default=self._recorded_ns(instrument)
+        )
 
     def _recorded_ns(self, instrument: str) -> int:
         """Return when a recording first listed an instrument; far in the future for never."""

@@ -8,7 +8,7 @@ serves is in the requester-pays archive, if anywhere; nothing here spends money.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from ingest.coverage.intervals import merge
 from ingest.pipeline.certification import SETTLED_NS
 from ingest.replay.recovery import recover
 from ingest.venues.hyperliquid.protocol import coin_of
-from serving.day_jobs.coverage_table import count_states, served_from, update_coverage
+from serving.day_jobs.coverage_table import count_states, coverage_reader, served_from, update_coverage
 from storage.clock import DAY_NS, HOUR_NS, NS, TimeSource, WallTime, floor_ns, iso, width_ns
 from storage.lake.lake import Lake
 from storage.logs import get_logger
@@ -186,7 +186,8 @@ async def repair_range(
     if not dry_run:
         days = range(floor_ns(since_ns, DAY_NS), floor_ns(min(to_ns, now_ns), DAY_NS), DAY_NS)
         result.coverage = count_states(update_coverage(lake, settings, days, now_ns=now_ns, known_only=True))
-    result.left = tuple(_missing(lake, settings, settings.bars.width, since_ns, min(to_ns, now_ns), now_ns))
+    until_ns = min(to_ns, _published_ns(settings, now_ns))
+    result.left = tuple(_missing(coverage_reader(lake, settings, now_ns), since_ns, until_ns))
     return result
 
 
@@ -199,20 +200,22 @@ def plan_requests(
     step_ns = width_ns(width)
     served_ns = served_from(settings, width, now_ns)(f"{settings.record.venue}|")
     assert served_ns is not None
-    # A candle may change until it has settled, and the recorder publishes late.
-    until_ns = floor_ns(now_ns - SETTLED_NS - int(settings.bars.lateness_s * NS), step_ns)
+    until_ns = floor_ns(_published_ns(settings, now_ns), step_ns)
     margin_ns = _MARGIN_STEPS * step_ns
-    gaps = _missing(lake, settings, width, max(from_ns, served_ns), min(to_ns, until_ns), now_ns)
+    reader = DayCoverageReader(lake, width=width, served_from=served_from(settings, width, now_ns))
+    gaps = _missing(reader, max(from_ns, served_ns), min(to_ns, until_ns))
     gone = set(lake.query(_COINS)["instrument"].to_pylist())
     gaps = [gap for gap in gaps if gap.is_repairable and gap.instrument not in gone]
     requests = []
     for low_ns, high_ns in merge((gap.from_ns - margin_ns, gap.to_ns + margin_ns) for gap in gaps):
         inside = [gap for gap in gaps if low_ns <= gap.from_ns < high_ns]
+        # A repair does not extend history: nothing is requested from before the first of its instruments.
+        first_ns = min(reader.first_ns(gap.instrument) for gap in inside)
         requests.append(
             RepairRequest(
                 width,
                 BackfillRequest(
-                    max(low_ns, served_ns),
+                    max(low_ns, served_ns, floor_ns(first_ns, step_ns)),
                     min(high_ns, until_ns),
                     tuple(sorted({coin_of(gap.instrument) for gap in inside})),
                 ),
@@ -223,13 +226,13 @@ def plan_requests(
     return requests
 
 
-def _missing(
-    lake: Lake, settings: Settings, width: str, from_ns: int, to_ns: int, now_ns: int
-) -> Sequence[MissingStretch]:
+def _published_ns(settings: Settings, now_ns: int) -> int:
+    """Return the time before which recorders have published their bars, and candles have settled."""
+    return now_ns - SETTLED_NS - int(settings.bars.lateness_s * NS)
+
+
+def _missing(reader: DayCoverageReader, from_ns: int, to_ns: int) -> list[MissingStretch]:
     """Return the missing stretches of a range, cut at the ends of days."""
-    if from_ns >= to_ns:
-        return []
-    reader = DayCoverageReader(lake, width=width, served_from=served_from(settings, width, now_ns))
     found: list[MissingStretch] = []
     for day_ns in range(floor_ns(from_ns, DAY_NS), to_ns, DAY_NS):
         found += reader.find_missing(max(day_ns, from_ns), min(day_ns + DAY_NS, to_ns))

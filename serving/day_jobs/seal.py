@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from ingest.backfill.certify import certify
+from ingest.coverage.day_coverage import DayCoverage, day_name
 from ingest.replay.recovery import recover
+from ingest.venues.hyperliquid.protocol import coin_of
 from serving.day_jobs.coverage_table import count_states, update_coverage
 from serving.day_jobs.days import check_is_over, parse_day_ns
 from serving.day_jobs.repair import repair_range
@@ -51,9 +54,12 @@ def seal_day(
             logger.warning("day sealed without repair", day=day, reason=str(error))
             result["repair"] = {"failed": str(error)}
         compared = certify(lake, settings, from_ns=day_ns, to_ns=day_ns + DAY_NS, clock=clock)
-        result["certified"], result["differ"] = compared.certified, compared.differ
+        shares = [row for row in compared.shares.to_pylist() if row["width"] == settings.bars.width]
+        result["certified"] = sum(row["certified"] for row in shares)
+        result["differ"] = sum(row["differ"] for row in shares)
         found = update_coverage(lake, settings, [day_ns], now_ns=clock.now_ns())
         result["coverage"] = count_states(found)
+        result["archive"] = archive_command(found, settings)
         try:
             result["bars"] = validate_day(lake, day, day_ns, width=settings.bars.width)
         except ContractError as error:
@@ -63,3 +69,20 @@ def seal_day(
             result["accepted"] = error.message
     logger.info("day sealed", **result["coverage"], day=day)
     return result
+
+
+def archive_command(found: Sequence[DayCoverage], settings: Settings) -> str:
+    """Return the command that prices what only the archive of `record.venue` may have of a day; empty: nothing."""
+    lacking = [
+        item
+        for item in found
+        if item.instrument.startswith(f"{settings.record.venue}|") and item.missing_h > item.repairable_h
+    ]
+    if not lacking:
+        return ""
+    day_ns = parse_day_ns(lacking[0].day)
+    coins = " ".join(f"--coin {coin_of(item.instrument)}" for item in lacking) if len(lacking) < 9 else ""
+    next_day = day_name(day_ns + DAY_NS)
+    return f"tickwalk backfill trades --from {lacking[0].day} --to {next_day} {coins} --dry-run".replace(
+        "  ", " "
+    )

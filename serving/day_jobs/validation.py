@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -15,6 +15,12 @@ from storage.lake.lake import Lake
 MOST_STEP: Final = 10.0
 """Greatest factor between a bar's prices and the last close before it: beyond it a price has the wrong unit."""
 _SHOWN: Final = 3
+_PRICES: Final = ("open", "high", "low", "close")
+_RULES: Final = {
+    "is_on_grid": "a bar opens on the grid",
+    "is_one_step": "a bar closes one width after its open",
+    "is_single": "a bar counts once",
+}
 
 _BARS: Final = """
     SELECT * FROM bars_latest
@@ -49,7 +55,7 @@ def _failure(day: str, bars: pa.Table, broken: dict[int, str]) -> ContractError:
     bar = bars.slice(min(broken), 1).to_pylist()[0]
     return ContractError(
         f"{day} fails validation: {len(broken):,} of {bars.num_rows:,} bars break a rule: {'; '.join(shown)}",
-        hint=f"see where it comes from: tickwalk explain {bar['instrument']} {bar['ts_open']:%Y-%m-%dT%H:%M}; "
+        hint=f"see where it comes from: tickwalk explain '{bar['instrument']}' {bar['ts_open']:%Y-%m-%dT%H:%M}; "
         "correct the source and seal the day again, or accept it: tickwalk seal "
         f"{day} --accept",
         day=day,
@@ -76,34 +82,20 @@ def _broken_rules(bars: pa.Table, step_ns: int) -> dict[int, str]:
         is_single=pl.struct("instrument", "ts_open").is_unique(),
         step=most.fill_null(1.0),
     )
-    schema = pandera.DataFrameSchema(
-        {
-            "is_on_grid": _true(pandera, "the bar opens on the grid"),
-            "is_one_step": _true(pandera, "the bar closes one width after its open"),
-            "is_single": _true(pandera, "one bar of a step counts"),
-            "step": pandera.Column(
-                None,
-                pandera.Check.le(
-                    MOST_STEP, name=f"prices are within a factor of {MOST_STEP:g} of the last close"
-                ),
-            ),
-        }
-    )
+    is_true = pandera.Check.eq(True)
+    checks = {name: pandera.Column(None, is_true) for name in _RULES}
+    schema = pandera.DataFrameSchema(checks | {"step": pandera.Column(None, pandera.Check.le(MOST_STEP))})
     try:
         schema.validate(frame, lazy=True)
     except SchemaErrors as error:
-        cases = error.failure_cases.select("index", "check", "failure_case")
-        return {int(row): _text(str(check), case) for row, check, case in cases.iter_rows()}
+        cases = error.failure_cases.select("index", "column", "failure_case")
+        return {int(row): _text(str(column), case) for row, column, case in cases.iter_rows()}
     return {}
 
 
-_PRICES: Final = ("open", "high", "low", "close")
-
-
-def _true(pandera: Any, rule: str) -> Any:
-    return pandera.Column(None, pandera.Check.eq(True, name=rule))
-
-
-def _text(rule: str, case: object) -> str:
-    found = str(case).lower()
-    return f"{rule}: no" if found == "false" else f"{rule}, and this is {float(found):.4g}"
+def _text(column: str, case: object) -> str:
+    if column in _RULES:
+        return f"{_RULES[column]}, and this one does not"
+    return (
+        f"prices are within a factor of {MOST_STEP:g} of the last close, and this is {float(str(case)):.4g}"
+    )

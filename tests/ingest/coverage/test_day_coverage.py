@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
+from hypothesis import settings as limited
 from hypothesis import strategies as st
 
 from ingest.coverage.day_coverage import (
@@ -23,6 +23,7 @@ from storage.clock import DAY_NS, HOUR_NS, NS, ManualTime
 from storage.contracts.tables import BARS, INSTRUMENTS, RECORDINGS
 from storage.lake.lake import Lake
 from storage.settings import Settings
+from tests.plugins.property_tests import examples
 from tests.storage.rows import BTC, bar
 
 ETH, GAIA = "hyperliquid|perp|ETH", "gaiaex|perp|BTC"
@@ -212,7 +213,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lake, Call
         yield opened, lambda: next(numbers)
 
 
-@examples(max_examples=15)
+@limited(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from(sorted(STATUSES)), min_size=2, max_size=96), st.integers(0, 96))
 def test_covered_and_missing_hours_are_the_listed_hours(
     drawn: tuple[Lake, Callable[[], int]], kinds: list[str], served: int

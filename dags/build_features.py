@@ -40,8 +40,8 @@ def build_features() -> None:
 
     @task(outlets=[FEATURES])
     def publish_features(built: dict[str, Any], *, outlet_events: Any = None) -> None:
-        if not built["is_newest"]:
-            raise AirflowSkipException(f"{built['day']} is not the newest day, so it starts no training")
+        if built["why_no_night"]:
+            raise AirflowSkipException(built["why_no_night"])
         outlet_events[FEATURES].add_partitions(built["day"])
         outlet_events[FEATURES].extra = {"day": built["day"], "feature_set": built["feature_set"]}
 

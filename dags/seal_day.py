@@ -5,8 +5,8 @@ on, and no frame is lost. **Normal:** attempts that wait until the recorder has 
 hours); states `partial` and `missing` (the log names hours and causes; `repair_gaps` fills what it can within a day);
 a venue that does not answer (the day is sealed as it is). **Not normal:** `ContractError`, a bar that breaks a rule:
 the message names it and where it comes from. Correct the source, then clear the run; or trigger it with `accept`.
-Day D (the partition key) runs at D+1 00:20 UTC. A run by hand needs `day` or a partition key; else it is refused.
-Sealing a day again adds nothing. Without Airflow: `tickwalk seal DAY`.
+Day D (the partition key) runs at D+1 00:20 UTC (setting `airflow.nightly`). A run by hand needs `day` or a partition
+key; else it is refused. Sealing a day again adds nothing. Without Airflow: `tickwalk seal DAY`.
 """
 
 from typing import Any
@@ -14,13 +14,16 @@ from typing import Any
 from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
 
 from serving.airflow.task_defaults import DATA_TASK_DEFAULTS
+from serving.schedule import daily_schedule
 from storage.settings import load_settings
 
 BARS = Asset("bars")
 
 
 @dag(
-    schedule=CronPartitionTimetable("20 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
+    schedule=CronPartitionTimetable(
+        daily_schedule(load_settings().airflow.nightly), timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"
+    ),
     catchup=False,
     max_active_runs=1,
     default_args=DATA_TASK_DEFAULTS,

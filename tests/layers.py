@@ -76,7 +76,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
     },
     "serving": {
         "cli": "airflow day_jobs demo explain feature_jobs fit_view judging monitoring nightly report schedule",
-        "day_jobs": "feature_jobs",
+        "day_jobs": "feature_jobs schedule",
         "demo": "nightly",
         "explain": "feature_jobs",
         "feature_jobs": "formatting",

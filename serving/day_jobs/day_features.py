@@ -11,6 +11,7 @@ from features.store.store import update
 from features.versioning.set_diff import EDITION
 from serving.day_jobs.days import day_of_run, parse_day_ns
 from serving.feature_jobs.selection import write_edition
+from serving.schedule import is_followed_by_night
 from storage.clock import DAY_NS, US_NS, floor_ns
 from storage.lake.lake import Lake
 from storage.logs import get_logger
@@ -56,7 +57,7 @@ def build_day_features(settings: Settings, day: str) -> dict[str, Any]:
     counts = {"built": len(done.built), "compared": len(done.compared), "kept": done.kept, "rows": done.rows}
     about = {"day": day, "recipe": recipe.name, "feature_set": recipe.feature_set, "is_built": day in days}
     logger.info("features of a day built", **about, **counts)
-    return about | counts | {"is_newest": is_newest_day(settings, day)}
+    return about | counts | {"why_no_night": why_no_night(settings, day)}
 
 
 def build_features_of_run(
@@ -66,12 +67,18 @@ def build_features_of_run(
     return build_day_features(settings, day_of_run(partition_key, params))
 
 
-def is_newest_day(settings: Settings, day: str) -> bool:
-    """Return whether no later day is complete in the lake: only that day's features start a training.
+def why_no_night(settings: Settings, day: str) -> str:
+    """Return why no night follows a day; an empty text if one does.
 
-    By the bars and not by a clock, so a backfill of a month, which commits its bars first, trains once and not thirty
-    times, whatever the order in which its days are built.
+    Only the newest day has one: the last that is complete in the lake. That is decided by the bars and not by a clock,
+    so a backfill of a month, which commits its bars first, trains once and not thirty times, whatever the order in
+    which its days are built.
     """
     with Lake.open(settings, read_only=True) as lake:
         close_us = int(lake.query(_LAST, [settings.bars.width])["close_us"][0].as_py())
-    return parse_day_ns(day) + DAY_NS >= floor_ns(close_us * US_NS, DAY_NS)
+    newest_ns = floor_ns(close_us * US_NS, DAY_NS) - DAY_NS
+    if parse_day_ns(day) < newest_ns:
+        return f"{day} is not the newest day: the bars of {day_name(newest_ns)} are complete"
+    if not is_followed_by_night(settings.airflow.nightly, day):
+        return f"no night follows {day} by the schedule airflow.nightly = {settings.airflow.nightly!r}"
+    return ""

@@ -4,7 +4,7 @@ For the person on call: **if it fails, nothing stops.** The champion keeps servi
 the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
 `gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
 data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not promote by
-hand. Day D (the partition key) runs when its `features` are built, after D+1 00:20 UTC, and may be cleared and repeated:
+hand. Day D (the partition key) runs when its `features` are built, from D+1 00:20 UTC on; it may be repeated:
 finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake. Without
 Airflow: `tickwalk nightly`.
 """

@@ -23,7 +23,7 @@ from storage.lake.lake import Lake
 
 NOT_RECORDED: Final = "not recorded"
 """Cause of a bar without a row before any recording of its instrument."""
-SETTLED_NS: Final = HOUR_NS
+FINAL_NS: Final = HOUR_NS
 """A candle that the venue left out may come within this time of its bar's close; afterwards its answer is final."""
 
 ServedFrom = Callable[[str], int | None]
@@ -265,7 +265,7 @@ class DayCoverageReader:
             to_ns // US_NS,
             NOT_RECORDED,
             RECORDER_DOWN,
-            SETTLED_NS,
+            FINAL_NS,
         ]
         rows: list[dict[str, Any]] = self._lake.query(sql, params).to_pylist()
         return rows

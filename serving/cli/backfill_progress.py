@@ -105,6 +105,7 @@ def show_repair(done: RepairResult, *, dry_run: bool) -> None:
         console.print(
             f"{what:9} {sum(left.values()):,.2f} instrument-hours ({causes}) of the last 5 days; see docs/gaps.md",
             highlight=False,
+            soft_wrap=True,
         )
     if done.is_stopped:
         console.print("stopped   the same command continues", highlight=False)

@@ -17,7 +17,7 @@ from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
 from ingest.backfill.runner import BackfillPlan, BackfillResult
 from ingest.backfill.source import BackfillRequest, BackfillStep
 from ingest.bars.reconciliation import INTERVALS
-from ingest.coverage.day_coverage import DayCoverageReader, MissingStretch
+from ingest.coverage.day_coverage import FINAL_NS, DayCoverageReader, MissingStretch
 from ingest.coverage.intervals import merge
 from ingest.pipeline.certification import SETTLED_NS
 from ingest.replay.recovery import recover
@@ -200,7 +200,9 @@ def plan_requests(
     step_ns = width_ns(width)
     served_ns = served_from(settings, width, now_ns)(f"{settings.record.venue}|")
     assert served_ns is not None
-    until_ns = floor_ns(_published_ns(settings, now_ns), step_ns)
+    # The recorder's own repair comes first, and a candle that the venue leaves out may come within an hour: so each gap
+    # is asked for once, and the answer is final.
+    until_ns = floor_ns(now_ns - FINAL_NS - int(settings.bars.lateness_s * NS), step_ns)
     margin_ns = _MARGIN_STEPS * step_ns
     reader = DayCoverageReader(lake, width=width, served_from=served_from(settings, width, now_ns))
     gaps = _missing(reader, max(from_ns, served_ns), min(to_ns, until_ns))

@@ -242,7 +242,7 @@ async def test_a_recorded_day_with_cut_connections_is_repaired(
             await Recorder(chosen, lake, name="cut", ends_with_venue=True).run(asyncio.Event())
             blind = lake.query("SELECT count(*) AS n FROM bars_latest WHERE cause = 'connection lost'")
         assert blind["n"][0].as_py() >= 3 * (outage_s // 60 - 1)
-        now = ManualTime(midnight_ns + 240 * NS)
+        now = ManualTime(midnight_ns + 2 * HOUR_NS)
         done = await asyncio.to_thread(seal_day, chosen, "2026-03-01", clock=now)
         rows = coverage(chosen)
         again = await asyncio.to_thread(seal_day, chosen, "2026-03-01", clock=now)

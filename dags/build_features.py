@@ -4,7 +4,8 @@ For the person on call: **if it fails, no night trains**; the champion keeps ser
 backfill, of which the first builds the days of all; `publish_features` skipped, because a later day is complete.
 **Not normal:** `SettingsError`: no recipe is chosen, and not exactly one fits the lake (it lists what each lacks).
 The asset `bars` starts it with the same day as partition key. A run by hand needs `day` or a partition key.
-Only the newest day emits `features`, so a backfill of a month trains once. Without Airflow: `tickwalk features build`.
+Only the newest day emits `features`: a backfill of a month trains once, if it ends yesterday, and else not at all.
+Without Airflow: `tickwalk features build`.
 """
 
 from typing import Any
@@ -33,10 +34,16 @@ FEATURES = Asset("features")
 )
 def build_features() -> None:
     @task
-    def build(params: dict[str, Any] | None = None, partition_key: str | None = None) -> dict[str, Any]:
+    def build(
+        params: dict[str, Any] | None = None,
+        partition_key: str | None = None,
+        triggering_asset_events: Any = None,
+    ) -> dict[str, Any]:
         from serving.day_jobs.day_features import build_features_of_run
 
-        return build_features_of_run(load_settings(), params or {}, partition_key)
+        events = [event for found in (triggering_asset_events or {}).values() for event in found]
+        sources = [event.source_dag_id for event in events]
+        return build_features_of_run(load_settings(), params or {}, partition_key, sources)
 
     @task(outlets=[FEATURES])
     def publish_features(built: dict[str, Any], *, outlet_events: Any = None) -> None:

@@ -55,6 +55,7 @@ def quality(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON, see docs/quality.md.")
     ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of --json.")] = False,
 ) -> None:
     """Coverage, incidents, latency and open gaps by instrument and day.
 
@@ -64,9 +65,12 @@ def quality(
     """
     import json
 
-    from serving.day_jobs.quality import read_quality
+    from serving.day_jobs.quality import quality_schema, read_quality
     from storage.clock import parse_time_ns
 
+    if schema:
+        sys.stdout.write(json.dumps(quality_schema(), indent=1) + "\n")
+        return
     found = read_quality(
         settings_of(context),
         since_ns=parse_time_ns(since) if since else None,
@@ -93,6 +97,5 @@ def quality(
 
 def _row(day: dict[str, Any]) -> dict[str, Any]:
     causes = ", ".join(f"{name} {hours:.2f}" for name, hours in day["causes"].items())
-    names = ("day", "instrument", "state", "covered_h", "missing_h", "repairable_h")
-    certified = f"{day['certified'] / day['bars']:.1%}" if day["bars"] else ""
-    return {name: day[name] for name in names} | {"certified": certified, "causes": causes}
+    figures = {"missing_h": day["missing_h"], "fillable_h": day["repairable_h"]}
+    return {name: day[name] for name in ("day", "instrument", "state")} | figures | {"causes": causes}

@@ -92,9 +92,10 @@ def random_walk(seed: int, until_ms: int) -> list[RecordedCandle]:
     reach = 1 + np.abs(draw.normal(0.0, 5e-4, STEPS))
     high, low = np.maximum(open_, close) * reach, np.minimum(open_, close) / reach
     first_ms = until_ms // 300_000 * 300_000 - (STEPS - 1) * 300_000
+    rows = zip(open_.tolist(), high.tolist(), low.tolist(), close.tolist(), strict=True)
     return [
-        RecordedCandle(first_ms + 300_000 * n, open_[n], high[n], low[n], close[n], 1.0 + n % 9, 1 + n % 90)
-        for n in range(STEPS)
+        RecordedCandle(first_ms + 300_000 * n, *prices, 1.0 + n % 9, 1 + n % 90)
+        for n, prices in enumerate(rows)
     ]
 
 

@@ -150,15 +150,16 @@ def test_a_backfill_ends_at_features_and_trains_once(stack: Stack) -> None:
 
 
 def test_sealed_days_build_features_in_order_and_only_the_newest_trains(stack: Stack) -> None:
+    """The enabled schedule seals yesterday too, so its night may run twice: the second finds its work done."""
     before = {dag: len(stack.runs(dag)) for dag in ("build_features", "retrain_nightly")}
     stack.client.unpause("seal_day")
     stack.backfill("seal_day", stack.days[0], str(stack.today))
     stack.until(lambda: stack.states("seal_day").keys() == set(stack.days))
     stack.until(lambda: set(stack.states("seal_day").values()) <= set(_ENDED))
-    stack.until(lambda: len(stack.runs("build_features")) == before["build_features"] + 3)
+    stack.until(lambda: len(stack.runs("build_features")) >= before["build_features"] + 3)
     stack.until(lambda: set(stack.states("build_features").values()) <= set(_ENDED))
-    stack.until(lambda: len(stack.runs("retrain_nightly")) == before["retrain_nightly"] + 1)
-    stack.until(lambda: set(stack.states("retrain_nightly").values()) <= set(_ENDED))
+    stack.until(lambda: len(stack.runs("retrain_nightly")) > before["retrain_nightly"])
+    stack.until(lambda: {run["state"] for run in stack.runs("retrain_nightly")} <= set(_ENDED))
     assert stack.states("seal_day") == dict.fromkeys(stack.days, "success")
     assert stack.states("build_features") == dict.fromkeys(stack.days, "success")
     assert stack.states("retrain_nightly") == {stack.days[-1]: "success"}
@@ -172,6 +173,7 @@ def test_sealed_days_build_features_in_order_and_only_the_newest_trains(stack: S
         sealed = next(run for run in stack.runs("seal_day") if run["partition_key"] == day)
         follower = next(run for run in built if run["partition_key"] == day)
         assert sealed["start_date"] < follower["start_date"]
+    assert len(list((stack.settings.models_dir / "nights").iterdir())) == 1
     with Lake.open(stack.settings, read_only=True) as lake:
         rows = lake.query(
             "SELECT day, state, count(*) AS n FROM coverage_days_latest GROUP BY ALL ORDER BY day"

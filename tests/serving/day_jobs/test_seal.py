@@ -94,6 +94,22 @@ def test_a_repair_after_the_seal_becomes_the_next_revision(
     assert newest.to_pylist() == [{"instrument": GAIA, "revision": 0}, {"instrument": BTC, "revision": 1}]
 
 
+def test_a_day_on_which_no_recorder_ran_is_filled_whole(tmp_path: Path, url: str) -> None:
+    """Bars until noon of the 17th, and again from noon of the 19th: the 18th has no row at all."""
+    settings = at(tmp_path / "home", url)
+    before, after = (range(-2_160, -2_100), range(720, 1_440))
+    fill(settings, [matching(minute) for minute in (*before, *after)])
+    done = seal_day(settings, "2025-05-18", clock=ManualTime(NOW_NS))
+    rows = coverage(settings)
+    assert {name: (row["state"], row["covered_h"], row["missing_h"]) for name, row in rows.items()} == {
+        f"{BTC} 2025-05-18 0": ("repaired", 24.0, 0.0),
+        f"{GAIA} 2025-05-18 0": ("missing", 0.0, 1.0),
+    }, "the first evidence of the relay's book is the recording that began at 23:00"
+    assert done["repair"]["requests"] == [
+        "1m candles of BTC, 2025-05-17T20:00:00.000Z to 2025-05-19T04:00:00.000Z: 24.00 h missing (not_recorded)"
+    ]
+
+
 def test_what_the_venue_forgot_stays_missing_and_names_the_archive(tmp_path: Path, url: str) -> None:
     settings = at(tmp_path / "home", url)
     fill(settings, gappy_day())

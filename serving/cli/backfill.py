@@ -155,13 +155,14 @@ def gaps(context: typer.Context, dry_run: DryRun = False) -> None:
     Example: `tickwalk backfill gaps --dry-run`
     """
     from ingest.replay.recovery import recover
+    from serving.day_jobs.days import clock_of
     from serving.day_jobs.repair import repair_range
-    from storage.clock import WallTime
     from storage.lake.lake import Lake
 
-    settings, clock = settings_of(context), WallTime()
+    settings = settings_of(context)
+    clock = clock_of(settings)
     with (
-        Lake.open(settings, read_only=dry_run) as lake,
+        Lake.open(settings, clock=clock, read_only=dry_run) as lake,
         report_backfill("filling gaps", dry_run=dry_run) as progress,
     ):
         if not dry_run:

@@ -11,7 +11,7 @@ from ingest.backfill.rest.candles import SERVED
 from ingest.bars.reconciliation import INTERVALS
 from ingest.coverage.day_coverage import DayCoverage, DayCoverageReader, ServedFrom, day_name, format_causes
 from storage.clock import floor_ns, width_ns
-from storage.contracts.coverage_days import COVERAGE_DAYS
+from storage.contracts.coverage_days import COVERAGE_DAYS, DAY_STATES
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
@@ -70,13 +70,14 @@ def update_coverage(
 
 def count_states(found: Sequence[DayCoverage]) -> dict[str, Any]:
     """Return the number of instrument-days by state, and their hours, as plain values."""
-    states = {state: sum(item.state == state for item in found) for state in ("complete", "repaired")}
-    states |= {state: sum(item.state == state for item in found) for state in ("partial", "missing")}
+    states = {state: sum(item.state == state for item in found) for state in DAY_STATES}
     hours = {
-        name: round(sum(asdict(item)[name] for item in found), 3)
-        for name in ("covered_h", "missing_h", "repairable_h")
+        "covered_h": sum(item.covered_h for item in found),
+        "missing_h": sum(item.missing_h for item in found),
+        "repairable_h": sum(item.repairable_h for item in found),
     }
-    return {"instruments": len({item.instrument for item in found}), **states, **hours}
+    rounded = {name: round(value, 3) for name, value in hours.items()}
+    return {"instruments": len({item.instrument for item in found}), **states, **rounded}
 
 
 def _next_row(

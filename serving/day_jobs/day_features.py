@@ -9,10 +9,10 @@ from features.store.day_files import day_name
 from features.store.manifest import StoreKey
 from features.store.store import update
 from features.versioning.set_diff import EDITION
-from serving.day_jobs.days import day_of_run, parse_day_ns
+from serving.day_jobs.days import clock_of, day_of_run, parse_day_ns
 from serving.feature_jobs.selection import write_edition
 from serving.schedule import is_followed_by_night
-from storage.clock import DAY_NS, US_NS, TimeSource, WallTime, floor_ns
+from storage.clock import DAY_NS, US_NS, TimeSource, floor_ns
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -42,7 +42,7 @@ def build_day_features(
         settings: the home, and the recipe.
         day: its name; `is_built` of the result says whether the store has it.
         is_backfilled: a backfill brought the bars, see `why_no_night`.
-        clock: the present (default: wall clock).
+        clock: the present (default: see `clock_of`).
 
     Raises:
         SettingsError: no recipe was chosen, and not exactly one fits the lake.
@@ -104,7 +104,7 @@ def why_no_night(
     newest_ns = floor_ns(int(found["close_us"]) * US_NS, DAY_NS) - DAY_NS
     if day_ns < newest_ns:
         return f"{day} is not the newest day: the bars of {day_name(newest_ns)} are complete"
-    now_ns = (clock or WallTime()).now_ns()
+    now_ns = (clock or clock_of(settings)).now_ns()
     if is_backfilled and day_ns + DAY_NS < floor_ns(now_ns, DAY_NS):
         return f"{day} was backfilled, and is not yesterday: a backfill ends at features"
     if not is_followed_by_night(settings.airflow.nightly, day):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import date
 from typing import Any, Final
 
 from ingest.bars.builder import BLIND_NS
-from storage.clock import DAY_NS, NS, US_NS, iso, parse_time_ns
+from ingest.feed.rest_client import RestClient
+from ingest.venues.hyperliquid.protocol import parse_venue_time_ns
+from storage.clock import DAY_NS, NS, US_NS, ManualTime, TimeSource, WallTime, iso, parse_time_ns
 from storage.errors import NotReadyError, RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.lake.point_in_time import IS_RECORDED
@@ -23,6 +26,22 @@ _RECEIVED: Final = f"""
     SELECT coalesce(max(ts_knowable_ns), 0) AS at_ns FROM bars
     WHERE ts_open >= make_timestamptz(?) AND split_part(instrument, '|', 1) = ? AND {IS_RECORDED}
 """
+
+
+def clock_of(settings: Settings) -> TimeSource:
+    """Return the clock of a job: the machine's, or of a home that records a simulated venue (`record.clock`) its own.
+
+    Raises:
+        VenueError: the simulated venue does not tell its time.
+    """
+    if settings.record.clock != "venue":
+        return WallTime()
+
+    async def ask() -> bytes:
+        async with RestClient(settings) as rest:
+            return (await rest.ask({"type": "exchangeStatus"})).body
+
+    return ManualTime(parse_venue_time_ns(asyncio.run(ask())))
 
 
 def day_of_run(partition_key: str | None, params: Mapping[str, Any]) -> str:

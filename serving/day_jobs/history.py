@@ -19,8 +19,8 @@ from ingest.backfill.source import BackfillRequest
 from ingest.coverage.day_coverage import day_name
 from ingest.replay.recovery import recover
 from serving.day_jobs.coverage_table import count_states, update_coverage
-from serving.day_jobs.days import day_of_run, parse_day_ns
-from storage.clock import DAY_NS, HOUR_NS, TimeSource, WallTime, floor_ns, iso, parse_time_ns
+from serving.day_jobs.days import clock_of, day_of_run, parse_day_ns
+from storage.clock import DAY_NS, HOUR_NS, TimeSource, floor_ns, iso, parse_time_ns
 from storage.errors import RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
@@ -124,7 +124,7 @@ def plan_history(
         RangeError: the range is empty or in the future, or costs more than the settings allow.
         VenueError: the venue or the archive cannot be reached.
     """
-    clock = clock or WallTime()
+    clock = clock or clock_of(settings)
     now_ns = clock.now_ns()
     from_ns, to_ns = parse_time_ns(request.since), min(parse_time_ns(request.until), now_ns)
     if from_ns >= to_ns:
@@ -183,7 +183,7 @@ def fetch_chunk(
         VenueError: the venue or the archive refused; the same call continues there.
         JournalError: another backfill of this home is running.
     """
-    clock = clock or WallTime()
+    clock = clock or clock_of(settings)
     given = chunk["request"]
     request = HistoryRequest(**given | {"kinds": tuple(given["kinds"]), "coins": tuple(given["coins"])})
     wanted = BackfillRequest(chunk["from_ns"], chunk["to_ns"], request.coins)
@@ -206,7 +206,7 @@ def finish_history(
 
     A day that is not over is left to `seal_day`.
     """
-    clock = clock or WallTime()
+    clock = clock or clock_of(settings)
     now_ns = clock.now_ns()
     if not chunks:
         return []

@@ -12,7 +12,8 @@ from typing import Any, Final
 from ingest.coverage.day_coverage import day_name, parse_causes
 from ingest.coverage.gap_queries import list_gaps
 from serving.day_jobs.coverage_table import coverage_reader
-from storage.clock import DAY_NS, NS, US_NS, TimeSource, WallTime, floor_ns, iso
+from serving.day_jobs.days import clock_of
+from storage.clock import DAY_NS, NS, US_NS, TimeSource, floor_ns, iso
 from storage.errors import RangeError
 from storage.lake.lake import Lake
 from storage.settings import Settings
@@ -63,13 +64,13 @@ def read_quality(
         settings: the home.
         since_ns: start; the day that contains it is included (default: seven days before the end).
         until_ns: end, exclusive (default: now).
-        clock: the present (default: wall clock).
+        clock: the present (default: see `clock_of`).
 
     Raises:
         LakeError: there is no lake.
         RangeError: the range is empty.
     """
-    now_ns = (clock or WallTime()).now_ns()
+    now_ns = (clock or clock_of(settings)).now_ns()
     to_ns = min(until_ns if until_ns is not None else now_ns, now_ns)
     from_ns = floor_ns(since_ns if since_ns is not None else to_ns - DEFAULT_DAYS * DAY_NS, DAY_NS)
     if from_ns >= to_ns:

@@ -23,7 +23,8 @@ from ingest.pipeline.certification import SETTLED_NS
 from ingest.replay.recovery import recover
 from ingest.venues.hyperliquid.protocol import coin_of
 from serving.day_jobs.coverage_table import count_states, coverage_reader, served_from, update_coverage
-from storage.clock import DAY_NS, HOUR_NS, NS, TimeSource, WallTime, floor_ns, iso, width_ns
+from serving.day_jobs.days import clock_of
+from storage.clock import DAY_NS, HOUR_NS, NS, TimeSource, floor_ns, iso, width_ns
 from storage.lake.lake import Lake
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -114,14 +115,14 @@ def repair_gaps(
     Args:
         settings: the home.
         dry_run: only find the gaps and price the requests.
-        clock: the present (default: wall clock).
+        clock: the present (default: see `clock_of`).
         on_plan, on_step: called with the plan of each request, and after each step.
 
     Raises:
         VenueError: the venue cannot be reached; what was filled stays.
         JournalError: another backfill of this home is running.
     """
-    clock = clock or WallTime()
+    clock = clock or clock_of(settings)
     with Lake.open(settings, clock=clock, read_only=dry_run) as lake:
         if not dry_run:
             recover(settings, lake)

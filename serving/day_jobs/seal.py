@@ -11,10 +11,10 @@ from ingest.coverage.day_coverage import DayCoverage, day_name
 from ingest.replay.recovery import recover
 from ingest.venues.hyperliquid.protocol import coin_of
 from serving.day_jobs.coverage_table import count_states, update_coverage
-from serving.day_jobs.days import check_is_over, parse_day_ns
+from serving.day_jobs.days import check_is_over, clock_of, parse_day_ns
 from serving.day_jobs.repair import repair_range
 from serving.day_jobs.validation import validate_day
-from storage.clock import DAY_NS, TimeSource, WallTime
+from storage.clock import DAY_NS, TimeSource
 from storage.errors import ContractError, JournalError, VenueError
 from storage.lake.lake import Lake
 from storage.logs import get_logger
@@ -34,14 +34,14 @@ def seal_day(
         settings: the home.
         day: its name, such as `2026-11-22`.
         accept: log what the validation finds, and go on.
-        clock: the present (default: wall clock).
+        clock: the present (default: see `clock_of`).
 
     Raises:
         RangeError: the day has not ended.
         NotReadyError: bars of it may still come.
         ContractError: the validation found bars that break a rule; the day's coverage is written nevertheless.
     """
-    clock = clock or WallTime()
+    clock = clock or clock_of(settings)
     day_ns = parse_day_ns(day)
     with Lake.open(settings, clock=clock) as lake:
         recover(settings, lake)

@@ -11,6 +11,7 @@ import pytest
 from ingest.recorder.recorder import Recorder
 from ingest.simulator.faults.faults import Disconnect
 from ingest.simulator.venue import SimulatedVenue
+from serving import cli
 from serving.day_jobs.days import day_of_run
 from serving.day_jobs.seal import seal_day
 from storage.clock import DAY_NS, HOUR_NS, NS, ManualTime, parse_time_ns
@@ -258,22 +259,47 @@ async def test_a_recorded_day_with_cut_connections_is_repaired(
             await Recorder(chosen, lake, name="cut", ends_with_venue=True).run(asyncio.Event())
             blind = lake.query("SELECT count(*) AS n FROM bars_latest WHERE cause = 'connection lost'")
         assert blind["n"][0].as_py() >= 3 * (outage_s // 60 - 1)
-        now = ManualTime(midnight_ns + 2 * HOUR_NS)
-        done = await asyncio.to_thread(seal_day, chosen, "2026-03-01", clock=now)
+        # By the venue's clock it is four minutes past midnight: too soon for candles of the last hour.
+        early = await asyncio.to_thread(seal_day, chosen, "2026-03-01")
+        first = coverage(chosen)
+        later = ManualTime(midnight_ns + 2 * HOUR_NS)
+        done = await asyncio.to_thread(seal_day, chosen, "2026-03-01", clock=later)
         rows = coverage(chosen)
-        again = await asyncio.to_thread(seal_day, chosen, "2026-03-01", clock=now)
-    assert "failed" not in done["repair"]
+        again = await asyncio.to_thread(seal_day, chosen, "2026-03-01", clock=later)
     assert coverage(chosen) == rows, "sealing twice changes nothing"
     assert again["coverage"] == done["coverage"]
-    assert {name: row["state"] for name, row in rows.items()} == {
-        "gaiaex|perp|BTC 2026-03-01 0": "partial",
-        "hyperliquid|perp|BTC 2026-03-01 0": "repaired",
-        "hyperliquid|perp|SOL 2026-03-01 0": "repaired",
+    assert early["coverage"]["instruments"] == 3
+    if minutes <= 60:
+        assert {row["state"] for row in first.values()} == {"partial"}
+        assert first["hyperliquid|perp|BTC 2026-03-01 0"]["repairable_h"] >= outage_s / 3600 - 1 / 60
+    newest = {name.rpartition(" ")[0]: row for name, row in rows.items()}
+    assert {name: row["state"] for name, row in newest.items()} == {
+        "gaiaex|perp|BTC 2026-03-01": "partial",
+        "hyperliquid|perp|BTC 2026-03-01": "repaired",
+        "hyperliquid|perp|SOL 2026-03-01": "repaired",
     }
-    listed_h = minutes / 60
     for row in rows.values():
-        assert row["covered_h"] + row["missing_h"] == pytest.approx(listed_h, abs=1e-9)
-    relay = rows["gaiaex|perp|BTC 2026-03-01 0"]
+        assert row["covered_h"] + row["missing_h"] == pytest.approx(minutes / 60, abs=1e-9)
+    relay = newest["gaiaex|perp|BTC 2026-03-01"]
     assert relay["missing_h"] >= outage_s / 3600 - 1 / 60
     assert relay["repairable_h"] == 0.0
     assert "connection_lost=" in relay["causes"]
+
+
+def test_the_command_prints_states_hours_and_where_the_rest_may_be(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the machine's clock, which is long after the venue's day."""
+    monkeypatch.chdir(tmp_path)
+    settings = at(tmp_path / "home", url)
+    fill(settings, gappy_day())
+    cli.main(["--home", str(settings.home), "--set", f"record.info_url={url}", "seal", DAY])
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "2025-05-19: 2 instruments, 0 complete, 0 repaired, 2 partial, 0 missing",
+        "hours     45.5 covered, 2.5 missing, of which the venue still serves 0",
+        "certified 0 bars; 0 differ",
+    ]
+    assert "tickwalk backfill trades --from 2025-05-19 --to 2025-05-20 --coin BTC --dry-run" in " ".join(
+        said.err.split()
+    )

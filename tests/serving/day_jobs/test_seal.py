@@ -71,26 +71,19 @@ def test_a_gap_is_filled_where_the_venue_has_candles_and_a_second_seal_adds_noth
     assert second["coverage"] == first["coverage"]
 
 
-def test_a_venue_that_does_not_answer_keeps_no_day_open(tmp_path: Path, clock: ManualTime) -> None:
-    settings = at(tmp_path / "home", "http://127.0.0.1:1/info", rest_timeout_s=0.2)
-    fill(settings, gappy_day())
-    done = seal_day(settings, DAY, clock=clock)
-    assert "failed" in done["repair"]
-    row = coverage(settings)[f"{BTC} {DAY} 0"]
-    assert (row["state"], row["missing_h"], row["repairable_h"]) == ("partial", 1.0, 1.0)
-
-
-def test_a_repair_after_the_seal_becomes_the_next_revision(
+def test_a_venue_that_does_not_answer_keeps_no_day_open_and_its_repair_is_the_next_revision(
     tmp_path: Path, url: str, clock: ManualTime
 ) -> None:
-    home = tmp_path / "home"
-    fill(at(home, url), gappy_day())
-    seal_day(at(home, "http://127.0.0.1:1/info", rest_timeout_s=0.2), DAY, clock=clock)
-    seal_day(at(home, url), DAY, clock=clock)
-    rows = coverage(at(home, url))
-    assert [rows[f"{BTC} {DAY} {revision}"]["state"] for revision in (0, 1)] == ["partial", "repaired"]
+    away = at(tmp_path / "home", "http://127.0.0.1:1/info", rest_timeout_s=0.2)
+    fill(away, gappy_day())
+    assert "failed" in seal_day(away, DAY, clock=clock)["repair"]
+    first = coverage(away)[f"{BTC} {DAY} 0"]
+    assert (first["state"], first["missing_h"], first["repairable_h"]) == ("partial", 1.0, 1.0)
+    seal_day(at(tmp_path / "home", url), DAY, clock=clock)
+    rows = coverage(away)
+    assert rows[f"{BTC} {DAY} 1"]["state"] == "repaired"
     assert f"{GAIA} {DAY} 1" not in rows, "nothing changed there"
-    with Lake.open(at(home, url), read_only=True) as lake:
+    with Lake.open(away, read_only=True) as lake:
         newest = lake.query("SELECT instrument, revision FROM coverage_days_latest ORDER BY instrument")
     assert newest.to_pylist() == [{"instrument": GAIA, "revision": 0}, {"instrument": BTC, "revision": 1}]
 

@@ -184,14 +184,21 @@ class DayCoverageReader:
             for row in lake.query(_RECORDINGS).to_pylist()
         ]
 
-    @property
-    def last_close_ns(self) -> int:
-        """Close of the newest bar; 0 if there is none."""
-        return max((int(row["last_ns"]) + self._step_ns for row in self._bars.values()), default=0)
+        self._recorded: dict[str, int] = {}
+        """When a recording first listed an instrument."""
+        for row in self._recordings:
+            for name in row["instruments"]:
+                self._recorded[name] = min(row["ts_started_ns"], self._recorded.get(name, _NEVER_NS))
 
-    def days(self, from_ns: int, to_ns: int) -> list[int]:
-        """Return the starts of the days within a range that have ended by its end."""
-        return list(range(floor_ns(from_ns, DAY_NS), floor_ns(to_ns, DAY_NS), DAY_NS))
+    @property
+    def begins_ns(self) -> int:
+        """Return the first evidence of any instrument; far in the future if there is none."""
+        names = {
+            *self._bars,
+            *self._listings,
+            *(name for row in self._recordings for name in row["instruments"]),
+        }
+        return min(map(self.first_ns, names), default=_NEVER_NS)
 
     def cover(self, day_ns: int) -> list[DayCoverage]:
         """Return the coverage of a day, by instrument.
@@ -326,8 +333,7 @@ class DayCoverageReader:
 
     def _recorded_ns(self, instrument: str) -> int:
         """Return when a recording first listed an instrument; far in the future for never."""
-        starts = [row["ts_started_ns"] for row in self._recordings if instrument in row["instruments"]]
-        return min(starts, default=_NEVER_NS)
+        return self._recorded.get(instrument, _NEVER_NS)
 
 
 _NEVER_NS: Final = 1 << 62

@@ -178,9 +178,9 @@ async def repair_range(
             result.is_stopped = True
             break
     # Days may have changed without a request too: the venue forgets, and the archive fills.
-    since_ns = max(from_ns, now_ns - _LOOK_BACK_NS)
+    first_ns = min((item.request.from_ns for item in requests), default=now_ns)
+    since_ns = max(from_ns, min(first_ns, now_ns - _LOOK_BACK_NS))
     if requests and not dry_run:
-        first_ns = min(item.request.from_ns for item in requests)
         last_ns = max(item.request.to_ns for item in requests)
         result.certified = certify(lake, settings, from_ns=first_ns, to_ns=last_ns, clock=clock).certified
         logger.info("gaps repaired", requests=len(requests), rows=result.rows, certified=result.certified)
@@ -236,6 +236,7 @@ def _published_ns(settings: Settings, now_ns: int) -> int:
 
 def _missing(reader: DayCoverageReader, from_ns: int, to_ns: int) -> list[MissingStretch]:
     """Return the missing stretches of a range, cut at the ends of days."""
+    from_ns = max(from_ns, reader.begins_ns)
     found: list[MissingStretch] = []
     for day_ns in range(floor_ns(from_ns, DAY_NS), to_ns, DAY_NS):
         found += reader.find_missing(max(day_ns, from_ns), min(day_ns + DAY_NS, to_ns))

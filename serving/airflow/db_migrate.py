@@ -17,6 +17,7 @@ from storage.atomic_write import write_atomic
 
 POOLS: Final = {
     "gpu": "One device: one training at a time.",
+    "venue": "One backfill at a time: those of a home share one budget of requests.",
     "registry": "One judge at a time, whatever triggers the nights; leave it at one slot.",
 }
 """Pools of the DAGs' tasks, one slot each, with their descriptions."""

@@ -55,7 +55,7 @@ class WorkerOptions:
 
 def worker_argv(options: WorkerOptions) -> list[str]:
     """Return the command line of Airflow's worker."""
-    # Two workers of one name take each other's place.
+    # A second worker of one name is refused, and so is one that comes back soon after it was killed.
     name = options.name or f"{socket.gethostname()}-{os.getpid()}"
     program = str(Path(sys.executable).with_name("airflow"))
     arguments = ["--queues", ",".join(options.queues), "--concurrency", str(options.concurrency)]
@@ -77,7 +77,6 @@ def worker_env(settings: Settings, *, environ: Mapping[str, str] = os.environ) -
         "AIRFLOW__API_AUTH__JWT_SECRET": _jwt_secret(settings),
         # After SIGTERM, a task that takes longer is stopped too, and is retried elsewhere.
         "AIRFLOW__EDGE__DRAIN_TIMEOUT_SEC": "300",
-        "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "10",
         "PYTHONUNBUFFERED": "1",
     }
     shared = COMMON_ENV | edge_env(server)

@@ -118,7 +118,7 @@ def test_wrong_places_are_refused(tmp_path: Path) -> None:
         restore_backup(tmp_path / "backup", load_settings(overrides={"home": tmp_path / "new"}, environ={}))
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_catalog_in_postgres_is_dumped_and_restored_into_an_empty_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.drills.many_homes import Work, drill
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_two_homes_and_kills_end_with_the_rows_of_one_process(tmp_path: Path) -> None:
     report = drill(tmp_path, Work(coins=2, days=4, chunk_days=2), kills=1, seed=5, longest_s=1.0)
     assert report.kills == 1

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from serving.airflow.services import COMMON_ENV, SERVICES, executors
+from serving.airflow.services import COMMON_ENV, SERVICES, edge_env, executors
 from tests.paths import ROOT
 from tests.patience import HANG_S
 
@@ -229,6 +229,8 @@ def test_worker_has_no_database_of_airflow_and_trains_where_the_gpu_is(everythin
     assert "deploy" not in scheduler
     assert scheduler["environment"]["AIRFLOW__CORE__EXECUTOR"] == executors(("gpu",))
     assert scheduler["environment"]["TICKWALK_AIRFLOW_WORKER_QUEUES"] == "gpu"
+    edge = edge_env("http://api-server:8080")
+    assert {name: scheduler["environment"][name] for name in edge} == edge
 
 
 def test_daemons_have_health_checks_and_time_to_stop(everything: dict[str, Any]) -> None:

@@ -46,6 +46,8 @@ LEFT_OUT: Final = (
     "airflow/daemons/*",
     "airflow/logs/*",
     f"{AIRFLOW_DATABASE}*",
+    "airflow/postgres/*",
+    "airflow/.postgres*",
     f"{CATALOG}*",
     "*.lock",
     "*.partial",

@@ -17,6 +17,7 @@ from storage.errors import LakeError, SettingsError
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.settings import Settings, load_settings
+from tests.drills.lake_process import noted, start
 from tests.storage.rows import trade
 from tests.storage.servers import BUCKET, postgres, s3
 
@@ -147,3 +148,29 @@ def test_catalog_in_postgres_is_dumped_and_restored_into_an_empty_database(
         elsewhere = dataclasses.replace(restored, home=tmp_path / "elsewhere")
         restore_backup(tmp_path / "without", elsewhere)
         assert tids(elsewhere) == [1, 2]
+
+
+@pytest.mark.drill
+def test_backups_of_a_home_in_use_are_whole_and_hold_what_was_acknowledged_before(tmp_path: Path) -> None:
+    values = {"home": tmp_path / "home"}
+    settings, notes = load_settings(overrides=values, environ={}), tmp_path / "notes"
+    notes.mkdir()
+    with Lake.open(settings):
+        pass
+    writers = [
+        start(role, name, values, notes, seconds=15.0) for name, role in (("w1", "write"), ("w2", "load"))
+    ]
+    backups = 0
+    while any(writer.is_alive() for writer in writers):
+        before = {f"{name}-{number}" for name in ("w1", "w2") for number in noted(notes, name)}
+        create_backup(settings, tmp_path / "backup", now_ns=NOW_NS)
+        backups += 1
+        restored = load_settings(overrides={"home": tmp_path / f"restored-{backups}"}, environ={})
+        restore_backup(tmp_path / "backup", restored)
+        with Lake.open(restored) as lake:
+            assert verify(lake, now_ns=NOW_NS).is_whole
+            found = set(lake.query("SELECT batch_id FROM batches")["batch_id"].to_pylist())
+        assert before <= found, before - found
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert backups >= 2
+    assert before, "they committed meanwhile"

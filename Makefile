@@ -57,6 +57,8 @@ lock: setup ## resolve the dependencies anew, into requirements*.lock
 	  --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11.2 --generate-hashes --no-emit-package torch \
 	  --custom-compile-command 'make lock' --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11.2 --generate-hashes \
+	  --custom-compile-command 'make lock' docker/build-backend.in -o docker/build-backend.lock
 
 clean: ## remove the environment and caches; data in var/ stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -4,23 +4,22 @@ For the person on call: **if it fails, nothing stops.** The champion keeps servi
 the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
 `gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
 data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not promote by
-hand. Day D (the partition key) runs at D+1 00:20 UTC (setting `airflow.nightly`) and may be cleared and repeated:
+hand. Day D (the partition key) runs when its `features` are built, from D+1 00:20 UTC on; it may be repeated:
 finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake. Without
 Airflow: `tickwalk nightly`.
 """
 
 from typing import Any
 
-from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
+from airflow.sdk import Asset, Param, PartitionedAssetTimetable, dag, task
 
+from serving.airflow.queues import in_queue
 from serving.airflow.task_defaults import TASK_DEFAULTS
 from storage.settings import load_settings
 
 
 @dag(
-    schedule=CronPartitionTimetable(
-        load_settings().airflow.nightly, timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"
-    ),
+    schedule=PartitionedAssetTimetable(assets=Asset("features")),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
@@ -51,7 +50,7 @@ def retrain_nightly() -> None:
 
         return plan_folds(load_settings(), night)
 
-    @task(pool="gpu", map_index_template="fold {{ task.op_kwargs['fold'] }}")
+    @task(pool="gpu", **in_queue("gpu"), map_index_template="fold {{ task.op_kwargs['fold'] }}")
     def train_fold(night: str, fold: int) -> dict[str, Any]:
         from training.night.steps import train_fold
 

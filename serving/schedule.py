@@ -51,6 +51,30 @@ def night_until(schedule: str, day: str) -> str:
     return str(datetime.fromtimestamp(_tick_s(schedule, last_s, "get_next"), UTC).date())
 
 
+def daily_schedule(schedule: str) -> str:
+    """Return the schedule on which days are sealed: every day at the time of the first night of a schedule.
+
+    >>> daily_schedule("20 0 * * *"), daily_schedule("30 2 * * 1")
+    ('20 0 * * *', '30 2 * * *')
+    """
+    at = datetime.fromtimestamp(_tick_s(schedule, -1.0, "get_next"), UTC)
+    return f"{at.minute} {at.hour} * * *"
+
+
+def is_followed_by_night(schedule: str, day: str) -> bool:
+    """Return whether a night of a schedule starts on the day after a day.
+
+    >>> is_followed_by_night("20 0 * * *", "2026-11-25")
+    True
+    >>> [is_followed_by_night("20 0 * * 1", day) for day in ("2026-11-28", "2026-11-29")]
+    [False, True]
+    """
+    next_day = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
+    return (
+        _tick_s(schedule, next_day.timestamp() - 1, "get_next") < (next_day + timedelta(days=1)).timestamp()
+    )
+
+
 def _tick_s(schedule: str, at_s: float, which: Literal["get_next", "get_prev"]) -> float:
     """Return the start of a night before or after an instant, in seconds since the epoch."""
     from croniter import CroniterBadCronError, croniter  # type: ignore[import-untyped]

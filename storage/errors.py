@@ -53,6 +53,10 @@ class RangeError(TickwalkError):
     """A time range is empty, reversed, or has too little data."""
 
 
+class NotReadyError(TickwalkError):
+    """Data have not arrived yet; the same call succeeds later."""
+
+
 class InstrumentError(TickwalkError):
     """An instrument is unknown, or a short name is ambiguous."""
 

@@ -75,7 +75,9 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "replay": "data evaluation models night recipe",
     },
     "serving": {
-        "cli": "airflow demo explain feature_jobs fit_view judging monitoring nightly report schedule",
+        "cli": "airflow day_jobs demo explain feature_jobs fit_view home_backup judging "
+        "monitoring nightly report schedule",
+        "day_jobs": "feature_jobs schedule",
         "demo": "nightly",
         "explain": "feature_jobs",
         "feature_jobs": "formatting",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from serving.day_jobs.quality import quality_schema
 from serving.monitoring.prometheus import StatusCollector
 from storage.contracts.docs import describe_tables
 from storage.settings import known_keys
@@ -48,6 +49,21 @@ def _docs_of(kind: ast.ClassDef) -> dict[str, str]:
     return docs
 
 
+def describe_quality() -> str:
+    """Return the tables of the fields of `tickwalk quality --json`, from its schema."""
+    schema = quality_schema()["properties"]
+    parts = [_fields(schema)]
+    for name, part in schema.items():
+        if part.get("type") == "array":
+            parts += [f"## `{name}`", part["description"], _fields(part["items"]["properties"])]
+    return "\n\n".join(parts)
+
+
+def _fields(properties: dict[str, dict[str, str]]) -> str:
+    lines = [f"| `{name}` | {value['description']} |" for name, value in properties.items()]
+    return "\n".join(["| field | content |", "|---|---|", *lines]).replace("venue|", "venue\\|")
+
+
 def describe_metrics() -> str:
     """Return a table of every metric that a recorder exports: name, kind, labels, and what it says."""
     lines = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
@@ -64,6 +80,7 @@ BLOCKS: Final[tuple[tuple[str, str, Callable[[], str]], ...]] = (
     ("docs/tables.md", "tables", describe_tables),
     ("docs/operations.md", "settings", describe_settings),
     ("docs/recorder.md", "metrics", describe_metrics),
+    ("docs/quality.md", "quality", describe_quality),
 )
 """Page, name of the block in it, and what it must say."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,17 +17,26 @@ from storage.atomic_write import write_atomic
 
 POOLS: Final = {
     "gpu": "One device: one training at a time.",
+    "venue": "One backfill at a time: those of a home share one budget of requests.",
     "registry": "One judge at a time, whatever triggers the nights; leave it at one slot.",
 }
 """Pools of the DAGs' tasks, one slot each, with their descriptions."""
 PASSWORD_VARIABLE: Final = "AIRFLOW_ADMIN_PASSWORD"  # noqa: S105  (a name, not a password)
+"""The password, or with `_FILE` appended the file that contains it, as for the images of Postgres and others."""
 
 
 def main() -> int:
     """Migrate the database, create the pools, write the administrator's password, and return the exit code."""
-    password = os.environ.get(PASSWORD_VARIABLE, "")
+    try:
+        password = admin_password(os.environ)
+    except OSError as error:
+        sys.stderr.write(f"the file in {PASSWORD_VARIABLE}_FILE cannot be read: {error}\n")
+        return 2
     if not password:
-        sys.stderr.write(f"{PASSWORD_VARIABLE} is empty; set it to the password of Airflow's user admin\n")
+        sys.stderr.write(
+            f"{PASSWORD_VARIABLE} is empty; set it to the password of Airflow's user admin, "
+            f"or {PASSWORD_VARIABLE}_FILE to the file that contains it\n"
+        )
         return 2
 
     from airflow.configuration import conf
@@ -40,6 +50,17 @@ def main() -> int:
             _airflow("pools", "set", pool, "1", description)
     write_password(Path(conf.get("core", "simple_auth_manager_passwords_file")), password)
     return 0
+
+
+def admin_password(environ: Mapping[str, str]) -> str:
+    """Return the administrator's password; empty if there is none.
+
+    Raises:
+        OSError: it is in a file that cannot be read.
+    """
+    if path := environ.get(f"{PASSWORD_VARIABLE}_FILE"):
+        return Path(path).read_text(encoding="utf-8").strip()
+    return environ.get(PASSWORD_VARIABLE, "")
 
 
 def _airflow(*words: str) -> None:

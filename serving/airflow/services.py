@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -84,6 +84,31 @@ COMMON_ENV: Final[dict[str, str]] = {
 }
 
 
+EDGE_EXECUTOR: Final = "airflow.providers.edge3.executors.EdgeExecutor"
+
+
+# A worker that was killed and comes back by the same name is refused for five of these: 50 s instead of 150 s.
+EDGE_HEARTBEAT_S: Final = "10"
+
+
+def executors(worker_queues: Sequence[str]) -> str:
+    """Return Airflow's executors: tasks run in the scheduler, and those of queues with workers on the workers.
+
+    Args:
+        worker_queues: setting `airflow.worker_queues`.
+    """
+    return ",".join(["LocalExecutor", *([EDGE_EXECUTOR] if worker_queues else [])])
+
+
+def edge_env(url: str) -> dict[str, str]:
+    """Return the settings of the API by which workers get their tasks; `url` is the address of Airflow."""
+    return {
+        "AIRFLOW__EDGE__API_ENABLED": "True",
+        "AIRFLOW__EDGE__API_URL": f"{url}/edge_worker/v1/rpcapi",
+        "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": EDGE_HEARTBEAT_S,
+    }
+
+
 def airflow_home(settings: Settings) -> Path:
     """Return Airflow's folder: database, logs, pid files and secrets."""
     return settings.home.resolve() / "airflow"
@@ -107,11 +132,7 @@ def local_env(
         ProjectError: `TICKWALK_PROJECT` names a directory without a project.
     """
     home = airflow_home(settings)
-    inherited = {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith(("AIRFLOW", "TICKWALK_")) and name != "PYTHONDONTWRITEBYTECODE"
-    }
+    inherited = inherited_env(environ)
     ours = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_DIR),
@@ -128,10 +149,22 @@ def local_env(
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "PYTHONUNBUFFERED": "1",
     }
-    return inherited | COMMON_ENV | ours | settings_env(settings) | _project_env(environ)
+    if settings.airflow.worker_queues:
+        ours |= {"AIRFLOW__CORE__EXECUTOR": executors(settings.airflow.worker_queues)}
+        ours |= edge_env(base_url(settings))
+    return inherited | COMMON_ENV | ours | settings_env(settings) | project_env(environ)
 
 
-def _project_env(environ: Mapping[str, str]) -> dict[str, str]:
+def inherited_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of this process that its services inherit; see `local_env`."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("AIRFLOW", "TICKWALK_")) and name != "PYTHONDONTWRITEBYTECODE"
+    }
+
+
+def project_env(environ: Mapping[str, str]) -> dict[str, str]:
     """Return `TICKWALK_PROJECT` of the project folder that is in force, or nothing."""
     folder = find_project(environ=environ)
     return {PROJECT_VARIABLE: str(folder.parent)} if folder else {}

@@ -26,3 +26,19 @@ TASK_DEFAULTS: Final[dict[str, Any]] = {
     "retry_policy": RETRY_POLICY,
     "execution_timeout": timedelta(hours=6),
 }
+
+_DATA_RETRY_POLICY: Final = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(exception=f"storage.errors.{name}", action=RetryAction.RETRY)
+        for name in ("NotReadyError", "VenueError", "JournalError")
+    ]
+    + RETRY_POLICY.rules
+)
+
+DATA_TASK_DEFAULTS: Final[dict[str, Any]] = TASK_DEFAULTS | {
+    "owner": "data",
+    "retries": 12,
+    "retry_delay": timedelta(minutes=10),
+    "retry_policy": _DATA_RETRY_POLICY,
+}
+"""Defaults of tasks that wait for a venue or a recorder: two hours, after which no recorder revises a day any more."""

@@ -1,4 +1,4 @@
-"""Commands `airflow up|down|status`."""
+"""Commands `airflow up|down|status|worker`."""
 
 from __future__ import annotations
 
@@ -62,6 +62,29 @@ def status(context: typer.Context) -> None:
     _print(stack)
     if not stack.is_up:
         raise typer.Exit(1)
+
+
+@airflow.command()
+def worker(
+    context: typer.Context,
+    queue: Annotated[
+        list[str], typer.Option("--queue", help="Queue whose tasks to run: gpu or backfill; repeatable.")
+    ],
+    concurrency: Annotated[int, typer.Option(help="Tasks at a time.")] = 1,
+    name: Annotated[
+        str, typer.Option(help="Name on Airflow's page of workers; default: host and process.")
+    ] = "",
+) -> None:
+    """Run tasks for an Airflow on this or another machine, until Ctrl-C or SIGTERM.
+
+    It needs that Airflow's address (`airflow.server`) and secret (`airflow.secret_file`), and there the setting
+    `airflow.worker_queues`. It opens no port, and does not need Airflow's database. SIGTERM lets running tasks end.
+
+    Example: `tickwalk airflow worker --queue gpu`
+    """
+    from serving.airflow.worker import WorkerOptions, run_worker
+
+    run_worker(settings_of(context), WorkerOptions(tuple(queue), concurrency, name))
 
 
 def _print(stack: StackStatus) -> None:

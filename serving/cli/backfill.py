@@ -1,4 +1,4 @@
-"""Commands `backfill candles|funding|trades|books|contexts`."""
+"""Commands `backfill candles|funding|trades|books|contexts|gaps`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.cli.backfill_progress import report_backfill, show_result
+from serving.cli.backfill_progress import report_backfill, show_repair, show_result
 from serving.cli.context import run_until_stopped, settings_of
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ingest.backfill.archive.sources import Kind
     from ingest.backfill.rest.runner import RestRequest
     from ingest.backfill.runner import BackfillPlan, BackfillResult
+    from serving.day_jobs.repair import RepairResult
     from storage.lake.lake import Lake
     from storage.settings import Settings
 
@@ -140,6 +141,48 @@ _archive_command(
     Example: `tickwalk backfill contexts --from 2025-07-29 --to 2025-07-30 --dry-run`
     """,
 )
+
+
+@backfill.command()
+def gaps(context: typer.Context, dry_run: DryRun = False) -> None:
+    """Fill all gaps that the venue's API can still fill: one-minute bars of the last 3.5 days.
+
+    Finds the bars that are missing, requests their candles, certifies bars with them, and updates the coverage of
+    sealed days. The archive is left alone, since it costs money. What is left is listed with its cause.
+
+    Ctrl-C stops between two steps; the same command continues there.
+
+    Example: `tickwalk backfill gaps --dry-run`
+    """
+    from ingest.replay.recovery import recover
+    from serving.day_jobs.days import clock_of
+    from serving.day_jobs.repair import repair_range
+    from storage.lake.lake import Lake
+
+    settings = settings_of(context)
+    clock = clock_of(settings)
+    with (
+        Lake.open(settings, clock=clock, read_only=dry_run) as lake,
+        report_backfill("filling gaps", dry_run=dry_run) as progress,
+    ):
+        if not dry_run:
+            recover(settings, lake)
+
+        def go(stop: asyncio.Event) -> Coroutine[Any, Any, RepairResult]:
+            return repair_range(
+                lake,
+                settings,
+                0,
+                clock.now_ns(),
+                dry_run=dry_run,
+                clock=clock,
+                stop=stop,
+                on_plan=lambda request, plan: progress.plan(plan, about=request.about),
+                on_step=lambda _, step, done: progress.step(step, done),
+            )
+
+        done: RepairResult = run_until_stopped(go)
+    show_repair(done, dry_run=dry_run)
 
 
 def _over_rest(

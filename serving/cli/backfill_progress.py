@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ingest.backfill.runner import BackfillPlan, BackfillResult
     from ingest.backfill.source import BackfillStep
+    from serving.day_jobs.repair import RepairResult
 
 
 class BackfillProgress:
@@ -22,8 +23,10 @@ class BackfillProgress:
     def __init__(self, advance: Callable[[int, int, str], None], out: Console) -> None:
         self._advance, self._out = advance, out
 
-    def plan(self, plan: BackfillPlan) -> None:
-        """Print the plan before the first step."""
+    def plan(self, plan: BackfillPlan, *, about: str = "") -> None:
+        """Print the plan before the first step, below a description if there is one."""
+        if about:
+            self._out.print(about, highlight=False, markup=False, soft_wrap=True)
         for line in describe_plan(plan):
             self._out.print(line, highlight=False, markup=False, soft_wrap=True)
         self._advance(0, len(plan.steps), "")
@@ -80,3 +83,29 @@ def show_result(done: BackfillResult, *, dry_run: bool) -> None:
             console.print(f"  {step.about}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if done.is_stopped:
         console.print(f"stopped   {done.left:,} steps are left; the same command continues", highlight=False)
+
+
+def show_repair(done: RepairResult, *, dry_run: bool) -> None:
+    """Print the result of a repair of gaps, and what is left with its causes."""
+    if not done.requests:
+        console.print("no gap that the venue's API can fill", highlight=False)
+    elif dry_run:
+        notes.print("nothing was downloaded: --dry-run", highlight=False)
+    else:
+        rows = (
+            ", ".join(f"{name} {count:,}" for name, count in sorted(done.rows.items()) if count) or "nothing"
+        )
+        console.print(f"new rows  {rows}; {done.certified:,} bars certified", highlight=False)
+    left: dict[str, float] = {}
+    for gap in done.left:
+        left[gap.cause] = left.get(gap.cause, 0.0) + (gap.to_ns - gap.from_ns) / 3.6e12
+    if left:
+        causes = ", ".join(f"{cause} {hours:,.2f}" for cause, hours in sorted(left.items()))
+        what = "missing" if dry_run else "left"
+        console.print(
+            f"{what:9} {sum(left.values()):,.2f} instrument-hours ({causes}) of the last 5 days; see docs/gaps.md",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if done.is_stopped:
+        console.print("stopped   the same command continues", highlight=False)

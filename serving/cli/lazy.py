@@ -37,6 +37,8 @@ COMMANDS: Final = tuple(
         ("Lake", "reference", "reference", "Point-in-time reference data: fees, listings, the universe."),
         ("Lake", "explain", "explain", "Trace a bar, or a feature's value, back to its source rows."),
         ("Lake", "certify", "certify", "Compare recorded bars with the venue's candles."),
+        ("Lake", "seal", "days", "Repair, certify and validate a UTC day, and write its coverage."),
+        ("Lake", "quality", "days", "Coverage, incidents, latency and open gaps by instrument and day."),
         ("Lake", "lake", "lake", "Inspect, pin, compact, verify and rebuild the lake."),
         ("Lake", "quarantine", "quarantine", "Inspect rejected rows and retry them."),
         ("Features", "features", "features", "List, build, test and follow feature sets."),
@@ -72,6 +74,7 @@ COMMANDS: Final = tuple(
         ("Train", "demo", "models", "Run the whole pipeline on a simulated market."),
         ("Operate", "alert", "alert", "Alert when a recorder fails."),
         ("Operate", "keep", "journal", "Back up the journal, delete old recordings, estimate disk use."),
+        ("Operate", "backup", "backup", "Back up a home, and restore it into an empty one."),
         ("Operate", "airflow", "airflow", "Run Airflow on this machine, on SQLite and without Docker."),
         ("Operate", "settings", "settings", "List every setting and its current value."),
     )

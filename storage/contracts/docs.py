@@ -36,6 +36,7 @@ _UNITS: Final = {
     "max_leverage": "times",
     **dict.fromkeys(("ours", "theirs"), "that of the figure"),
     "bps": "basis points",
+    **dict.fromkeys(("covered_h", "missing_h", "repairable_h"), "hours"),
     **dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "max_ms", "offset_ms", "uncertainty_ms"), "ms"),
 }
 _SUFFIXES: Final = {"_ns": "ns, UTC", "_ms": "ms", "_h": "hours"}

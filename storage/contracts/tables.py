@@ -1,7 +1,8 @@
 """Contracts of all tables.
 
 `storage.contracts.contract` defines contracts and the columns that many tables share. The tables that record what was
-done to the lake and to models are in `storage.contracts.lake_records`.
+done to the lake and to models are in `storage.contracts.lake_records`, and the coverage of days is in
+`storage.contracts.coverage_days`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from storage.contracts.contract import (
     amount,
     price,
 )
+from storage.contracts.coverage_days import COVERAGE_DAYS
 from storage.contracts.lake_records import (
     BATCHES,
     GATE_DAYS,
@@ -439,6 +441,7 @@ CONTRACTS: Final[dict[str, Contract]] = {
         LAGS,
         CLOCKS,
         COVERAGE,
+        COVERAGE_DAYS,
         BARS,
         CANDLES,
         FUNDING,

@@ -99,17 +99,14 @@ def _with_extensions(names: Sequence[str]) -> duckdb.DuckDBPyConnection:
 
 def _s3_secret(settings: LakeSettings) -> str:
     """Return the statement that configures S3 in DuckDB; it contains the keys, so it is never logged."""
-    keys = {
-        "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", ""),
-        "SECRET": os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
-        "SESSION_TOKEN": os.environ.get("AWS_SESSION_TOKEN", ""),
-        "REGION": settings.s3_region,
-    }
+    keys = _aws_keys()
     if not (keys["KEY_ID"] and keys["SECRET"]):
         raise SettingsError(
             f"lake.data is {settings.data!r}, but there are no credentials for it",
-            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or "
+            "AWS_SHARED_CREDENTIALS_FILE to a file with them",
         )
+    keys["REGION"] = settings.s3_region
     parts = [f"{name} {quoted(value)}" for name, value in keys.items() if value]
     if settings.s3_endpoint:
         scheme, _, host = settings.s3_endpoint.rpartition("://")
@@ -117,6 +114,32 @@ def _s3_secret(settings: LakeSettings) -> str:
         parts += [f"ENDPOINT {quoted(host.rstrip('/'))}", "URL_STYLE 'path'"]
         parts.append(f"USE_SSL {'false' if scheme == 'http' else 'true'}")
     return f"CREATE OR REPLACE SECRET lake_s3 (TYPE s3, {', '.join(parts)})"
+
+
+def _aws_keys() -> dict[str, str]:
+    """Return the keys in the environment, or else those that the AWS tools find: a file, a profile, an instance role.
+
+    Temporary keys are those of now: a process that runs for longer than they are valid must be started again.
+    """
+    names = {
+        "KEY_ID": "AWS_ACCESS_KEY_ID",
+        "SECRET": "AWS_SECRET_ACCESS_KEY",
+        "SESSION_TOKEN": "AWS_SESSION_TOKEN",
+    }
+    keys = {name: os.environ.get(variable, "") for name, variable in names.items()}
+    if keys["KEY_ID"] and keys["SECRET"]:
+        return keys
+    import boto3  # 0.3 s, which keys in the environment do without
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found = boto3.Session().get_credentials()
+        frozen = found.get_frozen_credentials() if found else None
+    except BotoCoreError as error:
+        raise SettingsError(f"the credentials of the AWS tools cannot be read: {error}") from error
+    if frozen is None:
+        return keys
+    return {"KEY_ID": frozen.access_key, "SECRET": frozen.secret_key, "SESSION_TOKEN": frozen.token or ""}
 
 
 def thread_count(connection: duckdb.DuckDBPyConnection) -> int:

@@ -35,6 +35,10 @@ SQL_TYPES: Final = {
 
 VIEWS: Final = {
     "bars_latest": known_bars(is_view=True),
+    "coverage_days_latest": """
+        SELECT * FROM coverage_days
+        QUALIFY row_number() OVER (PARTITION BY instrument, day ORDER BY revision DESC) = 1
+    """,
     "instruments_valid": """
         SELECT *, ts_knowable_ns AS valid_from_ns,
                lead(ts_knowable_ns) OVER (PARTITION BY instrument ORDER BY ts_knowable_ns) AS valid_to_ns

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from storage.errors import SettingsError
+
+WORKER_QUEUES: Final = ("gpu", "backfill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,24 @@ class AirflowSettings:
     """Maximum number of concurrent tasks; more than 4 lock Airflow's SQLite (measured)."""
     nightly: str = "20 0 * * *"
     """When nights start: five fields of cron, UTC. A night that would not end before the next is shrunk or refused."""
+    worker_queues: tuple[str, ...] = ()
+    """Queues whose tasks run on `tickwalk airflow worker`: `gpu` (folds), `backfill` (days); empty: all run here."""
+    server: str = ""
+    """Address of the Airflow for which a worker works, such as `http://10.0.0.5:8080`; empty: that of this home."""
+    secret_file: str = ""
+    """File with the JWT secret that a worker shares with that Airflow; empty: the secret of this home."""
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.worker_queues) - set(WORKER_QUEUES))
+        if unknown:
+            raise SettingsError(
+                f"airflow.worker_queues names {', '.join(unknown)}",
+                hint=f"name only {' and '.join(WORKER_QUEUES)}",
+            )
+        if self.server and not self.server.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"airflow.server is {self.server!r}", hint="begin it with http:// or https://"
+            )
         if not 1 <= self.parallelism <= 4:
             raise SettingsError(
                 f"airflow.parallelism is {self.parallelism}",

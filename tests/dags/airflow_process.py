@@ -92,13 +92,24 @@ def _facts(dag: Any) -> dict[str, Any]:
         task.task_id: {
             "upstream": sorted(task.upstream_task_ids),
             "pool": task.pool,
+            "owner": task.owner,
             "retries": task.retries,
             "outlets": [outlet.name for outlet in task.outlets],
             "is_mapped": task.is_mapped,
         }
         for task in dag.tasks
     }
-    return {"doc": dag.doc_md or "", "tags": sorted(dag.tags), "params": dag.params.dump(), "tasks": tasks}
+    return {
+        "doc": dag.doc_md or "",
+        "tags": sorted(dag.tags),
+        "params": dag.params.dump(),
+        "schedule": dag.timetable.summary
+        if hasattr(dag.timetable, "summary")
+        else type(dag.timetable).__name__,
+        "end": str(dag.end_date or ""),
+        "max_active_runs": dag.max_active_runs,
+        "tasks": tasks,
+    }
 
 
 if __name__ == "__main__":

@@ -92,18 +92,20 @@ def open_files(process: psutil.Process) -> list[Any]:
 def test_every_daemon_is_healthy(live: Live) -> None:
     assert live.stack.is_up
     assert launcher.status(live.settings).is_up
-    assert live.stack.dags == ("retrain_nightly",)
+    assert live.stack.dags == (
+        "backfill_history", "build_features", "repair_gaps", "retrain_nightly", "seal_day",
+    )  # fmt: skip
 
 
 def test_the_dag_is_visible_and_paused(live: Live) -> None:
     with AirflowClient(live.stack.url, password=live.password) as client:
         dag = client.get("dags/retrain_nightly")
         assert client.import_errors() == []
-        slots = {name: client.get(f"pools/{name}")["slots"] for name in ("gpu", "registry")}
+        slots = {name: client.get(f"pools/{name}")["slots"] for name in ("gpu", "registry", "venue")}
         tasks = client.get("dags/retrain_nightly/tasks")["tasks"]
     assert dag["is_paused"]
-    assert dag["timetable_summary"] == "20 0 * * *"
-    assert slots == {"gpu": 1, "registry": 1}
+    assert dag["timetable_summary"] == "Partitioned Asset"
+    assert slots == {"gpu": 1, "registry": 1, "venue": 1}
     assert {task["task_id"] for task in tasks} == set(TASKS)
 
 

@@ -106,14 +106,72 @@ def test_the_night_runs_its_steps_in_order_with_one_training_at_a_time(folder: d
     assert [name for name, task in tasks.items() if task["is_mapped"]] == ["train_fold"]
     pools = {name: task["pool"] for name, task in tasks.items() if task["pool"] in POOLS}
     assert pools == {"train_fold": "gpu", "judge_night": "registry"}
-    assert set(pools.values()) == set(POOLS), "every pool that is made is used"
 
 
-def test_the_asset_comes_from_one_task_that_is_not_mapped(folder: dict[str, Any]) -> None:
-    tasks = folder["dags"]["retrain_nightly"]["tasks"]
-    assert {name: task["outlets"] for name, task in tasks.items() if task["outlets"]} == {
-        "judge_night": ["model_versions"]
+def test_every_pool_that_is_made_is_used_and_what_asks_the_venue_has_one_slot(folder: dict[str, Any]) -> None:
+    pools = {
+        (name, task): facts["pool"]
+        for name, dag in folder["dags"].items()
+        for task, facts in dag["tasks"].items()
+        if facts["pool"] != "default_pool"
     }
+    assert set(pools.values()) == set(POOLS)
+    assert {where for where, pool in pools.items() if pool == "venue"} == {
+        ("seal_day", "seal"),
+        ("repair_gaps", "repair"),
+        ("backfill_history", "plan"),
+        ("backfill_history", "fetch"),
+    }
+
+
+def test_assets_come_from_tasks_that_are_not_mapped(folder: dict[str, Any]) -> None:
+    found = {
+        (name, task): facts["outlets"]
+        for name, dag in folder["dags"].items()
+        for task, facts in dag["tasks"].items()
+        if facts["outlets"]
+    }
+    assert found == {
+        ("seal_day", "publish_bars"): ["bars"],
+        ("backfill_history", "publish_bars"): ["bars"],
+        ("build_features", "publish_features"): ["features"],
+        ("retrain_nightly", "judge_night"): ["model_versions"],
+    }
+    mapped = [
+        (name, task)
+        for name, dag in folder["dags"].items()
+        for task, facts in dag["tasks"].items()
+        if facts["is_mapped"]
+    ]
+    assert sorted(mapped) == [("backfill_history", "fetch"), ("retrain_nightly", "train_fold")]
+
+
+@pytest.mark.parametrize(
+    ("dag", "tasks"),
+    [
+        ("seal_day", {"find_day": [], "seal": ["find_day"], "publish_bars": ["seal"]}),
+        ("repair_gaps", {"repair": []}),
+        ("backfill_history", {"plan": [], "fetch": ["plan"], "publish_bars": ["fetch", "plan"]}),
+        ("build_features", {"build": [], "publish_features": ["build"]}),
+    ],
+)
+def test_the_tasks_of_a_day_follow_each_other(
+    folder: dict[str, Any], dag: str, tasks: dict[str, list[str]]
+) -> None:
+    facts = folder["dags"][dag]
+    assert {name: task["upstream"] for name, task in facts["tasks"].items()} == tasks
+    assert {task["owner"] for task in facts["tasks"].values()} == {"data"}
+    assert facts["max_active_runs"] == 1
+
+
+def test_a_backfill_is_a_dry_run_by_default_and_has_no_schedule_that_ever_comes(
+    folder: dict[str, Any],
+) -> None:
+    backfill = folder["dags"]["backfill_history"]
+    assert backfill["params"]["dry_run"] is True
+    assert backfill["end"].startswith("2000-01-01")
+    assert [folder["dags"][name]["end"] for name in ("seal_day", "repair_gaps")] == ["", ""]
+    assert folder["dags"]["seal_day"]["params"] == {"day": None, "accept": False}
 
 
 def test_a_run_uses_the_recipe_that_fits_the_lake_by_default(folder: dict[str, Any]) -> None:

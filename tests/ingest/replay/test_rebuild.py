@@ -30,6 +30,7 @@ from ingest.replay.rebuild import RebuildResult, find_sources, rebuild
 from ingest.simulator.server.history_endpoint import RecordedHistory
 from ingest.simulator.wire.encoder import SimulatedFunding
 from storage.clock import ManualTime, parse_time_ns
+from storage.contracts.coverage_days import COVERAGE_DAYS
 from storage.contracts.lake_records import GATE_DAYS, HOLDOUTS, LINEAGES, TRIALS, VERSIONS
 from storage.contracts.tables import TRADES
 from storage.errors import LakeError
@@ -128,11 +129,15 @@ LEDGERS = {
         "instruments": "[]", "tested_since_ns": 1, "tested_until_ns": 3, "net": 0.1, "sharpe": None, "who": "",
         "ts_knowable_ns": 5,
     },
+    COVERAGE_DAYS: {
+        "instrument": "hyperliquid|perp|BTC", "day": "2026-11-22", "revision": 0, "state": "partial", "covered_h": 23.0,
+        "missing_h": 1.0, "repairable_h": 0.5, "causes": "recorder_down=1", "ts_knowable_ns": 5,
+    },
     HOLDOUTS: {
         "since_ns": 7, "until_ns": 9, "event": "sealed", "reason": "why", "who": "me@here", "ts_knowable_ns": 5,
     },
 }  # fmt: skip
-"""A row of each table that nights and people append to, and that no source yields again."""
+"""A row of each table that nights, days and people append to, and that no source yields again."""
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,13 @@ from typing import Final
 
 import pytest
 
+from storage.errors import SettingsError
+from storage.lake.connection import connect
 from storage.lake.integrity import verify
 from storage.lake.lake import Lake
 from storage.lake.snapshots import pin, rows_hash
 from storage.settings import Settings, load_settings
+from storage.settings.services import LakeSettings
 from tests.drills.lake_process import Role, assert_whole, noted, start
 from tests.storage.rows import batch
 from tests.storage.servers import BUCKET, postgres, s3
@@ -98,15 +101,30 @@ def test_ten_minutes(
         print(f"\ntogether on {where}: {said}")
 
 
-def test_s3_without_credentials_says_what_is_missing(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from storage.errors import SettingsError
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+@pytest.fixture
+def no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of a file of credentials that does not exist yet, in an environment that has no other."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "credentials"
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return path
+
+
+def test_s3_without_credentials_says_what_is_missing(settings: Settings, no_keys: Path) -> None:
+    assert not no_keys.exists()
     values = {"home": settings.home, "lake.data": "s3://bucket/lake"}
     with pytest.raises(
         SettingsError, match=r"'s3://bucket/lake', but there are no credentials.*AWS_ACCESS_KEY_ID"
     ):
         Lake.open(load_settings(overrides=values, environ={}))
+
+
+def test_s3_takes_keys_from_the_file_of_the_aws_tools(no_keys: Path) -> None:
+    no_keys.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = it's\n", encoding="utf-8")
+    connection = connect(LakeSettings(data="s3://bucket/lake", s3_region="eu-west-1"), "sqlite:x")
+    ((secret,),) = connection.execute("SELECT secret_string FROM duckdb_secrets()").fetchall()
+    assert "key_id=a" in secret
+    assert "region=eu-west-1" in secret

@@ -20,8 +20,8 @@ MINUTE_NS: Final = 60 * 10**9
 LENGTHS: Final = {"bars": MINUTE_NS, "candles": MINUTE_NS, "lags": MINUTE_NS}
 """Time that one row covers, of rows that do not speak of an instant."""
 NO_MARKET_DATA: Final = {
-    "clocks", "coverage", "recordings", "instruments", "repairs", "quarantine", "retries", "versions", "lineages",
-    "gate_days", "trials", "holdouts", "pins", "batches", "discrepancies", "fees", "migrations",
+    "clocks", "coverage", "coverage_days", "recordings", "instruments", "repairs", "quarantine", "retries", "versions",
+    "lineages", "gate_days", "trials", "holdouts", "pins", "batches", "discrepancies", "fees", "migrations",
 }  # fmt: skip
 """Reference data, ledgers, and what was observed or refused; a new table must be in one of both lists."""
 

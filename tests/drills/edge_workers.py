@@ -1,0 +1,272 @@
+"""Workers of an Airflow that runs here, each with a home of its own, and one that is killed at random moments.
+
+The DAG `backfill_history` fills a lake on Postgres and S3 in chunks of days. In the end the run has succeeded without a
+hand, no batch is there twice, and the rows are those of one process that filled an embedded lake without Airflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+import pytest
+
+from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
+from ingest.backfill.source import BackfillRequest
+from ingest.simulator.server.history_endpoint import RecordedHistory
+from ingest.simulator.wire.encoder import SimulatedFunding
+from serving.airflow import launcher, services
+from serving.airflow.secrets import load_secrets
+from storage.clock import DAY_NS, MS_NS, iso
+from storage.lake.lake import Lake
+from storage.settings import Settings, load_settings
+from tests.drills.backfill_kills import ROWS
+from tests.ingest.backfill.histories import candles, served_aside
+from tests.storage.servers import BUCKET, postgres, s3
+
+DAG: Final = "backfill_history"
+_HOUR_NS: Final = DAY_NS // 24
+_TABLES: Final = ("candles", "funding", "bars")
+_LOOK_S: Final = 3.0
+# A killed worker's task is given up after 20 s and not after 300 s, so that the drill takes minutes.
+_QUICK: Final = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    "AIRFLOW__EDGE__JOB_POLL_INTERVAL": "1",
+}
+_WORKER: Final = """
+import sys
+from serving.airflow import services
+from serving.cli import main
+services.COMMON_ENV.update(dict(item.split("=") for item in sys.argv[2:]))
+main(["airflow", "worker", "--queue", "backfill", "--name", sys.argv[1]])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it: kills, attempts of the chunks, chunks by worker, rows compared, and seconds of the run."""
+
+    kills: int
+    attempts: int
+    by_worker: Mapping[str, int]
+    rows: Mapping[str, int]
+    seconds: float
+
+    def text(self) -> str:
+        """Return the figures in a line."""
+        workers = ", ".join(f"{name} {count}" for name, count in sorted(self.by_worker.items()))
+        rows = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
+        return (
+            f"{self.kills} kills of a worker; {sum(self.by_worker.values())} chunks in {self.attempts} attempts, "
+            f"ended by {workers}; rows equal to those of one process: {rows}; {self.seconds:.0f} s"
+        )
+
+
+@dataclass
+class Workers:
+    """The workers, each a session of processes of its own."""
+
+    settings: Mapping[str, Settings]
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    starts: int = 0
+
+    def start(self, name: str) -> None:
+        """Start a worker in a home; each start has a name of its own, as by default."""
+        self.starts += 1
+        env = {key: value for key, value in os.environ.items() if not key.startswith("TICKWALK_")}
+        env |= services.settings_env(self.settings[name])
+        quick = [f"{key}={value}" for key, value in _QUICK.items()]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-c", _WORKER, f"{name}-{self.starts}", *quick],
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """Kill a worker with its tasks, as when its machine loses power."""
+        leader = psutil.Process(self.running[name].pid)
+        for process in (leader, *leader.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.running.pop(name).wait()
+
+
+class Api:
+    """Airflow's REST API, patient with a busy machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = services.base_url(settings)
+        secrets, _ = load_secrets(services.airflow_home(settings) / "secrets.json")
+        login = {"username": "admin", "password": secrets.admin_password}
+        self._http = httpx.Client(base_url=self._url, timeout=120.0, trust_env=False)
+        token = self._http.post("/auth/token", json=login).raise_for_status().json()["access_token"]
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Return the answer to a request."""
+        return self._http.request(method, f"/api/v2/{path}", json=body).raise_for_status().json()
+
+
+def drill(folder: Path, *, coins: int, days: int, kills: int, seed: int, timeout_s: float) -> Report:
+    """Backfill days of coins by two workers, kill the second at random moments, and compare the lakes.
+
+    Args:
+        folder: an empty one; takes the homes.
+        coins, days: what is filled in, in chunks of a day for candles and for funding.
+        kills: how often at most; the run may end before.
+        seed: draws the moments.
+        timeout_s: of the run.
+    """
+    draw = random.Random(seed)
+    names = tuple(f"C{number:02d}" for number in range(coins))
+    end_ns = time.time_ns() // DAY_NS * DAY_NS
+    start_ns = end_ns - days * DAY_NS
+    with _places(folder, names, start_ns) as (venue, shared):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        main = _settings(folder / "main", venue, shared, port=port)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in _QUICK.items():
+                patch.setitem(services.COMMON_ENV, name, value)
+            launcher.up(main, timeout_s=600)
+        workers = Workers(
+            {name: _worker(folder, name, venue, shared, port) for name in ("first", "second")}, folder
+        )
+        try:
+            secrets, _ = load_secrets(services.airflow_home(main) / "secrets.json")
+            (folder / "jwt").touch(mode=0o600)
+            (folder / "jwt").write_text(secrets.jwt_secret, encoding="utf-8")
+            for name in workers.settings:
+                workers.start(name)
+            conf = {
+                "dry_run": False,
+                "kinds": ["candles", "funding"],
+                "since": iso(start_ns)[:10],
+                "until": iso(end_ns)[:10],
+                "coins": names,
+                "width": "1h",
+            }
+            started_s = time.monotonic()
+            tasks, done = _run(Api(main), conf, workers, kills=kills, draw=draw, timeout_s=timeout_s)
+            seconds = time.monotonic() - started_s
+        finally:
+            for name in list(workers.running):
+                workers.kill(name)
+            launcher.down(main, grace_s=5)
+        alone = _settings(folder / "alone", venue, {}, port=port)
+        _fill(alone, BackfillRequest(start_ns, end_ns, names))
+        rows = _compare(main, alone)
+    by_worker: dict[str, int] = {}
+    for task in tasks:
+        name = task["hostname"].partition("-")[0]
+        by_worker[name] = by_worker.get(name, 0) + 1
+    return Report(done, sum(task["try_number"] for task in tasks), by_worker, rows, seconds)
+
+
+def _run(
+    api: Api, conf: object, workers: Workers, *, kills: int, draw: random.Random, timeout_s: float
+) -> tuple[list[dict[str, Any]], int]:
+    """Trigger the DAG, kill while it runs, and return its chunks and the number of kills once it has succeeded."""
+    api.ask(
+        "PATCH", "pools/venue", {"pool": "venue", "slots": 2, "description": "", "include_deferred": False}
+    )
+    api.ask("PATCH", f"dags/{DAG}", {"is_paused": False})
+    run = api.ask("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
+    until_s, kill_at_s, done = time.monotonic() + timeout_s, time.monotonic() + draw.uniform(10, 30), 0
+    while True:
+        time.sleep(_LOOK_S)
+        state = api.ask("GET", f"dags/{DAG}/dagRuns/{run}")["state"]
+        found = api.ask("GET", f"dags/{DAG}/dagRuns/{run}/taskInstances?limit=200")["task_instances"]
+        chunks = [task for task in found if task["task_id"] == "fetch"]
+        if state in ("success", "failed"):
+            assert state == "success", [(task["map_index"], task["state"]) for task in found]
+            return chunks, done
+        assert time.monotonic() < until_s, [(task["task_id"], task["state"]) for task in found]
+        is_running = any(task["state"] == "running" for task in chunks)
+        if done < kills and is_running and time.monotonic() > kill_at_s:
+            workers.kill("second")
+            workers.start("second")
+            done += 1
+            kill_at_s = time.monotonic() + draw.uniform(15, 40)
+
+
+def _compare(shared: Settings, alone: Settings) -> dict[str, int]:
+    counts = {}
+    with Lake.open(shared, read_only=True) as found, Lake.open(alone, read_only=True) as expected:
+        twice = found.query("SELECT batch_id FROM batches GROUP BY ALL HAVING count(*) > 1")
+        assert twice.num_rows == 0, twice.to_pylist()
+        for name in _TABLES:
+            rows = expected.query(ROWS[name])
+            assert rows.num_rows > 0, name
+            assert found.query(ROWS[name]).equals(rows), f"{name} differ"
+            counts[name] = rows.num_rows
+    return counts
+
+
+def _fill(settings: Settings, request: BackfillRequest) -> None:
+    async def fill(lake: Lake) -> None:
+        for wanted in (RestRequest("candles", "1h"), RestRequest("funding")):
+            await backfill_over_rest(wanted, request, lake, settings)
+
+    with Lake.open(settings) as lake:
+        asyncio.run(fill(lake))
+
+
+def _settings(
+    home: Path, venue: Mapping[str, object], shared: Mapping[str, object], *, port: int
+) -> Settings:
+    values = {**venue, **shared, "home": home, "airflow.port": port, "airflow.worker_queues": ("backfill",)}
+    return load_settings(overrides=values, environ={})
+
+
+def _worker(
+    folder: Path, name: str, venue: Mapping[str, object], shared: Mapping[str, object], port: int
+) -> Settings:
+    airflow = {"airflow.server": f"http://127.0.0.1:{port}", "airflow.secret_file": str(folder / "jwt")}
+    return load_settings(overrides={**venue, **shared, **airflow, "home": folder / name}, environ={})
+
+
+@contextmanager
+def _places(
+    folder: Path, names: tuple[str, ...], start_ns: int
+) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
+    """Serve a venue's past until now, Postgres and S3; yield the settings of the venue, and of the shared lake."""
+    now_ns = time.time_ns()
+    hours = (now_ns - start_ns) // _HOUR_NS + 2
+    held = {(coin, "1h"): candles(hours, until_ns=now_ns, width="1h") for coin in names}
+    paid = [
+        SimulatedFunding(coin, (now_ns // _HOUR_NS - back) * _HOUR_NS // MS_NS + 31, 1e-5 * (back % 9), 0.0)
+        for back in range(hours, 0, -1)
+        for coin in names
+    ]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        postgres(folder) as catalog,
+        s3(patch) as endpoint,
+        served_aside(RecordedHistory(now_ns, held, paid)) as info_url,
+    ):
+        venue: dict[str, object] = {
+            "record.info_url": info_url,
+            "record.coins": names,
+            "record.rest_weight_per_minute": 1_000_000,
+            "bars.widths": ("1h",),
+        }
+        data = {"lake.catalog": catalog, "lake.data": f"s3://{BUCKET}/lake", "lake.s3_endpoint": endpoint}
+        yield venue, dict(data)

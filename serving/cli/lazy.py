@@ -72,7 +72,7 @@ COMMANDS: Final = tuple(
         ("Train", "demo", "models", "Run the whole pipeline on a simulated market."),
         ("Operate", "alert", "alert", "Alert when a recorder fails."),
         ("Operate", "keep", "journal", "Back up the journal, delete old recordings, estimate disk use."),
-        ("Operate", "airflow", "airflow", "Run Airflow on this machine, on SQLite and without Docker."),
+        ("Operate", "airflow", "airflow", "Run Airflow on this machine, without Docker."),
         ("Operate", "settings", "settings", "List every setting and its current value."),
     )
 )

@@ -75,12 +75,14 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "replay": "data evaluation models night recipe",
     },
     "serving": {
+        "airflow": "recipe_note",
         "cli": "airflow demo explain feature_jobs fit_view judging monitoring nightly report schedule",
         "demo": "nightly",
         "explain": "feature_jobs",
         "feature_jobs": "formatting",
         "judging": "prediction_files report",
-        "nightly": "fit_view report schedule training_curves",
+        "nightly": "fit_view recipe_note report schedule training_curves",
+        "recipe_check": "nightly recipe_note",
         "report": "formatting",
     },
     "tickwalk": {

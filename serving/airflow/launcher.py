@@ -27,6 +27,7 @@ from serving.airflow.services import (
 )
 from serving.airflow.stack import (
     GUARD,
+    RECIPE_CHECK,
     SUPERVISOR,
     daemon_folder,
     guard_command,
@@ -77,7 +78,7 @@ def up(
             start = _Start(settings, folder, client, deadline_s=time.monotonic() + timeout_s)
             try:
                 start.supervisor(record=record)
-                start.await_healthy(record=record)
+                start.await_healthy()
                 dags = start.await_dags()
                 for dag in dags if unpause else ():
                     client.unpause(dag)
@@ -147,14 +148,13 @@ class _Start:
             GUARD, guard_command(record=record or "recorder" in self._ran_before), env, log=SUPERVISOR
         )
 
-    def await_healthy(self, *, record: bool) -> None:
+    def await_healthy(self) -> None:
         """Wait until the supervisor says that every service is healthy.
 
         Raises:
             TickwalkError: a service or the supervisor ended.
         """
         began_s = time.time()
-        wanted = {service.name for service in services_of(self._settings, record=record)}
 
         def unhealthy() -> str:
             state = read_state(self._folder.path)
@@ -162,12 +162,11 @@ class _Start:
                 self._refuse("the supervisor", "it ended", log=SUPERVISOR)
             if state is None or state.written_s < began_s:
                 return "the supervisor"
-            for found in state.services:
+            needed = [found for found in state.services if found.name != RECIPE_CHECK.name]
+            for found in needed:
                 if found.deaths > self._deaths.get(found.name, 0):
                     self._refuse(found.name, found.last_exit, log=found.name)
-            # A supervisor that ran before may have other services than these settings name.
-            supervised = [found for found in state.services if found.name in wanted or not self._is_starter]
-            return ", ".join(found.name for found in supervised if found.phase not in ("healthy", "done"))
+            return ", ".join(found.name for found in needed if found.phase not in ("healthy", "done"))
 
         self._await(unhealthy)
 

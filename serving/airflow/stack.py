@@ -20,6 +20,10 @@ SUPERVISOR: Final = "supervisor"
 GUARD: Final = "guard"
 POSTGRES: Final = "postgres"
 CLUSTER: Final = "postgres-cluster"
+# Nobody waits for it. It opens the lake after the daemons have started, when the processor is free again.
+RECIPE_CHECK: Final = Service(
+    "recipe-check", ("python", "-m", "serving.recipe_check"), needs=("scheduler",), once=True
+)
 
 
 def services_of(settings: Settings, *, record: bool) -> tuple[Service, ...]:
@@ -33,6 +37,7 @@ def services_of(settings: Settings, *, record: bool) -> tuple[Service, ...]:
         SettingsError: Postgres is wanted and not installed.
     """
     wanted = [service for service in SERVICES if record or not service.is_optional]
+    wanted.append(RECIPE_CHECK)
     if database_kind(settings.airflow.database) != "postgres":
         return tuple(wanted)
     server = Service(
@@ -54,7 +59,7 @@ def stoppable_services() -> tuple[Service, ...]:
     """Return every service that may run, in start order, whatever the settings were when it was started."""
     once = tuple(service for service in SERVICES if service.once)
     server = Service(POSTGRES, (), stop_signal=postgres.STOP_SIGNAL)
-    return (Service(CLUSTER, (), once=True), server, *once, *DAEMONS)
+    return (Service(CLUSTER, (), once=True), server, *once, *DAEMONS, RECIPE_CHECK)
 
 
 def daemon_folder(settings: Settings) -> DaemonFolder:

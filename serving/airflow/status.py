@@ -9,6 +9,7 @@ from pathlib import Path
 from serving.airflow.client import AirflowClient
 from serving.airflow.daemons import DaemonFolder
 from serving.airflow.services import DAEMONS, Service, airflow_home, base_url
+from serving.airflow.stack import SUPERVISOR, stoppable_services
 from serving.airflow.supervisor import ServiceRecord
 from serving.airflow.supervisor_state import STALE_S, SupervisorState, read_state
 from storage.settings import Settings
@@ -81,12 +82,11 @@ def read_status(
     """Return the status according to the pid files, the supervisor's state and Airflow's health page."""
     healthy = client.health()
     state = read_state(folder.path)
-    known = {service.name: service for service in DAEMONS}
-    once = {"migrations", "postgres-cluster"}
-    extra = [
-        record.name for record in (state.services if state else ()) if record.name not in {*known, *once}
+    services = [
+        service
+        for service in stoppable_services()
+        if not service.once and (service in DAEMONS or (state and state.find(service.name)))
     ]
-    services = [Service(name, ()) for name in extra] + list(DAEMONS)
     return StackStatus(
         url=base_url(settings),
         home=airflow_home(settings),
@@ -111,7 +111,7 @@ def read_supervisor(
         state: content of its state file.
         now_s: seconds since the epoch (default: now).
     """
-    process = folder.find("supervisor")
+    process = folder.find(SUPERVISOR)
     if process is None or process.leader() is None:
         return SupervisorStatus()
     now_s = time.time() if now_s is None else now_s

@@ -16,7 +16,9 @@ def test_schedulers_with_a_recent_heartbeat_are_found(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'airflow.db'}"
     assert live_schedulers(url, now_s=NOW_S) == [], "a database without tables"
     with sqlite3.connect(tmp_path / "airflow.db") as database:
-        database.execute("CREATE TABLE job (job_type TEXT, state TEXT, hostname TEXT, latest_heartbeat TIMESTAMP)")
+        database.execute(
+            "CREATE TABLE job (job_type TEXT, state TEXT, hostname TEXT, latest_heartbeat TIMESTAMP)"
+        )
         database.executemany(
             "INSERT INTO job VALUES (?, ?, ?, ?)",
             [

@@ -45,13 +45,15 @@ def test_a_cluster_keeps_the_version_that_made_it(tmp_path: Path) -> None:
     (tmp_path / "PG_VERSION").write_text("15\n")
     assert postgres.find_programs(tmp_path, root=tmp_path) == tmp_path / "15" / "bin"
     (tmp_path / "PG_VERSION").write_text("14\n")
-    with pytest.raises(SettingsError, match=r"made by Postgres 14, and only 15, 17 is installed.*postgresql-14"):
+    with pytest.raises(
+        SettingsError, match=r"made by Postgres 14, and only 15, 17 is installed.*postgresql-14"
+    ):
         postgres.find_programs(tmp_path, root=tmp_path)
 
 
 def test_without_a_server_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match="has no server .*apt-get install postgresql"):
+    with pytest.raises(SettingsError, match=r"has no server .*apt-get install postgresql"):
         postgres.find_programs(tmp_path, root=tmp_path)
 
 
@@ -73,7 +75,7 @@ def test_the_lock_of_a_living_server_is_kept(tmp_path: Path, monkeypatch: pytest
 
 def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / ("long" * 25))
-    with pytest.raises(SettingsError, match="has .* characters, and the system allows 93"):
+    with pytest.raises(SettingsError, match=r"has .* characters, and the system allows 93"):
         postgres.make_cluster(settings, "password")
 
 
@@ -91,7 +93,9 @@ def test_the_password_of_an_own_server_is_not_shown(tmp_path: Path) -> None:
     environ = {"TICKWALK_AIRFLOW_DATABASE": OWN_SERVER, "TICKWALK_HOME": str(tmp_path)}
     settings = load_settings(environ=environ)
     assert "s3cret" not in repr(settings)
-    assert shown(settings, "airflow.database") == "postgresql+psycopg2://airflow:***@db.example.org:5432/airflow"
+    assert (
+        shown(settings, "airflow.database") == "postgresql+psycopg2://airflow:***@db.example.org:5432/airflow"
+    )
     assert local_env(settings, SECRETS, environ={})["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == OWN_SERVER
     with pytest.raises(SettingsError) as caught:
         AirflowSettings(database="mysql://root:s3cret@host/db")
@@ -116,7 +120,7 @@ def test_more_tasks_at_a_time_need_postgres() -> None:
     with pytest.raises(SettingsError, match=r"airflow.parallelism is 8 .*set airflow.database to postgres"):
         AirflowSettings(parallelism=8)
     assert AirflowSettings(parallelism=8, database="postgres").parallelism == 8
-    with pytest.raises(SettingsError, match="airflow.database is 'mongo'"):
+    with pytest.raises(SettingsError, match=r"airflow.database is 'mongo'"):
         AirflowSettings(database="mongo")
 
 
@@ -179,7 +183,9 @@ class TestServer:
                 assert deadline > 0
             assert not postgres.is_ready(airflow_home, "wrong")
             assert leader.uids().real != 0
-            connections = [item for item in leader.net_connections("inet") if item.status == psutil.CONN_LISTEN]
+            connections = [
+                item for item in leader.net_connections("inet") if item.status == psutil.CONN_LISTEN
+            ]
             assert connections == []
             assert stat.S_IMODE(cluster_dir(airflow_home).stat().st_mode) == 0o700
             assert not list(airflow_home.glob(".postgres*")), "no password is left behind"

@@ -67,7 +67,6 @@ def supervise(settings: Settings, *, record: bool = False, is_guarded: bool = Fa
                 previous=previous.services if previous else (),
             )
             logger.info("supervisor started", services=len(services), guarded=is_guarded)
-            parent = os.getppid()
             kind = database_kind(settings.airflow.database)
             while not signals.seen:
                 processes.begin_step()
@@ -76,7 +75,8 @@ def supervise(settings: Settings, *, record: bool = False, is_guarded: bool = Fa
                 write_state(folder.path, SupervisorState(kind, time.time(), records))
                 for name in (*(service.name for service in services), SUPERVISOR):
                     folder.rotate_log(name)
-                if is_guarded and os.getppid() != parent:
+                guard = folder.find(GUARD)
+                if is_guarded and (guard is None or os.getppid() != guard.pid):
                     # The new guard starts a supervisor of its own, which waits for the end of this one.
                     logger.warning("guard of the supervisor ended", restarted=True)
                     folder.start(GUARD, guard_command(record=record), os.environ, log=SUPERVISOR)

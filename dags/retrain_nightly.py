@@ -14,6 +14,7 @@ from typing import Any
 from airflow.sdk import Asset, Param, PartitionedAssetTimetable, dag, task
 
 from serving.airflow.queues import in_queue
+from serving.airflow.recipe_param import recipe_paragraph, recipe_param
 from serving.airflow.task_defaults import TASK_DEFAULTS
 from storage.settings import load_settings
 
@@ -24,11 +25,11 @@ from storage.settings import load_settings
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
     params={
-        "recipe": Param(None, type=["null", "string"], description="Else the one that fits the lake."),
+        "recipe": recipe_param(load_settings()),
         "since": Param(None, type=["null", "string"], description="Start, UTC."),
         "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
     },
-    doc_md=__doc__,
+    doc_md=recipe_paragraph(load_settings()) + __doc__,
     tags=["training"],
 )
 def retrain_nightly() -> None:

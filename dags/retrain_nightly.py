@@ -1,18 +1,20 @@
 """Retrain all models on the data known at the end of a day, and compare the best with the champion.
 
 For the person on call: **if it fails, nothing stops.** The champion keeps serving, one day older; DAGs that wait for
-the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
-`gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
-data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not promote by
-hand. Day D (the partition key) runs at D+1 00:20 UTC (setting `airflow.nightly`) and may be cleared and repeated:
-finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake. Without
-Airflow: `tickwalk nightly`.
+the asset `model_versions` keep waiting. The run's note has the verdict, or what failed and what to run. **Normal:** the
+verdict "keep the champion"; folds one after another (pool `gpu`), each in a process that outlives its task; a second
+attempt of `train_fold`, which finds that process or resumes from its checkpoint. **Not normal:** an error that names
+the data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not
+promote by hand. Day D (the partition key) runs at D+1 00:20 UTC (setting `airflow.nightly`) and may be cleared and
+repeated: finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake.
+Without Airflow: `tickwalk nightly`.
 """
 
 from typing import Any
 
 from airflow.sdk import Asset, CronPartitionTimetable, Param, dag, task
 
+from serving.airflow.fold_operator import TrainFoldOperator
 from serving.airflow.task_defaults import TASK_DEFAULTS
 from storage.settings import load_settings
 
@@ -51,12 +53,6 @@ def retrain_nightly() -> None:
 
         return plan_folds(load_settings(), night)
 
-    @task(pool="gpu", map_index_template="fold {{ task.op_kwargs['fold'] }}")
-    def train_fold(night: str, fold: int) -> dict[str, Any]:
-        from training.night.steps import train_fold
-
-        return train_fold(load_settings(), night, fold)
-
     @task(pool="registry", outlets=[Asset("model_versions")])
     def judge_night(night: str) -> dict[str, Any]:
         from training.night.steps import judge_night
@@ -65,14 +61,17 @@ def retrain_nightly() -> None:
 
     @task
     def write_report(night: str) -> str:
-        from serving.report import write_report
+        from serving.airflow.run_notes import report_night
 
-        return write_report(load_settings(), night)
+        return report_night(load_settings(), night)
 
     night = open_night()
     folds = plan_folds(night)
     build_panel(night) >> folds
-    train_fold.partial(night=night).expand(fold=folds) >> judge_night(night) >> write_report(night)
+    train_folds = TrainFoldOperator.partial(
+        task_id="train_fold", night=night, pool="gpu", map_index_template="fold {{ task.fold }}"
+    ).expand(fold=folds)
+    train_folds >> judge_night(night) >> write_report(night)
 
 
 retrain_nightly()

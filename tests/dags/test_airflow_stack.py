@@ -148,6 +148,7 @@ def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
         path = f"dags/retrain_nightly/dagRuns/{started['dag_run_id']}"
         while client.get(path)["state"] not in ("success", "failed"):
             time.sleep(1)
+        note = client.get(path)["note"]
         tasks = client.get(f"{path}/taskInstances")["task_instances"]
         events = client.get("assets/events")["asset_events"]
     assert {task["task_id"]: task["state"] for task in tasks} == dict.fromkeys(TASKS, "success")
@@ -157,6 +158,9 @@ def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
     ]
     assert [(event["name"], event["partition_key"]) for event in events] == [("model_versions", "2025-10-22")]
     (night,) = (live.settings.models_dir / "nights").iterdir()
+    assert note.startswith("**Refused: ")
+    assert f"night `{night.name}`" in note
+    assert "Failed checks:\n- " in note
     end = parse_time_ns("2025-10-23")
     assert json.loads((night / "night.json").read_text(encoding="utf-8"))["until_ns"] == end
 

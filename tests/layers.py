@@ -75,7 +75,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "replay": "data evaluation models night recipe",
     },
     "serving": {
-        "airflow": "recipe_note",
+        "airflow": "fit_view nightly recipe_note report",
         "cli": "airflow day_jobs demo explain feature_jobs fit_view home_backup judging "
         "monitoring nightly report schedule",
         "day_jobs": "feature_jobs schedule",

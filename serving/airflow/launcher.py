@@ -15,6 +15,7 @@ from typing import Final
 
 from serving.airflow.client import AirflowClient, NoAnswerError
 from serving.airflow.daemons import DaemonFolder
+from serving.airflow.fold_job import stop_all_jobs
 from serving.airflow.secrets import load_secrets
 from serving.airflow.service_processes import refuse_taken_port
 from serving.airflow.services import (
@@ -104,6 +105,7 @@ def down(settings: Settings, *, grace_s: float = 20.0) -> tuple[str, ...]:
     with _only_one(folder):
         _stop_supervisor(folder)
         stopped = stop_services(stoppable_services(), folder, grace_s=grace_s)
+        stop_all_jobs(settings)
         state_path(folder.path).unlink(missing_ok=True)
         return stopped
 

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Final
 
 from serving.airflow.databases import database_kind
+from serving.airflow.fold_job import stop_all_jobs
 from serving.airflow.service_processes import ServiceProcesses
 from serving.airflow.services import airflow_home
 from serving.airflow.stack import GUARD, SUPERVISOR, daemon_folder, guard_command, services_of
@@ -85,6 +86,7 @@ def supervise(settings: Settings, *, record: bool = False, is_guarded: bool = Fa
             logger.info("supervisor ends", signal=signals.seen[-1].name)
             if signals.seen[-1] != signal.SIGUSR1:
                 supervisor.stop_all(grace_s=_GRACE_S)
+                stop_all_jobs(settings)
         folder.forget(SUPERVISOR)
 
 

@@ -54,7 +54,6 @@ class ServiceRecord:
     """Times that it died, hung or could not be started, since `up`."""
     last_exit: str = ""
     """How it ended last; empty if it never did."""
-    last_exit_s: float = 0.0
     retry_s: float = 0.0
     """When it is started again, seconds since the epoch; 0 unless it waits for that."""
 
@@ -208,7 +207,7 @@ class Supervisor:
         delay_s = self._delay.delay_s(watch.deaths_in_a_row)
         watch.retry_s, watch.misses, watch.was_healthy, watch.up_since_s = now_s + delay_s, 0, False, 0.0
         record.pid, record.deaths = None, record.deaths + 1
-        record.last_exit, record.last_exit_s, record.retry_s = how, wall_s, wall_s + delay_s
+        record.last_exit, record.retry_s = how, wall_s + delay_s
         self._enter(record, "backoff", wall_s)
         logger.warning("daemon ended", name=service.name, how=how, retry_in_s=delay_s)
 

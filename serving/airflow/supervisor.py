@@ -6,7 +6,6 @@ one that was killed. Time is an argument. The supervisor's program is `serving/a
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -23,7 +22,6 @@ CHECK_S: Final = 5.0
 """Seconds between two health checks of a service that is healthy, and between two that count as failed."""
 START_LIMIT_S: Final = 300.0
 """Seconds after which a service that was never healthy counts as hung."""
-_STOP_GRACE_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,7 @@ class Supervisor:
         if not is_hung:
             return
         if not service.has_tasks:
-            self._folder.stop(service.name, grace_s=_STOP_GRACE_S, by=service.stop_signal)
+            self._folder.stop(service.name, grace_s=service.stop_grace_s, by=service.stop_signal)
         elif leader := (process := self._folder.find(service.name)) and process.leader():
             # Its tasks must not get a SIGTERM; see `DaemonFolder.kill_orphans`.
             leader.kill()
@@ -249,7 +247,7 @@ def needed_by(service: Service, services: Sequence[Service]) -> set[str]:
 
 
 def stop_services(services: Sequence[Service], folder: DaemonFolder, *, grace_s: float) -> tuple[str, ...]:
-    """Stop services in reverse order; return the names of those that ran.
+    """Stop services in reverse order; return the names of the daemons that ran.
 
     Args:
         services: in start order.
@@ -258,10 +256,8 @@ def stop_services(services: Sequence[Service], folder: DaemonFolder, *, grace_s:
     """
     stopped = []
     for service in reversed(services):
-        is_patient = service.has_tasks or service.stop_signal != signal.SIGTERM
-        if folder.stop(
-            service.name, grace_s=grace_s if is_patient else _STOP_GRACE_S, by=service.stop_signal
-        ):
+        patience_s = grace_s if service.has_tasks else service.stop_grace_s
+        if folder.stop(service.name, grace_s=patience_s, by=service.stop_signal) and not service.once:
             stopped.append(service.name)
             logger.info("daemon stopped", name=service.name)
     return tuple(stopped)

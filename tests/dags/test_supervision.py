@@ -240,9 +240,11 @@ class OwnDags:
             return self.client.health() != {} and self.client.get(run)["state"] in ("success", "failed")
 
         await_that(f"{run} ends", has_ended, within_s=within_s)
-        return self.client.get(run)["state"], self.client.get(f"{run}/taskInstances", limit="200")[
-            "task_instances"
-        ]
+        # The API gives 100 at a time.
+        tasks = []
+        for offset in ("0", "100"):
+            tasks += self.client.get(f"{run}/taskInstances", offset=offset, limit="100")["task_instances"]
+        return self.client.get(run)["state"], tasks
 
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in self.folder.path.glob("*.log*"))

@@ -22,6 +22,11 @@ from serving.airflow.databases import DATABASE, cluster_dir
 from storage.errors import SettingsError
 from storage.settings import Settings, load_settings
 
+STOP_SIGNAL: Final = signal.SIGINT
+"""Ends the server's connections and then the server; SIGTERM would wait for clients."""
+STOP_GRACE_S: Final = 60.0
+"""Seconds for the last checkpoint; a server that is killed before must recover at its next start."""
+
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _PORT: Final = "5432"
 # The kernel's limit of a socket's path, less `/.s.PGSQL.5432` and its end.
@@ -216,10 +221,6 @@ def _let_through(home: Path, user: str) -> None:
             f"the user {user}, which runs Postgres in place of root, cannot reach {home}",
             hint="run as another user than root, or set TICKWALK_HOME to a folder below /srv or /var/lib",
         )
-
-
-STOP_SIGNAL: Final = signal.SIGINT
-"""Ends the server's connections and then the server; SIGTERM would wait for clients."""
 
 
 def main() -> int:

@@ -11,11 +11,12 @@ from training.recipe_list import listed_recipes
 
 def recipe_param(settings: Settings) -> Param:
     """Return the form's field: it proposes the known recipes, and accepts the path of a TOML file too."""
+    default = _default(settings).replace("`", "")  # Airflow draws code over the line above
     return Param(
         None,
         type=["null", "string"],
         title="Recipe",
-        description_md=f"A name, or the path of a TOML file. Empty: {_default(settings)}",
+        description_md=f"A name, or the path of a TOML file. Empty: {default}",
         examples=list(listed_recipes()),
     )
 

@@ -45,6 +45,9 @@ class Service:
     """Failed health checks in a row, 5 s apart, after which the supervisor restarts it."""
     stop_signal: signal.Signals = signal.SIGTERM
     """Signal that asks it to end."""
+    # The triggerer sometimes waits 10 s for a child that has already ended (seen 2026-11-23); killing it loses nothing.
+    stop_grace_s: float = 4.0
+    """Seconds that it has to end, without regard to tasks; then it is killed."""
     user: str = ""
     """User that runs it, where the launcher is root; empty: the launcher's."""
 

@@ -45,6 +45,7 @@ def services_of(settings: Settings, *, record: bool) -> tuple[Service, ...]:
         postgres.server_command(airflow_home(settings)),
         needs=(CLUSTER,),
         stop_signal=postgres.STOP_SIGNAL,
+        stop_grace_s=postgres.STOP_GRACE_S,
         user=postgres.server_user(),
     )
     cluster = Service(CLUSTER, ("python", "-m", "serving.airflow.postgres"), once=True)
@@ -58,7 +59,7 @@ def services_of(settings: Settings, *, record: bool) -> tuple[Service, ...]:
 def stoppable_services() -> tuple[Service, ...]:
     """Return every service that may run, in start order, whatever the settings were when it was started."""
     once = tuple(service for service in SERVICES if service.once)
-    server = Service(POSTGRES, (), stop_signal=postgres.STOP_SIGNAL)
+    server = Service(POSTGRES, (), stop_signal=postgres.STOP_SIGNAL, stop_grace_s=postgres.STOP_GRACE_S)
     return (Service(CLUSTER, (), once=True), server, *once, *DAEMONS, RECIPE_CHECK)
 
 

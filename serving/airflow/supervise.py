@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
+from serving.airflow.daemons import DaemonFolder
 from serving.airflow.databases import database_kind
 from serving.airflow.fold_job import stop_all_jobs
 from serving.airflow.service_processes import ServiceProcesses
@@ -56,6 +57,8 @@ def supervise(settings: Settings, *, record: bool = False, is_guarded: bool = Fa
     # A predecessor gets time to end.
     lock = file_lock(folder.path / "supervisor.lock", error=error, timeout_s=_HANDOVER_S)
     with lock, _Signals() as signals:
+        if is_guarded and not _has_guard(folder, record=record):
+            return
         folder.record(SUPERVISOR, os.getpid(), sys.argv)
         services = services_of(settings, record=record)
         with ServiceProcesses(settings, folder) as processes:
@@ -70,24 +73,35 @@ def supervise(settings: Settings, *, record: bool = False, is_guarded: bool = Fa
             logger.info("supervisor started", services=len(services), guarded=is_guarded)
             kind = database_kind(settings.airflow.database)
             while not signals.seen:
+                if is_guarded and not _has_guard(folder, record=record):
+                    return
                 processes.begin_step()
                 supervisor.step(time.monotonic(), wall_s=time.time())
                 records = tuple(supervisor.records.values())
                 write_state(folder.path, SupervisorState(kind, time.time(), records))
                 for name in (*(service.name for service in services), SUPERVISOR):
                     folder.rotate_log(name)
-                guard = folder.find(GUARD)
-                if is_guarded and (guard is None or os.getppid() != guard.pid):
-                    # The new guard starts a supervisor of its own, which waits for the end of this one.
-                    logger.warning("guard of the supervisor ended", restarted=True)
-                    folder.start(GUARD, guard_command(record=record), os.environ, log=SUPERVISOR)
-                    return
                 signals.wait(_STEP_S)
             logger.info("supervisor ends", signal=signals.seen[-1].name)
             if signals.seen[-1] != signal.SIGUSR1:
                 supervisor.stop_all(grace_s=_GRACE_S)
                 stop_all_jobs(settings)
         folder.forget(SUPERVISOR)
+
+
+def _has_guard(folder: DaemonFolder, *, record: bool) -> bool:
+    """Return whether this process's parent is the guard on record; if that was killed, start another one.
+
+    Otherwise this supervisor is surplus: `down` has removed the record, or another guard has a supervisor of its own.
+    """
+    guard = folder.find(GUARD)
+    if guard is not None and guard.pid == os.getppid():
+        return True
+    if guard is not None and guard.leader() is None:
+        # The new guard starts a supervisor, which waits for the end of this one.
+        logger.warning("guard of the supervisor ended", restarted=True)
+        folder.start(GUARD, guard_command(record=record), os.environ, log=SUPERVISOR)
+    return False
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ one that was killed. Time is an argument. The supervisor's program is `serving/a
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -23,7 +22,6 @@ CHECK_S: Final = 5.0
 """Seconds between two health checks of a service that is healthy, and between two that count as failed."""
 START_LIMIT_S: Final = 300.0
 """Seconds after which a service that was never healthy counts as hung."""
-_STOP_GRACE_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,6 @@ class ServiceRecord:
     """Times that it died, hung or could not be started, since `up`."""
     last_exit: str = ""
     """How it ended last; empty if it never did."""
-    last_exit_s: float = 0.0
     retry_s: float = 0.0
     """When it is started again, seconds since the epoch; 0 unless it waits for that."""
 
@@ -182,7 +179,7 @@ class Supervisor:
         if not is_hung:
             return
         if not service.has_tasks:
-            self._folder.stop(service.name, grace_s=_STOP_GRACE_S, by=service.stop_signal)
+            self._folder.stop(service.name, grace_s=service.stop_grace_s, by=service.stop_signal)
         elif leader := (process := self._folder.find(service.name)) and process.leader():
             # Its tasks must not get a SIGTERM; see `DaemonFolder.kill_orphans`.
             leader.kill()
@@ -208,7 +205,7 @@ class Supervisor:
         delay_s = self._delay.delay_s(watch.deaths_in_a_row)
         watch.retry_s, watch.misses, watch.was_healthy, watch.up_since_s = now_s + delay_s, 0, False, 0.0
         record.pid, record.deaths = None, record.deaths + 1
-        record.last_exit, record.last_exit_s, record.retry_s = how, wall_s, wall_s + delay_s
+        record.last_exit, record.retry_s = how, wall_s + delay_s
         self._enter(record, "backoff", wall_s)
         logger.warning("daemon ended", name=service.name, how=how, retry_in_s=delay_s)
 
@@ -250,7 +247,7 @@ def needed_by(service: Service, services: Sequence[Service]) -> set[str]:
 
 
 def stop_services(services: Sequence[Service], folder: DaemonFolder, *, grace_s: float) -> tuple[str, ...]:
-    """Stop services in reverse order; return the names of those that ran.
+    """Stop services in reverse order; return the names of the daemons that ran.
 
     Args:
         services: in start order.
@@ -259,10 +256,8 @@ def stop_services(services: Sequence[Service], folder: DaemonFolder, *, grace_s:
     """
     stopped = []
     for service in reversed(services):
-        is_patient = service.has_tasks or service.stop_signal != signal.SIGTERM
-        if folder.stop(
-            service.name, grace_s=grace_s if is_patient else _STOP_GRACE_S, by=service.stop_signal
-        ):
+        patience_s = grace_s if service.has_tasks else service.stop_grace_s
+        if folder.stop(service.name, grace_s=patience_s, by=service.stop_signal) and not service.once:
             stopped.append(service.name)
             logger.info("daemon stopped", name=service.name)
     return tuple(stopped)

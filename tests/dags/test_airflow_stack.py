@@ -53,8 +53,10 @@ class Live:
         return self.stack.new_password
 
     def processes(self) -> list[psutil.Process]:
-        """Return the daemons and all that descends from them."""
-        leaders = [psutil.Process(daemon.pid) for daemon in self.stack.daemons if daemon.pid]
+        """Return the supervisor, its guard, the daemons, and all that descends from them."""
+        pids = [self.stack.supervisor.pid, *(daemon.pid for daemon in self.stack.daemons)]
+        leaders = [psutil.Process(pid) for pid in pids if pid]
+        leaders.append(psutil.Process(leaders[0].ppid()))
         return leaders + [child for leader in leaders for child in leader.children(recursive=True)]
 
 

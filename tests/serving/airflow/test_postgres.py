@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from storage.errors import SettingsError
 from storage.settings import Settings, load_settings
 from storage.settings.loader import shown
 from storage.settings.services import AirflowSettings
+from tests.paths import ROOT
 from tests.patience import HANG_S
 
 SECRETS = Secrets("p", "f", "j", "a", database_password="d")
@@ -133,6 +135,15 @@ def test_an_older_secrets_file_gets_a_password_for_the_database(tmp_path: Path) 
     assert (found.admin_password, len(found.database_password)) == ("p", 32)
     assert load_secrets(path)[0] == found
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("words", "is_postgres"), [(["DB=postgres"], True), ([], False)])
+def test_make_up_chooses_the_database(words: list[str], is_postgres: bool) -> None:
+    plan = subprocess.run(
+        ["make", "--dry-run", "up", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert plan.stdout.splitlines()[-1].endswith("tickwalk airflow up")
+    assert ("TICKWALK_AIRFLOW_DATABASE=postgres" in plan.stdout) is is_postgres
 
 
 def test_the_users_own_postgres_variables_do_not_lead_elsewhere(tmp_path: Path) -> None:

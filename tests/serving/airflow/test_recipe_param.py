@@ -47,7 +47,7 @@ def test_the_form_proposes_the_recipes_and_accepts_a_file(settings: Settings) ->
 
 def test_a_setting_is_named(settings: Settings, tmp_path: Path) -> None:
     chosen = Settings(home=tmp_path, training=TrainingSettings(recipe="candles"))
-    assert "`candles` (setting `training.recipe`)" in recipe_param(chosen).schema["description_md"]
+    assert "candles (setting training.recipe)" in recipe_param(chosen).schema["description_md"]
     assert "`candles` (setting `training.recipe`)" in recipe_paragraph(chosen)
 
 

@@ -5,11 +5,12 @@ in Compose: as an unprivileged user, on a read-only root, with the same command 
 checks. It needs root, debootstrap, PostgreSQL and the development environment.
 
     python scripts/image_in_chroot.py build ROOT [--build-arg NAME=VALUE ...] [--copy PATH ...]
-    python scripts/image_in_chroot.py run ROOT [--port 8080] [--seconds 120]
+    python scripts/image_in_chroot.py run ROOT [--port 8080] [--seconds 180] [--worker]
 
 `build` makes ROOT with Debian 12, whose Python stands in for the base image, and runs each step of the Dockerfile in
 it. `run` starts Postgres and all services at once, as an engine does after a reboot, waits until every health check
-passes, says what it saw, and stops them. Remove ROOT afterwards: nothing stays mounted.
+passes, says what it saw, and stops them; with `--worker` also the worker of the profile gpu. Remove ROOT afterwards:
+nothing stays mounted.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any, Final
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 SERVICES: Final = ("api-server", "dag-processor", "triggerer", "scheduler")
+WORKER: Final = "gpu-worker"
 UID: Final = 1000
 _BASE: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root", "LANG": "C.UTF-8"}
 _PASSED_ON: Final = ("PIP_", "SSL_CERT", "REQUESTS_CA", "http_proxy", "https_proxy")
@@ -125,7 +127,7 @@ def _run(*command: str, env: Mapping[str, str] | None = None) -> None:
 # The services.
 
 
-def run(root: Path, port: int, seconds: float) -> int:
+def run(root: Path, port: int, seconds: float, *, with_worker: bool) -> int:
     """Start the services at once, wait for their health checks, and report; return the exit code."""
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-", dir="/tmp")))
@@ -138,6 +140,9 @@ def run(root: Path, port: int, seconds: float) -> int:
         names = {"@postgres/": f"@127.0.0.1:{database_port}/", "api-server:8080": f"127.0.0.1:{port}"}
         for file in secrets.iterdir():
             file.write_text(_replace(file.read_text(encoding="utf-8"), names), encoding="utf-8")
+        if with_worker:
+            with (work / ".env").open("a", encoding="utf-8") as env:
+                env.write("WORKER_QUEUES=gpu\n")
         found = compose(work / ".env")
         image_env = json.loads((root / "image-env.json").read_text(encoding="utf-8"))
         container = Container(root, work, image_env, names | {"127.0.0.1:8080": f"127.0.0.1:{port}"}, port)
@@ -149,11 +154,12 @@ def run(root: Path, port: int, seconds: float) -> int:
             return 1
         print(f"migrations ended after {time.monotonic() - started_s:.1f} s", flush=True)
         # All at once: depends_on is ignored after a reboot.
-        processes = {name: container.start(name, found[name]) for name in SERVICES}
+        names_started = (*SERVICES, WORKER) if with_worker else SERVICES
+        processes = {name: container.start(name, found[name]) for name in names_started}
         try:
             return report(container, found, processes, started_s + seconds)
         finally:
-            for name in reversed(SERVICES):
+            for name in reversed(names_started):
                 processes[name].terminate()
             for process in processes.values():
                 process.wait()
@@ -166,13 +172,18 @@ def report(
     """Wait until the health checks pass, and print what was seen."""
     healthy: dict[str, float] = {}
     started_s = time.monotonic()
-    while len(healthy) < len(SERVICES) and time.monotonic() < until_s:
-        for name in SERVICES:
+    while len(healthy) < len(processes) and time.monotonic() < until_s:
+        for name in processes:
             if processes[name].poll() is not None:
                 print(f"{name} ended with {processes[name].returncode}:\n{container.log(name)}")
                 return 1
-            test = found[name]["healthcheck"]["test"][1:]
-            if name not in healthy and container.check(found[name], test) == 0:
+            # The worker has no health check of its own: its log says when the API has accepted it.
+            is_healthy = (
+                "Starting worker" in container.log(name)
+                if name == WORKER
+                else container.check(found[name], found[name]["healthcheck"]["test"][1:]) == 0
+            )
+            if name not in healthy and is_healthy:
                 healthy[name] = time.monotonic() - started_s
                 print(f"{name} is healthy after {healthy[name]:.1f} s", flush=True)
         time.sleep(1.0)
@@ -182,7 +193,11 @@ def report(
     print("root is writable:", container.check(found["scheduler"], ["touch", "/opt/probe"]) == 0)
     print("as:", container.output(found["scheduler"], ["id", "-u"]))
     print("scheduler's log begins:", *container.log("scheduler").splitlines()[:3], sep="\n    ")
-    return 0 if len(healthy) == len(SERVICES) else 1
+    if WORKER in processes:
+        print("the worker's log ends:", container.log(WORKER)[-600:])
+        names = {name for name in container.env(found[WORKER]) if "DATABASE" in name or "FERNET" in name}
+        print("the worker knows of Airflow's database:", sorted(names))
+    return 0 if len(healthy) == len(processes) else 1
 
 
 def _root_of(process: Path) -> str:
@@ -267,7 +282,10 @@ def compose(env_file: Path) -> dict[str, Any]:
     program = Path(sys.executable).with_name("docker-compose")
     command = [str(program), "--file", str(PROJECT / "docker-compose.yml"), "--env-file", str(env_file)]
     done = subprocess.run(
-        [*command, "config", "--format", "json"], capture_output=True, text=True, check=True
+        [*command, "--profile", "gpu", "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     services: dict[str, Any] = json.loads(done.stdout)["services"]
     return services
@@ -331,12 +349,13 @@ def main() -> int:
     running.add_argument("root", type=Path)
     running.add_argument("--port", type=int, default=8080)
     running.add_argument("--seconds", type=float, default=180.0)
+    running.add_argument("--worker", action="store_true", help="start the worker of the profile gpu too")
     given = parser.parse_args()
     if given.command == "build":
         arguments = dict(item.split("=", 1) for item in given.build_arg)
         build(given.root.absolute(), arguments, given.copy, given.mirror)
         return 0
-    return run(given.root.absolute(), given.port, given.seconds)
+    return run(given.root.absolute(), given.port, given.seconds, with_worker=given.worker)
 
 
 if __name__ == "__main__":

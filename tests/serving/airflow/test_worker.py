@@ -9,7 +9,7 @@ import pytest
 
 from serving.airflow.queues import in_queue
 from serving.airflow.secrets import load_secrets
-from serving.airflow.services import COMMON_ENV, EDGE_EXECUTOR, airflow_home, local_env
+from serving.airflow.services import COMMON_ENV, DAGS_DIR, EDGE_EXECUTOR, airflow_home, local_env
 from serving.airflow.worker import WorkerOptions, worker_argv, worker_env
 from storage.errors import SettingsError
 from storage.settings import Settings, load_settings
@@ -125,3 +125,16 @@ def test_the_lock_pins_the_executor_of_workers() -> None:
     assert re.search(
         r"^apache-airflow-providers-edge3==[\d.]+ \\\n    --hash=sha256:", lock, flags=re.MULTILINE
     )
+
+
+@pytest.mark.parametrize(("queue", "pool"), [("gpu", "gpu"), ("backfill", "venue")])
+def test_mapped_tasks_of_folds_and_days_can_leave_this_machine(queue: str, pool: str) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in DAGS_DIR.glob("*.py")]
+    mapped = [
+        line
+        for text in texts
+        for line in text.splitlines()
+        if f'pool="{pool}"' in line and "map_index" in line
+    ]
+    assert mapped, "or this test would see none"
+    assert all(f'**in_queue("{queue}")' in line for line in mapped), mapped

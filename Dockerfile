@@ -42,6 +42,8 @@ ENV TICKWALK_HOME=/var/lib/tickwalk \
     TICKWALK_LOG=json \
     AIRFLOW_HOME=/var/lib/airflow \
     NUMBA_CACHE_DIR=/var/cache/tickwalk \
+    CUDA_CACHE_PATH=/var/cache/tickwalk/cuda \
+    XDG_CACHE_HOME=/var/cache/tickwalk \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /var/lib/tickwalk

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Write what docker-compose.yml needs: secrets/ with new secrets, one file each, readable by their owner only, and .env
-# with that owner, as whom the containers run. Existing secrets are kept; missing ones (of a newer release) are added.
+# with that owner, as whom the containers run. Existing secrets are kept; missing ones (of a newer release) are added,
+# with the values that an older release had in .env.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "${1:-$here/..}"
@@ -10,6 +11,10 @@ mkdir -p secrets
 hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 # Fernet needs 32 bytes in URL-safe base64.
 fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; }
+# earlier NAME: the value in .env, where releases before had secrets.
+earlier() { [ ! -e .env ] || sed -n "s/^$1=//p" .env | tail -n 1; }
+# either EARLIER NEW
+either() { printf '%s' "${1:-$2}"; }
 made=""
 # secret NAME TEXT: whole or not at all, and never in place of another one.
 secret() {
@@ -18,14 +23,14 @@ secret() {
     mv "secrets/.$1.partial" "secrets/$1"
     made="$made $1"
 }
-secret postgres_password "$(hex 24)"
+secret postgres_password "$(either "$(earlier POSTGRES_PASSWORD)" "$(hex 24)")"
 password=$(cat secrets/postgres_password)
 secret airflow_database "postgresql+psycopg2://airflow:$password@postgres/airflow"
 secret pgpass "*:*:*:airflow:$password"
-secret airflow_admin_password "$(hex 12)"
-secret airflow_fernet_key "$(fernet)"
-secret airflow_jwt_secret "$(hex 32)"
-secret airflow_api_secret_key "$(hex 32)"
+secret airflow_admin_password "$(either "$(earlier AIRFLOW_ADMIN_PASSWORD)" "$(hex 12)")"
+secret airflow_fernet_key "$(either "$(earlier AIRFLOW_FERNET_KEY)" "$(fernet)")"
+secret airflow_jwt_secret "$(either "$(earlier AIRFLOW_JWT_SECRET)" "$(hex 32)")"
+secret airflow_api_secret_key "$(either "$(earlier AIRFLOW_API_SECRET_KEY)" "$(hex 32)")"
 secret grafana_password "$(hex 12)"
 # Keys of the profile s3; for another server, write its keys into both files' places.
 secret s3_auth_key "$(hex 10),$(hex 20)"

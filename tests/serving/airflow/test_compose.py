@@ -270,6 +270,19 @@ def test_written_secrets_are_private_complete_and_not_overwritten(tmp_path: Path
     assert read_env(tmp_path / ".env")["AIRFLOW_PORT"] == "8081"
 
 
+def test_secrets_of_an_older_release_are_taken_over_from_env(tmp_path: Path) -> None:
+    old = {"POSTGRES_PASSWORD": "pw=1", "AIRFLOW_FERNET_KEY": "abc=", "AIRFLOW_JWT_SECRET": "j"}
+    (tmp_path / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in old.items()), encoding="utf-8"
+    )
+    assert make_env(tmp_path).returncode == 0
+    found = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "secrets").iterdir()}
+    names = ("postgres_password", "airflow_fernet_key", "airflow_jwt_secret")
+    assert [found[name] for name in names] == list(old.values())
+    assert found["pgpass"].endswith(":pw=1")
+    assert len(found["airflow_api_secret_key"]) == 64, "what .env lacks is made"
+
+
 DOCKER = """#!/bin/sh
 for word; do case $word in *:*.*) echo "$DIGEST" ;; esac; done
 """

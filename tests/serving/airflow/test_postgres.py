@@ -59,7 +59,9 @@ def test_without_a_server_the_package_is_named(tmp_path: Path, monkeypatch: pyte
         postgres.find_programs(tmp_path, root=tmp_path)
 
 
-@pytest.mark.parametrize(("pid", "is_stale"), [(2**22 + 1, True), (os.getpid(), True)])
+@pytest.mark.parametrize(
+    ("pid", "is_stale"), [(2**22 + 1, True), (os.getpid(), True)], ids=["unused", "reused"]
+)
 def test_the_lock_of_a_server_that_crashed_is_removed(tmp_path: Path, pid: int, is_stale: bool) -> None:
     """Its pid may belong to another process by now, here to the test."""
     (tmp_path / "postmaster.pid").write_text(f"{pid}\n{tmp_path}\n")

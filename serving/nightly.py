@@ -14,9 +14,8 @@ from serving.report import write_report
 from serving.schedule import night_until, nightly_interval_s
 from serving.training_curves import CurveWriter
 from storage.clock import WallTime, parse_time_ns
-from storage.errors import SettingsError
+from storage.errors import TickwalkError
 from storage.lake.lake import Lake
-from storage.logs import get_logger
 from storage.settings import Settings
 from training.models.device import available_device
 from training.models.trainer import EpochLog
@@ -25,8 +24,6 @@ from training.night.recipe_choice import RecipeChoice, choose_recipe
 from training.night.runners import count_workers
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_folds
 from training.night.time_budget import ESTIMATE, describe_time, remaining_time
-
-logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,22 +138,21 @@ def open_scheduled_night(
     schedule = settings.airflow.nightly
     until = params["until"] or (night_until(schedule, day) if day else None)
     within_s = nightly_interval_s(schedule, WallTime().now_ns() if now_ns is None else now_ns)
-    recipe = params["recipe"]
-    if recipe is None:
-        recipe = _noted_choice(settings, since=params["since"], until=until)
-    return open_night(settings, recipe=recipe, since=params["since"], until=until, within_s=within_s)
+    if params["recipe"] is None:
+        note_recipe(settings)
+    return open_night(
+        settings, recipe=params["recipe"], since=params["since"], until=until, within_s=within_s
+    )
 
 
-def _noted_choice(settings: Settings, *, since: str | None, until: str | None) -> str:
-    """Return the recipe that fits, and note it, or why there is none, for Airflow's pages."""
+def note_recipe(settings: Settings) -> None:
+    """Note for Airflow's pages which recipe fits the lake, or why none could be chosen."""
     try:
-        choice = pick_recipe(settings, since=since, until=until)
-    except SettingsError as error:
+        choice = pick_recipe(settings)
+    except TickwalkError as error:
         write_recipe_note(settings, recipe="", text=error.message)
-        raise
-    write_recipe_note(settings, recipe=choice.recipe, text=choice.reason)
-    logger.info("recipe chosen", recipe=choice.recipe, reason=choice.reason)
-    return choice.recipe
+    else:
+        write_recipe_note(settings, recipe=choice.recipe, text=choice.reason)
 
 
 class NightProgress:

@@ -84,7 +84,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "feature_jobs": "formatting",
         "judging": "prediction_files report",
         "nightly": "fit_view recipe_note report schedule training_curves",
-        "recipe_check": "nightly recipe_note",
+        "recipe_check": "nightly",
         "report": "formatting",
     },
     "tickwalk": {

@@ -19,7 +19,7 @@ from serving.airflow.status import is_service_healthy
 from storage.errors import SettingsError
 from storage.settings import Settings
 
-_CHECK_TIMEOUT_S: Final = 10.0
+_CHECK_TIMEOUT_S: Final = 5.0
 
 
 class ServiceProcesses:

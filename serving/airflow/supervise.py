@@ -23,7 +23,7 @@ from serving.airflow.service_processes import ServiceProcesses
 from serving.airflow.services import airflow_home
 from serving.airflow.stack import GUARD, SUPERVISOR, daemon_folder, guard_command, services_of
 from serving.airflow.supervisor import Supervisor
-from serving.airflow.supervisor_state import SupervisorState, read_state, write_state
+from serving.airflow.supervisor_state import SupervisorState, read_state, state_path, write_state
 from storage.errors import TickwalkError
 from storage.file_lock import file_lock
 from storage.logs import get_logger
@@ -86,6 +86,7 @@ def supervise(settings: Settings, *, record: bool = False, is_guarded: bool = Fa
             if signals.seen[-1] != signal.SIGUSR1:
                 supervisor.stop_all(grace_s=_GRACE_S)
                 stop_all_jobs(settings)
+                state_path(folder.path).unlink(missing_ok=True)
         folder.forget(SUPERVISOR)
 
 

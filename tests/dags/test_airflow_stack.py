@@ -57,7 +57,8 @@ class Live:
         pids = [self.stack.supervisor.pid, *(daemon.pid for daemon in self.stack.daemons)]
         leaders = [psutil.Process(pid) for pid in pids if pid]
         leaders.append(psutil.Process(leaders[0].ppid()))
-        return leaders + [child for leader in leaders for child in leader.children(recursive=True)]
+        descendants = [child for leader in leaders for child in leader.children(recursive=True)]
+        return list({*leaders, *descendants})
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from serving.airflow.recipe_param import recipe_paragraph, recipe_param
-from serving.recipe_check import check_recipe
+from serving.nightly import open_scheduled_night
 from serving.recipe_note import read_recipe_note, write_recipe_note
+from storage.errors import SettingsError
 from storage.settings import Settings
 from storage.settings.services import TrainingSettings
 from tests.dags.small_night import furnish
@@ -53,7 +54,8 @@ def test_a_setting_is_named(settings: Settings, tmp_path: Path) -> None:
 
 def test_a_home_whose_data_fit_no_recipe_says_so_on_the_page(settings: Settings) -> None:
     furnish(settings)  # three days, too short for every built-in recipe
-    check_recipe(settings)
+    with pytest.raises(SettingsError, match="no recipe fits the lake"):
+        open_scheduled_night(settings, {"recipe": None, "since": None, "until": None}, day="2025-10-22")
     page = recipe_paragraph(settings)
     assert "No recipe was chosen" in page
     assert "candles lacks" in page

@@ -87,6 +87,7 @@ def test_the_program_restarts_leaves_adopts_and_stops_a_daemon(settings: Setting
     assert records["daemon"].last_exit == "it was killed by SIGKILL"
     # SIGTERM, as systemd sends it, stops the daemon too.
     assert end(start(settings, pipe), signal.SIGTERM) == 0
+    assert read_state(daemon_folder(settings).path) is None, "the next start counts anew"
     assert not psutil.pid_exists(second) or psutil.Process(second).status() == psutil.STATUS_ZOMBIE
 
 

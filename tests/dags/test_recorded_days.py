@@ -112,7 +112,8 @@ def test_each_day_is_sealed_built_and_trained_before_the_next(tmp_path: Path) ->
             "record.clock": "venue", "record.coins": COINS, "record.channels": ("trades", "bbo", "activeAssetCtx"),
             "record.explorer_url": "", "record.ntp_server": "", "record.twins": 1, "record.backoff_first_s": 0.01,
             "record.rest_weight_per_minute": 1_000_000, "gaiaex.symbols": ("BTC",), "gaiaex.handshakes_per_s": 50.0,
-            "bars.widths": ("5m",), "metrics.port": 0, "airflow.port": airflow_port, "airflow.parallelism": 3,
+            "record.coin_silence_s": 300.0, "record.socket_silence_s": 300.0, "bars.widths": ("5m",),
+            "metrics.port": 0, "airflow.port": airflow_port, "airflow.parallelism": 3,
         }  # fmt: skip
         settings = load_settings(overrides={"home": tmp_path / "home", **values}, environ={})
         settings.ensure_home()

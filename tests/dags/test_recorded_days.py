@@ -35,7 +35,7 @@ from tests.patience import HANG_S
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(2_400)]
 START: Final = dt.date(2026, 3, 2)
 N_DAYS: Final = 3
-OUTAGES_H: Final = ((2.0, 1 / 6), (5.0, 1.0), (9.0, 48.0), (58.0, 3.0), (62.0, 0.5))
+OUTAGES_H: Final = ((2.0, 1 / 6), (5.0, 1.0), (9.0, 48.0), (57.5, 0.5), (58.5, 0.5))
 """Start and length of five outages of both venues; the third covers the whole second day."""
 COINS: Final = ("BTC", "SOL")
 NIGHT: Final = (

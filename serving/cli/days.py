@@ -42,6 +42,8 @@ def seal(
         highlight=False,
     )
     console.print(f"certified {done['certified']:,} bars; {done['differ']:,} differ", highlight=False)
+    for line in done["lacking"]:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if "failed" in done["repair"]:
         notes.print(f"not repaired: {done['repair']['failed']}", highlight=False, markup=False)
     if done["archive"]:

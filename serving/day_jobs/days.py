@@ -16,15 +16,22 @@ from storage.lake.lake import Lake
 from storage.lake.point_in_time import IS_RECORDED
 from storage.settings import Settings
 
-_RUNNING: Final = """
-    SELECT DISTINCT venue FROM (
-        SELECT venue, ts_last_ns FROM recordings
-        QUALIFY row_number() OVER (PARTITION BY recording, home ORDER BY ts_knowable_ns DESC) = 1
-    ) WHERE ts_last_ns IS NULL ORDER BY venue
-"""
+# Of each recording that runs, the newest bar of any of its instruments: one may be refused by its venue.
 _RECEIVED: Final = f"""
-    SELECT coalesce(max(ts_knowable_ns), 0) AS at_ns FROM bars
-    WHERE ts_open >= make_timestamptz(?) AND split_part(instrument, '|', 1) = ? AND {IS_RECORDED}
+    WITH newest AS (
+        SELECT recording, home, instruments, ts_last_ns FROM recordings
+        QUALIFY row_number() OVER (PARTITION BY recording, home ORDER BY ts_knowable_ns DESC) = 1
+    ),
+    running AS (
+        SELECT recording, home, unnest(CAST(instruments AS VARCHAR[])) AS instrument
+        FROM newest WHERE ts_last_ns IS NULL
+    ),
+    received AS (
+        SELECT instrument, max(ts_knowable_ns) AS at_ns FROM bars
+        WHERE ts_open >= make_timestamptz(?) AND {IS_RECORDED} GROUP BY instrument
+    )
+    SELECT recording, coalesce(max(at_ns), 0) AS at_ns FROM running LEFT JOIN received USING (instrument)
+    GROUP BY recording, home ORDER BY recording
 """
 
 
@@ -115,12 +122,12 @@ def check_is_over(day: str, lake: Lake, settings: Settings, now_ns: int) -> None
             f"late prints of {day} count until {iso(passed_ns)}, and it is {iso(now_ns)}",
             hint="wait until then",
         )
-    for row in lake.query(_RUNNING).to_pylist():
-        received_ns = lake.query(_RECEIVED, [(end_ns - BLIND_NS) // US_NS, row["venue"]])["at_ns"][0].as_py()
+    for row in lake.query(_RECEIVED, [(end_ns - BLIND_NS) // US_NS]).to_pylist():
+        received_ns = row["at_ns"]
         if received_ns < passed_ns:
             newest = f"its newest bar came at {iso(received_ns)}" if received_ns else "it has no newer bar"
             raise NotReadyError(
-                f"the recorder of {row['venue']} has not passed the end of {day}: {newest}",
+                f"the recording {row['recording']} has not passed the end of {day}: {newest}",
                 hint=f"its watermark must pass {iso(end_ns)}; see: tickwalk watch. "
                 f"From {iso(end_ns + BLIND_NS)} on the day is sealed as it is",
             )

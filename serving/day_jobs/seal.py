@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ingest.backfill.certify import certify
-from ingest.coverage.day_coverage import DayCoverage, day_name
+from ingest.coverage.day_coverage import DayCoverage, day_name, format_causes
 from ingest.replay.recovery import recover
 from ingest.venues.hyperliquid.protocol import coin_of
 from serving.day_jobs.coverage_table import count_states, update_coverage
@@ -21,6 +21,8 @@ from storage.logs import get_logger
 from storage.settings import Settings
 
 logger = get_logger(__name__)
+
+_SHOWN: Final = 20
 
 
 def seal_day(
@@ -59,6 +61,7 @@ def seal_day(
         result["differ"] = sum(row["differ"] for row in shares)
         found = update_coverage(lake, settings, [day_ns], now_ns=clock.now_ns())
         result["coverage"] = count_states(found)
+        result["lacking"] = describe_missing(found)
         result["archive"] = archive_command(found, settings)
         try:
             result["bars"] = validate_day(lake, day, day_ns, width=settings.bars.width)
@@ -69,6 +72,15 @@ def seal_day(
             result["accepted"] = error.message
     logger.info("day sealed", **result["coverage"], day=day)
     return result
+
+
+def describe_missing(found: Sequence[DayCoverage]) -> list[str]:
+    """Return a line for each instrument with missing hours, the longest first, at most 20."""
+    lacking = sorted((item for item in found if item.missing_h), key=lambda item: -item.missing_h)
+    return [
+        f"{item.instrument}: {item.missing_h:.2f} h missing ({format_causes(item.causes)})"
+        for item in lacking[:_SHOWN]
+    ]
 
 
 def archive_command(found: Sequence[DayCoverage], settings: Settings) -> str:

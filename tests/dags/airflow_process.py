@@ -24,7 +24,22 @@ def load() -> dict[str, Any]:
         "errors": bag.import_errors,
         "heavy": [name for name in ("torch", "duckdb", "numba", "lightgbm", "polars") if name in sys.modules],
         "dags": {dag_id: _facts(dag) for dag_id, dag in bag.dags.items()},
+        "decisions": {dag_id: _decisions(dag) for dag_id, dag in bag.dags.items()},
     }
+
+
+def _decisions(dag: Any) -> dict[str, str]:
+    """Return what the tasks of a DAG do after each of our errors: `retry`, `fail`, or `default`."""
+    from storage import errors
+
+    found = {}
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.TickwalkError):
+            actions = {
+                str(task.retry_policy.evaluate(kind("made"), 1, 2).action.value).lower() for task in dag.tasks
+            }
+            found[name] = "/".join(sorted(actions))
+    return found
 
 
 def call(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,17 @@ def test_a_backfill_is_a_dry_run_by_default_and_has_no_schedule_that_ever_comes(
     assert folder["dags"]["seal_day"]["params"] == {"day": None, "accept": False}
 
 
+@pytest.mark.parametrize("dag", ["seal_day", "repair_gaps", "backfill_history", "build_features"])
+def test_what_may_come_later_is_waited_for_and_what_a_person_must_fix_fails_at_once(
+    folder: dict[str, Any], dag: str
+) -> None:
+    decisions = folder["decisions"][dag]
+    waits = {name for name, action in decisions.items() if action == "retry"}
+    assert waits == {"NotReadyError", "VenueError", "JournalError", "LakeError"}
+    assert {action for name, action in decisions.items() if name not in waits} == {"fail"}
+    assert {"ContractError", "SettingsError", "RangeError"} <= decisions.keys() - waits
+
+
 def test_a_run_uses_the_recipe_that_fits_the_lake_by_default(folder: dict[str, Any]) -> None:
     assert folder["dags"]["retrain_nightly"]["params"]["recipe"] is None
 

@@ -64,6 +64,7 @@ def test_a_gap_is_filled_where_the_venue_has_candles_and_a_second_seal_adds_noth
     assert first["repair"]["rows"] == {"candles": 540, "bars": 540}, "the gap, with 240 bars on either side"
     assert first["certified"] == 480, "watched bars that agree with the candles around the gap"
     assert (first["bars"], first["archive"]) == (2_880, "")
+    assert first["lacking"] == ["gaiaex|perp|BTC: 1.50 h missing (connection_lost=1.5)"]
     before = batches(settings)
     second = seal_day(settings, DAY, clock=clock)
     assert batches(settings) == before
@@ -123,7 +124,7 @@ def test_a_day_waits_until_the_recorder_has_passed_its_end(
 ) -> None:
     settings = at(tmp_path / "home", url)
     fill(settings, [matching(minute) for minute in range(1_435)], is_running=True)
-    with pytest.raises(NotReadyError, match=r"recorder of hyperliquid has not passed the end of 2025-05-19"):
+    with pytest.raises(NotReadyError, match=r"the recording r has not passed the end of 2025-05-19"):
         seal_day(settings, DAY, clock=clock)
     assert coverage(settings) == {}
     two_hours = ManualTime(DAY_START_NS + DAY_NS + 2 * HOUR_NS)
@@ -292,6 +293,8 @@ def test_the_command_prints_states_hours_and_where_the_rest_may_be(
         "2025-05-19: 2 instruments, 0 complete, 0 repaired, 2 partial, 0 missing",
         "hours     45.5 covered, 2.5 missing, of which the venue still serves 0",
         "certified 0 bars; 0 differ",
+        "  gaiaex|perp|BTC: 1.50 h missing (connection_lost=1.5)",
+        "  hyperliquid|perp|BTC: 1.00 h missing (connection_lost=1)",
     ]
     assert "tickwalk backfill trades --from 2025-05-19 --to 2025-05-20 --coin BTC --dry-run" in " ".join(
         said.err.split()

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ONLY ?=
+DB ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types format bench drill up down lock clean
@@ -46,8 +47,8 @@ drill: setup ## run the long forms of drills and property tests, and check speed
 bench: setup ## measure against peers and limits; ONLY=name runs one
 	$(BIN)/python -m tests.benchmarks $(ONLY)
 
-up: setup ## start Airflow on 127.0.0.1:8080, without Docker
-	$(BIN)/tickwalk airflow up
+up: setup ## start Airflow on 127.0.0.1:8080, without Docker; DB=postgres keeps its records in Postgres
+	$(if $(DB),TICKWALK_AIRFLOW_DATABASE=$(DB)) $(BIN)/tickwalk airflow up
 
 down: setup ## stop everything that `make up` started
 	$(BIN)/tickwalk airflow down

@@ -1,19 +1,21 @@
 """Retrain all models on the data known at the end of a day, and compare the best with the champion.
 
 For the person on call: **if it fails, nothing stops.** The champion keeps serving, one day older; DAGs that wait for
-the asset `model_versions` keep waiting. **Normal:** the verdict "keep the champion"; folds one after another (pool
-`gpu`); a second attempt of `train_fold` that resumes from its checkpoint. **Not normal:** an error that names the
-data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not promote by
-hand. Day D (the partition key) runs when its `features` are built, from D+1 00:20 UTC on; it may be repeated:
-finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake. Without
-Airflow: `tickwalk nightly`.
+the asset `model_versions` keep waiting. The run's note has the verdict, or what failed and what to run. **Normal:** the
+verdict "keep the champion"; folds one after another (pool `gpu`), each in a process that outlives its task; a second
+attempt of `train_fold`, which finds that process or resumes from its checkpoint. **Not normal:** an error that names
+the data, the recipe, a setting, or a night too long for its schedule (never retried); after a `LeakError` do not
+promote by hand. Day D (the partition key) runs when its `features` are built, from D+1 00:20 UTC on, and may be
+repeated: finished work is kept. "Trigger" accepts `until` or a partition key; without either it uses the whole lake.
+Without Airflow: `tickwalk nightly`.
 """
 
 from typing import Any
 
 from airflow.sdk import Asset, Param, PartitionedAssetTimetable, dag, task
 
-from serving.airflow.queues import in_queue
+from serving.airflow.fold_operator import train_folds
+from serving.airflow.recipe_param import recipe_paragraph, recipe_param
 from serving.airflow.task_defaults import TASK_DEFAULTS
 from storage.settings import load_settings
 
@@ -24,11 +26,11 @@ from storage.settings import load_settings
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
     params={
-        "recipe": Param(None, type=["null", "string"], description="Else the one that fits the lake."),
+        "recipe": recipe_param(load_settings()),
         "since": Param(None, type=["null", "string"], description="Start, UTC."),
         "until": Param(None, type=["null", "string"], description="End, UTC, exclusive; else the day's end."),
     },
-    doc_md=__doc__,
+    doc_md=recipe_paragraph(load_settings()) + __doc__,
     tags=["training"],
 )
 def retrain_nightly() -> None:
@@ -50,12 +52,6 @@ def retrain_nightly() -> None:
 
         return plan_folds(load_settings(), night)
 
-    @task(pool="gpu", **in_queue("gpu"), map_index_template="fold {{ task.op_kwargs['fold'] }}")
-    def train_fold(night: str, fold: int) -> dict[str, Any]:
-        from training.night.steps import train_fold
-
-        return train_fold(load_settings(), night, fold)
-
     @task(pool="registry", outlets=[Asset("model_versions")])
     def judge_night(night: str) -> dict[str, Any]:
         from training.night.steps import judge_night
@@ -64,14 +60,14 @@ def retrain_nightly() -> None:
 
     @task
     def write_report(night: str) -> str:
-        from serving.report import write_report
+        from serving.airflow.run_notes import report_night
 
-        return write_report(load_settings(), night)
+        return report_night(load_settings(), night)
 
     night = open_night()
     folds = plan_folds(night)
     build_panel(night) >> folds
-    train_fold.partial(night=night).expand(fold=folds) >> judge_night(night) >> write_report(night)
+    train_folds(night, folds) >> judge_night(night) >> write_report(night)
 
 
 retrain_nightly()

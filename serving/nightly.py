@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.fit_view import FitPoint, FitWatch
+from serving.recipe_note import write_recipe_note
 from serving.report import write_report
 from serving.schedule import night_until, nightly_interval_s
 from serving.training_curves import CurveWriter
 from storage.clock import WallTime, parse_time_ns
+from storage.errors import SettingsError
 from storage.lake.lake import Lake
+from storage.logs import get_logger
 from storage.settings import Settings
 from training.models.device import available_device
 from training.models.trainer import EpochLog
@@ -22,6 +25,8 @@ from training.night.recipe_choice import RecipeChoice, choose_recipe
 from training.night.runners import count_workers
 from training.night.steps import build_panel, judge_night, open_night, plan_folds, train_folds
 from training.night.time_budget import ESTIMATE, describe_time, remaining_time
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +141,22 @@ def open_scheduled_night(
     schedule = settings.airflow.nightly
     until = params["until"] or (night_until(schedule, day) if day else None)
     within_s = nightly_interval_s(schedule, WallTime().now_ns() if now_ns is None else now_ns)
-    return open_night(
-        settings, recipe=params["recipe"], since=params["since"], until=until, within_s=within_s
-    )
+    recipe = params["recipe"]
+    if recipe is None:
+        recipe = _noted_choice(settings, since=params["since"], until=until)
+    return open_night(settings, recipe=recipe, since=params["since"], until=until, within_s=within_s)
+
+
+def _noted_choice(settings: Settings, *, since: str | None, until: str | None) -> str:
+    """Return the recipe that fits, and note it, or why there is none, for Airflow's pages."""
+    try:
+        choice = pick_recipe(settings, since=since, until=until)
+    except SettingsError as error:
+        write_recipe_note(settings, recipe="", text=error.message)
+        raise
+    write_recipe_note(settings, recipe=choice.recipe, text=choice.reason)
+    logger.info("recipe chosen", recipe=choice.recipe, reason=choice.reason)
+    return choice.recipe
 
 
 class NightProgress:

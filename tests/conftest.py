@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.plugins.groups",
     "tests.plugins.property_tests",
     "tests.plugins.shared_work",
+    "tests.plugins.short_proofs",
     "tests.plugins.tls_context",
 ]
 

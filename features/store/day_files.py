@@ -105,8 +105,9 @@ class DayFiles:
                 day,
                 replace(
                     block,
-                    values=block.values[rows, start:stop],
-                    mask=block.mask[rows, start:stop],
+                    # Whole, as it is read twice: for its checksum, and to write it.
+                    values=block.values[rows, start:stop].contiguous(),
+                    mask=block.mask[rows, start:stop].contiguous(),
                     instruments=tuple(block.instruments[row] for row in day.rows),
                     ts_open_ns=block.ts_open_ns[start:stop],
                 ),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,9 +190,10 @@ def read(
     names = sorted({name for block in blocks for name in block.instruments})
     names = names if instruments is None else list(instruments)
     path = into or days.folder / f"{key.name}.safetensors"
+    empty = cache(partial(days.blank, step_ns, start_ns, stop_ns, first_ns=manifest.start_ns))
     with block_writer(path, replace(blocks[0], instruments=tuple(names)), clock) as writer:
         for file in files:
-            _gather(writer, days.read(file), names, clock, days, manifest)
+            _gather(writer, days.read(file), names, clock, empty)
     return read_block(path)
 
 
@@ -200,10 +202,16 @@ def _gather(
     block: FeatureBlock,
     names: Sequence[str],
     clock: Nanoseconds,
-    days: DayFiles,
-    manifest: Manifest,
+    empty: Callable[[], FeatureBlock],
 ) -> None:
-    """Write the part of a day that belongs to these instruments and this clock."""
+    """Write the part of a day that belongs to these instruments and this clock.
+
+    Args:
+        writer: of the whole block.
+        block: the day.
+        names, clock: of the whole block.
+        empty: returns the features of an instrument without bars on that clock.
+    """
     step_ns = block.width_ns
     inside = np.flatnonzero((block.ts_open_ns >= clock[0]) & (block.ts_open_ns <= clock[-1]))
     cut = slice(int(inside[0]), int(inside[-1]) + 1)
@@ -214,11 +222,10 @@ def _gather(
     index = torch.tensor([place[names[row]] for row in known], dtype=torch.int64)
     blank = np.setdiff1d(np.arange(len(names)), known)
     for name in ("values", "mask"):
-        writer.put(name, getattr(block, name)[index, cut], step=step, rows=known)
-    if len(blank):
-        empty = days.blank(step_ns, int(opens[0]), int(opens[-1]) + step_ns, first_ns=manifest.start_ns)
-        for name in ("values", "mask"):
-            row = getattr(empty, name).expand(len(blank), -1, -1)
+        # Ten times as fast as one index with the slice.
+        writer.put(name, getattr(block, name)[:, cut].index_select(0, index), step=step, rows=known)
+        if len(blank):
+            row = getattr(empty(), name)[:, step : step + len(opens)].expand(len(blank), -1, -1)
             writer.put(name, row, step=step, rows=blank)
 
 

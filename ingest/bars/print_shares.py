@@ -6,8 +6,12 @@ the pace of the nearest 240 gaps before the silence, and of those after it; the 
 within that reach. The longest two are left out, since another halt, or a stray print within this one, must not
 become the rhythm.
 
+Of a coin that prints in less than a tenth of its steps, these windows hold too few pauses between bursts. Its pace is
+measured over a week of minutes (`WIDE_REACH`), and only where the gaps there vary no more than 20 equal ones would.
+
 Four simulated bursty coins and the recorded minutes of Bitfinex chose the measures (2026-11-30): without the last one,
-up to 18 % of the silent bars of a coin with ten prints a burst were doubtful, with it 0.4 %.
+up to 18 % of the silent bars of a coin with ten prints a burst were doubtful, with it 0.4 %. Ten bursty coins chose the
+wide reach (2026-12-01, docs/adr/0031).
 """
 
 from __future__ import annotations
@@ -24,20 +28,25 @@ Floats = NDArray[np.float64]
 
 REACH: Final = 1_440
 """A rhythm is measured over at most so many steps on either side of a silence."""
+WIDE_REACH: Final = 10_080
+"""That of a coin that prints in less than a tenth of them."""
 WAITS_ALLOWED: Final = 14.0
 """A silence of so many mean waits has a probability of one in a million."""
 _LONGEST_ALLOWED: Final = 3.0
 _GAPS: Final = 240
-# Fewer steps do not measure a rhythm; a coin that prints in less than a tenth of them prints in bursts.
+# Fewer steps do not measure a rhythm.
 _LEAST_STEPS: Final = 60
-_LEAST_SHARE: Final = 0.1
+# A coin that prints in less of its steps is measured over `WIDE_REACH` too.
+_THIN_SHARE: Final = 0.1
+# Fewer gaps of equal length do not measure the rhythm of such a coin.
+_LEAST_GAPS: Final = 20.0
 # A longer gap, in mean waits, counts as so long.
 _CLIP_WAITS: Final = 6.0
 _CLIP_ROUNDS: Final = 3
 
 
 def print_shares(prints: Ints, steps: int) -> Floats:
-    """Return the share of steps in which a coin prints around each silence; 0 where it is below a tenth or not known.
+    """Return the share of steps in which a coin prints around each silence; 0 where it is not known.
 
     A silence at the edge of the data is measured from one side.
 
@@ -56,7 +65,9 @@ def print_shares(prints: Ints, steps: int) -> Floats:
     pace = _slower(at - low, before, prints - prints[low], high - at, after, prints[high] - prints)
     share = np.minimum(pace, _day_shares(prints, steps))
     share = np.minimum(share, WAITS_ALLOWED / (_LONGEST_ALLOWED * _third_longest(prints, REACH)))
-    return np.where(share >= _LEAST_SHARE, share, 0.0)
+    is_thin = np.minimum(share, _whole_shares(prints, steps)) < _THIN_SHARE
+    found: Floats = np.where(is_thin, np.minimum(share, _wide_shares(prints, is_thin)), share)
+    return found
 
 
 def _slower(gaps_b: Ints, wait_b: Floats, span_b: Ints, gaps_a: Ints, wait_a: Floats, span_a: Ints) -> Floats:
@@ -82,6 +93,16 @@ def _day_shares(prints: Ints, steps: int) -> Floats:
     after = _least_share(np.searchsorted(prints, last) - at, last - prints)
     busier: Floats = np.maximum(np.append(0.0, before), np.append(after, 0.0))
     return busier
+
+
+def _whole_shares(prints: Ints, steps: int) -> Floats:
+    """Return the share of steps with prints within `WIDE_REACH` on both sides of each silence together."""
+    at = np.arange(prints.size)
+    first, last = np.maximum(prints - WIDE_REACH, -1), np.minimum(prints + WIDE_REACH, steps)
+    count = np.append(0, at + 1 - np.searchsorted(prints, first, "right"))
+    count += np.append(np.searchsorted(prints, last) - at, 0)
+    whole: Floats = count / np.maximum(np.append(0, prints - first) + np.append(last - prints, 0), 1)
+    return whole
 
 
 def _least_share(prints: Ints, steps: Ints | Floats) -> Floats:
@@ -164,3 +185,50 @@ def _third_longest(prints, reach):  # type: ignore[no-untyped-def]  # pragma: no
                 third = gap
         found[long_ones[i] + 1] = third
     return found
+
+
+@_jit
+def _wide_shares(prints, wanted):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the wanted shares of steps with prints within `WIDE_REACH`, on the slower side; 0 where not known.
+
+    The pace of a side is one over the mean wait (`_waits`), without the two longest gaps and less one standard error.
+    The gaps of a side count as many as there are equal ones with the same ratio of the mean square to the squared mean
+    (Kish 1965): half as many for geometric ones, and as many as there are pauses for bursts.
+    """
+    shares = np.zeros(prints.size + 1)
+    gaps = np.diff(prints)
+    for i in range(prints.size + 1):
+        if not wanted[i]:
+            continue
+        third = np.ones(3, np.int64)  # the three longest of both sides, ascending
+        slower = np.inf
+        for is_after in (False, True):
+            longest = np.ones(2, np.int64)  # of this side, ascending
+            count = total = weighted = squared = 0
+            k = i if is_after else i - 2
+            while 0 <= k < gaps.size:
+                edge = prints[k + 1] - prints[i] if is_after else prints[i - 1] - prints[k]
+                if edge > WIDE_REACH:
+                    break
+                gap = gaps[k]
+                count += 1
+                total += gap
+                weighted += gap * (gap + 1) // 2
+                squared += gap * gap
+                if gap > longest[0]:
+                    longest[0] = gap
+                    longest.sort()
+                if gap > third[0]:
+                    third[0] = gap
+                    third.sort()
+                k += 1 if is_after else -1
+            if count < _LEAST_GAPS:
+                continue
+            total -= longest.sum()
+            equal_gaps = total * total / (squared - (longest * longest).sum())
+            if equal_gaps >= _LEAST_GAPS:
+                mean_wait = (weighted - (longest * (longest + 1) // 2).sum()) / total
+                slower = min(slower, (1.0 - 1.0 / np.sqrt(2.0 * equal_gaps)) / mean_wait)
+        if slower < np.inf:
+            shares[i] = min(slower, WAITS_ALLOWED / (_LONGEST_ALLOWED * third[0]))
+    return shares

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from serving.airflow.migration_guard import is_current, live_schedulers, may_migrate
 from storage.atomic_write import write_atomic
 
 POOLS: Final = {
@@ -41,7 +43,13 @@ def main() -> int:
 
     from airflow.configuration import conf
 
-    _airflow("db", "migrate")
+    url = conf.get_mandatory_value("database", "sql_alchemy_conn")
+    try:
+        if may_migrate(lambda: live_schedulers(url, now_s=time.time()), is_current=is_current):
+            _airflow("db", "migrate")
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
     for pool, description in POOLS.items():
         try:
             _airflow("pools", "get", pool)

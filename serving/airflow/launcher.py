@@ -1,4 +1,4 @@
-"""Launcher of Airflow on one machine without Docker: four daemons on SQLite.
+"""Launcher of Airflow on one machine without Docker: starts and stops the supervisor and its daemons.
 
 All files are in `<home>/airflow`. `up` and `down` are idempotent: they start what is missing and stop what runs.
 `airflow standalone` is not used: it leaves orphans on SIGTERM and continues without a daemon that died.
@@ -6,33 +6,39 @@ All files are in `<home>/airflow`. `up` and `down` are idempotent: they start wh
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
-import psutil
-
 from serving.airflow.client import AirflowClient, NoAnswerError
-from serving.airflow.daemons import DaemonFolder, exit_text
-from serving.airflow.db_migrate import PASSWORD_VARIABLE
+from serving.airflow.daemons import DaemonFolder
+from serving.airflow.fold_job import stop_all_jobs
 from serving.airflow.secrets import load_secrets
+from serving.airflow.service_processes import refuse_taken_port
 from serving.airflow.services import (
-    DAEMONS,
     DAGS_DIR,
-    HOST,
-    SERVICES,
-    Service,
     airflow_home,
     base_url,
-    local_env,
+    inherited_env,
+    project_env,
+    settings_env,
 )
-from serving.airflow.status import StackStatus, is_service_healthy, read_status
-from storage.errors import SettingsError, TickwalkError
+from serving.airflow.stack import (
+    GUARD,
+    RECIPE_CHECK,
+    SUPERVISOR,
+    daemon_folder,
+    guard_command,
+    services_of,
+    stoppable_services,
+)
+from serving.airflow.status import StackStatus, read_status, read_supervisor
+from serving.airflow.supervisor import stop_services
+from serving.airflow.supervisor_state import read_state, state_path
+from storage.errors import TickwalkError
 from storage.file_lock import file_lock
 from storage.logs import get_logger
 from storage.settings import Settings
@@ -40,8 +46,9 @@ from storage.settings import Settings
 logger = get_logger(__name__)
 
 _POLL_S: Final = 0.5
-# The triggerer sometimes waits 10 s for a child that has already ended (seen 2026-11-23); killing it loses nothing.
-_SHORT_GRACE_S: Final = 4.0
+# A supervisor may be in the middle of a step, which waits for a health page, or for a daemon to stop.
+_LEAVE_S: Final = 25.0
+_GUARD_GRACE_S: Final = 5.0
 
 
 def up(
@@ -63,16 +70,16 @@ def up(
     """
     settings.ensure_home()
     airflow_home(settings).mkdir(mode=0o700, exist_ok=True)
-    folder = _folder(settings)
+    folder = daemon_folder(settings)
     folder.make()
     with _only_one(folder):
         secrets_file = airflow_home(settings) / "secrets.json"
         secrets, is_new = load_secrets(secrets_file)
-        env = local_env(settings, secrets) | {PASSWORD_VARIABLE: secrets.admin_password}
         with AirflowClient(base_url(settings), password=secrets.admin_password) as client:
             start = _Start(settings, folder, client, deadline_s=time.monotonic() + timeout_s)
             try:
-                start.daemons([service for service in DAEMONS if record or not service.is_optional], env)
+                start.supervisor(record=record)
+                start.await_healthy()
                 dags = start.await_dags()
                 for dag in dags if unpause else ():
                     client.unpause(dag)
@@ -86,31 +93,31 @@ def up(
 
 
 def down(settings: Settings, *, grace_s: float = 20.0) -> tuple[str, ...]:
-    """Stop every daemon in reverse start order; return the names of those that were running.
+    """Stop the supervisor, then every daemon in reverse start order; return the names of the daemons that ran.
 
     Args:
         settings: settings of the home.
         grace_s: time for running tasks to finish; then they are stopped, and retried after the next `up`.
     """
-    folder = _folder(settings)
+    folder = daemon_folder(settings)
     if not folder.path.exists():
         return ()
     with _only_one(folder):
-        return tuple(
-            service.name
-            for service in reversed(DAEMONS)
-            if _stop(folder, service, grace_s=grace_s if service.has_tasks else _SHORT_GRACE_S)
-        )
+        _stop_supervisor(folder)
+        stopped = stop_services(stoppable_services(), folder, grace_s=grace_s)
+        stop_all_jobs(settings)
+        state_path(folder.path).unlink(missing_ok=True)
+        return stopped
 
 
 def status(settings: Settings) -> StackStatus:
-    """Return the status of the daemons."""
+    """Return the status of the supervisor and the daemons."""
     with AirflowClient(base_url(settings)) as client:
-        return read_status(settings, _folder(settings), client)
+        return read_status(settings, daemon_folder(settings), client)
 
 
 class _Start:
-    """State of one `up`: its deadline, and the daemons it started, so that it can stop them again."""
+    """State of one `up`: its deadline, and what ran before it, so that it can stop the rest again."""
 
     def __init__(
         self, settings: Settings, folder: DaemonFolder, client: AirflowClient, *, deadline_s: float
@@ -119,22 +126,51 @@ class _Start:
         self._folder = folder
         self._client = client
         self._deadline_s = deadline_s
-        self._started: list[Service] = []
+        self._is_starter = False
+        self._ran_before = {
+            service.name for service in stoppable_services() if folder.is_running(service.name)
+        }
+        state = read_state(folder.path)
+        self._deaths = {record.name: record.deaths for record in state.services} if state else {}
 
-    def daemons(self, wanted: Sequence[Service], env: dict[str, str]) -> None:
-        """Start the missing daemons, each after the services it needs, and wait for all."""
-        missing = [service for service in wanted if not self._folder.is_running(service.name)]
-        if any(service.name == "api-server" for service in missing):
-            _refuse_taken_port(self._settings.airflow.port)
-        for service in [service for service in SERVICES if service.once and missing]:
-            self._run_once(service, env)
-        for service in missing:
-            self._await_healthy([daemon for daemon in wanted if daemon.name in service.needs])
-            _stop(self._folder, service, grace_s=0.0)  # children that a dead leader may have left
-            self._folder.start(service.name, _argv(service), env)
-            self._started.append(service)
-            logger.info("daemon started", name=service.name, log=str(self._folder.log(service.name)))
-        self._await_healthy(wanted)
+    def supervisor(self, *, record: bool) -> None:
+        """Start the supervisor where none runs, or in place of one without the recorder that is wanted now."""
+        state = read_state(self._folder.path)
+        supervisor = read_supervisor(self._folder, state)
+        has_recorder = state is not None and state.find("recorder") is not None
+        if supervisor.state == "running" and (has_recorder or not record):
+            return
+        if "api-server" not in self._ran_before:
+            refuse_taken_port(self._settings.airflow.port)
+        services_of(self._settings, record=record)  # refuses what cannot start
+        _stop_supervisor(self._folder)
+        self._is_starter = True
+        env = inherited_env(os.environ) | settings_env(self._settings) | project_env(os.environ)
+        self._folder.start(
+            GUARD, guard_command(record=record or "recorder" in self._ran_before), env, log=SUPERVISOR
+        )
+
+    def await_healthy(self) -> None:
+        """Wait until the supervisor says that every service is healthy.
+
+        Raises:
+            TickwalkError: a service or the supervisor ended.
+        """
+        began_s = time.time()
+
+        def unhealthy() -> str:
+            state = read_state(self._folder.path)
+            if not self._folder.is_running(GUARD) and not self._folder.is_running(SUPERVISOR):
+                self._refuse("the supervisor", "it ended", log=SUPERVISOR)
+            if state is None or state.written_s < began_s:
+                return "the supervisor"
+            needed = [found for found in state.services if found.name != RECIPE_CHECK.name]
+            for found in needed:
+                if found.deaths > self._deaths.get(found.name, 0):
+                    self._refuse(found.name, found.last_exit, log=found.name)
+            return ", ".join(found.name for found in needed if found.phase not in ("healthy", "done"))
+
+        self._await(unhealthy)
 
     def await_dags(self) -> tuple[str, ...]:
         """Wait until Airflow lists the DAGs of our folder, and return them; each file holds the DAG of its name."""
@@ -157,39 +193,20 @@ class _Start:
         return tuple(sorted(expected))
 
     def roll_back(self) -> None:
-        """Stop the daemons that were started here, last first."""
-        for service in reversed(self._started):
-            _stop(self._folder, service, grace_s=_SHORT_GRACE_S)
+        """Stop what was started here, last first."""
+        if not self._is_starter:
+            return
+        _stop_supervisor(self._folder)
+        ours = [service for service in stoppable_services() if service.name not in self._ran_before]
+        stop_services(ours, self._folder, grace_s=0.0)
+        if not self._ran_before:
+            state_path(self._folder.path).unlink(missing_ok=True)
 
-    def _run_once(self, service: Service, env: dict[str, str]) -> None:
-        log = self._folder.log(service.name)
-        try:
-            left_s = self._deadline_s - time.monotonic()
-            code = self._folder.run(service.name, _argv(service), env, timeout_s=left_s)
-        except subprocess.TimeoutExpired as error:
-            raise TickwalkError(f"{service.name} did not end in time", hint=f"see {log}") from error
-        if code != 0:
-            end = self._folder.tail(service.name)
-            raise TickwalkError(f"{service.name} exited with code {code}:\n{end}", hint=f"see {log}")
-
-    def _await_healthy(self, services: Sequence[Service]) -> None:
-        def unhealthy() -> str:
-            healthy = self._client.health()
-            for service in services:
-                self._refuse_dead(service)
-            return ", ".join(
-                service.name for service in services if not is_service_healthy(service, self._folder, healthy)
-            )
-
-        self._await(unhealthy)
-
-    def _refuse_dead(self, service: Service) -> None:
-        process = self._folder.find(service.name)
-        if process is not None and process.leader() is None:
-            raise TickwalkError(
-                f"{service.name} did not stay up: {exit_text(process)}\n{self._folder.tail(service.name)}",
-                hint=f"see {self._folder.log(service.name)}",
-            )
+    def _refuse(self, name: str, how: str, *, log: str) -> None:
+        raise TickwalkError(
+            f"{name} did not stay up: {how}\n{self._folder.tail(log)}",
+            hint=f"see {self._folder.log(log)}",
+        )
 
     def _await(self, missing: Callable[[], str]) -> None:
         while waiting_for := missing():
@@ -201,47 +218,30 @@ class _Start:
             time.sleep(_POLL_S)
 
 
-def _folder(settings: Settings) -> DaemonFolder:
-    return DaemonFolder(airflow_home(settings) / "daemons")
+def _stop_supervisor(folder: DaemonFolder) -> None:
+    """End the supervisor and its guard, and leave the daemons as they are.
+
+    Each of the two starts the other again where it is killed, so this looks twice.
+    """
+    for _ in range(2):
+        _ask_to_leave(folder)
+        folder.stop(GUARD, grace_s=_GUARD_GRACE_S)
+    _ask_to_leave(folder)
+    folder.forget(SUPERVISOR)
 
 
-def _argv(service: Service) -> list[str]:
-    """Return the command line with programs from the current environment."""
-    program, *arguments = service.command
-    found = Path(sys.executable) if program == "python" else Path(sys.executable).with_name(program)
-    if not found.exists():
-        raise SettingsError(
-            f"the program {found} does not exist", hint="install tickwalk into this environment"
-        )
-    return [str(found), *arguments]
-
-
-def _stop(folder: DaemonFolder, service: Service, *, grace_s: float) -> bool:
-    stopped = folder.stop(service.name, grace_s=grace_s)
-    if stopped:
-        logger.info("daemon stopped", name=service.name)
-    return stopped
-
-
-def _refuse_taken_port(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise SettingsError(
-                f"port {port} on {HOST} is taken{_holder(port)}",
-                hint="stop that program, or set airflow.port",
-            ) from error
-
-
-def _holder(port: int) -> str:
-    try:
-        listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid]
-        owner = next(psutil.Process(c.pid) for c in listeners if c.laddr and c.laddr.port == port)
-        return f" by {owner.name()} (pid {owner.pid})"
-    except (psutil.Error, StopIteration):
-        return ""
+def _ask_to_leave(folder: DaemonFolder) -> None:
+    """End the supervisor by SIGUSR1, which it obeys after its step, and otherwise by SIGKILL."""
+    process = folder.find(SUPERVISOR)
+    leader = process.leader() if process else None
+    if leader is None:
+        return
+    leader.send_signal(signal.SIGUSR1)
+    deadline_s = time.monotonic() + _LEAVE_S
+    while folder.is_running(SUPERVISOR):
+        if time.monotonic() > deadline_s:
+            leader.kill()
+        time.sleep(_POLL_S / 5)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import secrets as random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from storage.atomic_write import write_atomic
 from storage.errors import SettingsError
 from storage.system_calls import sync_file
 
@@ -28,6 +29,8 @@ class Secrets:
     """Signs the tokens of tasks and of people."""
     api_secret_key: str = field(repr=False)
     """Signs the sessions of the web UI."""
+    database_password: str = field(default="", repr=False)
+    """Password of Airflow's user in our own Postgres cluster."""
 
 
 def load_secrets(path: Path) -> tuple[Secrets, bool]:
@@ -43,7 +46,7 @@ def load_secrets(path: Path) -> tuple[Secrets, bool]:
         return _read(path), False
     made = _generate()
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(made), file, indent=2)
+        file.write(_to_text(made))
         file.flush()
         sync_file(file.fileno())
     return made, True
@@ -56,7 +59,12 @@ def _generate() -> Secrets:
         fernet_key=random.token_urlsafe(32) + "=",
         jwt_secret=random.token_urlsafe(48),
         api_secret_key=random.token_urlsafe(48),
+        database_password=random.token_urlsafe(24),
     )
+
+
+def _to_text(secrets: Secrets) -> str:
+    return json.dumps(asdict(secrets), indent=2)
 
 
 def _read(path: Path) -> Secrets:
@@ -66,9 +74,13 @@ def _read(path: Path) -> Secrets:
             f"the secrets in {path} are readable by others (mode {mode:o})", hint=f"run: chmod 600 {path}"
         )
     try:
-        return Secrets(**json.loads(path.read_text(encoding="utf-8")))
+        found = Secrets(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise SettingsError(
             f"the secrets in {path} are damaged: {error}",
             hint="remove the file for new ones; connections stored in Airflow become unreadable",
         ) from error
+    if not found.database_password:  # a file of an earlier release
+        found = replace(found, database_password=random.token_urlsafe(24))
+        write_atomic(path, _to_text(found), mode=0o600)
+    return found

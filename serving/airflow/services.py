@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from serving.airflow.databases import database_kind, database_url
 from serving.airflow.secrets import Secrets
 from storage.project import VARIABLE as PROJECT_VARIABLE
 from storage.project import find_project
@@ -39,6 +41,15 @@ class Service:
     """`up` starts it only on request, since it needs network access."""
     has_tasks: bool = False
     """Runs tasks, which get time to finish when it is stopped."""
+    hung_checks: int = 12
+    """Failed health checks in a row, 5 s apart, after which the supervisor restarts it."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    """Signal that asks it to end."""
+    # The triggerer sometimes waits 10 s for a child that has already ended (seen 2026-11-23); killing it loses nothing.
+    stop_grace_s: float = 4.0
+    """Seconds that it has to end, without regard to tasks; then it is killed."""
+    user: str = ""
+    """User that runs it, where the launcher is root; empty: the launcher's."""
 
 
 # In start order; they stop in reverse order.
@@ -59,6 +70,9 @@ SERVICES: Final = (
         ("airflow", "scheduler", "--skip-serve-logs"),
         component="scheduler",
         needs=("api-server",),
+        has_tasks=True,
+        # A restart ends its tasks, so it gets more time than the others.
+        hung_checks=36,
     ),
     Service("recorder", ("tickwalk", "record"), is_optional=True),
 )
@@ -133,6 +147,9 @@ def local_env(
     """
     home = airflow_home(settings)
     inherited = inherited_env(environ)
+    if database_kind(settings.airflow.database) == "postgres":
+        # The user's defaults of another server must not lead away from ours.
+        inherited = {name: value for name, value in inherited.items() if not name.startswith("PG")}
     ours = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_DIR),
@@ -145,7 +162,7 @@ def local_env(
         "AIRFLOW__API__BASE_URL": base_url(settings),
         "AIRFLOW__API__SECRET_KEY": secrets.api_secret_key,
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.jwt_secret,
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url(settings.airflow.database, home, secrets),
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "PYTHONUNBUFFERED": "1",
     }

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
+from serving.airflow.run_notes import note_failure
+
 # The first matching rule decides. A locked catalog may be free in two minutes, but a wrong recipe, range, table or
 # checkpoint stays wrong. Other errors (out of memory, a lost disk) are retried.
 RETRY_POLICY: Final = ExceptionRetryPolicy(
@@ -21,6 +23,8 @@ RETRY_POLICY: Final = ExceptionRetryPolicy(
 )
 
 TASK_DEFAULTS: Final[dict[str, Any]] = {
+    "owner": "tickwalk",
+    "on_failure_callback": note_failure,
     "retries": 2,
     "retry_delay": timedelta(minutes=2),
     "retry_policy": RETRY_POLICY,

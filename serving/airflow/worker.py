@@ -80,7 +80,10 @@ def worker_env(settings: Settings, *, environ: Mapping[str, str] = os.environ) -
         "PYTHONUNBUFFERED": "1",
     }
     shared = COMMON_ENV | edge_env(server)
-    return inherited_env(environ) | shared | ours | settings_env(settings) | project_env(environ)
+    env = inherited_env(environ) | shared | ours | settings_env(settings) | project_env(environ)
+    # The address of Airflow's database may have a password, and no worker needs it.
+    env.pop("TICKWALK_AIRFLOW_DATABASE")
+    return env
 
 
 def run_worker(settings: Settings, options: WorkerOptions) -> None:

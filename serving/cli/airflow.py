@@ -1,7 +1,8 @@
-"""Commands `airflow up|down|status|worker`."""
+"""Commands `airflow up|down|status|supervise|worker`."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from serving.cli.context import console, notes, settings_of
 if TYPE_CHECKING:
     from serving.airflow.status import StackStatus
 
-airflow = typer.Typer(no_args_is_help=True, help="Run Airflow on this machine, on SQLite and without Docker.")
+airflow = typer.Typer(no_args_is_help=True, help="Run Airflow on this machine, without Docker.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,7 +46,10 @@ def up(
 
 @airflow.command()
 def down(context: typer.Context) -> None:
-    """Stop every daemon that `up` started."""
+    """Stop the supervisor and every daemon that `up` started.
+
+    Example: `tickwalk airflow down`
+    """
     from serving.airflow.launcher import down as stop
 
     with notes.status("stopping Airflow"):
@@ -55,7 +59,10 @@ def down(context: typer.Context) -> None:
 
 @airflow.command()
 def status(context: typer.Context) -> None:
-    """Show which daemons run and are healthy; exit code 1 if one is not."""
+    """Show the supervisor and each daemon: state, pid, restarts, last exit; exit code 1 if one is not healthy.
+
+    Example: `tickwalk airflow status`
+    """
     from serving.airflow.launcher import status as stack_status
 
     stack = stack_status(settings_of(context))
@@ -87,10 +94,49 @@ def worker(
     run_worker(settings_of(context), WorkerOptions(tuple(queue), concurrency, name))
 
 
+@airflow.command()
+def supervise(
+    context: typer.Context,
+    record: Annotated[
+        bool, typer.Option(help="Run the recorder too; it needs network access to the venue.")
+    ] = False,
+    guarded: Annotated[
+        bool, typer.Option("--guarded", hidden=True, help="The parent process starts it again.")
+    ] = False,
+) -> None:
+    """Run Airflow in the foreground, for systemd: start its daemons, and restart what dies or hangs.
+
+    SIGTERM and Ctrl-C stop all of it. `up` starts this command in the background.
+
+    Example: `tickwalk --log-level info airflow supervise`
+    """
+    from serving.airflow.supervise import supervise as run
+
+    run(settings_of(context), record=record, is_guarded=guarded)
+
+
 def _print(stack: StackStatus) -> None:
-    for daemon in stack.daemons:
-        state = "healthy" if daemon.is_healthy else "running, unhealthy" if daemon.pid else "stopped"
-        console.print(f"{daemon.name:14} {state:18} {daemon.log}", highlight=False, soft_wrap=True)
+    rows = [("supervisor", stack.supervisor.state, stack.supervisor.pid, stack.supervisor.since_s, "", "")]
+    rows += [
+        (
+            daemon.name,
+            daemon.state,
+            daemon.pid,
+            daemon.since_s,
+            f"{daemon.restarts} restart{'' if daemon.restarts == 1 else 's'}" if daemon.restarts else "",
+            f"last: {daemon.last_exit}" if daemon.last_exit else "",
+        )
+        for daemon in stack.daemons
+    ]
+    for name, state, pid, since_s, restarts, last in rows:
+        since = f"since {datetime.fromtimestamp(since_s, UTC):%Y-%m-%d %H:%M:%SZ}" if since_s else ""
+        line = f"{name:14} {state:10} {pid or '':>8} {since:26} {restarts:11} {last}"
+        console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
+    if stack.supervisor.state != "running" and any(daemon.pid for daemon in stack.daemons):
+        console.print("nothing restarts these daemons; run: make up", highlight=False)
+    if stack.database:
+        console.print(f"database: {stack.database}", highlight=False)
+    console.print(f"logs:  {stack.daemons[0].log.parent}", highlight=False, soft_wrap=True)
     if stack.is_up:
         console.print(f"UI:    {stack.url}", highlight=False)
     if stack.dags:

@@ -75,7 +75,7 @@ COMMANDS: Final = tuple(
         ("Operate", "alert", "alert", "Alert when a recorder fails."),
         ("Operate", "keep", "journal", "Back up the journal, delete old recordings, estimate disk use."),
         ("Operate", "backup", "backup", "Back up a home, and restore it into an empty one."),
-        ("Operate", "airflow", "airflow", "Run Airflow on this machine, on SQLite and without Docker."),
+        ("Operate", "airflow", "airflow", "Run Airflow on this machine, without Docker."),
         ("Operate", "settings", "settings", "List every setting and its current value."),
     )
 )

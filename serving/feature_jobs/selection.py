@@ -27,7 +27,6 @@ from storage.clock import parse_time_ns, width_ns
 from storage.errors import LeakError, RangeError, SettingsError
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.night.artifacts import NightArtifacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,4 +244,6 @@ def find_edition(settings: Settings, what: str) -> dict[str, Any]:
         return read_edition(next((found for found in candidates if found.exists()), candidates[0]))
     if path.suffix:
         return read_edition(path if path.name.endswith(SUFFIX) else edition_path(path))
+    from training.night.artifacts import NightArtifacts  # its models take 2 s to import
+
     return read_edition(NightArtifacts.find(settings, what).path / EDITION)

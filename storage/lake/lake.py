@@ -90,7 +90,7 @@ class Lake:
         self._threads = 1
         self._empty = EmptyTables()
         self._connection: duckdb.DuckDBPyConnection
-        self._reader: duckdb.DuckDBPyConnection | None = None
+        self._readers: dict[int | None, duckdb.DuckDBPyConnection] = {}  # by snapshot
 
     @classmethod
     def open(cls, settings: Settings, *, read_only: bool = False, clock: TimeSource | None = None) -> Self:
@@ -159,7 +159,7 @@ class Lake:
         except duckdb.Error as error:  # keep the old one
             logger.warning("lake not connected anew", reason=first_line(error))
             return
-        self._close_reader()
+        self._close_readers()
         old, self._connection, self._attached, self._commits = self._connection, fresh, set(), 0
         old.close()
 
@@ -173,7 +173,7 @@ class Lake:
 
     def close(self) -> None:
         """Close the connection; nothing is pending outside a commit."""
-        self._close_reader()
+        self._close_readers()
         self._connection.close()
         self._locks.close()
 
@@ -208,8 +208,9 @@ class Lake:
             raise LakeError("the query is empty", hint='write a statement, such as "SHOW TABLES"')
         # Whatever needs views of its own, or may change a session, gets a cursor of its own.
         is_whole = known_at_ns is None and not self._withheld
-        is_plain = at is None and is_whole and not self._is_old and kinds == {_SELECT}
-        reader, self._reader = (self._reader, None) if is_plain else (None, self._reader)
+        is_old = self._is_old if at is None else self._old_snapshots.get(at, True)
+        is_plain = is_whole and not is_old and kinds == {_SELECT}
+        reader = self._readers.pop(at, None) if is_plain else None
         cursor = self._connection.cursor() if reader is None else reader
         try:
             with self._locks.reading():
@@ -224,12 +225,12 @@ class Lake:
                         cursor.execute(statement)
                 found = retry(lambda: cursor.execute(sql, list(params)).to_arrow_table())
             if is_plain:
-                self._reader = cursor
+                self._readers[at] = cursor
             return found
         except duckdb.Error as error:
             raise failed_query(error, self._connection, sql=sql, schema=schema, at=at) from error
         finally:
-            if cursor is not self._reader:
+            if self._readers.get(at) is not cursor:
                 cursor.close()
 
     def withhold(self, ranges: Sequence[TimeRange]) -> None:
@@ -241,11 +242,10 @@ class Lake:
         """Ranges whose market data are hidden."""
         return self._withheld
 
-    def _close_reader(self) -> None:
-        """Close the cursor that plain queries share."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+    def _close_readers(self) -> None:
+        """Close the cursors that plain queries share."""
+        while self._readers:
+            self._readers.popitem()[1].close()
 
     def _lacks_clock(self, cursor: duckdb.DuckDBPyConnection, at: int | None) -> bool:
         """Return whether `bars` is of a layout without `ts_available_ns` and `home`."""

@@ -116,12 +116,14 @@ REDACTED: Final = "(set, not shown)"
 
 
 def shown(settings: Settings, key: str) -> object:
-    """Return the value of a key for display; a secret is replaced by whether it is set."""
+    """Return the value of a key for display; a secret is replaced by whether it is set, or shown in part."""
     section, _, name = key.rpartition(".")
     holder = getattr(settings, section) if section else settings
     value = getattr(holder, name)
-    is_secret = any(item.name == name and item.metadata.get("secret") for item in dataclasses.fields(holder))
-    return REDACTED if is_secret and value else value
+    secrecy = next(item.metadata.get("secret") for item in dataclasses.fields(holder) if item.name == name)
+    if callable(secrecy):
+        return secrecy(value)
+    return REDACTED if secrecy and value else value
 
 
 _SECTIONS: Final[dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,6 +97,15 @@ class GateSettings:
             )
 
 
+_POSTGRES_ADDRESS: Final = "postgresql+psycopg2://"
+
+
+def without_password(address: str) -> str:
+    """Return an address with its password hidden, for display."""
+    in_query = re.sub(r"(password=)[^&]*", r"\1***", address)
+    return re.sub(r"(//[^:@/]*:).*@", r"\1***@", in_query)
+
+
 @dataclass(frozen=True, slots=True)
 class AirflowSettings:
     """Settings of the local Airflow that `tickwalk airflow up` starts."""
@@ -104,6 +114,8 @@ class AirflowSettings:
     """Port of the web pages and the API, on 127.0.0.1."""
     parallelism: int = 4
     """Maximum number of concurrent tasks; more than 4 lock Airflow's SQLite (measured)."""
+    database: str = field(default="sqlite", repr=False, metadata={"secret": without_password})
+    """Where Airflow keeps its records: `sqlite`, `postgres` (a server that `up` starts) or `postgresql+psycopg2://...`."""
     nightly: str = "20 0 * * *"
     """When nights start: five fields of cron, UTC. A night that would not end before the next is shrunk or refused."""
     worker_queues: tuple[str, ...] = ()
@@ -124,10 +136,17 @@ class AirflowSettings:
             raise SettingsError(
                 f"airflow.server is {self.server!r}", hint="begin it with http:// or https://"
             )
-        if not 1 <= self.parallelism <= 4:
+        if self.database not in ("sqlite", "postgres") and not self.database.startswith(_POSTGRES_ADDRESS):
+            raise SettingsError(
+                f"airflow.database is {without_password(self.database)!r}",
+                hint=f"set it to sqlite, postgres, or {_POSTGRES_ADDRESS}USER@HOST/NAME",
+            )
+        most = 4 if self.database == "sqlite" else 64
+        if not 1 <= self.parallelism <= most:
             raise SettingsError(
                 f"airflow.parallelism is {self.parallelism}",
-                hint="SQLite carries 1 to 4; use Postgres for more",
+                hint=f"set it to 1 to {most}"
+                + ("; SQLite carries no more, so set airflow.database to postgres" if most == 4 else ""),
             )
         if len(self.nightly.split()) != 5:
             raise SettingsError(

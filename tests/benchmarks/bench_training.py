@@ -1,8 +1,9 @@
 """Benchmark of the data path of training: batches, rows, leak counts, memory, and stacked fits.
 
-- `step_rate`: training steps of a network on windows of 64 bars of 32 features with their masks, batches of 512. The
-  limit is the same step on a batch that is gathered already; torch's `DataLoader` takes one window at a time from a
-  dataset, as most training frameworks do by default. Processor time of one thread.
+- `step_rate`: training steps of a network on windows of 64 bars of 32 features with their masks, batches of 512. One
+  limit is the same step on batches that were gathered before, another on one of them again and again, which stays in
+  the processor's cache; torch's `DataLoader` takes one window at a time from a dataset, as FreqAI does, and so does
+  Lightning's trainer with it (if `lightning` is installed; it is no dependency). Processor time of one thread.
 - `rows_of_folds`: 1.7 million rows (200 instruments, 8,640 bars of five minutes, 48 features) and ten folds: the split
   with the leak count against 100 ms, and the numbers of all rows against 500 ms. What all folds share is included.
 - `fold_memory`: what a process holds at most with a stored block and a pass over the windows of a fold, against 1.3
@@ -12,10 +13,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import logging
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +116,46 @@ def stepper(name: str) -> Callable[[torch.Tensor, torch.Tensor], None]:
     return step
 
 
+def lightning_trainer(
+    name: str, loader: DataLoader[torch.Tensor], label: torch.Tensor
+) -> dict[str, Callable[[], None]]:
+    """Return an epoch of the same step under Lightning's trainer; nothing where it is not installed."""
+    if importlib.util.find_spec("lightning") is None:
+        return {}
+    pl = importlib.import_module("lightning.pytorch")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    torch.manual_seed(0)
+
+    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]  # an optional import
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = NETWORKS[name](WINDOW, FEATURES)
+            self.observed = torch.ones(BATCH, dtype=torch.bool)
+
+        def training_step(self, both: torch.Tensor) -> torch.Tensor:
+            return masked_huber(predict_whole(self.network, both), label, self.observed)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.network.parameters(), fused=True)
+
+    module = Module()
+
+    def epoch() -> None:
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            gradient_clip_val=1.0,
+        )
+        trainer.fit(module, loader)
+
+    return {"Lightning's trainer with it": epoch}
+
+
 @bench
 def step_rate() -> Iterator[Figure]:
     """Yield the rate of training steps of each network."""
@@ -121,7 +166,7 @@ def step_rate() -> Iterator[Figure]:
         step_of = torch.randint(WINDOW, 5_000, (steps * BATCH,), generator=draw)
         rows = torch.randint(0, 20, (steps * BATCH,), generator=draw) * 5_000 + step_of
         batches, label = rows.split(BATCH), torch.randn(BATCH, generator=draw)
-        step, gathered = stepper(name), windows.gather(batches[0])
+        step, all_gathered = stepper(name), [windows.gather(batch) for batch in batches]
         loader = DataLoader(WindowItems(block, rows), batch_size=BATCH)
 
         def ours(step=step, batches=batches, label=label) -> None:  # type: ignore[no-untyped-def]
@@ -129,15 +174,24 @@ def step_rate() -> Iterator[Figure]:
             for batch in batches:
                 step(windows.gather(batch, into=buffer), label)
 
-        def limit(step=step, batches=batches, label=label, gathered=gathered) -> None:  # type: ignore[no-untyped-def]
-            for _ in batches:
+        def limit(step=step, all_gathered=all_gathered, label=label) -> None:  # type: ignore[no-untyped-def]
+            for gathered in all_gathered:
                 step(gathered, label)
+
+        def one_batch(step=step, all_gathered=all_gathered, label=label) -> None:  # type: ignore[no-untyped-def]
+            for _ in all_gathered:
+                step(all_gathered[0], label)
 
         def items(step=step, loader=loader, label=label) -> None:  # type: ignore[no-untyped-def]
             for both in loader:
                 step(both, label)
 
-        contenders = {"ours": ours, "gathered already": limit, "DataLoader, one window at a time": items}
+        contenders = {
+            "ours": ours,
+            "batches gathered before": limit,
+            "one gathered batch, again and again": one_batch,
+            "DataLoader, one window at a time": items,
+        } | lightning_trainer(name, loader, label)
         taken = measure(contenders, rounds=7)
         rate = steps * BATCH / taken["ours"]
         yield from figures(f"step rate, {name}", taken, ours="ours", value=rate, unit="samples/s of one core")

@@ -47,8 +47,12 @@ def call(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
     from airflow.configuration import conf
     from airflow.dag_processing.dagbag import DagBag
 
+    from serving.airflow.fold_operator import TrainFoldOperator
+    from serving.report import write_report
+    from storage.settings import load_settings
+
     dag = DagBag(conf.get("core", "dags_folder")).dags[dag_id]
-    functions = {task.task_id: task.python_callable for task in dag.tasks}
+    functions = {task.task_id: task.python_callable for task in dag.tasks if task.task_id != "train_fold"}
     night = functions["open_night"](dag.params.dump() | configuration)
     panel = functions["build_panel"](night)
     folds = functions["plan_folds"](night)
@@ -56,9 +60,11 @@ def call(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
         "night": night,
         "panel": panel,
         "folds": folds,
-        "trained": [functions["train_fold"](night, fold) for fold in folds],
+        "trained": [
+            TrainFoldOperator(task_id=f"train_{fold}", night=night, fold=fold).execute({}) for fold in folds
+        ],
         "verdict": functions["judge_night"](night),
-        "report": functions["write_report"](night),
+        "report": write_report(load_settings(), night),
     }
 
 
@@ -73,7 +79,7 @@ def refusal(dag_id: str, configuration: dict[str, Any]) -> dict[str, Any]:
     if torch.cuda.is_available():
         return {}
     dag = DagBag(conf.get("core", "dags_folder")).dags[dag_id]
-    functions = {task.task_id: task.python_callable for task in dag.tasks}
+    functions = {task.task_id: task.python_callable for task in dag.tasks if task.task_id == "open_night"}
     kept, began_s = dict(os.environ), time.monotonic()
     os.environ["TICKWALK_TRAINING_DEVICE"] = "cuda"
     try:

@@ -68,13 +68,14 @@ def write_candles(path: Path) -> None:
     pq.write_table(pa.concat_tables(tables), path)
 
 
-def furnish(settings: Settings) -> Path:
+def furnish(settings: Settings, *, epochs: int = 1, name: str = "small") -> Path:
     """Fill the home's lake with those candles and return the recipe's file."""
     settings.ensure_home()
     candles = settings.home / "candles.parquet"
     write_candles(candles)
     with Lake.open(settings) as lake:
         import_candles(candles, settings, lake)
-    recipe = settings.home / "small.toml"
-    recipe.write_text(RECIPE, encoding="utf-8")
+    recipe = settings.home / f"{name}.toml"
+    text = RECIPE.replace('name = "small"', f'name = "{name}"').replace("epochs = 1", f"epochs = {epochs}")
+    recipe.write_text(text, encoding="utf-8")
     return recipe

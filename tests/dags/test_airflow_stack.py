@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from serving.airflow import launcher
 from serving.airflow.client import AirflowClient
+from serving.airflow.fold_job import read_status
 from serving.airflow.status import StackStatus
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
@@ -51,8 +53,10 @@ class Live:
         return self.stack.new_password
 
     def processes(self) -> list[psutil.Process]:
-        """Return the daemons and all that descends from them."""
-        leaders = [psutil.Process(daemon.pid) for daemon in self.stack.daemons if daemon.pid]
+        """Return the supervisor, its guard, the daemons, and all that descends from them."""
+        pids = [self.stack.supervisor.pid, *(daemon.pid for daemon in self.stack.daemons)]
+        leaders = [psutil.Process(pid) for pid in pids if pid]
+        leaders.append(psutil.Process(leaders[0].ppid()))
         return leaders + [child for leader in leaders for child in leader.children(recursive=True)]
 
 
@@ -150,6 +154,7 @@ def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
         path = f"dags/retrain_nightly/dagRuns/{started['dag_run_id']}"
         while client.get(path)["state"] not in ("success", "failed"):
             time.sleep(1)
+        note = client.get(path)["note"]
         tasks = client.get(f"{path}/taskInstances")["task_instances"]
         events = client.get("assets/events")["asset_events"]
     assert {task["task_id"]: task["state"] for task in tasks} == dict.fromkeys(TASKS, "success")
@@ -159,8 +164,42 @@ def test_a_night_of_one_day_runs_under_the_daemons(live: Live) -> None:
     ]
     assert [(event["name"], event["partition_key"]) for event in events] == [("model_versions", "2025-10-22")]
     (night,) = (live.settings.models_dir / "nights").iterdir()
+    assert note.startswith("**Refused: ")
+    assert f"night `{night.name}`" in note
+    assert "Failed checks:\n- " in note
     end = parse_time_ns("2025-10-23")
     assert json.loads((night / "night.json").read_text(encoding="utf-8"))["until_ns"] == end
+
+
+@pytest.mark.drill
+def test_a_fold_outlives_its_task_and_continues_after_its_own_death(live: Live) -> None:
+    """The task of fold 0 is killed, and the process that trains fold 1: the night ends as if nothing had happened."""
+    recipe = furnish(live.settings, epochs=4_000, name="long")
+    run = {"logical_date": None, "partition_key": "2025-10-22", "conf": {"recipe": str(recipe)}}
+    jobs = live.settings.home.resolve() / "airflow" / "jobs"
+    with AirflowClient(live.stack.url, password=live.password) as client:
+        client.unpause("retrain_nightly")
+        started = client.post("dags/retrain_nightly/dagRuns", run)
+        path = f"dags/retrain_nightly/dagRuns/{started['dag_run_id']}"
+        os.kill(training_of(jobs, fold=0).ppid(), signal.SIGKILL)
+        training_of(jobs, fold=1).kill()
+        while client.get(path)["state"] not in ("success", "failed"):
+            time.sleep(1)
+        tasks = client.get(f"{path}/taskInstances")["task_instances"]
+    assert {task["state"] for task in tasks} == {"success"}
+    tries = {task["map_index"]: task["try_number"] for task in tasks if task["task_id"] == "train_fold"}
+    assert tries == {0: 2, 1: 2}
+    attempts = {fold: len(list(jobs.glob(f"long-*/fold-{fold:02d}/*/process.json"))) for fold in (0, 1)}
+    assert attempts == {0: 1, 1: 2}, "the process of fold 0 was found again, that of fold 1 started anew"
+
+
+def training_of(jobs: Path, *, fold: int) -> psutil.Process:
+    """Return the process that trains a fold, once it has reported a validation point."""
+    while True:
+        for file in jobs.glob(f"long-*/fold-{fold:02d}/*/process.json"):
+            if read_status(file.parent).text:
+                return psutil.Process(json.loads(file.read_text(encoding="utf-8"))["pid"])
+        time.sleep(0.2)
 
 
 @pytest.mark.drill

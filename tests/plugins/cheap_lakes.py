@@ -104,7 +104,7 @@ def _close_and_keep_database(lake: Lake) -> None:
     if uses >= _MOST_USES or lake._commits > _MOST_COMMITS:
         _close(lake)
         return
-    lake._close_reader()
+    lake._close_readers()
     try:
         run.execute("USE memory")
         for at in lake._attached:

@@ -27,7 +27,7 @@ from ingest.backfill.rest.markets import BackfillMarket, resolve_markets
 from ingest.backfill.runner import committed_keys
 from ingest.backfill.source import BackfillRequest, BackfillStep, StepResult
 from ingest.bars.from_candles import Absent, bars_of
-from ingest.bars.print_shares import REACH
+from ingest.bars.print_shares import WIDE_REACH
 from ingest.bars.reconciliation import INTERVALS
 from ingest.venues.hyperliquid import messages as wire
 from ingest.venues.hyperliquid.rate_limits import weight_of
@@ -45,7 +45,7 @@ _CHUNK: Final = 1_440
 # Bars of so many steps before a chunk are made again with it: the first candles of a halt are too few to show it.
 _REMADE_STEPS: Final = 240
 # A silence of a reach is judged as it would be with all candles, however the range is cut into chunks.
-_MARGIN_STEPS: Final = 2 * REACH
+_MARGIN_STEPS: Final = 2 * WIDE_REACH
 _CANDLE_BYTES: Final = 140
 
 _STORED_CANDLES: Final = """

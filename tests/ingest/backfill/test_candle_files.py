@@ -214,7 +214,7 @@ def test_a_file_without_a_candle_that_ended_or_with_a_wrong_year_is_refused(
         import_table(spare, tmp_path, candle_rows("BTC", opens), "year", clock=NOW)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.drill), 2])
 def test_the_files_first_candle_of_a_time_counts_whatever_the_threads(
     spare: tuple[Settings, Lake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:

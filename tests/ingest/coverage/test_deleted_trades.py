@@ -98,7 +98,13 @@ def capture() -> list[Record]:
 
 
 @pytest.mark.parametrize(
-    ("coin", "from_s", "for_s"), [("BTC", 300, 1e6), ("ETH", 130, 200), ("SOL", 301, 95), ("WLFI", 200, 400)]
+    ("coin", "from_s", "for_s"),
+    [
+        ("BTC", 300, 1e6),
+        pytest.param("ETH", 130, 200, marks=pytest.mark.drill),
+        ("SOL", 301, 95),
+        pytest.param("WLFI", 200, 400, marks=pytest.mark.drill),
+    ],
 )
 def test_no_bar_of_a_real_capture_is_quiet_where_trades_are_deleted(
     capture: list[Record], coin: str, from_s: float, for_s: float

@@ -139,6 +139,7 @@ def test_a_question_whose_answer_mends_nothing_is_not_asked_every_second() -> No
     assert asked == 3
 
 
+@pytest.mark.drill
 async def test_a_rotation_seals_what_it_ends_and_its_bars_are_whole(settings: Settings) -> None:
     """The bars that a rotation cuts in two are made of both halves, and the sealed recording needs no replay."""
     async with SimulatedVenue(live_market(), clock="real") as venue:

@@ -96,7 +96,7 @@ async def assert_live_equals_replay(
     return assert_equal(read_tables(settings), read_tables(replay_all(settings, other)))
 
 
-@pytest.mark.parametrize("name", SOME_FRAMES)
+@pytest.mark.parametrize("name", [BUSY, pytest.param(FOUR_COINS, marks=pytest.mark.drill)])
 async def test_some_frames_of_a_tape_flat_out(settings: Settings, tmp_path: Path, name: str) -> None:
     frames = list(itertools.islice(read_capture(recorded(name)), SOME_FRAMES[name]))
     rows = await assert_live_equals_replay(settings, tmp_path / "replayed", frames, speed=0)

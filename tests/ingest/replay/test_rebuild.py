@@ -266,6 +266,7 @@ def test_where_the_batches_are_lost_rows_say_what_they_are_of(home: Settings, he
     assert_same(held, home)
 
 
+@pytest.mark.drill
 def test_what_is_gone_from_the_home_is_carried_over_and_told(home: Settings, held: Tables) -> None:
     shutil.rmtree(home.journal_dir)
     shutil.rmtree(home.archive_dir)
@@ -352,6 +353,7 @@ def test_one_that_is_cut_off_or_in_the_way_of_others_leaves_the_old_lake_as_it_w
     assert_same({name: held[name] for name in SAME}, small)
 
 
+@pytest.mark.drill
 def test_a_lake_that_lacks_rows_takes_no_ones_place_unless_it_is_asked_to(
     small: Settings, tmp_path: Path
 ) -> None:

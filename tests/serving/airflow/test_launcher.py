@@ -108,20 +108,13 @@ def test_a_damaged_pid_file_counts_as_stopped(folder: DaemonFolder, text: str) -
     assert not folder.stop("daemon", grace_s=0.0)
 
 
-def test_log_of_the_previous_run_is_kept(folder: DaemonFolder) -> None:
-    for word in ("first", "second"):
-        assert folder.run("once", [sys.executable, "-c", f"print('{word}')"], os.environ, timeout_s=30) == 0
-    assert folder.tail("once") == "second"
-    assert (folder.path / "once.log.1").read_text() == "first\n"
-
-
 def test_settings_reach_the_daemons_unchanged(tmp_path: Path) -> None:
     settings = Settings(
         home=tmp_path / "a home",
         record=RecordSettings(coins=("BTC", "xyz:AAPL"), ping_s=7.5),
         lake=LakeSettings(catalog="postgres:dbname=tickwalk host=127.0.0.1"),
         training=TrainingSettings(device="cpu", seed=11),
-        airflow=AirflowSettings(port=18080, parallelism=2),
+        airflow=AirflowSettings(port=18080, parallelism=8, database="postgresql+psycopg2://me:pw@host/db"),
     )
     assert load_settings(environ=settings_env(settings)) == settings
 

@@ -83,6 +83,7 @@ def test_rebuilt_lake_is_followed(settings: Settings, tmp_path: Path) -> None:
     assert newest.row.mask[:, names.index("log_return_1")].any(), "it was seen, not waited out"
 
 
+@pytest.mark.drill
 def test_unreadable_lake_is_retried_until_the_bar_is_overdue(settings: Settings, tmp_path: Path) -> None:
     write(settings, STEPS)
     away = tmp_path / "away"

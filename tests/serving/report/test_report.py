@@ -86,6 +86,7 @@ def test_tables_have_captions_and_headers(written: str) -> None:
 # The same page from the same night.
 
 
+@pytest.mark.drill
 def test_equal_nights_give_equal_bytes_in_any_home(
     judged: tuple[Settings, str], written: str, tmp_path: Path
 ) -> None:

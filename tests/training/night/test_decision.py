@@ -202,6 +202,7 @@ def test_champion_that_lost_its_edge_becomes_paper_and_its_lineage_starts_again(
     assert following.demotion is None
 
 
+@pytest.mark.drill
 def test_lineage_that_starts_again_is_promoted_by_new_days_alone() -> None:
     home = SmallHome()
     home.judge(net_of(EDGE[:200]))

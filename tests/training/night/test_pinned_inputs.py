@@ -145,6 +145,7 @@ def test_a_registered_version_keeps_its_snapshot(world: World) -> None:
         assert kept_snapshots(lake) == {world.pinned: (world.night, f"version {version}")}
 
 
+@pytest.mark.drill
 def test_the_newest_snapshot_makes_another_night(world: World) -> None:
     night = run_night(world.settings)
     assert night != world.night
@@ -286,6 +287,7 @@ def test_no_file_of_a_night_depends_on_the_cache(world: World, found: str) -> No
     assert [name for name, body in again.items() if body != world.files[name]] == []
 
 
+@pytest.mark.drill
 def test_a_rebuilt_lake_pins_a_night_by_the_hash_of_its_rows(world: World, tmp_path: Path) -> None:
     """A night of another range than the newest: its pin moves to a snapshot with equal rows."""
     settings = world.settings

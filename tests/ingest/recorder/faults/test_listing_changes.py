@@ -117,6 +117,7 @@ async def test_a_delisted_coin_ends_its_bars_and_comes_back_as_another_instrumen
         assert set(statuses(run.bars("hyperliquid|perp|BTC", 10.0, 120.0))) <= {"printed", "quiet"}
 
 
+@pytest.mark.drill
 async def test_a_recorder_starts_and_rotates_although_a_coin_of_its_settings_has_gone(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

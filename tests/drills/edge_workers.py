@@ -14,14 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 import psutil
+import psycopg2
 import pytest
 
 from ingest.backfill.rest.runner import RestRequest, backfill_over_rest
@@ -39,22 +41,20 @@ from tests.ingest.backfill.histories import served_aside
 from tests.storage.servers import BUCKET, postgres, s3
 
 DAG: Final = "backfill_history"
+TRAINER: Final = "trainer"
+"""The worker of the queue `gpu`; it shares the home of the night."""
 FOLLOWERS: Final = ("build_features", "retrain_nightly")
 _HOUR_NS: Final = DAY_NS // 24
 _TABLES: Final = ("candles", "funding", "bars")
 _LOOK_S: Final = 3.0
-# A killed worker's task is given up after 20 s and not after 300 s, so that the drill takes minutes.
-_QUICK: Final = {
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-    "AIRFLOW__EDGE__JOB_POLL_INTERVAL": "1",
-}
+_RECORDS: Final = "airflow"
+"""Database of Airflow, beside that of the lake."""
 _WORKER: Final = """
 import sys
 from serving.airflow import services
 from serving.cli import main
-services.COMMON_ENV.update(dict(item.split("=") for item in sys.argv[2:]))
-main(["airflow", "worker", "--queue", "backfill", "--name", sys.argv[1]])
+services.COMMON_ENV["AIRFLOW__EDGE__JOB_POLL_INTERVAL"] = "1"
+main(["airflow", "worker", "--queue", sys.argv[2], "--name", sys.argv[1]])
 """
 
 
@@ -90,12 +90,12 @@ class Workers:
     def start(self, name: str) -> None:
         """Start a worker in a home; each start has a name of its own, as by default."""
         self.starts += 1
+        queue = "gpu" if name == TRAINER else "backfill"
         env = {key: value for key, value in os.environ.items() if not key.startswith("TICKWALK_")}
         env |= services.settings_env(self.settings[name])
-        quick = [f"{key}={value}" for key, value in _QUICK.items()]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, f"{name}-{self.starts}", *quick],
+                [sys.executable, "-c", _WORKER, f"{name}-{self.starts}", queue],
                 env=env,
                 stdout=log,
                 stderr=log,
@@ -136,7 +136,8 @@ class Work:
         days: whole days before now.
         width: of the candles.
         kinds: of history.
-        recipe: a night that follows the features of the newest day (default: no DAG follows the backfill).
+        recipe: a night that follows the features of the newest day, and whose folds a third worker trains (default:
+            no DAG follows the backfill).
     """
 
     coins: tuple[str, ...]
@@ -163,13 +164,12 @@ def drill(folder: Path, work: Work, *, kills: int, seed: int, timeout_s: float) 
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         main = _settings(folder / "main", venue, shared, port=port)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in _QUICK.items():
-                patch.setitem(services.COMMON_ENV, name, value)
-            launcher.up(main, timeout_s=600)
-        workers = Workers(
-            {name: _worker(folder, name, venue, shared, port) for name in ("first", "second")}, folder
-        )
+        launcher.up(main, timeout_s=600)
+        homes = {"first": folder / "first", "second": folder / "second"}
+        if work.recipe:
+            homes[TRAINER] = main.home
+        settings = {name: _worker(home, folder / "jwt", venue, shared, port) for name, home in homes.items()}
+        workers = Workers(settings, folder)
         try:
             secrets, _ = load_secrets(services.airflow_home(main) / "secrets.json")
             (folder / "jwt").touch(mode=0o600)
@@ -248,6 +248,11 @@ def _await_night(api: Api, days: Sequence[str], *, timeout_s: float) -> None:
         ):
             assert [run["partition_key"] for run in nights] == [days[-1]], "one night, of the newest day"
             if nights[0]["state"] == "success":
+                path = f"dags/{FOLLOWERS[1]}/dagRuns/{nights[0]['dag_run_id']}/taskInstances"
+                tasks = api.ask("GET", path)["task_instances"]
+                folds = [task["hostname"] for task in tasks if task["task_id"] == "train_fold"]
+                assert folds, "the night has folds"
+                assert all(host.startswith(TRAINER) for host in folds), folds
                 return
         assert time.monotonic() < until_s, states
         time.sleep(_LOOK_S)
@@ -279,15 +284,20 @@ def _fill(settings: Settings, work: Work, request: BackfillRequest) -> None:
 def _settings(
     home: Path, venue: Mapping[str, object], shared: Mapping[str, object], *, port: int
 ) -> Settings:
-    values = {**venue, **shared, "home": home, "airflow.port": port, "airflow.worker_queues": ("backfill",)}
-    return load_settings(overrides=values, environ={})
+    airflow: dict[str, object] = {"airflow.port": port, "airflow.worker_queues": ("backfill", "gpu")}
+    if shared:
+        # SQLite cannot skip rows that another worker has locked, so two are given the same task (seen 2026-12-01).
+        server = dict(word.split("=") for word in str(shared["lake.catalog"]).partition(":")[2].split())
+        host = quote(server["host"], safe="")
+        airflow["airflow.database"] = f"postgresql+psycopg2://{server['user']}@/{_RECORDS}?host={host}"
+    return load_settings(overrides={**venue, **shared, **airflow, "home": home}, environ={})
 
 
 def _worker(
-    folder: Path, name: str, venue: Mapping[str, object], shared: Mapping[str, object], port: int
+    home: Path, secret_file: Path, venue: Mapping[str, object], shared: Mapping[str, object], port: int
 ) -> Settings:
-    airflow = {"airflow.server": f"http://127.0.0.1:{port}", "airflow.secret_file": str(folder / "jwt")}
-    return load_settings(overrides={**venue, **shared, **airflow, "home": folder / name}, environ={})
+    airflow = {"airflow.server": f"http://127.0.0.1:{port}", "airflow.secret_file": str(secret_file)}
+    return load_settings(overrides={**venue, **shared, **airflow, "home": home}, environ={})
 
 
 def random_walk(seed: int, last_ms: int, *, steps: int, width_ms: int) -> list[RecordedCandle]:
@@ -334,5 +344,8 @@ def _places(folder: Path, work: Work, start_ns: int) -> Iterator[tuple[dict[str,
         if work.recipe:
             small = {f"training.{name}": getattr(TRAINING, name) for name in ("device", "threads", "workers")}
             venue |= {**small, "training.recipe": str(work.recipe)}
+        with closing(psycopg2.connect(catalog.partition(":")[2])) as connection:
+            connection.set_isolation_level(0)  # no transaction: Postgres creates no database in one
+            connection.cursor().execute(f"CREATE DATABASE {_RECORDS}")
         data = {"lake.catalog": catalog, "lake.data": f"s3://{BUCKET}/lake", "lake.s3_endpoint": endpoint}
         yield venue, dict(data)

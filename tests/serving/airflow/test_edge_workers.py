@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3_600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(5_400)]
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def test_30_days_of_12_coins_and_10_kills(tmp_path: Path, capsys: pytest.Capture
     from tests.drills.edge_workers import Work, drill
 
     coins = tuple(f"C{number:02d}" for number in range(12))
-    report = drill(tmp_path, Work(coins, days=30), kills=10, seed=7, timeout_s=2_400)
+    report = drill(tmp_path, Work(coins, days=30), kills=10, seed=7, timeout_s=4_200)
     assert report.kills == 10
     assert sum(report.by_worker.values()) == 60, "a chunk for each day and kind"
     assert report.attempts > 60, "killed chunks were tried again"

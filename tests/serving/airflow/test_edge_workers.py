@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3_600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(5_400)]
 
 
 @pytest.fixture(autouse=True)
@@ -15,9 +15,10 @@ def _needs_edge() -> None:
 
 
 def test_30_days_of_12_coins_and_10_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.drills.edge_workers import drill
+    from tests.drills.edge_workers import Work, drill
 
-    report = drill(tmp_path, coins=12, days=30, kills=10, seed=7, timeout_s=2_400)
+    coins = tuple(f"C{number:02d}" for number in range(12))
+    report = drill(tmp_path, Work(coins, days=30), kills=10, seed=7, timeout_s=4_200)
     assert report.kills == 10
     assert sum(report.by_worker.values()) == 60, "a chunk for each day and kind"
     assert report.attempts > 60, "killed chunks were tried again"
@@ -26,8 +27,17 @@ def test_30_days_of_12_coins_and_10_kills(tmp_path: Path, capsys: pytest.Capture
         print(f"\ntwo edge workers, one lake: {report.text()}")
 
 
-def test_short_form(tmp_path: Path) -> None:
-    from tests.drills.edge_workers import drill
+def test_features_follow_a_backfill_by_workers_and_one_night_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.dags.small_night import COINS, RECIPE
+    from tests.drills.edge_workers import Work, drill
 
-    report = drill(tmp_path, coins=2, days=3, kills=1, seed=3, timeout_s=600)
-    assert sum(report.by_worker.values()) == 6
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    work = Work(COINS, days=3, width="5m", kinds=("candles",), recipe=recipe)
+    report = drill(tmp_path, work, kills=0, seed=3, timeout_s=1_500)
+    assert sum(report.by_worker.values()) == 3
+    assert report.rows["candles"] == 3 * 288 * len(COINS)
+    with capsys.disabled():
+        print(f"\nedge workers, features and one night: {report.text()}")

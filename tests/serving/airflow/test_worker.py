@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -129,12 +130,12 @@ def test_the_lock_pins_the_executor_of_workers() -> None:
 
 @pytest.mark.parametrize(("queue", "pool"), [("gpu", "gpu"), ("backfill", "venue")])
 def test_mapped_tasks_of_folds_and_days_can_leave_this_machine(queue: str, pool: str) -> None:
-    texts = [path.read_text(encoding="utf-8") for path in DAGS_DIR.glob("*.py")]
-    mapped = [
-        line
-        for text in texts
-        for line in text.splitlines()
-        if f'pool="{pool}"' in line and "map_index" in line
+    calls = [
+        {keyword.arg or "**": ast.unparse(keyword.value) for keyword in node.keywords}
+        for path in (*DAGS_DIR.glob("*.py"), *(ROOT / "serving" / "airflow").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
     ]
+    mapped = [call for call in calls if call.get("pool") == repr(pool) and "map_index_template" in call]
     assert mapped, "or this test would see none"
-    assert all(f'**in_queue("{queue}")' in line for line in mapped), mapped
+    assert [call.get("**") for call in mapped] == [f"in_queue({queue!r})"] * len(mapped)

@@ -14,7 +14,7 @@ from tests.ingest.pipeline.frame_accounting import KNOWN, REFUSED, STORED, TOLD
 from tests.paths import SHARED
 
 FRAMES = 20_000
-FEW = 6_000
+FEW = 12_000
 MANY = 1_000_000
 TAPE = "hyperliquid/ws_20250904_4coins.ndjson.gz"
 

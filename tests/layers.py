@@ -75,7 +75,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "replay": "data evaluation models night recipe",
     },
     "serving": {
-        "airflow": "fit_view nightly recipe_note report",
+        "airflow": "fit_view nightly promotions recipe_note report",
         "cli": "airflow day_jobs demo explain feature_jobs fit_view home_backup judging "
         "monitoring nightly report schedule",
         "day_jobs": "feature_jobs schedule",
@@ -83,6 +83,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "explain": "feature_jobs",
         "feature_jobs": "formatting",
         "judging": "prediction_files report",
+        "monitoring": "schedule",
         "nightly": "fit_view recipe_note report schedule training_curves",
         "recipe_check": "nightly recipe_note",
         "report": "formatting",

@@ -102,7 +102,8 @@ def test_every_daemon_is_healthy(live: Live) -> None:
     assert live.stack.is_up
     assert launcher.status(live.settings).is_up
     assert live.stack.dags == (
-        "backfill_history", "build_features", "repair_gaps", "retrain_nightly", "seal_day",
+        "backfill_history", "build_features", "keep_lake", "promote_champion", "repair_gaps", "retrain_nightly",
+        "seal_day", "watch_health",
     )  # fmt: skip
 
 

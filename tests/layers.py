@@ -75,9 +75,9 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "replay": "data evaluation models night recipe",
     },
     "serving": {
-        "airflow": "fit_view nightly promotions recipe_note report",
+        "airflow": "fit_view nightly pages promotions recipe_note report",
         "cli": "airflow day_jobs demo explain feature_jobs fit_view home_backup judging "
-        "monitoring nightly report schedule",
+        "monitoring nightly pages report schedule",
         "day_jobs": "feature_jobs schedule",
         "demo": "nightly",
         "explain": "feature_jobs",
@@ -85,6 +85,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
         "judging": "prediction_files report",
         "monitoring": "schedule",
         "nightly": "fit_view recipe_note report schedule training_curves",
+        "pages": "airflow day_jobs promotions schedule",
         "recipe_check": "nightly recipe_note",
         "report": "formatting",
     },

@@ -37,7 +37,10 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 # A report is one file with its styles and scripts in it.
-_REPORT_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+_REPORT_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'self'"
+)
 
 _templates = Environment(
     loader=PackageLoader("serving.pages", "templates"), autoescape=True, undefined=StrictUndefined

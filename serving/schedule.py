@@ -31,6 +31,15 @@ def nightly_interval_s(schedule: str, now_ns: int) -> float:
     return _tick_s(schedule, at_s, "get_next") - _tick_s(schedule, at_s, "get_prev")
 
 
+def last_night(schedule: str, now_ns: int) -> int:
+    """Return when the last night of a schedule started, nanoseconds since the epoch.
+
+    >>> last_night("20 0 * * *", 1_700_000_000_000_000_000)  # 2023-11-14T22:13:20Z
+    1699921200000000000
+    """
+    return round(_tick_s(schedule, now_ns / 1e9, "get_prev")) * 1_000_000_000
+
+
 def night_until(schedule: str, day: str) -> str:
     """Return the day, ISO 8601, before whose start the bars of a night open.
 

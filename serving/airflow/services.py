@@ -21,6 +21,7 @@ from storage.settings import Settings, known_keys
 
 HOST: Final = "127.0.0.1"
 DAGS_DIR: Final = Path(__file__).resolve().parents[2] / "dags"
+PLUGINS_DIR: Final = DAGS_DIR.parent / "serving" / "airflow_plugin" / "plugins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ def local_env(
     ours = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_DIR),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PLUGINS_DIR),
         "AIRFLOW__CORE__PARALLELISM": str(settings.airflow.parallelism),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base_url(settings)}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),

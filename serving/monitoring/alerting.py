@@ -39,6 +39,7 @@ from storage.settings.services import AlertSettings
 logger = get_logger(__name__)
 
 STATE_FILE: Final = "alerts.state"
+FURTHER_STATE_FILE: Final = "alerts-airflow.state"
 _SECRET_VARIABLE: Final = "TICKWALK_ALERT_WEBHOOK"  # noqa: S105  a variable name, not a secret
 
 Event = Literal["alert", "repeat", "over"]
@@ -152,13 +153,24 @@ def check_home(settings: Settings, *, now_ns: int) -> list[HealthIssue]:
 
 
 def check_once(
-    settings: Settings, *, now_ns: int, send_alert: AlertSender | None = None
+    settings: Settings,
+    *,
+    now_ns: int,
+    send_alert: AlertSender | None = None,
+    further: Sequence[HealthIssue] | None = None,
 ) -> list[HealthIssue]:
-    """Check a home's recorders, send alerts for changes since the last check, and return the issues."""
-    path = settings.recorder_dir / STATE_FILE
+    """Check a home's recorders, send alerts for changes since the last check, and return the issues.
+
+    Args:
+        settings: the home, the limits, and whom to alert.
+        now_ns: the current time.
+        send_alert: sends one (default: `send`).
+        further: issues of other checks; a caller with some keeps a state of its own, or each would end the other's.
+    """
+    path = settings.recorder_dir / (STATE_FILE if further is None else FURTHER_STATE_FILE)
     manager = AlertManager(settings.alert, _read_sent(path))
     before = manager.sent
-    issues = check_home(settings, now_ns=now_ns)
+    issues = [*check_home(settings, now_ns=now_ns), *(further or ())]
     manager.update(issues, now_ns, send_alert or (lambda alert: send(alert, settings)))
     if manager.sent != before:
         path.parent.mkdir(parents=True, exist_ok=True)

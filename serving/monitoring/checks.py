@@ -15,7 +15,9 @@ from ingest.recorder.status import RecorderStatus
 from storage.clock import NS
 from storage.settings.services import AlertSettings
 
-Kind = Literal["not running", "silent", "disk", "clock", "coverage", "lake", "lost frames"]
+Kind = Literal[
+    "not running", "silent", "disk", "clock", "coverage", "lake", "lost frames", "night late", "no GPU"
+]
 
 
 @dataclass(frozen=True, slots=True)

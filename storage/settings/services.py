@@ -118,6 +118,10 @@ class AirflowSettings:
     """Where Airflow keeps its records: `sqlite`, `postgres` (a server that `up` starts) or `postgresql+psycopg2://...`."""
     nightly: str = "20 0 * * *"
     """When nights start: five fields of cron, UTC. A night that would not end before the next is shrunk or refused."""
+    ask_for_paper: bool = False
+    """Ask a person, under "Required actions", whether a version that the gate keeps on paper shall serve."""
+    keep_logs_days: float = 90.0
+    """Days after which the DAG `keep_lake` removes task logs and the files of training attempts; 0: never."""
     worker_queues: tuple[str, ...] = ()
     """Queues whose tasks run on `tickwalk airflow worker`: `gpu` (folds), `backfill` (days); empty: all run here."""
     server: str = ""
@@ -187,6 +191,8 @@ class AlertSettings:
     """Alert when the local clock is off by more than this."""
     observed_share: float = 0.95
     """Alert when an instrument was watched for less than this share of the last minutes."""
+    night_h: float = 6.0
+    """Alert when a scheduled night has no verdict so many hours after its start; 0: never. Only Airflow checks it."""
     unsent_batches: int = 12
     """Alert when more batches than this wait for the lake; above 60 the recorder drops them until a later replay."""
     check_s: float = 15.0

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from serving.airflow.fold_job import read_status
 from serving.airflow.status import StackStatus
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
+from storage.lake.lake import Lake
 from storage.settings import Settings
 from storage.settings.services import AirflowSettings
 from tests.dags.small_night import TRAINING, furnish
+from tests.training.night.test_registry import FIRST
+from training.night.registry import append_events, current_champion
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1_500)]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,7 +69,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("live")
-    settings = Settings(home=home, training=TRAINING, airflow=AirflowSettings(port=port, parallelism=2))
+    settings = Settings(
+        home=home, training=TRAINING, airflow=AirflowSettings(port=port, parallelism=2, ask_for_paper=True)
+    )
     running = Live(settings, launcher.up(settings, timeout_s=900))
     processes = running.processes()
     try:
@@ -98,7 +103,8 @@ def test_every_daemon_is_healthy(live: Live) -> None:
     assert live.stack.is_up
     assert launcher.status(live.settings).is_up
     assert live.stack.dags == (
-        "backfill_history", "build_features", "repair_gaps", "retrain_nightly", "seal_day",
+        "backfill_history", "build_features", "keep_lake", "promote_champion", "repair_gaps", "retrain_nightly",
+        "seal_day", "watch_health",
     )  # fmt: skip
 
 
@@ -201,6 +207,50 @@ def training_of(jobs: Path, *, fold: int) -> psutil.Process:
             if read_status(file.parent).text:
                 return psutil.Process(json.loads(file.read_text(encoding="utf-8"))["pid"])
         time.sleep(0.2)
+
+
+@pytest.mark.drill
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+def test_a_person_approves_a_version_on_paper_in_a_real_browser(live: Live, tmp_path: Path) -> None:
+    """The picture goes to `APPROVAL_SCREENSHOT` where that is set."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra dev")
+    picture = Path(os.environ.get("APPROVAL_SCREENSHOT", tmp_path / "approval.png"))
+    paper = replace(
+        FIRST, version="mlp-paper-1", recipe="paper", night="paper-1", ts_knowable_ns=time.time_ns()
+    )
+    with Lake.open(live.settings) as lake:
+        append_events(
+            lake, [paper, replace(paper, event="paper", reason="judged without quotes")], batch_id="paper"
+        )
+    with AirflowClient(live.stack.url, password=live.password) as client:
+        client.unpause("promote_champion")
+        started = client.post(
+            "dags/promote_champion/dagRuns", {"logical_date": None, "partition_key": "2025-10-22"}
+        )
+        path = f"dags/promote_champion/dagRuns/{started['dag_run_id']}"
+        while client.get(f"{path}/taskInstances/approve")["state"] != "awaiting_input":
+            assert client.get(path)["state"] not in ("success", "failed")
+            time.sleep(1)
+        with api.sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            page.goto(f"{live.stack.url}/required_actions")
+            page.fill("input[name=username]", "admin")
+            page.fill("input[name=password]", live.password)
+            page.click("button[type=submit]")
+            page.get_by_text("Promote mlp-paper-1?").first.click(timeout=60_000)
+            page.get_by_text("The gate keeps it on paper: judged without quotes").wait_for(timeout=60_000)
+            page.screenshot(path=str(picture))
+            page.get_by_role("button", name="Approve").first.click()
+            while client.get(path)["state"] not in ("success", "failed"):
+                time.sleep(1)
+            browser.close()
+        events = [event["name"] for event in client.get("assets/events")["asset_events"]]
+    with Lake.open(live.settings, read_only=True) as lake:
+        champion = current_champion(lake, "paper")
+    assert champion is not None
+    assert (champion.version, champion.who) == ("mlp-paper-1", "admin@airflow")
+    assert "champion" in events
 
 
 @pytest.mark.drill

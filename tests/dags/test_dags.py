@@ -136,6 +136,7 @@ def test_assets_come_from_tasks_that_are_not_mapped(folder: dict[str, Any]) -> N
         ("backfill_history", "publish_bars"): ["bars"],
         ("build_features", "publish_features"): ["features"],
         ("retrain_nightly", "judge_night"): ["model_versions"],
+        ("promote_champion", "decide"): ["champion"],
     }
     mapped = [
         (name, task)

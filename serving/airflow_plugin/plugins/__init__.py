@@ -1,0 +1,1 @@
+"""Airflow's plugins folder; every process of Airflow imports its files."""

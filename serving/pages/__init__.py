@@ -1,0 +1,1 @@
+"""Pages of a home for people: morning, coverage, models and reports."""

@@ -43,7 +43,7 @@ _REPORT_POLICY: Final = (
 )
 
 _templates = Environment(
-    loader=PackageLoader("serving.pages", "templates"), autoescape=True, undefined=StrictUndefined
+    loader=PackageLoader("serving.pages", ""), autoescape=True, undefined=StrictUndefined
 )
 
 
@@ -180,7 +180,7 @@ def _changing(settings: Settings, clock: TimeSource, who: Callable[[Request], st
 
 def _file(name: str, kind: str) -> Callable[[], Response]:
     def read() -> Response:
-        return Response((files("serving.pages") / "templates" / name).read_bytes(), media_type=kind)
+        return Response((files("serving.pages") / name).read_bytes(), media_type=kind)
 
     return read
 

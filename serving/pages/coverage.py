@@ -27,13 +27,14 @@ class CoverageGrid:
     """States of instruments by day.
 
     Args:
-        first: the first day; empty without rows.
+        first, last: the first and the last day; empty without rows.
         days: number of days.
         instruments: ids, sorted.
         rows: one text per instrument, a letter of `LETTERS` or `NONE` per day.
     """
 
     first: str
+    last: str
     days: int
     instruments: tuple[str, ...]
     rows: tuple[str, ...]
@@ -47,7 +48,7 @@ def read_grid(lake: Lake) -> CoverageGrid:
 def make_grid(cells: pa.Table) -> CoverageGrid:
     """Return the grid of rows with instrument, day and state."""
     if not cells.num_rows:
-        return CoverageGrid("", 0, (), ())
+        return CoverageGrid("", "", 0, (), ())
     columns = [cells[name].to_pylist() for name in ("instrument", "day", "state")]
     sealed = [str(day) for day in columns[1]]
     first, last = date.fromisoformat(min(sealed)), date.fromisoformat(max(sealed))
@@ -58,7 +59,7 @@ def make_grid(cells: pa.Table) -> CoverageGrid:
         row = grid.setdefault(instrument, bytearray(NONE.encode() * count))
         row[place[day]] = ord(LETTERS[state])
     names = tuple(sorted(grid))
-    return CoverageGrid(str(first), count, names, tuple(grid[name].decode() for name in names))
+    return CoverageGrid(str(first), str(last), count, names, tuple(grid[name].decode() for name in names))
 
 
 def read_cell(lake: Lake, instrument: str, day: str) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ def read_morning(settings: Settings, lake: Lake, *, now_ns: int) -> Morning:
             f"{item.version} serves {item.recipe} for {_age(now_ns - item.ts_knowable_ns)}"
             for item in serving
         )
-        sentence += f" {served[:1].upper()}{served[1:]}."
+        sentence += f" Champion: {served}."
     else:
         sentence += " No model serves."
     decision = waiting_decision(settings)
@@ -123,8 +123,11 @@ def _sentence(settings: Settings, nights: list[dict[str, Any]], now_ns: int) -> 
         return f"The night of {day} is at work for {_age(now_ns - began_ns)}: {own[-1]['night']}.", "plain"
     limit_h = settings.alert.night_h or math.inf
     if spent_h > limit_h:
-        return f"The night of {day} is late: it was to start at {iso(began_ns)}, and has no verdict.", "bad"
-    return f"The night of {day} has not begun; it was to start at {iso(began_ns)}.", "plain"
+        return (
+            f"The night of {day} is late: it was to start at {_minute(began_ns)}, and has no verdict.",
+            "bad",
+        )
+    return f"The night of {day} has not begun; it was to start at {_minute(began_ns)}.", "plain"
 
 
 def _coverage(lake: Lake, now_ns: int) -> MorningFigure:
@@ -177,6 +180,10 @@ def _recorders(settings: Settings, now_ns: int) -> tuple[MorningFigure, MorningF
 def _cell(row: dict[str, Any]) -> NightCell:
     ic = "" if row["ic"] is None else f", IC {row['ic']:+.4f}"
     return NightCell(row["night"], row["outcome"], f"{row['night']}: {row['outcome']}{ic}")
+
+
+def _minute(t_ns: int) -> str:
+    return f"{iso(t_ns)[:16].replace('T', ' ')} UTC"
 
 
 def _age(span_ns: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -20,6 +21,7 @@ from serving.airflow import launcher
 from serving.airflow.client import AirflowClient
 from serving.airflow.fold_job import read_status
 from serving.airflow.status import StackStatus
+from serving.pages.app import make_app
 from storage.clock import parse_time_ns
 from storage.errors import SettingsError
 from storage.lake.lake import Lake
@@ -251,6 +253,38 @@ def test_a_person_approves_a_version_on_paper_in_a_real_browser(live: Live, tmp_
     assert champion is not None
     assert (champion.version, champion.who) == ("mlp-paper-1", "admin@airflow")
     assert "champion" in events
+
+
+@pytest.mark.drill
+def test_the_pages_ask_for_airflows_login(live: Live) -> None:
+    """Each route of the plugin, without a login and with one."""
+    paths = [
+        "/",
+        "/coverage",
+        "/coverage/cell?instrument=x&day=2025-10-22",
+        "/models",
+        "/report/x",
+        "/quality",
+    ]
+    paths += ["/run/retrain_nightly/none", "/pages.css", "/pages.js"]
+    app = make_app(live.settings, may_read=int, may_change=int, who=str)
+    assert len({path.split("?")[0] for path in paths}) + 1 == len(app.routes), "a route is not asked here"
+    base = f"{live.stack.url}/tickwalk"
+    with httpx.Client(trust_env=False, timeout=60) as strange:
+        assert {path: strange.get(base + path).status_code for path in paths} == dict.fromkeys(paths, 401)
+        assert strange.post(f"{base}/models/decide", data={}).status_code == 401
+        login = {"username": "admin", "password": live.password}
+        token = strange.post(f"{live.stack.url}/auth/token", json=login).json()["access_token"]
+        strange.headers["authorization"] = f"Bearer {token}"
+        Lake.open(live.settings).close()
+        found = {path: strange.get(base + path).status_code for path in paths}
+        assert found == dict.fromkeys(paths, 200) | {paths[2]: 404, "/report/x": 409}
+        assert 'href="/tickwalk/coverage"' in strange.get(f"{base}/").text
+        tabs = strange.get(f"{live.stack.url}/api/v2/plugins").json()["plugins"]
+    views = [view for plugin in tabs if plugin["name"] == "tickwalk" for view in plugin["external_views"]]
+    assert {(view["name"], view["destination"]) for view in views} == {
+        ("Morning", "nav"), ("Coverage", "nav"), ("Models", "nav"), ("Report", "dag_run")
+    }  # fmt: skip
 
 
 @pytest.mark.drill

@@ -108,8 +108,8 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(client: TestClient) -
 
 def test_the_morning_has_a_sentence_figures_and_what_waits(client: TestClient) -> None:
     text = unescape(client.get("/").text)
-    assert "The night of 2026-11-22 is late: it was to start at 2026-11-23T00:20:00.000Z" in text
-    assert "Mlp-demo-1 serves demo for" in text
+    assert "The night of 2026-11-22 is late: it was to start at 2026-11-23 00:20 UTC" in text
+    assert "Champion: mlp-demo-1 serves demo for" in text
     assert "<b>87.5 %</b><span>of 48 hours of 2 instruments</span>" in text
     assert "mlp-demo-2 is on paper: promote it, or leave it" in text
     assert "no recorder has run in this home" in text

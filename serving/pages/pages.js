@@ -58,6 +58,8 @@ if (grid) {
     for (let x = 0; x < days; x++) context.drawImage(pictures[rows[y][x]], left + x * cell, top + y * cell, cell, cell);
   });
 
+  grid.parentElement.scrollLeft = grid.parentElement.scrollWidth; // the newest days
+
   const form = document.getElementById("choice"), answer = document.getElementById("cell");
   const write = (tag, text, parent) => {
     const element = document.createElement(tag);

@@ -6,7 +6,7 @@ quotes, serves only if a person says so; a decision is refused if another champi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -94,7 +94,11 @@ def asked_decision(settings: Settings, params: Mapping[str, Any]) -> Decision:
 def waiting_decision(settings: Settings) -> Decision | None:
     """Return the promotion of the newest version, if the gate keeps it on paper; `None` if nothing waits."""
     with Lake.open(settings, read_only=True) as lake:
-        events = read_versions(lake)
+        return decision_of(read_versions(lake))
+
+
+def decision_of(events: Sequence[VersionEvent]) -> Decision | None:
+    """Return the promotion of the newest version of these events, if it is on paper; `None` if nothing waits."""
     if not events:
         return None
     state = list(states_of(events).values())[-1]

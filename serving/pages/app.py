@@ -7,7 +7,9 @@ without their script they lose only the picture of the coverage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Final
 
@@ -22,7 +24,7 @@ from serving.pages.morning import read_morning
 from serving.pages.progress import read_progress
 from serving.promotions import apply_decision, asked_decision
 from storage.clock import TimeSource, WallTime, parse_time_ns
-from storage.errors import GateError, TickwalkError
+from storage.errors import GateError, LakeError, TickwalkError
 from storage.lake.lake import Lake
 from storage.settings import Settings
 
@@ -89,36 +91,56 @@ def make_app(
     return app
 
 
+class _SharedLake:
+    """A lake that is opened for reading once, for one request at a time: to open it takes longer than to read it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._lake: Lake | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[Lake]:
+        """Lend the lake to a block; after an error it is opened again, since it may have been restored meanwhile."""
+        with self._lock:
+            if self._lake is None:
+                self._lake = Lake.open(self._settings, read_only=True)
+            try:
+                yield self._lake
+            except LakeError:
+                self._lake.close()
+                self._lake = None
+                raise
+
+
 def _reading(
     settings: Settings, clock: TimeSource, night_of_run: Callable[[str, str], str | None]
 ) -> APIRouter:
     """Return the routes that change nothing."""
     router = APIRouter()
-
-    def lake() -> Lake:
-        return Lake.open(settings, read_only=True)
+    lake = _SharedLake(settings)
 
     @router.get("/")
     def morning(request: Request) -> HTMLResponse:
-        with lake() as opened:
+        with lake.opened() as opened:
             content = read_morning(settings, opened, now_ns=clock.now_ns())
         return _render(request, "morning", "Morning", morning=content)
 
     @router.get("/coverage")
     def coverage(request: Request) -> HTMLResponse:
-        with lake() as opened:
+        with lake.opened() as opened:
             grid = read_grid(opened)
         return _render(request, "coverage", "Coverage", grid=grid, letters=LETTERS)
 
     @router.get("/coverage/cell")
     def cell(instrument: Annotated[str, Query()], day: Annotated[str, Query(pattern=_DAY)]) -> Response:
-        with lake() as opened:
+        with lake.opened() as opened:
             found = read_cell(opened, instrument, day)
         return JSONResponse(found, status_code=200 if found else 404)
 
     @router.get("/models")
     def models(request: Request) -> HTMLResponse:
-        with lake() as opened:
+        with lake.opened() as opened:
             found = read_models(settings, opened)
         return _render(request, "models", "Models", recipes=found)
 

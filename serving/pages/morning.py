@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 from ingest.recorder.heartbeat import read_heartbeats
-from serving.promotions import waiting_decision
+from serving.promotions import decision_of
 from serving.schedule import last_night, night_until
 from storage.clock import DAY_NS, NS, iso
 from storage.lake.lake import Lake
@@ -87,7 +87,7 @@ def read_morning(settings: Settings, lake: Lake, *, now_ns: int) -> Morning:
         sentence += f" Champion: {served}."
     else:
         sentence += " No model serves."
-    decision = waiting_decision(settings)
+    decision = decision_of(events)
     return Morning(
         sentence=sentence,
         tone=tone,

@@ -267,7 +267,7 @@ def test_the_pages_ask_for_airflows_login(live: Live) -> None:
         "/quality",
     ]
     paths += ["/run/retrain_nightly/none", "/pages.css", "/pages.js"]
-    app = make_app(live.settings, may_read=int, may_change=int, who=str)
+    app = make_app(live.settings, may_read=lambda: None, may_change=lambda: None, who=lambda _: "")
     assert len({path.split("?")[0] for path in paths}) + 1 == len(app.routes), "a route is not asked here"
     base = f"{live.stack.url}/tickwalk"
     with httpx.Client(trust_env=False, timeout=60) as strange:
@@ -281,6 +281,11 @@ def test_the_pages_ask_for_airflows_login(live: Live) -> None:
         assert found == dict.fromkeys(paths, 200) | {paths[2]: 404, "/report/x": 409}
         assert 'href="/tickwalk/coverage"' in strange.get(f"{base}/").text
         tabs = strange.get(f"{live.stack.url}/api/v2/plugins").json()["plugins"]
+        runs = strange.get(f"{live.stack.url}/api/v2/dags/retrain_nightly/dagRuns").json()["dag_runs"]
+        for run in runs:  # of the tests before, where they ran
+            assert run["state"] == "success"
+            report = strange.get(f"{base}/run/retrain_nightly/{run['dag_run_id']}")
+            assert run["note"].partition("night `")[2].partition("`")[0] in report.text
     views = [view for plugin in tabs if plugin["name"] == "tickwalk" for view in plugin["external_views"]]
     assert {(view["name"], view["destination"]) for view in views} == {
         ("Morning", "nav"), ("Coverage", "nav"), ("Models", "nav"), ("Report", "dag_run")

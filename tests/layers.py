@@ -53,7 +53,7 @@ UNIT_ARROWS: Final[dict[str, dict[str, str]]] = {
     "features": {
         "build": "engine feature inputs panel sets versioning",
         "docs": "feature sets",
-        "engine": "feature inputs ops panel",
+        "engine": "feature inputs ops panel versioning",
         "feature": "inputs",
         "follow": "feature live panel sets store",
         "frame_features": "build feature panel sets versioning",

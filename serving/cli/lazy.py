@@ -72,7 +72,7 @@ COMMANDS: Final = tuple(
         ),
         ("Train", "report", "models", "Write the report of a night again."),
         ("Train", "demo", "models", "Run the whole pipeline on a simulated market."),
-        ("Operate", "ui", "ui", "Show the pages of this home in a browser, without Airflow."),
+        ("Operate", "ui", "ui", "Show the pages of this home in a browser, without Airflow, until Ctrl-C."),
         ("Operate", "alert", "alert", "Alert when a recorder fails."),
         ("Operate", "keep", "journal", "Back up the journal, delete old recordings, estimate disk use."),
         ("Operate", "backup", "backup", "Back up a home, and restore it into an empty one."),

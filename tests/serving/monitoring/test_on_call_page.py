@@ -12,7 +12,7 @@ from tests.paths import ROOT
 def test_every_alert_has_a_section_and_a_first_step() -> None:
     text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (.+)\n((?:(?!^## ).*\n?)*)", text, flags=re.MULTILINE))
-    assert len(get_args(Kind)) == 7
+    assert len(get_args(Kind)) == 9
     for kind in get_args(Kind):
         assert kind in sections, kind
         assert "\n1. " in sections[kind], f"{kind}: no first step"

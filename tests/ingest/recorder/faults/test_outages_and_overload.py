@@ -189,6 +189,7 @@ async def test_both_clocks_are_kept_and_a_skew_beyond_a_second_is_told(
     assert any(row["negative"] for row in run.of("lags")) == (by_s > 0)
 
 
+@pytest.mark.drill
 async def test_while_nobody_can_process_sockets_are_not_read_and_nothing_is_lost(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

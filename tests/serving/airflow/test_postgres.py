@@ -141,9 +141,10 @@ def test_an_older_secrets_file_gets_a_password_for_the_database(tmp_path: Path) 
 
 @pytest.mark.parametrize(("words", "is_postgres"), [(["DB=postgres"], True), ([], False)])
 def test_make_up_chooses_the_database(words: list[str], is_postgres: bool) -> None:
-    plan = subprocess.run(
-        ["make", "--dry-run", "up", *words], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    # Within `make test` a second make would inherit its flags, and print where it works.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--no-print-directory", "--dry-run", "up", *words]
+    plan = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert plan.stdout.splitlines()[-1].endswith("tickwalk airflow up")
     assert ("TICKWALK_AIRFLOW_DATABASE=postgres" in plan.stdout) is is_postgres
 

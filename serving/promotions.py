@@ -15,7 +15,7 @@ from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.registry import (
     VersionEvent,
-    champion_after,
+    champions_after,
     find_version,
     promote_version,
     read_versions,
@@ -73,13 +73,12 @@ def asked_decision(settings: Settings, params: Mapping[str, Any]) -> Decision:
     with Lake.open(settings, read_only=True) as lake:
         events = read_versions(lake)
     recipe = name if action == "roll back" else find_version(events, name)[0].recipe
-    own = [event for event in events if event.recipe == recipe]
-    if not own:
+    if not any(event.recipe == recipe for event in events):
         raise GateError(
             f"no version of a recipe {recipe!r} is registered",
             hint=f"the recipes: {', '.join(sorted({event.recipe for event in events})) or 'none yet'}",
         )
-    champion = champion_after(own)
+    champion = champions_after(events).get(recipe)
     return Decision(
         action,
         recipe,
@@ -104,7 +103,7 @@ def decision_of(events: Sequence[VersionEvent]) -> Decision | None:
     state = list(states_of(events).values())[-1]
     if state.event != "paper":
         return None
-    champion = champion_after(event for event in events if event.recipe == state.recipe)
+    champion = champions_after(events).get(state.recipe)
     return Decision(
         "promote",
         state.recipe,

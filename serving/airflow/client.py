@@ -7,9 +7,8 @@ from typing import Any
 
 import httpx
 
+from serving.airflow.await_api import HEALTH_PATH
 from storage.errors import TickwalkError
-
-HEALTH_PATH = "/api/v2/monitor/health"
 
 
 class NoAnswerError(TickwalkError):

@@ -5,8 +5,8 @@ not end with it. So the task starts a process in a session of its own (`serving.
 the attempt, and watches its files; a task that comes later finds the process by that id and goes on watching.
 
 `<home>/airflow/jobs/NIGHT/fold-NN` has a lock, so that there is never a second copy of a fold, and a folder for each
-attempt with `process.json` (pid and start time, since pids are used again), `status.json` and `log`. Checkpoints are in
-the folder of the night and belong to no attempt.
+attempt with `training.pid.json` (pid and start time, since pids are used again), `training.log` and `status.json`.
+Checkpoints are in the folder of the night and belong to no attempt.
 
 This module imports neither Airflow nor torch.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
@@ -25,17 +24,17 @@ from typing import Any, Final, Literal
 
 import psutil
 
-from serving.airflow.daemons import DaemonProcess
+from serving.airflow.daemons import DaemonFolder
 from serving.airflow.services import settings_env
 from storage import errors
-from storage.atomic_write import write_atomic
 from storage.errors import TickwalkError
 from storage.settings import Settings
 
 LOCK: Final = "lock"
 STATUS: Final = "status.json"
-_PROCESS: Final = "process.json"
-_LOG: Final = "log"
+PID_FILE: Final = "training.pid.json"
+"""Pid file of an attempt, as `DaemonFolder` names it."""
+_NAME: Final = "training"
 _TAIL_LINES: Final = 20
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "lost"]
@@ -86,36 +85,20 @@ class FoldJob:
     def start(self) -> str:
         """Start a process, and return the id of the attempt."""
         attempt = uuid.uuid4().hex[:12]
-        folder = self._folder / attempt
-        folder.mkdir(parents=True)
-        with (folder / _LOG).open("wb") as log:
-            child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "serving.airflow.fold_process",
-                    str(folder),
-                    self._night,
-                    str(self._fold),
-                ],
-                env=os.environ | settings_env(self._settings),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        note = {"pid": child.pid, "started_s": psutil.Process(child.pid).create_time()}
-        write_atomic(folder / _PROCESS, json.dumps(note), is_synced=False, is_unique=False)
+        folder = self._files(attempt)
+        folder.path.mkdir(parents=True)
+        module = ["-m", "serving.airflow.fold_process", str(folder.path), self._night, str(self._fold)]
+        folder.start(_NAME, [sys.executable, *module], os.environ | settings_env(self._settings))
         return attempt
 
     def log(self, attempt: str) -> Path:
         """Return the log of an attempt."""
-        return self._folder / attempt / _LOG
+        return self._files(attempt).log(_NAME)
 
     def status(self, attempt: str) -> FoldStatus:
         """Return what an attempt last reported; `lost` if its process has ended without a result."""
         # First, since a process may write its result and end between the two.
-        is_alive = self._is_alive(attempt)
+        is_alive = self._files(attempt).is_running(_NAME)
         status = read_status(self._folder / attempt)
         return (
             FoldStatus("lost", status.text, status.progress) if status.is_active and not is_alive else status
@@ -123,7 +106,7 @@ class FoldJob:
 
     def stop(self, attempt: str) -> None:
         """Ask the process of an attempt and its children to end, by SIGTERM; finished fits and checkpoints stay."""
-        if (process := self._process(attempt)) is None:
+        if (process := self._files(attempt).find(_NAME)) is None:
             return
         for member in process.session():
             try:
@@ -139,7 +122,7 @@ class FoldJob:
             last = f"; it had reached: {status.text}" if status.text else ""
             return LostJobError(
                 f"the training of fold {self._fold} {what}{last}; another attempt continues at its checkpoint\n"
-                f"end of {self.log(attempt)}:\n{self._tail(attempt)}"
+                f"end of {self.log(attempt)}:\n{self._files(attempt).tail(_NAME, lines=_TAIL_LINES)}"
             )
         name, message = status.error["class"], status.error["message"]
         known = getattr(errors, name, None)
@@ -147,26 +130,15 @@ class FoldJob:
             return known(message, hint=status.error["hint"])
         return RuntimeError(f"{name} while fold {self._fold} trained: {message}\n{status.error['trace']}")
 
-    def _process(self, attempt: str) -> DaemonProcess | None:
-        try:
-            note = json.loads((self._folder / attempt / _PROCESS).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return DaemonProcess(pid=int(note["pid"]), started_s=float(note["started_s"]))
-
-    def _is_alive(self, attempt: str) -> bool:
-        process = self._process(attempt)
-        return process is not None and process.leader() is not None
-
-    def _tail(self, attempt: str) -> str:
-        text = self.log(attempt).read_text(encoding="utf-8", errors="replace")
-        return "\n".join(text.splitlines()[-_TAIL_LINES:])
+    def _files(self, attempt: str) -> DaemonFolder:
+        """Return the folder of an attempt, with the log and the pid file of its process."""
+        return DaemonFolder(self._folder / attempt)
 
 
 def stop_all_jobs(settings: Settings) -> int:
     """Stop every training process of a home by SIGTERM, and return how many were alive."""
     stopped = 0
-    for file in sorted((settings.home.resolve() / "airflow" / "jobs").glob("*/fold-*/*/process.json")):
+    for file in sorted((settings.home.resolve() / "airflow" / "jobs").glob(f"*/fold-*/*/{PID_FILE}")):
         night, fold, attempt = file.parts[-4:-1]
         job = FoldJob(settings, night, int(fold.removeprefix("fold-")))
         if job.status(attempt).is_active:

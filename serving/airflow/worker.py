@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from serving.airflow.services import (
     project_env,
     settings_env,
 )
+from serving.airflow.stack import argv
 from storage.errors import SettingsError
 from storage.settings import Settings
 from storage.settings.services import WORKER_QUEUES
@@ -57,9 +57,8 @@ def worker_argv(options: WorkerOptions) -> list[str]:
     """Return the command line of Airflow's worker."""
     # A second worker of one name is refused, and so is one that comes back soon after it was killed.
     name = options.name or f"{socket.gethostname()}-{os.getpid()}"
-    program = str(Path(sys.executable).with_name("airflow"))
     arguments = ["--queues", ",".join(options.queues), "--concurrency", str(options.concurrency)]
-    return [program, "edge", "worker", *arguments, "--edge-hostname", name]
+    return argv(("airflow", "edge", "worker", *arguments, "--edge-hostname", name))
 
 
 def worker_env(settings: Settings, *, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -98,8 +97,8 @@ def run_worker(settings: Settings, options: WorkerOptions) -> None:
     airflow_home(settings).mkdir(mode=0o700, exist_ok=True)
     env = worker_env(settings)
     await_healthy(health_url(env))
-    argv: Sequence[str] = worker_argv(options)
-    os.execve(argv[0], list(argv), env)  # noqa: S606  (no shell is wanted)
+    command = worker_argv(options)
+    os.execve(command[0], command, env)  # noqa: S606  (no shell is wanted)
 
 
 def _jwt_secret(settings: Settings) -> str:

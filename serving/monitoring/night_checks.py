@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from serving.monitoring.checks import HealthIssue
 from serving.schedule import last_night
-from storage.clock import NS, iso
+from storage.clock import DAY_NS, NS, floor_ns, iso
 from storage.errors import SettingsError
 from storage.settings import Settings
 from training.night.artifacts import NightArtifacts
@@ -24,18 +22,19 @@ def check_nights(settings: Settings, now_ns: int) -> list[HealthIssue]:
 
 def _late(settings: Settings, now_ns: int) -> HealthIssue | None:
     limit_h, schedule = settings.alert.night_h, settings.airflow.nightly
-    if not limit_h or not schedule.strip():
+    if not limit_h:
         return None
     began_ns = last_night(schedule, now_ns)
     if now_ns - began_ns < limit_h * 3_600 * NS:
         return None
-    day = datetime.fromtimestamp(began_ns / NS, UTC).date()
-    end_ns = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * NS
+    end_ns = floor_ns(began_ns, DAY_NS)
     found = [NightArtifacts.find(settings, night) for night in NightArtifacts.ids(settings)]
     if any(night.has("verdict.json") and night.facts["until_ns"] >= end_ns for night in found):
         return None
     return HealthIssue(
-        "night late", "", f"no night until {day} has a verdict; it was to start at {iso(began_ns)}"
+        "night late",
+        "",
+        f"no night until {iso(end_ns)[:10]} has a verdict; it was to start at {iso(began_ns)}",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from storage.clock import iso
 from storage.lake.lake import Lake
 from storage.settings import Settings
-from training.night.registry import champion_after, read_versions, serving_history
+from training.night.registry import read_versions, serving_history
 from training.night.version_list import ListedVersion, list_versions
 
 
@@ -49,7 +49,7 @@ def read_models(settings: Settings, lake: Lake) -> tuple[RecipeModels, ...]:
     found = []
     for recipe in sorted({event.recipe for event in events}):
         own = [event for event in events if event.recipe == recipe]
-        champion, (earlier, _) = champion_after(own), serving_history(own)
+        earlier, champion = serving_history(own)
         found.append(
             RecipeModels(
                 recipe,

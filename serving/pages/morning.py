@@ -9,12 +9,12 @@ from typing import Any, Final, Literal
 
 from ingest.recorder.heartbeat import read_heartbeats
 from serving.promotions import decision_of
-from serving.schedule import last_night, night_until
-from storage.clock import DAY_NS, NS, iso
+from serving.schedule import last_night
+from storage.clock import DAY_NS, NS, floor_ns, iso
 from storage.lake.lake import Lake
 from storage.settings import Settings
 from training.night.night_list import list_nights, read_night
-from training.night.registry import champion_after, read_versions
+from training.night.registry import champions_after, read_versions
 
 _SHOWN_NIGHTS: Final = 14
 _HOUR_NS: Final = 3_600 * NS
@@ -73,11 +73,7 @@ def read_morning(settings: Settings, lake: Lake, *, now_ns: int) -> Morning:
     """Return the content of the page."""
     nights = list_nights(settings, lake).to_pylist()
     events = read_versions(lake)
-    serving = [
-        champion
-        for recipe in sorted({event.recipe for event in events})
-        if (champion := champion_after(event for event in events if event.recipe == recipe)) is not None
-    ]
+    serving = champions_after(events).values()
     sentence, tone = _sentence(settings, nights, now_ns)
     if serving:
         served = ", ".join(
@@ -110,10 +106,10 @@ def read_morning(settings: Settings, lake: Lake, *, now_ns: int) -> Morning:
 def _sentence(settings: Settings, nights: list[dict[str, Any]], now_ns: int) -> tuple[str, Tone]:
     """Return how the last scheduled night went."""
     schedule = settings.airflow.nightly
-    began_ns = last_night(schedule, now_ns) if schedule.strip() else 0
-    day = datetime.fromtimestamp(began_ns / NS, UTC).date() - timedelta(days=1)
-    until = datetime.fromisoformat(night_until(schedule, str(day))).replace(tzinfo=UTC)
-    own = [row for row in nights if row["until"] is not None and row["until"] >= until]
+    began_ns = last_night(schedule, now_ns)
+    until = datetime.fromtimestamp(floor_ns(began_ns, DAY_NS) // NS, UTC)
+    day = (until - timedelta(days=1)).date()
+    own = [row for row in nights if row["until"] >= until]
     done = [row for row in own if row["outcome"] != "unfinished"]
     if done:
         last = done[-1]

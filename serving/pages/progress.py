@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.airflow.fold_job import read_status
+from serving.airflow.fold_job import PID_FILE, read_status
 from storage.settings import Settings
 from training.night.night_list import read_night
 
@@ -50,7 +50,7 @@ def read_progress(settings: Settings, night: str) -> NightPageProgress:
     details = read_night(settings, night)
     folds = []
     for folder in sorted((settings.home / "airflow" / "jobs" / details.night).glob("fold-*")):
-        attempts = sorted(folder.glob("*/process.json"), key=lambda path: path.stat().st_mtime)
+        attempts = sorted(folder.glob(f"*/{PID_FILE}"), key=lambda path: path.stat().st_mtime)
         if attempts:
             status = read_status(attempts[-1].parent)
             folds.append(FoldProgress(folder.name.replace("-", " "), status.state, status.text))

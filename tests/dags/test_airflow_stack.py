@@ -19,7 +19,7 @@ import pytest
 
 from serving.airflow import launcher
 from serving.airflow.client import AirflowClient
-from serving.airflow.fold_job import read_status
+from serving.airflow.fold_job import PID_FILE, read_status
 from serving.airflow.status import StackStatus
 from serving.pages.app import make_app
 from storage.clock import parse_time_ns
@@ -92,6 +92,17 @@ def lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def logged_in(play: Any, live: Live, path: str) -> Any:
+    """Return a page of Airflow in a browser that has logged in; the browser ends with `play`."""
+    browser = play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"{live.stack.url}/{path}")
+    page.fill("input[name=username]", "admin")
+    page.fill("input[name=password]", live.password)
+    page.click("button[type=submit]")
+    return page
 
 
 def open_files(process: psutil.Process) -> list[Any]:
@@ -198,14 +209,14 @@ def test_a_fold_outlives_its_task_and_continues_after_its_own_death(live: Live) 
     assert {task["state"] for task in tasks} == {"success"}
     tries = {task["map_index"]: task["try_number"] for task in tasks if task["task_id"] == "train_fold"}
     assert tries == {0: 2, 1: 2}
-    attempts = {fold: len(list(jobs.glob(f"long-*/fold-{fold:02d}/*/process.json"))) for fold in (0, 1)}
+    attempts = {fold: len(list(jobs.glob(f"long-*/fold-{fold:02d}/*/{PID_FILE}"))) for fold in (0, 1)}
     assert attempts == {0: 1, 1: 2}, "the process of fold 0 was found again, that of fold 1 started anew"
 
 
 def training_of(jobs: Path, *, fold: int) -> psutil.Process:
     """Return the process that trains a fold, once it has reported a validation point."""
     while True:
-        for file in jobs.glob(f"long-*/fold-{fold:02d}/*/process.json"):
+        for file in jobs.glob(f"long-*/fold-{fold:02d}/*/{PID_FILE}"):
             if read_status(file.parent).text:
                 return psutil.Process(json.loads(file.read_text(encoding="utf-8"))["pid"])
         time.sleep(0.2)
@@ -234,19 +245,13 @@ def test_a_person_approves_a_version_on_paper_in_a_real_browser(live: Live, tmp_
             assert client.get(path)["state"] not in ("success", "failed")
             time.sleep(1)
         with api.sync_playwright() as play:
-            browser = play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-            page = browser.new_page(viewport={"width": 1400, "height": 900})
-            page.goto(f"{live.stack.url}/required_actions")
-            page.fill("input[name=username]", "admin")
-            page.fill("input[name=password]", live.password)
-            page.click("button[type=submit]")
+            page = logged_in(play, live, "required_actions")
             page.get_by_text("Promote mlp-paper-1?").first.click(timeout=60_000)
             page.get_by_text("The gate keeps it on paper: judged without quotes").wait_for(timeout=60_000)
             page.screenshot(path=str(picture))
             page.get_by_role("button", name="Approve").first.click()
             while client.get(path)["state"] not in ("success", "failed"):
                 time.sleep(1)
-            browser.close()
         events = [event["name"] for event in client.get("assets/events")["asset_events"]]
     with Lake.open(live.settings, read_only=True) as lake:
         champion = current_champion(lake, "paper")
@@ -301,14 +306,8 @@ def test_the_grid_shows_the_tasks_in_a_real_browser(live: Live, tmp_path: Path) 
     )
     picture = Path(os.environ.get("GRID_SCREENSHOT", tmp_path / "grid.png"))
     with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.goto(f"{live.stack.url}/dags/retrain_nightly")
-        page.fill("input[name=username]", "admin")
-        page.fill("input[name=password]", live.password)
-        page.click("button[type=submit]")
+        page = logged_in(play, live, "dags/retrain_nightly")
         for task in TASKS:
             page.get_by_text(task, exact=False).first.wait_for(timeout=60_000)
         page.screenshot(path=str(picture))
-        browser.close()
     assert picture.stat().st_size > 20_000

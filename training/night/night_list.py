@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -14,7 +13,7 @@ from storage.clock import US_NS
 from storage.errors import GateError
 from training.evaluation.metrics import largest_fall
 from training.night.artifacts import NightArtifacts
-from training.night.registry import VersionEvent, champion_after, read_versions
+from training.night.registry import VersionEvent, champions_after, read_versions
 from training.night.time_budget import ESTIMATE
 
 if TYPE_CHECKING:
@@ -206,14 +205,7 @@ def find_champion(lake: Lake, recipe: str | None) -> VersionEvent | None:
     Raises:
         GateError: no recipe was named, and several have a champion.
     """
-    events = sorted(
-        read_versions(lake, recipe=recipe), key=lambda event: event.recipe
-    )  # stable: oldest first in each
-    serving = [
-        champion
-        for _, of_recipe in groupby(events, key=lambda event: event.recipe)
-        if (champion := champion_after(of_recipe)) is not None
-    ]
+    serving = list(champions_after(read_versions(lake, recipe=recipe)).values())
     if len(serving) > 1:
         names = ", ".join(event.recipe for event in serving)
         raise GateError(

@@ -99,6 +99,15 @@ def champion_after(events: Iterable[VersionEvent]) -> VersionEvent | None:
     return serving_history(events)[1]
 
 
+def champions_after(events: Iterable[VersionEvent]) -> dict[str, VersionEvent]:
+    """Return what serves each recipe that has a champion, by recipe, in order of their names."""
+    by_recipe: dict[str, list[VersionEvent]] = {}
+    for event in events:
+        by_recipe.setdefault(event.recipe, []).append(event)
+    found = {recipe: champion_after(by_recipe[recipe]) for recipe in sorted(by_recipe)}
+    return {recipe: champion for recipe, champion in found.items() if champion is not None}
+
+
 def serving_history(events: Iterable[VersionEvent]) -> tuple[list[VersionEvent], VersionEvent | None]:
     """Return the promotions to which a recipe can roll back, newest last, and the one that serves, or `None`.
 
@@ -129,11 +138,7 @@ def states_of(events: Sequence[VersionEvent]) -> dict[str, VersionEvent]:
     last: dict[str, VersionEvent] = {}
     for event in events:
         last[event.version] = event
-    serving = {
-        champion.version
-        for recipe in {event.recipe for event in events}
-        if (champion := champion_after(event for event in events if event.recipe == recipe)) is not None
-    }
+    serving = {champion.version for champion in champions_after(events).values()}
     return {
         version: replace(event, event="retired")
         if event.event == "champion" and version not in serving

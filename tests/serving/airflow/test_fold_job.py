@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.airflow.fold_job import STATUS, FoldJob, LostJobError, stop_all_jobs
+from serving.airflow.fold_job import PID_FILE, STATUS, FoldJob, LostJobError, stop_all_jobs
 from storage.errors import FitError, GateError
 from storage.settings import Settings
 from tests.dags.small_night import TRAINING, furnish
@@ -41,13 +41,13 @@ class Attempt:
         self.settings, self.job = settings, FoldJob(settings, NIGHT, 1)
         self.folder = self.job.log(ATTEMPT).parent
         self.folder.mkdir(parents=True)
-        (self.folder / "log").write_text("epoch 1\nepoch 2\n", encoding="utf-8")
+        self.job.log(ATTEMPT).write_text("epoch 1\nepoch 2\n", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
         )
         started_s = psutil.Process(self.process.pid).create_time()
         note = {"pid": self.process.pid, "started_s": started_s}
-        (self.folder / "process.json").write_text(json.dumps(note), encoding="utf-8")
+        (self.folder / PID_FILE).write_text(json.dumps(note), encoding="utf-8")
 
     def reports(self, **status: object) -> None:
         (self.folder / STATUS).write_text(json.dumps(status), encoding="utf-8")
@@ -89,7 +89,7 @@ def test_a_killed_attempt_is_lost_and_may_be_tried_again(
 
 
 def test_a_pid_that_was_used_again_is_no_process_of_ours(attempt: Attempt) -> None:
-    file = attempt.folder / "process.json"
+    file = attempt.folder / PID_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"started_s": 1.0}), encoding="utf-8")
     assert attempt.job.status(ATTEMPT).state == "lost"
     attempt.job.stop(ATTEMPT)
@@ -166,7 +166,7 @@ def test_a_stopped_and_a_killed_attempt_are_continued_to_the_same_bits(
         if end == signal.SIGTERM:
             job.stop(attempt)
         else:
-            pid = json.loads((job.log(attempt).parent / "process.json").read_text())["pid"]
+            pid = json.loads((job.log(attempt).parent / PID_FILE).read_text())["pid"]
             os.kill(pid, signal.SIGKILL)
         until(lambda: not job.status(attempt).is_active)  # noqa: B023
         assert job.status(attempt).state == ("stopped" if end == signal.SIGTERM else "lost")
@@ -188,8 +188,12 @@ def test_two_attempts_at_once_train_a_fold_once(night: tuple[Settings, str]) -> 
     until(lambda: not job.status(second).is_active)
     assert (job.status(first).state, job.status(second).state) == ("done", "done")
     assert job.status(second).result == job.status(first).result
-    logs = [job.log(attempt).read_text(encoding="utf-8") for attempt in (first, second)]
-    assert ["reused=0" in log for log in logs] == [True, False], "the second one waits, and finds all fits"
+    # The second one waits, and writes no file of the fold again.
+    ended_ns = (job.log(first).parent / STATUS).stat().st_mtime_ns
+    folder = NightArtifacts.find(settings, opened).path
+    written_ns = [path.stat().st_mtime_ns for path in folder.glob("**/*01*/**/*.safetensors")]
+    assert written_ns
+    assert max(written_ns) <= ended_ns
 
 
 @pytest.mark.drill
